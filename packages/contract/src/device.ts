@@ -1,0 +1,96 @@
+import type { CkptError } from './errors.ts'
+import type { Host, HostMemory } from './host.ts'
+import type { BucketColumns, CopyColumns, PipelineMode } from './plan.ts'
+
+/** How an engine worker gets at a ring: POSIX shared memory by name, or CUDA device memory by IPC handle. */
+export type RingHandle =
+  | { readonly kind: 'shm'; readonly name: string; readonly offset: number; readonly bytes: number }
+  | {
+      readonly kind: 'cuda'
+      readonly handle: Uint8Array
+      readonly offset: number
+      readonly bytes: number
+      readonly deviceUuid: string
+    }
+
+/** Device memory shared with the engine worker, through which buckets pass. */
+export interface Ring {
+  readonly bytes: number
+  /** What the worker needs to map it. */
+  readonly handle: RingHandle
+  close(): Promise<void>
+}
+
+/** Small values from every rank, ascending by position; how a collective's members find each other. */
+export type Exchange = <T>(key: string, value: T) => Promise<T[]>
+
+export interface CollectiveOptions {
+  /** Position of this rank among the members. */
+  readonly position: number
+  /** Number of members. */
+  readonly size: number
+  readonly exchange: Exchange
+  readonly signal?: AbortSignal
+  readonly timeoutMs: number
+}
+
+/** The parts of a plan that one member executes, as flat data. `owner` in `buckets` is the member's *position*, not its rank. */
+export interface PipelineJob {
+  readonly ring: Ring
+  readonly buckets: Pick<BucketColumns, 'count' | 'owner' | 'bytes' | 'ringOffset' | 'after'>
+  /** Copies from `sources` into the buckets this member owns. */
+  readonly copies: CopyColumns
+  readonly sources: readonly HostMemory[]
+  readonly chunkBytes: number
+  readonly mode: PipelineMode
+  /** No progress for this long is an error that names the member waited for. */
+  readonly timeoutMs: number
+  /** Called once a bucket, in order, when all its bytes are in this member's ring. */
+  readonly onBucket: (bucket: number) => void
+}
+
+/** Where the time of a pipeline went. Times are busy times in milliseconds; stages overlap, so they may add up to more than the whole. */
+export interface PipelineStats {
+  readonly h2dMs: number
+  readonly broadcastMs: number
+  /** Time in which neither H2D nor broadcast could work: the ring was full, or a peer was late. */
+  readonly idleMs: number
+  readonly h2dBytes: number
+  readonly broadcastBytes: number
+  /** [stage, bucket, start, end] of every span, times in milliseconds since the start; stage 0 is H2D, 1 broadcast. */
+  readonly spans: Float64Array
+}
+
+/** A pipeline that is running. */
+export interface PipelineRun {
+  /** Resolves when every bucket was delivered and released; rejects with a CkptError on a failure, an abort or a timeout. */
+  readonly finished: Promise<PipelineStats>
+  /** The engine worker is done with this bucket (and, since it works in order, with every earlier one). */
+  release(bucket: number): void
+  /** Stops as soon as no copy is under way; `finished` rejects with `reason`. */
+  abort(reason: CkptError): void
+}
+
+/** A group of ranks whose devices move buckets among themselves. */
+export interface Collective {
+  readonly position: number
+  readonly size: number
+  /** Starts a pipeline; one at a time. All members must run jobs with the same buckets. */
+  run(job: PipelineJob): Promise<PipelineRun>
+  /** Leaves the group. After an abort of a run the group must be closed and made anew. */
+  close(): Promise<void>
+}
+
+/** A place engine parameters live in: host memory, or one GPU. */
+export interface Device {
+  readonly kind: 'host' | 'cuda'
+  /** `HOST-…` or the GPU's own `GPU-…`. */
+  readonly uuid: string
+  /** Host memory services that belong to this device (for CUDA: pinned for it). */
+  readonly host: Host
+  /** Free and total memory in bytes of where the ring would lie. */
+  memory(): Promise<{ readonly free: number; readonly total: number }>
+  createRing(bytes: number): Promise<Ring>
+  createCollective(options: CollectiveOptions): Promise<Collective>
+  close(): Promise<void>
+}

@@ -1,0 +1,52 @@
+import type { DType } from './dtype.ts'
+
+/** Where one rank's engine worker is to connect, and whose worker it is. */
+export interface WorkerEndpoint {
+  readonly rank: number
+  readonly deviceUuid: string
+  /** ZeroMQ address, `ipc://…`. */
+  readonly address: string
+}
+
+/** What an adapter gets to start the workers of an engine for one update. */
+export interface EngineStart {
+  readonly rank: number
+  /** All ranks taking part, ascending: an adapter starts an instance once, from the rank it chooses. */
+  readonly endpoints: readonly WorkerEndpoint[]
+  /** The run's token: workers must present it. */
+  readonly token: string
+  readonly timeoutMs: number
+  readonly signal: AbortSignal
+}
+
+/** The engine's side of one update, as seen by one rank. */
+export interface EngineCall {
+  /** Resolves when the engine has finished its call; rejects (CkptError) when the engine failed or died. */
+  readonly finished: Promise<void>
+}
+
+/** How an inference engine is told to start its workers. Implementations: `@ckpt/vllm`, `@ckpt/sglang`, the reference engine. */
+export interface EngineAdapter {
+  readonly name: string
+  /** Waits until the engine answers. @throws CkptError `ENGINE_UNREACHABLE` past the deadline. */
+  ready(options: { readonly rank: number; readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<void>
+  /** Starts the workers (on the ranks that must; a no-op elsewhere). */
+  start(start: EngineStart): Promise<EngineCall>
+}
+
+/** A tensor as the engine worker sees it in the ring. */
+export interface RingTensor {
+  readonly name: string
+  readonly dtype: DType
+  readonly shape: readonly number[]
+  /** Byte offset from the start of the ring. */
+  readonly offset: number
+  readonly bytes: number
+  readonly digest?: bigint
+}
+
+/** A rank's connection to its engine worker during one update. */
+export interface EngineSession {
+  /** Resolves when the worker has loaded the bucket and its ring bytes may be overwritten. Calls may overlap; workers answer in order. */
+  load(bucket: number, tensors: readonly RingTensor[]): Promise<{ readonly reloadMs: number }>
+}

@@ -1,0 +1,137 @@
+/**
+ * What has to be rebuilt after an error, smallest first: the operation alone, an engine worker, a rank (one parameter-server
+ * process), or the registered checkpoint.
+ */
+export type ErrorScope = 'operation' | 'engine' | 'rank' | 'checkpoint'
+
+interface CodeInfo {
+  readonly scope: ErrorScope
+  /** Whether the same call may succeed when it is made again without changing its arguments. */
+  readonly retryable: boolean
+}
+
+/** Every error code with its scope and whether a retry can help. Codes are stable: they are added to, never renamed. */
+export const ERROR_CODES = {
+  // operation
+  INVALID_ARGUMENT: { scope: 'operation', retryable: false },
+  INVALID_STATE: { scope: 'operation', retryable: false },
+  ABORTED: { scope: 'operation', retryable: true },
+  TIMEOUT: { scope: 'operation', retryable: true },
+  UPDATE_FAILED: { scope: 'operation', retryable: true },
+  UNSUPPORTED: { scope: 'operation', retryable: false },
+  OUT_OF_MEMORY: { scope: 'operation', retryable: true },
+  NATIVE_FAILURE: { scope: 'operation', retryable: false },
+  PLAN_INFEASIBLE: { scope: 'operation', retryable: false },
+  // engine
+  ENGINE_UNREACHABLE: { scope: 'engine', retryable: true },
+  ENGINE_PROTOCOL: { scope: 'engine', retryable: false },
+  ENGINE_UNAUTHORIZED: { scope: 'engine', retryable: false },
+  ENGINE_WORKER_ERROR: { scope: 'engine', retryable: true },
+  ENGINE_WORKER_LOST: { scope: 'engine', retryable: true },
+  DIGEST_MISMATCH: { scope: 'engine', retryable: true },
+  // rank
+  RANK_LOST: { scope: 'rank', retryable: true },
+  RANK_MISSING: { scope: 'rank', retryable: true },
+  RENDEZVOUS_PROTOCOL: { scope: 'rank', retryable: false },
+  RENDEZVOUS_REJECTED: { scope: 'rank', retryable: false },
+  ADDON_UNAVAILABLE: { scope: 'rank', retryable: false },
+  // checkpoint
+  CHECKPOINT_UNKNOWN: { scope: 'checkpoint', retryable: false },
+  CHECKPOINT_EXISTS: { scope: 'checkpoint', retryable: false },
+  CHECKPOINT_IN_USE: { scope: 'checkpoint', retryable: true },
+  CHECKPOINT_MALFORMED: { scope: 'checkpoint', retryable: false },
+  CHECKPOINT_UNREADABLE: { scope: 'checkpoint', retryable: true },
+  METAS_MALFORMED: { scope: 'checkpoint', retryable: false },
+  METAS_STALE: { scope: 'checkpoint', retryable: true },
+} as const satisfies Record<string, CodeInfo>
+
+/** A stable error code: a key of {@link ERROR_CODES}. */
+export type ErrorCode = keyof typeof ERROR_CODES
+
+/** Structured fields that say where an error came from; all optional, all serialisable. */
+export interface ErrorFields {
+  readonly rank?: number
+  readonly ranks?: readonly number[]
+  readonly checkpoint?: string
+  readonly file?: string
+  readonly tensor?: string
+  readonly field?: string
+  readonly peer?: string
+  readonly epoch?: number
+  /** The failing library's own error number, for example `ENOENT`'s 2 or a CUDA result. */
+  readonly errno?: number
+  /** The remote side's traceback, as it printed it. */
+  readonly traceback?: string
+  readonly [key: string]: unknown
+}
+
+/** A {@link CkptError} as plain data, for crossing process boundaries. */
+export interface SerializedError {
+  readonly code: ErrorCode
+  readonly message: string
+  readonly fields: ErrorFields
+  readonly cause?: SerializedError
+}
+
+const MARKER = Symbol.for('ckpt.error')
+
+/** The one error class of ckpt. Recognise it with {@link CkptError.is}, which also works across copies of this package. */
+export class CkptError extends Error {
+  override readonly name = 'CkptError'
+  readonly code: ErrorCode
+  readonly fields: ErrorFields
+
+  constructor(code: ErrorCode, message: string, options: { fields?: ErrorFields; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.code = code
+    this.fields = options.fields ?? {}
+    Object.defineProperty(this, MARKER, { value: true })
+  }
+
+  /** What has to be rebuilt. */
+  get scope(): ErrorScope {
+    return ERROR_CODES[this.code].scope
+  }
+
+  /** Whether the same call may succeed when made again. */
+  get retryable(): boolean {
+    return ERROR_CODES[this.code].retryable
+  }
+
+  /** Whether `value` is a {@link CkptError}, optionally with the given code. */
+  static is(value: unknown, code?: ErrorCode): value is CkptError {
+    return value instanceof Error && MARKER in value && (code === undefined || (value as unknown as CkptError).code === code)
+  }
+
+  /** `value` itself when it is a {@link CkptError}, otherwise a new one with the given code and `value` as its cause. */
+  static from(value: unknown, code: ErrorCode, message?: string, fields?: ErrorFields): CkptError {
+    if (CkptError.is(value)) return value
+    const text = value instanceof Error ? value.message : String(value)
+    return new CkptError(code, message === undefined ? text : `${message}: ${text}`, {
+      cause: value,
+      ...(fields && { fields }),
+    })
+  }
+
+  /** Plain data for another process; {@link CkptError.deserialize} reads it back. */
+  toJSON(): SerializedError {
+    const cause =
+      this.cause === undefined || this.cause === null
+        ? undefined
+        : CkptError.is(this.cause)
+          ? this.cause.toJSON()
+          : { code: 'NATIVE_FAILURE' as const, message: describe(this.cause), fields: {} }
+    return { code: this.code, message: this.message, fields: this.fields, ...(cause && { cause }) }
+  }
+
+  /** The error that {@link CkptError.toJSON} described; an unknown code (a newer peer's) becomes `UPDATE_FAILED`. */
+  static deserialize(data: SerializedError): CkptError {
+    const code: ErrorCode = Object.hasOwn(ERROR_CODES, data.code) ? data.code : 'UPDATE_FAILED'
+    const cause = data.cause && CkptError.deserialize(data.cause)
+    return new CkptError(code, data.message, { fields: data.fields, ...(cause && { cause }) })
+  }
+}
+
+function describe(value: unknown): string {
+  return value instanceof Error ? value.message : String(value)
+}

@@ -1,0 +1,110 @@
+/** A range of host memory with a stable address. It stays mapped until {@link HostMemory.close}, and until native users are done. */
+export interface HostMemory {
+  readonly bytes: number
+  readonly kind: 'anonymous' | 'shared' | 'file'
+  /** Name in /dev/shm (without the leading slash) of `shared` memory, path of a `file`. */
+  readonly name: string | undefined
+  /** Whether the pages are locked in memory; where they are not, `lockError` says why. */
+  readonly locked: boolean
+  readonly lockError: string | undefined
+  /**
+   * Bytes offset … offset + length - 1 without a copy. The view is detached (length 0) by `close`.
+   * @throws RangeError outside the memory.
+   */
+  view(offset: number, length: number): Buffer
+  /** Removes the name of `shared` memory, or a `file` in /dev/shm, from the file system; the memory stays usable. */
+  unlink(): void
+  /** Gives the memory back once running native operations on it are over. Calling it again does nothing. */
+  close(): void
+}
+
+export interface AllocateOptions {
+  /** Size in bytes, above 0. */
+  readonly bytes: number
+  /** Lock the pages in memory (default true). A refusal is reported in `lockError`, not thrown. */
+  readonly lock?: boolean
+  /** Touch every page before returning (default true). Pass false when a read follows that fills all of it. */
+  readonly prefault?: boolean
+  /** Threads that touch the pages (default: the number of cores, at most 8). */
+  readonly threads?: number
+}
+
+/** Bytes moved and how long it took. */
+export interface TransferStats {
+  readonly bytes: number
+  readonly milliseconds: number
+}
+
+/** One run of bytes from a file into memory. */
+export interface FileRead {
+  /** Index into the request's `files`. */
+  readonly file: number
+  readonly fileOffset: number
+  /** Index into the request's `memories`. */
+  readonly memory: number
+  readonly memoryOffset: number
+  readonly bytes: number
+}
+
+export interface FileReadRequest {
+  /** Paths. */
+  readonly files: readonly string[]
+  readonly memories: readonly HostMemory[]
+  readonly reads: readonly FileRead[]
+  readonly threads?: number
+  /** Called now and then with the bytes read so far. */
+  readonly onProgress?: (bytes: number) => void
+  readonly signal?: AbortSignal
+}
+
+/** A two-dimensional copy between memories: `rows` runs of `rowBytes`, `pitch` bytes apart on each side. */
+export interface StridedCopy {
+  readonly source: number
+  readonly sourceOffset: number
+  readonly sourcePitch: number
+  readonly destination: number
+  readonly destinationOffset: number
+  readonly destinationPitch: number
+  readonly rowBytes: number
+  readonly rows: number
+}
+
+/** Columns per copy in the flat form of {@link StridedCopy} lists: the fields in the order of the interface. */
+export const STRIDED_COPY_COLUMNS = 8
+
+/** A byte range of one of several memories. */
+export interface MemoryRange {
+  readonly memory: number
+  readonly offset: number
+  readonly bytes: number
+}
+
+/** Everything ckpt does with host memory; done natively on threads of its own, never on libuv's pool. */
+export interface Host {
+  /** Anonymous memory on huge pages where the kernel grants them. @throws CkptError `OUT_OF_MEMORY`. */
+  allocate(options: AllocateOptions): Promise<HostMemory>
+  /** New POSIX shared memory, mode 0600. @throws CkptError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` when the name is taken. */
+  createShared(name: string, options: AllocateOptions): Promise<HostMemory>
+  /** Existing POSIX shared memory. @throws CkptError `INVALID_ARGUMENT` when it is not there. */
+  openShared(name: string): Promise<HostMemory>
+  /** A file mapped in place. @throws CkptError `CHECKPOINT_UNREADABLE` naming the file. */
+  mapFile(path: string, options?: { lock?: boolean }): Promise<HostMemory>
+  /**
+   * Reads runs of files to where they belong, with one copy.
+   * @throws CkptError `CHECKPOINT_UNREADABLE` naming the file and errno (short files included), `ABORTED` by the signal.
+   */
+  read(request: FileReadRequest): Promise<TransferStats>
+  /**
+   * Copies between memories on several threads. `copies` is flat: {@link STRIDED_COPY_COLUMNS} numbers a copy, in the order of
+   * {@link StridedCopy}'s fields, indices into `memories`. @throws CkptError `INVALID_ARGUMENT` when a copy leaves its memory.
+   */
+  copy(memories: readonly HostMemory[], copies: Float64Array, options?: { threads?: number }): Promise<TransferStats>
+  /** 64-bit digest of each range (docs/worker-protocol.md, "Digest"). */
+  digest(
+    memories: readonly HostMemory[],
+    ranges: readonly MemoryRange[],
+    options?: { threads?: number },
+  ): Promise<BigUint64Array>
+  /** Fills memory with reproducible pseudo-random bytes (for benchmarks and tests). */
+  fill(memory: HostMemory, options: { offset?: number; bytes?: number; seed: bigint; threads?: number }): Promise<void>
+}

@@ -1,0 +1,35 @@
+/**
+ * Types, interfaces and errors that every ckpt package shares. It imports nothing.
+ *
+ * @packageDocumentation
+ */
+export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorScope, type SerializedError } from './errors.ts'
+export { DTYPES, DTYPE_BITS, isDType, tensorBytes, type DType } from './dtype.ts'
+export { nameList, tensorAt, tensorTable, type NameList, type TensorMeta, type TensorTable } from './tensor.ts'
+export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
+export type { BucketColumns, CopyColumns, ItemColumns, PipelineMode, TransferPlan } from './plan.ts'
+export {
+  STRIDED_COPY_COLUMNS,
+  type AllocateOptions,
+  type FileRead,
+  type FileReadRequest,
+  type Host,
+  type HostMemory,
+  type MemoryRange,
+  type StridedCopy,
+  type TransferStats,
+} from './host.ts'
+export type {
+  Collective,
+  CollectiveOptions,
+  Device,
+  Exchange,
+  PipelineJob,
+  PipelineRun,
+  PipelineStats,
+  Ring,
+  RingHandle,
+} from './device.ts'
+export type { EngineAdapter, EngineCall, EngineSession, EngineStart, RingTensor, WorkerEndpoint } from './engine.ts'
+export type { Strategy, StrategyContext, StrategyResult } from './strategy.ts'
+export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

@@ -1,0 +1,65 @@
+/** How buckets pass through the ring. */
+export type PipelineMode = 'pipelined' | 'serial'
+
+/** Buckets as columns, in the order in which every rank processes them. */
+export interface BucketColumns {
+  readonly count: number
+  /** Rank that holds the bucket's bytes in host memory. */
+  readonly owner: Uint32Array
+  /** Rank that brings them into device memory; the owner itself in a broadcast. */
+  readonly receiver: Uint32Array
+  /** Round of the bucket: a round has at most one bucket an owner. */
+  readonly round: Uint32Array
+  /** Size in bytes, alignment gaps included. */
+  readonly bytes: Float64Array
+  /** Where in the ring it lies, in bytes; the same on all ranks. */
+  readonly ringOffset: Float64Array
+  /** The last earlier bucket whose ring bytes this one overwrites: it must have been released before; -1 when there is none. */
+  readonly after: Int32Array
+  /** Items of bucket b are firstItem[b] … firstItem[b + 1] - 1; count + 1 entries. */
+  readonly firstItem: Uint32Array
+}
+
+/** Tensors in buckets as columns; each tensor that is moved stands exactly once. */
+export interface ItemColumns {
+  readonly count: number
+  /** Index of the tensor in its owner's table. */
+  readonly tensor: Uint32Array
+  /** Byte offset from the start of the bucket. */
+  readonly bucketOffset: Float64Array
+}
+
+/** Immutable data that says who moves what, when. The same input always gives the same plan. */
+export interface TransferPlan {
+  readonly strategy: 'broadcast' | 'p2p'
+  /** Digest of the manifest the plan was made from. */
+  readonly manifestDigest: string
+  /** Ranks that receive the checkpoint, ascending. */
+  readonly ranks: readonly number[]
+  readonly mode: PipelineMode
+  /** Why this mode, in words. */
+  readonly modeReason: string
+  /** Size of the ring in bytes that the offsets are laid out for. */
+  readonly ringBytes: number
+  /** Preferred bucket size in bytes; only a bucket with one larger tensor exceeds it. */
+  readonly bucketBytes: number
+  /** What the pipeline overlaps inside a bucket, in bytes. */
+  readonly chunkBytes: number
+  readonly rounds: number
+  /** Sum of the tensors' bytes. */
+  readonly totalBytes: number
+  readonly buckets: BucketColumns
+  readonly items: ItemColumns
+}
+
+/** Copies from one rank's segments into its own buckets, merged where source and destination are contiguous. */
+export interface CopyColumns {
+  readonly count: number
+  /** Index of the owner's segment. */
+  readonly segment: Uint32Array
+  readonly segmentOffset: Float64Array
+  readonly bucketOffset: Float64Array
+  readonly bytes: Float64Array
+  /** Copies of the plan's bucket b are firstCopy[b] … firstCopy[b + 1] - 1 (none where another rank owns b). */
+  readonly firstCopy: Uint32Array
+}

@@ -1,0 +1,102 @@
+import { CkptError } from './errors.ts'
+import { DTYPES, type DType } from './dtype.ts'
+
+/** One tensor: its name, element type, shape, size and where in its segment it lies. */
+export interface TensorMeta {
+  readonly name: string
+  readonly dtype: DType
+  readonly shape: readonly number[]
+  /** Size in bytes. */
+  readonly bytes: number
+  /** Index of its segment among the rank's segments of this checkpoint. */
+  readonly segment: number
+  /** Offset in bytes from the start of its segment. */
+  readonly offset: number
+}
+
+/** Names by index; implementations may decode them only when they are first asked for. */
+export interface NameList {
+  readonly length: number
+  /** The name at `index`. @throws RangeError outside 0 … length - 1. */
+  at(index: number): string
+}
+
+/**
+ * Tensors as columns, so that a checkpoint of 100,000 tensors costs a few typed arrays instead of as many objects. All columns
+ * have `count` entries; row i of each describes tensor i.
+ */
+export interface TensorTable {
+  readonly count: number
+  readonly names: NameList
+  /** Index into {@link DTYPES}. */
+  readonly dtypes: Uint8Array
+  /** Index into `shapes`. */
+  readonly shapeIds: Uint32Array
+  readonly shapes: readonly (readonly number[])[]
+  /** Index of the segment on the owning rank. */
+  readonly segments: Uint32Array
+  /** Byte offset in the segment. */
+  readonly offsets: Float64Array
+  /** Size in bytes. */
+  readonly bytes: Float64Array
+  /** 64-bit digest of the tensor's bytes (see docs/worker-protocol.md), when digests were computed. */
+  readonly digests?: BigUint64Array
+}
+
+/** Row `index` of a table as an object. */
+export function tensorAt(table: TensorTable, index: number): TensorMeta {
+  const name = table.names.at(index)
+  return {
+    name,
+    dtype: DTYPES[table.dtypes[index]!]!,
+    shape: table.shapes[table.shapeIds[index]!]!,
+    bytes: table.bytes[index]!,
+    segment: table.segments[index]!,
+    offset: table.offsets[index]!,
+  }
+}
+
+/** A table that holds `tensors` in the order given. @throws CkptError `INVALID_ARGUMENT` when `digests` has another length. */
+export function tensorTable(tensors: readonly TensorMeta[], digests?: BigUint64Array): TensorTable {
+  const count = tensors.length
+  if (digests !== undefined && digests.length !== count) {
+    throw new CkptError('INVALID_ARGUMENT', `${digests.length} digests for ${count} tensors`, { fields: { field: 'digests' } })
+  }
+  const dtypeIndex = new Map(DTYPES.map((dtype, index) => [dtype, index]))
+  const shapeIndex = new Map<string, number>()
+  const shapes: (readonly number[])[] = []
+  const dtypes = new Uint8Array(count)
+  const shapeIds = new Uint32Array(count)
+  const segments = new Uint32Array(count)
+  const offsets = new Float64Array(count)
+  const bytes = new Float64Array(count)
+  const names: string[] = new Array<string>(count)
+  for (let i = 0; i < count; i++) {
+    const tensor = tensors[i]!
+    const key = tensor.shape.join(',')
+    let shapeId = shapeIndex.get(key)
+    if (shapeId === undefined) {
+      shapeId = shapes.push(tensor.shape) - 1
+      shapeIndex.set(key, shapeId)
+    }
+    names[i] = tensor.name
+    dtypes[i] = dtypeIndex.get(tensor.dtype)!
+    shapeIds[i] = shapeId
+    segments[i] = tensor.segment
+    offsets[i] = tensor.offset
+    bytes[i] = tensor.bytes
+  }
+  return { count, names: nameList(names), dtypes, shapeIds, shapes, segments, offsets, bytes, ...(digests && { digests }) }
+}
+
+/** A {@link NameList} over an array of strings. */
+export function nameList(names: readonly string[]): NameList {
+  return {
+    length: names.length,
+    at(index) {
+      const name = names[index]
+      if (name === undefined) throw new RangeError(`no tensor ${index} among ${names.length}`)
+      return name
+    },
+  }
+}
