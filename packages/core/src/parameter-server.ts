@@ -251,10 +251,9 @@ export class ParameterServer implements AsyncDisposable {
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
     const { verify = true, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
     const started = performance.now()
-    const gathered = this.#gathered.get(name)
     const outer = anySignal(this.#closing.signal, options.signal)
-    // Every rank takes the same way here: what was gathered is the same on all of them.
-    if (!gathered || (verify && !gathered.digests)) await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
+    // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
+    await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
     const manifest = this.getMetas(name)
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })

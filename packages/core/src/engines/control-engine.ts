@@ -114,12 +114,12 @@ export async function controlRequest(
   }
   if (status < 400) return answer
   const parsed = errorSchema.safeParse(answer)
-  const error = parsed.success ? parsed.data.error : { type: 'unknown', message: text.slice(0, 500) }
+  const error = parsed.success ? parsed.data.error : { type: 'unknown', message: text.slice(0, 500), traceback: undefined }
   throw new CkptError(
     'ENGINE_WORKER_ERROR',
     `${method} ${path} on ${socketPath} answered ${status}: ${error.type}: ${error.message}`,
     {
-      fields: { peer: socketPath, status, ...('traceback' in error && { traceback: error.traceback }) },
+      fields: { peer: socketPath, status, ...(error.traceback !== undefined && { traceback: error.traceback }) },
     },
   )
 }
