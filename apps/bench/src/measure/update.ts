@@ -1,8 +1,7 @@
 import { cpus } from 'node:os'
 import type { UpdateReport } from '@ckpt/core'
-import { Cluster } from '@ckpt/harness'
 import type { Model } from '@ckpt/models'
-import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
+import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
 import type { Run } from '../result.ts'
 import { summarize } from '../statistics.ts'
 

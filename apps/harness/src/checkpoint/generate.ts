@@ -18,8 +18,17 @@ export interface GeneratedCheckpoint extends Disposable {
   readonly scale: string
 }
 
-/** Writes a checkpoint with a model's names, shapes and dtypes and pseudo-random bytes, scaled to about `bytes`, in several shards. */
-export async function generateCheckpoint(host: Host, model: Model, bytes: number, seed: bigint): Promise<GeneratedCheckpoint> {
+/**
+ * Writes a checkpoint with a model's names, shapes and dtypes and pseudo-random bytes, scaled to about `bytes`, in several shards.
+ * `label` tells several of the same model apart.
+ */
+export async function generateCheckpoint(
+  host: Host,
+  model: Model,
+  bytes: number,
+  seed: bigint,
+  label = 'a',
+): Promise<GeneratedCheckpoint> {
   const scale = resolveScale(model, { bytes })
   const tensors = checkpointTensors(model, { bytes })
   const total = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
@@ -28,7 +37,7 @@ export async function generateCheckpoint(host: Host, model: Model, bytes: number
   if (moe) kept.push(`${scale.experts} of ${moe.experts} experts`)
   if (scale.vocab !== vocab) kept.push(`${scale.vocab} of ${vocab} vocabulary rows`)
   if (scale.width !== 1) kept.push(`widths divided by ${scale.width}`)
-  const directory = join(scratchRoot(total), `ckpt-bench-${process.pid}-${model.id}`)
+  const directory = join(scratchRoot(total), `ckpt-checkpoint-${process.pid}-${model.id}-${label}`)
   const remove = () => rmSync(directory, { recursive: true, force: true })
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   process.on('exit', remove)
