@@ -59,7 +59,7 @@ describe('an update that fails', () => {
       engineSocket: cluster.engines[rank]!.socket,
       ...SMALL_BUCKETS,
     }))
-    await cluster.engines[0]!.process.stop('SIGSTOP', 1) // the update cannot end before the rank is gone
+    cluster.engines[0]!.process.child.kill('SIGSTOP') // the update cannot end before the rank is gone
     cluster.ranks[1]!.process.child.kill('SIGKILL')
     const started = performance.now()
     const [first] = await update
