@@ -1,0 +1,7 @@
+#include "register.h"
+
+namespace ckpt::host {
+
+void RegisterPipeline(Napi::Env, Napi::Object) {}
+
+}  // namespace ckpt::host
