@@ -1,1 +1,6 @@
-export {}
+/**
+ * Devices and collectives over the native addons, and the host memory services they share.
+ *
+ * @packageDocumentation
+ */
+export { createHost } from './host/host.ts'
