@@ -43,6 +43,8 @@ export interface NativePipeline {
 export interface NativePipelines {
   /** Bytes that a ring's memory needs before its data. */
   readonly ringDataOffset: number
+  /** Memory in bytes that this process can still have, by the kernel's estimate and the control group's limit. */
+  availableBytes(): number
   /** Makes a memory of at least `ringDataOffset + bytes` a ring. Returns where its data starts. */
   initialiseRing(memory: NativeMemory, bytes: number): number
   /** The last run that the ring took part in, 0 for none. */

@@ -1,10 +1,12 @@
 #include "../engine/pipeline.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "../engine/available.h"
 #include "ckpt/napi/environment.h"
 #include "memory.h"
 #include "numbers.h"
@@ -126,6 +128,11 @@ Napi::Value RingGeneration(const Napi::CallbackInfo& info) {
   });
 }
 
+/// availableBytes(): memory that this process can still have
+Napi::Value AvailableBytesOf(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(AvailableBytes()));
+}
+
 /// abortRingRun(memory, generation, message): peers that wait for this member's part of a run that never started end
 void AbortRingRun(const Napi::CallbackInfo& info) {
   Guard(info.Env(), [&] { AbortRun(*ToRing(info[0]).control, ToUnsigned(info[1], "generation"), ToText(info[2], "message")); });
@@ -135,6 +142,7 @@ void AbortRingRun(const Napi::CallbackInfo& info) {
 
 void RegisterPipeline(Napi::Env env, Napi::Object exports) {
   exports.Set("ringDataOffset", Napi::Number::New(env, static_cast<double>(kRingDataOffset)));
+  exports.Set("availableBytes", Napi::Function::New(env, AvailableBytesOf, "availableBytes"));
   exports.Set("initialiseRing", Napi::Function::New(env, InitialiseRingOf, "initialiseRing"));
   exports.Set("ringGeneration", Napi::Function::New(env, RingGeneration, "ringGeneration"));
   exports.Set("abortRingRun", Napi::Function::New(env, AbortRingRun, "abortRingRun"));
