@@ -55,10 +55,13 @@ function test(name, program, env) {
     else passed++
   }
   const report = result.stderr ?? ''
-  if (result.status === 0 && failed === 0 && passed > 0 && !/ERROR: |WARNING: ThreadSanitizer|runtime error:/.test(report)) return 0
+  if (result.status === 0 && failed === 0 && passed > 0 && !/ERROR: |WARNING: ThreadSanitizer|runtime error:/.test(report))
+    return 0
   console.error(report)
   if (failed > 0) return failed
-  console.log(`FAIL ${name}: ${program.split('/').pop()} ended with ${result.signal ?? `status ${result.status}`} after ${passed} passes`)
+  console.log(
+    `FAIL ${name}: ${program.split('/').pop()} ended with ${result.signal ?? `status ${result.status}`} after ${passed} passes`,
+  )
   return 1
 }
 

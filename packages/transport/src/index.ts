@@ -4,3 +4,5 @@
  * @packageDocumentation
  */
 export { createHost } from './host/host.ts'
+export { createHostDevice, type HostDeviceOptions } from './host/device.ts'
+export { removeStaleRings } from './host/ring.ts'
