@@ -42,7 +42,6 @@ export class LocalEpochs {
     if (!open) return
     open.stop?.()
     this.#open.delete(id)
-    this.#ended.push(id)
     this.#reasons.set(id, reason)
     for (const oldest of this.#reasons.keys()) {
       if (this.#reasons.size <= REMEMBERED) break
@@ -72,7 +71,12 @@ export class LocalEpochs {
     )
   }
 
-  /** Ids of epochs that ended since the last call. */
+  /** The coordinator knows that this epoch was aborted: it need not keep it for this rank. */
+  acknowledge(id: number): void {
+    this.#ended.push(id)
+  }
+
+  /** Ids of epochs that the coordinator may forget since the last call: those that ended well, and those it aborted itself. */
   takeEnded(): number[] {
     const ended = this.#ended
     this.#ended = []

@@ -16,8 +16,8 @@ import { LocalEpochs } from './epochs.ts'
 import type { Link } from './link.ts'
 import { Waits, type Wait } from './waits.ts'
 
-/** How long, in milliseconds, a rank that aborts an epoch waits to hear whose error was first. */
-const ABORT_CONFIRM_MS = 1000
+/** How long, in milliseconds, a rank waits for the coordinator to confirm: whose error aborted an epoch, or that the rank has left. */
+const CONFIRM_MS = 1000
 
 /**
  * One rank's membership: its link, its heartbeat, and what it waits for. It is live from `welcome` until `end`, which fails everything
@@ -34,6 +34,7 @@ export class Session {
   #windowMs = Infinity
   #stopHeartbeat: () => void = () => undefined
   #ended: CkptError | undefined
+  #onFarewell: () => void = () => undefined
   #onWelcome: (error?: CkptError) => void = () => undefined
 
   /** `peer` names the coordinator, `lost` makes the error for when it is gone. */
@@ -93,7 +94,7 @@ export class Session {
   abortEpoch({ id }: Epoch, rank: number, error: CkptError): void {
     const aborted = abortedError(id, rank, error)
     const giveUp = () => this.#abortEpoch(id, aborted)
-    if (!this.epochs.awaitAbort(id, Math.min(this.#windowMs, ABORT_CONFIRM_MS), giveUp)) return
+    if (!this.epochs.awaitAbort(id, Math.min(this.#windowMs, CONFIRM_MS), giveUp)) return
     this.send({ type: 'abort', epoch: id, error: errorData(error) })
   }
 
@@ -110,18 +111,32 @@ export class Session {
     this.#onWelcome(reason)
   }
 
-  /** Leaves; also a coordinator that this rank had given up hears of it, should it come back. */
+  /**
+   * Leaves, and waits a little for the coordinator to know it, so that the rank's place is free afterwards. Also a coordinator that this rank
+   * had given up is told, should it come back.
+   */
   async close(reason: CkptError): Promise<void> {
+    const answered = this.#ended === undefined && this.#windowMs !== Infinity
     this.#link.send([pack({ type: 'leave', ended: this.epochs.takeEnded() } satisfies RankMessage)])
     this.end(reason)
+    if (answered) {
+      await new Promise<void>((resolve) => {
+        const stop = startDeadline(Math.min(this.#windowMs, CONFIRM_MS), resolve)
+        this.#onFarewell = () => {
+          stop()
+          resolve()
+        }
+      })
+    }
     await this.#link.close()
   }
 
   #receive(frames: Frames): void {
-    if (this.#ended) return
     this.#heard = performance.now()
     try {
-      this.#handle(readCoordinatorMessage(frames, this.#peer), frames.slice(1))
+      const message = readCoordinatorMessage(frames, this.#peer)
+      if (message.type === 'dismissed') this.#onFarewell()
+      if (!this.#ended) this.#handle(message, frames.slice(1))
     } catch (error) {
       this.end(
         CkptError.from(error, 'RENDEZVOUS_PROTOCOL', `a message of ${this.#peer} could not be handled`, { peer: this.#peer }),
@@ -159,6 +174,7 @@ export class Session {
         this.waits.fail(message.id, CkptError.deserialize(message.error))
         return
       case 'aborted':
+        this.epochs.acknowledge(message.epoch)
         this.#abortEpoch(message.epoch, abortedError(message.epoch, message.rank, CkptError.deserialize(message.error)))
         return
       case 'dismissed':

@@ -14,11 +14,13 @@ const commands = {
   },
   allGather: (key: string, value: unknown, options?: GatherOptions) => rendezvous!.allGather(key, value, options),
   barrier: (key: string, options?: GatherOptions) => rendezvous!.barrier(key, options),
-  /** Gathers `bytes` bytes that `seed` decides; gives each payload's real digest and the time it took in milliseconds. */
+  /** Gathers `bytes` bytes that `seed` decides; gives each payload's real digest and the time it took, from a barrier on, in milliseconds. */
   async blobs(key: string, seed: string, bytes: number, options?: GatherOptions) {
     const payload = Buffer.alloc(bytes, createHash('sha256').update(seed).digest())
+    const digest = sha(payload)
+    await rendezvous!.barrier(`${key} start`, options)
     const started = performance.now()
-    const blobs = await rendezvous!.allGatherBlobs(key, { digest: sha(payload), payload }, options)
+    const blobs = await rendezvous!.allGatherBlobs(key, { digest, payload }, options)
     const ms = performance.now() - started
     return { ms, digests: blobs.map((blob) => blob.digest), hashes: blobs.map((blob) => sha(blob.payload)) }
   },
