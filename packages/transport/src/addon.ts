@@ -15,7 +15,8 @@ export function hostAddon(): NativeHost {
  * A RangeError or TypeError (a caller's mistake) and a CkptError stay what they are.
  */
 export function fromNative(error: unknown): unknown {
-  if (CkptError.is(error) || error instanceof RangeError || error instanceof TypeError || !(error instanceof Error)) return error
+  if (CkptError.is(error) || error instanceof RangeError || error instanceof TypeError || !(error instanceof Error))
+    return error
   const { code, ...fields } = error as Error & { code?: unknown } & ErrorFields
   const known = typeof code === 'string' && Object.hasOwn(ERROR_CODES, code)
   return new CkptError(known ? (code as ErrorCode) : 'NATIVE_FAILURE', error.message, { fields: { ...fields }, cause: error })

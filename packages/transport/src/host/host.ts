@@ -40,7 +40,7 @@ class AddonHost implements Host {
   }
 
   async read({ files, memories, reads, threads, onProgress, signal }: FileReadRequest): Promise<TransferStats> {
-    if (signal?.aborted === true) throw aborted(signal)
+    if (signal?.aborted) throw aborted(signal)
     const rows = new Float64Array(reads.length * 5)
     reads.forEach((read, index) => {
       rows.set([read.file, read.fileOffset, read.memory, read.memoryOffset, read.bytes], index * 5)
@@ -49,17 +49,23 @@ class AddonHost implements Host {
     const cancel = (): void => cancellation.cancel()
     signal?.addEventListener('abort', cancel, { once: true })
     try {
-      const stats = await timed(() => this.#addon.read(files, memories.map(nativeMemory), rows, threads, onProgress, cancellation))
+      const stats = await timed(() =>
+        this.#addon.read(files, memories.map(nativeMemory), rows, threads, onProgress, cancellation),
+      )
       onProgress?.(stats.bytes)
       return stats
     } catch (error) {
-      throw signal?.aborted === true && CkptError.is(error, 'ABORTED') ? aborted(signal) : error
+      throw signal !== undefined && CkptError.is(error, 'ABORTED') ? aborted(signal) : error
     } finally {
       signal?.removeEventListener('abort', cancel)
     }
   }
 
-  async copy(memories: readonly HostMemory[], copies: Float64Array, options: { threads?: number } = {}): Promise<TransferStats> {
+  async copy(
+    memories: readonly HostMemory[],
+    copies: Float64Array,
+    options: { threads?: number } = {},
+  ): Promise<TransferStats> {
     return timed(() => this.#addon.copy(memories.map(nativeMemory), copies, options.threads))
   }
 
