@@ -503,6 +503,24 @@ describe('the shared pool', () => {
     store.releasePool()
     expect(store.poolStats.blocks).toBe(0)
   })
+
+  it('may be released by force while a registration fills it: that memory goes when the checkpoint does', async () => {
+    const path = await file(directory, 'filling', [40 * MIB])
+    const tensors = { t: { dtype: 'U8' as const, shape: [40 * MIB], data: bytesOf(3, 40 * MIB) } }
+    let released = false
+    const onProgress = () => {
+      if (!released) store.releasePool({ force: true })
+      released = true
+    }
+    await store.register('x', { tensors }, { pool: 'shared', onProgress })
+    await store.register('y', { files: [path] }, { pool: 'shared' })
+    expect(contents('x').get('t')).toBe(tensors.t.data.toString('base64'))
+    const view = store.lease('x').segments[0]!.view(0, 10)
+    expect(store.poolStats).toMatchObject({ blocks: 1, usedBlocks: 1 })
+    store.unregister('x', { force: true })
+    expect(store.poolStats).toMatchObject({ blocks: 1, usedBlocks: 1 })
+    expect(view.length).toBe(10)
+  })
 })
 
 describe('digests', () => {
