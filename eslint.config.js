@@ -5,7 +5,15 @@ import tseslint from 'typescript-eslint'
 // Node's globals that plain .mjs scripts use; TypeScript itself checks names in .ts files.
 const nodeGlobals = Object.fromEntries(
   ['process', 'console', 'performance', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'URL', 'Buffer', 'fetch']
-    .concat(['setImmediate', 'AbortController', 'AbortSignal', 'TextEncoder', 'TextDecoder', 'structuredClone', 'queueMicrotask'])
+    .concat([
+      'setImmediate',
+      'AbortController',
+      'AbortSignal',
+      'TextEncoder',
+      'TextDecoder',
+      'structuredClone',
+      'queueMicrotask',
+    ])
     .map((name) => [name, 'readonly']),
 )
 

@@ -18,7 +18,8 @@ export async function withLock(path, work, { timeoutMs = 30 * 60_000, onWait = (
       rmSync(path, { force: true })
       continue
     }
-    if (Date.now() > deadline) throw new Error(`${path} is held by process ${holder ?? '?'} for too long; remove it if that is wrong`)
+    if (Date.now() > deadline)
+      throw new Error(`${path} is held by process ${holder ?? '?'} for too long; remove it if that is wrong`)
     if (!told) onWait(holder)
     told = true
     await sleep(POLL_MS)

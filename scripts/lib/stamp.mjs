@@ -47,7 +47,11 @@ export function addons() {
       dir,
       name,
       optional: manifest.ckpt?.optionalBuild === true,
-      key: createHash('sha256').update(toolchain).update(shared).update(hashTree(join(ROOT, dir))).digest('hex'),
+      key: createHash('sha256')
+        .update(toolchain)
+        .update(shared)
+        .update(hashTree(join(ROOT, dir)))
+        .digest('hex'),
     }))
 }
 

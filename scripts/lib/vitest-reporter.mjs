@@ -16,7 +16,8 @@ export default class ResultsReporter {
       for (const test of module.children.allTests()) {
         const { state, note } = test.result()
         if (state === 'passed') results.passed += 1
-        else if (state === 'skipped') results.skipped.push({ name: `${file} > ${test.fullName}`, reason: note ?? named(test.fullName) })
+        else if (state === 'skipped')
+          results.skipped.push({ name: `${file} > ${test.fullName}`, reason: note ?? named(test.fullName) })
         else fail(`${file} > ${test.fullName}`)
       }
     }
