@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -15,7 +15,7 @@ export async function withLock(path, work, { timeoutMs = 30 * 60_000, onWait = (
   while (!take(path)) {
     const holder = readHolder(path)
     if (holder !== undefined && !alive(holder)) {
-      rmSync(path, { force: true })
+      takeAway(path, holder)
       continue
     }
     if (Date.now() > deadline)
@@ -44,6 +44,18 @@ function take(path) {
     if (error.code === 'EEXIST') return false
     throw error
   }
+}
+
+/** Removes the lock of a process that is gone; leaves it where another process was quicker and holds it by now. */
+function takeAway(path, holder) {
+  const aside = `${path}.${process.pid}`
+  try {
+    renameSync(path, aside)
+    if (readHolder(aside) !== holder) linkSync(aside, path)
+  } catch (error) {
+    if (error.code !== 'ENOENT' && error.code !== 'EEXIST') throw error
+  }
+  rmSync(aside, { force: true })
 }
 
 /** The holder's process id; undefined while it is being written or after it was removed. */
