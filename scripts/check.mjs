@@ -31,6 +31,7 @@ const CHECKS = {
     ],
   },
   'API reports': { command: script('api-report.mjs') },
+  build: { command: script('build-check.mjs') },
   changesets: { problems: changesetProblems },
   hygiene: { problems: hygieneProblems },
 }
