@@ -18,6 +18,22 @@ export function countLine({ passed, failed, skipped }) {
   return `${passed} passed, ${failed} failed, ${skipped.length} skipped`
 }
 
+/** Reads lines such as `PASS what`, `FAIL what` and `SKIP what: reason`. */
+export function parseLines(output) {
+  const results = noResults()
+  for (const [, state, what] of output.matchAll(/^(PASS|FAIL|SKIP) (.*)$/gm)) {
+    if (state === 'PASS') results.passed += 1
+    else if (state === 'FAIL') {
+      results.failed += 1
+      results.failures.push(what)
+    } else {
+      const [name, ...reason] = what.split(': ')
+      results.skipped.push({ name, reason: reason.length > 0 ? reason.join(': ') : undefined })
+    }
+  }
+  return results
+}
+
 /**
  * Reads pytest's own summary: its last line has the counts, `-rs` lines the reasons.
  * @returns {Results | undefined} undefined where the text holds no summary of pytest

@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { run } from './process.mjs'
-import { noResults, parsePytest } from './results.mjs'
+import { noResults, parseLines, parsePytest } from './results.mjs'
 import { ROOT } from './root.mjs'
 
 const VITEST_TIMEOUT_MS = 40 * 60_000
@@ -31,18 +31,14 @@ export async function unitTests() {
   }
 }
 
-/** The native tests under each sanitizer; one test each. */
+/** The native tests under every sanitizer. */
 export async function nativeTests() {
   const script = join(ROOT, 'scripts/sanitizers.mjs')
   if (!existsSync(script)) return failure('scripts/sanitizers.mjs is missing')
-  const results = noResults()
-  for (const name of ['address', 'thread']) {
-    const what = name === 'address' ? 'address and undefined-behaviour sanitizer' : `${name} sanitizer`
-    const { code } = await run(process.execPath, [script, name], { timeoutMs: SUITE_TIMEOUT_MS })
-    if (code === 0) results.passed += 1
-    else merge(results, failure(`native tests under the ${what}: exit code ${code}`))
-  }
-  return results
+  const { code, output } = await run(process.execPath, [script, 'all'], { tee: true, timeoutMs: SUITE_TIMEOUT_MS })
+  const results = parseLines(output)
+  if (results.passed + results.failed === 0) return failure(`sanitizers: no test ran (exit code ${code})`)
+  return code !== 0 && results.failed === 0 ? merge(results, failure(`sanitizers: exit code ${code}`)) : results
 }
 
 /** The Python worker's tests, where there is a Python environment. */

@@ -31,6 +31,17 @@ describe('parsePytest', () => {
   })
 })
 
+describe('parseLines', () => {
+  it('reads states, and reasons of what was skipped', () => {
+    expect(call('results.mjs', 'parseLines', 'noise\nPASS a: b\nFAIL c: d\nSKIP e: no g++: install it\nPASSED x\n')).toEqual({
+      passed: 1,
+      failed: 1,
+      failures: ['c: d'],
+      skipped: [{ name: 'e', reason: 'no g++: install it' }],
+    })
+  })
+})
+
 describe('sum-results', () => {
   const sum = (...args: string[]) => {
     const { status, stdout } = spawnSync(process.execPath, [join(ROOT, 'scripts/sum-results.mjs'), ...args], {
