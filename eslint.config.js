@@ -34,10 +34,16 @@ export default tseslint.config(
       '@typescript-eslint/no-non-null-assertion': 'off',
       '@typescript-eslint/restrict-template-expressions': [
         'error',
-        { allowNumber: true, allowBoolean: true, allowNullish: true, allow: [{ name: ['URL'], from: 'lib' }] },
+        {
+          allowNumber: true,
+          allowBoolean: true,
+          allowNullish: true,
+          allowArray: true,
+          allow: [{ name: ['URL'], from: 'lib' }],
+        },
       ],
       '@typescript-eslint/restrict-plus-operands': ['error', { allowNumberAndString: true }],
-      '@typescript-eslint/no-confusing-void-expression': ['error', { ignoreArrowShorthand: true }],
+      '@typescript-eslint/no-confusing-void-expression': 'off',
       // Implementations of asynchronous interfaces may have nothing to wait for.
       '@typescript-eslint/require-await': 'off',
       // `Exchange`, `allGather<T>` and the like give their caller a typed value that came from another process.
