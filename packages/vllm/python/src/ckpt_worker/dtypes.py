@@ -99,7 +99,9 @@ def torch_dtype(dtype: str) -> torch.dtype:
     """
     found = TORCH_DTYPES.get(dtype)
     if found is None:
-        raise ValueError(f"torch {torch.__version__} has no element type for {dtype}: its tensors are given as packed bytes (uint8)")
+        raise ValueError(
+            f"torch {torch.__version__} has no element type for {dtype}: its tensors are given as packed bytes (uint8)"
+        )
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Union
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Whole = int
 else:
     # JavaScript packers write integers above 2^32 as floats; `_whole` turns them back.
-    Whole = Union[Annotated[int, Meta(ge=0, le=_MAX_SAFE)], Annotated[float, Meta(ge=0, le=_MAX_SAFE)]]
+    Whole = Annotated[int, Meta(ge=0, le=_MAX_SAFE)] | Annotated[float, Meta(ge=0, le=_MAX_SAFE)]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", rename="camel"):
@@ -136,8 +136,8 @@ class Abort(RankMessage, frozen=True, tag="abort"):
     reason: str
 
 
-FromRank = Union[Attach, Bucket, Release, Commit, Abort, Error]
-FromWorker = Union[Hello, Ok, Error]
+FromRank = Attach | Bucket | Release | Commit | Abort | Error
+FromWorker = Hello | Ok | Error
 
 _encoder = msgspec.msgpack.Encoder()
 _from_rank = msgspec.msgpack.Decoder(FromRank)
@@ -171,7 +171,20 @@ def decode_from_worker(frame: bytes | memoryview) -> FromWorker:
 
     :raises ProtocolError: for anything that is not a valid message; its text names the field.
     """
-    return _decode(_from_worker, frame)
+    message: FromWorker = _decode(_from_worker, frame)
+    return message
+
+
+def sender_of(frame: bytes) -> tuple[int, int]:
+    """``(seq, epoch)`` of a frame that does not decode, as far as they can be told; 0 where not."""
+    try:
+        message = msgspec.msgpack.decode(frame)
+    except (msgspec.DecodeError, RecursionError, ValueError, TypeError):
+        return 0, 0
+    if not isinstance(message, dict):
+        return 0, 0
+    seq, epoch = message.get("seq"), message.get("epoch")
+    return (seq if isinstance(seq, int) else 0), (epoch if isinstance(epoch, int) else 0)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:
