@@ -75,6 +75,6 @@ it('go on serially, and say so, where the ring cannot hold three buckets', async
   await cluster.register('small', checkpoint.directory)
   const [report] = await cluster.update('small', { ringBytes: 2.5 * MIB })
   expect(report).toMatchObject({ mode: 'serial', verified: true })
-  expect(report!.modeReason).toContain('three')
+  expect(report!.modeReason).toContain('the pipeline needs 3')
   for (const engine of cluster.engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
 })

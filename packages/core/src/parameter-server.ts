@@ -24,6 +24,8 @@ import { UpdateResources } from './update/resources.ts'
 import { runUpdate } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
+/** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
+const ORIGIN_GRACE_MS = 1000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
 const DEFAULT_FRACTION = 0.5
 
@@ -274,6 +276,7 @@ export class ParameterServer implements AsyncDisposable {
       return { ...report, totalMs: performance.now() - started }
     } catch (thrown) {
       const error = CkptError.from(thrown, 'UPDATE_FAILED', undefined, { rank: this.rank, checkpoint: name, epoch: epoch.id })
+      if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
       // The rank where it began logs it; the others only pass it on.
       if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint: name, epoch: epoch.id }, 'update failed')
       this.#rendezvous.abortEpoch(epoch, error)
@@ -340,6 +343,15 @@ const EMPTY_TABLE = {
 }
 
 const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }
+
+/** Resolves when the signal is aborted, or after `timeoutMs`. */
+async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
+  if (signal.aborted) return
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, timeoutMs)
+    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
+  })
+}
 
 function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
   return AbortSignal.any(signals.filter((signal) => signal !== undefined))
