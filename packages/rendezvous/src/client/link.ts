@@ -7,8 +7,8 @@ import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
 /** One rank's connection to the coordinator. Messages arrive in the order in which they were sent. */
 export interface Link {
   send(frames: Frames): void
-  /** Sends what is queued, then closes. */
-  close(): Promise<void>
+  /** Sends what is queued, then closes; without waiting for the coordinator when it is likely `gone`. */
+  close(gone?: boolean): Promise<void>
 }
 
 /** Connects to a coordinator, which may come up later; `routingId` at most 255 ASCII characters, must be unique and not be guessable. */

@@ -128,7 +128,7 @@ export class Session {
         }
       })
     }
-    await this.#link.close()
+    await this.#link.close(!answered)
   }
 
   #receive(frames: Frames): void {

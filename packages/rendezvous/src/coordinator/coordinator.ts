@@ -110,7 +110,7 @@ export class Coordinator {
         this.#deliver(member, message.id, message.digests)
         return
       case 'cancel': {
-        const gather = member.waits.get(message.id)
+        const gather = this.#gathers.waitOf(member, message.id)
         if (gather) this.#gathers.withdraw(gather, member.rank)
         return
       }
@@ -145,7 +145,7 @@ export class Coordinator {
     const ranks = message.ranks ?? this.#everybody
     const { id, kind, epoch } = message
     const name = `rank ${member.rank}`
-    if (member.waits.has(id)) throw protocolError(name, `gather ${id} twice`)
+    if (this.#gathers.waitOf(member, id)) throw protocolError(name, `gather ${id} twice`)
     if (
       !ranks.includes(member.rank) ||
       !ranks.every((rank, i) => rank < this.#everybody.length && rank > (ranks[i - 1] ?? -1))
@@ -166,8 +166,7 @@ export class Coordinator {
       payload,
       stop: startDeadline(message.timeoutMs, () => this.#expire(gather, contribution)),
     }
-    gather.contributions.set(member.rank, contribution)
-    member.waits.set(id, gather)
+    this.#gathers.contribute(gather, contribution)
     if (payload === undefined) this.#tell(member.peer, { type: 'need', id })
     const other = this.#gathers.conflict(gather)
     if (other) {
@@ -207,7 +206,7 @@ export class Coordinator {
   }
 
   #payload(member: Member, id: number, payload: Uint8Array): void {
-    const gather = member.waits.get(id)
+    const gather = this.#gathers.waitOf(member, id)
     const contribution = gather?.contributions.get(member.rank)
     // Its gather may have failed while the payload was under way.
     if (!gather || !contribution) return
@@ -269,7 +268,8 @@ export class Coordinator {
     member.gone = reason
     const { rank } = member
     this.#tell(member.peer, { type: 'dismissed', error: errorData(reason) })
-    for (const gather of [...member.waits.values()]) this.#gathers.withdraw(gather, rank)
+    for (const gather of this.#gathers.select((open) => open.contributions.get(rank)?.member === member))
+      this.#gathers.withdraw(gather, rank)
     for (const gather of this.#gathers.select((open) => open.ranks.includes(rank))) this.#fail(gather, reason)
     for (const epoch of this.#epochs.of(rank)) {
       this.#abort(epoch, rank, reason)

@@ -30,10 +30,20 @@ export interface Gather {
  */
 export class Gathers {
   readonly #slots = new Map<string, Gather[]>()
+  /** Gathers that members wait in, by the ids they gave them. */
+  readonly #waits = new Map<Member, Map<number, Gather>>()
 
-  /** Number of open gathers. */
-  get size(): number {
-    return [...this.#slots.values()].reduce((sum, open) => sum + open.length, 0)
+  /** The gather that a member waits in under this id. */
+  waitOf(member: Member, id: number): Gather | undefined {
+    return this.#waits.get(member)?.get(id)
+  }
+
+  /** Adds a rank's part to a gather. */
+  contribute(gather: Gather, contribution: Contribution): void {
+    const { member, id } = contribution
+    gather.contributions.set(member.rank, contribution)
+    const waits = this.#waits.get(member) ?? new Map<number, Gather>()
+    this.#waits.set(member, waits.set(id, gather))
   }
 
   /** The gather that this rank's message belongs to; opened when there is none. */
@@ -67,7 +77,7 @@ export class Gathers {
   withdraw(gather: Gather, rank: number): void {
     const contribution = gather.contributions.get(rank)
     if (!contribution) return
-    settle(contribution)
+    this.#settle(contribution)
     gather.contributions.delete(rank)
     if (gather.contributions.size === 0) this.#remove(gather)
   }
@@ -75,7 +85,7 @@ export class Gathers {
   /** Ends a gather; its contributions, ascending by rank. */
   close(gather: Gather): Contribution[] {
     const parts = gather.ranks.flatMap((rank) => gather.contributions.get(rank) ?? [])
-    parts.forEach(settle)
+    for (const part of parts) this.#settle(part)
     this.#remove(gather)
     return parts
   }
@@ -85,6 +95,13 @@ export class Gathers {
     return [...this.#slots.values()].flatMap((open) => open.filter(test))
   }
 
+  #settle({ member, id, stop }: Contribution): void {
+    stop()
+    const waits = this.#waits.get(member)
+    waits?.delete(id)
+    if (waits?.size === 0) this.#waits.delete(member)
+  }
+
   #remove(gather: Gather): void {
     const open = this.#slots.get(gather.slot)
     const index = open?.indexOf(gather) ?? -1
@@ -92,11 +109,6 @@ export class Gathers {
     open.splice(index, 1)
     if (open.length === 0) this.#slots.delete(gather.slot)
   }
-}
-
-function settle(contribution: Contribution): void {
-  contribution.stop()
-  contribution.member.waits.delete(contribution.id)
 }
 
 function sameRanks(a: readonly number[], b: readonly number[]): boolean {

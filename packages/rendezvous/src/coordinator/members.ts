@@ -1,7 +1,6 @@
 import { CkptError } from '@ckpt/contract'
 
 import type { JoinMessage } from '../wire/messages.ts'
-import type { Gather } from './gathers.ts'
 
 /** One incarnation of a rank, as the coordinator knows it. */
 export interface Member {
@@ -15,8 +14,6 @@ export interface Member {
   heard: number
   /** Why it is no member any more; undefined while it lives. */
   gone: CkptError | undefined
-  /** Open gathers it waits in, by the id it gave them. */
-  readonly waits: Map<number, Gather>
 }
 
 /** Who joined: at most one incarnation of each rank, the latest. */
@@ -53,7 +50,7 @@ export class Members {
       )
     }
     if (known) this.#byPeer.delete(known.peer)
-    const member: Member = { rank, peer, incarnation, host, pid, heard: performance.now(), gone: undefined, waits: new Map() }
+    const member: Member = { rank, peer, incarnation, host, pid, heard: performance.now(), gone: undefined }
     this.#byRank.set(rank, member)
     this.#byPeer.set(peer, member)
     return member

@@ -1,3 +1,5 @@
+import { setTimeout } from 'node:timers/promises'
+
 import type { Dealer, Router } from 'zeromq'
 
 /** A message of several frames. Frames are sent without a copy: they must not be changed once they were handed over. */
@@ -7,6 +9,7 @@ export type Frames = readonly Uint8Array[]
 export const MAX_FRAME_BYTES = 256 * 2 ** 20
 /** How long `close` waits, in milliseconds, for what was sent to leave this process. */
 const LINGER_MS = 1000
+const GONE_LINGER_MS = 50
 
 /** A ZeroMQ socket with its one receive loop and its one outstanding send at a time. */
 export class FrameSocket {
@@ -31,11 +34,15 @@ export class FrameSocket {
     this.#sending ??= this.#drain()
   }
 
-  /** Sends what is queued, as far as the peers take it, then closes. */
-  async close(): Promise<void> {
+  /** Sends what is queued, as far as the peers take it, then closes; `gone` says that the peer is likely dead and not worth waiting for. */
+  async close(gone = false): Promise<void> {
     if (!this.#closed) {
       this.#closed = true
-      if (this.#sending) await Promise.race([this.#sending, delay(LINGER_MS)])
+      if (this.#sending) await within(this.#sending, LINGER_MS)
+      if (gone) {
+        await setTimeout(GONE_LINGER_MS)
+        this.#socket.linger = 0
+      }
       this.#socket.close()
     }
     await this.#receiving
@@ -66,8 +73,10 @@ export class FrameSocket {
   }
 }
 
-function delay(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    setTimeout(resolve, ms).unref()
-  })
+/** Waits for `promise`, at most `ms` milliseconds. */
+async function within(promise: Promise<void>, ms: number): Promise<void> {
+  const over = new AbortController()
+  const timer = setTimeout(ms, undefined, { signal: over.signal }).catch(() => undefined)
+  await Promise.race([promise, timer])
+  over.abort()
 }
