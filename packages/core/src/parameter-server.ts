@@ -11,10 +11,10 @@ import {
   type Strategy,
 } from '@ckpt/contract'
 import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOptions } from '@ckpt/memory'
-import { decodeRankMetas, encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
+import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
-import { manifestOf } from './manifest.ts'
+import { gatherManifest } from './gather.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
 import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import type { UpdateReport } from './report.ts'
@@ -50,12 +50,6 @@ export interface UpdateOptions extends CallOptions {
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }
 
-interface Gathered {
-  readonly manifest: Manifest
-  /** Whether the manifest carries digests. */
-  readonly digests: boolean
-}
-
 /**
  * One rank: holds checkpoints in host memory, and together with the other ranks moves them into running inference engines.
  *
@@ -70,7 +64,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #store: CheckpointStore
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
-  readonly #gathered = new Map<string, Gathered>()
+  readonly #manifests = new Map<string, Manifest>()
   readonly #directory = new RuntimeDir()
   readonly #token = randomBytes(24).toString('base64url')
   readonly #log: Logger
@@ -147,7 +141,7 @@ export class ParameterServer implements AsyncDisposable {
     this.#assertOpen()
     const started = performance.now()
     await this.#store.register(name, source, options)
-    this.#gathered.delete(name)
+    this.#manifests.delete(name)
     const { tensors, segments } = this.#store.metas(name)
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
@@ -156,7 +150,7 @@ export class ParameterServer implements AsyncDisposable {
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
   async unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
     await this.#store.unregister(name, options)
-    this.#gathered.delete(name)
+    this.#manifests.delete(name)
   }
 
   /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
@@ -175,18 +169,9 @@ export class ParameterServer implements AsyncDisposable {
     if (known && digests) await this.#store.computeDigests(name)
     const held = known ? this.#store.metas(name) : { segments: [], tensors: EMPTY_TABLE }
     const blob = this.#encode(name, held, digests)
-    const blobs = await this.#rendezvous.allGatherBlobs(`metas/${name}`, blob, { timeoutMs: this.#timeoutMs, ...call })
-    const before = this.#gathered.get(name)
-    const same =
-      before?.manifest.ranks.length === blobs.length &&
-      before.manifest.ranks.every((rank, i) => rank.digest === blobs[i]!.digest)
-    const manifest = same
-      ? before.manifest
-      : manifestOf(
-          name,
-          blobs.map(({ payload, digest }) => decodeRankMetas(payload, digest)),
-        )
-    this.#gathered.set(name, { manifest, digests })
+    const before = this.#manifests.get(name)
+    const manifest = await gatherManifest(this.#rendezvous, name, blob, before, { timeoutMs: this.#timeoutMs, ...call })
+    this.#manifests.set(name, manifest)
     return manifest
   }
 
@@ -210,8 +195,8 @@ export class ParameterServer implements AsyncDisposable {
 
   /** The manifest that was last gathered or loaded. @throws CkptError `CHECKPOINT_UNKNOWN` when there is none. */
   getMetas(name: string): Manifest {
-    const gathered = this.#gathered.get(name)
-    if (gathered) return gathered.manifest
+    const manifest = this.#manifests.get(name)
+    if (manifest) return manifest
     throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name}: call gatherMetas or loadMetas first`, {
       fields: { checkpoint: name },
     })
@@ -225,8 +210,7 @@ export class ParameterServer implements AsyncDisposable {
   /** Takes metas from a file that {@link ParameterServer.saveMetas} wrote. @throws CkptError `METAS_MALFORMED`. */
   async loadMetas(path: string): Promise<Manifest> {
     const manifest = await readMetas(path)
-    const digests = manifest.ranks.every((rank) => rank.tensors.count === 0 || rank.tensors.digests !== undefined)
-    this.#gathered.set(manifest.checkpoint, { manifest, digests })
+    this.#manifests.set(manifest.checkpoint, manifest)
     return manifest
   }
 

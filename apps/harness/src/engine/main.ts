@@ -38,7 +38,7 @@ const host = createHost()
 const index = await readIndex(values.checkpoint)
 const parameters = await Parameters.allocate(
   host,
-  index.files.flatMap((file) => file.tensors),
+  index.headers.flatMap(({ tensors }) => tensors.map((tensor) => ({ ...tensor, bytes: tensor.end - tensor.begin }))),
   { tpRank: Number(values['tp-rank']), tpSize: Number(values['tp-size']), threads: Number(values.threads) },
 )
 let version: string | null = null

@@ -108,8 +108,9 @@ export class Parameters {
       try {
         for (const tensor of header.tensors) {
           missing.delete(tensor.name)
-          if (scratch.length < tensor.bytes) scratch = Buffer.allocUnsafeSlow(tensor.bytes)
-          readFully(fd, scratch, tensor.bytes, tensor.fileOffset, file)
+          const length = tensor.end - tensor.begin
+          if (scratch.length < length) scratch = Buffer.allocUnsafeSlow(length)
+          readFully(fd, scratch, length, header.dataStart + tensor.begin, file)
           const placement = this.#placement(tensor.name)
           if (!this.#equals(placement, scratch)) mismatches.push(tensor.name)
           bytes += placement.rows * placement.rowBytes

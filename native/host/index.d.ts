@@ -1,0 +1,59 @@
+/**
+ * The native addon as it is: synchronous checks, promises for everything that takes time. Errors carry `code` (of
+ * `@ckpt/contract`'s codes) and, where known, `errno`, `file`, `field` and `peer`. `@ckpt/transport` is the typed way to use it.
+ */
+
+import type { NativePipelines } from './pipeline.d.ts'
+
+export type { NativePipeline, NativePipelineJob, NativePipelines, NativePipelineStats } from './pipeline.d.ts'
+
+/** Mapped memory; made by the addon only. */
+export interface NativeMemory {
+  readonly bytes: number
+  readonly kind: 'anonymous' | 'shared' | 'file'
+  readonly name: string | undefined
+  readonly locked: boolean
+  readonly lockError: string | undefined
+  /** An ArrayBuffer over (more than) the range, and where in it the range starts. It is detached by `close`. */
+  window(offset: number, length: number): [ArrayBuffer, number]
+  unlink(): void
+  close(): void
+}
+
+export interface NativeAllocateOptions {
+  readonly bytes: number
+  readonly lock?: boolean | undefined
+  readonly prefault?: boolean | undefined
+  readonly threads?: number | undefined
+}
+
+/** Cancels the operation it was given to: that then rejects with code ABORTED, once no thread is at work on it any more. */
+export interface NativeCancellation {
+  cancel(): void
+}
+
+/** Columns of the flat form of file reads: file, fileOffset, memory, memoryOffset, bytes. */
+export interface NativeHost extends NativePipelines {
+  allocate(options: NativeAllocateOptions): Promise<NativeMemory>
+  createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>
+  openShared(name: string): Promise<NativeMemory>
+  mapFile(path: string, lock?: boolean): Promise<NativeMemory>
+  newCancellation(): NativeCancellation
+  /** `reads`: file, fileOffset, memory, memoryOffset, bytes of each. Resolves with the bytes read. */
+  read(
+    files: readonly string[],
+    memories: readonly NativeMemory[],
+    reads: Float64Array,
+    threads?: number,
+    onProgress?: (bytes: number) => void,
+    cancellation?: NativeCancellation,
+  ): Promise<number>
+  /** `copies`: source, sourceOffset, sourcePitch, destination, destinationOffset, destinationPitch, rowBytes, rows of each. */
+  copy(memories: readonly NativeMemory[], copies: Float64Array, threads?: number): Promise<number>
+  /** `ranges`: memory, offset, bytes of each. */
+  digest(memories: readonly NativeMemory[], ranges: Float64Array, threads?: number): Promise<BigUint64Array>
+  fill(memory: NativeMemory, offset: number, bytes: number, seed: bigint, threads?: number): Promise<void>
+}
+
+/** The addon; loaded at the first call. @throws Error with code ADDON_UNAVAILABLE whose message lists the fixes. */
+export function loadNativeHost(): NativeHost

@@ -1,0 +1,55 @@
+import { existsSync, readdirSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const directory = dirname(fileURLToPath(import.meta.url))
+const binary = join(directory, 'build', 'Release', 'ckpt_host.node')
+
+/** What has to be installed for a build, as far as this machine lacks it. */
+function missingTools() {
+  const folders = (process.env.PATH ?? '').split(':').filter((folder) => folder !== '' && existsSync(folder))
+  const found = new Set(folders.flatMap((folder) => safeList(folder)))
+  const tools = [
+    ['g++', process.env.CXX !== undefined || ['g++', 'c++', 'clang++'].some((name) => found.has(name))],
+    ['cmake', found.has('cmake')],
+    ['make', ['make', 'ninja'].some((name) => found.has(name))],
+  ]
+  return tools.filter(([, present]) => !present).map(([name]) => name)
+}
+
+function safeList(folder) {
+  try {
+    return readdirSync(folder)
+  } catch {
+    return []
+  }
+}
+
+function fixes(problem) {
+  const missing = missingTools()
+  const lines = [`@ckpt/native-host cannot be loaded: ${problem}`]
+  if (process.platform !== 'linux') lines.push(`- it runs on Linux only; this is ${process.platform}`)
+  if (missing.length > 0) lines.push(`- install what the build needs: apt-get install -y ${missing.join(' ')}`)
+  lines.push(
+    `- build it: pnpm --filter @ckpt/native-host build:native (in the repository), or npx cmake-js build in ${directory}`,
+  )
+  return lines.join('\n')
+}
+
+function load() {
+  if (!existsSync(binary)) throw Object.assign(new Error(fixes('it is not built')), { code: 'ADDON_UNAVAILABLE', file: binary })
+  try {
+    return createRequire(import.meta.url)(binary)
+  } catch (cause) {
+    throw Object.assign(new Error(fixes(cause.message), { cause }), { code: 'ADDON_UNAVAILABLE', file: binary })
+  }
+}
+
+let loaded
+
+/** The addon; loaded at the first call. Throws an Error with code ADDON_UNAVAILABLE whose message lists the fixes. */
+export function loadNativeHost() {
+  loaded ??= load()
+  return loaded
+}

@@ -1,0 +1,115 @@
+#include <memory>
+#include <string>
+
+#include "ckpt/napi/environment.h"
+#include "memory.h"
+#include "numbers.h"
+#include "register.h"
+
+namespace ckpt::host {
+namespace {
+
+using MappingPtr = std::shared_ptr<Mapping>;
+
+Napi::Value ToMemory(Napi::Env env, MappingPtr& mapping) { return Memory::Wrap(env, std::move(mapping)); }
+
+bool ToFlag(const Napi::Value& value, bool fallback) { return value.IsUndefined() ? fallback : value.ToBoolean().Value(); }
+
+struct AllocateOptions {
+  std::size_t bytes;
+  bool lock;
+  bool prefault;
+  unsigned threads;
+
+  explicit AllocateOptions(const Napi::Value& value) {
+    if (!value.IsObject()) throw Error(code::kInvalidArgument, "options must be an object").WithField("options");
+    const auto options = value.As<Napi::Object>();
+    bytes = ToUnsigned(options.Get("bytes"), "bytes");
+    if (bytes == 0) throw Error(code::kInvalidArgument, "bytes must be above 0").WithField("bytes");
+    lock = ToFlag(options.Get("lock"), true);
+    prefault = ToFlag(options.Get("prefault"), true);
+    threads = ToThreads(options.Get("threads"));
+  }
+};
+
+/// allocate(options): Promise<Memory>
+Napi::Value Allocate(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const AllocateOptions options(info[0]);
+    return Environment::Of(info.Env())
+        .Run(
+            [options](const Task& task) {
+              auto mapping = Mapping::Anonymous(options.bytes);
+              if (options.prefault) mapping->Populate(task.pool(), options.threads, task.cancellation());
+              if (options.lock) mapping->Lock();
+              return mapping;
+            },
+            ToMemory);
+  });
+}
+
+/// createShared(name, options): Promise<Memory>
+Napi::Value CreateShared(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const std::string name = ToText(info[0], "name");
+    const AllocateOptions options(info[1]);
+    return Environment::Of(info.Env())
+        .Run(
+            [name, options](const Task& task) {
+              auto mapping = Mapping::CreateShared(name, options.bytes);
+              try {
+                if (options.prefault) {
+                  mapping->Populate(task.pool(), options.threads, task.cancellation());
+                } else {
+                  mapping->Reserve(task.cancellation());
+                }
+              } catch (...) {
+                mapping->Unlink();
+                throw;
+              }
+              if (options.lock) mapping->Lock();
+              return mapping;
+            },
+            ToMemory);
+  });
+}
+
+/// openShared(name): Promise<Memory>
+Napi::Value OpenShared(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const std::string name = ToText(info[0], "name");
+    return Environment::Of(info.Env()).Run([name](const Task&) { return Mapping::OpenShared(name); }, ToMemory);
+  });
+}
+
+/// mapFile(path, lock): Promise<Memory>
+Napi::Value MapFile(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const std::string path = ToText(info[0], "path");
+    const bool lock = ToFlag(info[1], true);
+    return Environment::Of(info.Env())
+        .Run(
+            [path, lock](const Task& task) {
+              auto mapping = Mapping::File(path);
+              if (lock) {
+                // Pages are locked as they are mapped, so the limits are asked before anything is read in.
+                mapping->Lock();
+                if (mapping->locked()) mapping->PopulateRead(task.pool(), DefaultThreads(), task.cancellation());
+              }
+              return mapping;
+            },
+            ToMemory);
+  });
+}
+
+}  // namespace
+
+void RegisterMemory(Napi::Env env, Napi::Object exports) {
+  Memory::Register(env, exports);
+  exports.Set("allocate", Napi::Function::New(env, Allocate, "allocate"));
+  exports.Set("createShared", Napi::Function::New(env, CreateShared, "createShared"));
+  exports.Set("openShared", Napi::Function::New(env, OpenShared, "openShared"));
+  exports.Set("mapFile", Napi::Function::New(env, MapFile, "mapFile"));
+}
+
+}  // namespace ckpt::host

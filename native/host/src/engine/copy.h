@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "ckpt/cancellation.h"
+#include "ckpt/worker_pool.h"
+#include "mapping.h"
+
+namespace ckpt::host {
+
+/// A way of copying bytes that do not overlap, for one instruction set.
+struct CopyLoop {
+  const char* instructions;
+  void (*copy)(std::byte* destination, const std::byte* source, std::size_t bytes);
+};
+
+/// Those that this CPU can run, slowest first.
+std::vector<CopyLoop> SupportedCopyLoops();
+
+/// Copies bytes that do not overlap; large runs by non-temporal stores of the widest kind this CPU has. The bytes are visible
+/// to whoever synchronises with this thread afterwards (the stores are fenced before it returns).
+void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes);
+
+/// `rows` runs of `row_bytes`, the pitches apart on each side.
+struct StridedCopy {
+  std::size_t source;
+  std::uint64_t source_offset;
+  std::uint64_t source_pitch;
+  std::size_t destination;
+  std::uint64_t destination_offset;
+  std::uint64_t destination_pitch;
+  std::uint64_t row_bytes;
+  std::uint64_t rows;
+};
+
+/// Does all copies on several threads, in no particular order; copies of one list must not overlap each other's destinations.
+/// All are checked before the first byte moves. Returns the bytes moved.
+/// @throws Error INVALID_ARGUMENT when a copy leaves its memory or its rows overlap in the destination, ABORTED.
+std::uint64_t CopyStrided(WorkerPool& pool, unsigned threads, const std::vector<std::shared_ptr<Mapping>>& memories,
+                          const std::vector<StridedCopy>& copies, const Cancellation& cancellation);
+
+}  // namespace ckpt::host

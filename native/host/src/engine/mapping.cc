@@ -1,0 +1,170 @@
+#include "mapping.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include "available.h"
+#include "ckpt/error.h"
+#include "ckpt/fd.h"
+
+namespace ckpt::host {
+namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+std::string CheckName(const std::string& name) {
+  if (name.empty() || name.size() > NAME_MAX || name == "." || name == ".." || name.find('/') != std::string::npos) {
+    throw Error(code::kInvalidArgument, "'" + name + "' is no name for shared memory: 1 to 255 bytes without a slash")
+        .WithField("name");
+  }
+  return "/" + name;
+}
+
+ScopedMmap Map(std::size_t bytes, int protection, int flags, int fd, const std::string& what) {
+  void* address = ::mmap(nullptr, bytes, protection, flags, fd, 0);
+  if (address == MAP_FAILED) {
+    const int number = errno;
+    throw Error::System(code::kOutOfMemory, "cannot map " + std::to_string(bytes) + " bytes of " + what, number);
+  }
+  return ScopedMmap(address, bytes);
+}
+
+std::size_t FileBytes(int fd) {
+  struct stat status{};
+  if (::fstat(fd, &status) != 0) throw Error::System(code::kNativeFailure, "fstat", errno);
+  return static_cast<std::size_t>(status.st_size);
+}
+
+}  // namespace
+
+Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory)
+    : kind_(kind), name_(std::move(name)), memory_(std::move(memory)) {}
+
+std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
+  RequireAvailable(bytes);
+  // Mapped with a huge page too much, then trimmed to an aligned start: only whole aligned 2 MiB can become huge pages.
+  if (bytes > std::numeric_limits<std::size_t>::max() / 2)
+    throw Error(code::kOutOfMemory, "more bytes than an address space has");
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t length = (bytes + page - 1) / page * page;
+  const bool align = bytes >= kHugePage;
+  const std::size_t slack = align ? kHugePage : 0;
+  ScopedMmap whole = Map(length + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, "anonymous memory");
+  std::byte* start = whole.data();
+  if (align) {
+    const auto address = reinterpret_cast<std::uintptr_t>(start);
+    const std::size_t head = (kHugePage - address % kHugePage) % kHugePage;
+    if (head != 0) ::munmap(start, head);
+    start += head;
+    if (slack != head) ::munmap(start + length, slack - head);
+    ::madvise(start, length, MADV_HUGEPAGE);
+  }
+  whole.Release();
+  return std::make_shared<Mapping>(Kind::kAnonymous, "", ScopedMmap(start, bytes));
+}
+
+std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::size_t bytes) {
+  const std::string path = CheckName(name);
+  RequireAvailable(bytes);
+  const ScopedFd fd(::shm_open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!fd) {
+    const int number = errno;
+    const bool full = number == ENOSPC || number == ENOMEM;
+    throw Error::System(full ? code::kOutOfMemory : code::kInvalidArgument, "cannot create shared memory '" + name + "'",
+                        number)
+        .WithFile("/dev/shm" + path)
+        .WithField("name");
+  }
+  try {
+    struct statvfs volume{};
+    if (::fstatvfs(fd.get(), &volume) == 0 && volume.f_blocks != 0 && volume.f_bavail * volume.f_frsize < bytes) {
+      throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(bytes) + " bytes of /dev/shm", ENOSPC)
+          .WithFile("/dev/shm" + path);
+    }
+    if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+      throw Error::System(code::kOutOfMemory, "cannot size shared memory '" + name + "' to " + std::to_string(bytes) + " bytes",
+                          errno)
+          .WithFile("/dev/shm" + path);
+    }
+    ScopedMmap memory = Map(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), "shared memory '" + name + "'");
+    ::madvise(memory.data(), bytes, MADV_HUGEPAGE);
+    return std::make_shared<Mapping>(Kind::kShared, name, std::move(memory));
+  } catch (...) {
+    ::shm_unlink(path.c_str());
+    throw;
+  }
+}
+
+std::shared_ptr<Mapping> Mapping::OpenShared(const std::string& name) {
+  const std::string path = CheckName(name);
+  const ScopedFd fd(::shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0));
+  if (!fd) {
+    throw Error::System(code::kInvalidArgument, "cannot open shared memory '" + name + "'", errno)
+        .WithFile("/dev/shm" + path)
+        .WithField("name");
+  }
+  const std::size_t bytes = FileBytes(fd.get());
+  if (bytes == 0) throw Error(code::kInvalidArgument, "shared memory '" + name + "' is empty").WithFile("/dev/shm" + path);
+  return std::make_shared<Mapping>(Kind::kShared, name,
+                                   Map(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), "shared memory '" + name + "'"));
+}
+
+std::shared_ptr<Mapping> Mapping::File(const std::string& path) {
+  bool writable = true;
+  ScopedFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!fd) {
+    writable = false;
+    fd = ScopedFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  }
+  if (!fd) throw Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", errno).WithFile(path);
+  struct stat status{};
+  if (::fstat(fd.get(), &status) != 0) {
+    throw Error::System(code::kCheckpointUnreadable, "cannot stat '" + path + "'", errno).WithFile(path);
+  }
+  if (!S_ISREG(status.st_mode)) throw Error(code::kCheckpointUnreadable, "'" + path + "' is not a regular file").WithFile(path);
+  if (status.st_size == 0) throw Error(code::kCheckpointUnreadable, "'" + path + "' is empty").WithFile(path);
+  const auto bytes = static_cast<std::size_t>(status.st_size);
+  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, writable ? MAP_SHARED : MAP_PRIVATE, fd.get(), 0);
+  if (address == MAP_FAILED)
+    throw Error::System(code::kCheckpointUnreadable, "cannot map '" + path + "'", errno).WithFile(path);
+  return std::make_shared<Mapping>(Kind::kFile, path, ScopedMmap(address, bytes));
+}
+
+bool Mapping::locked() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return locked_;
+}
+
+std::string Mapping::lock_error() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return lock_error_;
+}
+
+void Mapping::Unlink() {
+  if (kind_ == Kind::kAnonymous) throw Error(code::kInvalidState, "anonymous memory has no name to remove");
+  const std::string path = kind_ == Kind::kShared ? "/dev/shm/" + name_ : name_;
+  if (kind_ == Kind::kFile) {
+    char resolved[PATH_MAX];
+    if (::realpath(path.c_str(), resolved) == nullptr) {
+      if (errno == ENOENT) return;
+      throw Error::System(code::kNativeFailure, "cannot resolve '" + path + "'", errno).WithFile(path);
+    }
+    if (std::string(resolved).rfind("/dev/shm/", 0) != 0) {
+      throw Error(code::kInvalidState, "'" + path + "' is not in /dev/shm: only files there are removed").WithFile(path);
+    }
+  }
+  const int result = kind_ == Kind::kShared ? ::shm_unlink(("/" + name_).c_str()) : ::unlink(path.c_str());
+  if (result != 0 && errno != ENOENT)
+    throw Error::System(code::kNativeFailure, "cannot remove '" + path + "'", errno).WithFile(path);
+}
+
+}  // namespace ckpt::host

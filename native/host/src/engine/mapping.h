@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "ckpt/cancellation.h"
+#include "ckpt/mmap.h"
+#include "ckpt/worker_pool.h"
+
+namespace ckpt::host {
+
+/// A range of mapped host memory. Held by shared_ptr by everyone who uses it: it is unmapped when the last of them lets go.
+class Mapping {
+ public:
+  enum class Kind { kAnonymous, kShared, kFile };
+
+  /// Private memory, 2 MiB aligned, advised to use huge pages. @throws Error OUT_OF_MEMORY.
+  static std::shared_ptr<Mapping> Anonymous(std::size_t bytes);
+  /// New POSIX shared memory, mode 0600. Its pages are not there yet: call Populate or Reserve before any use.
+  /// @throws Error OUT_OF_MEMORY, INVALID_ARGUMENT (the name is taken or malformed).
+  static std::shared_ptr<Mapping> CreateShared(const std::string& name, std::size_t bytes);
+  /// Existing POSIX shared memory. @throws Error INVALID_ARGUMENT when it is not there or is empty.
+  static std::shared_ptr<Mapping> OpenShared(const std::string& name);
+  /// A file in place. Where it cannot be opened for writing, the mapping is private: what is written to it never reaches the
+  /// file.
+  /// @throws Error CHECKPOINT_UNREADABLE naming the file.
+  static std::shared_ptr<Mapping> File(const std::string& path);
+
+  Mapping(Kind kind, std::string name, ScopedMmap memory);
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  std::byte* data() const { return memory_.data(); }
+  std::size_t size() const { return memory_.size(); }
+  Kind kind() const { return kind_; }
+  /// Name in /dev/shm without a slash, path of a file, empty for anonymous memory.
+  const std::string& name() const { return name_; }
+  bool locked() const;
+  /// Why the pages are not locked; empty where they are, or where nobody asked.
+  std::string lock_error() const;
+
+  /// Touches every page for writing, in slices on several threads. @throws Error OUT_OF_MEMORY (a full /dev/shm too), ABORTED.
+  void Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
+  /// Maps pages that exist already (those of a file in memory), in slices on several threads; reads them in where need be.
+  /// A failure is ignored: pages then come when they are used. @throws Error ABORTED.
+  void PopulateRead(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
+  /// Takes the memory of new shared memory from the file system without touching it. @throws Error OUT_OF_MEMORY, ABORTED.
+  void Reserve(const Cancellation& cancellation);
+  /// Locks the pages in memory: those that are there now, the others as soon as they are. A refusal is kept in lock_error().
+  void Lock();
+  /// Removes the name from the file system. A name that is gone already is not an error.
+  /// @throws Error INVALID_STATE for anonymous memory and for files outside /dev/shm, NATIVE_FAILURE.
+  void Unlink();
+
+ private:
+  const Kind kind_;
+  const std::string name_;
+  const ScopedMmap memory_;
+  mutable std::mutex mutex_;
+  bool locked_ = false;
+  std::string lock_error_;
+};
+
+}  // namespace ckpt::host

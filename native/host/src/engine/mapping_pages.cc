@@ -1,0 +1,125 @@
+// The part of Mapping that deals with its pages: making them be there, and stay there.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+
+#include "ckpt/error.h"
+#include "ckpt/fd.h"
+#include "mapping.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23  // since Linux 5.14
+#endif
+
+namespace ckpt::host {
+namespace {
+
+// Small enough that a cancellation is noticed soon on memory that is slow to come.
+constexpr std::size_t kSlice = std::size_t{32} << 20;
+
+std::size_t PageBytes() {
+  static const auto bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return bytes;
+}
+
+/// Populates by the kernel's own call; false where the kernel does not know it. @throws Error OUT_OF_MEMORY.
+bool PopulateWrite(std::byte* data, std::size_t bytes) {
+  while (::madvise(data, bytes, MADV_POPULATE_WRITE) != 0) {
+    const int number = errno;
+    if (number == EINTR || number == EAGAIN) continue;
+    if (number == EINVAL || number == ENOSYS) return false;
+    // EFAULT stands for the SIGBUS that a write would have got: the file system is full.
+    throw Error::System(code::kOutOfMemory, "cannot populate memory", number == EFAULT ? ENOSPC : number);
+  }
+  return true;
+}
+
+void TouchPages(std::byte* data, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += PageBytes()) {
+    // An atomic addition of nothing is a write that loses nothing that another process may be writing there.
+    __atomic_fetch_add(reinterpret_cast<unsigned char*>(data + at), 0, __ATOMIC_RELAXED);
+  }
+}
+
+/// Raises the limits of lockable memory as far as we may.
+void RaiseLockLimit() {
+  const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_MEMLOCK, &unlimited) == 0) return;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
+std::string LockLimitText() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return "";
+  return " (RLIMIT_MEMLOCK is " + std::to_string(limit.rlim_cur) + " bytes)";
+}
+
+/// Locking "on fault" takes one call and faults nothing in, so memory that a read will fill is never touched twice.
+bool LockOnFault(const std::byte* data, std::size_t bytes) {
+  if (::mlock2(data, bytes, MLOCK_ONFAULT) == 0) return true;
+  return (errno == ENOSYS || errno == EINVAL) && ::mlock(data, bytes) == 0;
+}
+
+}  // namespace
+
+void Mapping::Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation) {
+  const bool by_kernel = PopulateWrite(data(), std::min(size(), PageBytes()));
+  // Touching a page that a full /dev/shm cannot give would kill the process.
+  if (!by_kernel && kind_ == Kind::kShared) Reserve(cancellation);
+  const std::size_t slices = (size() + kSlice - 1) / kSlice;
+  ParallelFor::Run(pool, threads, slices, cancellation, [&](std::size_t slice) {
+    const std::size_t start = slice * kSlice;
+    const std::size_t bytes = std::min(kSlice, size() - start);
+    if (!by_kernel || !PopulateWrite(data() + start, bytes)) TouchPages(data() + start, bytes);
+  });
+}
+
+void Mapping::PopulateRead(WorkerPool& pool, unsigned threads, const Cancellation& cancellation) {
+  const std::size_t slices = (size() + kSlice - 1) / kSlice;
+  ParallelFor::Run(pool, threads, slices, cancellation, [&](std::size_t slice) {
+    const std::size_t start = slice * kSlice;
+    ::madvise(data() + start, std::min(kSlice, size() - start), MADV_POPULATE_READ);
+  });
+}
+
+void Mapping::Reserve(const Cancellation& cancellation) {
+  const std::string path = "/" + name_;
+  const ScopedFd fd(::shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0));
+  if (!fd)
+    throw Error::System(code::kNativeFailure, "cannot open shared memory '" + name_ + "'", errno).WithFile("/dev/shm" + path);
+  for (std::size_t start = 0; start < size(); start += kSlice) {
+    cancellation.Check();
+    const auto bytes = static_cast<off_t>(std::min(kSlice, size() - start));
+    int number = 0;
+    do {
+      number = ::posix_fallocate(fd.get(), static_cast<off_t>(start), bytes);
+    } while (number == EINTR);
+    if (number != 0) {
+      throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(size()) + " bytes of /dev/shm", number)
+          .WithFile("/dev/shm" + path);
+    }
+  }
+}
+
+void Mapping::Lock() {
+  bool locked = LockOnFault(data(), size());
+  if (!locked) {
+    RaiseLockLimit();
+    locked = LockOnFault(data(), size());
+  }
+  const int number = errno;
+  std::lock_guard<std::mutex> lock(mutex_);
+  locked_ = locked;
+  lock_error_ = locked ? "" : "cannot lock " + std::to_string(size()) + " bytes: " + Error::Describe(number) + LockLimitText();
+}
+
+}  // namespace ckpt::host
