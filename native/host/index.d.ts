@@ -32,8 +32,13 @@ export interface NativeCancellation {
   cancel(): void
 }
 
+<<<<<<< HEAD
 /** Columns of the flat form of file reads: file, fileOffset, memory, memoryOffset, bytes. */
 export interface NativeHost extends NativePipelines {
+=======
+/** What the addon exports. Lists of rows go in flat, as one Float64Array whose columns each function names. */
+export interface NativeHost {
+>>>>>>> native-host
   allocate(options: NativeAllocateOptions): Promise<NativeMemory>
   createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>
   openShared(name: string): Promise<NativeMemory>

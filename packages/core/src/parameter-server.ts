@@ -111,7 +111,7 @@ export class ParameterServer implements AsyncDisposable {
     }
     try {
       const threads = options.threads !== undefined ? { threads: options.threads } : {}
-      const device = options.device ?? createHostDevice({ rank: rendezvous.rank, ...threads })
+      const device = options.device ?? (await createHostDevice({ rank: rendezvous.rank, ...threads }))
       return new ParameterServer(rendezvous, device, options, limits)
     } catch (error) {
       if (typeof options.rendezvous !== 'object') await rendezvous.close()

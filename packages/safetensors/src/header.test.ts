@@ -340,7 +340,7 @@ describe('parseHeader', () => {
     const { user } = process.cpuUsage(start)
     expect(header.tensors.length).toBe(139_000)
     // Processor time: other work on the machine must not fail this.
-    expect(user / 1000).toBeLessThan(1500)
+    expect(user / 1000).toBeLessThan(2500)
     console.log(`139,000 tensors, header of ${(layout.header.length / 1e6).toFixed(1)} MB: ${elapsed.toFixed(0)} ms`)
   })
 })

@@ -184,27 +184,33 @@ void TestShared(WorkerPool& pool) {
   CHECK(CodeOf([&] { Mapping::OpenShared(name); }) == "INVALID_ARGUMENT");
 }
 
+void TestSeveralCallers(WorkerPool& pool) {
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 3; i++) {
+    callers.emplace_back([&pool] {
+      TestMemoryAndDigest(pool);
+      TestCopies(pool);
+    });
+  }
+  for (auto& caller : callers) caller.join();
+}
+
+template <class Test>
+void Run(const char* name, Test&& test) {
+  test();
+  std::printf("PASS %s\n", name);
+}
+
 }  // namespace
 
 int main() {
-  {
-    WorkerPool pool("test");
-    TestParallelFor(pool);
-    TestMemoryAndDigest(pool);
-    TestCopies(pool);
-    TestEveryInstructionSet(pool);
-    TestReader(pool);
-    TestShared(pool);
-    // The same from several callers at once.
-    std::vector<std::thread> callers;
-    for (int i = 0; i < 3; i++) {
-      callers.emplace_back([&] {
-        TestMemoryAndDigest(pool);
-        TestCopies(pool);
-      });
-    }
-    for (auto& caller : callers) caller.join();
-  }
-  TestStop();
-  std::puts("ok");
+  WorkerPool pool("test");
+  Run("parallel loops, their errors and cancellations", [&] { TestParallelFor(pool); });
+  Run("anonymous memory and digests", [&] { TestMemoryAndDigest(pool); });
+  Run("strided copies", [&] { TestCopies(pool); });
+  Run("every instruction set", [&] { TestEveryInstructionSet(pool); });
+  Run("file reader", [&] { TestReader(pool); });
+  Run("shared memory", [&] { TestShared(pool); });
+  Run("several callers of one pool", [&] { TestSeveralCallers(pool); });
+  Run("a pool that stops in the middle of work", TestStop);
 }

@@ -73,7 +73,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const ranks = announcements.map((one) => one.endpoint.rank)
   const planned = run.plans.get(manifest, rank, {
     ranks,
-    ringLimit: Math.min(...announcements.map((one) => one.ringLimit)),
+    ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
     ...(run.bucketBytes !== undefined && { preferredBucketBytes: run.bucketBytes }),
     ...(run.chunkBytes !== undefined && { chunkBytes: run.chunkBytes }),
   })
