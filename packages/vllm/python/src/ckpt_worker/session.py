@@ -223,6 +223,10 @@ class _Update:
     def _load(self, message: Bucket, attached: Attach) -> None:
         if self._ring is None:
             raise StateError("a bucket came after the release")
+        self._tensors += len(message.tensors)
+        self._bytes += sum(entry.size for entry in message.tensors)
+        if self._tensors > attached.tensors or self._bytes > attached.size:
+            raise ProtocolError(f"more came than the {attached.tensors} tensors, {attached.size} bytes announced")
         with self._lane.loads():
             named = open_bucket(self._ring.data, message.tensors)
             feed = self._feed(named)
@@ -231,10 +235,6 @@ class _Update:
             self._answers.append(_Answer(message.seq, message.epoch, self._lane.fence()))
         self._current = None
         self._buckets += 1
-        self._tensors += len(message.tensors)
-        self._bytes += sum(entry.size for entry in message.tensors)
-        if self._tensors > attached.tensors or self._bytes > attached.size:
-            raise ProtocolError(f"more came than the {attached.tensors} tensors, {attached.size} bytes announced")
 
     def _feed(self, named: list[tuple[str, torch.Tensor]]) -> Generator[tuple[str, torch.Tensor], None, None]:
         for name, tensor in named:

@@ -51,12 +51,15 @@ class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.engine = engine
         self._path = path
         _remove_stale(path)
+        # Under another name until it listens, so that whoever sees the path can connect.
+        unready = f"{path}.{os.getpid()}"
         previous = os.umask(0o177)
         try:
-            super().__init__(path, _Handler)
+            super().__init__(unready, _Handler)
+            self._inode = os.stat(unready).st_ino
+            os.rename(unready, path)
         finally:
             os.umask(previous)
-        self._inode = os.stat(path).st_ino
 
     def server_close(self) -> None:
         """Closes the socket and removes its file, unless another server has taken the path since."""
@@ -94,10 +97,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet: whoever calls sees the answer."""
 
-    def do_GET(self) -> None:  # noqa: N802 (the name that http.server calls)
+    def do_GET(self) -> None:
         self._route({"/health": self._health, "/digests": self._digests})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self._route({"/update": self._update, "/verify": self._verify, "/poison": self._poison, "/exit": self._exit})
 
     def _route(self, routes: dict[str, Callable[[bytes], Any]]) -> None:

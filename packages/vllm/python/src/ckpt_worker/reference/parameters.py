@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -28,11 +28,22 @@ class _Home:
     view: torch.Tensor
 
 
-@dataclass
-class _Group:
-    """Parts of a parameter that is not made yet, by (expert, order)."""
+@dataclass(frozen=True)
+class _Part:
+    """A tensor seen for the first time, and what this rank keeps of it."""
 
-    parts: dict[tuple[int | None, int], tuple[str, list[int], Slice | None, torch.Tensor]] = field(default_factory=dict)
+    name: str
+    shape: list[int]
+    kept: Slice | None
+    tensor: torch.Tensor
+
+    @property
+    def rows(self) -> int:
+        return self.tensor.shape[0] if self.tensor.dim() else 1
+
+
+#: Parts of a parameter that is not made yet: by expert (None where none are stacked), then by order.
+_Group = dict[int | None, dict[int, _Part]]
 
 
 class Parameters:
@@ -91,67 +102,56 @@ class Parameters:
 
     def _collect(self, name: str, tensor: torch.Tensor) -> None:
         placement = self.place(name, list(tensor.shape))
-        if placement.parameter in self._tensors:
-            raise LayoutError(
-                f"tensor {name!r} is new to parameter {placement.parameter!r}, which is made already", tensor=name
-            )
-        group = self._groups.setdefault(placement.parameter, _Group())
-        key = (placement.expert, placement.order)
-        other = group.parts.get(key)
-        if other is not None and other[0] != name:
-            raise LayoutError(f"tensors {other[0]!r} and {name!r} are the same part of {placement.parameter!r}", tensor=name)
+        parameter = placement.parameter
+        if parameter in self._tensors:
+            raise LayoutError(f"tensor {name!r} is new to parameter {parameter!r}, which is made already", tensor=name)
+        parts = self._groups.setdefault(parameter, {}).setdefault(placement.expert, {})
+        other = parts.get(placement.order)
+        if other is not None and other.name != name:
+            raise LayoutError(f"tensors {other.name!r} and {name!r} are the same part of {parameter!r}", tensor=name)
         kept = _keep(tensor, placement.kept)
         copy = torch.empty(kept.shape, dtype=kept.dtype, device=self._device)
         _copy(copy, kept)
-        group.parts[key] = (name, list(tensor.shape), placement.kept, copy)
+        parts[placement.order] = _Part(name, list(tensor.shape), placement.kept, copy)
 
     def _fuse(self, parameter: str, group: _Group) -> None:
-        experts = sorted({expert for expert, _ in group.parts if expert is not None})
-        if experts:
-            storage = self._stack(parameter, group, experts)
-        elif len(group.parts) == 1:
-            ((_, _, _, storage),) = group.parts.values()
-        else:
-            storage = self._rows(parameter, [group.parts[key][3] for key in sorted(group.parts, key=lambda key: key[1])])
-        row: dict[int | None, int] = {}
-        for key in sorted(group.parts, key=lambda key: key[1]):
-            name, shape, kept, part = group.parts[key]
-            whole = storage if key[0] is None else storage[experts.index(key[0])]
-            first = row.get(key[0], 0)
-            if part.dim() == 0:
-                view = whole.view(-1)[first] if whole.dim() else whole
-            else:
-                view = whole.narrow(0, first, part.shape[0])
-            row[key[0]] = first + (part.shape[0] if part.dim() else 1)
-            if view.data_ptr() != part.data_ptr():
-                _copy(view, part)
-            self._homes[name] = _Home(part.dtype, shape, kept, view)
+        experts = sorted(group, key=lambda expert: -1 if expert is None else expert)
+        columns = [[group[expert][order] for order in sorted(group[expert])] for expert in experts]
+        if experts == [None] and len(columns[0]) == 1:
+            self._settle(columns[0][0], columns[0][0].tensor)
+            self._tensors[parameter] = columns[0][0].tensor
+            return
+        _check_parts(parameter, experts, group)
+        first = columns[0][0].tensor
+        shape = [sum(part.rows for part in columns[0]), *first.shape[1:]]
+        stacked = shape if experts == [None] else [len(experts), *shape]
+        storage = torch.empty(stacked, dtype=first.dtype, device=self._device)
+        for index, column in enumerate(columns):
+            below, row = (storage if experts == [None] else storage[index]), 0
+            for part in column:
+                view = below.narrow(0, row, part.rows)
+                _copy(view, part.tensor)
+                self._settle(part, view)
+                row += part.rows
         self._tensors[parameter] = storage
 
-    def _rows(self, parameter: str, parts: list[torch.Tensor], experts: int | None = None) -> torch.Tensor:
-        """Memory for ``parts`` one below the other, once or once per expert."""
-        first = parts[0]
-        for part in parts:
-            if part.dtype != first.dtype or part.shape[1:] != first.shape[1:] or part.dim() != first.dim():
-                shapes = ", ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
-                raise LayoutError(f"the parts of {parameter!r} do not fit together: {shapes}")
-        rows = sum(part.shape[0] if part.dim() else 1 for part in parts)
-        shape = [rows, *first.shape[1:]]
-        return torch.empty(shape if experts is None else [experts, *shape], dtype=first.dtype, device=self._device)
+    def _settle(self, part: _Part, view: torch.Tensor) -> None:
+        self._homes[part.name] = _Home(part.tensor.dtype, part.shape, part.kept, view)
 
-    def _stack(self, parameter: str, group: _Group, experts: list[int]) -> torch.Tensor:
-        orders = sorted({order for _, order in group.parts})
-        parts = [group.parts[(experts[0], order)][3] for order in orders if (experts[0], order) in group.parts]
-        for expert in experts:
-            for index, order in enumerate(orders):
-                part = group.parts.get((expert, order))
-                if part is None or len(parts) != len(orders):
-                    raise LayoutError(f"the experts of {parameter!r} do not have the same parts: see expert {expert}")
-                if part[3].shape != parts[index].shape or part[3].dtype != parts[index].dtype:
-                    raise LayoutError(
-                        f"tensor {part[0]!r} is unlike those of the other experts of {parameter!r}", tensor=part[0]
-                    )
-        return self._rows(parameter, parts, len(experts))
+
+def _check_parts(parameter: str, experts: list[int | None], group: _Group) -> None:
+    """Parts below one another agree in all but rows; stacked experts agree in everything."""
+    first = next(iter(group[experts[0]].values())).tensor
+    rows = {order: part.rows for order, part in group[experts[0]].items()}
+    for expert in experts:
+        for part in group[expert].values():
+            if part.tensor.dtype != first.dtype or part.tensor.shape[1:] != first.shape[1:]:
+                came, had = f"{part.tensor.dtype} {list(part.tensor.shape)}", f"{first.dtype} {list(first.shape)}"
+                raise LayoutError(
+                    f"tensor {part.name!r} ({came}) does not fit into {parameter!r} beside {had}", tensor=part.name
+                )
+        if (expert is None) != (experts == [None]) or {order: part.rows for order, part in group[expert].items()} != rows:
+            raise LayoutError(f"expert {expert} of {parameter!r} does not have the same parts as expert {experts[0]}")
 
 
 def _keep(tensor: torch.Tensor, kept: Slice | None) -> torch.Tensor:
