@@ -6,6 +6,7 @@ import {
   type CallOptions,
   type Device,
   type EngineAdapter,
+  type Epoch,
   type Manifest,
   type Rendezvous,
   type Strategy,
@@ -244,6 +245,7 @@ export class ParameterServer implements AsyncDisposable {
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
     const signal = anySignal(outer, epoch.signal)
+    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
     try {
       const bucketBytes = options.bucketBytes ?? this.#limits.bucketBytes
       const report = await runUpdate(
@@ -265,6 +267,7 @@ export class ParameterServer implements AsyncDisposable {
           ...(options.chunkBytes !== undefined && { chunkBytes: options.chunkBytes }),
           timeoutMs,
           signal,
+          fail,
           ...(options.onProgress && { onProgress: options.onProgress }),
         },
         epoch,
@@ -275,14 +278,20 @@ export class ParameterServer implements AsyncDisposable {
       this.#log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }
     } catch (thrown) {
-      const error = CkptError.from(thrown, 'UPDATE_FAILED', undefined, { rank: this.rank, checkpoint: name, epoch: epoch.id })
-      if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
-      // The rank where it began logs it; the others only pass it on.
-      if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint: name, epoch: epoch.id }, 'update failed')
-      this.#rendezvous.abortEpoch(epoch, error)
+      const error = await fail(thrown)
       await this.#resources.release()
       throw epoch.signal.aborted && CkptError.is(epoch.signal.reason) ? originOf(epoch.signal.reason, error) : error
     }
+  }
+
+  /** Tells every rank; resolves to the error that this rank reports. */
+  async #failEpoch(epoch: Epoch, checkpoint: string, thrown: unknown, outer: AbortSignal): Promise<CkptError> {
+    const error = CkptError.from(thrown, 'UPDATE_FAILED', undefined, { rank: this.rank, checkpoint, epoch: epoch.id })
+    if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
+    // The rank where it began logs it; the others only pass it on.
+    if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
+    this.#rendezvous.abortEpoch(epoch, error)
+    return error
   }
 
   async #ringLimit(): Promise<number> {
@@ -343,6 +352,12 @@ const EMPTY_TABLE = {
 }
 
 const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }
+
+/** `work`, done at its first call only; later calls get the first one's result. */
+function once<A, R>(work: (argument: A) => R): (argument: A) => R {
+  let result: { readonly value: R } | undefined
+  return (argument) => (result ??= { value: work(argument) }).value
+}
 
 /** Resolves when the signal is aborted, or after `timeoutMs`. */
 async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
