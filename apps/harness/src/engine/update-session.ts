@@ -87,12 +87,13 @@ class Session {
     } catch (error) {
       this.#failure ??= CkptError.from(error, 'ENGINE_WORKER_ERROR')
       const { name, message: text, stack = '' } = error instanceof Error ? error : new Error(String(error))
-      const tensor = error instanceof DigestMismatch ? error.tensor : undefined
+      const type = CkptError.is(error) ? error.code : name
+      const tensor = CkptError.is(error) ? error.fields.tensor : undefined
       return {
         type: 'error',
         seq,
         epoch,
-        error: { type: name, message: text, traceback: stack, ...(tensor !== undefined && { tensor }) },
+        error: { type, message: text, traceback: stack, ...(tensor !== undefined && { tensor }) },
       }
     }
   }
