@@ -6,22 +6,22 @@ import { parseArgs } from 'node:util'
 import { changesetProblems } from './lib/changesets.mjs'
 import { hygieneProblems } from './lib/hygiene.mjs'
 import { run } from './lib/process.mjs'
-import { countLine, noResults } from './lib/results.mjs'
+import { countLine, noResults, parseLines } from './lib/results.mjs'
 import { ROOT } from './lib/root.mjs'
-import { capabilities } from './lib/system.mjs'
 import { ensureSetup, SetupError } from './setup.mjs'
 
 const TIMEOUT_MS = 10 * 60_000
 const bin = (path) => [process.execPath, join(ROOT, 'node_modules', path)]
 const script = (name) => [process.execPath, join(ROOT, 'scripts', name)]
 
-/** Each check: a command, or a function that lists problems. A check that ends with exit code `skipCode` could not run here. */
+/** Each check: a command, or a function that lists problems. One that ends with exit code `skipCode`, or
+ * well but with a line `SKIP what: reason`, could not run here. */
 const CHECKS = {
   typecheck: { command: [...bin('typescript/bin/tsc'), '--noEmit', '-p', 'tsconfig.json'] },
   lint: { command: [...bin('eslint/bin/eslint.js'), '.', '--max-warnings', '0'] },
   format: { command: [...bin('prettier/bin/prettier.cjs'), '--check', '--log-level', 'warn', '.'] },
   'format of C++': { command: script('format-native.mjs'), skipCode: 3 },
-  python: { command: [...script('python-checks.mjs'), '--checks'], needs: 'python' },
+  python: { command: [...script('python-checks.mjs'), '--checks'] },
   arrows: {
     command: [
       ...bin('dependency-cruiser/bin/dependency-cruise.mjs'),
@@ -57,7 +57,6 @@ try {
   process.exit(1)
 }
 
-const available = capabilities(ROOT)
 const total = noResults()
 for (const name of chosen) {
   const start = performance.now()
@@ -76,15 +75,15 @@ if (values.results !== undefined) writeFileSync(values.results, JSON.stringify(t
 process.stdout.write(`${countLine(total)}\n`)
 process.exitCode = total.failed > 0 ? 1 : 0
 
-async function perform({ command, problems, skipCode, needs }) {
+async function perform({ command, problems, skipCode }) {
   if (problems !== undefined) {
     const found = problems()
     return { state: found.length === 0 ? 'PASS' : 'FAIL', output: found.join('\n') }
   }
   const file = command[1]
   if (!existsSync(file)) return { state: 'FAIL', output: `${file} is missing` }
-  if (needs !== undefined && available[needs] !== undefined) return { state: 'SKIP', output: available[needs] }
   const { code, output } = await run(command[0], command.slice(1), { capture: true, timeoutMs: TIMEOUT_MS })
-  if (code === 0) return { state: 'PASS', output }
+  const skip = parseLines(output).skipped[0]
+  if (code === 0) return skip === undefined ? { state: 'PASS', output } : { state: 'SKIP', output: skip.reason ?? skip.name }
   return { state: code === skipCode ? 'SKIP' : 'FAIL', output }
 }

@@ -25,7 +25,7 @@ const total = noResults()
 for (const [name, suite] of Object.entries(SUITES)) {
   if (stopped !== undefined || (values.only !== undefined && values.only !== name)) continue
   process.stdout.write(`\n== ${name} ==\n`)
-  addResults(total, await suite(available))
+  addResults(total, await suite())
 }
 if (stopped !== undefined) process.exit(stopped === 'SIGINT' ? 130 : 143)
 

@@ -42,13 +42,13 @@ export async function nativeTests() {
 }
 
 /** The Python worker's tests, where there is a Python environment. */
-export async function pythonTests({ python, torch }) {
+export async function pythonTests() {
   const script = join(ROOT, 'scripts/python-checks.mjs')
   if (!existsSync(script)) return failure('scripts/python-checks.mjs is missing')
-  const missing = python ?? torch
-  if (missing !== undefined) return { ...noResults(), skipped: [{ name: 'Python worker tests', reason: missing }] }
   const { code, output } = await run(process.execPath, [script, '--tests'], { tee: true, timeoutMs: SUITE_TIMEOUT_MS })
   const results = parsePytest(output)
+  const { skipped } = parseLines(output)
+  if (results === undefined && code === 0 && skipped.length > 0) return { ...noResults(), skipped }
   if (results === undefined) return failure(`Python tests ended without a summary (exit code ${code})`)
   return code !== 0 && results.failed === 0 ? merge(results, failure(`Python tests: exit code ${code}`)) : results
 }

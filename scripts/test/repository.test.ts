@@ -5,11 +5,12 @@ import { describe, expect, it } from 'vitest'
 import { call, fixture } from './call.ts'
 
 describe('hygieneProblems', () => {
-  it('finds paths of one machine, links and long files', () => {
+  it('finds paths of one machine, links, unresolved merges and long files', () => {
     const home = ['', 'home', 'someone', 'file'].join('/')
     using files = fixture({
       'a.ts': `export const path = '${home}'\n`,
       'long.py': 'x = 1\n'.repeat(451),
+      'merged.h': `int a;\n${'<'.repeat(7)} HEAD\n`,
       'right.py': 'x = 1\n'.repeat(450),
       'fine.md': 'Relative paths such as docs/home/page and https://example.org/home/page are fine.\n',
     })
@@ -19,6 +20,7 @@ describe('hygieneProblems', () => {
       `a.ts:1: names a path of one machine: export const path = '${home}'`,
       'link.ts: is a symbolic link',
       'long.py: 451 lines, more than 450; split it by what it holds',
+      'merged.h:2: a merge was left unresolved',
     ])
   })
 })
