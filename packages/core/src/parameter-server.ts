@@ -145,7 +145,9 @@ export class ParameterServer implements AsyncDisposable {
     const started = performance.now()
     await this.#store.register(name, source, options)
     this.#manifests.delete(name)
-    const { tensors, segments } = this.#store.metas(name)
+    const held = this.#store.metas(name)
+    this.#encode(name, held, false) // now, so that gathering only sends
+    const { tensors, segments } = held
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
   }
