@@ -3,6 +3,10 @@
  * `@ckpt/contract`'s codes) and, where known, `errno`, `file`, `field` and `peer`. `@ckpt/transport` is the typed way to use it.
  */
 
+import type { NativePipelines } from './pipeline.d.ts'
+
+export type { NativePipeline, NativePipelineJob, NativePipelines, NativePipelineStats } from './pipeline.d.ts'
+
 /** Mapped memory; made by the addon only. */
 export interface NativeMemory {
   readonly bytes: number
@@ -29,7 +33,7 @@ export interface NativeCancellation {
 }
 
 /** Columns of the flat form of file reads: file, fileOffset, memory, memoryOffset, bytes. */
-export interface NativeHost {
+export interface NativeHost extends NativePipelines {
   allocate(options: NativeAllocateOptions): Promise<NativeMemory>
   createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>
   openShared(name: string): Promise<NativeMemory>

@@ -31,7 +31,9 @@ function fixes(problem) {
   const lines = [`@ckpt/native-host cannot be loaded: ${problem}`]
   if (process.platform !== 'linux') lines.push(`- it runs on Linux only; this is ${process.platform}`)
   if (missing.length > 0) lines.push(`- install what the build needs: apt-get install -y ${missing.join(' ')}`)
-  lines.push(`- build it: pnpm --filter @ckpt/native-host build:native (in the repository), or npx cmake-js build in ${directory}`)
+  lines.push(
+    `- build it: pnpm --filter @ckpt/native-host build:native (in the repository), or npx cmake-js build in ${directory}`,
+  )
   return lines.join('\n')
 }
 

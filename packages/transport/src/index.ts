@@ -1,1 +1,8 @@
-export {}
+/**
+ * Devices and collectives over the native addons, and the host memory services they share.
+ *
+ * @packageDocumentation
+ */
+export { createHost } from './host/host.ts'
+export { createHostDevice, type HostDeviceOptions } from './host/device.ts'
+export { removeStaleRings } from './host/ring.ts'

@@ -109,9 +109,9 @@ class WorkerPool {
   bool stopping_ = false;
 };
 
-/// Calls `body(index)` for every index below `count` on up to `threads` threads, the caller's among them, and returns when all are
-/// done. The first exception stops the rest and is rethrown here; so does a cancellation, as Error ABORTED. May be called from a
-/// task of the pool: a caller that gets no helper does all the work itself.
+/// Calls `body(index)` for every index below `count` on up to `threads` threads, the caller's among them, and returns when all
+/// are done. The first exception stops the rest and is rethrown here; so does a cancellation, as Error ABORTED. May be called
+/// from a task of the pool: a caller that gets no helper does all the work itself.
 class ParallelFor {
  public:
   using Body = std::function<void(std::size_t)>;

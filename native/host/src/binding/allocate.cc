@@ -86,12 +86,16 @@ Napi::Value OpenShared(const Napi::CallbackInfo& info) {
 Napi::Value MapFile(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const std::string path = ToText(info[0], "path");
-    const bool lock = ToFlag(info[1], false);
+    const bool lock = ToFlag(info[1], true);
     return Environment::Of(info.Env())
         .Run(
-            [path, lock](const Task&) {
+            [path, lock](const Task& task) {
               auto mapping = Mapping::File(path);
-              if (lock) mapping->Lock();
+              if (lock) {
+                // Pages are locked as they are mapped, so the limits are asked before anything is read in.
+                mapping->Lock();
+                if (mapping->locked()) mapping->PopulateRead(task.pool(), DefaultThreads(), task.cancellation());
+              }
               return mapping;
             },
             ToMemory);

@@ -31,12 +31,12 @@ const char* KindName(Mapping::Kind kind) {
 }  // namespace
 
 void Memory::Register(Napi::Env env, Napi::Object) {
-  const Napi::Function constructor = DefineClass(
-      env, kConstructor,
-      {InstanceAccessor<&Memory::GetBytes>("bytes"), InstanceAccessor<&Memory::GetKind>("kind"),
-       InstanceAccessor<&Memory::GetName>("name"), InstanceAccessor<&Memory::GetLocked>("locked"),
-       InstanceAccessor<&Memory::GetLockError>("lockError"), InstanceMethod<&Memory::Window>("window"),
-       InstanceMethod<&Memory::Unlink>("unlink"), InstanceMethod<&Memory::Close>("close")});
+  const Napi::Function constructor =
+      DefineClass(env, kConstructor,
+                  {InstanceAccessor<&Memory::GetBytes>("bytes"), InstanceAccessor<&Memory::GetKind>("kind"),
+                   InstanceAccessor<&Memory::GetName>("name"), InstanceAccessor<&Memory::GetLocked>("locked"),
+                   InstanceAccessor<&Memory::GetLockError>("lockError"), InstanceMethod<&Memory::Window>("window"),
+                   InstanceMethod<&Memory::Unlink>("unlink"), InstanceMethod<&Memory::Close>("close")});
   Environment::Of(env).Keep(kConstructor, constructor);
 }
 
@@ -47,8 +47,7 @@ Napi::Object Memory::Wrap(Napi::Env env, std::shared_ptr<Mapping> mapping) {
 
 std::shared_ptr<Mapping> Memory::From(const Napi::Value& value) {
   bool tagged = false;
-  if (value.IsObject() &&
-      napi_check_object_type_tag(value.Env(), value, &kMemoryTag, &tagged) == napi_ok && tagged) {
+  if (value.IsObject() && napi_check_object_type_tag(value.Env(), value, &kMemoryTag, &tagged) == napi_ok && tagged) {
     const auto& mapping = Unwrap(value.As<Napi::Object>())->mapping_;
     if (!mapping) throw Error(code::kInvalidState, "the memory is closed");
     return mapping;
@@ -103,8 +102,8 @@ Napi::ArrayBuffer Memory::BufferOver(Napi::Env env, std::size_t offset, std::siz
   }
   view.hold = std::make_shared<Hold>(Hold{mapping_});
   auto buffer = Napi::ArrayBuffer::New(
-      env, mapping_->data() + offset, length,
-      [](Napi::Env, void*, std::shared_ptr<Hold>* hold) { delete hold; }, new std::shared_ptr<Hold>(view.hold));
+      env, mapping_->data() + offset, length, [](Napi::Env, void*, std::shared_ptr<Hold>* hold) { delete hold; },
+      new std::shared_ptr<Hold>(view.hold));
   view.buffer = Napi::Reference<Napi::ArrayBuffer>::New(buffer, 0);
   return buffer;
 }
@@ -116,8 +115,8 @@ Napi::Value Memory::Window(const Napi::CallbackInfo& info) {
     const std::uint64_t offset = ToUnsigned(info[0], "offset");
     const std::uint64_t length = ToUnsigned(info[1], "length");
     if (offset > mapping_->size() || length > mapping_->size() - offset) {
-      throw Napi::RangeError::New(env, "bytes " + std::to_string(offset) + " + " + std::to_string(length) + " are outside a memory of " +
-                                           std::to_string(mapping_->size()) + " bytes");
+      throw Napi::RangeError::New(env, "bytes " + std::to_string(offset) + " + " + std::to_string(length) +
+                                           " are outside a memory of " + std::to_string(mapping_->size()) + " bytes");
     }
     std::size_t start = offset, bytes = length;
     if (length <= kWindowBytes && offset < mapping_->size()) {
@@ -146,8 +145,9 @@ void Memory::Close(const Napi::CallbackInfo& info) {
   }
   views_.clear();
   if (mapping_ && mapping_->size() > kUnmapElsewhereBytes) {
-    auto last = std::move(mapping_);
-    Environment::Of(info.Env()).pool().Post([last]() mutable { last = nullptr; });
+    Guard(info.Env(), [&] {
+      Environment::Of(info.Env()).pool().Post([last = std::move(mapping_)]() mutable { last = nullptr; });
+    });
   }
   mapping_ = nullptr;
 }

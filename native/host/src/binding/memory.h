@@ -12,9 +12,9 @@
 
 namespace ckpt::host {
 
-/// The JavaScript side of a Mapping. Views are external ArrayBuffers over the mapping, which they hold; Close() detaches them and
-/// lets go of the mapping, which is unmapped when the last native user has done so too. Instances come from Wrap() only and are
-/// type-tagged, so that no other object can pass for one.
+/// The JavaScript side of a Mapping. Views are external ArrayBuffers over the mapping, which they hold; Close() detaches them
+/// and lets go of the mapping, which is unmapped when the last native user has done so too. Instances come from Wrap() only and
+/// are type-tagged, so that no other object can pass for one.
 class Memory : public Napi::ObjectWrap<Memory> {
  public:
   static void Register(Napi::Env env, Napi::Object exports);

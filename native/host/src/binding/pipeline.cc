@@ -1,7 +1,152 @@
+#include "../engine/pipeline.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "../engine/available.h"
+#include "ckpt/napi/environment.h"
+#include "memory.h"
+#include "numbers.h"
+#include "pipeline_arguments.h"
 #include "register.h"
 
 namespace ckpt::host {
+namespace {
 
-void RegisterPipeline(Napi::Env, Napi::Object) {}
+/// A run that JavaScript knows of. Held by the functions it was given and, until the end, by the environment's shutdown hook;
+/// both let go on the JavaScript thread. The run's own threads have but weak pointers to it.
+struct Run {
+  std::unique_ptr<Pipeline> pipeline;
+  std::uint64_t shutdown = 0;
+  Napi::FunctionReference on_bucket;
+  Napi::FunctionReference on_finished;
+};
+
+Napi::Value ToJs(Napi::Env env, const PipelineFailure& failure) {
+  const Napi::Value error = ckpt::ToJs(env, Error(failure.code, failure.message)).Value();
+  if (failure.member >= 0) error.As<Napi::Object>().Set("member", static_cast<double>(failure.member));
+  return error;
+}
+
+Napi::Value ToJs(Napi::Env env, const PipelineStats& stats) {
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("h2dMs", stats.h2d_ms);
+  result.Set("broadcastMs", stats.broadcast_ms);
+  result.Set("idleMs", stats.idle_ms);
+  result.Set("h2dBytes", static_cast<double>(stats.h2d_bytes));
+  result.Set("broadcastBytes", static_cast<double>(stats.broadcast_bytes));
+  auto spans = Napi::Float64Array::New(env, stats.spans.size());
+  if (!stats.spans.empty()) std::memcpy(spans.Data(), stats.spans.data(), stats.spans.size() * sizeof(double));
+  result.Set("spans", spans);
+  return result;
+}
+
+void Finish(Environment& environment, Napi::Env env, Run& run, const PipelineResult& result) {
+  run.pipeline = nullptr;
+  const Napi::Function on_finished = run.on_finished.Value();
+  run.on_bucket.Reset();
+  run.on_finished.Reset();
+  environment.RemoveShutdown(run.shutdown);
+  environment.Release();
+  on_finished.Call({result.failure ? ToJs(env, *result.failure) : env.Undefined(),
+                    result.failure ? env.Undefined() : ToJs(env, result.stats)});
+}
+
+/// startPipeline(job, onBucket, onFinished): { release(bucket), abort(message) }
+Napi::Value StartPipeline(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  return Guard(env, [&]() -> Napi::Value {
+    if (!info[1].IsFunction() || !info[2].IsFunction())
+      throw Error(code::kInvalidArgument, "onBucket and onFinished must be functions");
+    auto prepared = PreparePipeline(ToPipelineSpec(info[0]));
+    auto& environment = Environment::Of(env);
+    const auto run = std::make_shared<Run>();
+    run->on_bucket = Napi::Persistent(info[1].As<Napi::Function>());
+    run->on_finished = Napi::Persistent(info[2].As<Napi::Function>());
+
+    const std::weak_ptr<Run> weak = run;
+    PipelineEvents events;
+    events.on_bucket = [&environment, weak](std::uint32_t bucket) {
+      environment.Post([weak, bucket](Napi::Env js) {
+        const auto alive = weak.lock();
+        if (alive && !alive->on_bucket.IsEmpty()) alive->on_bucket.Call({Napi::Number::New(js, bucket)});
+      });
+    };
+    events.on_finished = [&environment, weak](PipelineResult result) {
+      const auto shared = std::make_shared<PipelineResult>(std::move(result));
+      environment.Post([&environment, weak, shared](Napi::Env js) {
+        if (const auto alive = weak.lock()) Finish(environment, js, *alive, *shared);
+      });
+    };
+    run->pipeline = std::make_unique<Pipeline>(std::move(prepared), std::move(events));
+    // The environment joins the run's threads before it goes away.
+    run->shutdown = environment.AddShutdown([run] { run->pipeline = nullptr; });
+    environment.Acquire();
+
+    Napi::Object handle = Napi::Object::New(env);
+    handle.Set("release", Napi::Function::New(env, [run](const Napi::CallbackInfo& call) {
+                 Guard(call.Env(), [&] {
+                   const auto bucket = ToUnsigned(call[0], "bucket");
+                   if (bucket >= kNoBucket) throw Error(code::kInvalidArgument, "there is no such bucket").WithField("bucket");
+                   if (run->pipeline) run->pipeline->Release(static_cast<std::uint32_t>(bucket));
+                 });
+               }));
+    handle.Set("abort", Napi::Function::New(env, [run](const Napi::CallbackInfo& call) {
+                 Guard(call.Env(), [&] {
+                   const auto message = ToText(call[0], "message");
+                   if (run->pipeline) run->pipeline->Abort({code::kAborted, message, -1});
+                 });
+               }));
+    return handle;
+  });
+}
+
+/// initialiseRing(memory, bytes): where in the memory the ring's data starts
+Napi::Value InitialiseRingOf(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const auto mapping = Memory::From(info[0]);
+    const auto bytes = ToUnsigned(info[1], "bytes");
+    if (mapping->size() < kRingDataOffset || mapping->size() - kRingDataOffset < bytes) {
+      throw Error(code::kInvalidArgument, "a ring of " + std::to_string(bytes) + " bytes needs " +
+                                              std::to_string(kRingDataOffset) + " bytes more than that")
+          .WithField("bytes");
+    }
+    InitialiseRing(mapping->data(), bytes);
+    return Napi::Number::New(info.Env(), static_cast<double>(kRingDataOffset));
+  });
+}
+
+/// ringGeneration(memory): the last run that the ring was used by, 0 for none
+Napi::Value RingGeneration(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const auto& control = *ToRing(info[0]).control;
+    const auto last = std::max(control.generation.value.load(), control.aborted.value.load());
+    return Napi::Number::New(info.Env(), static_cast<double>(last));
+  });
+}
+
+/// availableBytes(): memory that this process can still have
+Napi::Value AvailableBytesOf(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(AvailableBytes()));
+}
+
+/// abortRingRun(memory, generation, message): peers that wait for this member's part of a run that never started end
+void AbortRingRun(const Napi::CallbackInfo& info) {
+  Guard(info.Env(), [&] { AbortRun(*ToRing(info[0]).control, ToUnsigned(info[1], "generation"), ToText(info[2], "message")); });
+}
+
+}  // namespace
+
+void RegisterPipeline(Napi::Env env, Napi::Object exports) {
+  exports.Set("ringDataOffset", Napi::Number::New(env, static_cast<double>(kRingDataOffset)));
+  exports.Set("availableBytes", Napi::Function::New(env, AvailableBytesOf, "availableBytes"));
+  exports.Set("initialiseRing", Napi::Function::New(env, InitialiseRingOf, "initialiseRing"));
+  exports.Set("ringGeneration", Napi::Function::New(env, RingGeneration, "ringGeneration"));
+  exports.Set("abortRingRun", Napi::Function::New(env, AbortRingRun, "abortRingRun"));
+  exports.Set("startPipeline", Napi::Function::New(env, StartPipeline, "startPipeline"));
+}
 
 }  // namespace ckpt::host

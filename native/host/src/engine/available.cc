@@ -47,8 +47,8 @@ std::uint64_t AvailableBytes() { return std::min(Field("/proc/meminfo", "MemAvai
 void RequireAvailable(std::uint64_t bytes) {
   const std::uint64_t available = AvailableBytes();
   if (bytes <= available) return;
-  throw Error(code::kOutOfMemory, std::to_string(bytes) + " bytes of memory were asked for and " + std::to_string(available) +
-                                      " are available");
+  throw Error(code::kOutOfMemory,
+              std::to_string(bytes) + " bytes of memory were asked for and " + std::to_string(available) + " are available");
 }
 
 }  // namespace ckpt::host

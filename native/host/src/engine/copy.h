@@ -11,8 +11,8 @@
 
 namespace ckpt::host {
 
-/// Copies bytes that do not overlap; large runs by non-temporal stores of the widest kind this CPU has. The bytes are visible to
-/// whoever synchronises with this thread afterwards (the stores are fenced before it returns).
+/// Copies bytes that do not overlap; large runs by non-temporal stores of the widest kind this CPU has. The bytes are visible
+/// to whoever synchronises with this thread afterwards (the stores are fenced before it returns).
 void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes);
 
 /// `rows` runs of `row_bytes`, the pitches apart on each side.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,9 +12,9 @@
 #include <limits>
 #include <utility>
 
+#include "available.h"
 #include "ckpt/error.h"
 #include "ckpt/fd.h"
-#include "available.h"
 
 namespace ckpt::host {
 namespace {
@@ -22,7 +23,8 @@ constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 std::string CheckName(const std::string& name) {
   if (name.empty() || name.size() > NAME_MAX || name == "." || name == ".." || name.find('/') != std::string::npos) {
-    throw Error(code::kInvalidArgument, "'" + name + "' is no name for shared memory: 1 to 255 bytes without a slash").WithField("name");
+    throw Error(code::kInvalidArgument, "'" + name + "' is no name for shared memory: 1 to 255 bytes without a slash")
+        .WithField("name");
   }
   return "/" + name;
 }
@@ -37,7 +39,7 @@ ScopedMmap Map(std::size_t bytes, int protection, int flags, int fd, const std::
 }
 
 std::size_t FileBytes(int fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) throw Error::System(code::kNativeFailure, "fstat", errno);
   return static_cast<std::size_t>(status.st_size);
 }
@@ -50,7 +52,8 @@ Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory)
 std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
   RequireAvailable(bytes);
   // Mapped with a huge page too much, then trimmed to an aligned start: only whole aligned 2 MiB can become huge pages.
-  if (bytes > std::numeric_limits<std::size_t>::max() / 2) throw Error(code::kOutOfMemory, "more bytes than an address space has");
+  if (bytes > std::numeric_limits<std::size_t>::max() / 2)
+    throw Error(code::kOutOfMemory, "more bytes than an address space has");
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   const std::size_t length = (bytes + page - 1) / page * page;
   const bool align = bytes >= kHugePage;
@@ -76,13 +79,20 @@ std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::siz
   if (!fd) {
     const int number = errno;
     const bool full = number == ENOSPC || number == ENOMEM;
-    throw Error::System(full ? code::kOutOfMemory : code::kInvalidArgument, "cannot create shared memory '" + name + "'", number)
+    throw Error::System(full ? code::kOutOfMemory : code::kInvalidArgument, "cannot create shared memory '" + name + "'",
+                        number)
         .WithFile("/dev/shm" + path)
         .WithField("name");
   }
   try {
+    struct statvfs volume {};
+    if (::fstatvfs(fd.get(), &volume) == 0 && volume.f_blocks != 0 && volume.f_bavail * volume.f_frsize < bytes) {
+      throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(bytes) + " bytes of /dev/shm", ENOSPC)
+          .WithFile("/dev/shm" + path);
+    }
     if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
-      throw Error::System(code::kOutOfMemory, "cannot size shared memory '" + name + "' to " + std::to_string(bytes) + " bytes", errno)
+      throw Error::System(code::kOutOfMemory, "cannot size shared memory '" + name + "' to " + std::to_string(bytes) + " bytes",
+                          errno)
           .WithFile("/dev/shm" + path);
     }
     ScopedMmap memory = Map(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), "shared memory '" + name + "'");
@@ -116,7 +126,7 @@ std::shared_ptr<Mapping> Mapping::File(const std::string& path) {
     fd = ScopedFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   }
   if (!fd) throw Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", errno).WithFile(path);
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) {
     throw Error::System(code::kCheckpointUnreadable, "cannot stat '" + path + "'", errno).WithFile(path);
   }
@@ -124,7 +134,8 @@ std::shared_ptr<Mapping> Mapping::File(const std::string& path) {
   if (status.st_size == 0) throw Error(code::kCheckpointUnreadable, "'" + path + "' is empty").WithFile(path);
   const auto bytes = static_cast<std::size_t>(status.st_size);
   void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, writable ? MAP_SHARED : MAP_PRIVATE, fd.get(), 0);
-  if (address == MAP_FAILED) throw Error::System(code::kCheckpointUnreadable, "cannot map '" + path + "'", errno).WithFile(path);
+  if (address == MAP_FAILED)
+    throw Error::System(code::kCheckpointUnreadable, "cannot map '" + path + "'", errno).WithFile(path);
   return std::make_shared<Mapping>(Kind::kFile, path, ScopedMmap(address, bytes));
 }
 
@@ -152,7 +163,8 @@ void Mapping::Unlink() {
     }
   }
   const int result = kind_ == Kind::kShared ? ::shm_unlink(("/" + name_).c_str()) : ::unlink(path.c_str());
-  if (result != 0 && errno != ENOENT) throw Error::System(code::kNativeFailure, "cannot remove '" + path + "'", errno).WithFile(path);
+  if (result != 0 && errno != ENOENT)
+    throw Error::System(code::kNativeFailure, "cannot remove '" + path + "'", errno).WithFile(path);
 }
 
 }  // namespace ckpt::host

@@ -24,7 +24,8 @@ class Mapping {
   static std::shared_ptr<Mapping> CreateShared(const std::string& name, std::size_t bytes);
   /// Existing POSIX shared memory. @throws Error INVALID_ARGUMENT when it is not there or is empty.
   static std::shared_ptr<Mapping> OpenShared(const std::string& name);
-  /// A file in place. Where it cannot be opened for writing, the mapping is private: what is written to it never reaches the file.
+  /// A file in place. Where it cannot be opened for writing, the mapping is private: what is written to it never reaches the
+  /// file.
   /// @throws Error CHECKPOINT_UNREADABLE naming the file.
   static std::shared_ptr<Mapping> File(const std::string& path);
 
@@ -43,6 +44,9 @@ class Mapping {
 
   /// Touches every page for writing, in slices on several threads. @throws Error OUT_OF_MEMORY (a full /dev/shm too), ABORTED.
   void Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
+  /// Maps pages that exist already (those of a file in memory), in slices on several threads; reads them in where need be.
+  /// A failure is ignored: pages then come when they are used. @throws Error ABORTED.
+  void PopulateRead(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
   /// Takes the memory of new shared memory from the file system without touching it. @throws Error OUT_OF_MEMORY, ABORTED.
   void Reserve(const Cancellation& cancellation);
   /// Locks the pages in memory: those that are there now, the others as soon as they are. A refusal is kept in lock_error().

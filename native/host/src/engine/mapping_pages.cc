@@ -13,6 +13,7 @@
 #include "mapping.h"
 
 #ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23  // since Linux 5.14
 #endif
 
@@ -82,10 +83,19 @@ void Mapping::Populate(WorkerPool& pool, unsigned threads, const Cancellation& c
   });
 }
 
+void Mapping::PopulateRead(WorkerPool& pool, unsigned threads, const Cancellation& cancellation) {
+  const std::size_t slices = (size() + kSlice - 1) / kSlice;
+  ParallelFor::Run(pool, threads, slices, cancellation, [&](std::size_t slice) {
+    const std::size_t start = slice * kSlice;
+    ::madvise(data() + start, std::min(kSlice, size() - start), MADV_POPULATE_READ);
+  });
+}
+
 void Mapping::Reserve(const Cancellation& cancellation) {
   const std::string path = "/" + name_;
   const ScopedFd fd(::shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0));
-  if (!fd) throw Error::System(code::kNativeFailure, "cannot open shared memory '" + name_ + "'", errno).WithFile("/dev/shm" + path);
+  if (!fd)
+    throw Error::System(code::kNativeFailure, "cannot open shared memory '" + name_ + "'", errno).WithFile("/dev/shm" + path);
   for (std::size_t start = 0; start < size(); start += kSlice) {
     cancellation.Check();
     const auto bytes = static_cast<off_t>(std::min(kSlice, size() - start));

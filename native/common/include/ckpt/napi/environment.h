@@ -36,14 +36,14 @@ class Task {
   const bool reports_;
 };
 
-/// What an addon keeps per Node environment (main thread or worker_thread): a pool of own threads, the way back to the JavaScript
-/// thread, and the promises under way.
+/// What an addon keeps per Node environment (main thread or worker_thread): a pool of own threads, the way back to the
+/// JavaScript thread, and the promises under way.
 ///
 /// Lifetime: made at module initialisation, held as the environment's instance data. When the environment goes away, a clean-up
-/// hook cancels everything, joins the threads, and only then is the thread-safe function released; so no thread of ours outlives
-/// its environment. At process.exit of the main thread Node runs no such hook; threads then end with the process, and nothing they
-/// use is destroyed before. JavaScript references live here alone and die on the JavaScript thread; other threads know an
-/// operation by its number.
+/// hook cancels everything, joins the threads, and only then is the thread-safe function released; so no thread of ours
+/// outlives its environment. At process.exit of the main thread Node runs no such hook; threads then end with the process, and
+/// nothing they use is destroyed before. JavaScript references live here alone and die on the JavaScript thread; other threads
+/// know an operation by its number.
 class Environment {
  public:
   using JsCall = std::function<void(Napi::Env)>;

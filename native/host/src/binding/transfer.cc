@@ -1,0 +1,137 @@
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "../engine/copy.h"
+#include "../engine/digest.h"
+#include "../engine/reader.h"
+#include "cancellation.h"
+#include "ckpt/napi/environment.h"
+#include "memory.h"
+#include "numbers.h"
+#include "register.h"
+
+namespace ckpt::host {
+namespace {
+
+/// Rows of `columns` numbers from a flat Float64Array, each made by `make(row)`; copied, since JavaScript may change the array.
+template <class Row, class Make>
+std::vector<Row> Rows(const Napi::Value& value, std::size_t columns, const char* field, Make make) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+    throw Error(code::kInvalidArgument, std::string(field) + " must be a Float64Array").WithField(field);
+  }
+  const auto array = value.As<Napi::Float64Array>();
+  const std::size_t length = array.ElementLength();
+  if (length % columns != 0) {
+    throw Error(code::kInvalidArgument, std::string(field) + " must have " + std::to_string(columns) + " numbers a row")
+        .WithField(field);
+  }
+  const double* numbers = length == 0 ? nullptr : array.Data();
+  std::vector<Row> rows;
+  rows.reserve(length / columns);
+  for (std::size_t at = 0; at < length; at += columns) rows.push_back(make(numbers + at));
+  return rows;
+}
+
+Napi::Value ToNumber(Napi::Env env, std::uint64_t& value) { return Napi::Number::New(env, static_cast<double>(value)); }
+
+/// read(files, memories, reads, threads, onProgress, cancellation): Promise<number>
+Napi::Value Read(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    if (!info[0].IsArray()) throw Error(code::kInvalidArgument, "files must be an array").WithField("files");
+    const auto array = info[0].As<Napi::Array>();
+    std::vector<std::string> files;
+    for (std::uint32_t i = 0; i < array.Length(); i++) files.push_back(ToText(array.Get(i), "files"));
+    auto memories = Memory::FromArray(info[1]);
+    auto reads = Rows<FileRead>(info[2], 5, "reads", [](const double* row) {
+      return FileRead{ToUnsigned(row[0], "file"), ToUnsigned(row[1], "fileOffset"), ToUnsigned(row[2], "memory"),
+                      ToUnsigned(row[3], "memoryOffset"), ToUnsigned(row[4], "bytes")};
+    });
+    const unsigned threads = ToThreads(info[3]);
+    Environment::Options options;
+    if (info[4].IsFunction()) options.progress = info[4].As<Napi::Function>();
+    options.cancellation = CancellationObject::From(info[5]);
+    return Environment::Of(info.Env())
+        .Run(
+            [files = std::move(files), memories = std::move(memories), reads = std::move(reads), threads](const Task& task) {
+              const auto progress = [&task](std::uint64_t bytes) { task.Report(static_cast<double>(bytes)); };
+              return ReadFiles(task.pool(), threads, files, memories, reads, progress, task.cancellation());
+            },
+            ToNumber, std::move(options));
+  });
+}
+
+/// copy(memories, copies, threads): Promise<number>
+Napi::Value Copy(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    auto memories = Memory::FromArray(info[0]);
+    auto copies = Rows<StridedCopy>(info[1], 8, "copies", [](const double* row) {
+      return StridedCopy{ToUnsigned(row[0], "source"),
+                         ToUnsigned(row[1], "sourceOffset"),
+                         ToUnsigned(row[2], "sourcePitch"),
+                         ToUnsigned(row[3], "destination"),
+                         ToUnsigned(row[4], "destinationOffset"),
+                         ToUnsigned(row[5], "destinationPitch"),
+                         ToUnsigned(row[6], "rowBytes"),
+                         ToUnsigned(row[7], "rows")};
+    });
+    const unsigned threads = ToThreads(info[2]);
+    return Environment::Of(info.Env())
+        .Run([memories = std::move(memories), copies = std::move(copies),
+              threads](const Task& task) { return CopyStrided(task.pool(), threads, memories, copies, task.cancellation()); },
+             ToNumber);
+  });
+}
+
+/// digest(memories, ranges, threads): Promise<BigUint64Array>
+Napi::Value Digest(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    auto memories = Memory::FromArray(info[0]);
+    auto ranges = Rows<MemoryRange>(info[1], 3, "ranges", [](const double* row) {
+      return MemoryRange{ToUnsigned(row[0], "memory"), ToUnsigned(row[1], "offset"), ToUnsigned(row[2], "bytes")};
+    });
+    const unsigned threads = ToThreads(info[2]);
+    return Environment::Of(info.Env())
+        .Run([memories = std::move(memories), ranges = std::move(ranges),
+              threads](const Task& task) { return DigestRanges(task.pool(), threads, memories, ranges, task.cancellation()); },
+             [](Napi::Env env, std::vector<std::uint64_t>& digests) -> Napi::Value {
+               auto result = Napi::BigUint64Array::New(env, digests.size());
+               for (std::size_t i = 0; i < digests.size(); i++) result[i] = digests[i];
+               return result;
+             });
+  });
+}
+
+/// fill(memory, offset, bytes, seed, threads): Promise<void>
+Napi::Value Fill(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    auto memory = Memory::From(info[0]);
+    const std::uint64_t offset = ToUnsigned(info[1], "offset");
+    const std::uint64_t bytes = ToUnsigned(info[2], "bytes");
+    if (!info[3].IsBigInt()) throw Error(code::kInvalidArgument, "seed must be a bigint").WithField("seed");
+    bool lossless = true;
+    const std::uint64_t seed = info[3].As<Napi::BigInt>().Uint64Value(&lossless);
+    const unsigned threads = ToThreads(info[4]);
+    return Environment::Of(info.Env())
+        .Run(
+            [memory = std::move(memory), offset, bytes, seed, threads](const Task& task) {
+              FillRandom(task.pool(), threads, *memory, offset, bytes, seed, task.cancellation());
+              return std::monostate{};
+            },
+            [](Napi::Env env, std::monostate&) -> Napi::Value { return env.Undefined(); });
+  });
+}
+
+}  // namespace
+
+void RegisterTransfer(Napi::Env env, Napi::Object exports) {
+  CancellationObject::Register(env, exports);
+  exports.Set("read", Napi::Function::New(env, Read, "read"));
+  exports.Set("copy", Napi::Function::New(env, Copy, "copy"));
+  exports.Set("digest", Napi::Function::New(env, Digest, "digest"));
+  exports.Set("fill", Napi::Function::New(env, Fill, "fill"));
+}
+
+}  // namespace ckpt::host

@@ -1,0 +1,90 @@
+#include "mix.h"
+
+#include <cstring>
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are little-endian");
+
+namespace ckpt::host {
+namespace {
+
+// The loops below are written once and compiled per instruction set: inlined into a function with a target, the compiler turns
+// them into that target's vectors (AVX-512DQ has a 64-bit multiplication, AVX2 makes one of three 32-bit ones). Dispatch is by
+// hand and not by target_clones, whose resolvers run before the sanitizers are set up.
+
+__attribute__((always_inline)) inline std::uint64_t SumLoop(const std::byte* data, std::size_t words, std::uint64_t first) {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < words; i++) {
+    std::uint64_t word;
+    std::memcpy(&word, data + i * 8, 8);
+    sum += Mix(word + (first + i) * kGolden);
+  }
+  return sum;
+}
+
+__attribute__((always_inline)) inline void WriteLoop(std::byte* data, std::size_t words, std::uint64_t seed,
+                                                     std::uint64_t first) {
+  for (std::size_t i = 0; i < words; i++) {
+    const std::uint64_t word = Mix(seed + (first + i) * kGolden);
+    std::memcpy(data + i * 8, &word, 8);
+  }
+}
+
+using Sum = std::uint64_t (*)(const std::byte*, std::size_t, std::uint64_t);
+using Write = void (*)(std::byte*, std::size_t, std::uint64_t, std::uint64_t);
+
+std::uint64_t SumPlain(const std::byte* data, std::size_t words, std::uint64_t first) { return SumLoop(data, words, first); }
+void WritePlain(std::byte* data, std::size_t words, std::uint64_t seed, std::uint64_t first) {
+  WriteLoop(data, words, seed, first);
+}
+
+#if defined(__x86_64__)
+#define CKPT_AVX512 __attribute__((target("avx512f,avx512dq,prefer-vector-width=512")))
+#define CKPT_AVX2 __attribute__((target("avx2")))
+
+CKPT_AVX512 std::uint64_t SumAvx512(const std::byte* data, std::size_t words, std::uint64_t first) {
+  return SumLoop(data, words, first);
+}
+CKPT_AVX2 std::uint64_t SumAvx2(const std::byte* data, std::size_t words, std::uint64_t first) {
+  return SumLoop(data, words, first);
+}
+CKPT_AVX512 void WriteAvx512(std::byte* data, std::size_t words, std::uint64_t seed, std::uint64_t first) {
+  WriteLoop(data, words, seed, first);
+}
+CKPT_AVX2 void WriteAvx2(std::byte* data, std::size_t words, std::uint64_t seed, std::uint64_t first) {
+  WriteLoop(data, words, seed, first);
+}
+#endif
+
+struct Loops {
+  Sum sum = SumPlain;
+  Write write = WritePlain;
+
+  Loops() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) {
+      sum = SumAvx512;
+      write = WriteAvx512;
+    } else if (__builtin_cpu_supports("avx2")) {
+      sum = SumAvx2;
+      write = WriteAvx2;
+    }
+#endif
+  }
+};
+
+const Loops& Best() {
+  static const Loops loops;
+  return loops;
+}
+
+}  // namespace
+
+std::uint64_t SumMixedWords(const std::byte* data, std::size_t words, std::uint64_t first) {
+  return Best().sum(data, words, first);
+}
+
+void WriteMixedWords(std::byte* data, std::size_t words, std::uint64_t seed, std::uint64_t first) {
+  Best().write(data, words, seed, first);
+}
+
+}  // namespace ckpt::host

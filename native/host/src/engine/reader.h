@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ckpt/cancellation.h"
+#include "ckpt/worker_pool.h"
+#include "mapping.h"
+
+namespace ckpt::host {
+
+/// One run of bytes from a file into memory; indices into the lists given beside it.
+struct FileRead {
+  std::size_t file;
+  std::uint64_t file_offset;
+  std::size_t memory;
+  std::uint64_t memory_offset;
+  std::uint64_t bytes;
+};
+
+/// Reads all runs on several threads (also within one run), straight to where the bytes belong; `progress`, if given, is called
+/// on any of them with the bytes read so far, at most some twenty times a second. Returns the bytes read. All is checked, and
+/// every file's size, before the first byte is read; after an error the memory holds some of the bytes.
+/// @throws Error CHECKPOINT_UNREADABLE naming the file (missing, too short, I/O error), INVALID_ARGUMENT, ABORTED.
+std::uint64_t ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<std::string>& files,
+                        const std::vector<std::shared_ptr<Mapping>>& memories, const std::vector<FileRead>& reads,
+                        const std::function<void(std::uint64_t)>& progress, const Cancellation& cancellation);
+
+}  // namespace ckpt::host

@@ -1,0 +1,199 @@
+import { createHash } from 'node:crypto'
+import {
+  CkptError,
+  type BucketColumns,
+  type Collective,
+  type CollectiveOptions,
+  type Host,
+  type HostMemory,
+  type PipelineJob,
+  type PipelineRun,
+} from '@ckpt/contract'
+import type { NativeMemory } from '@ckpt/native-host'
+import { hostAddon, nativeSync } from '../addon.ts'
+import { within } from './deadline.ts'
+import { nativeMemory } from './memory.ts'
+import { hostRing, type HostRing } from './ring.ts'
+import { HostRun } from './run.ts'
+
+/** What the members tell each other before each run. */
+interface Offer {
+  /** The member's ring in /dev/shm. */
+  readonly ring: string
+  /** The last run that it took part in. */
+  readonly generation: number
+  /** Digest of the buckets that the member is going to process. */
+  readonly plan: string
+}
+
+/**
+ * Members on one machine that move buckets through each other's rings. The exchange before each run is also the barrier between
+ * runs: a ring's counters are reset only when every member is through with the run before.
+ */
+export class HostCollective implements Collective {
+  readonly position: number
+  readonly size: number
+  readonly #host: Host
+  readonly #options: CollectiveOptions
+  readonly #peers = new Map<number, { readonly name: string; readonly memory: HostMemory }>()
+  #runs = 0
+  #state: 'ready' | 'running' | 'failed' | 'closed' = 'ready'
+  #run: HostRun | undefined
+
+  /** @throws CkptError `INVALID_ARGUMENT` when the position is not one of the group's. */
+  constructor(host: Host, options: CollectiveOptions) {
+    const { position, size } = options
+    if (!Number.isSafeInteger(size) || size < 1 || !Number.isSafeInteger(position) || position < 0 || position >= size) {
+      throw new CkptError('INVALID_ARGUMENT', `position ${position} of ${size} members`, { fields: { field: 'position' } })
+    }
+    this.position = position
+    this.size = size
+    this.#host = host
+    this.#options = options
+  }
+
+  get closed(): boolean {
+    return this.#state === 'closed'
+  }
+
+  async run(job: PipelineJob): Promise<PipelineRun> {
+    if (this.#state !== 'ready') throw new CkptError('INVALID_STATE', STATES[this.#state])
+    const ring = hostRing(job.ring)
+    this.#state = 'running'
+    try {
+      this.#run = await this.#start(job, ring)
+    } catch (error) {
+      this.#fail()
+      throw error
+    }
+    const run = this.#run
+    const { signal } = this.#options
+    const abort = (): void => run.abort(CkptError.from(signal?.reason, 'ABORTED', 'the pipeline was aborted'))
+    if (signal?.aborted) abort()
+    else signal?.addEventListener('abort', abort, { once: true })
+    void run.finished
+      .then(
+        () => {
+          if (this.#state === 'running') this.#state = 'ready'
+        },
+        () => this.#fail(),
+      )
+      .finally(() => {
+        this.#run = undefined
+        signal?.removeEventListener('abort', abort)
+      })
+    return run
+  }
+
+  async close(): Promise<void> {
+    if (this.#state === 'closed') return
+    this.#state = 'closed'
+    const run = this.#run
+    run?.abort(new CkptError('ABORTED', `member ${this.position} closed the collective`))
+    await run?.finished.catch(() => undefined)
+    this.#unmapPeers()
+  }
+
+  async #start(job: PipelineJob, ring: HostRing): Promise<HostRun> {
+    const addon = hostAddon()
+    const own = nativeMemory(ring.memory)
+    const plan = planDigest(job.buckets)
+    const offer: Offer = { ring: ring.handle.name, generation: nativeSync(() => addon.ringGeneration(own)), plan }
+    const { exchange, timeoutMs, signal } = this.#options
+    const key = `host-pipeline-${this.#runs++}`
+    const offers = await within(exchange(key, offer), timeoutMs, signal, `the other members to start pipeline ${key}`)
+    if (offers.length !== this.size) {
+      throw new CkptError('INVALID_ARGUMENT', `${offers.length} members answered, not ${this.size}`)
+    }
+    // Above what any of the rings has seen, so that a member still in an older run cannot take this one for its own.
+    const generation = Math.max(...offers.map((other) => other.generation)) + 1
+    try {
+      const other = offers.findIndex((candidate) => candidate.plan !== plan)
+      if (other >= 0)
+        throw new CkptError('INVALID_ARGUMENT', `member ${other} has other buckets`, { fields: { member: other } })
+      const rings = await this.#map(offers, own)
+      if (this.#state !== 'running') throw new CkptError('ABORTED', STATES[this.#state])
+      return new HostRun(addon, nativeJob(job, this.position, rings, generation), job.onBucket)
+    } catch (error) {
+      const reason = CkptError.from(error, 'NATIVE_FAILURE')
+      nativeSync(() => addon.abortRingRun(own, generation, reason.message.replaceAll('\0', ' ')))
+      throw reason
+    }
+  }
+
+  /** Everybody's ring; a mapping is kept for as long as the peer offers the same ring. */
+  async #map(offers: readonly Offer[], own: NativeMemory): Promise<NativeMemory[]> {
+    const rings: NativeMemory[] = []
+    for (const [position, { ring: name }] of offers.entries()) {
+      if (position === this.position) {
+        rings.push(own)
+        continue
+      }
+      let peer = this.#peers.get(position)
+      if (peer?.name !== name) {
+        peer?.memory.close()
+        this.#peers.delete(position)
+        const memory = await this.#host.openShared(name).catch((error: unknown) => {
+          throw new CkptError('RANK_LOST', `cannot map the ring of member ${position}`, {
+            cause: error,
+            fields: { member: position, file: `/dev/shm/${name}` },
+          })
+        })
+        peer = { name, memory }
+        this.#peers.set(position, peer)
+      }
+      rings.push(nativeMemory(peer.memory))
+    }
+    return rings
+  }
+
+  #fail(): void {
+    // Closed while a run was starting: it may have mapped rings since.
+    if (this.#state === 'closed') this.#unmapPeers()
+    else this.#state = 'failed'
+  }
+
+  #unmapPeers(): void {
+    for (const { memory } of this.#peers.values()) memory.close()
+    this.#peers.clear()
+  }
+}
+
+const STATES = {
+  ready: 'no pipeline runs',
+  running: 'a pipeline is running: one at a time',
+  failed: 'an earlier pipeline failed: close the collective and make a new one',
+  closed: 'the collective is closed',
+} as const
+
+function nativeJob(job: PipelineJob, position: number, rings: readonly NativeMemory[], generation: number) {
+  const { buckets, copies } = job
+  return {
+    position,
+    rings,
+    sources: job.sources.map(nativeMemory),
+    bucketCount: buckets.count,
+    owner: buckets.owner,
+    bytes: buckets.bytes,
+    ringOffset: buckets.ringOffset,
+    after: buckets.after,
+    copyCount: copies.count,
+    segment: copies.segment,
+    segmentOffset: copies.segmentOffset,
+    bucketOffset: copies.bucketOffset,
+    copyBytes: copies.bytes,
+    firstCopy: copies.firstCopy,
+    chunkBytes: job.chunkBytes,
+    serial: job.mode === 'serial',
+    timeoutMs: Math.ceil(job.timeoutMs),
+    generation,
+  }
+}
+
+function planDigest(buckets: Pick<BucketColumns, 'count' | 'owner' | 'bytes' | 'ringOffset' | 'after'>): string {
+  const hash = createHash('sha256').update(String(buckets.count))
+  for (const column of [buckets.owner, buckets.bytes, buckets.ringOffset, buckets.after]) {
+    hash.update(column.subarray(0, buckets.count))
+  }
+  return hash.digest('base64')
+}

@@ -1,0 +1,87 @@
+import { createHash, randomBytes } from 'node:crypto'
+import { statfs } from 'node:fs/promises'
+import { hostname, totalmem } from 'node:os'
+import { CkptError, type Collective, type CollectiveOptions, type Device, type Host, type Ring } from '@ckpt/contract'
+import { hostAddon } from '../addon.ts'
+import { HostCollective } from './collective.ts'
+import { createHost } from './host.ts'
+import { createHostRing, removeStaleRings, type HostRing } from './ring.ts'
+
+/** How a host device is made. */
+export interface HostDeviceOptions {
+  /** Rank whose device this is: the same rank on the same machine gets the same UUID. Without it the UUID is random. */
+  readonly rank?: number
+  /** Threads that touch the pages of new rings (default: the number of cores, at most 8). */
+  readonly threads?: number
+}
+
+/**
+ * The device that lives in host memory: rings in /dev/shm, collectives among the processes of one machine. Rings that killed
+ * processes of this user have left in /dev/shm are removed on the way.
+ *
+ * @throws CkptError `ADDON_UNAVAILABLE` naming what is missing.
+ */
+export async function createHostDevice(options: HostDeviceOptions = {}): Promise<Device> {
+  const host = createHost()
+  await removeStaleRings()
+  return new HostDevice(host, options)
+}
+
+class HostDevice implements Device {
+  readonly kind = 'host'
+  readonly uuid: string
+  readonly host: Host
+  readonly #threads: number | undefined
+  readonly #rings = new Set<HostRing>()
+  readonly #collectives = new Set<HostCollective>()
+  #closed = false
+
+  constructor(host: Host, { rank, threads }: HostDeviceOptions) {
+    this.host = host
+    this.#threads = threads
+    const id =
+      rank === undefined ? randomBytes(8).toString('hex') : createHash('sha256').update(`${hostname()}\n${rank}`).digest('hex')
+    this.uuid = `HOST-${id.slice(0, 16)}`
+  }
+
+  async memory(): Promise<{ free: number; total: number }> {
+    const shm = await statfs('/dev/shm').catch((error: unknown) => {
+      throw CkptError.from(error, 'UNSUPPORTED', 'rings need /dev/shm')
+    })
+    return {
+      free: Math.min(hostAddon().availableBytes(), shm.bavail * shm.bsize),
+      total: Math.min(totalmem(), shm.blocks * shm.bsize),
+    }
+  }
+
+  async createRing(bytes: number): Promise<Ring> {
+    this.#assertOpen()
+    const ring = await createHostRing(this.host, bytes, this.#threads)
+    for (const other of this.#rings) if (other.closed) this.#rings.delete(other)
+    this.#rings.add(ring)
+    return ring
+  }
+
+  createCollective(options: CollectiveOptions): Promise<Collective> {
+    return new Promise((resolve) => {
+      this.#assertOpen()
+      const collective = new HostCollective(this.host, options)
+      for (const other of this.#collectives) if (other.closed) this.#collectives.delete(other)
+      this.#collectives.add(collective)
+      resolve(collective)
+    })
+  }
+
+  /** Closes what was made of this device and is still open, collectives first. */
+  async close(): Promise<void> {
+    this.#closed = true
+    await Promise.all([...this.#collectives].map((collective) => collective.close()))
+    await Promise.all([...this.#rings].map((ring) => ring.close()))
+    this.#collectives.clear()
+    this.#rings.clear()
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw new CkptError('INVALID_STATE', `device ${this.uuid} is closed`)
+  }
+}

@@ -1,0 +1,99 @@
+import {
+  CkptError,
+  type AllocateOptions,
+  type FileReadRequest,
+  type Host,
+  type HostMemory,
+  type MemoryRange,
+  type TransferStats,
+} from '@ckpt/contract'
+import type { NativeHost } from '@ckpt/native-host'
+import { hostAddon, native } from '../addon.ts'
+import { NativeHostMemory, nativeMemory } from './memory.ts'
+
+/** The {@link Host} of this process, on the native addon. @throws CkptError `ADDON_UNAVAILABLE` naming what is missing. */
+export function createHost(): Host {
+  return new AddonHost(hostAddon())
+}
+
+class AddonHost implements Host {
+  readonly #addon: NativeHost
+
+  constructor(addon: NativeHost) {
+    this.#addon = addon
+  }
+
+  async allocate(options: AllocateOptions): Promise<HostMemory> {
+    return new NativeHostMemory(await native(() => this.#addon.allocate(options)))
+  }
+
+  async createShared(name: string, options: AllocateOptions): Promise<HostMemory> {
+    return new NativeHostMemory(await native(() => this.#addon.createShared(name, options)))
+  }
+
+  async openShared(name: string): Promise<HostMemory> {
+    return new NativeHostMemory(await native(() => this.#addon.openShared(name)))
+  }
+
+  async mapFile(path: string, options: { lock?: boolean } = {}): Promise<HostMemory> {
+    return new NativeHostMemory(await native(() => this.#addon.mapFile(path, options.lock)))
+  }
+
+  async read({ files, memories, reads, threads, onProgress, signal }: FileReadRequest): Promise<TransferStats> {
+    if (signal?.aborted) throw aborted(signal)
+    const rows = new Float64Array(reads.length * 5)
+    reads.forEach((read, index) => {
+      rows.set([read.file, read.fileOffset, read.memory, read.memoryOffset, read.bytes], index * 5)
+    })
+    const cancellation = this.#addon.newCancellation()
+    const cancel = (): void => cancellation.cancel()
+    signal?.addEventListener('abort', cancel, { once: true })
+    try {
+      const stats = await timed(() =>
+        this.#addon.read(files, memories.map(nativeMemory), rows, threads, onProgress, cancellation),
+      )
+      onProgress?.(stats.bytes)
+      return stats
+    } catch (error) {
+      throw signal !== undefined && CkptError.is(error, 'ABORTED') ? aborted(signal) : error
+    } finally {
+      signal?.removeEventListener('abort', cancel)
+    }
+  }
+
+  async copy(
+    memories: readonly HostMemory[],
+    copies: Float64Array,
+    options: { threads?: number } = {},
+  ): Promise<TransferStats> {
+    return timed(() => this.#addon.copy(memories.map(nativeMemory), copies, options.threads))
+  }
+
+  async digest(
+    memories: readonly HostMemory[],
+    ranges: readonly MemoryRange[],
+    options: { threads?: number } = {},
+  ): Promise<BigUint64Array> {
+    const rows = new Float64Array(ranges.length * 3)
+    ranges.forEach((range, index) => {
+      rows.set([range.memory, range.offset, range.bytes], index * 3)
+    })
+    return native(() => this.#addon.digest(memories.map(nativeMemory), rows, options.threads))
+  }
+
+  async fill(memory: HostMemory, options: { offset?: number; bytes?: number; seed: bigint; threads?: number }): Promise<void> {
+    const offset = options.offset ?? 0
+    const bytes = options.bytes ?? memory.bytes - offset
+    await native(() => this.#addon.fill(nativeMemory(memory), offset, bytes, options.seed, options.threads))
+  }
+}
+
+async function timed(transfer: () => Promise<number>): Promise<TransferStats> {
+  const start = performance.now()
+  const bytes = await native(transfer)
+  return { bytes, milliseconds: performance.now() - start }
+}
+
+function aborted(signal: AbortSignal): CkptError {
+  return new CkptError('ABORTED', 'reading files was aborted', { cause: signal.reason })
+}

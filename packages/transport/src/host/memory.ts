@@ -1,0 +1,54 @@
+import { CkptError, type HostMemory } from '@ckpt/contract'
+import type { NativeMemory } from '@ckpt/native-host'
+import { nativeSync } from '../addon.ts'
+
+const handles = new WeakMap<HostMemory, NativeMemory>()
+
+/** A {@link HostMemory} over the addon's memory. */
+export class NativeHostMemory implements HostMemory {
+  readonly #memory: NativeMemory
+  readonly bytes: number
+  readonly kind: HostMemory['kind']
+  readonly name: string | undefined
+
+  constructor(memory: NativeMemory) {
+    this.#memory = memory
+    this.bytes = memory.bytes
+    this.kind = memory.kind
+    this.name = memory.name
+    handles.set(this, memory)
+  }
+
+  get locked(): boolean {
+    return this.#memory.locked
+  }
+
+  get lockError(): string | undefined {
+    return this.#memory.lockError
+  }
+
+  view(offset: number, length: number): Buffer {
+    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
+      throw new RangeError(`bytes ${offset} + ${length} are outside a memory of ${this.bytes} bytes`)
+    }
+    const [buffer, start] = nativeSync(() => this.#memory.window(offset, length))
+    return Buffer.from(buffer, start, length)
+  }
+
+  unlink(): void {
+    nativeSync(() => this.#memory.unlink())
+  }
+
+  close(): void {
+    nativeSync(() => this.#memory.close())
+  }
+}
+
+/** The addon's memory behind a {@link HostMemory}. @throws CkptError `INVALID_ARGUMENT` when it was not made by this host. */
+export function nativeMemory(memory: HostMemory): NativeMemory {
+  const handle = handles.get(memory)
+  if (handle === undefined) {
+    throw new CkptError('INVALID_ARGUMENT', 'the memory was not made by the native host', { fields: { field: 'memory' } })
+  }
+  return handle
+}

@@ -1,0 +1,134 @@
+import { randomBytes } from 'node:crypto'
+import { readlinkSync, unlinkSync } from 'node:fs'
+import { readdir, stat, unlink } from 'node:fs/promises'
+import { CkptError, type Host, type HostMemory, type Ring, type RingHandle } from '@ckpt/contract'
+import { hostAddon, nativeSync } from '../addon.ts'
+import { nativeMemory } from './memory.ts'
+
+const SHM = '/dev/shm'
+/** `ckpt-<pid>-<PID namespace>-<random>`: enough to tell whether the process that made it still lives. */
+const RING_NAME = /^ckpt-(\d+)-(\d+)-[0-9a-f]{16}$/
+
+/** Names of rings that this process has made and not closed; removed when it exits. */
+const open = new Set<string>()
+
+/** A ring in POSIX shared memory: a control page, then the data. */
+export class HostRing implements Ring {
+  readonly bytes: number
+  readonly handle: RingHandle & { readonly kind: 'shm' }
+  readonly memory: HostMemory
+  #closed = false
+
+  constructor(memory: HostMemory, name: string, offset: number, bytes: number) {
+    this.memory = memory
+    this.bytes = bytes
+    this.handle = { kind: 'shm', name, offset, bytes }
+  }
+
+  get closed(): boolean {
+    return this.#closed
+  }
+
+  /** Removes the name; the memory goes when the last process that has it mapped lets go of it. */
+  close(): Promise<void> {
+    if (!this.#closed) {
+      this.#closed = true
+      open.delete(this.handle.name)
+      try {
+        this.memory.unlink()
+      } finally {
+        this.memory.close()
+      }
+    }
+    return Promise.resolve()
+  }
+}
+
+/**
+ * A new ring with `bytes` bytes of data, its pages touched.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` when `bytes` is not a whole number above 0, `OUT_OF_MEMORY`.
+ */
+export async function createHostRing(host: Host, bytes: number, threads?: number): Promise<HostRing> {
+  if (!Number.isSafeInteger(bytes) || bytes <= 0) {
+    throw new CkptError('INVALID_ARGUMENT', `a ring of ${bytes} bytes`, { fields: { field: 'bytes' } })
+  }
+  const addon = hostAddon()
+  const name = `ckpt-${process.pid}-${pidNamespace()}-${randomBytes(8).toString('hex')}`
+  if (open.size === 0) {
+    process.removeListener('exit', removeOpenRings)
+    process.on('exit', removeOpenRings)
+  }
+  open.add(name)
+  try {
+    // Not locked: nothing but this machine's cores copies from and to it.
+    const options = { bytes: addon.ringDataOffset + bytes, lock: false, prefault: true, ...(threads && { threads }) }
+    const memory = await host.createShared(name, options)
+    const offset = nativeSync(() => addon.initialiseRing(nativeMemory(memory), bytes))
+    return new HostRing(memory, name, offset, bytes)
+  } catch (error) {
+    open.delete(name)
+    throw error
+  }
+}
+
+/** `ring` as one of ours. @throws CkptError `INVALID_ARGUMENT` for a ring of another device, `INVALID_STATE` for a closed one. */
+export function hostRing(ring: Ring): HostRing {
+  if (!(ring instanceof HostRing)) {
+    throw new CkptError('INVALID_ARGUMENT', 'the ring was not made by the host device', { fields: { field: 'ring' } })
+  }
+  if (ring.closed) throw new CkptError('INVALID_STATE', `ring ${ring.handle.name} is closed`, { fields: { field: 'ring' } })
+  return ring
+}
+
+/**
+ * Removes rings of this user from /dev/shm whose processes are gone: those that were killed could not do it themselves. Rings made
+ * in another PID namespace are left alone, since their processes cannot be seen from here.
+ *
+ * @returns the names that were removed.
+ */
+export async function removeStaleRings(): Promise<string[]> {
+  const removed: string[] = []
+  const namespace = pidNamespace()
+  for (const name of await readdir(SHM).catch(() => [])) {
+    const match = RING_NAME.exec(name)
+    if (match === null || match[2] !== namespace || isAlive(Number(match[1]))) continue
+    try {
+      const { uid } = await stat(`${SHM}/${name}`)
+      if (uid !== process.getuid?.()) continue
+      await unlink(`${SHM}/${name}`)
+      removed.push(name)
+    } catch (error) {
+      // Somebody else was faster.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw CkptError.from(error, 'NATIVE_FAILURE')
+    }
+  }
+  return removed
+}
+
+function removeOpenRings(): void {
+  for (const name of open) {
+    try {
+      unlinkSync(`${SHM}/${name}`)
+    } catch {
+      // The process ends; there is nobody left to tell.
+    }
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH'
+  }
+}
+
+function pidNamespace(): string {
+  try {
+    return /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? '0'
+  } catch {
+    return '0'
+  }
+}

@@ -1,0 +1,44 @@
+import { CkptError, type PipelineRun, type PipelineStats } from '@ckpt/contract'
+import type { NativeHost, NativePipeline, NativePipelineJob } from '@ckpt/native-host'
+import { fromNative, nativeSync } from '../addon.ts'
+
+/** A native pipeline as the contract's {@link PipelineRun}. */
+export class HostRun implements PipelineRun {
+  readonly finished: Promise<PipelineStats>
+  readonly #pipeline: NativePipeline
+  #reason: CkptError | undefined
+
+  /** Starts the pipeline. @throws CkptError `INVALID_ARGUMENT` naming the bucket, the copy or the field. */
+  constructor(addon: NativeHost, job: NativePipelineJob, onBucket: (bucket: number) => void) {
+    let resolve!: (stats: PipelineStats) => void
+    let reject!: (reason: unknown) => void
+    this.finished = new Promise<PipelineStats>((onResolve, onReject) => {
+      resolve = onResolve
+      reject = onReject
+    })
+    // A caller that aborts need not look at the end as well.
+    this.finished.catch(() => undefined)
+    const deliver = (bucket: number): void => {
+      if (this.#reason !== undefined) return
+      try {
+        onBucket(bucket)
+      } catch (error) {
+        this.abort(CkptError.from(error, 'UPDATE_FAILED', `handling bucket ${bucket}`))
+      }
+    }
+    const finish = (error: Error | undefined, stats: PipelineStats | undefined): void => {
+      if (stats !== undefined) resolve(stats)
+      else reject(this.#reason ?? fromNative(error))
+    }
+    this.#pipeline = nativeSync(() => addon.startPipeline(job, deliver, finish))
+  }
+
+  release(bucket: number): void {
+    nativeSync(() => this.#pipeline.release(bucket))
+  }
+
+  abort(reason: CkptError): void {
+    this.#reason ??= reason
+    this.#pipeline.abort(reason.message.replaceAll('\0', ' '))
+  }
+}
