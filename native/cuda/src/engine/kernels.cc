@@ -11,6 +11,7 @@ namespace ckpt::cuda {
 namespace {
 
 constexpr std::uint64_t kBlocksPerMultiprocessor = 8;
+constexpr std::size_t kLeastScratchBytes = std::size_t{2} << 20;
 
 std::uint64_t Mix(std::uint64_t x) {
   x ^= x >> 32;
@@ -22,15 +23,13 @@ std::uint64_t Mix(std::uint64_t x) {
 
 std::uint64_t DivideUp(std::uint64_t a, std::uint64_t b) { return (a + b - 1) / b; }
 
-/// Uploads a list; the copy is over when this returns.
+/// Copies a list to device memory; the copy is over when this returns.
 template <typename T>
-std::unique_ptr<DeviceMemory> Upload(const ContextPtr& context, const std::vector<T>& list, const Stream& stream) {
+void Upload(abi::DevicePointer to, const std::vector<T>& list, const Stream& stream) {
   const Driver& driver = Driver::Get();
-  auto memory = std::make_unique<DeviceMemory>(context, list.size() * sizeof(T));
-  driver.Check(driver.api().memcpyHtoDAsync(memory->pointer(), list.data(), list.size() * sizeof(T), stream.get()),
+  driver.Check(driver.api().memcpyHtoDAsync(to, list.data(), list.size() * sizeof(T), stream.get()),
                "cuMemcpyHtoDAsync of a job list");
   stream.Synchronize();
-  return memory;
 }
 
 }  // namespace
@@ -58,6 +57,14 @@ Kernels::~Kernels() {
   }
 }
 
+DeviceMemory& Kernels::Scratch(std::size_t bytes) const {
+  if (scratch_ == nullptr || scratch_->bytes() < bytes) {
+    scratch_ = nullptr;
+    scratch_ = std::make_unique<DeviceMemory>(context_, std::max(bytes, kLeastScratchBytes));
+  }
+  return *scratch_;
+}
+
 void Kernels::Launch(abi::Function function, std::uint64_t tiles, void** parameters, const Stream& stream) const {
   const Driver& driver = Driver::Get();
   const std::uint64_t blocks =
@@ -83,17 +90,19 @@ std::vector<std::uint64_t> Kernels::Digest(const std::vector<DeviceRange>& range
     tiles += DivideUp(ranges[i].bytes, kDigestTileBytes);
   }
   if (jobs.empty()) return digests;
-  const auto list = Upload(context_, jobs, stream);
+  const std::size_t list_bytes = jobs.size() * sizeof(DigestJob);
+  const std::size_t sums_bytes = jobs.size() * sizeof(std::uint64_t);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  abi::DevicePointer list_pointer = Scratch(list_bytes + sums_bytes).pointer();
+  abi::DevicePointer result_pointer = list_pointer + list_bytes;
+  Upload(list_pointer, jobs, stream);
   std::vector<std::uint64_t> sums(jobs.size());
-  const DeviceMemory results(context_, sums.size() * sizeof(std::uint64_t));
-  driver.Check(api.memsetD8Async(results.pointer(), 0, results.bytes(), stream.get()), "cuMemsetD8Async");
-  abi::DevicePointer list_pointer = list->pointer();
-  abi::DevicePointer result_pointer = results.pointer();
+  driver.Check(api.memsetD8Async(result_pointer, 0, sums_bytes, stream.get()), "cuMemsetD8Async");
   auto count = static_cast<unsigned int>(jobs.size());
   unsigned long long total = tiles;
   void* parameters[] = {&list_pointer, &count, &total, &result_pointer};
   Launch(digest_, tiles, parameters, stream);
-  driver.Check(api.memcpyDtoHAsync(sums.data(), results.pointer(), results.bytes(), stream.get()), "cuMemcpyDtoHAsync");
+  driver.Check(api.memcpyDtoHAsync(sums.data(), result_pointer, sums_bytes, stream.get()), "cuMemcpyDtoHAsync");
   stream.Synchronize();
   for (std::size_t i = 0; i < index.size(); i++) digests[index[i]] += sums[i];
   return digests;
@@ -131,7 +140,9 @@ CopyList::CopyList(std::shared_ptr<const Kernels> kernels, const std::vector<Dev
   }
   count_ = static_cast<unsigned int>(jobs.size());
   kernels_->context_->MakeCurrent();
-  if (count_ > 0) jobs_ = Upload(kernels_->context_, jobs, stream);
+  if (count_ == 0) return;
+  jobs_ = std::make_unique<DeviceMemory>(kernels_->context_, jobs.size() * sizeof(CopyJob));
+  Upload(jobs_->pointer(), jobs, stream);
 }
 
 void CopyList::Run(const Stream& stream) const {

@@ -245,7 +245,7 @@ void Pipeline::Watch() {
       }
       const auto patience = std::chrono::milliseconds(schedule_.job().timeout_ms);
       if (now - progress_ > patience) {
-        FailLocked(Error(code::kTimeout, "no progress for " + std::to_string(patience.count()) + " ms: " + DescribeWait()));
+        FailLocked(TimedOut());
         break;
       }
       if (copies_.empty() && broadcasts_.empty()) {
@@ -308,10 +308,13 @@ void Pipeline::CompleteChunk(const Chunk& chunk, std::vector<std::uint32_t>& del
   while (delivered_ < complete_.size() && complete_[delivered_]) delivered.push_back(delivered_++);
 }
 
-std::string Pipeline::DescribeWait() const {
-  const auto name = [](std::uint32_t bucket) { return "bucket " + std::to_string(bucket); };
+/// The error of a pipeline that stands still: what it waits for, and whose part that is.
+Error Pipeline::TimedOut() const {
+  const std::string since = "no progress for " + std::to_string(schedule_.job().timeout_ms) + " ms: ";
+  const auto name = [](std::int64_t bucket) { return "bucket " + std::to_string(bucket); };
   if (!copies_.empty()) {
-    return "the copy of " + name(schedule_.chunks()[schedule_.own()[copies_.front().index]].bucket) + " to the GPU does not end";
+    const std::uint32_t bucket = schedule_.chunks()[schedule_.own()[copies_.front().index]].bucket;
+    return Error(code::kTimeout, since + "the copy of " + name(bucket) + " to the GPU does not end");
   }
   if (!broadcasts_.empty()) {
     const Step& step = schedule_.steps()[broadcasts_.front().index];
@@ -320,17 +323,20 @@ std::string Pipeline::DescribeWait() const {
       const Chunk& chunk = schedule_.chunks()[step.first_chunk + i];
       text += (i == 0 ? "" : ", ") + name(chunk.bucket) + " of member " + std::to_string(chunk.owner);
     }
-    return "the broadcast of " + text + " does not end, so another member does not take part";
+    const std::string message = since + "the broadcast of " + text + " does not end, so another member does not take part";
+    if (schedule_.job().size != 2) return Error(code::kTimeout, message);
+    return Error(code::kTimeout, message).WithPeer("member " + std::to_string(1 - schedule_.job().position));
   }
-  const std::int64_t wanted = next_step_ < schedule_.steps().size() && !alone_
-                                  ? schedule_.steps()[next_step_].after
-                                  : (next_copy_ < schedule_.own().size()
-                                         ? schedule_.chunks()[schedule_.own()[next_copy_]].after
-                                         : static_cast<std::int64_t>(complete_.size()) - 1);
+  std::int64_t wanted = static_cast<std::int64_t>(complete_.size()) - 1;
+  if (!alone_ && next_step_ < schedule_.steps().size()) {
+    wanted = schedule_.steps()[next_step_].after;
+  } else if (next_copy_ < schedule_.own().size()) {
+    wanted = schedule_.chunks()[schedule_.own()[next_copy_]].after;
+  }
   if (wanted > released_) {
-    return "the engine worker has not released " + name(static_cast<std::uint32_t>(wanted));
+    return Error(code::kTimeout, since + "the engine worker has not released " + name(wanted)).WithPeer("engine worker");
   }
-  return "NCCL does not take the next broadcast, which connects the members";
+  return Error(code::kTimeout, since + "NCCL has not taken the broadcast of step " + std::to_string(next_step_));
 }
 
 void Pipeline::Finish() {
@@ -339,12 +345,18 @@ void Pipeline::Finish() {
   Summarize(stats_, whole);
   const PipelineEvents events = events_;
   PipelineStats stats = std::move(stats_);
-  drained_ = true;
-  enqueue_wake_.notify_all();
-  watch_wake_.notify_all();
   lock.unlock();
   if (events.on_finished) events.on_finished(std::nullopt, std::move(stats));
   if (events.on_drained) events.on_drained();
+  MarkDrained();
+}
+
+/// After the last callback, so that nobody who waited for it is called back later.
+void Pipeline::MarkDrained() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  drained_ = true;
+  enqueue_wake_.notify_all();
+  watch_wake_.notify_all();
 }
 
 void Pipeline::Drain() {
@@ -382,11 +394,9 @@ void Pipeline::Drain() {
   tell();
   lock.lock();
   const auto on_drained = events_.on_drained;
-  drained_ = true;
-  watch_wake_.notify_all();
-  enqueue_wake_.notify_all();
   lock.unlock();
   if (on_drained) on_drained();
+  MarkDrained();
 }
 
 }  // namespace ckpt::cuda

@@ -88,7 +88,8 @@ class Pipeline : public std::enable_shared_from_this<Pipeline> {
   void CompleteChunk(const Chunk& chunk, std::vector<std::uint32_t>& delivered);
   void Finish();
   void Drain();
-  std::string DescribeWait() const;
+  void MarkDrained();
+  Error TimedOut() const;
   void FailLocked(Error failure);
 
   const PipelineParts parts_;

@@ -8,8 +8,8 @@
 
 #include "../engine/available.h"
 #include "ckpt/napi/environment.h"
+#include "ckpt/napi/numbers.h"
 #include "memory.h"
-#include "numbers.h"
 #include "pipeline_arguments.h"
 #include "register.h"
 

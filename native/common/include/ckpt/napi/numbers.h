@@ -9,7 +9,7 @@
 #include "ckpt/error.h"
 #include "ckpt/worker_pool.h"
 
-namespace ckpt::host {
+namespace ckpt {
 
 /// A number that must be a whole one from 0 to 2^53 - 1. @throws Error INVALID_ARGUMENT naming the field.
 inline std::uint64_t ToUnsigned(double value, const char* field) {
@@ -42,4 +42,20 @@ inline std::string ToText(const Napi::Value& value, const char* field) {
   return text;
 }
 
-}  // namespace ckpt::host
+/// One column of a plan: a typed array of a given kind with a given number of entries.
+template <class Array>
+Array Column(const Napi::Object& job, const char* field, napi_typedarray_type type, std::size_t length) {
+  const Napi::Value value = job.Get(field);
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
+    throw Error(code::kInvalidArgument, std::string(field) + " is not the typed array it must be").WithField(field);
+  }
+  const auto array = value.As<Array>();
+  if (array.ElementLength() < length) {
+    throw Error(code::kInvalidArgument, std::string(field) + " has " + std::to_string(array.ElementLength()) +
+                                            " entries, not " + std::to_string(length))
+        .WithField(field);
+  }
+  return array;
+}
+
+}  // namespace ckpt
