@@ -8,7 +8,8 @@
 
 namespace check {
 
-Pinned::Pinned(ckpt::cuda::ContextPtr context, ckpt::WorkerPool& pool, std::size_t bytes, unsigned threads) : bytes_(bytes) {
+Pinned::Pinned(ckpt::cuda::ContextPtr context, ckpt::WorkerPool& pool, std::size_t bytes, unsigned threads, std::size_t slice_bytes)
+    : bytes_(bytes) {
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   Require(memory != MAP_FAILED, "mmap");
   data_ = static_cast<std::byte*>(memory);
@@ -19,7 +20,7 @@ Pinned::Pinned(ckpt::cuda::ContextPtr context, ckpt::WorkerPool& pool, std::size
     for (std::size_t at = i * kSlice; at < std::min(bytes, (i + 1) * kSlice); at += 4096) data_[at] = std::byte{1};
   });
   const auto touched = Clock::now();
-  registration_ = std::make_unique<ckpt::cuda::HostRegistration>(std::move(context), pool, data_, bytes, threads);
+  registration_ = std::make_unique<ckpt::cuda::HostRegistration>(std::move(context), pool, data_, bytes, threads, slice_bytes);
   register_seconds = Seconds(Clock::now() - touched);
   touch_seconds = Seconds(touched - start);
 }

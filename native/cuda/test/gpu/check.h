@@ -52,7 +52,8 @@ inline void Barrier(Board& board, int number, int size) {
 /// Pinned host memory.
 class Pinned {
  public:
-  Pinned(ckpt::cuda::ContextPtr context, ckpt::WorkerPool& pool, std::size_t bytes, unsigned threads);
+  Pinned(ckpt::cuda::ContextPtr context, ckpt::WorkerPool& pool, std::size_t bytes, unsigned threads,
+         std::size_t slice_bytes = ckpt::cuda::HostRegistration::kDefaultSliceBytes);
   ~Pinned();
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
@@ -71,6 +72,7 @@ void Fill(ckpt::WorkerPool& pool, std::byte* data, std::size_t bytes, std::uint6
 std::uint64_t DigestOnCpu(const std::byte* data, std::uint64_t bytes);
 
 int CheckKernels();
+int LoadGpu(int device, double seconds);
 int RunMember(int argc, char** argv);
 int CheckPipelines(const std::string& what);
 

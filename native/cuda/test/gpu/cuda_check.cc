@@ -1,5 +1,5 @@
 // Checks that need GPUs, runnable without Node: `cuda_check [kernels|pipelines|random|faults|rates]…`, all by default.
-// Prints what it saw; ends with 0 when all went well, 77 where there is no GPU.
+// `cuda_check load DEVICE SECONDS` keeps a GPU busy the way an engine worker does. Prints what it saw; ends with 0 when all went well, 77 where there is no GPU.
 #include <cstring>
 
 #include "check.h"
@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
       return 77;
     }
     std::printf("CUDA %d from %s\n", driver.version(), driver.library().path().c_str());
+    if (argc == 4 && std::strcmp(argv[1], "load") == 0) return check::LoadGpu(std::atoi(argv[2]), std::atof(argv[3]));
     const ckpt::cuda::Nccl& nccl = ckpt::cuda::Nccl::Get();
     std::printf("NCCL %d from %s %s\n", nccl.version(), nccl.library().path().c_str(), nccl.problem().c_str());
     for (const auto& device : ckpt::cuda::ListDevices()) {

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "check.h"
 #include "ckpt/error.h"
@@ -131,6 +132,34 @@ int CheckKernels() {
   CheckDigest(random, *kernels, context, stream);
   CheckCopies(random, kernels, context, stream);
   if (std::getenv("CKPT_CHECK_QUICK") == nullptr) Rates(kernels, context, stream);
+  return 0;
+}
+
+/// What an engine worker's reload looks like to the GPU: a strided copy of 32 MiB now and then, from a process of its own. Says how
+/// long each took, so that it can be run beside a pipeline and alone.
+int LoadGpu(int device, double seconds) {
+  const auto context = std::make_shared<const PrimaryContext>(device);
+  const ckpt::cuda::Stream stream(context, false);
+  const auto kernels = std::make_shared<const Kernels>(context);
+  constexpr std::size_t kPayload = 32 << 20;
+  const DeviceMemory from(context, 2 * kPayload), to(context, kPayload);
+  std::vector<DeviceCopy> copies;
+  for (std::size_t at = 0; at < kPayload; at += 1 << 20) {
+    copies.push_back({from.pointer() + 2 * at, to.pointer() + at, 1024, 1024, 2048, 1024});
+  }
+  const CopyList list(kernels, copies, stream);
+  std::vector<double> times;
+  const auto start = Clock::now();
+  while (Seconds(Clock::now() - start) < seconds) {
+    const auto begin = Clock::now();
+    list.Run(stream);
+    stream.Synchronize();
+    times.push_back(Seconds(Clock::now() - begin) * 1e6);
+    std::this_thread::sleep_for(std::chrono::microseconds(500));
+  }
+  std::sort(times.begin(), times.end());
+  std::printf("load on device %d: %zu copies of 32 MiB, median %.0f, 90%% %.0f, longest %.0f us\n", device, times.size(),
+              times[times.size() / 2], times[times.size() * 9 / 10], times.back());
   return 0;
 }
 

@@ -60,11 +60,12 @@ int RunRates(Member& member) {
   std::printf("[%u] %.1f GB touched in %.2f s, registered in %.3f s\n", member.position, static_cast<double>(per_member) / 1e9,
               source.touch_seconds, source.register_seconds);
   Fill(member.pool, source.data(), source.bytes(), member.position + 1);
-  for (const unsigned threads : {1u, 2u, 8u}) {
-    const auto start = Clock::now();
-    const auto again = std::make_unique<Pinned>(member.context, member.pool, kGiB * 2, threads);
-    if (member.position == 0) std::printf("    2 GiB registered by %u threads in %.3f s\n", threads, again->register_seconds);
-    (void)start;
+  for (const unsigned threads : {1u, 2u, 4u, 8u}) {
+    if (member.size > 1) break;
+    for (const std::size_t slice : {kGiB, kGiB / 4, kGiB / 16}) {
+      const Pinned again(member.context, member.pool, kGiB * 4, threads, slice);
+      std::printf("    4 GiB registered by %u threads in slices of %zu MiB in %.3f s\n", threads, slice >> 20, again.register_seconds);
+    }
   }
   auto ring = std::make_shared<DeviceMemory>(member.context, kGiB);
   meet();
