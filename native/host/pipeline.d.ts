@@ -47,6 +47,8 @@ export interface NativePipelines {
   availableBytes(): number
   /** Makes a memory of at least `ringDataOffset + bytes` a ring. Returns where its data starts. */
   initialiseRing(memory: NativeMemory, bytes: number): number
+  /** Removes the memory's name when the thread's environment ends, unless the function returned was called before. */
+  unlinkAtEnd(memory: NativeMemory): () => void
   /** The last run that the ring took part in, 0 for none. */
   ringGeneration(memory: NativeMemory): number
   /** Tells the peers that this ring's member gives up a run before it has started it. */

@@ -1,12 +1,10 @@
 #include "../engine/pipeline.h"
 
-#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "../engine/available.h"
 #include "ckpt/napi/environment.h"
 #include "ckpt/napi/numbers.h"
 #include "memory.h"
@@ -104,48 +102,10 @@ Napi::Value StartPipeline(const Napi::CallbackInfo& info) {
   });
 }
 
-/// initialiseRing(memory, bytes): where in the memory the ring's data starts
-Napi::Value InitialiseRingOf(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&]() -> Napi::Value {
-    const auto mapping = Memory::From(info[0]);
-    const auto bytes = ToUnsigned(info[1], "bytes");
-    if (mapping->size() < kRingDataOffset || mapping->size() - kRingDataOffset < bytes) {
-      throw Error(code::kInvalidArgument, "a ring of " + std::to_string(bytes) + " bytes needs " +
-                                              std::to_string(kRingDataOffset) + " bytes more than that")
-          .WithField("bytes");
-    }
-    InitialiseRing(mapping->data(), bytes);
-    return Napi::Number::New(info.Env(), static_cast<double>(kRingDataOffset));
-  });
-}
-
-/// ringGeneration(memory): the last run that the ring was used by, 0 for none
-Napi::Value RingGeneration(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(), [&]() -> Napi::Value {
-    const auto& control = *ToRing(info[0]).control;
-    const auto last = std::max(control.generation.value.load(), control.aborted.value.load());
-    return Napi::Number::New(info.Env(), static_cast<double>(last));
-  });
-}
-
-/// availableBytes(): memory that this process can still have
-Napi::Value AvailableBytesOf(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(AvailableBytes()));
-}
-
-/// abortRingRun(memory, generation, message): peers that wait for this member's part of a run that never started end
-void AbortRingRun(const Napi::CallbackInfo& info) {
-  Guard(info.Env(), [&] { AbortRun(*ToRing(info[0]).control, ToUnsigned(info[1], "generation"), ToText(info[2], "message")); });
-}
-
 }  // namespace
 
 void RegisterPipeline(Napi::Env env, Napi::Object exports) {
-  exports.Set("ringDataOffset", Napi::Number::New(env, static_cast<double>(kRingDataOffset)));
-  exports.Set("availableBytes", Napi::Function::New(env, AvailableBytesOf, "availableBytes"));
-  exports.Set("initialiseRing", Napi::Function::New(env, InitialiseRingOf, "initialiseRing"));
-  exports.Set("ringGeneration", Napi::Function::New(env, RingGeneration, "ringGeneration"));
-  exports.Set("abortRingRun", Napi::Function::New(env, AbortRingRun, "abortRingRun"));
+  RegisterRings(env, exports);
   exports.Set("startPipeline", Napi::Function::New(env, StartPipeline, "startPipeline"));
 }
 

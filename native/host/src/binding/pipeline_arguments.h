@@ -13,4 +13,7 @@ RingView ToRing(const Napi::Value& memory);
 /// @throws Error INVALID_ARGUMENT naming the field.
 PipelineSpec ToPipelineSpec(const Napi::Value& job);
 
+/// The binding's functions on rings (pipeline_ring.cc).
+void RegisterRings(Napi::Env env, Napi::Object exports);
+
 }  // namespace ckpt::host

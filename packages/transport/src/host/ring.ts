@@ -17,11 +17,13 @@ export class HostRing implements Ring {
   readonly bytes: number
   readonly handle: RingHandle & { readonly kind: 'shm' }
   readonly memory: HostMemory
+  readonly #forget: () => void
   #closed = false
 
   constructor(memory: HostMemory, name: string, offset: number, bytes: number) {
     this.memory = memory
     this.bytes = bytes
+    this.#forget = nativeSync(() => hostAddon().unlinkAtEnd(nativeMemory(memory)))
     this.handle = { kind: 'shm', name, offset, bytes }
   }
 
@@ -34,6 +36,7 @@ export class HostRing implements Ring {
     if (!this.#closed) {
       this.#closed = true
       open.delete(this.handle.name)
+      this.#forget()
       try {
         this.memory.unlink()
       } finally {
