@@ -26,7 +26,6 @@ static_assert(CU_MEMHOSTREGISTER_READ_ONLY == abi::kMemHostRegisterReadOnly);
 static_assert(sizeof(CUmemcpyAttributes) == sizeof(abi::MemcpyAttributes));
 static_assert(offsetof(CUmemcpyAttributes, flags) == offsetof(abi::MemcpyAttributes, flags));
 static_assert(CU_MEMCPY_SRC_ACCESS_ORDER_STREAM == abi::kSrcAccessOrderStream);
-static_assert(std::is_same_v<decltype(&cuMemcpyBatchAsync),
-                             CUresult (*)(CUdeviceptr*, CUdeviceptr*, size_t*, size_t, CUmemcpyAttributes*, size_t*, size_t,
-                                          CUstream)>);
+static_assert(std::is_same_v<decltype(&cuMemcpyBatchAsync), CUresult (*)(CUdeviceptr*, CUdeviceptr*, size_t*, size_t,
+                                                                         CUmemcpyAttributes*, size_t*, size_t, CUstream)>);
 #endif

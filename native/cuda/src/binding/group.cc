@@ -25,7 +25,8 @@ Napi::Value NewUniqueId(const Napi::CallbackInfo& info) {
   return Environment::Of(info.Env())
       .Run([](const Task&) { return Communicator::NewId(); },
            [](Napi::Env env, nccl_abi::UniqueId& id) -> Napi::Value {
-             return Napi::Buffer<std::uint8_t>::Copy(env, reinterpret_cast<const std::uint8_t*>(id.internal), sizeof id.internal);
+             return Napi::Buffer<std::uint8_t>::Copy(env, reinterpret_cast<const std::uint8_t*>(id.internal),
+                                                     sizeof id.internal);
            });
 }
 

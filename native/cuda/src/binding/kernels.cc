@@ -30,14 +30,16 @@ Place ToPlace(const Napi::Value& value) {
 std::vector<Place> ToPlaces(const Napi::Value& value) {
   if (!value.IsArray()) throw Error(code::kInvalidArgument, "memories must be an array").WithField("memories");
   std::vector<Place> places;
-  for (std::uint32_t i = 0; i < value.As<Napi::Array>().Length(); i++) places.push_back(ToPlace(value.As<Napi::Array>().Get(i)));
+  for (std::uint32_t i = 0; i < value.As<Napi::Array>().Length(); i++)
+    places.push_back(ToPlace(value.As<Napi::Array>().Get(i)));
   return places;
 }
 
 Napi::Float64Array ToRows(const Napi::Value& value, std::size_t columns, const char* field) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array ||
       value.As<Napi::TypedArray>().ElementLength() % columns != 0) {
-    throw Error(code::kInvalidArgument, std::string(field) + " must be a Float64Array of " + std::to_string(columns) + " columns")
+    throw Error(code::kInvalidArgument,
+                std::string(field) + " must be a Float64Array of " + std::to_string(columns) + " columns")
         .WithField(field);
   }
   return value.As<Napi::Float64Array>();
@@ -103,8 +105,8 @@ Napi::Value CopyStrided(const Napi::CallbackInfo& info) {
       copy.destination_pitch = ToUnsigned(flat[i + 5], "destinationPitch");
       copy.row_bytes = ToUnsigned(flat[i + 6], "rowBytes");
       copy.rows = ToUnsigned(flat[i + 7], "rows");
-      copy.source = Inside(PlaceAt(places, flat[i], "source"), ToUnsigned(flat[i + 1], "sourceOffset"), copy.rows, copy.row_bytes,
-                           copy.source_pitch, "source");
+      copy.source = Inside(PlaceAt(places, flat[i], "source"), ToUnsigned(flat[i + 1], "sourceOffset"), copy.rows,
+                           copy.row_bytes, copy.source_pitch, "source");
       copy.destination = Inside(PlaceAt(places, flat[i + 3], "destination"), ToUnsigned(flat[i + 4], "destinationOffset"),
                                 copy.rows, copy.row_bytes, copy.destination_pitch, "destination");
       copies.push_back(copy);

@@ -12,13 +12,10 @@ Napi::Value OpenDevice(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto index = static_cast<int>(ToUnsigned(info[0], "index"));
     return Environment::Of(info.Env())
-        .Run(
-            [index](const Task&) {
-              return std::make_shared<DeviceObject>(DeviceObject{std::make_shared<Gpu>(index)});
-            },
-            [](Napi::Env env, std::shared_ptr<DeviceObject>& device) -> Napi::Value {
-              return Box<DeviceObject>::Wrap(env, std::move(device));
-            });
+        .Run([index](const Task&) { return std::make_shared<DeviceObject>(DeviceObject{std::make_shared<Gpu>(index)}); },
+             [](Napi::Env env, std::shared_ptr<DeviceObject>& device) -> Napi::Value {
+               return Box<DeviceObject>::Wrap(env, std::move(device));
+             });
   });
 }
 
@@ -111,8 +108,8 @@ Napi::Value Download(const Napi::CallbackInfo& info) {
   });
 }
 
-/// registerHost(device, views, threads, pin): Promise<registration>. The views are consecutive parts of one memory, which must stay
-/// mapped until the registration is closed. A refusal of the driver is told in `problem`, not thrown.
+/// registerHost(device, views, threads, pin): Promise<registration>. The views are consecutive parts of one memory, which must
+/// stay mapped until the registration is closed. A refusal of the driver is told in `problem`, not thrown.
 Napi::Value RegisterHost(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto device = Box<DeviceObject>::Get(info[0], "device");

@@ -13,8 +13,8 @@ namespace {
 /// How long an environment that goes away waits for copies under way.
 constexpr std::chrono::milliseconds kShutdownPatience(3000);
 
-/// A run that JavaScript knows of. Held by the functions it was given and, until drained, by the environment's shutdown hook. Both
-/// let go on the JavaScript thread; the pipeline's threads have but weak pointers to it.
+/// A run that JavaScript knows of. Held by the functions it was given and, until drained, by the environment's shutdown hook.
+/// Both let go on the JavaScript thread; the pipeline's threads have but weak pointers to it.
 struct Run {
   std::shared_ptr<Pipeline> pipeline;
   std::uint64_t shutdown = 0;
@@ -56,8 +56,8 @@ Job ToJob(const Napi::Object& object, const MemoryObject& ring, std::vector<std:
   const auto bucket_offset = Column<Napi::Float64Array>(object, "bucketOffset", napi_float64_array, copies);
   const auto copy_bytes = Column<Napi::Float64Array>(object, "copyBytes", napi_float64_array, copies);
   for (std::size_t c = 0; c < copies; c++) {
-    job.copies.push_back({segment[c], ToUnsigned(segment_offset[c], "segmentOffset"), ToUnsigned(bucket_offset[c], "bucketOffset"),
-                          ToUnsigned(copy_bytes[c], "copyBytes")});
+    job.copies.push_back({segment[c], ToUnsigned(segment_offset[c], "segmentOffset"),
+                          ToUnsigned(bucket_offset[c], "bucketOffset"), ToUnsigned(copy_bytes[c], "copyBytes")});
   }
   return job;
 }

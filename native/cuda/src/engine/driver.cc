@@ -32,13 +32,12 @@ Driver::Driver() : library_(Library::Open(Candidates())) {
     return;
   }
   std::string missing;
-#define CKPT_RESOLVE(member, symbol, parameters)                                     \
+#define CKPT_RESOLVE(member, symbol, parameters)                                  \
   api_.member = reinterpret_cast<decltype(api_.member)>(library_.Symbol(symbol)); \
   if (api_.member == nullptr) missing += missing.empty() ? symbol : ", " symbol;
   CKPT_CUDA_FUNCTIONS(CKPT_RESOLVE)
 #undef CKPT_RESOLVE
-#define CKPT_RESOLVE(member, symbol, parameters) \
-  api_.member = reinterpret_cast<decltype(api_.member)>(library_.Symbol(symbol));
+#define CKPT_RESOLVE(member, symbol, parameters) api_.member = reinterpret_cast<decltype(api_.member)>(library_.Symbol(symbol));
   CKPT_CUDA_OPTIONAL_FUNCTIONS(CKPT_RESOLVE)
 #undef CKPT_RESOLVE
   if (!missing.empty()) {

@@ -89,7 +89,8 @@ DeviceMemory::DeviceMemory(ContextPtr context, std::size_t bytes) : context_(std
   context_->MakeCurrent();
   // Whole units, so that it does not share an allocation, and with it an IPC handle, with anything else.
   const std::size_t rounded = (bytes + kAllocationUnit - 1) / kAllocationUnit * kAllocationUnit;
-  const std::string what = "cuMemAlloc of " + std::to_string(rounded) + " bytes on device " + std::to_string(context_->ordinal());
+  const std::string what =
+      "cuMemAlloc of " + std::to_string(rounded) + " bytes on device " + std::to_string(context_->ordinal());
   driver.Check(driver.api().memAlloc(&pointer_, rounded), what.c_str());
 }
 

@@ -53,8 +53,7 @@ class Stream {
 class Event {
  public:
   explicit Event(ContextPtr context);
-  Event(Event&& other) noexcept
-      : context_(std::move(other.context_)), event_(std::exchange(other.event_, nullptr)) {}
+  Event(Event&& other) noexcept : context_(std::move(other.context_)), event_(std::exchange(other.event_, nullptr)) {}
   Event& operator=(Event&& other) noexcept {
     std::swap(context_, other.context_);
     std::swap(event_, other.event_);

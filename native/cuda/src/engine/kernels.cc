@@ -41,8 +41,8 @@ Kernels::Kernels(ContextPtr context) : context_(std::move(context)) {
   const Driver& driver = Driver::Get();
   const abi::Api& api = driver.api();
   context_->MakeCurrent();
-  driver.Check(
-      api.deviceGetAttribute(&multiprocessors_, abi::kAttributeMultiprocessorCount, context_->device()), "cuDeviceGetAttribute");
+  driver.Check(api.deviceGetAttribute(&multiprocessors_, abi::kAttributeMultiprocessorCount, context_->device()),
+               "cuDeviceGetAttribute");
   driver.Check(api.moduleLoadData(&module_, KernelsImage()), "cuModuleLoadData of the kernels");
   driver.Check(api.moduleGetFunction(&digest_, module_, "ckpt_digest"), "cuModuleGetFunction");
   driver.Check(api.moduleGetFunction(&copy_strided_, module_, "ckpt_copy_strided"), "cuModuleGetFunction");

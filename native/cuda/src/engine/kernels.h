@@ -40,14 +40,15 @@ class Kernels {
   Kernels& operator=(const Kernels&) = delete;
   ~Kernels();
 
-  /// 64-bit digest of each range (docs/worker-protocol.md, "Digest"). Waits for the result. One call at a time works; others wait.
+  /// 64-bit digest of each range (docs/worker-protocol.md, "Digest"). Waits for the result. One call at a time works; others
+  /// wait.
   std::vector<std::uint64_t> Digest(const std::vector<DeviceRange>& ranges, const Stream& stream) const;
 
  private:
   friend class CopyList;
 
-  /// Device memory of at least this size that outlives the call: freeing memory would wait for everything on the GPU, a pipeline
-  /// under way included. Under the lock.
+  /// Device memory of at least this size that outlives the call: freeing memory would wait for everything on the GPU, a
+  /// pipeline under way included. Under the lock.
   DeviceMemory& Scratch(std::size_t bytes) const;
   void Launch(abi::Function function, std::uint64_t tiles, void** parameters, const Stream& stream) const;
 

@@ -7,7 +7,8 @@ __asm__(
     ".balign 64\n"
     ".local ckpt_kernels_begin\n"
     "ckpt_kernels_begin:\n"
-    ".incbin \"" CKPT_KERNELS_IMAGE "\"\n"
+    ".incbin \"" CKPT_KERNELS_IMAGE
+    "\"\n"
     ".byte 0\n"
     ".previous\n");
 extern "C" const unsigned char ckpt_kernels_begin[];

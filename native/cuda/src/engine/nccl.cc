@@ -33,7 +33,7 @@ Nccl::Nccl() {
     return;
   }
   std::string missing;
-#define CKPT_RESOLVE(member, type, symbol, parameters)                               \
+#define CKPT_RESOLVE(member, type, symbol, parameters)                            \
   api_.member = reinterpret_cast<decltype(api_.member)>(library_.Symbol(symbol)); \
   if (api_.member == nullptr) missing += missing.empty() ? symbol : ", " symbol;
   CKPT_NCCL_FUNCTIONS(CKPT_RESOLVE)

@@ -1,16 +1,16 @@
 // The part of NCCL's binary interface that this addon uses (2.19 and later), declared here so that it builds without nccl.h.
 #pragma once
 
+#include <climits>
 #include <cstddef>
 #include <cstdint>
-#include <climits>
 
 #include "cuda_abi.h"
 
 namespace ckpt::cuda::nccl_abi {
 
 using Result = int;
-using Comm = struct CommTag *;
+using Comm = struct CommTag*;
 
 struct UniqueId {
   char internal[128];
@@ -28,7 +28,7 @@ struct Config {
   int cgaClusterSize = INT_MIN;
   int minCTAs = INT_MIN;
   int maxCTAs = INT_MIN;
-  const char *netName = nullptr;
+  const char* netName = nullptr;
   int splitShare = INT_MIN;
   int padding = 0;
 };
@@ -37,21 +37,20 @@ constexpr Result kSuccess = 0;
 constexpr Result kInProgress = 7;
 constexpr int kUint8 = 1;
 
-#define CKPT_NCCL_FUNCTIONS(X)                                                                                        \
-  X(getVersion, Result, "ncclGetVersion", (int *version))                                                             \
-  X(getUniqueId, Result, "ncclGetUniqueId", (UniqueId * id))                                                          \
-  X(commInitRankConfig, Result, "ncclCommInitRankConfig",                                                             \
-    (Comm * comm, int size, UniqueId id, int rank, Config *config))                                                   \
-  X(commGetAsyncError, Result, "ncclCommGetAsyncError", (Comm comm, Result * error))                                  \
-  X(commFinalize, Result, "ncclCommFinalize", (Comm comm))                                                            \
-  X(commDestroy, Result, "ncclCommDestroy", (Comm comm))                                                              \
-  X(commAbort, Result, "ncclCommAbort", (Comm comm))                                                                  \
-  X(broadcast, Result, "ncclBroadcast",                                                                               \
-    (const void *from, void *to, size_t count, int type, int root, Comm comm, abi::Stream stream))                    \
-  X(groupStart, Result, "ncclGroupStart", (void))                                                                     \
-  X(groupEnd, Result, "ncclGroupEnd", (void))                                                                         \
-  X(getErrorString, const char *, "ncclGetErrorString", (Result error))                                               \
-  X(getLastError, const char *, "ncclGetLastError", (Comm comm))
+#define CKPT_NCCL_FUNCTIONS(X)                                                                                            \
+  X(getVersion, Result, "ncclGetVersion", (int* version))                                                                 \
+  X(getUniqueId, Result, "ncclGetUniqueId", (UniqueId * id))                                                              \
+  X(commInitRankConfig, Result, "ncclCommInitRankConfig", (Comm * comm, int size, UniqueId id, int rank, Config* config)) \
+  X(commGetAsyncError, Result, "ncclCommGetAsyncError", (Comm comm, Result * error))                                      \
+  X(commFinalize, Result, "ncclCommFinalize", (Comm comm))                                                                \
+  X(commDestroy, Result, "ncclCommDestroy", (Comm comm))                                                                  \
+  X(commAbort, Result, "ncclCommAbort", (Comm comm))                                                                      \
+  X(broadcast, Result, "ncclBroadcast",                                                                                   \
+    (const void* from, void* to, size_t count, int type, int root, Comm comm, abi::Stream stream))                        \
+  X(groupStart, Result, "ncclGroupStart", (void))                                                                         \
+  X(groupEnd, Result, "ncclGroupEnd", (void))                                                                             \
+  X(getErrorString, const char*, "ncclGetErrorString", (Result error))                                                    \
+  X(getLastError, const char*, "ncclGetLastError", (Comm comm))
 
 /** NCCL's functions, filled in when the library is loaded. */
 struct Api {

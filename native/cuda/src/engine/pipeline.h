@@ -39,8 +39,8 @@ struct PipelineEvents {
   std::function<void()> on_drained;
 };
 
-/// Runs a schedule on one GPU, with two threads and two streams. The first thread enqueues: host-to-device copies as far ahead as
-/// released ring space and the limits below allow, and the broadcasts in the one order that all members share; a member that
+/// Runs a schedule on one GPU, with two threads and two streams. The first thread enqueues: host-to-device copies as far ahead
+/// as released ring space and the limits below allow, and the broadcasts in the one order that all members share; a member that
 /// may not receive yet holds its part back, and the others wait on their GPUs. The second thread watches events, delivers
 /// buckets, keeps the deadline, and ends the run.
 ///

@@ -27,7 +27,8 @@ Schedule::Schedule(Job job) : job_(std::move(job)) {
 }
 
 void Schedule::Validate() const {
-  if (job_.size == 0 || job_.position >= job_.size) Reject("position " + std::to_string(job_.position) + " is not among the members", "position");
+  if (job_.size == 0 || job_.position >= job_.size)
+    Reject("position " + std::to_string(job_.position) + " is not among the members", "position");
   if (job_.chunk_bytes == 0) Reject("chunkBytes is 0", "chunkBytes");
   if (job_.timeout_ms <= 0) Reject("timeoutMs is not above 0", "timeoutMs");
   if (job_.first_copy.size() != job_.buckets.size() + 1 || job_.first_copy.front() != 0 ||
@@ -38,8 +39,10 @@ void Schedule::Validate() const {
     const Job::Bucket& bucket = job_.buckets[b];
     const std::string name = "bucket " + std::to_string(b);
     if (bucket.owner >= job_.size) Reject(name + " belongs to no member", "buckets.owner");
-    if (!Inside(bucket.ring_offset, bucket.bytes, job_.ring_bytes)) Reject(name + " lies outside the ring", "buckets.ringOffset");
-    if (bucket.after < -1 || bucket.after >= static_cast<std::int64_t>(b)) Reject(name + " waits for a later one", "buckets.after");
+    if (!Inside(bucket.ring_offset, bucket.bytes, job_.ring_bytes))
+      Reject(name + " lies outside the ring", "buckets.ringOffset");
+    if (bucket.after < -1 || bucket.after >= static_cast<std::int64_t>(b))
+      Reject(name + " waits for a later one", "buckets.after");
     if (job_.first_copy[b] > job_.first_copy[b + 1]) Reject(name + " has a negative number of copies", "copies.firstCopy");
     for (std::size_t c = job_.first_copy[b]; c < job_.first_copy[b + 1]; c++) {
       const Job::Copy& copy = job_.copies[c];

@@ -113,8 +113,8 @@ __device__ void CopyRows(const CopyJob& job, unsigned long long first_row, unsig
 }  // namespace
 
 /// Adds to sums[j] the terms of every word of range j. The length's own term is the host's to add.
-extern "C" __global__ void __launch_bounds__(kKernelThreads) ckpt_digest(const DigestJob* jobs, unsigned int count,
-                                                                         unsigned long long tiles, unsigned long long* sums) {
+extern "C" __global__ void __launch_bounds__(kKernelThreads)
+    ckpt_digest(const DigestJob* jobs, unsigned int count, unsigned long long tiles, unsigned long long* sums) {
   for (unsigned long long tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const unsigned int index = FindJob(jobs, count, tile);
     unsigned long long sum = DigestTile(jobs[index], tile - jobs[index].first_tile);
@@ -134,11 +134,21 @@ extern "C" __global__ void __launch_bounds__(kKernelThreads)
     const unsigned long long column = local % job.tiles_per_row * job.tile_bytes;
     const unsigned long long bytes = min(job.tile_bytes, job.row_bytes - column);
     switch (job.unit) {
-      case 16: CopyRows<uint4>(job, first_row, rows, column, bytes); break;
-      case 8: CopyRows<uint2>(job, first_row, rows, column, bytes); break;
-      case 4: CopyRows<unsigned int>(job, first_row, rows, column, bytes); break;
-      case 2: CopyRows<unsigned short>(job, first_row, rows, column, bytes); break;
-      default: CopyRows<unsigned char>(job, first_row, rows, column, bytes); break;
+      case 16:
+        CopyRows<uint4>(job, first_row, rows, column, bytes);
+        break;
+      case 8:
+        CopyRows<uint2>(job, first_row, rows, column, bytes);
+        break;
+      case 4:
+        CopyRows<unsigned int>(job, first_row, rows, column, bytes);
+        break;
+      case 2:
+        CopyRows<unsigned short>(job, first_row, rows, column, bytes);
+        break;
+      default:
+        CopyRows<unsigned char>(job, first_row, rows, column, bytes);
+        break;
     }
   }
 }

@@ -8,7 +8,8 @@
 
 namespace check {
 
-Pinned::Pinned(ckpt::cuda::ContextPtr context, ckpt::WorkerPool& pool, std::size_t bytes, unsigned threads, std::size_t slice_bytes)
+Pinned::Pinned(ckpt::cuda::ContextPtr context, ckpt::WorkerPool& pool, std::size_t bytes, unsigned threads,
+               std::size_t slice_bytes)
     : bytes_(bytes) {
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   Require(memory != MAP_FAILED, "mmap");

@@ -1,5 +1,6 @@
 // Checks that need GPUs, runnable without Node: `cuda_check [kernels|pipelines|random|faults|rates]…`, all by default.
-// `cuda_check load DEVICE SECONDS` keeps a GPU busy the way an engine worker does. Prints what it saw; ends with 0 when all went well, 77 where there is no GPU.
+// `cuda_check load DEVICE SECONDS` keeps a GPU busy the way an engine worker does. Prints what it saw; ends with 0 when all
+// went well, 77 where there is no GPU.
 #include <cstring>
 
 #include "check.h"

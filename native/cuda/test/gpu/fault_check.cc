@@ -18,7 +18,8 @@ Plan FaultPlan(std::uint32_t size) {
   plan.chunk_bytes = 8 << 20;
   constexpr std::uint64_t kBucket = 32 << 20;
   for (std::int32_t b = 0; b < 64; b++) {
-    plan.buckets.push_back({static_cast<std::uint32_t>(b) % size, kBucket, static_cast<std::uint64_t>(b % 8) * kBucket, b < 8 ? -1 : b - 8});
+    plan.buckets.push_back(
+        {static_cast<std::uint32_t>(b) % size, kBucket, static_cast<std::uint64_t>(b % 8) * kBucket, b < 8 ? -1 : b - 8});
     plan.copies.push_back({{0, 0, 0, kBucket}});
   }
   return plan;
@@ -26,8 +27,8 @@ Plan FaultPlan(std::uint32_t size) {
 
 }  // namespace
 
-/// Kinds: `kill` member 1 dies, member 0 is told after 300 ms; `lost` it dies and only the deadline tells; `stuck` member 1's worker
-/// never releases; `abort` member 0 gives up while member 1 waits. `again` is a plain run.
+/// Kinds: `kill` member 1 dies, member 0 is told after 300 ms; `lost` it dies and only the deadline tells; `stuck` member 1's
+/// worker never releases; `abort` member 0 gives up while member 1 waits. `again` is a plain run.
 int RunFault(Member& member, const std::string& kind) {
   if (kind != "again") std::printf("[%u] fault: %s\n", member.position, kind.c_str());
   member.Join(0);
@@ -37,31 +38,31 @@ int RunFault(Member& member, const std::string& kind) {
   const int timeout_ms = 2000;
   Clock::time_point trouble;
   std::thread helper;
-  const Outcome outcome = member.Run(
-      plan.JobOf(member.position, member.size, {{source.data(), source.bytes(), source.slice_bytes()}}, timeout_ms), ring,
-      [&](std::uint32_t b, Pipeline& pipeline) {
-        if (b == 20 && kind != "again") {
-          trouble = Clock::now();
-          if (member.position == 1 && (kind == "kill" || kind == "lost")) {
-            member.board.dead[1].store(1);
-            kill(getpid(), SIGKILL);
-          }
-          if (member.position == 0 && (kind == "kill" || kind == "abort")) {
-            helper = std::thread([&, pipeline = pipeline.shared_from_this()] {
-              const auto patience = Clock::now();
-              while (kind == "kill" && member.board.dead[1].load() == 0 && Seconds(Clock::now() - patience) < 5) {
-                std::this_thread::sleep_for(std::chrono::milliseconds(1));
-              }
-              std::this_thread::sleep_for(std::chrono::milliseconds(300));
-              trouble = Clock::now();
-              pipeline->Abort(ckpt::Error(ckpt::code::kRankLost, "the check says so"));
-            });
-          }
-          if (member.position == 1 && (kind == "stuck" || kind == "abort")) return;
-        }
-        if (b > 20 && member.position == 1 && (kind == "stuck" || kind == "abort")) return;
-        pipeline.Release(b);
-      });
+  const Outcome outcome =
+      member.Run(plan.JobOf(member.position, member.size, {{source.data(), source.bytes(), source.slice_bytes()}}, timeout_ms),
+                 ring, [&](std::uint32_t b, Pipeline& pipeline) {
+                   if (b == 20 && kind != "again") {
+                     trouble = Clock::now();
+                     if (member.position == 1 && (kind == "kill" || kind == "lost")) {
+                       member.board.dead[1].store(1);
+                       kill(getpid(), SIGKILL);
+                     }
+                     if (member.position == 0 && (kind == "kill" || kind == "abort")) {
+                       helper = std::thread([&, pipeline = pipeline.shared_from_this()] {
+                         const auto patience = Clock::now();
+                         while (kind == "kill" && member.board.dead[1].load() == 0 && Seconds(Clock::now() - patience) < 5) {
+                           std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                         }
+                         std::this_thread::sleep_for(std::chrono::milliseconds(300));
+                         trouble = Clock::now();
+                         pipeline->Abort(ckpt::Error(ckpt::code::kRankLost, "the check says so"));
+                       });
+                     }
+                     if (member.position == 1 && (kind == "stuck" || kind == "abort")) return;
+                   }
+                   if (b > 20 && member.position == 1 && (kind == "stuck" || kind == "abort")) return;
+                   pipeline.Release(b);
+                 });
   if (helper.joinable()) helper.join();
   const double took = Seconds(Clock::now() - trouble);
   if (kind == "again") {
@@ -78,9 +79,9 @@ int RunFault(Member& member, const std::string& kind) {
   // The same process goes on with a new communicator (with a new peer where the old one died).
   member.communicator = nullptr;
   member.Join(1);
-  const Outcome next = member.Run(
-      plan.JobOf(member.position, member.size, {{source.data(), source.bytes(), source.slice_bytes()}}, timeout_ms), ring,
-      [](std::uint32_t b, Pipeline& pipeline) { pipeline.Release(b); });
+  const Outcome next =
+      member.Run(plan.JobOf(member.position, member.size, {{source.data(), source.bytes(), source.slice_bytes()}}, timeout_ms),
+                 ring, [](std::uint32_t b, Pipeline& pipeline) { pipeline.Release(b); });
   Require(!next.failure, next.failure ? next.failure->what() : "");
   std::printf("[%u] the next run of the same process: ok\n", member.position);
   return 0;

@@ -98,7 +98,8 @@ void Rates(const std::shared_ptr<const Kernels>& kernels, const ContextPtr& cont
   const Driver& driver = Driver::Get();
   driver.Check(driver.api().memsetD8Async(a.pointer(), 7, kBytes, stream.get()), "memset");
   std::vector<DeviceRange> ranges;
-  for (std::size_t at = 0; at < kBytes; at += 3 << 20) ranges.push_back({a.pointer() + at, std::min<std::size_t>(3 << 20, kBytes - at)});
+  for (std::size_t at = 0; at < kBytes; at += 3 << 20)
+    ranges.push_back({a.pointer() + at, std::min<std::size_t>(3 << 20, kBytes - at)});
   for (int i = 0; i < 3; i++) {
     const auto start = Clock::now();
     kernels->Digest(ranges, stream);
@@ -135,8 +136,8 @@ int CheckKernels() {
   return 0;
 }
 
-/// What an engine worker's reload looks like to the GPU: a strided copy of 32 MiB now and then, from a process of its own. Says how
-/// long each took, so that it can be run beside a pipeline and alone.
+/// What an engine worker's reload looks like to the GPU: a strided copy of 32 MiB now and then, from a process of its own. Says
+/// how long each took, so that it can be run beside a pipeline and alone.
 int LoadGpu(int device, double seconds) {
   const auto context = std::make_shared<const PrimaryContext>(device);
   const ckpt::cuda::Stream stream(context, false);

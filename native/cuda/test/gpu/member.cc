@@ -49,7 +49,8 @@ void Member::Join(int id_slot, int timeout_ms) {
   }
   const auto got = Clock::now();
   const ckpt::Cancellation never;
-  communicator = Communicator::Create(context, board.ids[id_slot], size, position, std::chrono::milliseconds(timeout_ms), never);
+  communicator =
+      Communicator::Create(context, board.ids[id_slot], size, position, std::chrono::milliseconds(timeout_ms), never);
   std::printf("[%u] communicator of %u formed in %.0f ms\n", position, size, Seconds(Clock::now() - got) * 1e3);
 }
 
@@ -89,7 +90,8 @@ Outcome Member::Run(const Job& job, const std::shared_ptr<DeviceMemory>& ring, c
     state->wake.notify_all();
   };
   const auto start = Clock::now();
-  auto pipeline = Pipeline::Start({context, ring, h2d, broadcast, job.size > 1 ? communicator : nullptr}, Schedule(job), std::move(events));
+  auto pipeline =
+      Pipeline::Start({context, ring, h2d, broadcast, job.size > 1 ? communicator : nullptr}, Schedule(job), std::move(events));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     current_ = pipeline;

@@ -22,7 +22,8 @@ struct Plan {
   std::vector<std::vector<ckpt::cuda::Job::Copy>> copies;
 
   /// The job of one member. `sources` are that member's.
-  ckpt::cuda::Job JobOf(std::uint32_t position, std::uint32_t size, std::vector<ckpt::cuda::Job::Source> sources, int timeout_ms) const;
+  ckpt::cuda::Job JobOf(std::uint32_t position, std::uint32_t size, std::vector<ckpt::cuda::Job::Source> sources,
+                        int timeout_ms) const;
 };
 
 /// How a run went.

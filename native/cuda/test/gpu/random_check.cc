@@ -73,8 +73,8 @@ int RunRandom(Member& member) {
   for (unsigned seed = 0; seed < kPlans; seed++) {
     const Plan plan = RandomPlan(seed, member.size);
     std::mt19937 random(seed * 7 + member.position);
-    const Outcome outcome = member.Run(
-        plan.JobOf(member.position, member.size, sources, 20000), ring, [&](std::uint32_t b, Pipeline& pipeline) {
+    const Outcome outcome =
+        member.Run(plan.JobOf(member.position, member.size, sources, 20000), ring, [&](std::uint32_t b, Pipeline& pipeline) {
           member.context->MakeCurrent();
           std::vector<std::byte> got(plan.buckets[b].bytes);
           if (!got.empty()) {

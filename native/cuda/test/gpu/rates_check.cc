@@ -22,7 +22,8 @@ Plan RatePlan(std::uint32_t size, std::uint64_t per_member, std::uint64_t ring_b
   for (std::uint64_t at = 0; at < per_member; at += bucket_bytes) {
     for (std::uint32_t owner = 0; owner < size; owner++) {
       const auto b = static_cast<std::int32_t>(plan.buckets.size());
-      plan.buckets.push_back({owner, bucket_bytes, static_cast<std::uint64_t>(b % slots) * bucket_bytes, b < slots ? -1 : b - slots});
+      plan.buckets.push_back(
+          {owner, bucket_bytes, static_cast<std::uint64_t>(b % slots) * bucket_bytes, b < slots ? -1 : b - slots});
       std::vector<Job::Copy> copies;
       // Pieces in swapped pairs, so that none can be merged with its neighbour.
       for (std::uint64_t p = 0; p * piece_bytes < bucket_bytes; p++) {
@@ -64,7 +65,8 @@ int RunRates(Member& member) {
     if (member.size > 1) break;
     for (const std::size_t slice : {kGiB, kGiB / 4, kGiB / 16}) {
       const Pinned again(member.context, member.pool, kGiB * 4, threads, slice);
-      std::printf("    4 GiB registered by %u threads in slices of %zu MiB in %.3f s\n", threads, slice >> 20, again.register_seconds);
+      std::printf("    4 GiB registered by %u threads in slices of %zu MiB in %.3f s\n", threads, slice >> 20,
+                  again.register_seconds);
     }
   }
   auto ring = std::make_shared<DeviceMemory>(member.context, kGiB);
@@ -87,12 +89,17 @@ int RunRates(Member& member) {
   };
   const std::uint64_t whole = 128 << 20;
   const Case cases[] = {
-      {"warm-up", whole, 32 << 20, whole, false},         {"chunk 8 MiB", whole, 8 << 20, whole, false},
-      {"chunk 16 MiB", whole, 16 << 20, whole, false},    {"chunk 32 MiB", whole, 32 << 20, whole, false},
-      {"chunk 64 MiB", whole, 64 << 20, whole, false},    {"bucket 256 MiB", 256 << 20, 32 << 20, 256 << 20, false},
+      {"warm-up", whole, 32 << 20, whole, false},
+      {"chunk 8 MiB", whole, 8 << 20, whole, false},
+      {"chunk 16 MiB", whole, 16 << 20, whole, false},
+      {"chunk 32 MiB", whole, 32 << 20, whole, false},
+      {"chunk 64 MiB", whole, 64 << 20, whole, false},
+      {"bucket 256 MiB", 256 << 20, 32 << 20, 256 << 20, false},
       {"bucket 64 MiB", 64 << 20, 16 << 20, 64 << 20, false},
-      {"pieces of 4 MiB", whole, 32 << 20, 4 << 20, false}, {"pieces of 1 MiB", whole, 32 << 20, 1 << 20, false},
-      {"pieces of 256 KiB", whole, 32 << 20, 256 << 10, false}, {"pieces of 64 KiB", whole, 32 << 20, 64 << 10, false},
+      {"pieces of 4 MiB", whole, 32 << 20, 4 << 20, false},
+      {"pieces of 1 MiB", whole, 32 << 20, 1 << 20, false},
+      {"pieces of 256 KiB", whole, 32 << 20, 256 << 10, false},
+      {"pieces of 64 KiB", whole, 32 << 20, 64 << 10, false},
       {"digest as reload", whole, 32 << 20, whole, true},
   };
   const double limit = static_cast<double>(per_member) * member.size / sum / 1e6;
@@ -102,12 +109,14 @@ int RunRates(Member& member) {
     const Job job = plan.JobOf(member.position, member.size, {{source.data(), source.bytes(), source.slice_bytes()}}, 20000);
     meet();
     const Outcome outcome = member.Run(job, ring, [&](std::uint32_t b, Pipeline& pipeline) {
-      if (c.digest) digests[b] = kernels->Digest({{ring->pointer() + plan.buckets[b].ring_offset, plan.buckets[b].bytes}}, *member.reload)[0];
+      if (c.digest)
+        digests[b] =
+            kernels->Digest({{ring->pointer() + plan.buckets[b].ring_offset, plan.buckets[b].bytes}}, *member.reload)[0];
       pipeline.Release(b);
     });
     Require(!outcome.failure, std::string(c.name) + ": " + (outcome.failure ? outcome.failure->what() : ""));
-    std::printf("[%u] %-18s %.1f ms, %.3f x the limit of %.1f ms; h2d %.1f broadcast %.1f idle %.1f ms, %zu spans\n", member.position,
-                c.name, outcome.seconds * 1e3, outcome.seconds * 1e3 / limit, limit, outcome.stats.h2d_ms,
+    std::printf("[%u] %-18s %.1f ms, %.3f x the limit of %.1f ms; h2d %.1f broadcast %.1f idle %.1f ms, %zu spans\n",
+                member.position, c.name, outcome.seconds * 1e3, outcome.seconds * 1e3 / limit, limit, outcome.stats.h2d_ms,
                 outcome.stats.broadcast_ms, outcome.stats.idle_ms, outcome.stats.spans.size());
     if (!c.digest) continue;
     // Own buckets: digest straight from the source. Others' digests are on the board's neighbour: compare sums of all.

@@ -71,7 +71,6 @@ export class CudaCollective implements Collective {
     return this.#state === 'closed'
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await -- the contract's shape: starting may have to wait elsewhere
   async run(job: PipelineJob): Promise<PipelineRun> {
     if (this.#state !== 'ready') throw new CkptError('INVALID_STATE', STATES[this.#state])
     const ring = cudaRing(job.ring)
