@@ -2,8 +2,8 @@
 #include <string>
 
 #include "ckpt/napi/environment.h"
-#include "ckpt/napi/numbers.h"
 #include "memory.h"
+#include "numbers.h"
 #include "register.h"
 
 namespace ckpt::host {

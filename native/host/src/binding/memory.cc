@@ -1,7 +1,7 @@
 #include "memory.h"
 
 #include "ckpt/napi/environment.h"
-#include "ckpt/napi/numbers.h"
+#include "numbers.h"
 
 namespace ckpt::host {
 namespace {
@@ -145,8 +145,9 @@ void Memory::Close(const Napi::CallbackInfo& info) {
   }
   views_.clear();
   if (mapping_ && mapping_->size() > kUnmapElsewhereBytes) {
-    Guard(info.Env(),
-          [&] { Environment::Of(info.Env()).pool().Post([last = std::move(mapping_)]() mutable { last = nullptr; }); });
+    Guard(info.Env(), [&] {
+      Environment::Of(info.Env()).pool().Post([last = std::move(mapping_)]() mutable { last = nullptr; });
+    });
   }
   mapping_ = nullptr;
 }

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "ckpt/napi/environment.h"
-#include "ckpt/napi/numbers.h"
 #include "memory.h"
+#include "numbers.h"
 #include "pipeline_arguments.h"
 #include "register.h"
 

@@ -9,8 +9,8 @@
 #include "../engine/reader.h"
 #include "cancellation.h"
 #include "ckpt/napi/environment.h"
-#include "ckpt/napi/numbers.h"
 #include "memory.h"
+#include "numbers.h"
 #include "register.h"
 
 namespace ckpt::host {

@@ -1,0 +1,4 @@
+#pragma once
+
+// Argument checks are shared by all addons.
+#include "ckpt/napi/numbers.h"
