@@ -45,6 +45,9 @@ struct PipelineCopy {
   std::uint64_t bytes = 0;
 };
 
+/// How bytes are stored into the ring: through the caches, past them, or whichever suits the size of the rings.
+enum class RingStores { kByRingSize, kTemporal, kNonTemporal };
+
 /// Everything one member needs to run a pipeline, as plain data.
 struct PipelineSpec {
   std::uint32_t position = 0;
@@ -61,6 +64,7 @@ struct PipelineSpec {
   std::uint64_t timeout_ms = 0;
   /// The same on all members, above that of every run before on any of the rings.
   std::uint64_t generation = 0;
+  RingStores stores = RingStores::kByRingSize;
 };
 
 /// What the stages need to know of a bucket beyond the plan.
@@ -82,6 +86,7 @@ struct PreparedPipeline {
   /// Indices of this member's own buckets and of the others, ascending.
   std::vector<std::uint32_t> own;
   std::vector<std::uint32_t> foreign;
+  bool non_temporal = false;
 };
 
 /// Checks every bound of `spec` and sorts each bucket's copies by where they go.
