@@ -122,9 +122,14 @@ class Parameters:
 
         :raises LayoutError: where the parts of a parameter do not fit together.
         """
+        if not self._groups:
+            return
         for parameter in list(self._groups):
             self._fuse(parameter, self._groups[parameter])
             del self._groups[parameter]
+        if self._device.type == "cuda":
+            # What the parts took is of no size that will be needed again.
+            torch.cuda.empty_cache()
 
     def discard(self) -> None:
         """Forgets tensors that wait for :meth:`finish`."""
