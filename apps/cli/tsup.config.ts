@@ -1,3 +1,3 @@
 import { packageBuild } from '../../tsup.base.ts'
 
-export default packageBuild()
+export default packageBuild({ entry: ['src/main.ts'], dts: false, banner: { js: '#!/usr/bin/env node' } })

@@ -32,7 +32,7 @@ export interface NativeCancellation {
   cancel(): void
 }
 
-/** Columns of the flat form of file reads: file, fileOffset, memory, memoryOffset, bytes. */
+/** What the addon exports. Lists of rows go in flat, as one Float64Array whose columns each function names. */
 export interface NativeHost extends NativePipelines {
   allocate(options: NativeAllocateOptions): Promise<NativeMemory>
   createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>

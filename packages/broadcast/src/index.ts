@@ -1,1 +1,6 @@
-export {}
+/**
+ * The broadcast strategy.
+ *
+ * @packageDocumentation
+ */
+export { broadcast } from './broadcast.ts'

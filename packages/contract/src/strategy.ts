@@ -1,14 +1,16 @@
 import type { Collective, PipelineStats, Ring } from './device.ts'
-import type { EngineSession } from './engine.ts'
+import type { EngineSession, RingTensor } from './engine.ts'
 import type { HostMemory } from './host.ts'
-import type { Manifest } from './manifest.ts'
-import type { TransferPlan } from './plan.ts'
+import type { CopyColumns, TransferPlan } from './plan.ts'
 
 /** What a strategy works with on one rank. */
 export interface StrategyContext {
   readonly rank: number
-  readonly manifest: Manifest
   readonly plan: TransferPlan
+  /** Copies from `segments` into the buckets this rank owns. */
+  readonly copies: CopyColumns
+  /** The tensors of a bucket as they lie in the ring. */
+  readonly tensorsOf: (bucket: number) => readonly RingTensor[]
   readonly ring: Ring
   readonly collective: Collective
   readonly session: EngineSession

@@ -1,1 +1,13 @@
-export {}
+/**
+ * ParameterServer: registers checkpoints, gathers metas and updates inference engines in place.
+ *
+ * @packageDocumentation
+ */
+export { ParameterServer, type GatherMetasOptions, type UpdateOptions } from './parameter-server.ts'
+export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+export type { StageTimes, StepTimes, UpdateReport } from './report.ts'
+export { controlEngine, controlRequest, type ControlEngineOptions } from './engines/control-engine.ts'
+export { gatherManifest } from './gather.ts'
+export { readMetas, writeMetas } from './metas-file.ts'
+export { manifestOf, tensorCount } from './manifest.ts'
+export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'

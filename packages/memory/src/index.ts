@@ -1,1 +1,16 @@
-export {}
+/**
+ * Host memory of registered checkpoints: loading, pinning, the shared pool, use in place, leases.
+ *
+ * @packageDocumentation
+ */
+export type { PoolStats } from './block-pool.ts'
+export {
+  CheckpointStore,
+  DEFAULT_SEGMENT_BYTES,
+  type CheckpointMetas,
+  type CheckpointStoreOptions,
+  type Lease,
+  type RegisterOptions,
+} from './checkpoint-store.ts'
+export { shareOf, type FileShare } from './share.ts'
+export type { CheckpointSource, NamedTensorInput, TensorData, TensorInput } from './source.ts'

@@ -11,6 +11,15 @@
 
 namespace ckpt::host {
 
+/// A way of copying bytes that do not overlap, for one instruction set.
+struct CopyLoop {
+  const char* instructions;
+  void (*copy)(std::byte* destination, const std::byte* source, std::size_t bytes);
+};
+
+/// Those that this CPU can run, slowest first.
+std::vector<CopyLoop> SupportedCopyLoops();
+
 /// Copies bytes that do not overlap; large runs by non-temporal stores of the widest kind this CPU has. The bytes are visible
 /// to whoever synchronises with this thread afterwards (the stores are fenced before it returns).
 void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes);

@@ -9,8 +9,13 @@
 namespace ckpt::host {
 namespace {
 
-// Below this a copy likely ends up in cache and is read from there; non-temporal stores would only send it to memory.
-constexpr std::size_t kNonTemporalBytes = std::size_t{64} << 10;
+// From here on non-temporal stores were measured to be faster than memcpy on memory that is in no cache; below, rows are too
+// short for their set-up to pay.
+constexpr std::size_t kNonTemporalBytes = std::size_t{8} << 10;
+
+void CopyPlain(std::byte* destination, const std::byte* source, std::size_t bytes) {
+  if (bytes != 0) std::memcpy(destination, source, bytes);
+}
 
 #if defined(__x86_64__)
 
@@ -50,31 +55,33 @@ __attribute__((target("avx2"))) void StreamAvx2(std::byte* destination, const st
   _mm_sfence();
 }
 
-using Stream = void (*)(std::byte*, const std::byte*, std::size_t);
-
-Stream ChooseStream() {
-  if (__builtin_cpu_supports("avx512f")) return StreamAvx512;
-  if (__builtin_cpu_supports("avx2")) return StreamAvx2;
-  return nullptr;
+/// Large runs by `stream`, which is given an aligned middle.
+template <void (*stream)(std::byte*, const std::byte*, std::size_t)>
+void CopyStreamed(std::byte* destination, const std::byte* source, std::size_t bytes) {
+  if (bytes < kNonTemporalBytes) return CopyPlain(destination, source, bytes);
+  const std::size_t head = (64 - reinterpret_cast<std::uintptr_t>(destination) % 64) % 64;
+  const std::size_t body = (bytes - head) / 256 * 256;
+  std::memcpy(destination, source, head);
+  stream(destination + head, source + head, body);
+  std::memcpy(destination + head + body, source + head + body, bytes - head - body);
 }
 
 #endif
 
 }  // namespace
 
-void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes) {
+std::vector<CopyLoop> SupportedCopyLoops() {
+  std::vector<CopyLoop> loops = {{"plain", CopyPlain}};
 #if defined(__x86_64__)
-  static const Stream stream = ChooseStream();
-  if (bytes >= kNonTemporalBytes && stream != nullptr) {
-    const std::size_t head = (64 - reinterpret_cast<std::uintptr_t>(destination) % 64) % 64;
-    const std::size_t body = (bytes - head) / 256 * 256;
-    std::memcpy(destination, source, head);
-    stream(destination + head, source + head, body);
-    std::memcpy(destination + head + body, source + head + body, bytes - head - body);
-    return;
-  }
+  if (__builtin_cpu_supports("avx2")) loops.push_back({"avx2", CopyStreamed<StreamAvx2>});
+  if (__builtin_cpu_supports("avx512f")) loops.push_back({"avx512", CopyStreamed<StreamAvx512>});
 #endif
-  if (bytes != 0) std::memcpy(destination, source, bytes);
+  return loops;
+}
+
+void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes) {
+  static const CopyLoop best = SupportedCopyLoops().back();
+  best.copy(destination, source, bytes);
 }
 
 }  // namespace ckpt::host

@@ -85,7 +85,7 @@ std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::siz
         .WithField("name");
   }
   try {
-    struct statvfs volume {};
+    struct statvfs volume{};
     if (::fstatvfs(fd.get(), &volume) == 0 && volume.f_blocks != 0 && volume.f_bavail * volume.f_frsize < bytes) {
       throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(bytes) + " bytes of /dev/shm", ENOSPC)
           .WithFile("/dev/shm" + path);

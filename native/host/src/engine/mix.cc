@@ -29,9 +29,6 @@ __attribute__((always_inline)) inline void WriteLoop(std::byte* data, std::size_
   }
 }
 
-using Sum = std::uint64_t (*)(const std::byte*, std::size_t, std::uint64_t);
-using Write = void (*)(std::byte*, std::size_t, std::uint64_t, std::uint64_t);
-
 std::uint64_t SumPlain(const std::byte* data, std::size_t words, std::uint64_t first) { return SumLoop(data, words, first); }
 void WritePlain(std::byte* data, std::size_t words, std::uint64_t seed, std::uint64_t first) {
   WriteLoop(data, words, seed, first);
@@ -55,25 +52,22 @@ CKPT_AVX2 void WriteAvx2(std::byte* data, std::size_t words, std::uint64_t seed,
 }
 #endif
 
-struct Loops {
-  Sum sum = SumPlain;
-  Write write = WritePlain;
+}  // namespace
 
-  Loops() {
+std::vector<MixLoops> SupportedMixLoops() {
+  std::vector<MixLoops> loops = {{"plain", SumPlain, WritePlain}};
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) {
-      sum = SumAvx512;
-      write = WriteAvx512;
-    } else if (__builtin_cpu_supports("avx2")) {
-      sum = SumAvx2;
-      write = WriteAvx2;
-    }
+  if (__builtin_cpu_supports("avx2")) loops.push_back({"avx2", SumAvx2, WriteAvx2});
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+    loops.push_back({"avx512", SumAvx512, WriteAvx512});
 #endif
-  }
-};
+  return loops;
+}
 
-const Loops& Best() {
-  static const Loops loops;
+namespace {
+
+const MixLoops& Best() {
+  static const MixLoops loops = SupportedMixLoops().back();
   return loops;
 }
 

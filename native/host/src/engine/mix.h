@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace ckpt::host {
 
@@ -18,8 +19,18 @@ __attribute__((always_inline)) inline std::uint64_t Mix(std::uint64_t x) {
   return x;
 }
 
+/// The loops over words, for one instruction set.
+struct MixLoops {
+  const char* instructions;
+  std::uint64_t (*sum)(const std::byte* data, std::size_t words, std::uint64_t first);
+  void (*write)(std::byte* data, std::size_t words, std::uint64_t seed, std::uint64_t first);
+};
+
+/// Those that this CPU can run, slowest first.
+std::vector<MixLoops> SupportedMixLoops();
+
 /// Sum over `words` little-endian words at `data` (of any alignment) of Mix(word + key), where the key starts at
-/// `first * kGolden` and grows by kGolden each word. The widest instructions of this CPU.
+/// `first * kGolden` and grows by kGolden each word. Uses the last of SupportedMixLoops().
 std::uint64_t SumMixedWords(const std::byte* data, std::size_t words, std::uint64_t first);
 
 /// Writes Mix(seed + (first + i) * kGolden) as word i, for `words` words.

@@ -395,7 +395,8 @@ describe('memory', () => {
     await cycle()
     const before = mapped()
     for (let i = 0; i < 10; i++) await cycle()
-    expect(mapped() - before).toBeLessThan(128 << 10)
+    // A leak would be 1280 MiB; a thread that starts meanwhile maps some 72 MiB of its own.
+    expect(mapped() - before).toBeLessThan(512 << 10)
   })
 
   it('refuses more memory than there is', async () => {

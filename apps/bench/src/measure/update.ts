@@ -1,0 +1,90 @@
+import { cpus } from 'node:os'
+import type { UpdateReport } from '@ckpt/core'
+import type { Model } from '@ckpt/models'
+import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
+import type { Run } from '../result.ts'
+import { summarize } from '../statistics.ts'
+
+export interface UpdateMeasurement {
+  readonly model: Pick<Model, 'id' | 'title'>
+  readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
+  readonly ranks: number
+  readonly repeat: number
+  readonly copyBytesPerSecond: number
+  readonly onStep?: (step: string) => void
+}
+
+/**
+ * Updates of one checkpoint over processes of their own: rank processes, and an engine worker each that keeps its tensor-parallel
+ * slices. Before each update all parameters are overwritten, after it every byte is compared with the files; neither is timed. The
+ * slowest rank counts.
+ */
+export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
+  const { model, checkpoint, ranks, repeat, onStep } = options
+  onStep?.('starting processes')
+  const threads = Math.max(1, Math.floor(cpus().length / ranks))
+  await using cluster = await Cluster.start({
+    ranks,
+    threads,
+    keepAlive: true,
+    engine: { kind: 'typescript', checkpoint: checkpoint.directory },
+  })
+  onStep?.('registering')
+  const registered = await cluster.register('bench', checkpoint.directory)
+  const gathered = await cluster.all('gatherMetas', () => ({ name: 'bench' }))
+  const samples: UpdateReport[][] = []
+  let verified = true
+  let verifiedBytes = 0
+  const updateAndVerify = async (verify: boolean, version: string): Promise<UpdateReport[]> => {
+    await Promise.all(cluster.engines.map((engine) => engine.poison()))
+    onStep?.(`update ${version}`)
+    const reports = await cluster.update('bench', { verify, version })
+    onStep?.(`verifying ${version}`)
+    const checks = await Promise.all(cluster.engines.map((engine) => engine.verify(checkpoint.files)))
+    verified &&= checks.every((check) => check.verified)
+    verifiedBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
+    return reports
+  }
+  // The first update makes ring and collective, which are kept: it is not a sample.
+  await updateAndVerify(false, 'first')
+  for (let i = 0; i < repeat; i++) samples.push(await updateAndVerify(false, `sample ${i + 1} of ${repeat}`))
+  const digested = await updateAndVerify(true, 'with digests')
+  const resources = await cluster.all('resources', () => undefined)
+
+  const slowest = samples.map((reports) => Math.max(...reports.map((report) => report.totalMs)))
+  const updateMs = summarize(slowest)
+  const median = samples[slowest.indexOf([...slowest].sort((a, b) => a - b)[Math.floor(slowest.length / 2)]!)]!
+  const stage = (name: keyof UpdateReport['stages']) => Math.max(...median.map((report) => report.stages[name]))
+  const first = median[0]!
+  const moved = first.bytes + first.bytes * (ranks - 1) + verifiedBytes
+  const limitMs = (moved / options.copyBytesPerSecond) * 1000
+  return {
+    model: model.id,
+    title: model.title,
+    scale: checkpoint.scale,
+    backend: 'host',
+    strategy: 'broadcast',
+    ranks,
+    bytes: first.bytes,
+    tensors: first.tensors,
+    gatherMetasMs: Math.max(...gathered.map(({ milliseconds }) => milliseconds)),
+    registerMs: Math.max(...registered.map(({ milliseconds }) => milliseconds)),
+    updateMs,
+    stages: { h2dMs: stage('h2dMs'), broadcastMs: stage('broadcastMs'), reloadMs: stage('reloadMs'), idleMs: stage('idleMs') },
+    digestUpdateMs: Math.max(...digested.map((report) => report.totalMs)),
+    peakDeviceBytes: Math.max(...median.map((report) => report.ringBytes)),
+    peakHostBytes: Math.max(...resources.map((one) => one.peakResidentBytes)),
+    limit: {
+      bytesPerSecond: options.copyBytesPerSecond,
+      updateMs: limitMs,
+      how: `${moved} bytes that H2D, broadcast and reload must move, at the copy rate of all cores measured in this run`,
+    },
+    ratioToLimit: updateMs.median / limitMs,
+    verified,
+    verifiedBytes,
+    digest: first.digest,
+    ringBytes: first.ringBytes,
+    bucketBytes: first.bucketBytes,
+    mode: `${first.mode}: ${first.modeReason}`,
+  }
+}

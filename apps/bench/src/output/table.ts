@@ -1,0 +1,98 @@
+import { model } from '@ckpt/models'
+import Table from 'cli-table3'
+import type { BenchResult, Run } from '../result.ts'
+
+const seconds = (milliseconds: number) =>
+  milliseconds >= 1000 ? `${(milliseconds / 1000).toFixed(2)} s` : `${milliseconds.toFixed(1)} ms`
+const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
+
+/** The bench's result for a terminal. */
+export function renderTables(result: BenchResult): string {
+  const { machine, ceilings } = result
+  const parts = [
+    `${machine.cpu}, ${machine.cores} cores, ${gigabytes(machine.memoryBytes)}, Node ${machine.node}`,
+    `copy ceiling ${gigabytes(ceilings.copyBytesPerSecond)}/s, read ceiling ${gigabytes(ceilings.readBytesPerSecond)}/s, measured in this run`,
+    '',
+    updates(result.runs),
+    published(result.runs),
+  ]
+  if (result.registration) {
+    const { bytes, registerMs, ofCeiling } = result.registration
+    parts.push(
+      `registration of ${gigabytes(bytes)} of warm files: ${seconds(registerMs.median)}, ${(ofCeiling * 100).toFixed(0)} % of the read ceiling`,
+    )
+  }
+  if (result.gatherMetas) {
+    const { model: id, tensors, ranks, firstMs, unchangedMs } = result.gatherMetas
+    parts.push(
+      `gatherMetas of ${id} at full size (${tensors} tensors, ${ranks} ranks): ${seconds(firstMs)} first, ${seconds(unchangedMs.median)} unchanged`,
+    )
+  }
+  for (const peer of result.peers) {
+    parts.push(
+      `${peer.what} of ${peer.model} over ${peer.ranks} ranks: ${seconds(peer.oursMs.median)}; ${peer.peer} ${peer.version}: ${seconds(peer.peerMs.median)} (${peer.ratio.toFixed(0)} times as long)`,
+    )
+  }
+  for (const { what, reason } of result.skipped) parts.push(`not measured: ${what}: ${reason}`)
+  return `${parts.join('\n')}\n`
+}
+
+function updates(runs: readonly Run[]): string {
+  const table = new Table({
+    head: [
+      'model (scaled)',
+      'kept',
+      'bytes',
+      'tensors',
+      'ranks',
+      'register',
+      'update',
+      'with digests',
+      'limit',
+      'ratio',
+      'verified',
+    ],
+    style: { head: [], border: [] },
+    colWidths: [null, 34],
+    wordWrap: true,
+  })
+  for (const run of runs) {
+    table.push([
+      run.title,
+      run.scale,
+      gigabytes(run.bytes),
+      run.tensors,
+      run.ranks,
+      seconds(run.registerMs),
+      `${seconds(run.updateMs.median)} (${gigabytes((run.bytes / run.updateMs.median) * 1000)}/s)`,
+      seconds(run.digestUpdateMs),
+      seconds(run.limit.updateMs),
+      run.ratioToLimit.toFixed(2),
+      run.verified ? 'every byte' : 'FAILED',
+    ])
+  }
+  return table.toString()
+}
+
+/** What checkpoint-engine's authors report for the whole models on GPUs: another scale and another machine, so for orientation only. */
+function published(runs: readonly Run[]): string {
+  const table = new Table({
+    head: ['published for the whole model (checkpoint-engine)', 'devices', 'gather metas', 'broadcast', 'p2p'],
+    style: { head: [], border: [] },
+  })
+  for (const id of new Set(runs.map((run) => run.model))) {
+    for (const row of publishedRows(id)) {
+      table.push([row.title, row.devices, `${row.gatherMetasSeconds} s`, `${row.broadcastSeconds} s`, `${row.p2pSeconds} s`])
+    }
+  }
+  return table.length === 0 ? '' : table.toString()
+}
+
+function publishedRows(id: string) {
+  try {
+    const found = model(id)
+    return found.updates.map((row) => ({ title: found.title, ...row }))
+  } catch {
+    return [] // a checkpoint of the user's own has no published row
+  }
+}

@@ -1,0 +1,94 @@
+import type { Samples } from './statistics.ts'
+
+/** The bench's JSON: schema 1. Times in milliseconds, sizes in bytes, rates in bytes per second. */
+export interface BenchResult {
+  readonly schema: 1
+  readonly startedAt: string
+  readonly machine: Machine
+  readonly ceilings: Ceilings
+  readonly runs: readonly Run[]
+  readonly gatherMetas?: GatherRun
+  readonly registration?: RegistrationRun
+  readonly peers: readonly PeerRun[]
+  /** What was asked for or usual but could not be measured, with the reason. */
+  readonly skipped: readonly Skipped[]
+}
+
+export interface Skipped {
+  readonly what: string
+  readonly reason: string
+}
+
+export interface Machine {
+  readonly cpu: string
+  readonly cores: number
+  readonly memoryBytes: number
+  readonly os: string
+  readonly node: string
+}
+
+/** What this machine can do at most, measured in the same run. */
+export interface Ceilings {
+  /** Copy between buffers too large for any cache, all cores at work. */
+  readonly copyBytesPerSecond: number
+  /** Warm files into memory that was written before. */
+  readonly readBytesPerSecond: number
+}
+
+export interface Run {
+  readonly model: string
+  readonly title: string
+  /** What was kept of the model, in words. */
+  readonly scale: string
+  readonly backend: 'host' | 'cuda'
+  readonly strategy: 'broadcast' | 'p2p' | 'direct'
+  readonly ranks: number
+  readonly bytes: number
+  readonly tensors: number
+  readonly gatherMetasMs: number
+  readonly registerMs: number
+  readonly updateMs: Samples
+  readonly stages: { readonly h2dMs: number; readonly broadcastMs: number; readonly reloadMs: number; readonly idleMs: number }
+  /** With a digest a tensor, compared by the workers before loading. */
+  readonly digestUpdateMs: number
+  readonly peakDeviceBytes: number
+  readonly peakHostBytes: number
+  readonly limit: { readonly bytesPerSecond: number; readonly updateMs: number; readonly how: string }
+  readonly ratioToLimit: number
+  readonly verified: boolean
+  readonly verifiedBytes: number
+  readonly digest: string
+  readonly ringBytes: number
+  readonly bucketBytes: number
+  readonly mode: string
+}
+
+/** `gatherMetas` with the full-size metadata of a model and no data. */
+export interface GatherRun {
+  readonly model: string
+  readonly ranks: number
+  readonly tensors: number
+  readonly firstMs: number
+  readonly unchangedMs: Samples
+}
+
+export interface RegistrationRun {
+  readonly bytes: number
+  readonly registerMs: Samples
+  /** The same bytes read into warm memory by plain reads, all cores, same run. */
+  readonly limitMs: number
+  /** Part of the ceiling that the median registration reached. */
+  readonly ofCeiling: number
+}
+
+export interface PeerRun {
+  readonly peer: string
+  readonly version: string
+  readonly what: string
+  readonly model: string
+  readonly ranks: number
+  readonly oursMs: Samples
+  readonly peerMs: Samples
+  /** Peer's median over ours. */
+  readonly ratio: number
+}

@@ -1,0 +1,120 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { constants, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Option, type Command } from 'commander'
+import { parseCount } from '../sizes.ts'
+
+export interface LaunchOptions {
+  readonly nproc: number
+  readonly nnodes: number
+  readonly nodeRank: number
+  readonly masterAddr: string
+  readonly masterPort?: number
+}
+
+const GRACE_MS = 5000
+
+/** Adds `ckpt launch`. */
+export function addLaunch(program: Command): void {
+  program
+    .command('launch')
+    .description(
+      'run a command once a rank, with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT and a shared secret set',
+    )
+    .addOption(new Option('--nproc <n>', 'ranks on this node').argParser(parseCount(1)).makeOptionMandatory())
+    .addOption(new Option('--nnodes <n>', 'nodes').argParser(parseCount(1)).default(1))
+    .addOption(new Option('--node-rank <n>', 'index of this node').argParser(parseCount(0)).default(0))
+    .option('--master-addr <host>', 'address of rank 0', '127.0.0.1')
+    .addOption(
+      new Option('--master-port <port>', 'port of rank 0 (default: a free one on a single node)').argParser(parseCount(1)),
+    )
+    .argument('<command...>', 'the command and its arguments, after --')
+    .action(async (command: string[], options: LaunchOptions) => {
+      process.exitCode = await launch(command, options)
+    })
+}
+
+/**
+ * Runs `command` once a rank. When one fails the others are stopped; signals are passed on. Resolves to the exit status: the first
+ * failing rank's, or 0.
+ */
+export async function launch(command: readonly string[], options: LaunchOptions): Promise<number> {
+  const { nproc, nnodes, nodeRank, masterAddr } = options
+  if (nnodes > 1 && options.masterPort === undefined) throw new Error('--master-port is needed with more than one node')
+  const directory = mkdtempSync(join(tmpdir(), 'ckpt-launch-'))
+  const tokenFile = join(directory, 'token')
+  // On several nodes the secret has to be the same everywhere, so it comes from the caller's environment.
+  const ownSecret = process.env['CKPT_TOKEN'] === undefined && process.env['CKPT_TOKEN_FILE'] === undefined && nnodes === 1
+  if (ownSecret) writeFileSync(tokenFile, randomBytes(24).toString('base64url'), { mode: 0o600 })
+  const port = options.masterPort ?? (await freePort())
+  const children = Array.from({ length: nproc }, (_, local) =>
+    spawn(command[0]!, command.slice(1), {
+      stdio: 'inherit',
+      env: {
+        ...process.env,
+        RANK: String(nodeRank * nproc + local),
+        LOCAL_RANK: String(local),
+        WORLD_SIZE: String(nnodes * nproc),
+        MASTER_ADDR: masterAddr,
+        MASTER_PORT: String(port),
+        ...(ownSecret && { CKPT_TOKEN_FILE: tokenFile }),
+      },
+    }),
+  )
+  const pass = (signal: NodeJS.Signals) => children.forEach((child) => child.kill(signal))
+  process.on('SIGINT', pass).on('SIGTERM', pass)
+  try {
+    let status = 0
+    await Promise.all(
+      children.map(async (child, local) => {
+        const code = await exitStatus(child, command[0]!)
+        if (code === 0) return
+        if (status === 0) {
+          status = code
+          if (code < 128) process.stderr.write(`ckpt launch: rank ${nodeRank * nproc + local} exited with status ${code}\n`)
+        }
+        await stopAll(children)
+      }),
+    )
+    return status
+  } finally {
+    process.off('SIGINT', pass).off('SIGTERM', pass)
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+async function exitStatus(child: ChildProcess, command: string): Promise<number> {
+  try {
+    const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
+    return code ?? 128 + constants.signals[signal!]
+  } catch (error) {
+    process.stderr.write(`ckpt launch: cannot run ${command}: ${String(error)}\n`)
+    return 127
+  }
+}
+
+/** Asks the children that still run to end, and ends them after a while. */
+async function stopAll(children: readonly ChildProcess[]): Promise<void> {
+  const alive = () =>
+    children.filter((child) => child.pid !== undefined && child.exitCode === null && child.signalCode === null)
+  // Those that fail by themselves (an aborted epoch reaches every rank) should get to say why.
+  const deadline = Date.now() + GRACE_MS
+  while (alive().length > 0 && Date.now() < deadline - GRACE_MS / 2) await new Promise((resolve) => setTimeout(resolve, 50))
+  for (const child of alive()) child.kill('SIGTERM')
+  while (alive().length > 0 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 50))
+  for (const child of alive()) child.kill('SIGKILL')
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer()
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  server.close()
+  if (typeof address === 'object' && address) return address.port
+  throw new Error('no free port')
+}

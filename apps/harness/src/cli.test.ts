@@ -1,0 +1,150 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { model } from '@ckpt/models'
+import { createHost } from '@ckpt/transport'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
+import { EngineProcess } from './cluster/engine-process.ts'
+import { SOURCE_FLAGS } from './cluster/processes.ts'
+
+const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
+const RANKS = 2
+
+interface Finished {
+  readonly status: number | null
+  readonly signal: NodeJS.Signals | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+function ckpt(args: readonly string[], env: NodeJS.ProcessEnv = {}): { child: ChildProcess; finished: Promise<Finished> } {
+  const child = spawn(process.execPath, [...SOURCE_FLAGS, MAIN, ...args], {
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let stdout = ''
+  let stderr = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const finished = once(child, 'close').then(([status, signal]) => ({ status, signal, stdout, stderr }) as Finished)
+  return { child, finished }
+}
+
+describe('ckpt update', () => {
+  let checkpoint: GeneratedCheckpoint
+  let directory: string
+  let engines: EngineProcess[]
+  beforeAll(async () => {
+    checkpoint = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 64 * 2 ** 20, 11n)
+    directory = mkdtempSync(join(tmpdir(), 'ckpt-cli-test-'))
+    engines = Array.from(
+      { length: RANKS },
+      (_, tpRank) =>
+        new EngineProcess({ kind: 'typescript', directory, checkpoint: checkpoint.directory, tpRank, tpSize: RANKS }),
+    )
+    await Promise.all(engines.map((engine) => engine.ready()))
+  })
+  afterAll(async () => {
+    await Promise.all(engines.map(({ process }) => process.stop()))
+    rmSync(directory, { recursive: true, force: true })
+    checkpoint[Symbol.dispose]()
+  })
+
+  const update = (...more: string[]) => [
+    'update',
+    '--checkpoint',
+    checkpoint.directory,
+    '--engine-control',
+    join(directory, 'engine-typescript-{rank}.sock'),
+    '--nproc',
+    String(RANKS),
+    ...more,
+  ]
+
+  it('updates every worker and says what it did', async () => {
+    const { status, stdout, stderr } = await ckpt(update('--version', 'step-1')).finished
+    expect({ status, stderr: status === 0 ? '' : stderr }).toEqual({ status: 0, stderr: '' })
+    expect(stdout).toContain('version step-1')
+    expect(stdout).toContain('every tensor compared with its digest')
+    for (const engine of engines) {
+      expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
+      expect(await engine.health()).toMatchObject({ version: 'step-1', dirty: false })
+    }
+  })
+
+  it('prints one JSON line a rank with --json', async () => {
+    const { status, stdout } = await ckpt(update('--json', '--no-verify')).finished
+    expect(status).toBe(0)
+    const lines = stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { rank: number; verified: boolean })
+    expect(lines.map(({ rank }) => rank).sort()).toEqual([0, 1])
+    expect(lines.every(({ verified }) => !verified)).toBe(true)
+  })
+
+  it('names the file that is malformed, and fails', async () => {
+    const { status, stderr } = await ckpt([
+      'update',
+      '--checkpoint',
+      MAIN,
+      '--engine-control',
+      join(directory, 'engine-typescript-{rank}.sock'),
+    ]).finished
+    expect(status).toBe(1)
+    expect(stderr).toContain('CHECKPOINT_MALFORMED')
+    expect(stderr).toContain('main.ts')
+  })
+
+  it('names the variable that is broken', async () => {
+    const { status, stderr } = await ckpt(
+      update().filter((word) => word !== '--nproc' && word !== String(RANKS)),
+      { RANK: 'two' },
+    ).finished
+    expect(status).toBe(1)
+    expect(stderr).toContain('RANK')
+  })
+
+  it('leaves nothing behind when it is interrupted at any moment', { timeout: 240_000 }, async () => {
+    const { leftovers } = await import('./leftovers.ts')
+    const before = new Set(leftovers())
+    const started = performance.now()
+    await ckpt(update()).finished
+    const whole = performance.now() - started
+    const moments = 12
+    for (let i = 0; i < moments; i++) {
+      const { child, finished } = ckpt(update())
+      const timer = setTimeout(() => child.kill('SIGINT'), (whole * (i + 0.5)) / moments)
+      const { status, signal } = await finished
+      clearTimeout(timer)
+      // Interrupted (by Node itself in its first moments), or done before the signal came.
+      expect([0, 130, 'SIGINT']).toContain(signal ?? status)
+      expect(
+        leftovers().filter((path) => !before.has(path)),
+        `after ${i + 1} of ${moments}`,
+      ).toEqual([])
+    }
+    // Workers whose update was cut off take the next one.
+    expect((await ckpt(update('--version', 'after')).finished).status).toBe(0)
+    for (const engine of engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
+  })
+})
+
+describe('ckpt launch', () => {
+  it('gives every rank its environment and passes on the first failure', async () => {
+    const script =
+      'const { RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT } = process.env; console.log([RANK, WORLD_SIZE, MASTER_ADDR, Number(MASTER_PORT) > 0].join(" "))'
+    const { status, stdout } = await ckpt(['launch', '--nproc', '3', '--', process.execPath, '-e', script]).finished
+    expect(status).toBe(0)
+    expect(stdout.trim().split('\n').sort()).toEqual([0, 1, 2].map((rank) => `${rank} 3 127.0.0.1 true`))
+
+    const failing = 'if (process.env.RANK === "1") process.exit(7); setInterval(() => {}, 1000)'
+    const failed = await ckpt(['launch', '--nproc', '2', '--', process.execPath, '-e', failing]).finished
+    expect(failed.status).toBe(7)
+    expect(failed.stderr).toContain('rank 1 exited with status 7')
+  })
+})

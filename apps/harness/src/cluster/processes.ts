@@ -1,0 +1,47 @@
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+
+/** Node's flags for running the workspace's TypeScript from source. */
+export const SOURCE_FLAGS = ['--import', import.meta.resolve('tsx'), '--conditions=@ckpt/source']
+
+/** A child process of this package's own, started from source; its stderr is kept for error messages. */
+export interface Spawned {
+  readonly child: ChildProcess
+  readonly name: string
+  /** The last lines it wrote to stderr. */
+  stderr(): string
+  /** Ends it: `signal`, then SIGKILL after `graceMs`. Resolves when it is gone. */
+  stop(signal?: NodeJS.Signals, graceMs?: number): Promise<void>
+}
+
+/** Starts `module` (a file URL of a TypeScript source) as a child process with an IPC channel. */
+export function spawnSource(name: string, module: URL, args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Spawned {
+  const child = fork(fileURLToPath(module), args, {
+    execArgv: SOURCE_FLAGS,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
+    serialization: 'advanced',
+  })
+  return wrap(name, child)
+}
+
+/** Keeps a child's last stderr lines and ends it in good order. */
+export function wrap(name: string, child: ChildProcess): Spawned {
+  let tail = ''
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (tail = (tail + text).slice(-8000)))
+  const gone = once(child, 'exit').catch(() => undefined)
+  const running = () => child.exitCode === null && child.signalCode === null
+  return {
+    child,
+    name,
+    stderr: () => tail,
+    async stop(signal = 'SIGTERM', graceMs = 3000) {
+      if (!running()) return
+      child.kill(signal)
+      const timer = setTimeout(() => child.kill('SIGKILL'), graceMs)
+      await gone
+      clearTimeout(timer)
+    },
+  }
+}

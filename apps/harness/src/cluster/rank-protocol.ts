@@ -1,0 +1,55 @@
+import type { SerializedError } from '@ckpt/contract'
+import type { CheckpointSource, RegisterOptions, UpdateReport } from '@ckpt/core'
+
+/** Calls that a cluster makes on its rank processes, by name: argument and result. */
+export interface RankCalls {
+  create: [
+    {
+      rank: number
+      worldSize: number
+      address: string
+      keepAlive: boolean
+      timeoutMs: number
+      heartbeatTimeoutMs?: number
+      threads?: number
+    },
+    void,
+  ]
+  register: [{ name: string; source: CheckpointSource; options: RegisterOptions }, { milliseconds: number }]
+  unregister: [{ name: string }, void]
+  gatherMetas: [{ name: string; digests?: boolean }, { milliseconds: number; tensors: number; digest: string }]
+  update: [RankUpdate, UpdateReport]
+  resources: [undefined, RankResources]
+  close: [undefined, void]
+}
+
+export interface RankUpdate {
+  readonly name: string
+  /** Control socket of this rank's engine worker. */
+  readonly engineSocket: string
+  readonly version?: string
+  readonly verify?: boolean
+  readonly ringBytes?: number
+  readonly bucketBytes?: number
+  readonly chunkBytes?: number
+  readonly timeoutMs?: number
+}
+
+/** What a rank process holds, for leak checks. */
+export interface RankResources {
+  readonly pid: number
+  readonly residentBytes: number
+  readonly peakResidentBytes: number
+  readonly openFiles: number
+  readonly maps: number
+}
+
+export type RankCall = keyof RankCalls
+
+export interface RankRequestMessage {
+  readonly id: number
+  readonly call: RankCall
+  readonly argument: unknown
+}
+
+export type RankReplyMessage = { readonly id: number } & ({ readonly value: unknown } | { readonly error: SerializedError })

@@ -1,0 +1,112 @@
+/**
+ * The reference engine as a process: `node main.ts --control PATH --checkpoint DIR --tp-rank R --tp-size N`. The checkpoint is
+ * read for names and shapes only, as an engine reads a model's configuration; weights arrive by updates.
+ */
+import { rmSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { CkptError } from '@ckpt/contract'
+import { readIndex } from '@ckpt/safetensors'
+import { createHost } from '@ckpt/transport'
+import { z } from 'zod'
+import { failure, serveControl, type Answer } from './control-server.ts'
+import { Parameters } from './parameters.ts'
+import { runUpdateSession } from './update-session.ts'
+
+const updateSchema = z.object({ address: z.string().startsWith('ipc://'), token: z.string(), timeoutMs: z.number().positive() })
+const verifySchema = z.object({ files: z.array(z.string()).min(1) })
+
+const { values } = parseArgs({
+  options: {
+    control: { type: 'string' },
+    checkpoint: { type: 'string' },
+    'tp-rank': { type: 'string', default: '0' },
+    'tp-size': { type: 'string', default: '1' },
+    threads: { type: 'string', default: '1' },
+    'device-uuid': { type: 'string', default: '' },
+    // Fault injection for tests: raise, or exit, before this bucket of the next update is loaded.
+    'fail-at-bucket': { type: 'string' },
+    'exit-at-bucket': { type: 'string' },
+  },
+})
+if (values.control === undefined || values.checkpoint === undefined) {
+  process.stderr.write('usage: main.ts --control PATH --checkpoint DIR [--tp-rank R] [--tp-size N] [--threads T]\n')
+  process.exit(2)
+}
+
+const control = values.control
+const host = createHost()
+const index = await readIndex(values.checkpoint)
+const parameters = await Parameters.allocate(
+  host,
+  index.headers.flatMap(({ tensors }) => tensors.map((tensor) => ({ ...tensor, bytes: tensor.end - tensor.begin }))),
+  { tpRank: Number(values['tp-rank']), tpSize: Number(values['tp-size']), threads: Number(values.threads) },
+)
+let version: string | null = null
+let dirty = false
+let updating = false
+let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
+const exitAt = values['exit-at-bucket'] === undefined ? undefined : Number(values['exit-at-bucket'])
+
+async function update(body: unknown): Promise<Answer> {
+  const { address, token, timeoutMs } = updateSchema.parse(body)
+  if (updating) return failure(409, new CkptError('INVALID_STATE', 'an update is running already'))
+  updating = true
+  try {
+    const outcome = await runUpdateSession({
+      host,
+      parameters,
+      address,
+      token,
+      timeoutMs,
+      device: values['device-uuid'],
+      beforeBucket(bucket) {
+        if (bucket === exitAt) process.exit(9)
+        if (bucket !== failAt) return
+        failAt = undefined
+        throw new Error(`injected failure at bucket ${bucket}`)
+      },
+    })
+    if (outcome.version !== undefined) {
+      version = outcome.version
+      dirty = false
+      return { status: 200, body: { version } }
+    }
+    dirty ||= outcome.touched
+    const error = outcome.error ?? new CkptError('ABORTED', `the update was aborted: ${outcome.reason ?? ''}`)
+    return failure(outcome.error ? 500 : 409, error)
+  } finally {
+    updating = false
+  }
+}
+
+const server = await serveControl(control, {
+  'GET /health': () => Promise.resolve({ status: 200, body: { device: values['device-uuid'], version, dirty } }),
+  'POST /update': update,
+  'GET /digests': async () => {
+    const digests = await parameters.digests()
+    return {
+      status: 200,
+      body: { digests: Object.fromEntries([...digests].map(([name, value]) => [name, value.toString(16).padStart(16, '0')])) },
+    }
+  },
+  'POST /verify': async (body) => ({ status: 200, body: await parameters.verify(verifySchema.parse(body).files) }),
+  'POST /poison': async () => {
+    await parameters.poison()
+    return { status: 200, body: {} }
+  },
+  'POST /exit': () => {
+    setImmediate(() => void stop(0))
+    return Promise.resolve({ status: 200, body: {} })
+  },
+})
+
+async function stop(code: number): Promise<void> {
+  await Promise.race([server.close(), new Promise((resolve) => setTimeout(resolve, 200))])
+  process.exit(code)
+}
+
+process.on('exit', () => rmSync(control, { force: true }))
+process.on('SIGINT', () => void stop(130))
+process.on('SIGTERM', () => void stop(143))
+// An engine whose parent is gone serves nobody.
+process.on('disconnect', () => void stop(0))

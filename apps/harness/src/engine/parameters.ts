@@ -1,0 +1,150 @@
+import { closeSync, openSync, readSync } from 'node:fs'
+import { CkptError, STRIDED_COPY_COLUMNS, type Host, type HostMemory, type RingTensor } from '@ckpt/contract'
+import { readHeader } from '@ckpt/safetensors'
+import { engineLayout, type Layout, type LayoutTensor, type Placement } from './layout.ts'
+
+const ALIGNMENT = 256
+
+export interface Verification {
+  readonly verified: boolean
+  readonly parameters: number
+  /** Bytes compared. */
+  readonly bytes: number
+  /** Tensors whose bytes differ from the files'. */
+  readonly mismatches: readonly string[]
+}
+
+/** The parameters of one engine worker: TP slices of fused tensors, in one range of host memory. */
+export class Parameters {
+  readonly #host: Host
+  readonly #memory: HostMemory
+  readonly #layout: Layout
+  readonly #offsets: ReadonlyMap<string, number>
+  readonly #threads: number
+
+  private constructor(host: Host, memory: HostMemory, layout: Layout, offsets: ReadonlyMap<string, number>, threads: number) {
+    this.#host = host
+    this.#memory = memory
+    this.#layout = layout
+    this.#offsets = offsets
+    this.#threads = threads
+  }
+
+  /** Allocates the parameters that worker `tpRank` of `tpSize` keeps of `tensors`. */
+  static async allocate(
+    host: Host,
+    tensors: Iterable<LayoutTensor>,
+    options: { tpRank: number; tpSize: number; threads: number },
+  ): Promise<Parameters> {
+    const layout = engineLayout(tensors, options.tpRank, options.tpSize)
+    const offsets = new Map<string, number>()
+    let end = 0
+    for (const [name, bytes] of layout.parameters) {
+      offsets.set(name, end)
+      end = Math.ceil((end + bytes) / ALIGNMENT) * ALIGNMENT
+    }
+    const memory = await host.allocate({ bytes: Math.max(end, ALIGNMENT), lock: false })
+    return new Parameters(host, memory, layout, offsets, options.threads)
+  }
+
+  get bytes(): number {
+    return this.#memory.bytes
+  }
+
+  /** Copies this worker's slices of `tensors`, which lie in `ring` from `ringOffset` on. */
+  async load(ring: HostMemory, ringOffset: number, tensors: readonly RingTensor[]): Promise<void> {
+    const copies = new Float64Array(tensors.length * STRIDED_COPY_COLUMNS)
+    let at = 0
+    for (const tensor of tensors) {
+      const placement = this.#placement(tensor.name)
+      if (placement.rowBytes === 0) continue
+      copies[at++] = 0
+      copies[at++] = ringOffset + tensor.offset + placement.sourceOffset
+      copies[at++] = placement.sourcePitch
+      copies[at++] = 1
+      copies[at++] = this.#offsets.get(placement.parameter)! + placement.destinationOffset
+      copies[at++] = placement.destinationPitch
+      copies[at++] = placement.rowBytes
+      copies[at++] = placement.rows
+    }
+    await this.#host.copy([ring, this.#memory], copies.subarray(0, at), { threads: this.#threads })
+  }
+
+  #placement(tensor: string): Placement {
+    const placement = this.#layout.placements.get(tensor)
+    if (placement) return placement
+    throw new CkptError('INVALID_ARGUMENT', `the engine has no parameter for tensor ${tensor}`, { fields: { tensor } })
+  }
+
+  /** 64-bit digest of each parameter's bytes. */
+  async digests(): Promise<Map<string, bigint>> {
+    const names = [...this.#layout.parameters.keys()]
+    const ranges = names.map((name) => ({
+      memory: 0,
+      offset: this.#offsets.get(name)!,
+      bytes: this.#layout.parameters.get(name)!,
+    }))
+    const digests = await this.#host.digest([this.#memory], ranges)
+    return new Map(names.map((name, index) => [name, digests[index]!]))
+  }
+
+  /** Overwrites everything, so that no later check can pass on bytes of an earlier update. */
+  async poison(): Promise<void> {
+    await this.#host.fill(this.#memory, { seed: BigInt(Date.now()) })
+  }
+
+  /**
+   * Compares every byte of every parameter with the files, which are read with plain file reads and compared in JavaScript: nothing
+   * of the path under test takes part but the layout.
+   */
+  async verify(files: readonly string[]): Promise<Verification> {
+    const missing = new Set(this.#layout.placements.keys())
+    const mismatches: string[] = []
+    let bytes = 0
+    let scratch = Buffer.alloc(0)
+    for (const file of files) {
+      const header = await readHeader(file)
+      const fd = openSync(file, 'r')
+      try {
+        for (const tensor of header.tensors) {
+          missing.delete(tensor.name)
+          const length = tensor.end - tensor.begin
+          if (scratch.length < length) scratch = Buffer.allocUnsafeSlow(length)
+          readFully(fd, scratch, length, header.dataStart + tensor.begin, file)
+          const placement = this.#placement(tensor.name)
+          if (!this.#equals(placement, scratch)) mismatches.push(tensor.name)
+          bytes += placement.rows * placement.rowBytes
+        }
+      } finally {
+        closeSync(fd)
+      }
+    }
+    mismatches.push(...missing)
+    return { verified: mismatches.length === 0, parameters: this.#layout.parameters.size, bytes, mismatches }
+  }
+
+  #equals(placement: Placement, tensor: Buffer): boolean {
+    const base = this.#offsets.get(placement.parameter)! + placement.destinationOffset
+    if (placement.rowBytes === 0) return true
+    const kept = this.#memory.view(base, placement.rows * placement.rowBytes)
+    for (let row = 0; row < placement.rows; row++) {
+      const from = placement.sourceOffset + row * placement.sourcePitch
+      const at = row * placement.rowBytes
+      if (tensor.compare(kept, at, at + placement.rowBytes, from, from + placement.rowBytes) !== 0) return false
+    }
+    return true
+  }
+
+  close(): void {
+    this.#memory.close()
+  }
+}
+
+function readFully(fd: number, into: Buffer, bytes: number, position: number, file: string): void {
+  let done = 0
+  while (done < bytes) {
+    const read = readSync(fd, into, done, bytes - done, position + done)
+    if (read === 0) throw new CkptError('CHECKPOINT_UNREADABLE', `${file} ends early`, { fields: { file } })
+    done += read
+  }
+}

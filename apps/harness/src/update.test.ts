@@ -1,0 +1,79 @@
+import { createHost } from '@ckpt/transport'
+import { model } from '@ckpt/models'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
+import { Cluster } from './cluster/cluster.ts'
+
+const host = createHost()
+const MIB = 2 ** 20
+
+describe.each([
+  ['qwen3-30b-a3b', 24 * MIB],
+  ['deepseek-v3.1', 48 * MIB],
+] as const)('updates of %s', (id, bytes) => {
+  let before: GeneratedCheckpoint
+  let after: GeneratedCheckpoint
+  beforeAll(async () => {
+    before = await generateCheckpoint(host, model(id), bytes, 1n)
+    after = await generateCheckpoint(host, model(id), bytes, 1_000_000n, 'other')
+  })
+  afterAll(() => {
+    before[Symbol.dispose]()
+    after[Symbol.dispose]()
+  })
+
+  it.each([1, 2, 4])('give %d engine workers exactly their bytes, one checkpoint after the other', async (ranks) => {
+    await using cluster = await Cluster.start({
+      ranks,
+      keepAlive: ranks === 2,
+      engine: { kind: 'typescript', checkpoint: before.directory },
+    })
+    for (const [name, checkpoint] of Object.entries({ before, after })) {
+      await cluster.register(name, checkpoint.directory)
+      const reports = await cluster.update(name)
+      for (const report of reports) {
+        expect(report).toMatchObject({ version: name, verified: true, bytes: checkpoint.bytes, tensors: checkpoint.tensors })
+      }
+      for (const engine of cluster.engines) {
+        expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true, mismatches: [] })
+        expect(await engine.health()).toMatchObject({ version: name, dirty: false })
+      }
+    }
+    // The check itself can fail: the engines hold `after` now.
+    expect(await cluster.engines[0]!.verify(before.files)).toMatchObject({ verified: false })
+  })
+
+  it('go on serially, and say so, where the ring holds no three buckets', async () => {
+    await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'typescript', checkpoint: before.directory } })
+    await cluster.register('small', before.directory)
+    const largest = Math.ceil(largestTensor(await gatherBytes(cluster)) / 4096) * 4096
+    const reports = await cluster.update('small', { ringBytes: largest + 4096, bucketBytes: largest })
+    expect(reports[0]).toMatchObject({ mode: 'serial' })
+    expect(reports[0]!.modeReason).not.toBe('')
+    for (const engine of cluster.engines) expect(await engine.verify(before.files)).toMatchObject({ verified: true })
+  })
+
+  it('take tensors larger than the preferred bucket', async () => {
+    await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'typescript', checkpoint: before.directory } })
+    await cluster.register('large', before.directory)
+    const reports = await cluster.update('large', { bucketBytes: 256 * 1024, verify: false })
+    expect(reports[0]!.buckets).toBeGreaterThan(10)
+    for (const engine of cluster.engines) expect(await engine.verify(before.files)).toMatchObject({ verified: true })
+  })
+
+  it('refuse a ring that cannot take the largest tensor, by its name', async () => {
+    await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'typescript', checkpoint: before.directory } })
+    await cluster.register('tight', before.directory)
+    await expect(cluster.update('tight', { ringBytes: 64 * 1024 })).rejects.toMatchObject({ code: 'PLAN_INFEASIBLE' })
+  })
+
+  async function gatherBytes(cluster: Cluster): Promise<readonly number[]> {
+    await cluster.all('gatherMetas', () => ({ name: 'small' }))
+    const { checkpointTensors } = await import('@ckpt/models')
+    return checkpointTensors(model(id), { bytes }).map((tensor) => tensor.bytes)
+  }
+})
+
+function largestTensor(bytes: readonly number[]): number {
+  return Math.max(...bytes)
+}

@@ -1,0 +1,216 @@
+// The engine without Node, for sanitizer runs: every part under several threads, errors and cancellations in the middle.
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "ckpt/worker_pool.h"
+#include "copy.h"
+#include "digest.h"
+#include "mapping.h"
+#include "mix.h"
+#include "reader.h"
+
+using ckpt::Cancellation;
+using ckpt::ParallelFor;
+using ckpt::WorkerPool;
+using namespace ckpt::host;
+
+namespace {
+
+constexpr std::size_t kBytes = (std::size_t{3} << 20) + 13;
+
+/// The digest's definition, one byte at a time.
+std::uint64_t Reference(const std::byte* data, std::size_t bytes) {
+  std::uint64_t sum = Mix(bytes ^ kLengthSalt);
+  for (std::size_t start = 0, i = 1; start < bytes; start += 8, i++) {
+    std::uint64_t word = 0;
+    for (std::size_t k = 0; k < 8 && start + k < bytes; k++) word |= std::to_integer<std::uint64_t>(data[start + k]) << (8 * k);
+    sum += Mix(word + i * kGolden);
+  }
+  return sum;
+}
+
+void TestParallelFor(WorkerPool& pool) {
+  const Cancellation never;
+  for (int round = 0; round < 200; round++) {
+    std::vector<int> counts(97);
+    ParallelFor::Run(pool, 4, counts.size(), never, [&](std::size_t i) { counts[i]++; });
+    for (const int count : counts) CHECK(count == 1);
+  }
+  // So many that no thread gets through them while another is on its way to say that it failed.
+  constexpr std::size_t kEndless = std::size_t{1} << 40;
+  CHECK(CodeOf([&] {
+          ParallelFor::Run(pool, 4, kEndless, never, [](std::size_t i) {
+            if (i == 50) throw ckpt::Error(ckpt::code::kTimeout, "fifty");
+          });
+        }) == "TIMEOUT");
+  Cancellation cancellation;
+  CHECK(CodeOf([&] {
+          ParallelFor::Run(pool, 4, kEndless, cancellation, [&](std::size_t i) {
+            if (i == 50) cancellation.Cancel();
+          });
+        }) == "ABORTED");
+}
+
+void TestStop() {
+  // A pool that stops while callers on its own threads share work: nobody hangs, nothing is touched afterwards.
+  for (int round = 0; round < 50; round++) {
+    Cancellation cancellation;
+    std::atomic<int> running{0};
+    WorkerPool pool("stopping");
+    for (int i = 0; i < 3; i++) {
+      pool.Post([&] {
+        running++;
+        CodeOf([&] { ParallelFor::Run(pool, 3, 1u << 20, cancellation, [](std::size_t) { std::this_thread::yield(); }); });
+      });
+    }
+    while (running == 0) std::this_thread::yield();
+    cancellation.Cancel();
+    pool.Stop();
+    CHECK(!pool.Post([] {}));
+  }
+}
+
+void TestMemoryAndDigest(WorkerPool& pool) {
+  const Cancellation never;
+  auto memory = Mapping::Anonymous(kBytes);
+  memory->Populate(pool, 3, never);
+  memory->Lock();
+  CHECK(memory->locked() == memory->lock_error().empty());
+  FillRandom(pool, 3, *memory, 1, kBytes - 1, 42, never);
+  std::vector<MemoryRange> ranges;
+  for (std::size_t bytes = 0; bytes < 40; bytes++) ranges.push_back({0, bytes % 9, bytes});
+  ranges.push_back({0, 0, kBytes});
+  ranges.push_back({0, 5, kBytes - 5});
+  const auto digests = DigestRanges(pool, 3, {memory}, ranges, never);
+  for (std::size_t i = 0; i < ranges.size(); i++) {
+    CHECK(digests[i] == Reference(memory->data() + ranges[i].offset, ranges[i].bytes));
+    CHECK(digests[i] == DigestBytes(memory->data() + ranges[i].offset, ranges[i].bytes));
+  }
+  CHECK(CodeOf([&] { DigestRanges(pool, 3, {memory}, {{0, 1, kBytes}}, never); }) == "INVALID_ARGUMENT");
+}
+
+void TestCopies(WorkerPool& pool) {
+  const Cancellation never;
+  auto source = Mapping::Anonymous(kBytes);
+  auto destination = Mapping::Anonymous(kBytes);
+  FillRandom(pool, 3, *source, 0, kBytes, 1, never);
+  // Odd sizes on both sides of the non-temporal threshold, at the very end of both memories.
+  for (const std::size_t bytes : {0, 1, 63, 8191, 8192, 8193, 1000003}) {
+    CopyBytes(destination->data() + kBytes - bytes, source->data() + kBytes - bytes, bytes);
+    CHECK(std::memcmp(destination->data() + kBytes - bytes, source->data() + kBytes - bytes, bytes) == 0);
+  }
+  const std::vector<StridedCopy> copies = {{0, 3, 2000, 1, 0, 1500, 1501 - 1, 1000}, {0, 0, 0, 1, 1600000, 300, 299, 4000}};
+  CHECK(CopyStrided(pool, 4, {source, destination}, copies, never) == 1500 * 1000 + 299 * 4000);
+  for (const StridedCopy& copy : copies) {
+    for (std::uint64_t row = 0; row < copy.rows; row++) {
+      CHECK(std::memcmp(destination->data() + copy.destination_offset + row * copy.destination_pitch,
+                        source->data() + copy.source_offset + row * copy.source_pitch, copy.row_bytes) == 0);
+    }
+  }
+  CHECK(CodeOf([&] { CopyStrided(pool, 4, {source}, {{0, kBytes, 0, 0, 0, 0, 1, 1}}, never); }) == "INVALID_ARGUMENT");
+  CHECK(CodeOf([&] { CopyStrided(pool, 4, {source}, {{0, 0, ~0ull, 0, 0, 8, 8, 3}}, never); }) == "INVALID_ARGUMENT");
+}
+
+/// What this CPU would not choose has to be right as well.
+void TestEveryInstructionSet(WorkerPool& pool) {
+  const Cancellation never;
+  auto memory = Mapping::Anonymous(kBytes);
+  auto other = Mapping::Anonymous(kBytes);
+  FillRandom(pool, 3, *memory, 0, kBytes, 77, never);
+  for (const MixLoops& loops : SupportedMixLoops()) {
+    for (const std::size_t words : {0, 1, 7, 8, 9, 63, 64, 65, 1001}) {
+      std::uint64_t expected = Mix((words * 8) ^ kLengthSalt);
+      CHECK(expected + loops.sum(memory->data() + 3, words, 1) == Reference(memory->data() + 3, words * 8));
+      loops.write(other->data() + 5, words, 77, 1);
+      CHECK(std::memcmp(other->data() + 5, memory->data(), words * 8) == 0);
+    }
+  }
+  for (const CopyLoop& loop : SupportedCopyLoops()) {
+    for (const std::size_t bytes : {0, 1, 8191, 8192, 8193, 20001, 1000003}) {
+      for (const std::size_t shift : {0, 1, 63}) {
+        std::memset(other->data(), 0, kBytes);
+        loop.copy(other->data() + shift, memory->data() + 2 * shift, bytes);
+        CHECK(std::memcmp(other->data() + shift, memory->data() + 2 * shift, bytes) == 0);
+        CHECK(other->data()[bytes + shift] == std::byte{0} && (shift == 0 || other->data()[shift - 1] == std::byte{0}));
+      }
+    }
+  }
+}
+
+void TestReader(WorkerPool& pool) {
+  const Cancellation never;
+  auto expected = Mapping::Anonymous(kBytes);
+  FillRandom(pool, 3, *expected, 0, kBytes, 9, never);
+  char path[] = "/tmp/ckpt-engine-test-XXXXXX";
+  ::close(::mkstemp(path));
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(expected->data()), static_cast<std::streamsize>(kBytes));
+  auto memory = Mapping::Anonymous(kBytes);
+  std::atomic<std::uint64_t> seen{0};
+  const std::uint64_t bytes = ReadFiles(
+      pool, 4, {path}, {memory}, {{0, 0, 0, 0, 1000001}, {0, 1000001, 0, 1000001, kBytes - 1000001}},
+      [&](std::uint64_t count) { seen = count; }, never);
+  CHECK(bytes == kBytes && seen <= kBytes);
+  CHECK(std::memcmp(memory->data(), expected->data(), kBytes) == 0);
+  CHECK(CodeOf([&] { ReadFiles(pool, 4, {path}, {memory}, {{0, 1, 0, 0, kBytes}}, nullptr, never); }) ==
+        "CHECKPOINT_UNREADABLE");
+  auto file = Mapping::File(path);
+  CHECK(std::memcmp(file->data(), expected->data(), kBytes) == 0);
+  ::unlink(path);
+  CHECK(CodeOf([&] { Mapping::File(path); }) == "CHECKPOINT_UNREADABLE");
+}
+
+void TestShared(WorkerPool& pool) {
+  const Cancellation never;
+  const std::string name = "ckpt-engine-test-" + std::to_string(::getpid());
+  auto memory = Mapping::CreateShared(name, kBytes);
+  CHECK(CodeOf([&] { Mapping::CreateShared(name, kBytes); }) == "INVALID_ARGUMENT");
+  memory->Reserve(never);
+  memory->Populate(pool, 3, never);
+  auto other = Mapping::OpenShared(name);
+  memory->Unlink();
+  memory->Unlink();
+  std::memset(memory->data(), 7, kBytes);
+  CHECK(other->size() == kBytes && other->data()[kBytes - 1] == std::byte{7});
+  CHECK(CodeOf([&] { Mapping::OpenShared(name); }) == "INVALID_ARGUMENT");
+}
+
+void TestSeveralCallers(WorkerPool& pool) {
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 3; i++) {
+    callers.emplace_back([&pool] {
+      TestMemoryAndDigest(pool);
+      TestCopies(pool);
+    });
+  }
+  for (auto& caller : callers) caller.join();
+}
+
+template <class Test>
+void Run(const char* name, Test&& test) {
+  test();
+  std::printf("PASS %s\n", name);
+}
+
+}  // namespace
+
+int main() {
+  WorkerPool pool("test");
+  Run("parallel loops, their errors and cancellations", [&] { TestParallelFor(pool); });
+  Run("anonymous memory and digests", [&] { TestMemoryAndDigest(pool); });
+  Run("strided copies", [&] { TestCopies(pool); });
+  Run("every instruction set", [&] { TestEveryInstructionSet(pool); });
+  Run("file reader", [&] { TestReader(pool); });
+  Run("shared memory", [&] { TestShared(pool); });
+  Run("several callers of one pool", [&] { TestSeveralCallers(pool); });
+  Run("a pool that stops in the middle of work", TestStop);
+}

@@ -1,0 +1,40 @@
+import { CkptError } from '@ckpt/contract'
+
+/**
+ * `promise`, or an error once `timeoutMs` have passed or `signal` is aborted. The promise itself goes on; it is the caller's to
+ * stop what it stands for.
+ *
+ * @throws CkptError `code` (default `TIMEOUT`) naming `what`, or the signal's reason.
+ */
+export async function withDeadline<T>(
+  promise: Promise<T>,
+  options: { what: string; timeoutMs: number; signal?: AbortSignal | undefined; code?: 'TIMEOUT' | 'ENGINE_UNREACHABLE' },
+): Promise<T> {
+  const { what, timeoutMs, signal, code = 'TIMEOUT' } = options
+  let stop = () => {}
+  const end = new Promise<never>((_, reject) => {
+    const timer = setTimeout(() => reject(new CkptError(code, `${what}: nothing within ${timeoutMs} ms`)), timeoutMs)
+    const onAbort = () => reject(abortError(signal!))
+    signal?.addEventListener('abort', onAbort, { once: true })
+    stop = () => {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', onAbort)
+    }
+    if (signal?.aborted) onAbort()
+  })
+  try {
+    return await Promise.race([promise, end])
+  } finally {
+    stop()
+  }
+}
+
+/** The reason of an aborted signal as a CkptError (`ABORTED` unless it already is one). */
+export function abortError(signal: AbortSignal): CkptError {
+  const reason: unknown = signal.reason
+  if (CkptError.is(reason)) return reason
+  const text = reason instanceof Error ? reason.message : String(reason)
+  return new CkptError(reason instanceof Error && reason.name === 'TimeoutError' ? 'TIMEOUT' : 'ABORTED', text, {
+    cause: reason,
+  })
+}

@@ -1,0 +1,55 @@
+import { CkptError, type Device, type Rendezvous } from '@ckpt/contract'
+import type { Logger } from 'pino'
+import { z } from 'zod'
+
+const GIB = 2 ** 30
+
+/** How `ParameterServer.create` is configured; what is absent comes from the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). */
+export interface ParameterServerOptions {
+  readonly rank?: number
+  readonly worldSize?: number
+  /** Where the ranks meet, `tcp://host:port`; rank 0 binds it. Or a rendezvous that was joined already (it is then the caller's to close). */
+  readonly rendezvous?: string | Rendezvous
+  /** Shared secret of the run; ranks that do not present it are turned away. */
+  readonly token?: string
+  /** Where the engine's parameters live (default: the host device). A device passed in is the caller's to close. */
+  readonly device?: Device
+  /** Keep ring and collective between updates (default false: the engine gets its memory back). */
+  readonly keepAlive?: boolean
+  /** Deadline of every wait, in milliseconds (default 120,000). */
+  readonly timeoutMs?: number
+  readonly heartbeatMs?: number
+  readonly heartbeatTimeoutMs?: number
+  /** Threads for copies and reads (default: the number of cores, at most 8). */
+  readonly threads?: number
+  readonly logger?: Logger
+}
+
+const positive = z.coerce.number().positive()
+const environmentSchema = z.object({
+  PS_MAX_BUCKET_SIZE_GB: positive.optional(),
+  PS_MEM_FRACTION: positive.max(1).optional(),
+})
+
+/** Limits on ring and buckets from the environment, in bytes; the names are checkpoint-engine's. */
+export interface MemoryLimits {
+  /** From `PS_MAX_BUCKET_SIZE_GB`. */
+  readonly bucketBytes?: number
+  /** From `PS_MEM_FRACTION`: the part of the free device memory that the ring may take. */
+  readonly fraction?: number
+}
+
+/** @throws CkptError `INVALID_ARGUMENT` naming the variable that is present but not a number in range. */
+export function memoryLimits(environment: NodeJS.ProcessEnv): MemoryLimits {
+  const parsed = environmentSchema.safeParse(environment)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    const field = issue.path.join('.')
+    throw new CkptError('INVALID_ARGUMENT', `${field}=${environment[field]}: ${issue.message}`, { fields: { field } })
+  }
+  const { PS_MAX_BUCKET_SIZE_GB: gigabytes, PS_MEM_FRACTION: fraction } = parsed.data
+  return {
+    ...(gigabytes !== undefined && { bucketBytes: Math.floor(gigabytes * GIB) }),
+    ...(fraction !== undefined && { fraction }),
+  }
+}

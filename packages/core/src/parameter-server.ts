@@ -1,0 +1,351 @@
+import { randomBytes } from 'node:crypto'
+import { hostname } from 'node:os'
+import { broadcast } from '@ckpt/broadcast'
+import {
+  CkptError,
+  type CallOptions,
+  type Device,
+  type EngineAdapter,
+  type Manifest,
+  type Rendezvous,
+  type Strategy,
+} from '@ckpt/contract'
+import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOptions } from '@ckpt/memory'
+import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
+import { createHostDevice } from '@ckpt/transport'
+import { pino, type Logger } from 'pino'
+import { gatherManifest } from './gather.ts'
+import { readMetas, writeMetas } from './metas-file.ts'
+import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import type { UpdateReport } from './report.ts'
+import { RuntimeDir } from './runtime-dir.ts'
+import { PlanCache } from './update/plan-cache.ts'
+import { UpdateResources } from './update/resources.ts'
+import { runUpdate } from './update/update.ts'
+
+const DEFAULT_TIMEOUT_MS = 120_000
+/** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
+const DEFAULT_FRACTION = 0.5
+
+export interface GatherMetasOptions extends CallOptions {
+  /** Compute every tensor's digest first (once a registration), so that updates can be verified by them (default false). */
+  readonly digests?: boolean
+}
+
+export interface UpdateOptions extends CallOptions {
+  /** How the inference engine's workers are reached. */
+  readonly engine: EngineAdapter
+  /** Default: broadcast to all ranks. */
+  readonly strategy?: Strategy
+  /** What the engine reports as its version afterwards (default: the checkpoint's name). */
+  readonly version?: string
+  /** Send a digest with every tensor, which the worker compares before loading it (default true). */
+  readonly verify?: boolean
+  /** Most memory the ring may take, in bytes (default: half the free memory, or `PS_MEM_FRACTION` of it). */
+  readonly ringBytes?: number
+  /** Preferred bucket size in bytes (default: chosen from the ring; at most `PS_MAX_BUCKET_SIZE_GB`). */
+  readonly bucketBytes?: number
+  /** Size of what the stages overlap, in bytes. */
+  readonly chunkBytes?: number
+  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
+}
+
+/**
+ * One rank: holds checkpoints in host memory, and together with the other ranks moves them into running inference engines.
+ *
+ * Methods that concern all ranks (`gatherMetas`, `update`) must be called on every rank. Every failure is a `CkptError`; a failed
+ * update leaves registered checkpoints untouched and the next update possible.
+ */
+export class ParameterServer implements AsyncDisposable {
+  readonly #rendezvous: Rendezvous
+  readonly #ownsRendezvous: boolean
+  readonly #device: Device
+  readonly #ownsDevice: boolean
+  readonly #store: CheckpointStore
+  readonly #resources: UpdateResources
+  readonly #plans = new PlanCache()
+  readonly #manifests = new Map<string, Manifest>()
+  readonly #directory = new RuntimeDir()
+  readonly #token = randomBytes(24).toString('base64url')
+  readonly #log: Logger
+  readonly #timeoutMs: number
+  readonly #keepAlive: boolean
+  readonly #limits: MemoryLimits
+  readonly #closing = new AbortController()
+  #updating: Promise<unknown> | undefined
+  #closed: Promise<void> | undefined
+
+  private constructor(rendezvous: Rendezvous, device: Device, options: ParameterServerOptions, limits: MemoryLimits) {
+    this.#rendezvous = rendezvous
+    this.#ownsRendezvous = typeof options.rendezvous !== 'object'
+    this.#device = device
+    this.#ownsDevice = options.device === undefined
+    this.#store = new CheckpointStore(device.host)
+    this.#resources = new UpdateResources(device)
+    this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
+    this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
+    this.#keepAlive = options.keepAlive ?? false
+    this.#limits = limits
+  }
+
+  /**
+   * Joins the other ranks. @throws CkptError `INVALID_ARGUMENT` naming the option or variable, `RANK_MISSING`,
+   * `RENDEZVOUS_REJECTED`, `ADDON_UNAVAILABLE`.
+   */
+  static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
+    const limits = memoryLimits(process.env)
+    let rendezvous: Rendezvous
+    if (typeof options.rendezvous === 'object') rendezvous = options.rendezvous
+    else {
+      rendezvous = await joinRendezvous({
+        ...rendezvousOptionsFromEnv(process.env),
+        ...(options.rank !== undefined && { rank: options.rank }),
+        ...(options.worldSize !== undefined && { worldSize: options.worldSize }),
+        ...(options.rendezvous !== undefined && { address: options.rendezvous }),
+        ...(options.token !== undefined && { token: options.token }),
+        ...(options.heartbeatMs !== undefined && { heartbeatMs: options.heartbeatMs }),
+        ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
+        timeoutMs: call.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
+        ...(call.signal && { signal: call.signal }),
+      })
+    }
+    try {
+      const threads = options.threads !== undefined ? { threads: options.threads } : {}
+      const device = options.device ?? createHostDevice({ rank: rendezvous.rank, ...threads })
+      return new ParameterServer(rendezvous, device, options, limits)
+    } catch (error) {
+      if (typeof options.rendezvous !== 'object') await rendezvous.close()
+      throw error
+    }
+  }
+
+  get rank(): number {
+    return this.#rendezvous.rank
+  }
+
+  get worldSize(): number {
+    return this.#rendezvous.worldSize
+  }
+
+  /** The device whose memory the engine's parameters live in. */
+  get device(): Device {
+    return this.#device
+  }
+
+  /**
+   * Reads a checkpoint into host memory under `name`. A failed registration changes nothing.
+   *
+   * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED` and `CHECKPOINT_UNREADABLE` naming the file, `OUT_OF_MEMORY`.
+   */
+  async registerCheckpoint(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
+    this.#assertOpen()
+    const started = performance.now()
+    await this.#store.register(name, source, options)
+    this.#manifests.delete(name)
+    const { tensors, segments } = this.#store.metas(name)
+    const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
+    this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
+  }
+
+  /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
+  async unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
+    await this.#store.unregister(name, options)
+    this.#manifests.delete(name)
+  }
+
+  /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
+  async releasePool(options: { readonly force?: boolean } = {}): Promise<void> {
+    await this.#store.releasePool(options)
+  }
+
+  /**
+   * Learns what every rank holds of `name`; all ranks call it. A rank that did not register the checkpoint takes part with nothing.
+   * What has not changed since the last call is not sent again.
+   */
+  async gatherMetas(name: string, options: GatherMetasOptions = {}): Promise<Manifest> {
+    this.#assertOpen()
+    const { digests = false, ...call } = options
+    const known = this.#store.has(name)
+    if (known && digests) await this.#store.computeDigests(name)
+    const held = known ? this.#store.metas(name) : { segments: [], tensors: EMPTY_TABLE }
+    const blob = this.#encode(name, held, digests)
+    const before = this.#manifests.get(name)
+    const manifest = await gatherManifest(this.#rendezvous, name, blob, before, { timeoutMs: this.#timeoutMs, ...call })
+    this.#manifests.set(name, manifest)
+    return manifest
+  }
+
+  readonly #encoded = new Map<string, { held: object; digests: boolean; blob: ReturnType<typeof encodeRankMetas> }>()
+
+  #encode(name: string, held: ReturnType<CheckpointStore['metas']>, digests: boolean): ReturnType<typeof encodeRankMetas> {
+    const cached = this.#encoded.get(name)
+    if (cached?.held === held.tensors && cached.digests === digests) return cached.blob
+    const { digests: computed, ...columns } = held.tensors
+    const tensors = digests && computed ? { ...columns, digests: computed } : columns
+    const blob = encodeRankMetas({
+      rank: this.rank,
+      host: hostname(),
+      deviceUuid: this.#device.uuid,
+      segments: held.segments,
+      tensors,
+    })
+    this.#encoded.set(name, { held: held.tensors, digests, blob })
+    return blob
+  }
+
+  /** The manifest that was last gathered or loaded. @throws CkptError `CHECKPOINT_UNKNOWN` when there is none. */
+  getMetas(name: string): Manifest {
+    const manifest = this.#manifests.get(name)
+    if (manifest) return manifest
+    throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name}: call gatherMetas or loadMetas first`, {
+      fields: { checkpoint: name },
+    })
+  }
+
+  /** Writes the gathered metas to a file, from which a new instance can join. */
+  async saveMetas(name: string, path: string): Promise<void> {
+    await writeMetas(path, this.getMetas(name))
+  }
+
+  /** Takes metas from a file that {@link ParameterServer.saveMetas} wrote. @throws CkptError `METAS_MALFORMED`. */
+  async loadMetas(path: string): Promise<Manifest> {
+    const manifest = await readMetas(path)
+    this.#manifests.set(manifest.checkpoint, manifest)
+    return manifest
+  }
+
+  /**
+   * Moves the checkpoint into the engine's workers; all ranks call it with the same options. Gathers metas first where this was
+   * not done.
+   *
+   * @throws CkptError of whichever rank failed first, on every rank; on the others wrapped in `ABORTED` with its cause.
+   */
+  async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    this.#assertOpen()
+    if (this.#updating) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
+    const running = this.#update(name, options)
+    this.#updating = running.catch(() => undefined)
+    try {
+      return await running
+    } finally {
+      this.#updating = undefined
+    }
+  }
+
+  async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    const { verify = true, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const started = performance.now()
+    const outer = anySignal(this.#closing.signal, options.signal)
+    // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
+    await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
+    const manifest = this.getMetas(name)
+    using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
+    const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
+    const signal = anySignal(outer, epoch.signal)
+    try {
+      const bucketBytes = options.bucketBytes ?? this.#limits.bucketBytes
+      const report = await runUpdate(
+        {
+          rendezvous: this.#rendezvous,
+          device: this.#device,
+          resources: this.#resources,
+          plans: this.#plans,
+          engine: options.engine,
+          strategy,
+          manifest,
+          segments: lease.segments,
+          socketDir: this.#directory.path,
+          token: this.#token,
+          version: options.version ?? name,
+          verify,
+          ringLimit: options.ringBytes ?? (await this.#ringLimit()),
+          ...(bucketBytes !== undefined && { bucketBytes }),
+          ...(options.chunkBytes !== undefined && { chunkBytes: options.chunkBytes }),
+          timeoutMs,
+          signal,
+          ...(options.onProgress && { onProgress: options.onProgress }),
+        },
+        epoch,
+      )
+      this.#rendezvous.endEpoch(epoch)
+      if (!this.#keepAlive) await this.#resources.release()
+      const { spans: _, ...summary } = report
+      this.#log.info(summary, 'updated')
+      return { ...report, totalMs: performance.now() - started }
+    } catch (thrown) {
+      const error = CkptError.from(thrown, 'UPDATE_FAILED', undefined, { rank: this.rank, checkpoint: name, epoch: epoch.id })
+      // The rank where it began logs it; the others only pass it on.
+      if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint: name, epoch: epoch.id }, 'update failed')
+      this.#rendezvous.abortEpoch(epoch, error)
+      await this.#resources.release()
+      throw epoch.signal.aborted && CkptError.is(epoch.signal.reason) ? originOf(epoch.signal.reason, error) : error
+    }
+  }
+
+  async #ringLimit(): Promise<number> {
+    const { free } = await this.#device.memory()
+    return Math.floor(free * (this.#limits.fraction ?? DEFAULT_FRACTION))
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw new CkptError('INVALID_STATE', 'the parameter server is closed')
+  }
+
+  /** Stops a running update, leaves the other ranks and gives everything back. Calling it again waits for the same end. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    this.#closing.abort(new CkptError('ABORTED', `rank ${this.rank} is closing`, { fields: { rank: this.rank } }))
+    await this.#updating
+    const errors: unknown[] = []
+    const steps = [
+      () => this.#resources.release(),
+      () => this.#store.close(),
+      () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
+      () => (this.#ownsDevice ? this.#device.close() : undefined),
+      () => this.#directory.close(),
+    ]
+    for (const step of steps) {
+      try {
+        await step()
+      } catch (error) {
+        errors.push(error)
+      }
+    }
+    if (errors.length > 0) throw CkptError.from(errors[0], 'NATIVE_FAILURE', 'closing')
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+}
+
+const EMPTY_TABLE = {
+  count: 0,
+  names: {
+    length: 0,
+    at: () => {
+      throw new RangeError('no tensors')
+    },
+  },
+  dtypes: new Uint8Array(0),
+  shapeIds: new Uint32Array(0),
+  shapes: [],
+  segments: new Uint32Array(0),
+  offsets: new Float64Array(0),
+  bytes: new Float64Array(0),
+}
+
+const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }
+
+function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
+  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
+}
+
+/** On the rank where the failure began, its own error; elsewhere the abort that carries it. */
+function originOf(abort: CkptError, own: CkptError): CkptError {
+  return abort.fields.rank === own.fields.rank && abort.cause !== undefined ? own : abort
+}

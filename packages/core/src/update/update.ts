@@ -1,0 +1,192 @@
+import { join } from 'node:path'
+import {
+  CkptError,
+  type Device,
+  type EngineAdapter,
+  type Epoch,
+  type HostMemory,
+  type Manifest,
+  type Rendezvous,
+  type Strategy,
+  type StrategyResult,
+} from '@ckpt/contract'
+import { bucketTensors } from '@ckpt/planner'
+import { withDeadline } from '../deadline.ts'
+import { tensorCount } from '../manifest.ts'
+import type { UpdateReport } from '../report.ts'
+import { WorkerSession } from '../worker-protocol/session.ts'
+import { announce } from './begin.ts'
+import type { PlanCache, PlannedUpdate } from './plan-cache.ts'
+import type { UpdateResources } from './resources.ts'
+
+/** Everything one update needs, resolved. */
+export interface UpdateRun {
+  readonly rendezvous: Rendezvous
+  readonly device: Device
+  readonly resources: UpdateResources
+  readonly plans: PlanCache
+  readonly engine: EngineAdapter
+  readonly strategy: Strategy
+  readonly manifest: Manifest
+  readonly segments: readonly HostMemory[]
+  readonly socketDir: string
+  readonly token: string
+  readonly version: string
+  readonly verify: boolean
+  readonly ringLimit: number
+  readonly bucketBytes?: number
+  readonly chunkBytes?: number
+  readonly timeoutMs: number
+  readonly signal: AbortSignal
+  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
+}
+
+/** One update on one rank, inside `epoch`. Any failure is thrown; telling the other ranks is the caller's. */
+export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
+  const { rendezvous, manifest, timeoutMs, signal } = run
+  const { rank } = rendezvous
+  const wait = { timeoutMs, signal }
+  const clock = stepClock()
+
+  await run.engine.ready({ rank, timeoutMs, signal })
+  const address = `ipc://${join(run.socketDir, `worker-${rank}-${epoch.id}.sock`)}`
+  const announcements = await announce(
+    rendezvous,
+    epoch,
+    {
+      checkpoint: manifest.checkpoint,
+      manifestDigest: manifest.digest,
+      strategy: run.strategy.name,
+      version: run.version,
+      verify: run.verify,
+      bucketBytes: run.bucketBytes ?? null,
+      chunkBytes: run.chunkBytes ?? null,
+      generation: run.resources.generation,
+      token: run.token,
+      ringLimit: run.ringLimit,
+      endpoint: { rank, deviceUuid: run.device.uuid, address },
+    },
+    wait,
+  )
+  const beginMs = clock()
+
+  const ranks = announcements.map((one) => one.endpoint.rank)
+  const planned = run.plans.get(manifest, rank, {
+    ranks,
+    ringLimit: Math.min(...announcements.map((one) => one.ringLimit)),
+    ...(run.bucketBytes !== undefined && { preferredBucketBytes: run.bucketBytes }),
+    ...(run.chunkBytes !== undefined && { chunkBytes: run.chunkBytes }),
+  })
+  const planMs = clock()
+
+  const token = announcements[0]!.token
+  const session = await WorkerSession.bind({ rank, address, token, epoch: epoch.id, timeoutMs })
+  const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
+  signal.addEventListener('abort', onAbort, { once: true })
+  if (signal.aborted) onAbort()
+  try {
+    if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
+    const endpoints = announcements.map((one) => one.endpoint)
+    const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
+    watchCall(call.finished, session, rank)
+    const exchange = <T>(key: string, value: T) =>
+      rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
+    const ring = await run.resources.ring(planned.plan.ringBytes)
+    const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
+    await session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
+    const attachMs = clock()
+
+    const result = await run.strategy.execute({
+      rank,
+      plan: planned.plan,
+      copies: planned.copies,
+      tensorsOf: (bucket) => {
+        const tensors = bucketTensors(planned.plan, manifest, bucket)
+        return run.verify ? tensors : tensors.map(({ digest: _, ...tensor }) => tensor)
+      },
+      ring,
+      collective,
+      session,
+      segments: run.segments,
+      ...wait,
+      ...(run.onProgress && { onProgress: run.onProgress }),
+    })
+    const pipelineMs = clock()
+
+    await session.release()
+    // Everybody's worker is prepared, or nobody commits: a rank that failed has aborted the epoch instead of voting.
+    await rendezvous.allGather('update/prepared', rank, { epoch: epoch.id, ...wait })
+    await session.commit(run.version)
+    await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
+    await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    const commitMs = clock()
+    return report(run, epoch, planned, result, { beginMs, planMs, attachMs, pipelineMs, commitMs })
+  } catch (error) {
+    await session.abort(error instanceof Error ? error.message : String(error))
+    throw error
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+    session.close()
+  }
+}
+
+/**
+ * A call that ends before the update does fails the session. The worker's own answer travels on another channel and says more, so
+ * it gets a moment to arrive first.
+ */
+function watchCall(finished: Promise<void>, session: WorkerSession, rank: number): void {
+  const failLater = (error: CkptError, milliseconds: number) => void setTimeout(() => session.fail(error), milliseconds).unref()
+  finished.then(
+    () =>
+      failLater(
+        new CkptError('ENGINE_PROTOCOL', `the engine of rank ${rank} ended its call early`, { fields: { rank } }),
+        1000,
+      ),
+    (error: unknown) => failLater(CkptError.from(error, 'ENGINE_WORKER_LOST', undefined, { rank }), 100),
+  )
+}
+
+function stepClock(): () => number {
+  let last = performance.now()
+  return () => {
+    const now = performance.now()
+    const elapsed = now - last
+    last = now
+    return elapsed
+  }
+}
+
+function report(
+  run: UpdateRun,
+  epoch: Epoch,
+  { plan }: PlannedUpdate,
+  result: StrategyResult,
+  steps: UpdateReport['steps'],
+): UpdateReport {
+  const { stats, reloadMs, reloadSpans } = result
+  const spans = new Float64Array(stats.spans.length + (reloadSpans.length / 3) * 4)
+  spans.set(stats.spans)
+  for (let i = 0, at = stats.spans.length; i < reloadSpans.length; i += 3, at += 4) {
+    spans.set([2, reloadSpans[i]!, reloadSpans[i + 1]!, reloadSpans[i + 2]!], at)
+  }
+  return {
+    checkpoint: run.manifest.checkpoint,
+    version: run.version,
+    epoch: epoch.id,
+    rank: run.rendezvous.rank,
+    strategy: run.strategy.name,
+    mode: plan.mode,
+    modeReason: plan.modeReason,
+    bytes: plan.totalBytes,
+    tensors: tensorCount(run.manifest),
+    buckets: plan.buckets.count,
+    ringBytes: plan.ringBytes,
+    bucketBytes: plan.bucketBytes,
+    verified: run.verify,
+    digest: run.manifest.digest,
+    totalMs: Object.values(steps).reduce((sum: number, ms: number) => sum + ms, 0),
+    steps,
+    stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },
+    spans,
+  }
+}

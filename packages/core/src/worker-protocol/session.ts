@@ -1,0 +1,193 @@
+import { timingSafeEqual } from 'node:crypto'
+import { CkptError, type EngineSession, type RingHandle, type RingTensor } from '@ckpt/contract'
+import { Dealer } from 'zeromq'
+import { withDeadline } from '../deadline.ts'
+import {
+  WORKER_PROTOCOL,
+  decodeWorkerMessage,
+  encodeMessage,
+  tensorFrame,
+  type RankRequest,
+  type WorkerMessage,
+} from './messages.ts'
+
+type Ok = Extract<WorkerMessage, { type: 'ok' }>
+
+interface Pending {
+  readonly what: string
+  readonly resolve: (answer: Ok) => void
+  readonly reject: (error: CkptError) => void
+}
+
+export interface WorkerSessionOptions {
+  readonly rank: number
+  /** ZeroMQ address to bind, `ipc://…`; its directory must be the user's alone. */
+  readonly address: string
+  readonly token: string
+  readonly epoch: number
+  /** Longest time the worker may take to answer anything while it owes an answer. */
+  readonly timeoutMs: number
+}
+
+/**
+ * One rank's connection to its engine worker for one update: binds, waits for `hello`, then sends and matches answers by sequence
+ * number. The first failure is final: every later call fails with the same error.
+ */
+export class WorkerSession implements EngineSession {
+  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0 })
+  readonly #options: WorkerSessionOptions
+  readonly #pending = new Map<number, Pending>()
+  readonly #hello: Promise<void>
+  #greet!: { resolve: () => void; reject: (error: CkptError) => void }
+  #failure: CkptError | undefined
+  #sending: Promise<void> = Promise.resolve()
+  #sequence = 0
+  #watchdog: NodeJS.Timeout | undefined
+  #greeted = false
+
+  private constructor(options: WorkerSessionOptions) {
+    this.#options = options
+    this.#hello = new Promise((resolve, reject) => (this.#greet = { resolve, reject }))
+    this.#hello.catch(() => undefined)
+  }
+
+  /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
+  static async bind(options: WorkerSessionOptions): Promise<WorkerSession> {
+    const session = new WorkerSession(options)
+    try {
+      await session.#socket.bind(options.address)
+    } catch (error) {
+      session.#socket.close()
+      throw CkptError.from(error, 'ENGINE_UNREACHABLE', `cannot bind ${options.address}`, { rank: options.rank })
+    }
+    void session.#receive()
+    return session
+  }
+
+  /** Waits for the worker's greeting, then hands it the ring. */
+  async attach(ring: RingHandle, totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
+    const { token, timeoutMs, rank } = this.#options
+    const what = `engine worker of rank ${rank} has not connected`
+    await withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+    await this.#request({ type: 'attach', token, ring, ...totals }, 'attach')
+  }
+
+  async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
+    const answer = await this.#request({ type: 'bucket', bucket, tensors: tensors.map(tensorFrame) }, `bucket ${bucket}`)
+    return { reloadMs: answer.reloadMs ?? 0 }
+  }
+
+  /** All bytes are there: the worker finishes loading and lets go of the ring. */
+  async release(): Promise<void> {
+    await this.#request({ type: 'release' }, 'release')
+  }
+
+  /** The worker serves `version` from now on. */
+  async commit(version: string): Promise<void> {
+    await this.#request({ type: 'commit', version }, 'commit')
+  }
+
+  /** Tells the worker, as well as still possible, that the update is off. Never throws. */
+  async abort(reason: string): Promise<void> {
+    if (!this.#greeted || this.#socket.closed) return
+    // An abort goes out even after a failure: the worker may be alive and waiting for the next bucket.
+    this.#failure = undefined
+    const answer = this.#request({ type: 'abort', reason }, 'abort')
+    await withDeadline(answer, { what: 'abort', timeoutMs: Math.min(2000, this.#options.timeoutMs) }).catch(() => undefined)
+  }
+
+  /** Fails everything that waits, now and later, with `error`. */
+  fail(error: CkptError): void {
+    this.#failure ??= error
+    this.#greet.reject(error)
+    for (const pending of this.#pending.values()) pending.reject(error)
+    this.#pending.clear()
+    clearTimeout(this.#watchdog)
+  }
+
+  /** Closes the socket; what still waits fails. */
+  close(): void {
+    this.fail(new CkptError('INVALID_STATE', `the session of rank ${this.#options.rank} is closed`))
+    if (!this.#socket.closed) this.#socket.close()
+  }
+
+  async #request(message: RankRequest, what: string): Promise<Ok> {
+    if (this.#failure) throw this.#failure
+    const seq = ++this.#sequence
+    const answer = new Promise<Ok>((resolve, reject) => this.#pending.set(seq, { what, resolve, reject }))
+    answer.catch(() => undefined)
+    const frame = encodeMessage({ ...message, seq, epoch: this.#options.epoch })
+    // A DEALER allows one send at a time.
+    this.#sending = this.#sending.then(async () => {
+      if (!this.#socket.closed) await this.#socket.send(frame)
+    })
+    this.#watch()
+    await this.#sending
+    return answer
+  }
+
+  /** While answers are owed, one must come within the timeout. */
+  #watch(): void {
+    clearTimeout(this.#watchdog)
+    const oldest = this.#pending.values().next().value
+    if (oldest === undefined) return
+    const { rank, timeoutMs } = this.#options
+    this.#watchdog = setTimeout(() => {
+      const text = `engine worker of rank ${rank} did not answer ${oldest.what} within ${timeoutMs} ms`
+      this.fail(new CkptError('ENGINE_WORKER_LOST', text, { fields: { rank } }))
+    }, timeoutMs)
+  }
+
+  async #receive(): Promise<void> {
+    const peer = `engine worker of rank ${this.#options.rank}`
+    try {
+      for await (const frames of this.#socket) {
+        if (frames.length !== 1)
+          throw new CkptError('ENGINE_PROTOCOL', `${peer} sent ${frames.length} frames`, { fields: { peer } })
+        this.#handle(decodeWorkerMessage(frames[0]!, peer), peer)
+      }
+    } catch (error) {
+      if (!this.#socket.closed) this.fail(CkptError.from(error, 'ENGINE_PROTOCOL', peer))
+    }
+  }
+
+  #handle(message: WorkerMessage, peer: string): void {
+    const { rank, token } = this.#options
+    if (message.type === 'hello') {
+      if (this.#greeted)
+        throw new CkptError('ENGINE_PROTOCOL', `a second worker greeted rank ${rank}`, { fields: { rank, peer } })
+      if (message.protocol !== WORKER_PROTOCOL) {
+        const text = `${peer} speaks worker protocol ${message.protocol}, this rank speaks ${WORKER_PROTOCOL}`
+        throw new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer, field: 'protocol' } })
+      }
+      if (!sameToken(message.token, token)) {
+        throw new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } })
+      }
+      this.#greeted = true
+      this.#greet.resolve()
+      return
+    }
+    const pending = this.#pending.get(message.seq)
+    if (pending === undefined) return // an answer that was given up on
+    this.#pending.delete(message.seq)
+    this.#watch()
+    if (message.type === 'ok') {
+      pending.resolve(message)
+      return
+    }
+    const { error } = message
+    const code = error.type.startsWith('DigestMismatch') ? 'DIGEST_MISMATCH' : 'ENGINE_WORKER_ERROR'
+    const text = `${peer} failed at ${pending.what}: ${error.type}: ${error.message}`
+    const failure = new CkptError(code, text, {
+      fields: { rank, traceback: error.traceback, ...(error.tensor !== undefined && { tensor: error.tensor }) },
+    })
+    pending.reject(failure)
+    this.fail(failure)
+  }
+}
+
+function sameToken(given: string, expected: string): boolean {
+  const a = Buffer.from(given)
+  const b = Buffer.from(expected)
+  return a.length === b.length && timingSafeEqual(a, b)
+}

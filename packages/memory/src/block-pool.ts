@@ -1,0 +1,157 @@
+import { CkptError, type Host, type HostMemory } from '@ckpt/contract'
+
+/** Blocks are allocated in whole huge pages. */
+const BLOCK_GRANULE = 2 * 1024 * 1024
+/** A block this many times larger than what is needed is left for something larger. */
+const OVERSIZE = 2
+
+/** Memory that must be given back exactly once. */
+export interface Block {
+  readonly memory: HostMemory
+  /** Gives the memory back; calling it again does nothing. */
+  release(): void
+}
+
+/** What a pool holds, in bytes and blocks. */
+export interface PoolStats {
+  readonly blocks: number
+  readonly bytes: number
+  readonly usedBlocks: number
+  readonly usedBytes: number
+  /** Blocks allocated from the host over the pool's life. */
+  readonly allocations: number
+}
+
+/**
+ * Allocates one block a size, all or none. The memory is neither touched nor cleared first: the reads that follow touch it.
+ *
+ * @throws CkptError `OUT_OF_MEMORY`.
+ */
+export async function allocateAll(host: Host, sizes: readonly number[], lock: boolean): Promise<HostMemory[]> {
+  const results = await Promise.allSettled(sizes.map((bytes) => host.allocate({ bytes, lock, prefault: false })))
+  const failed = results.find((result) => result.status === 'rejected')
+  const memories = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+  if (failed === undefined) return memories
+  for (const memory of memories) memory.close()
+  throw CkptError.from(failed.reason, 'OUT_OF_MEMORY')
+}
+
+/**
+ * Reusable blocks of memory: what was touched and locked once stays so, and the next checkpoint lands in it at the speed of a copy.
+ *
+ * A need is met by the smallest free block that is large enough and not over {@link OVERSIZE} times as large. What no block meets
+ * is allocated, after as many bytes of smaller free blocks were freed: the pool grows with its needs, and does not hoard. When the
+ * allocation fails, a larger free block is used after all.
+ */
+export class BlockPool {
+  readonly #host: Host
+  readonly #lock: boolean
+  readonly #free = new Set<HostMemory>()
+  readonly #used = new Set<HostMemory>()
+  #allocations = 0
+
+  constructor(host: Host, lock: boolean) {
+    this.#host = host
+    this.#lock = lock
+  }
+
+  get stats(): PoolStats {
+    const bytes = (blocks: ReadonlySet<HostMemory>) => [...blocks].reduce((sum, block) => sum + block.bytes, 0)
+    return {
+      blocks: this.#free.size + this.#used.size,
+      bytes: bytes(this.#free) + bytes(this.#used),
+      usedBlocks: this.#used.size,
+      usedBytes: bytes(this.#used),
+      allocations: this.#allocations,
+    }
+  }
+
+  /** One block a size, in order, each at least as large; all or none. @throws CkptError `OUT_OF_MEMORY`. */
+  async acquire(sizes: readonly number[]): Promise<Block[]> {
+    const taken = new Array<HostMemory | undefined>(sizes.length)
+    // Largest first, and all before any is freed or allocated, so that one need does not spoil another's fit.
+    const order = sizes.map((_, i) => i).sort((a, b) => sizes[b]! - sizes[a]!)
+    for (const i of order) taken[i] = this.#take(sizes[i]!, sizes[i]! * OVERSIZE)
+    const missing = order.filter((i) => taken[i] === undefined)
+    for (const i of missing) this.#makeRoom(sizes[i]!)
+    try {
+      const fresh = await this.#grow(missing.map((i) => sizes[i]!))
+      missing.forEach((i, k) => (taken[i] = fresh[k]))
+    } catch (error) {
+      for (const memory of taken) if (memory !== undefined) this.#giveBack(memory)
+      throw error
+    }
+    return taken.map((memory) => this.#block(memory!))
+  }
+
+  /**
+   * Frees the blocks that nobody uses; with `force` also those in use, as soon as each is given back.
+   *
+   * @returns the number of blocks still in use.
+   */
+  release(options: { force: boolean }): number {
+    for (const memory of this.#free) memory.close()
+    this.#free.clear()
+    const inUse = this.#used.size
+    // A block that the pool no longer knows is closed when it is given back.
+    if (options.force) this.#used.clear()
+    return inUse
+  }
+
+  #take(bytes: number, most: number): HostMemory | undefined {
+    let best: HostMemory | undefined
+    for (const block of this.#free) {
+      if (block.bytes >= bytes && block.bytes <= Math.max(most, BLOCK_GRANULE) && block.bytes < (best?.bytes ?? Infinity))
+        best = block
+    }
+    if (best !== undefined) {
+      this.#free.delete(best)
+      this.#used.add(best)
+    }
+    return best
+  }
+
+  #makeRoom(bytes: number): void {
+    let freed = 0
+    const smaller = [...this.#free].filter((block) => block.bytes < bytes).sort((a, b) => b.bytes - a.bytes)
+    for (const block of smaller) {
+      if (freed >= bytes) break
+      freed += block.bytes
+      this.#free.delete(block)
+      block.close()
+    }
+  }
+
+  async #grow(sizes: readonly number[]): Promise<HostMemory[]> {
+    if (sizes.length === 0) return []
+    try {
+      const rounded = sizes.map((bytes) => Math.ceil(bytes / BLOCK_GRANULE) * BLOCK_GRANULE)
+      const fresh = await allocateAll(this.#host, rounded, this.#lock)
+      this.#allocations += fresh.length
+      for (const memory of fresh) this.#used.add(memory)
+      return fresh
+    } catch (error) {
+      if (!CkptError.is(error, 'OUT_OF_MEMORY')) throw error
+      const larger = sizes.map((bytes) => this.#take(bytes, Infinity))
+      if (larger.every((memory) => memory !== undefined)) return larger
+      for (const memory of larger) if (memory !== undefined) this.#giveBack(memory)
+      throw error
+    }
+  }
+
+  #block(memory: HostMemory): Block {
+    let released = false
+    return {
+      memory,
+      release: () => {
+        if (!released) this.#giveBack(memory)
+        released = true
+      },
+    }
+  }
+
+  #giveBack(memory: HostMemory): void {
+    if (this.#used.delete(memory)) this.#free.add(memory)
+    else memory.close()
+  }
+}

@@ -1,0 +1,535 @@
+import { existsSync } from 'node:fs'
+import { mkdtemp, readFile, rm, symlink, truncate, unlink, writeFile as writeBytes } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { CkptError, tensorAt, type AllocateOptions, type Host } from '@ckpt/contract'
+import { readHeader, writeFile, type WritableTensor } from '@ckpt/safetensors'
+import { createHost } from '@ckpt/transport'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { CheckpointStore } from './checkpoint-store.ts'
+import type { NamedTensorInput } from './source.ts'
+
+const MIB = 1024 * 1024
+let host: Host
+let directory: string
+let shm: string
+let store: CheckpointStore
+
+beforeAll(async () => {
+  host = createHost()
+  directory = await mkdtemp(join(tmpdir(), 'ckpt-memory-'))
+  shm = await mkdtemp('/dev/shm/ckpt-memory-')
+})
+afterAll(async () => {
+  await rm(directory, { recursive: true, force: true })
+  await rm(shm, { recursive: true, force: true })
+})
+beforeEach(() => {
+  store = new CheckpointStore(host)
+})
+afterEach(async () => {
+  await store.close()
+})
+
+/** Reproducible bytes that differ from tensor to tensor. */
+function bytesOf(seed: number, bytes: number): Buffer {
+  const data = Buffer.alloc(bytes)
+  for (let i = 0; i < bytes; i++) data[i] = (i * 31 + seed * 7 + (i >> 8)) & 0xff
+  return data
+}
+
+/** A file of tensors of the given sizes; names start with `prefix`. Returns its path. */
+async function file(folder: string, prefix: string, sizes: readonly number[]): Promise<string> {
+  const tensors = sizes.map((bytes, i): WritableTensor => ({
+    name: `${prefix}.${i}`,
+    dtype: 'U8',
+    shape: [bytes],
+    data: bytesOf(i + prefix.length, bytes),
+  }))
+  const path = join(folder, `${prefix}.safetensors`)
+  await writeFile(path, tensors)
+  return path
+}
+
+/** Every tensor's bytes as the store holds them, by name. */
+function contents(name: string, from = store): Map<string, string> {
+  using lease = from.lease(name)
+  const found = new Map<string, string>()
+  for (let i = 0; i < lease.table.count; i++) {
+    const tensor = tensorAt(lease.table, i)
+    found.set(tensor.name, lease.segments[tensor.segment]!.view(tensor.offset, tensor.bytes).toString('base64'))
+  }
+  return found
+}
+
+/** The same, as plain file reads give them. */
+async function fromDisk(paths: readonly string[]): Promise<Map<string, string>> {
+  const found = new Map<string, string>()
+  for (const path of paths) {
+    const bytes = await readFile(path)
+    const { dataStart, tensors } = await readHeader(path)
+    for (const { name, begin, end } of tensors) found.set(name, bytes.toString('base64', dataStart + begin, dataStart + end))
+  }
+  return found
+}
+
+async function failure(run: () => unknown): Promise<CkptError> {
+  try {
+    await run()
+  } catch (error) {
+    if (CkptError.is(error)) return error
+    throw error
+  }
+  throw new Error('nothing was thrown')
+}
+
+/** The real host, but `before` runs first in each allocation. */
+function hostWith(before: (options: AllocateOptions) => Promise<void>): Host {
+  return new Proxy(host, {
+    get(target, key) {
+      if (key === 'allocate') {
+        return async (options: AllocateOptions) => {
+          await before(options)
+          return target.allocate(options)
+        }
+      }
+      const value: unknown = Reflect.get(target, key)
+      return typeof value === 'function' ? (value.bind(target) as unknown) : value
+    },
+  })
+}
+
+describe('register from files', () => {
+  it('holds exactly the bytes of the files, in several segments', async () => {
+    const paths = [
+      await file(directory, 'a', [256, 4096, 0, 16, 1, 3, 5000, 70_000]),
+      await file(directory, 'b', []),
+      await file(directory, 'c', [3 * MIB, 17, 2 * MIB + 5, 0]),
+    ]
+    store = new CheckpointStore(host, { segmentBytes: 2 * MIB })
+    const progress: [number, number][] = []
+    await store.register('x', { files: paths }, { onProgress: (...done) => progress.push(done) })
+    expect(contents('x')).toEqual(await fromDisk(paths))
+    const { segments, tensors } = store.metas('x')
+    expect(segments.length).toBeGreaterThan(1)
+    expect(tensors.count).toBe(12)
+    expect(segments.every(({ kind }) => kind === 'anonymous')).toBe(true)
+    const total = tensors.bytes.reduce((sum, bytes) => sum + bytes, 0)
+    expect(progress.at(-1)).toEqual([total, total])
+    expect(progress.every(([done], i) => done >= (progress[i - 1]?.[0] ?? 0) && done <= total)).toBe(true)
+  })
+
+  it('finds the files of a directory by its index', async () => {
+    const folder = await mkdtemp(join(directory, 'sharded-'))
+    const paths = [await file(folder, 'model-1', [100, 200]), await file(folder, 'model-2', [300])]
+    await file(folder, 'other', [5])
+    const weightMap = {
+      'model-1.0': 'model-1.safetensors',
+      'model-1.1': 'model-1.safetensors',
+      'model-2.0': 'model-2.safetensors',
+    }
+    await writeBytes(join(folder, 'model.safetensors.index.json'), JSON.stringify({ metadata: {}, weight_map: weightMap }))
+    await store.register('x', { directory: folder })
+    expect(contents('x')).toEqual(await fromDisk(paths))
+  })
+
+  it('shares a directory out over ranks: together they hold everything once', async () => {
+    const folder = await mkdtemp(join(directory, 'shares-'))
+    const paths = [await file(folder, 'a', [1000, 20, 3000, 5]), await file(folder, 'b', [700, 7000, 64])]
+    const stores = Array.from({ length: 3 }, () => new CheckpointStore(host))
+    await Promise.all(stores.map((rank, index) => rank.register('x', { directory: folder }, { share: { index, count: 3 } })))
+    const parts = stores.map((rank) => contents('x', rank))
+    const union = new Map(parts.flatMap((part) => [...part]))
+    expect(union.size).toBe(parts.reduce((sum, part) => sum + part.size, 0))
+    expect(union).toEqual(await fromDisk(paths))
+    await Promise.all(stores.map((rank) => rank.close()))
+  })
+
+  it('registers nothing, and less ranks than tensors, without complaint', async () => {
+    await store.register('none', { files: [] })
+    expect(store.metas('none').tensors.count).toBe(0)
+    expect((await store.computeDigests('none')).length).toBe(0)
+    const empty = await file(directory, 'zero', [0, 0])
+    await store.register('zero', { files: [empty] })
+    expect([...contents('zero').values()]).toEqual(['', ''])
+    await store.register('part', { files: [empty] }, { share: { index: 3, count: 4 } })
+    expect(store.metas('part')).toMatchObject({ segments: [], tensors: { count: 0 } })
+  })
+
+  it('changes nothing when a file is missing, malformed, cut short or named twice', async () => {
+    const good = await file(directory, 'good', [MIB, 100])
+    await store.register('before', { files: [good] })
+    const cut = await file(directory, 'cut', [MIB])
+    await truncate(cut, MIB / 2)
+    const twin = await file(directory, 'twin', [10])
+    const other = join(directory, 'twin-2.safetensors')
+    await writeBytes(other, await readFile(twin))
+    const cases: [string[], string, object][] = [
+      [
+        [good, join(directory, 'none.safetensors')],
+        'CHECKPOINT_UNREADABLE',
+        { file: join(directory, 'none.safetensors'), errno: 2 },
+      ],
+      [[good, cut, twin], 'CHECKPOINT_MALFORMED', { file: cut, field: 'data_offsets' }],
+      [[twin, good, other], 'CHECKPOINT_MALFORMED', { file: other, tensor: 'twin.0' }],
+      [[good, good], 'CHECKPOINT_MALFORMED', { file: good }],
+    ]
+    for (const [files, code, fields] of cases) {
+      for (const pool of ['private', 'shared'] as const) {
+        const error = await failure(() => store.register('x', { files }, { pool }))
+        expect(error.code).toBe(code)
+        expect(error.fields).toMatchObject(fields)
+      }
+    }
+    expect(store.names).toEqual(['before'])
+    expect(store.poolStats.usedBlocks).toBe(0)
+    expect(contents('before')).toEqual(await fromDisk([good]))
+    await store.register('x', { files: [good] })
+  })
+
+  it('gives everything back when a file shrinks between its header and its data', async () => {
+    const paths = [
+      await file(directory, 's1', [MIB]),
+      await file(directory, 's2', [MIB, 3]),
+      await file(directory, 's3', [MIB]),
+    ]
+    store = new CheckpointStore(hostWith(() => truncate(paths[1]!, 5000)))
+    const error = await failure(() => store.register('x', { files: paths }, { pool: 'shared' }))
+    expect([error.code, error.fields.file]).toEqual(['CHECKPOINT_UNREADABLE', paths[1]])
+    expect(store.names).toEqual([])
+    expect(store.poolStats).toMatchObject({ blocks: 1, usedBlocks: 0 })
+  })
+
+  it('stops when it is told to, and leaves nothing', async () => {
+    const path = await file(directory, 'stop', [MIB])
+    const controller = new AbortController()
+    store = new CheckpointStore(hostWith(async () => controller.abort()))
+    const error = await failure(() => store.register('x', { files: [path] }, { signal: controller.signal, pool: 'shared' }))
+    expect(error.code).toBe('ABORTED')
+    expect([store.names, store.poolStats.usedBlocks]).toEqual([[], 0])
+    expect((await failure(() => store.register('x', { files: [path] }, { signal: controller.signal }))).code).toBe('ABORTED')
+  })
+
+  it('lets exactly one of several registrations of a name win, and different names run beside each other', async () => {
+    const paths = await Promise.all(['p', 'q', 'r'].map((name) => file(directory, name, [MIB, 50])))
+    const results = await Promise.allSettled(paths.map((path) => store.register('same', { files: [path] })))
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'rejected'])
+    for (const result of results) {
+      if (result.status === 'rejected') expect(CkptError.is(result.reason, 'CHECKPOINT_EXISTS')).toBe(true)
+    }
+    await Promise.all(
+      paths.map((path, i) => store.register(`n${i}`, { files: [path] }, { pool: i === 0 ? 'private' : 'shared' })),
+    )
+    for (const [i, path] of paths.entries()) expect(contents(`n${i}`)).toEqual(await fromDisk([path]))
+    expect((await failure(() => store.register('n1', { files: [] }))).fields.checkpoint).toBe('n1')
+  })
+
+  it('refuses options that make no sense', async () => {
+    const path = await file(directory, 'o', [10])
+    const files = [path]
+    for (const [source, options, field] of [
+      [{ files }, { removeFiles: true }, 'removeFiles'],
+      [{ files }, { inPlace: true, pool: 'shared' }, 'pool'],
+      [{ files }, { inPlace: true, removeFiles: true, share: { index: 0, count: 2 } }, 'removeFiles'],
+      [{ files }, { share: { index: 2, count: 2 } }, 'share'],
+      [{ tensors: {} }, { share: { index: 0, count: 2 } }, 'share'],
+      [{ files }, { inPlace: true }, 'inPlace'],
+    ] as const) {
+      const error = await failure(() => store.register('x', source, options))
+      expect([error.code, error.fields.field]).toEqual(['INVALID_ARGUMENT', field])
+    }
+    expect(() => new CheckpointStore(host, { segmentBytes: 0 })).toThrow(CkptError)
+    expect(existsSync(path)).toBe(true)
+  })
+})
+
+describe('register from tensors', () => {
+  it('copies buffers, typed arrays, host memory and shared memory', async () => {
+    const memory = await host.allocate({ bytes: 10_000 })
+    memory.view(0, 10_000).set(bytesOf(5, 10_000))
+    const name = `ckpt-test-${process.pid}-tensors`
+    const shared = await host.createShared(name, { bytes: 8192 })
+    shared.view(0, 8192).set(bytesOf(6, 8192))
+    const large = bytesOf(7, 40 * MIB + 3)
+    const floats = Float32Array.from({ length: 6 }, (_, i) => i / 3)
+    const tensors: NamedTensorInput[] = [
+      { name: 'buffer', dtype: 'U8', shape: [large.length], data: large },
+      { name: 'floats', dtype: 'F32', shape: [2, 3], data: floats },
+      { name: 'scalar', dtype: 'I64', shape: [], data: BigInt64Array.of(-5n).buffer },
+      { name: 'view', dtype: 'BF16', shape: [4], data: new DataView(floats.buffer, 4, 8) },
+      { name: 'memory', dtype: 'U8', shape: [777], data: { memory, offset: 123 } },
+      { name: 'shared', dtype: 'F16', shape: [100], data: { shared: name, offset: 64 } },
+      { name: 'shared2', dtype: 'F4', shape: [4], data: { shared: name } },
+      { name: 'empty', dtype: 'F32', shape: [0], data: { memory } },
+    ]
+    const progress: number[] = []
+    await store.register('x', { tensors }, { pool: 'shared', onProgress: (done) => progress.push(done) })
+    memory.close()
+    shared.unlink()
+    shared.close()
+    expect(contents('x')).toEqual(
+      new Map([
+        ['buffer', large.toString('base64')],
+        ['floats', Buffer.from(floats.buffer).toString('base64')],
+        ['scalar', Buffer.from(BigInt64Array.of(-5n).buffer).toString('base64')],
+        ['view', Buffer.from(floats.buffer, 4, 8).toString('base64')],
+        ['memory', bytesOf(5, 10_000).toString('base64', 123, 900)],
+        ['shared', bytesOf(6, 8192).toString('base64', 64, 264)],
+        ['shared2', bytesOf(6, 8192).toString('base64', 0, 2)],
+        ['empty', ''],
+      ]),
+    )
+    const { tensors: table } = store.metas('x')
+    expect(tensorAt(table, 1)).toMatchObject({ name: 'floats', dtype: 'F32', shape: [2, 3], bytes: 24 })
+    expect(progress.length).toBeGreaterThan(1)
+
+    await store.register('record', { tensors: { a: { dtype: 'U8', shape: [2], data: Uint8Array.of(1, 2) } } })
+    expect(contents('record')).toEqual(new Map([['a', 'AQI=']]))
+  })
+
+  it('uses shared memory where it is, and removes its name only when asked', async () => {
+    for (const removeFiles of [false, true]) {
+      const name = `ckpt-test-${process.pid}-place`
+      const shared = await host.createShared(name, { bytes: 4096 })
+      const tensors = { t: { dtype: 'U8' as const, shape: [16], data: { shared: name, offset: 32 } } }
+      await store.register('x', { tensors }, { inPlace: true, removeFiles })
+      shared.view(32, 16).fill(9)
+      expect(contents('x').get('t')).toBe(Buffer.alloc(16, 9).toString('base64'))
+      expect(store.metas('x').segments).toEqual([{ bytes: 4096, kind: 'file' }])
+      expect(existsSync(`/dev/shm/${name}`)).toBe(!removeFiles)
+      store.unregister('x')
+      expect(existsSync(`/dev/shm/${name}`)).toBe(!removeFiles)
+      if (!removeFiles) shared.unlink()
+      shared.close()
+    }
+  })
+
+  it('refuses bad tensors by name', async () => {
+    const memory = await host.allocate({ bytes: 100 })
+    const t = (name: string, data: NamedTensorInput['data'], shape = [4]): NamedTensorInput => ({
+      name,
+      dtype: 'U8',
+      shape,
+      data,
+    })
+    const good = t('good', Buffer.alloc(4))
+    for (const [bad, field, inPlace] of [
+      [t('bad', Buffer.alloc(5)), 'data', false],
+      [t('good', Buffer.alloc(4)), 'name', false],
+      [t('bad', Buffer.alloc(4), [-4]), 'shape', false],
+      [t('bad', { memory, offset: 97 }), 'data', false],
+      [t('bad', { memory, offset: -1 }), 'offset', false],
+      [t('bad', { shared: 'ckpt-not-there' }), 'name', false],
+      [t('bad', { shared: '../etc/passwd' }), 'shared', true],
+      [t('bad', { memory }), 'inPlace', true],
+    ] as const) {
+      const error = await failure(() =>
+        store.register('x', { tensors: inPlace ? [bad] : [good, bad] }, { inPlace, pool: inPlace ? 'private' : 'shared' }),
+      )
+      expect([error.code, error.fields.field], error.message).toEqual(['INVALID_ARGUMENT', field])
+    }
+    expect(store.names).toEqual([])
+    expect(store.poolStats.usedBlocks).toBe(0)
+    memory.close()
+  })
+})
+
+describe('files in place', () => {
+  const mapped = async (path: string) => (await readFile('/proc/self/maps', 'utf8')).includes(path)
+
+  it('maps files in /dev/shm without copying, through links too, and lets them be', async () => {
+    const paths = [await file(shm, 'a', [100, 0, 5000]), await file(shm, 'b', [77])]
+    const link = join(directory, 'link.safetensors')
+    await symlink(paths[1]!, link)
+    await store.register('x', { files: [paths[0]!, link] }, { inPlace: true })
+    expect(contents('x')).toEqual(await fromDisk(paths))
+    expect(store.metas('x').segments.map(({ kind }) => kind)).toEqual(['file', 'file'])
+    expect(await mapped(paths[0]!)).toBe(true)
+    store.unregister('x')
+    expect(await mapped(paths[0]!)).toBe(false)
+    expect(paths.every((path) => existsSync(path))).toBe(true)
+  })
+
+  it('removes them when asked, but not when the registration fails', async () => {
+    const paths = [await file(shm, 'c', [100]), await file(shm, 'd', [77])]
+    const expected = await fromDisk(paths)
+    const bad = await file(directory, 'on-disk', [5])
+    const options = { inPlace: true, removeFiles: true }
+    const error = await failure(() => store.register('x', { files: [...paths, bad] }, options))
+    expect([error.code, error.fields.file]).toEqual(['INVALID_ARGUMENT', bad])
+    expect([...paths, bad].every((path) => existsSync(path))).toBe(true)
+    expect(await mapped(paths[0]!)).toBe(false)
+
+    await store.register('x', { files: paths }, options)
+    expect(paths.some((path) => existsSync(path))).toBe(false)
+    expect(contents('x')).toEqual(expected)
+  })
+
+  it('takes a share of them', async () => {
+    const paths = [await file(shm, 'e', [500, 500]), await file(shm, 'f', [1000])]
+    await store.register('x', { files: paths }, { inPlace: true, share: { index: 1, count: 2 } })
+    expect(contents('x')).toEqual(await fromDisk([paths[1]!]))
+    await unlink(paths[0]!)
+  })
+})
+
+describe('leases', () => {
+  it('keep memory alive: unregistering fails, or with force waits for the last one', async () => {
+    const path = await file(directory, 'lease', [1000])
+    await store.register('x', { files: [path] }, { pool: 'shared' })
+    const first = store.lease('x')
+    const second = store.lease('x')
+    const error = await failure(() => store.unregister('x'))
+    expect([error.code, error.retryable, error.fields['leases']]).toEqual(['CHECKPOINT_IN_USE', true, 2])
+    expect(error.message).toContain('2 times')
+
+    store.unregister('x', { force: true })
+    expect(store.names).toEqual([])
+    await store.register('x', { files: [path] }, { pool: 'shared' })
+    expect(store.poolStats).toMatchObject({ blocks: 2, usedBlocks: 2 })
+    first.release()
+    first.release()
+    expect(store.poolStats.usedBlocks).toBe(2)
+    expect(first.segments[0]!.view(0, 4).length).toBe(4)
+    second[Symbol.dispose]()
+    expect(store.poolStats).toMatchObject({ blocks: 2, usedBlocks: 1 })
+    store.unregister('x')
+    for (const call of [
+      () => store.lease('x'),
+      () => store.metas('x'),
+      () => store.unregister('x'),
+      () => store.computeDigests('x'),
+    ]) {
+      expect((await failure(call)).code).toBe('CHECKPOINT_UNKNOWN')
+    }
+  })
+
+  it('outlive the store', async () => {
+    const path = await file(directory, 'outlive', [1000])
+    await store.register('x', { files: [path] })
+    const lease = store.lease('x')
+    await store.close()
+    const view = lease.segments[0]!.view(0, 1000)
+    expect(view.length).toBe(1000)
+    lease.release()
+    expect(view.length).toBe(0)
+    expect((await failure(() => store.register('y', { files: [] }))).code).toBe('INVALID_STATE')
+    await store.close()
+  })
+
+  it('are not given while a checkpoint is being registered, nor can it be unregistered; closing stops it', async () => {
+    const path = await file(directory, 'early', [1000])
+    let proceed: () => void = () => {}
+    let entered: () => void = () => {}
+    const inside = new Promise<void>((resolve) => (entered = resolve))
+    const gate = new Promise<void>((resolve) => (proceed = resolve))
+    store = new CheckpointStore(
+      hostWith(() => {
+        entered()
+        return gate
+      }),
+    )
+    const registration = failure(() => store.register('x', { files: [path] }))
+    await inside
+    expect((await failure(() => store.lease('x'))).message).toContain('still being registered')
+    expect((await failure(() => store.unregister('x', { force: true }))).code).toBe('CHECKPOINT_IN_USE')
+    const closed = store.close()
+    proceed()
+    await closed
+    expect((await registration).code).toBe('ABORTED')
+    expect(store.names).toEqual([])
+  })
+})
+
+describe('the shared pool', () => {
+  it('takes the next checkpoint without allocating, and grows when it must', async () => {
+    const step = async (name: string, sizes: number[]) => {
+      const path = await file(directory, name, sizes)
+      await store.register(name, { files: [path] }, { pool: 'shared' })
+      expect(contents(name)).toEqual(await fromDisk([path]))
+      store.unregister(name)
+    }
+    store = new CheckpointStore(host, { segmentBytes: 3 * MIB })
+    await step('one', [3 * MIB, 3 * MIB, 2 * MIB])
+    expect(store.poolStats).toMatchObject({ blocks: 3, usedBlocks: 0, allocations: 3 })
+    await step('two', [3 * MIB, 3 * MIB, 2 * MIB])
+    await step('three', [3 * MIB - 5, 2 * MIB, 2 * MIB])
+    expect(store.poolStats.allocations).toBe(3)
+    await step('large', [9 * MIB])
+    // The smaller blocks made room for it.
+    expect(store.poolStats).toMatchObject({ blocks: 1, bytes: 10 * MIB, allocations: 4 })
+    await step('small', [MIB])
+    expect(store.poolStats).toMatchObject({ blocks: 2, bytes: 12 * MIB, allocations: 5 })
+  })
+
+  it('uses an oversized block when no other memory is to be had', async () => {
+    const path = await file(directory, 'big', [9 * MIB])
+    const small = await file(directory, 'small-one', [MIB])
+    let full = false
+    const limited = hostWith(async () => {
+      if (full) throw new CkptError('OUT_OF_MEMORY', 'no more')
+    })
+    store = new CheckpointStore(limited)
+    await store.register('big', { files: [path] }, { pool: 'shared' })
+    store.unregister('big')
+    full = true
+    await store.register('small', { files: [small] }, { pool: 'shared' })
+    expect(contents('small')).toEqual(await fromDisk([small]))
+    const error = await failure(() => store.register('other', { files: [small] }, { pool: 'shared' }))
+    expect(error.code).toBe('OUT_OF_MEMORY')
+    expect(store.names).toEqual(['small'])
+  })
+
+  it('is released when nobody uses it, or by force as leases end', async () => {
+    const path = await file(directory, 'release', [1000])
+    const files = [path]
+    await store.register('x', { files }, { pool: 'shared' })
+    await store.register('own', { files })
+    const error = await failure(() => store.releasePool())
+    expect([error.code, error.fields['checkpoints']]).toEqual(['CHECKPOINT_IN_USE', ['x']])
+    const lease = store.lease('x')
+    const view = lease.segments[0]!.view(0, 10)
+    store.releasePool({ force: true })
+    expect(store.names).toEqual(['own'])
+    expect(store.poolStats).toMatchObject({ blocks: 0, bytes: 0 })
+    expect(view.length).toBe(10)
+    lease.release()
+    expect(view.length).toBe(0)
+    expect(store.poolStats.blocks).toBe(0)
+
+    await store.register('x', { files }, { pool: 'shared' })
+    store.unregister('x')
+    expect(store.poolStats.blocks).toBe(1)
+    store.releasePool()
+    expect(store.poolStats.blocks).toBe(0)
+  })
+})
+
+describe('digests', () => {
+  const MASK = (1n << 64n) - 1n
+  const mix = (x: bigint) => {
+    for (let i = 0; i < 2; i++) x = ((x ^ (x >> 32n)) * 0xd6e8feb86659fd93n) & MASK
+    return x ^ (x >> 32n)
+  }
+  /** docs/worker-protocol.md, "Digest", word by word. */
+  const digestOf = (bytes: Buffer) => {
+    const padded = Buffer.concat([bytes, Buffer.alloc((8 - (bytes.length % 8)) % 8)])
+    let digest = mix(BigInt(bytes.length) ^ 0xff51afd7ed558ccdn)
+    for (let i = 0; i < padded.length / 8; i++) {
+      digest += mix((padded.readBigUInt64LE(i * 8) + BigInt(i + 1) * 0x9e3779b97f4a7c15n) & MASK)
+    }
+    return digest & MASK
+  }
+
+  it('are computed once, by the formula, and kept with the table', async () => {
+    const path = await file(directory, 'digest', [0, 1, 7, 8, 9, 1000, 4099])
+    await store.register('x', { files: [path] })
+    expect(store.metas('x').tensors.digests).toBeUndefined()
+    const [digests, again] = await Promise.all([store.computeDigests('x'), store.computeDigests('x')])
+    expect(again).toBe(digests)
+    expect(store.metas('x').tensors.digests).toBe(digests)
+    const expected = [...(await fromDisk([path])).values()].map((bytes) => digestOf(Buffer.from(bytes, 'base64')))
+    expect([...digests]).toEqual(expected)
+    store.unregister('x')
+  })
+})

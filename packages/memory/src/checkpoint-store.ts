@@ -1,0 +1,301 @@
+import { CkptError, tensorTable, type Host, type HostMemory, type SegmentMeta, type TensorTable } from '@ckpt/contract'
+import { readHeaders, readIndex } from '@ckpt/safetensors'
+import { BlockPool, type PoolStats } from './block-pool.ts'
+import { computeTableDigests } from './digests.ts'
+import {
+  loadFiles,
+  loadTensors,
+  mapFiles,
+  mapTensors,
+  releaseAll,
+  throwIfAborted,
+  type LoadContext,
+  type Loaded,
+} from './load.ts'
+import { shareOf } from './share.ts'
+import { tensorSpecs, type CheckpointSource } from './source.ts'
+
+/** Largest segment unless the store is told otherwise. */
+export const DEFAULT_SEGMENT_BYTES = 8 * 1024 ** 3
+
+export interface CheckpointStoreOptions {
+  /** Largest segment in bytes (default 8 GiB); only a single larger tensor exceeds it. */
+  readonly segmentBytes?: number
+  /** Lock memory unless a registration says otherwise (default true). Where the system refuses, the memory is used unlocked. */
+  readonly lock?: boolean
+}
+
+export interface RegisterOptions {
+  /** `private` memory goes back to the system on unregistering, `shared` blocks stay for the next checkpoint (default private). */
+  readonly pool?: 'shared' | 'private'
+  /** Use files in /dev/shm, or shared memory given by name, where they are (default false). */
+  readonly inPlace?: boolean
+  /** Remove what is used in place from the file system once it is registered (default false). */
+  readonly removeFiles?: boolean
+  /** Take only part `index` of `count` of the files: the part that falls to this rank when all are given the same files. */
+  readonly share?: { readonly index: number; readonly count: number }
+  /** Lock the memory (default: as the store does). Memory of the shared pool is always as the store says. */
+  readonly lock?: boolean
+  readonly signal?: AbortSignal
+  readonly onProgress?: (bytesDone: number, bytesTotal: number) => void
+}
+
+/** What this rank holds of a checkpoint, as other ranks see it. */
+export interface CheckpointMetas {
+  readonly segments: readonly SegmentMeta[]
+  /** With digests once they were computed. */
+  readonly tensors: TensorTable
+}
+
+/** Holds a checkpoint's memory; it is not given back before {@link Lease.release}, whatever happens to the checkpoint. */
+export interface Lease extends Disposable {
+  readonly checkpoint: string
+  /** Memory by segment index; it may be larger than its segment. */
+  readonly segments: readonly HostMemory[]
+  /** With digests once they were computed. */
+  readonly table: TensorTable
+  /** Lets go; calling it again does nothing. */
+  release(): void
+}
+
+interface Entry {
+  readonly name: string
+  readonly pooled: boolean
+  readonly loaded: Loaded
+  table: TensorTable
+  digests: Promise<BigUint64Array> | undefined
+  leases: number
+  retired: boolean
+}
+
+/** The checkpoints that one rank holds in host memory. */
+export class CheckpointStore {
+  readonly #host: Host
+  readonly #lock: boolean
+  readonly #segmentBytes: number
+  readonly #pool: BlockPool
+  readonly #entries = new Map<string, Entry>()
+  /** Registrations that are under way, by name. */
+  readonly #loading = new Map<string, { readonly abort: AbortController; readonly done: Promise<void> }>()
+  #closed = false
+
+  /** @throws CkptError `INVALID_ARGUMENT` when `segmentBytes` is not a whole number above 0. */
+  constructor(host: Host, options: CheckpointStoreOptions = {}) {
+    this.#host = host
+    this.#lock = options.lock ?? true
+    this.#segmentBytes = options.segmentBytes ?? DEFAULT_SEGMENT_BYTES
+    if (!Number.isSafeInteger(this.#segmentBytes) || this.#segmentBytes < 1) {
+      throw new CkptError('INVALID_ARGUMENT', `segmentBytes ${this.#segmentBytes} is not a whole number above 0`, {
+        fields: { field: 'segmentBytes' },
+      })
+    }
+    this.#pool = new BlockPool(host, this.#lock)
+  }
+
+  /** Names of the registered checkpoints, in the order of registration. */
+  get names(): string[] {
+    return [...this.#entries.keys()]
+  }
+
+  /** What the shared pool holds. */
+  get poolStats(): PoolStats {
+    return this.#pool.stats
+  }
+
+  /**
+   * Brings a checkpoint into host memory. Either all of it is registered, or nothing has changed.
+   *
+   * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED`, `CHECKPOINT_UNREADABLE`, `INVALID_ARGUMENT`, `OUT_OF_MEMORY`,
+   * `ABORTED` (by the signal or by {@link close}).
+   */
+  async register(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
+    this.#checkOpen()
+    if (this.#entries.has(name) || this.#loading.has(name)) {
+      throw new CkptError('CHECKPOINT_EXISTS', `checkpoint ${JSON.stringify(name)} is registered already`, {
+        fields: { checkpoint: name },
+      })
+    }
+    const abort = new AbortController()
+    const onAbort = () => abort.abort(options.signal?.reason)
+    if (options.signal?.aborted === true) onAbort()
+    options.signal?.addEventListener('abort', onAbort, { once: true })
+    const loading = this.#load(name, source, options, abort.signal).finally(() => {
+      this.#loading.delete(name)
+      options.signal?.removeEventListener('abort', onAbort)
+    })
+    this.#loading.set(name, { abort, done: loading.catch(() => undefined) })
+    await loading
+  }
+
+  /**
+   * Gives a checkpoint's memory back (to the pool, where it came from there). With `force` a leased checkpoint goes too: its name
+   * is free at once, its memory when the last lease ends.
+   *
+   * @throws CkptError `CHECKPOINT_UNKNOWN`; `CHECKPOINT_IN_USE` while it is leased or its registration is under way.
+   */
+  unregister(name: string, options: { force?: boolean } = {}): void {
+    if (this.#loading.has(name)) {
+      throw new CkptError('CHECKPOINT_IN_USE', `checkpoint ${JSON.stringify(name)} is being registered`, {
+        fields: { checkpoint: name },
+      })
+    }
+    const entry = this.#entry(name)
+    if (entry.leases > 0 && options.force !== true) {
+      throw new CkptError('CHECKPOINT_IN_USE', `checkpoint ${JSON.stringify(name)} is leased ${times(entry.leases)}`, {
+        fields: { checkpoint: name, leases: entry.leases },
+      })
+    }
+    this.#retire(entry)
+  }
+
+  /** Keeps a checkpoint's memory from going away. @throws CkptError `CHECKPOINT_UNKNOWN`. */
+  lease(name: string): Lease {
+    const entry = this.#entry(name)
+    entry.leases++
+    let held = true
+    const release = () => {
+      if (!held) return
+      held = false
+      entry.leases--
+      if (entry.retired && entry.leases === 0) releaseAll(entry.loaded.blocks)
+    }
+    const segments = entry.loaded.blocks.map((block) => block.memory)
+    return {
+      checkpoint: name,
+      segments,
+      get table() {
+        return entry.table
+      },
+      release,
+      [Symbol.dispose]: release,
+    }
+  }
+
+  /** What is registered under a name. @throws CkptError `CHECKPOINT_UNKNOWN`. */
+  metas(name: string): CheckpointMetas {
+    const entry = this.#entry(name)
+    return { segments: entry.loaded.segments, tensors: entry.table }
+  }
+
+  /**
+   * The 64-bit digest of every tensor, by its index in the table; computed when first asked for, then kept with the table.
+   *
+   * @throws CkptError `CHECKPOINT_UNKNOWN`, or what {@link Host.digest} throws.
+   */
+  async computeDigests(name: string): Promise<BigUint64Array> {
+    const entry = this.#entry(name)
+    entry.digests ??= this.#digest(entry)
+    return entry.digests
+  }
+
+  /**
+   * Frees the shared pool. With `force` the checkpoints in it are unregistered first; memory that is leased, or that a registration
+   * is filling, is freed as soon as it is let go.
+   *
+   * @throws CkptError `CHECKPOINT_IN_USE` when a registered checkpoint uses it and `force` is not set; nothing is freed then.
+   */
+  releasePool(options: { force?: boolean } = {}): void {
+    const force = options.force === true
+    const { usedBlocks } = this.#pool.stats
+    if (usedBlocks > 0 && !force) {
+      const names = [...this.#entries.values()].filter((entry) => entry.pooled).map((entry) => entry.name)
+      throw new CkptError('CHECKPOINT_IN_USE', `${usedBlocks} blocks of the shared pool are in use (${names.join(', ')})`, {
+        fields: { checkpoints: names },
+      })
+    }
+    for (const entry of this.#entries.values()) if (entry.pooled) this.#retire(entry)
+    this.#pool.release({ force })
+  }
+
+  /**
+   * Stops registrations that are under way, unregisters everything and frees the pool; leased memory is freed when its last lease
+   * ends. Calling it again does nothing.
+   */
+  async close(): Promise<void> {
+    this.#closed = true
+    const loading = [...this.#loading.values()]
+    for (const { abort } of loading) abort.abort(new CkptError('ABORTED', 'the checkpoint store was closed'))
+    await Promise.all(loading.map(({ done }) => done))
+    for (const entry of this.#entries.values()) this.#retire(entry)
+    this.#pool.release({ force: true })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  async #load(name: string, source: CheckpointSource, options: RegisterOptions, signal: AbortSignal): Promise<void> {
+    throwIfAborted(signal)
+    checkOptions(source, options)
+    const inPlace = options.inPlace === true
+    const pooled = options.pool === 'shared' && !inPlace
+    const context: LoadContext = {
+      host: this.#host,
+      pool: pooled ? this.#pool : undefined,
+      lock: options.lock ?? this.#lock,
+      segmentLimit: this.#segmentBytes,
+      removeFiles: options.removeFiles === true,
+      signal,
+      onProgress: options.onProgress,
+    }
+    let loaded: Loaded
+    if ('tensors' in source) {
+      const specs = tensorSpecs(source.tensors)
+      loaded = await (inPlace ? mapTensors(specs, context) : loadTensors(specs, context))
+    } else {
+      const headers = 'files' in source ? await readHeaders(source.files) : (await readIndex(source.directory)).headers
+      throwIfAborted(signal)
+      const shares = shareOf(headers, options.share?.index ?? 0, options.share?.count ?? 1)
+      loaded = await (inPlace ? mapFiles(shares, context) : loadFiles(shares, context))
+    }
+    const table = tensorTable(loaded.tensors)
+    this.#entries.set(name, { name, pooled, loaded, table, digests: undefined, leases: 0, retired: false })
+  }
+
+  async #digest(entry: Entry): Promise<BigUint64Array> {
+    using lease = this.lease(entry.name)
+    try {
+      const digests = await computeTableDigests(this.#host, lease.segments, lease.table)
+      entry.table = { ...entry.table, digests }
+      return digests
+    } catch (error) {
+      entry.digests = undefined
+      throw error
+    }
+  }
+
+  #retire(entry: Entry): void {
+    this.#entries.delete(entry.name)
+    entry.retired = true
+    if (entry.leases === 0) releaseAll(entry.loaded.blocks)
+  }
+
+  #entry(name: string): Entry {
+    const entry = this.#entries.get(name)
+    if (entry !== undefined) return entry
+    const hint = this.#loading.has(name) ? 'is still being registered' : 'is not registered'
+    throw new CkptError('CHECKPOINT_UNKNOWN', `checkpoint ${JSON.stringify(name)} ${hint}`, { fields: { checkpoint: name } })
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new CkptError('INVALID_STATE', 'the checkpoint store is closed')
+  }
+}
+
+function checkOptions(source: CheckpointSource, options: RegisterOptions): void {
+  const refuse = (field: string, message: string) => {
+    throw new CkptError('INVALID_ARGUMENT', message, { fields: { field } })
+  }
+  if (options.share !== undefined && 'tensors' in source)
+    refuse('share', 'named tensors cannot be shared out: give each rank its own')
+  if (options.inPlace === true) {
+    if (options.pool === 'shared') refuse('pool', 'what is used in place takes no memory from the shared pool')
+    // The other ranks may not have mapped the files yet.
+    if (options.removeFiles === true && (options.share?.count ?? 1) > 1)
+      refuse('removeFiles', 'files that are shared out cannot be removed')
+  } else if (options.removeFiles === true) refuse('removeFiles', 'removeFiles needs inPlace')
+}
+
+function times(count: number): string {
+  return count === 1 ? 'once' : `${count} times`
+}

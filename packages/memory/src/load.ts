@@ -1,0 +1,246 @@
+import { realpath } from 'node:fs/promises'
+import { setImmediate as yieldToLoop } from 'node:timers/promises'
+import { CkptError, STRIDED_COPY_COLUMNS, type Host, type HostMemory, type SegmentMeta, type TensorMeta } from '@ckpt/contract'
+import { allocateAll, type Block, type BlockPool } from './block-pool.ts'
+import { layoutFiles, layoutTensors, type Layout } from './layout.ts'
+import type { FileShare } from './share.ts'
+import { checkRange, type TensorSpec } from './source.ts'
+
+const SHARED_MEMORY_DIRECTORY = '/dev/shm/'
+/** Bytes that JavaScript copies before it lets other work run: a millisecond or two. */
+const COPY_SLICE = 16 * 1024 * 1024
+
+/** What loading a checkpoint needs to know. */
+export interface LoadContext {
+  readonly host: Host
+  /** Takes memory from here; absent means memory of its own. */
+  readonly pool: BlockPool | undefined
+  readonly lock: boolean
+  readonly segmentLimit: number
+  readonly removeFiles: boolean
+  readonly signal: AbortSignal
+  readonly onProgress: ((bytesDone: number, bytesTotal: number) => void) | undefined
+}
+
+/** A loaded checkpoint: blocks by segment index, and what lies in them. */
+export interface Loaded {
+  readonly blocks: readonly Block[]
+  readonly segments: readonly SegmentMeta[]
+  readonly tensors: readonly TensorMeta[]
+}
+
+/** @throws CkptError `ABORTED` once `signal` is aborted; its reason when that is a CkptError. */
+export function throwIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED', 'registration aborted')
+}
+
+/** Reads file shares into memory, every byte copied once. On failure all memory is given back. */
+export async function loadFiles(shares: readonly FileShare[], context: LoadContext): Promise<Loaded> {
+  const layout = layoutFiles(shares, context.segmentLimit)
+  return filled(layout, context, async (memories) => {
+    if (layout.reads.length === 0) return
+    await context.host.read({
+      files: layout.files,
+      memories,
+      reads: layout.reads,
+      signal: context.signal,
+      ...(context.onProgress && { onProgress: (bytes) => context.onProgress?.(bytes, layout.totalBytes) }),
+    })
+  })
+}
+
+/** Copies tensors into memory. On failure all memory is given back. */
+export async function loadTensors(specs: readonly TensorSpec[], context: LoadContext): Promise<Loaded> {
+  const layout = layoutTensors(specs, context.segmentLimit)
+  return filled(layout, context, async (memories) => {
+    const opened = new Map<string, HostMemory>()
+    try {
+      await copyFromMemories(specs, layout, memories, context, opened)
+      await copyFromBuffers(specs, layout, memories, context)
+    } finally {
+      for (const memory of opened.values()) memory.close()
+    }
+  })
+}
+
+async function filled(layout: Layout, context: LoadContext, fill: (memories: HostMemory[]) => Promise<void>): Promise<Loaded> {
+  const blocks =
+    context.pool === undefined
+      ? (await allocateAll(context.host, layout.segmentBytes, context.lock)).map(ownBlock)
+      : await context.pool.acquire(layout.segmentBytes)
+  try {
+    throwIfAborted(context.signal)
+    await fill(blocks.map((block) => block.memory))
+    throwIfAborted(context.signal)
+  } catch (error) {
+    releaseAll(blocks)
+    throw error
+  }
+  context.onProgress?.(layout.totalBytes, layout.totalBytes)
+  const segments = layout.segmentBytes.map((bytes) => ({ bytes, kind: 'anonymous' as const }))
+  return { blocks, segments, tensors: layout.tensors }
+}
+
+async function copyFromMemories(
+  specs: readonly TensorSpec[],
+  layout: Layout,
+  segments: readonly HostMemory[],
+  { host }: LoadContext,
+  opened: Map<string, HostMemory>,
+): Promise<void> {
+  const memories = [...segments]
+  const indexOf = new Map<HostMemory, number>()
+  const columns: number[] = []
+  for (const [i, { name, bytes, data }] of specs.entries()) {
+    if (data.kind === 'bytes') continue
+    let memory: HostMemory
+    if (data.kind === 'memory') memory = data.memory
+    else {
+      memory = opened.get(data.name) ?? (await host.openShared(data.name))
+      opened.set(data.name, memory)
+      checkRange(name, memory, data.offset, bytes)
+    }
+    if (bytes === 0) continue
+    let source = indexOf.get(memory)
+    if (source === undefined) indexOf.set(memory, (source = memories.push(memory) - 1))
+    const { segment, offset } = layout.tensors[i]!
+    columns.push(source, data.offset, bytes, segment, offset, bytes, bytes, 1)
+  }
+  if (columns.length >= STRIDED_COPY_COLUMNS) await host.copy(memories, Float64Array.from(columns))
+}
+
+async function copyFromBuffers(
+  specs: readonly TensorSpec[],
+  layout: Layout,
+  segments: readonly HostMemory[],
+  { signal, onProgress }: LoadContext,
+): Promise<void> {
+  let done = 0
+  for (const { bytes, data } of specs) if (data.kind !== 'bytes') done += bytes
+  let slice = 0
+  for (const [i, { data }] of specs.entries()) {
+    if (data.kind !== 'bytes') continue
+    const { segment, offset } = layout.tensors[i]!
+    for (let at = 0; at < data.bytes.byteLength;) {
+      const length = Math.min(COPY_SLICE - slice, data.bytes.byteLength - at)
+      segments[segment]!.view(offset + at, length).set(data.bytes.subarray(at, at + length))
+      at += length
+      slice += length
+      done += length
+      if (slice < COPY_SLICE) continue
+      slice = 0
+      onProgress?.(done, layout.totalBytes)
+      await yieldToLoop()
+      throwIfAborted(signal)
+    }
+  }
+}
+
+/** Maps files in /dev/shm where they are: each file is a segment, header and all. */
+export async function mapFiles(shares: readonly FileShare[], context: LoadContext): Promise<Loaded> {
+  const paths = await Promise.all(shares.map(({ header }) => sharedMemoryPath(header.file)))
+  const blocks = await mapAll(paths, context)
+  try {
+    throwIfAborted(context.signal)
+    const tensors = shares.flatMap(({ header, first, last }, segment) => {
+      const { memory } = blocks[segment]!
+      if (memory.bytes !== header.fileBytes) {
+        throw new CkptError('CHECKPOINT_UNREADABLE', `${header.file}: the file changed its size while it was registered`, {
+          fields: { file: header.file },
+        })
+      }
+      return header.tensors.slice(first, last).map(({ name, dtype, shape, begin, end }) => ({
+        name,
+        dtype,
+        shape,
+        bytes: end - begin,
+        segment,
+        offset: header.dataStart + begin,
+      }))
+    })
+    return finishInPlace(blocks, tensors, context)
+  } catch (error) {
+    releaseAll(blocks)
+    throw error
+  }
+}
+
+/** The file's own path behind any links, which must be in /dev/shm. */
+async function sharedMemoryPath(file: string): Promise<string> {
+  const path = await realpath(file).catch((error: unknown) => {
+    throw CkptError.from(error, 'CHECKPOINT_UNREADABLE', file, { file })
+  })
+  if (path.startsWith(SHARED_MEMORY_DIRECTORY)) return path
+  throw new CkptError('INVALID_ARGUMENT', `${file}: only files in ${SHARED_MEMORY_DIRECTORY} can be used in place`, {
+    fields: { file, field: 'inPlace' },
+  })
+}
+
+/** Maps shared memory where it is; every tensor must be in shared memory given by name. */
+export async function mapTensors(specs: readonly TensorSpec[], context: LoadContext): Promise<Loaded> {
+  const segmentOf = new Map<string, number>()
+  for (const { name, data } of specs) {
+    if (data.kind !== 'shared') {
+      throw new CkptError(
+        'INVALID_ARGUMENT',
+        `tensor ${JSON.stringify(name)}: only shared memory given by name can be used in place`,
+        {
+          fields: { tensor: name, field: 'inPlace' },
+        },
+      )
+    }
+    if (!/^[^/]+$/.test(data.name) || data.name === '.' || data.name === '..') {
+      throw new CkptError(
+        'INVALID_ARGUMENT',
+        `tensor ${JSON.stringify(name)}: ${JSON.stringify(data.name)} is no name of shared memory`,
+        {
+          fields: { tensor: name, field: 'shared' },
+        },
+      )
+    }
+    if (!segmentOf.has(data.name)) segmentOf.set(data.name, segmentOf.size)
+  }
+  const blocks = await mapAll(
+    [...segmentOf.keys()].map((name) => SHARED_MEMORY_DIRECTORY + name),
+    context,
+  )
+  try {
+    throwIfAborted(context.signal)
+    const tensors = specs.flatMap(({ name, dtype, shape, bytes, data }) => {
+      if (data.kind !== 'shared') return []
+      const segment = segmentOf.get(data.name)!
+      checkRange(name, blocks[segment]!.memory, data.offset, bytes)
+      return { name, dtype, shape, bytes, segment, offset: data.offset }
+    })
+    return finishInPlace(blocks, tensors, context)
+  } catch (error) {
+    releaseAll(blocks)
+    throw error
+  }
+}
+
+async function mapAll(paths: readonly string[], { host, lock }: LoadContext): Promise<Block[]> {
+  const results = await Promise.allSettled(paths.map((path) => host.mapFile(path, { lock })))
+  const failed = results.find((result) => result.status === 'rejected')
+  const blocks = results.flatMap((result) => (result.status === 'fulfilled' ? [ownBlock(result.value)] : []))
+  if (failed === undefined) return blocks
+  releaseAll(blocks)
+  throw CkptError.from(failed.reason, 'CHECKPOINT_UNREADABLE')
+}
+
+/** The last step, after which nothing fails: so the files are still there after any failure. */
+function finishInPlace(blocks: readonly Block[], tensors: readonly TensorMeta[], context: LoadContext): Loaded {
+  if (context.removeFiles) for (const { memory } of blocks) memory.unlink()
+  const total = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
+  context.onProgress?.(total, total)
+  return { blocks, segments: blocks.map(({ memory }) => ({ bytes: memory.bytes, kind: 'file' as const })), tensors }
+}
+
+function ownBlock(memory: HostMemory): Block {
+  return { memory, release: () => memory.close() }
+}
+
+/** Gives all blocks back. */
+export function releaseAll(blocks: readonly Block[]): void {
+  for (const block of blocks) block.release()
+}

@@ -1,0 +1,95 @@
+import { CkptError, isDType, tensorBytes, type DType, type HostMemory } from '@ckpt/contract'
+
+/** Where a tensor's bytes are: in JavaScript's memory, in host memory, or in POSIX shared memory by name. */
+export type TensorData =
+  | ArrayBufferView
+  | ArrayBufferLike
+  | { readonly memory: HostMemory; readonly offset?: number }
+  /** `shared` is a name in /dev/shm, without the leading slash. */
+  | { readonly shared: string; readonly offset?: number }
+
+/** A tensor to register from memory. */
+export interface TensorInput {
+  readonly dtype: DType
+  readonly shape: readonly number[]
+  /** Exactly the tensor's bytes, little-endian and contiguous; from `offset` on where it is a larger memory. */
+  readonly data: TensorData
+}
+
+export interface NamedTensorInput extends TensorInput {
+  readonly name: string
+}
+
+/** What a checkpoint is registered from. */
+export type CheckpointSource =
+  /** Safetensors files that together hold the checkpoint. */
+  | { readonly files: readonly string[] }
+  /** A directory with safetensors files, an index or a single file (see `readIndex` of `@ckpt/safetensors`). */
+  | { readonly directory: string }
+  | { readonly tensors: Readonly<Record<string, TensorInput>> | Iterable<NamedTensorInput> }
+
+/** A tensor with its checked size and where its bytes come from. */
+export interface TensorSpec {
+  readonly name: string
+  readonly dtype: DType
+  readonly shape: readonly number[]
+  readonly bytes: number
+  readonly data:
+    | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
+    | { readonly kind: 'memory'; readonly memory: HostMemory; readonly offset: number }
+    | { readonly kind: 'shared'; readonly name: string; readonly offset: number }
+}
+
+/**
+ * Checks named tensors: names, shapes and the sizes of what JavaScript can see.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming the tensor and field.
+ */
+export function tensorSpecs(tensors: Readonly<Record<string, TensorInput>> | Iterable<NamedTensorInput>): TensorSpec[] {
+  const inputs: Iterable<NamedTensorInput> = isIterable(tensors)
+    ? tensors
+    : Object.entries(tensors).map(([name, tensor]) => ({ ...tensor, name }))
+  const names = new Set<string>()
+  return Array.from(inputs, ({ name, dtype, shape, data }) => {
+    if (typeof name !== 'string') throw invalid(String(name), 'name', 'the name is not a string')
+    if (names.has(name)) throw invalid(name, 'name', 'the name stands twice')
+    names.add(name)
+    if (!isDType(dtype)) throw invalid(name, 'dtype', `unknown dtype ${String(dtype)}`)
+    if (shape.some((dimension) => !Number.isSafeInteger(dimension) || dimension < 0)) {
+      throw invalid(name, 'shape', `shape [${shape.join(', ')}] is not a list of whole numbers`)
+    }
+    const bytes = tensorBytes(dtype, shape)
+    return { name, dtype, shape: [...shape], bytes, data: dataOf(name, data, bytes) }
+  })
+}
+
+function dataOf(name: string, data: TensorData, bytes: number): TensorSpec['data'] {
+  if (ArrayBuffer.isView(data) || data instanceof ArrayBuffer || data instanceof SharedArrayBuffer) {
+    if (data.byteLength !== bytes) {
+      throw invalid(name, 'data', `the data holds ${data.byteLength} bytes, but dtype and shape take ${bytes}`)
+    }
+    const view = ArrayBuffer.isView(data)
+      ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+      : new Uint8Array(data as ArrayBuffer)
+    return { kind: 'bytes', bytes: view }
+  }
+  const offset = data.offset ?? 0
+  if (!Number.isSafeInteger(offset) || offset < 0) throw invalid(name, 'offset', `offset ${offset} is not a whole number`)
+  if ('shared' in data) return { kind: 'shared', name: data.shared, offset }
+  checkRange(name, data.memory, offset, bytes)
+  return { kind: 'memory', memory: data.memory, offset }
+}
+
+/** @throws CkptError `INVALID_ARGUMENT` when the tensor's bytes are not inside `memory`. */
+export function checkRange(name: string, memory: HostMemory, offset: number, bytes: number): void {
+  if (offset + bytes <= memory.bytes) return
+  throw invalid(name, 'data', `bytes ${offset} to ${offset + bytes} are outside a memory of ${memory.bytes} bytes`)
+}
+
+function isIterable(value: object): value is Iterable<NamedTensorInput> {
+  return Symbol.iterator in value
+}
+
+function invalid(tensor: string, field: string, message: string): CkptError {
+  return new CkptError('INVALID_ARGUMENT', `tensor ${JSON.stringify(tensor)}: ${message}`, { fields: { tensor, field } })
+}

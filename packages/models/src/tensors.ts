@@ -1,0 +1,28 @@
+import { type DType, tensorBytes } from '@ckpt/contract'
+import { scaled } from './architecture.ts'
+import { emitCheckpoint } from './layout.ts'
+import type { Model } from './model.ts'
+import { type ScaleOptions, resolveScale } from './scale.ts'
+
+/** One tensor of a checkpoint. */
+export interface CheckpointTensor {
+  readonly name: string
+  readonly dtype: DType
+  readonly shape: readonly number[]
+  /** Size in bytes. */
+  readonly bytes: number
+}
+
+/**
+ * Every tensor of a published checkpoint: name, dtype, shape and size; of the full one by default, of one that is cut down as
+ * {@link resolveScale} says otherwise.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` when the options are out of range or nothing fits in `bytes`.
+ */
+export function checkpointTensors(model: Model, options: ScaleOptions = {}): CheckpointTensor[] {
+  const tensors: CheckpointTensor[] = []
+  emitCheckpoint(scaled(model.architecture, resolveScale(model, options)), (name, dtype, shape) => {
+    tensors.push({ name, dtype, shape, bytes: tensorBytes(dtype, shape) })
+  })
+  return tensors
+}

@@ -1,0 +1,44 @@
+import { createHash } from 'node:crypto'
+
+/**
+ * The metas of one rank as bytes, version 1. Little-endian; `varint` is LEB128 up to 2^53 - 1; `text` is a varint length and UTF-8.
+ *
+ * ```
+ * magic "CKPM"  u16 version  u16 flags (1: digests)
+ * varint rank   text host    text deviceUuid
+ * varint segments;  each: u8 kind, varint bytes
+ * varint shapes;    each: varint dimensions, varint each
+ * varint kinds;     each: u8 dtype, varint shape           (a kind is a pair of dtype and shape; sizes follow from it)
+ * varint tensors
+ *   names           u8 width, prefix column; varint dictionary entries, u8 width, id column, varint byte lengths, bytes
+ *   kinds           u8 width, column
+ *   segments        runs of (varint segment, varint length) until all tensors are covered
+ *   offsets         u8 log2 of the alignment, varint exceptions; each: varint tensors skipped, varint offset
+ *   digests         8 bytes each, when flagged
+ * ```
+ *
+ * Names are front-coded: a name is the first `prefix` UTF-16 units of the name before it and a dictionary entry. Every
+ * {@link NAME_BLOCK}th name starts afresh, so that a name costs at most one block. A tensor without an offset exception lies where
+ * the previous tensor of its segment ended, rounded up to the alignment.
+ */
+export const MAGIC = 0x4d504b43
+export const VERSION = 1
+export const FLAG_DIGESTS = 1
+export const NAME_BLOCK = 64
+/** Longest name in UTF-16 units. */
+export const MAX_NAME = 4096
+/** Longest host name or device UUID in bytes. */
+export const MAX_TEXT = 1024
+export const MAX_DIMENSIONS = 64
+export const MAX_ALIGNMENT_LOG2 = 21
+export const SEGMENT_KINDS = ['anonymous', 'shared', 'file'] as const
+
+/** Digest of an encoded payload: the first 128 bits of its SHA-256, as 32 hex digits. */
+export function metasDigest(payload: Uint8Array): string {
+  return createHash('sha256').update(payload).digest('hex').slice(0, 32)
+}
+
+/** `value` rounded up to a multiple of `alignment`, a power of two; exact below 2^53. */
+export function alignUp(value: number, alignment: number): number {
+  return Math.ceil(value / alignment) * alignment
+}

@@ -1,0 +1,41 @@
+import { open, type FileHandle } from 'node:fs/promises'
+import { CkptError } from '@ckpt/contract'
+import { headerLength, LENGTH_BYTES, parseHeader, type SafetensorsHeader } from './header.ts'
+import { malformed, unreadable } from './malformed.ts'
+
+/**
+ * Reads and checks the header of a safetensors file; none of its data is read.
+ *
+ * @throws CkptError `CHECKPOINT_UNREADABLE` with the system's errno, or `CHECKPOINT_MALFORMED`; both name the file.
+ */
+export async function readHeader(path: string): Promise<SafetensorsHeader> {
+  let handle: FileHandle | undefined
+  try {
+    handle = await open(path, 'r')
+    const stat = await handle.stat()
+    if (!stat.isFile()) throw new CkptError('CHECKPOINT_UNREADABLE', `${path}: not a regular file`, { fields: { file: path } })
+    const source = { file: path, fileBytes: stat.size }
+    const start = await readUpTo(handle, Buffer.alloc(Math.min(LENGTH_BYTES, stat.size)), 0)
+    const length = headerLength(start, source)
+    const bytes = Buffer.allocUnsafeSlow(LENGTH_BYTES + length)
+    start.copy(bytes)
+    const whole = await readUpTo(handle, bytes, LENGTH_BYTES)
+    if (whole.length < bytes.length) throw malformed({ file: path, field: 'header' }, 'the file shrank while it was read')
+    return parseHeader(whole, source)
+  } catch (error) {
+    throw CkptError.is(error) ? error : unreadable(path, error)
+  } finally {
+    await handle?.close()
+  }
+}
+
+/** Fills `buffer` from index `at` on with the file's bytes at the same offset; shorter when the file ends before. */
+async function readUpTo(handle: FileHandle, buffer: Buffer, at: number): Promise<Buffer> {
+  let filled = at
+  while (filled < buffer.length) {
+    const { bytesRead } = await handle.read(buffer, filled, buffer.length - filled, filled)
+    if (bytesRead === 0) break
+    filled += bytesRead
+  }
+  return buffer.subarray(0, filled)
+}
