@@ -13,8 +13,9 @@ import { measureRegistration } from './measure/registration.ts'
 import { measureUpdate } from './measure/update.ts'
 import { renderHtml } from './output/html.ts'
 import { renderTables } from './output/table.ts'
-import { comparePlanning } from './peer/plan.ts'
+import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import type { BenchResult, PeerRun, Run, Skipped } from './result.ts'
+import { summarize } from './statistics.ts'
 
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
 
@@ -108,9 +109,9 @@ async function bench(): Promise<BenchResult> {
   const gatherMetas = await measureGather('kimi-k2', 4, options.repeat)
   if (options.peer !== undefined) {
     say('planning beside checkpoint-engine')
-    const compared = await comparePlanning({ model: 'kimi-k2', ranks: 256, repeat: options.repeat })
+    const compared = await comparePlanning({ model: findModel('kimi-k2'), ranks: 256, repeat: options.repeat })
     if ('skipped' in compared) skipped.push({ what: `planning by ${options.peer}`, reason: compared.skipped })
-    else peers.push(compared)
+    else peers.push(planningRun(compared))
   }
   return {
     schema: 1,
@@ -122,6 +123,20 @@ async function bench(): Promise<BenchResult> {
     ...(registration && { registration }),
     peers,
     skipped,
+  }
+}
+
+function planningRun(compared: PlanComparison): PeerRun {
+  const milliseconds = (times: { samples: readonly number[] }) => summarize(times.samples.map((seconds) => seconds * 1000))
+  return {
+    peer: 'checkpoint-engine',
+    version: compared.peer.version,
+    what: `bucket generation (${compared.tensors} tensors)`,
+    model: compared.model,
+    ranks: compared.ranks,
+    oursMs: milliseconds(compared.ours.newManifest),
+    peerMs: milliseconds(compared.peer),
+    ratio: compared.ratioNewManifest,
   }
 }
 

@@ -1,3 +1,4 @@
+import type { CkptError } from '@ckpt/contract'
 import { createHost } from '@ckpt/transport'
 import { model } from '@ckpt/models'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -43,16 +44,6 @@ describe.each([
     expect(await cluster.engines[0]!.verify(before.files)).toMatchObject({ verified: false })
   })
 
-  it('go on serially, and say so, where the ring holds no three buckets', async () => {
-    await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'typescript', checkpoint: before.directory } })
-    await cluster.register('small', before.directory)
-    const largest = Math.ceil(largestTensor(await gatherBytes(cluster)) / 4096) * 4096
-    const reports = await cluster.update('small', { ringBytes: largest + 4096, bucketBytes: largest })
-    expect(reports[0]).toMatchObject({ mode: 'serial' })
-    expect(reports[0]!.modeReason).not.toBe('')
-    for (const engine of cluster.engines) expect(await engine.verify(before.files)).toMatchObject({ verified: true })
-  })
-
   it('take tensors larger than the preferred bucket', async () => {
     await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'typescript', checkpoint: before.directory } })
     await cluster.register('large', before.directory)
@@ -64,16 +55,26 @@ describe.each([
   it('refuse a ring that cannot take the largest tensor, by its name', async () => {
     await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'typescript', checkpoint: before.directory } })
     await cluster.register('tight', before.directory)
-    await expect(cluster.update('tight', { ringBytes: 64 * 1024 })).rejects.toMatchObject({ code: 'PLAN_INFEASIBLE' })
+    const results = await cluster.settle('update', (rank) => ({
+      name: 'tight',
+      engineSocket: cluster.engines[rank]!.socket,
+      ringBytes: 64 * 1024,
+    }))
+    for (const result of results) {
+      const error = (result as PromiseRejectedResult).reason as CkptError
+      const origin = error.code === 'ABORTED' ? (error.cause as CkptError) : error
+      expect(origin.code).toBe('PLAN_INFEASIBLE')
+      expect(origin.fields.tensor).toBeTypeOf('string')
+    }
   })
-
-  async function gatherBytes(cluster: Cluster): Promise<readonly number[]> {
-    await cluster.all('gatherMetas', () => ({ name: 'small' }))
-    const { checkpointTensors } = await import('@ckpt/models')
-    return checkpointTensors(model(id), { bytes }).map((tensor) => tensor.bytes)
-  }
 })
 
-function largestTensor(bytes: readonly number[]): number {
-  return Math.max(...bytes)
-}
+it('go on serially, and say so, where the ring cannot hold three buckets', async () => {
+  using checkpoint = await generateCheckpoint(host, model('qwen3-30b-a3b'), 8 * MIB, 5n, 'serial')
+  await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'typescript', checkpoint: checkpoint.directory } })
+  await cluster.register('small', checkpoint.directory)
+  const [report] = await cluster.update('small', { ringBytes: 2.5 * MIB })
+  expect(report).toMatchObject({ mode: 'serial', verified: true })
+  expect(report!.modeReason).toContain('the pipeline needs 3')
+  for (const engine of cluster.engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
+})

@@ -5,7 +5,16 @@
  */
 export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorScope, type SerializedError } from './errors.ts'
 export { DTYPES, DTYPE_BITS, isDType, tensorBytes, type DType } from './dtype.ts'
-export { nameList, tensorAt, tensorTable, type NameList, type TensorMeta, type TensorTable } from './tensor.ts'
+export {
+  nameHash,
+  nameHashes,
+  nameList,
+  tensorAt,
+  tensorTable,
+  type NameList,
+  type TensorMeta,
+  type TensorTable,
+} from './tensor.ts'
 export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
 export type { BucketColumns, CopyColumns, ItemColumns, PipelineMode, TransferPlan } from './plan.ts'
 export {

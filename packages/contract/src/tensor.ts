@@ -39,6 +39,8 @@ export interface TensorTable {
   readonly offsets: Float64Array
   /** Size in bytes. */
   readonly bytes: Float64Array
+  /** {@link nameHash} of every name, where the rank that made the table computed them: spares others decoding all names. */
+  readonly nameHashes?: Uint32Array
   /** 64-bit digest of the tensor's bytes (see docs/worker-protocol.md), when digests were computed. */
   readonly digests?: BigUint64Array
 }
@@ -87,6 +89,25 @@ export function tensorTable(tensors: readonly TensorMeta[], digests?: BigUint64A
     bytes[i] = tensor.bytes
   }
   return { count, names: nameList(names), dtypes, shapeIds, shapes, segments, offsets, bytes, ...(digests && { digests }) }
+}
+
+/**
+ * 32-bit hash of a tensor name: FNV-1a over its UTF-16 code units, then the finaliser of MurmurHash3. The same on every rank, so
+ * that names can be told apart by number. Equal hashes do not mean equal names.
+ */
+export function nameHash(name: string): number {
+  let hash = 0x811c9dc5
+  for (let i = 0; i < name.length; i++) hash = Math.imul(hash ^ name.charCodeAt(i), 0x01000193)
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b)
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
+  return (hash ^ (hash >>> 16)) >>> 0
+}
+
+/** {@link nameHash} of each name, for {@link TensorTable.nameHashes}. */
+export function nameHashes(names: NameList): Uint32Array {
+  const hashes = new Uint32Array(names.length)
+  for (let i = 0; i < hashes.length; i++) hashes[i] = nameHash(names.at(i))
+  return hashes
 }
 
 /** A {@link NameList} over an array of strings. */

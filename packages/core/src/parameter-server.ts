@@ -6,6 +6,7 @@ import {
   type CallOptions,
   type Device,
   type EngineAdapter,
+  type Epoch,
   type Manifest,
   type Rendezvous,
   type Strategy,
@@ -24,6 +25,8 @@ import { UpdateResources } from './update/resources.ts'
 import { runUpdate } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
+/** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
+const ORIGIN_GRACE_MS = 1000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
 const DEFAULT_FRACTION = 0.5
 
@@ -111,7 +114,7 @@ export class ParameterServer implements AsyncDisposable {
     }
     try {
       const threads = options.threads !== undefined ? { threads: options.threads } : {}
-      const device = options.device ?? createHostDevice({ rank: rendezvous.rank, ...threads })
+      const device = options.device ?? (await createHostDevice({ rank: rendezvous.rank, ...threads }))
       return new ParameterServer(rendezvous, device, options, limits)
     } catch (error) {
       if (typeof options.rendezvous !== 'object') await rendezvous.close()
@@ -148,14 +151,15 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
-  async unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
-    await this.#store.unregister(name, options)
+  unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
+    this.#store.unregister(name, options)
     this.#manifests.delete(name)
+    this.#encoded.delete(name)
   }
 
   /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
-  async releasePool(options: { readonly force?: boolean } = {}): Promise<void> {
-    await this.#store.releasePool(options)
+  releasePool(options: { readonly force?: boolean } = {}): void {
+    this.#store.releasePool(options)
   }
 
   /**
@@ -242,6 +246,7 @@ export class ParameterServer implements AsyncDisposable {
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
     const signal = anySignal(outer, epoch.signal)
+    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
     try {
       const bucketBytes = options.bucketBytes ?? this.#limits.bucketBytes
       const report = await runUpdate(
@@ -263,6 +268,7 @@ export class ParameterServer implements AsyncDisposable {
           ...(options.chunkBytes !== undefined && { chunkBytes: options.chunkBytes }),
           timeoutMs,
           signal,
+          fail,
           ...(options.onProgress && { onProgress: options.onProgress }),
         },
         epoch,
@@ -273,13 +279,22 @@ export class ParameterServer implements AsyncDisposable {
       this.#log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }
     } catch (thrown) {
-      const error = CkptError.from(thrown, 'UPDATE_FAILED', undefined, { rank: this.rank, checkpoint: name, epoch: epoch.id })
-      // The rank where it began logs it; the others only pass it on.
-      if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint: name, epoch: epoch.id }, 'update failed')
-      this.#rendezvous.abortEpoch(epoch, error)
+      const error = await fail(thrown)
       await this.#resources.release()
-      throw epoch.signal.aborted && CkptError.is(epoch.signal.reason) ? originOf(epoch.signal.reason, error) : error
+      // Where the failure began its own error is thrown, elsewhere the abort that carries it.
+      const abort: unknown = epoch.signal.reason
+      throw CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
     }
+  }
+
+  /** Tells every rank; resolves to the error that this rank reports. */
+  async #failEpoch(epoch: Epoch, checkpoint: string, thrown: unknown, outer: AbortSignal): Promise<CkptError> {
+    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({ rank: this.rank, checkpoint, epoch: epoch.id })
+    if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
+    // The rank where it began logs it; the others only pass it on.
+    if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
+    this.#rendezvous.abortEpoch(epoch, error)
+    return error
   }
 
   async #ringLimit(): Promise<number> {
@@ -301,7 +316,7 @@ export class ParameterServer implements AsyncDisposable {
     this.#closing.abort(new CkptError('ABORTED', `rank ${this.rank} is closing`, { fields: { rank: this.rank } }))
     await this.#updating
     const errors: unknown[] = []
-    const steps = [
+    const steps: (() => Promise<void> | void)[] = [
       () => this.#resources.release(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
@@ -341,11 +356,21 @@ const EMPTY_TABLE = {
 
 const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }
 
-function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
-  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
+/** `work`, done at its first call only; later calls get the first one's result. */
+function once<A, R>(work: (argument: A) => R): (argument: A) => R {
+  let result: { readonly value: R } | undefined
+  return (argument) => (result ??= { value: work(argument) }).value
 }
 
-/** On the rank where the failure began, its own error; elsewhere the abort that carries it. */
-function originOf(abort: CkptError, own: CkptError): CkptError {
-  return abort.fields.rank === own.fields.rank && abort.cause !== undefined ? own : abort
+/** Resolves when the signal is aborted, or after `timeoutMs`. */
+async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
+  if (signal.aborted) return
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, timeoutMs)
+    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
+  })
+}
+
+function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
+  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
 }

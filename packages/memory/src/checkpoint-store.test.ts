@@ -2,14 +2,13 @@ import { existsSync } from 'node:fs'
 import { mkdtemp, readFile, rm, symlink, truncate, unlink, writeFile as writeBytes } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { CkptError, tensorAt, type AllocateOptions, type Host } from '@ckpt/contract'
-import { readHeader, writeFile, type WritableTensor } from '@ckpt/safetensors'
+import { CkptError, tensorAt, type Host } from '@ckpt/contract'
 import { createHost } from '@ckpt/transport'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { CheckpointStore } from './checkpoint-store.ts'
+import { bytesOf, contents, failure, file, fromDisk, hostWith, MIB } from './fixtures.ts'
 import type { NamedTensorInput } from './source.ts'
 
-const MIB = 1024 * 1024
 let host: Host
 let directory: string
 let shm: string
@@ -31,74 +30,6 @@ afterEach(async () => {
   await store.close()
 })
 
-/** Reproducible bytes that differ from tensor to tensor. */
-function bytesOf(seed: number, bytes: number): Buffer {
-  const data = Buffer.alloc(bytes)
-  for (let i = 0; i < bytes; i++) data[i] = (i * 31 + seed * 7 + (i >> 8)) & 0xff
-  return data
-}
-
-/** A file of tensors of the given sizes; names start with `prefix`. Returns its path. */
-async function file(folder: string, prefix: string, sizes: readonly number[]): Promise<string> {
-  const tensors = sizes.map((bytes, i): WritableTensor => ({
-    name: `${prefix}.${i}`,
-    dtype: 'U8',
-    shape: [bytes],
-    data: bytesOf(i + prefix.length, bytes),
-  }))
-  const path = join(folder, `${prefix}.safetensors`)
-  await writeFile(path, tensors)
-  return path
-}
-
-/** Every tensor's bytes as the store holds them, by name. */
-function contents(name: string, from = store): Map<string, string> {
-  using lease = from.lease(name)
-  const found = new Map<string, string>()
-  for (let i = 0; i < lease.table.count; i++) {
-    const tensor = tensorAt(lease.table, i)
-    found.set(tensor.name, lease.segments[tensor.segment]!.view(tensor.offset, tensor.bytes).toString('base64'))
-  }
-  return found
-}
-
-/** The same, as plain file reads give them. */
-async function fromDisk(paths: readonly string[]): Promise<Map<string, string>> {
-  const found = new Map<string, string>()
-  for (const path of paths) {
-    const bytes = await readFile(path)
-    const { dataStart, tensors } = await readHeader(path)
-    for (const { name, begin, end } of tensors) found.set(name, bytes.toString('base64', dataStart + begin, dataStart + end))
-  }
-  return found
-}
-
-async function failure(run: () => unknown): Promise<CkptError> {
-  try {
-    await run()
-  } catch (error) {
-    if (CkptError.is(error)) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
-}
-
-/** The real host, but `before` runs first in each allocation. */
-function hostWith(before: (options: AllocateOptions) => Promise<void>): Host {
-  return new Proxy(host, {
-    get(target, key) {
-      if (key === 'allocate') {
-        return async (options: AllocateOptions) => {
-          await before(options)
-          return target.allocate(options)
-        }
-      }
-      const value: unknown = Reflect.get(target, key)
-      return typeof value === 'function' ? (value.bind(target) as unknown) : value
-    },
-  })
-}
-
 describe('register from files', () => {
   it('holds exactly the bytes of the files, in several segments', async () => {
     const paths = [
@@ -109,7 +40,7 @@ describe('register from files', () => {
     store = new CheckpointStore(host, { segmentBytes: 2 * MIB })
     const progress: [number, number][] = []
     await store.register('x', { files: paths }, { onProgress: (...done) => progress.push(done) })
-    expect(contents('x')).toEqual(await fromDisk(paths))
+    expect(contents(store, 'x')).toEqual(await fromDisk(paths))
     const { segments, tensors } = store.metas('x')
     expect(segments.length).toBeGreaterThan(1)
     expect(tensors.count).toBe(12)
@@ -130,7 +61,7 @@ describe('register from files', () => {
     }
     await writeBytes(join(folder, 'model.safetensors.index.json'), JSON.stringify({ metadata: {}, weight_map: weightMap }))
     await store.register('x', { directory: folder })
-    expect(contents('x')).toEqual(await fromDisk(paths))
+    expect(contents(store, 'x')).toEqual(await fromDisk(paths))
   })
 
   it('shares a directory out over ranks: together they hold everything once', async () => {
@@ -138,7 +69,7 @@ describe('register from files', () => {
     const paths = [await file(folder, 'a', [1000, 20, 3000, 5]), await file(folder, 'b', [700, 7000, 64])]
     const stores = Array.from({ length: 3 }, () => new CheckpointStore(host))
     await Promise.all(stores.map((rank, index) => rank.register('x', { directory: folder }, { share: { index, count: 3 } })))
-    const parts = stores.map((rank) => contents('x', rank))
+    const parts = stores.map((rank) => contents(rank, 'x'))
     const union = new Map(parts.flatMap((part) => [...part]))
     expect(union.size).toBe(parts.reduce((sum, part) => sum + part.size, 0))
     expect(union).toEqual(await fromDisk(paths))
@@ -151,7 +82,7 @@ describe('register from files', () => {
     expect((await store.computeDigests('none')).length).toBe(0)
     const empty = await file(directory, 'zero', [0, 0])
     await store.register('zero', { files: [empty] })
-    expect([...contents('zero').values()]).toEqual(['', ''])
+    expect([...contents(store, 'zero').values()]).toEqual(['', ''])
     await store.register('part', { files: [empty] }, { share: { index: 3, count: 4 } })
     expect(store.metas('part')).toMatchObject({ segments: [], tensors: { count: 0 } })
   })
@@ -183,7 +114,7 @@ describe('register from files', () => {
     }
     expect(store.names).toEqual(['before'])
     expect(store.poolStats.usedBlocks).toBe(0)
-    expect(contents('before')).toEqual(await fromDisk([good]))
+    expect(contents(store, 'before')).toEqual(await fromDisk([good]))
     await store.register('x', { files: [good] })
   })
 
@@ -193,7 +124,7 @@ describe('register from files', () => {
       await file(directory, 's2', [MIB, 3]),
       await file(directory, 's3', [MIB]),
     ]
-    store = new CheckpointStore(hostWith(() => truncate(paths[1]!, 5000)))
+    store = new CheckpointStore(hostWith(host, () => truncate(paths[1]!, 5000)))
     const error = await failure(() => store.register('x', { files: paths }, { pool: 'shared' }))
     expect([error.code, error.fields.file]).toEqual(['CHECKPOINT_UNREADABLE', paths[1]])
     expect(store.names).toEqual([])
@@ -203,7 +134,7 @@ describe('register from files', () => {
   it('stops when it is told to, and leaves nothing', async () => {
     const path = await file(directory, 'stop', [MIB])
     const controller = new AbortController()
-    store = new CheckpointStore(hostWith(async () => controller.abort()))
+    store = new CheckpointStore(hostWith(host, async () => controller.abort()))
     const error = await failure(() => store.register('x', { files: [path] }, { signal: controller.signal, pool: 'shared' }))
     expect(error.code).toBe('ABORTED')
     expect([store.names, store.poolStats.usedBlocks]).toEqual([[], 0])
@@ -220,7 +151,7 @@ describe('register from files', () => {
     await Promise.all(
       paths.map((path, i) => store.register(`n${i}`, { files: [path] }, { pool: i === 0 ? 'private' : 'shared' })),
     )
-    for (const [i, path] of paths.entries()) expect(contents(`n${i}`)).toEqual(await fromDisk([path]))
+    for (const [i, path] of paths.entries()) expect(contents(store, `n${i}`)).toEqual(await fromDisk([path]))
     expect((await failure(() => store.register('n1', { files: [] }))).fields.checkpoint).toBe('n1')
   })
 
@@ -267,7 +198,7 @@ describe('register from tensors', () => {
     memory.close()
     shared.unlink()
     shared.close()
-    expect(contents('x')).toEqual(
+    expect(contents(store, 'x')).toEqual(
       new Map([
         ['buffer', large.toString('base64')],
         ['floats', Buffer.from(floats.buffer).toString('base64')],
@@ -284,7 +215,7 @@ describe('register from tensors', () => {
     expect(progress.length).toBeGreaterThan(1)
 
     await store.register('record', { tensors: { a: { dtype: 'U8', shape: [2], data: Uint8Array.of(1, 2) } } })
-    expect(contents('record')).toEqual(new Map([['a', 'AQI=']]))
+    expect(contents(store, 'record')).toEqual(new Map([['a', 'AQI=']]))
   })
 
   it('uses shared memory where it is, and removes its name only when asked', async () => {
@@ -294,7 +225,7 @@ describe('register from tensors', () => {
       const tensors = { t: { dtype: 'U8' as const, shape: [16], data: { shared: name, offset: 32 } } }
       await store.register('x', { tensors }, { inPlace: true, removeFiles })
       shared.view(32, 16).fill(9)
-      expect(contents('x').get('t')).toBe(Buffer.alloc(16, 9).toString('base64'))
+      expect(contents(store, 'x').get('t')).toBe(Buffer.alloc(16, 9).toString('base64'))
       expect(store.metas('x').segments).toEqual([{ bytes: 4096, kind: 'file' }])
       expect(existsSync(`/dev/shm/${name}`)).toBe(!removeFiles)
       store.unregister('x')
@@ -342,7 +273,7 @@ describe('files in place', () => {
     const link = join(directory, 'link.safetensors')
     await symlink(paths[1]!, link)
     await store.register('x', { files: [paths[0]!, link] }, { inPlace: true })
-    expect(contents('x')).toEqual(await fromDisk(paths))
+    expect(contents(store, 'x')).toEqual(await fromDisk(paths))
     expect(store.metas('x').segments.map(({ kind }) => kind)).toEqual(['file', 'file'])
     expect(await mapped(paths[0]!)).toBe(true)
     store.unregister('x')
@@ -362,174 +293,13 @@ describe('files in place', () => {
 
     await store.register('x', { files: paths }, options)
     expect(paths.some((path) => existsSync(path))).toBe(false)
-    expect(contents('x')).toEqual(expected)
+    expect(contents(store, 'x')).toEqual(expected)
   })
 
   it('takes a share of them', async () => {
     const paths = [await file(shm, 'e', [500, 500]), await file(shm, 'f', [1000])]
     await store.register('x', { files: paths }, { inPlace: true, share: { index: 1, count: 2 } })
-    expect(contents('x')).toEqual(await fromDisk([paths[1]!]))
+    expect(contents(store, 'x')).toEqual(await fromDisk([paths[1]!]))
     await unlink(paths[0]!)
-  })
-})
-
-describe('leases', () => {
-  it('keep memory alive: unregistering fails, or with force waits for the last one', async () => {
-    const path = await file(directory, 'lease', [1000])
-    await store.register('x', { files: [path] }, { pool: 'shared' })
-    const first = store.lease('x')
-    const second = store.lease('x')
-    const error = await failure(() => store.unregister('x'))
-    expect([error.code, error.retryable, error.fields['leases']]).toEqual(['CHECKPOINT_IN_USE', true, 2])
-    expect(error.message).toContain('2 times')
-
-    store.unregister('x', { force: true })
-    expect(store.names).toEqual([])
-    await store.register('x', { files: [path] }, { pool: 'shared' })
-    expect(store.poolStats).toMatchObject({ blocks: 2, usedBlocks: 2 })
-    first.release()
-    first.release()
-    expect(store.poolStats.usedBlocks).toBe(2)
-    expect(first.segments[0]!.view(0, 4).length).toBe(4)
-    second[Symbol.dispose]()
-    expect(store.poolStats).toMatchObject({ blocks: 2, usedBlocks: 1 })
-    store.unregister('x')
-    for (const call of [
-      () => store.lease('x'),
-      () => store.metas('x'),
-      () => store.unregister('x'),
-      () => store.computeDigests('x'),
-    ]) {
-      expect((await failure(call)).code).toBe('CHECKPOINT_UNKNOWN')
-    }
-  })
-
-  it('outlive the store', async () => {
-    const path = await file(directory, 'outlive', [1000])
-    await store.register('x', { files: [path] })
-    const lease = store.lease('x')
-    await store.close()
-    const view = lease.segments[0]!.view(0, 1000)
-    expect(view.length).toBe(1000)
-    lease.release()
-    expect(view.length).toBe(0)
-    expect((await failure(() => store.register('y', { files: [] }))).code).toBe('INVALID_STATE')
-    await store.close()
-  })
-
-  it('are not given while a checkpoint is being registered, nor can it be unregistered; closing stops it', async () => {
-    const path = await file(directory, 'early', [1000])
-    let proceed: () => void = () => {}
-    let entered: () => void = () => {}
-    const inside = new Promise<void>((resolve) => (entered = resolve))
-    const gate = new Promise<void>((resolve) => (proceed = resolve))
-    store = new CheckpointStore(
-      hostWith(() => {
-        entered()
-        return gate
-      }),
-    )
-    const registration = failure(() => store.register('x', { files: [path] }))
-    await inside
-    expect((await failure(() => store.lease('x'))).message).toContain('still being registered')
-    expect((await failure(() => store.unregister('x', { force: true }))).code).toBe('CHECKPOINT_IN_USE')
-    const closed = store.close()
-    proceed()
-    await closed
-    expect((await registration).code).toBe('ABORTED')
-    expect(store.names).toEqual([])
-  })
-})
-
-describe('the shared pool', () => {
-  it('takes the next checkpoint without allocating, and grows when it must', async () => {
-    const step = async (name: string, sizes: number[]) => {
-      const path = await file(directory, name, sizes)
-      await store.register(name, { files: [path] }, { pool: 'shared' })
-      expect(contents(name)).toEqual(await fromDisk([path]))
-      store.unregister(name)
-    }
-    store = new CheckpointStore(host, { segmentBytes: 3 * MIB })
-    await step('one', [3 * MIB, 3 * MIB, 2 * MIB])
-    expect(store.poolStats).toMatchObject({ blocks: 3, usedBlocks: 0, allocations: 3 })
-    await step('two', [3 * MIB, 3 * MIB, 2 * MIB])
-    await step('three', [3 * MIB - 5, 2 * MIB, 2 * MIB])
-    expect(store.poolStats.allocations).toBe(3)
-    await step('large', [9 * MIB])
-    // The smaller blocks made room for it.
-    expect(store.poolStats).toMatchObject({ blocks: 1, bytes: 10 * MIB, allocations: 4 })
-    await step('small', [MIB])
-    expect(store.poolStats).toMatchObject({ blocks: 2, bytes: 12 * MIB, allocations: 5 })
-  })
-
-  it('uses an oversized block when no other memory is to be had', async () => {
-    const path = await file(directory, 'big', [9 * MIB])
-    const small = await file(directory, 'small-one', [MIB])
-    let full = false
-    const limited = hostWith(async () => {
-      if (full) throw new CkptError('OUT_OF_MEMORY', 'no more')
-    })
-    store = new CheckpointStore(limited)
-    await store.register('big', { files: [path] }, { pool: 'shared' })
-    store.unregister('big')
-    full = true
-    await store.register('small', { files: [small] }, { pool: 'shared' })
-    expect(contents('small')).toEqual(await fromDisk([small]))
-    const error = await failure(() => store.register('other', { files: [small] }, { pool: 'shared' }))
-    expect(error.code).toBe('OUT_OF_MEMORY')
-    expect(store.names).toEqual(['small'])
-  })
-
-  it('is released when nobody uses it, or by force as leases end', async () => {
-    const path = await file(directory, 'release', [1000])
-    const files = [path]
-    await store.register('x', { files }, { pool: 'shared' })
-    await store.register('own', { files })
-    const error = await failure(() => store.releasePool())
-    expect([error.code, error.fields['checkpoints']]).toEqual(['CHECKPOINT_IN_USE', ['x']])
-    const lease = store.lease('x')
-    const view = lease.segments[0]!.view(0, 10)
-    store.releasePool({ force: true })
-    expect(store.names).toEqual(['own'])
-    expect(store.poolStats).toMatchObject({ blocks: 0, bytes: 0 })
-    expect(view.length).toBe(10)
-    lease.release()
-    expect(view.length).toBe(0)
-    expect(store.poolStats.blocks).toBe(0)
-
-    await store.register('x', { files }, { pool: 'shared' })
-    store.unregister('x')
-    expect(store.poolStats.blocks).toBe(1)
-    store.releasePool()
-    expect(store.poolStats.blocks).toBe(0)
-  })
-})
-
-describe('digests', () => {
-  const MASK = (1n << 64n) - 1n
-  const mix = (x: bigint) => {
-    for (let i = 0; i < 2; i++) x = ((x ^ (x >> 32n)) * 0xd6e8feb86659fd93n) & MASK
-    return x ^ (x >> 32n)
-  }
-  /** docs/worker-protocol.md, "Digest", word by word. */
-  const digestOf = (bytes: Buffer) => {
-    const padded = Buffer.concat([bytes, Buffer.alloc((8 - (bytes.length % 8)) % 8)])
-    let digest = mix(BigInt(bytes.length) ^ 0xff51afd7ed558ccdn)
-    for (let i = 0; i < padded.length / 8; i++) {
-      digest += mix((padded.readBigUInt64LE(i * 8) + BigInt(i + 1) * 0x9e3779b97f4a7c15n) & MASK)
-    }
-    return digest & MASK
-  }
-
-  it('are computed once, by the formula, and kept with the table', async () => {
-    const path = await file(directory, 'digest', [0, 1, 7, 8, 9, 1000, 4099])
-    await store.register('x', { files: [path] })
-    expect(store.metas('x').tensors.digests).toBeUndefined()
-    const [digests, again] = await Promise.all([store.computeDigests('x'), store.computeDigests('x')])
-    expect(again).toBe(digests)
-    expect(store.metas('x').tensors.digests).toBe(digests)
-    const expected = [...(await fromDisk([path])).values()].map((bytes) => digestOf(Buffer.from(bytes, 'base64')))
-    expect([...digests]).toEqual(expected)
-    store.unregister('x')
   })
 })

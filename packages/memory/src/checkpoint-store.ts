@@ -97,6 +97,11 @@ export class CheckpointStore {
     return [...this.#entries.keys()]
   }
 
+  /** Whether `name` is registered. */
+  has(name: string): boolean {
+    return this.#entries.has(name)
+  }
+
   /** What the shared pool holds. */
   get poolStats(): PoolStats {
     return this.#pool.stats

@@ -1,6 +1,7 @@
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Host, HostMemory } from '@ckpt/contract'
 import { writeFile } from '@ckpt/safetensors'
 import { createHost } from '@ckpt/transport'
 import { expect, it } from 'vitest'
@@ -29,8 +30,28 @@ async function usage(): Promise<Usage> {
   }
 }
 
+/**
+ * The real host, but every memory it ever made is kept: what is not given back is then not collected either, and shows.
+ */
+function hoarding(host: Host): Host {
+  const kept: HostMemory[] = []
+  return new Proxy(host, {
+    get(target, key) {
+      const value: unknown = Reflect.get(target, key)
+      if (typeof value !== 'function') return value
+      const bound = value.bind(target) as (...values: unknown[]) => unknown
+      if (key !== 'allocate' && key !== 'mapFile' && key !== 'openShared') return bound
+      return async (...values: unknown[]) => {
+        const memory = (await bound(...values)) as HostMemory
+        kept.push(memory)
+        return memory
+      }
+    },
+  })
+}
+
 it('50 registrations, good and bad, leave no memory, mapping or file descriptor behind', async () => {
-  const host = createHost()
+  const host = hoarding(createHost())
   const store = new CheckpointStore(host, { segmentBytes: 8 * MIB })
   const disk = await mkdtemp(join(tmpdir(), 'ckpt-leaks-'))
   const shm = await mkdtemp('/dev/shm/ckpt-leaks-')

@@ -1,4 +1,4 @@
-import { type Manifest, type RankMetas, type TensorMeta, tensorTable } from '@ckpt/contract'
+import { type Manifest, type RankMetas, type TensorTable, type TensorMeta, nameHashes, tensorTable } from '@ckpt/contract'
 import type { CheckpointTensor } from './tensors.ts'
 
 /**
@@ -25,8 +25,12 @@ export function sharedManifest(checkpoint: string, tensors: readonly CheckpointT
       host: `host-${Math.floor(index / 8)}`,
       deviceUuid: `HOST-${index}`,
       segments: [{ bytes: used[index]!, kind: 'anonymous' }],
-      tensors: tensorTable(share),
+      tensors: withNameHashes(tensorTable(share)),
       digest: `${checkpoint}/${ranks}/${index}`,
     })),
   }
+}
+
+function withNameHashes(table: TensorTable): TensorTable {
+  return { ...table, nameHashes: nameHashes(table.names) }
 }

@@ -1,1 +1,10 @@
-export {}
+/**
+ * Pure functions from a manifest and a topology to a transfer plan.
+ *
+ * @packageDocumentation
+ */
+export { copiesFor } from './copies.ts'
+export { bucketTensors } from './lookup.ts'
+export type { PlanOptions } from './options.ts'
+export { planBroadcast, planP2p, type P2pPlanOptions } from './plan.ts'
+export { assignReceivers, type Assignment, type AssignmentInput, type Endpoint } from './receivers.ts'

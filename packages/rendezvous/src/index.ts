@@ -1,1 +1,11 @@
-export {}
+/**
+ * Ranks finding each other: join, heartbeat, all-gather, barrier, abort by epoch; and the compact encoding of the metadata they exchange.
+ *
+ * @packageDocumentation
+ */
+export { joinRendezvous } from './join.ts'
+export { rendezvousOptionsFromEnv } from './env.ts'
+export { startCoordinator, type CoordinatorHandle } from './coordinator/host.ts'
+export type { CoordinatorOptions, JoinOptions } from './options.ts'
+export { encodeRankMetas } from './metas/encode.ts'
+export { decodeRankMetas } from './metas/decode.ts'

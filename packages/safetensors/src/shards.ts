@@ -112,7 +112,10 @@ async function readWeightMap(index: string): Promise<Map<string, string>> {
   cursor.object((key) => {
     if (keys.has(key)) throw cursor.fail(`key ${quote(key)} stands twice`)
     keys.add(key)
-    if (key !== 'weight_map') return cursor.skip()
+    if (key !== 'weight_map') {
+      cursor.skip()
+      return
+    }
     cursor.field = 'weight_map'
     cursor.object((tensor) => {
       cursor.tensor = tensor

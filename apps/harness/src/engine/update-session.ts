@@ -33,17 +33,6 @@ export interface UpdateOutcome {
   readonly error?: CkptError
 }
 
-class DigestMismatch extends Error {
-  override readonly name = 'DigestMismatch'
-  constructor(
-    readonly tensor: string,
-    found: bigint,
-    expected: bigint,
-  ) {
-    super(`digest of ${tensor} is ${found.toString(16)}, not ${expected.toString(16)}`)
-  }
-}
-
 /** The engine worker's side of one update, over the worker protocol (docs/worker-protocol.md). */
 export async function runUpdateSession(options: UpdateSessionOptions): Promise<UpdateOutcome> {
   const socket = new Dealer({ linger: 1000, receiveTimeout: options.timeoutMs, sendTimeout: options.timeoutMs })
@@ -98,12 +87,13 @@ class Session {
     } catch (error) {
       this.#failure ??= CkptError.from(error, 'ENGINE_WORKER_ERROR')
       const { name, message: text, stack = '' } = error instanceof Error ? error : new Error(String(error))
-      const tensor = error instanceof DigestMismatch ? error.tensor : undefined
+      const type = CkptError.is(error) ? error.code : name
+      const tensor = CkptError.is(error) ? error.fields.tensor : undefined
       return {
         type: 'error',
         seq,
         epoch,
-        error: { type: name, message: text, traceback: stack, ...(tensor !== undefined && { tensor }) },
+        error: { type, message: text, traceback: stack, ...(tensor !== undefined && { tensor }) },
       }
     }
   }
@@ -131,7 +121,9 @@ class Session {
           const ranges = checked.map((tensor) => ({ memory: 0, offset: offset + tensor.offset, bytes: tensor.bytes }))
           const digests = await host.digest([memory], ranges)
           checked.forEach((tensor, index) => {
-            if (digests[index] !== tensor.digest) throw new DigestMismatch(tensor.name, digests[index]!, tensor.digest!)
+            if (digests[index] === tensor.digest) return
+            const text = `digest of ${tensor.name} is ${digests[index]!.toString(16)}, not ${tensor.digest!.toString(16)}`
+            throw new CkptError('DIGEST_MISMATCH', text, { fields: { tensor: tensor.name } })
           })
         }
         this.touched = true

@@ -1,5 +1,5 @@
-import { type CopyColumns, type Manifest, type TransferPlan } from '@ckpt/contract'
-import { copiesFor, planBroadcast, type BroadcastPlanOptions } from '@ckpt/planner'
+import type { CopyColumns, Manifest, TransferPlan } from '@ckpt/contract'
+import { copiesFor, planBroadcast, type PlanOptions } from '@ckpt/planner'
 
 export interface PlannedUpdate {
   readonly plan: TransferPlan
@@ -10,7 +10,7 @@ export interface PlannedUpdate {
 export class PlanCache {
   #last: { readonly key: string; readonly planned: PlannedUpdate } | undefined
 
-  get(manifest: Manifest, rank: number, options: BroadcastPlanOptions): PlannedUpdate {
+  get(manifest: Manifest, rank: number, options: PlanOptions): PlannedUpdate {
     const key = JSON.stringify([manifest.digest, options])
     if (this.#last?.key !== key) {
       const plan = planBroadcast(manifest, options)

@@ -38,10 +38,12 @@ export interface UpdateRun {
   readonly chunkBytes?: number
   readonly timeoutMs: number
   readonly signal: AbortSignal
+  /** Tells the other ranks of a failure, once; resolves to the error to report. */
+  readonly fail: (thrown: unknown) => Promise<CkptError>
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }
 
-/** One update on one rank, inside `epoch`. Any failure is thrown; telling the other ranks is the caller's. */
+/** One update on one rank, inside `epoch`. The other ranks know of a failure (by `fail`) before the worker is told. */
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
   const { rendezvous, manifest, timeoutMs, signal } = run
   const { rank } = rendezvous
@@ -73,7 +75,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const ranks = announcements.map((one) => one.endpoint.rank)
   const planned = run.plans.get(manifest, rank, {
     ranks,
-    ringLimit: Math.min(...announcements.map((one) => one.ringLimit)),
+    ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
     ...(run.bucketBytes !== undefined && { preferredBucketBytes: run.bucketBytes }),
     ...(run.chunkBytes !== undefined && { chunkBytes: run.chunkBytes }),
   })
@@ -121,8 +123,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
     return report(run, epoch, planned, result, { beginMs, planMs, attachMs, pipelineMs, commitMs })
-  } catch (error) {
-    await session.abort(error instanceof Error ? error.message : String(error))
+  } catch (thrown) {
+    const error = await run.fail(thrown)
+    await session.abort(error.message)
     throw error
   } finally {
     signal.removeEventListener('abort', onAbort)
@@ -184,7 +187,7 @@ function report(
     bucketBytes: plan.bucketBytes,
     verified: run.verify,
     digest: run.manifest.digest,
-    totalMs: Object.values(steps).reduce((sum: number, ms: number) => sum + ms, 0),
+    totalMs: steps.beginMs + steps.planMs + steps.attachMs + steps.pipelineMs + steps.commitMs,
     steps,
     stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },
     spans,

@@ -89,7 +89,7 @@ export class WorkerSession implements EngineSession {
 
   /** Tells the worker, as well as still possible, that the update is off. Never throws. */
   async abort(reason: string): Promise<void> {
-    if (!this.#greeted || this.#socket.closed) return
+    if (!this.#greeted || this.#socket.closed || this.#failure?.code === 'ENGINE_WORKER_LOST') return
     // An abort goes out even after a failure: the worker may be alive and waiting for the next bucket.
     this.#failure = undefined
     const answer = this.#request({ type: 'abort', reason }, 'abort')
@@ -176,7 +176,7 @@ export class WorkerSession implements EngineSession {
       return
     }
     const { error } = message
-    const code = error.type.startsWith('DigestMismatch') ? 'DIGEST_MISMATCH' : 'ENGINE_WORKER_ERROR'
+    const code = error.type === 'DIGEST_MISMATCH' ? 'DIGEST_MISMATCH' : 'ENGINE_WORKER_ERROR'
     const text = `${peer} failed at ${pending.what}: ${error.type}: ${error.message}`
     const failure = new CkptError(code, text, {
       fields: { rank, traceback: error.traceback, ...(error.tensor !== undefined && { tensor: error.tensor }) },

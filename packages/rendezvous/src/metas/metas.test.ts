@@ -170,14 +170,20 @@ describe('metas codec', () => {
 
   it('handles 139,000 tensors in little time and room', () => {
     const metas = expertMetas(139_000)
-    for (let i = 0; i < 2; i++) decodeAny(encodeRankMetas(metas).payload)
-    const started = performance.now()
-    const { payload, digest } = encodeRankMetas(metas)
-    const encoded = performance.now()
-    const decoded = decodeRankMetas(payload, digest)
-    const ended = performance.now()
-    expect(decoded.tensors.names.at(138_999)).toBe(metas.tensors.names.at(138_999))
-    const figures = { bytes: payload.length, encodeMs: encoded - started, decodeMs: ended - encoded }
+    // Processor time: what other processes do meanwhile must not decide.
+    const cpuMs = () => process.cpuUsage().user / 1000
+    const figures = { bytes: 0, encodeMs: Infinity, decodeMs: Infinity }
+    for (let i = 0; i < 5; i++) {
+      const started = cpuMs()
+      const { payload, digest } = encodeRankMetas(metas)
+      const encoded = cpuMs()
+      const decoded = decodeRankMetas(payload, digest)
+      const ended = cpuMs()
+      expect(decoded.tensors.names.at(138_999)).toBe(metas.tensors.names.at(138_999))
+      figures.bytes = payload.length
+      figures.encodeMs = Math.min(figures.encodeMs, encoded - started)
+      figures.decodeMs = Math.min(figures.decodeMs, ended - encoded)
+    }
     console.log(JSON.stringify(figures))
     // Far above what an idle machine takes (see the figures printed): this holds off only growth in kind.
     expect(figures.encodeMs).toBeLessThan(800)

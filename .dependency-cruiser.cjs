@@ -1,0 +1,112 @@
+// The arrows between packages: what may import what (docs/architecture.md, "Packages"). Everything may import `contract`.
+const ARROWS = {
+  'packages/contract': [],
+  'packages/safetensors': [],
+  'packages/planner': [],
+  'packages/models': [],
+  'packages/memory': ['packages/safetensors'],
+  'packages/transport': ['native/[^/]+'],
+  'packages/broadcast': [],
+  'packages/p2p': [],
+  'packages/direct': [],
+  'packages/rendezvous': [],
+  'packages/vllm': [],
+  'packages/sglang': [],
+  'packages/core': ['packages/(?!models/)[^/]+'],
+  'native/common': [],
+  'native/host': ['native/common'],
+  'native/cuda': ['native/common'],
+  'native/rdma': ['native/common'],
+  'apps/cli': ['packages/core', 'packages/models'],
+  'apps/harness': ['packages/core', 'packages/models', 'packages/safetensors', 'packages/transport'],
+  'apps/bench': [
+    'packages/core',
+    'packages/models',
+    'packages/planner',
+    'packages/rendezvous',
+    'packages/safetensors',
+    'packages/transport',
+    'apps/harness',
+  ],
+}
+
+const ANY_PACKAGE = '^(packages|native|apps)/[^/]+/'
+// Tests may also use what their package.json names under devDependencies; pnpm lets nothing else be resolved.
+const TEST = '([.](test|fixture|bench)[.]ts$|/test/|/[^/]+[.]config[.]ts$)'
+
+function arrow([name, allowed]) {
+  const targets = [name, 'packages/contract', ...allowed].map((target) => `^${target}/`)
+  return {
+    name: `arrow-${name}`,
+    comment: `${name} may import ${['packages/contract', ...allowed].join(', ')} and nothing else of this repository`,
+    severity: 'error',
+    from: { path: `^${name}/`, pathNot: TEST },
+    to: { path: ANY_PACKAGE, pathNot: targets },
+  }
+}
+
+/** @type {import('dependency-cruiser').IConfiguration} */
+module.exports = {
+  forbidden: [
+    ...Object.entries(ARROWS).map(arrow),
+    {
+      name: 'package-without-arrows',
+      comment: 'A new package must be given its arrows in .dependency-cruiser.cjs',
+      severity: 'error',
+      from: { path: ANY_PACKAGE, pathNot: [...Object.keys(ARROWS).map((name) => `^${name}/`), TEST] },
+      to: {},
+    },
+    {
+      name: 'no-cycles',
+      severity: 'error',
+      from: {},
+      to: { circular: true },
+    },
+    {
+      name: 'nothing-imports-apps',
+      comment: 'Only the bench uses another app: the harness',
+      severity: 'error',
+      from: { path: '^(packages|native)/', pathNot: TEST },
+      to: { path: '^apps/' },
+    },
+    {
+      name: 'no-tests-in-code',
+      severity: 'error',
+      from: { pathNot: TEST },
+      to: { path: '[.]test[.]ts$' },
+    },
+    {
+      name: 'no-unresolvable',
+      comment: 'Not installed, or not named in the package.json of the package that imports it',
+      severity: 'error',
+      from: {},
+      to: { couldNotResolve: true, pathNot: '[.]node$' },
+    },
+    {
+      name: 'no-undeclared',
+      comment: 'Name it under dependencies in the package.json of the package that imports it',
+      severity: 'error',
+      from: { path: ANY_PACKAGE, pathNot: TEST },
+      to: { dependencyTypes: ['npm-no-pkg', 'npm-unknown', 'npm-dev'], dependencyTypesNot: ['type-only'] },
+    },
+    {
+      name: 'no-reaching-in',
+      comment: 'Import a package by its name, not by a path into it',
+      severity: 'error',
+      from: { path: '^(packages|native|apps)/([^/]+)/', pathNot: TEST },
+      to: { path: ANY_PACKAGE, pathNot: '^$1/$2/', dependencyTypes: ['local'] },
+    },
+  ],
+  options: {
+    doNotFollow: { path: ['node_modules'] },
+    exclude: { path: ['^(packages|native|apps)/[^/]+/(dist|build|python)/'] },
+    tsPreCompilationDeps: true,
+    combinedDependencies: false,
+    tsConfig: { fileName: 'tsconfig.json' },
+    enhancedResolveOptions: {
+      exportsFields: ['exports'],
+      conditionNames: ['@ckpt/source', 'import', 'node', 'types', 'default'],
+      extensions: ['.ts', '.mts', '.mjs', '.js', '.json', '.node'],
+    },
+  },
+}

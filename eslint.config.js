@@ -1,0 +1,84 @@
+// @ts-check
+import js from '@eslint/js'
+import tseslint from 'typescript-eslint'
+
+// Node's globals that plain .mjs scripts use; TypeScript itself checks names in .ts files.
+const nodeGlobals = Object.fromEntries(
+  ['process', 'console', 'performance', 'setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'URL', 'Buffer', 'fetch']
+    .concat([
+      'setImmediate',
+      'AbortController',
+      'AbortSignal',
+      'TextEncoder',
+      'TextDecoder',
+      'structuredClone',
+      'queueMicrotask',
+    ])
+    .map((name) => [name, 'readonly']),
+)
+
+export default tseslint.config(
+  { ignores: ['**/node_modules/', '**/dist/', '**/build/', '**/.turbo/', '.venv/', '.cache/', 'out/', 'bundle/', '**/.*/'] },
+  { linterOptions: { reportUnusedDisableDirectives: 'error' } },
+  js.configs.recommended,
+  {
+    files: ['**/*.ts'],
+    extends: [tseslint.configs.strictTypeChecked],
+    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    rules: {
+      '@typescript-eslint/consistent-type-imports': ['error', { fixStyle: 'inline-type-imports' }],
+      '@typescript-eslint/no-import-type-side-effects': 'error',
+      '@typescript-eslint/switch-exhaustiveness-check': ['error', { considerDefaultExhaustiveForUnions: true }],
+      '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_', varsIgnorePattern: '^_' }],
+      // Typed arrays under noUncheckedIndexedAccess need `!`; a check on every element of a plan would cost more than it finds.
+      '@typescript-eslint/no-non-null-assertion': 'off',
+      '@typescript-eslint/restrict-template-expressions': [
+        'error',
+        {
+          allowNumber: true,
+          allowBoolean: true,
+          allowNullish: true,
+          allowArray: true,
+          allow: [{ name: ['URL'], from: 'lib' }],
+        },
+      ],
+      '@typescript-eslint/restrict-plus-operands': ['error', { allowNumberAndString: true }],
+      '@typescript-eslint/no-confusing-void-expression': 'off',
+      // Implementations of asynchronous interfaces may have nothing to wait for.
+      '@typescript-eslint/require-await': 'off',
+      // `Exchange`, `allGather<T>` and the like give their caller a typed value that came from another process.
+      '@typescript-eslint/no-unnecessary-type-parameters': 'off',
+      // `while (true)` is a loop with its exits inside.
+      '@typescript-eslint/no-unnecessary-condition': ['error', { allowConstantLoopConditions: 'only-allowed-literals' }],
+      '@typescript-eslint/unified-signatures': 'off',
+      // Tables of message types use `void` for "answers with nothing".
+      '@typescript-eslint/no-invalid-void-type': 'off',
+      'no-restricted-syntax': [
+        'error',
+        { selector: 'ExportDefaultDeclaration', message: 'Export by name.' },
+        { selector: 'TSEnumDeclaration', message: 'Use a union of literals.' },
+      ],
+      eqeqeq: 'error',
+      'prefer-const': 'error',
+    },
+  },
+  {
+    // Tools ask for a default export in their configuration files.
+    files: ['**/*.config.ts', '*.config.ts'],
+    rules: { 'no-restricted-syntax': 'off' },
+  },
+  {
+    files: ['**/*.test.ts', '**/*.fixture.ts', '**/test/**/*.ts', '**/testing/**/*.ts'],
+    rules: {
+      // Asserting on methods of interfaces needs these, and vitest's matchers such as `expect.any` are typed `any`.
+      '@typescript-eslint/no-unsafe-assignment': 'off',
+      '@typescript-eslint/unbound-method': 'off',
+      '@typescript-eslint/no-empty-function': 'off',
+    },
+  },
+  {
+    files: ['**/*.mjs', '**/*.cjs', '**/*.js'],
+    languageOptions: { globals: { ...nodeGlobals, module: 'writable', require: 'readonly' } },
+    rules: { eqeqeq: 'error', 'prefer-const': 'error' },
+  },
+)

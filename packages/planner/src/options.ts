@@ -1,0 +1,64 @@
+import { CkptError } from '@ckpt/contract'
+
+/** What a plan is made for. Sizes in bytes. */
+export interface PlanOptions {
+  /** Ranks that take part; all of the manifest's by default. */
+  readonly ranks?: readonly number[]
+  /** The most the ring may take: the minimum over the ranks. */
+  readonly ringBytes: number
+  /**
+   * Bucket size to keep to where the ring allows it. Absent, it is at most 256 MiB and small enough for eight rounds, so that
+   * loading one bucket overlaps with moving others even where the checkpoint is small.
+   */
+  readonly preferredBucketBytes?: number
+  /** Buckets are not made smaller than this to fit more of them into the ring (default 1 MiB). */
+  readonly minBucketBytes?: number
+  /** What the pipeline overlaps inside a bucket (default 8 MiB). */
+  readonly chunkBytes?: number
+  /** Rounds that the ring is to hold (default 3). */
+  readonly lookahead?: number
+}
+
+export interface ResolvedOptions {
+  readonly ringLimit: number
+  readonly preferredBucketBytes: number | undefined
+  readonly minBucketBytes: number
+  readonly chunkBytes: number
+  readonly lookahead: number
+}
+
+const MIB = 2 ** 20
+
+/** Options with their defaults. @throws CkptError `INVALID_ARGUMENT` naming the option. */
+export function resolveOptions(options: PlanOptions): ResolvedOptions {
+  const { ringBytes, preferredBucketBytes, minBucketBytes = MIB, chunkBytes = 8 * MIB, lookahead = 3 } = options
+  const positive = {
+    ringBytes,
+    minBucketBytes,
+    chunkBytes,
+    lookahead,
+    ...(preferredBucketBytes !== undefined && { preferredBucketBytes }),
+  }
+  for (const [field, value] of Object.entries(positive)) {
+    if (!Number.isSafeInteger(value) || value < 1) throw invalid(field, `${field} must be a whole number above 0, not ${value}`)
+  }
+  return { ringLimit: ringBytes, preferredBucketBytes, minBucketBytes, chunkBytes, lookahead }
+}
+
+/** `ranks` ascending and without repetition. @throws CkptError `INVALID_ARGUMENT` when it is empty or names a rank not in `known`. */
+export function resolveRanks(ranks: readonly number[] | undefined, known: readonly number[]): number[] {
+  if (ranks === undefined) return [...known]
+  if (ranks.length === 0) throw invalid('ranks', 'a plan needs at least one rank')
+  const existing = new Set(known)
+  const missing = ranks.filter((rank) => !existing.has(rank))
+  if (missing.length > 0) {
+    throw new CkptError('INVALID_ARGUMENT', `ranks ${missing.join(', ')} are not in the manifest`, {
+      fields: { field: 'ranks', ranks: missing },
+    })
+  }
+  return [...new Set(ranks)].sort((a, b) => a - b)
+}
+
+function invalid(field: string, message: string): CkptError {
+  return new CkptError('INVALID_ARGUMENT', message, { fields: { field } })
+}

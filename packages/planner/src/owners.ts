@@ -1,0 +1,127 @@
+import { CkptError, type Manifest } from '@ckpt/contract'
+import { type Replica, findReplicas } from './replicas.ts'
+
+/** What one owner contributes: rows of its table in segment order. */
+export interface Share {
+  /** Position in the manifest's ranks. */
+  readonly position: number
+  readonly rank: number
+  readonly rows: Uint32Array
+}
+
+/**
+ * Who moves which tensor: every tensor once, by a rank that holds it and takes part. Tensors that several ranks hold are given to
+ * them in runs (so that copies stay contiguous) such that the owners' bytes come out as equal as their holders allow.
+ *
+ * @param members Ranks that may own tensors, ascending.
+ * @throws CkptError `INVALID_ARGUMENT` naming a tensor that no member holds, or whose copies differ.
+ */
+export function chooseOwners(manifest: Manifest, members: readonly number[]): Share[] {
+  const replicas = findReplicas(manifest)
+  const allowed = new Set(members)
+  const skip = replicas.length === 0 ? undefined : assign(manifest, replicas, allowed)
+  const shares: Share[] = []
+  manifest.ranks.forEach(({ rank, tensors }, position) => {
+    const skipped = skip?.[position]
+    if (!allowed.has(rank)) {
+      for (let row = 0; row < tensors.count; row++) {
+        if (skipped?.[row] !== 1) throw unowned(tensors.names.at(row), rank)
+      }
+      return
+    }
+    const rows = skipped === undefined ? every(tensors.count) : remaining(skipped)
+    if (rows.length > 0) shares.push({ position, rank, rows: inSegmentOrder(manifest, position, rows) })
+  })
+  return shares
+}
+
+function unowned(tensor: string, rank: number): CkptError {
+  return new CkptError('INVALID_ARGUMENT', `tensor ${tensor} is only held by rank ${rank}, which takes no part`, {
+    fields: { tensor, ranks: [rank], field: 'ranks' },
+  })
+}
+
+/** Marks, for each rank, the rows that another rank moves. */
+function assign(manifest: Manifest, replicas: readonly Replica[], allowed: ReadonlySet<number>): Uint8Array[] {
+  const skip = manifest.ranks.map(({ tensors }) => new Uint8Array(tensors.count))
+  const load = manifest.ranks.map(({ tensors }) => sum(tensors.bytes))
+  for (const { holders, bytes } of replicas) for (const holder of holders) load[holder]! -= bytes
+  for (const group of groupByHolders(replicas)) {
+    const { holders } = group[0]!
+    const members = holders.filter((holder) => allowed.has(manifest.ranks[holder]!.rank))
+    if (members.length === 0) continue
+    const targets = level(
+      members.map((member) => load[member]!),
+      group.reduce((total, { bytes }) => total + bytes, 0),
+    )
+    let turn = 0
+    for (const { rows, bytes } of group) {
+      while (turn < members.length - 1 && load[members[turn]!]! + bytes / 2 > targets[turn]!) turn++
+      const owner = members[turn]!
+      load[owner]! += bytes
+      holders.forEach((holder, index) => {
+        if (holder !== owner) skip[holder]![rows[index]!] = 1
+      })
+    }
+  }
+  return skip
+}
+
+/** Groups of replicas with the same holders, those with the fewest holders (the least choice) first; stable otherwise. */
+function groupByHolders(replicas: readonly Replica[]): Replica[][] {
+  const groups = new Map<string, Replica[]>()
+  for (const replica of replicas) {
+    const key = replica.holders.join()
+    const group = groups.get(key)
+    if (group === undefined) groups.set(key, [replica])
+    else group.push(replica)
+  }
+  return [...groups.values()].sort((a, b) => a[0]!.holders.length - b[0]!.holders.length)
+}
+
+/** Loads after `extra` was poured onto `loads` so that the lowest are raised to one level. */
+function level(loads: readonly number[], extra: number): number[] {
+  const sorted = [...loads].sort((a, b) => a - b)
+  let height = Infinity
+  let below = extra
+  for (let count = 1; count <= sorted.length; count++) {
+    below += sorted[count - 1]!
+    height = below / count
+    if (count === sorted.length || height <= sorted[count]!) break
+  }
+  return loads.map((load) => Math.max(load, height))
+}
+
+let ascending = new Uint32Array(0)
+
+/** 0 … count - 1, as a view of one array that all owners share: it is read only. */
+function every(count: number): Uint32Array {
+  if (ascending.length < count) ascending = Uint32Array.from({ length: 2 * count }, (_, index) => index)
+  return ascending.subarray(0, count)
+}
+
+function remaining(skipped: Uint8Array): Uint32Array {
+  const rows = new Uint32Array(skipped.length)
+  let count = 0
+  for (let row = 0; row < skipped.length; row++) if (skipped[row] === 0) rows[count++] = row
+  return rows.subarray(0, count)
+}
+
+/** `rows`, or a sorted copy of them where a table is not in segment order. */
+function inSegmentOrder(manifest: Manifest, position: number, rows: Uint32Array): Uint32Array {
+  const { segments, offsets } = manifest.ranks[position]!.tensors
+  for (let i = 1; i < rows.length; i++) {
+    const before = rows[i - 1]!
+    const row = rows[i]!
+    if (segments[before]! > segments[row]! || (segments[before] === segments[row] && offsets[before]! > offsets[row]!)) {
+      return rows.slice().sort((x, y) => segments[x]! - segments[y]! || offsets[x]! - offsets[y]! || x - y)
+    }
+  }
+  return rows
+}
+
+function sum(values: Float64Array): number {
+  let total = 0
+  for (const value of values) total += value
+  return total
+}

@@ -1,0 +1,82 @@
+import type { Manifest, TransferPlan } from '@ckpt/contract'
+import { BLOCK_ALIGNMENT, alignUp } from './align.ts'
+import { type PlanOptions, type ResolvedOptions, resolveOptions, resolveRanks } from './options.ts'
+import { chooseOwners } from './owners.ts'
+import { packShares } from './pack.ts'
+import { type Endpoint, assignReceivers } from './receivers.ts'
+import { layOutRing } from './ring.ts'
+import { orderInRounds } from './rounds.ts'
+import { chooseMode, chooseSizes } from './sizes.ts'
+
+/** What a P2P plan is made for. */
+export interface P2pPlanOptions extends PlanOptions {
+  /** Ranks that receive. Every rank of the manifest serves what it holds. */
+  readonly ranks: readonly number[]
+  /** NICs of each rank, each named uniquely in the cluster (`host/device`). A rank not listed has one of its own. */
+  readonly nics?: ReadonlyMap<number, readonly string[]>
+}
+
+/**
+ * The plan of an update that reaches all ranks: every owner brings its own buckets into device memory and broadcasts them.
+ * Pure and deterministic; only {@link PlanOptions.ranks} may own tensors.
+ *
+ * @throws CkptError `PLAN_INFEASIBLE` naming the tensor that the ring cannot hold; `INVALID_ARGUMENT` naming the option, or the
+ *   tensor and ranks whose copies differ or whose holder takes no part.
+ */
+export function planBroadcast(manifest: Manifest, options: PlanOptions): TransferPlan {
+  const resolved = resolveOptions(options)
+  const ranks = resolveRanks(options.ranks, knownRanks(manifest))
+  return plan(manifest, 'broadcast', ranks, ranks, ({ owner }) => owner, undefined, resolved)
+}
+
+/**
+ * The plan of an update that reaches some ranks only: they pull buckets from the ranks that hold them, each bucket once, and
+ * broadcast them among themselves. Pure and deterministic; errors as of {@link planBroadcast}.
+ */
+export function planP2p(manifest: Manifest, options: P2pPlanOptions): TransferPlan {
+  const resolved = resolveOptions(options)
+  const known = knownRanks(manifest)
+  const ranks = resolveRanks(options.ranks, known)
+  const endpoint = (rank: number): Endpoint => ({ rank, nics: options.nics?.get(rank) ?? [`rank-${rank}`] })
+  const receivers = ranks.map(endpoint)
+  const sources = known.map(endpoint)
+  const receive = (buckets: ReceiverInput) => assignReceivers({ ...buckets, sources, receivers }).receiver
+  return plan(manifest, 'p2p', ranks, known, receive, ranks.length, resolved)
+}
+
+type ReceiverInput = { readonly owner: Uint32Array; readonly bytes: Float64Array }
+
+function plan(
+  manifest: Manifest,
+  strategy: TransferPlan['strategy'],
+  ranks: readonly number[],
+  members: readonly number[],
+  receive: (buckets: ReceiverInput) => Uint32Array,
+  lanes: number | undefined,
+  options: ResolvedOptions,
+): TransferPlan {
+  const shares = chooseOwners(manifest, members)
+  const sizes = chooseSizes(manifest, shares, lanes ?? shares.length, options)
+  const { rounds, buckets, items } = orderInRounds(packShares(manifest, shares, sizes.bucketBytes))
+  let bucketsBytes = 0
+  for (const bytes of buckets.bytes) bucketsBytes += alignUp(bytes, BLOCK_ALIGNMENT)
+  const allowed = Math.max(Math.min(sizes.wantedRingBytes, bucketsBytes), BLOCK_ALIGNMENT)
+  const { ringBytes, ringOffset, after } = layOutRing(buckets.bytes, allowed)
+  return {
+    strategy,
+    manifestDigest: manifest.digest,
+    ranks,
+    ...chooseMode(sizes, allowed, bucketsBytes),
+    ringBytes: Math.max(ringBytes, BLOCK_ALIGNMENT),
+    bucketBytes: sizes.bucketBytes,
+    chunkBytes: options.chunkBytes,
+    rounds,
+    totalBytes: sizes.totalBytes,
+    buckets: { ...buckets, receiver: receive(buckets), ringOffset, after },
+    items,
+  }
+}
+
+function knownRanks(manifest: Manifest): number[] {
+  return manifest.ranks.map(({ rank }) => rank)
+}

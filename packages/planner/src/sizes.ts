@@ -1,0 +1,75 @@
+import { CkptError, type Manifest, type PipelineMode } from '@ckpt/contract'
+import { BLOCK_ALIGNMENT, alignDown, alignUp } from './align.ts'
+import type { ResolvedOptions } from './options.ts'
+import type { Share } from './owners.ts'
+
+const DEFAULT_BUCKET_BYTES = 256 * 2 ** 20
+/** Ranks above this many no longer each get buckets of their own in the ring. */
+const MAX_LANES = 4
+const MIN_ROUNDS = 8
+
+export interface Sizes {
+  readonly bucketBytes: number
+  /** What the ring needs so that the pipeline never has to wait for more than it must. */
+  readonly wantedRingBytes: number
+  readonly largest: number
+  readonly totalBytes: number
+}
+
+/**
+ * Bucket size and ring size for these shares.
+ *
+ * @param lanes Ranks that bring buckets in at the same time.
+ * @throws CkptError `PLAN_INFEASIBLE` naming the largest tensor when the ring cannot hold it.
+ */
+export function chooseSizes(manifest: Manifest, shares: readonly Share[], lanes: number, options: ResolvedOptions): Sizes {
+  const { largest, largestShare, totalBytes } = measure(manifest, shares, options)
+  const limit = alignDown(options.ringLimit, BLOCK_ALIGNMENT)
+  const slots = options.lookahead * Math.max(1, Math.min(lanes, MAX_LANES))
+  const spread = alignUp(Math.ceil(largestShare / MIN_ROUNDS), BLOCK_ALIGNMENT)
+  const preferred = options.preferredBucketBytes ?? Math.min(DEFAULT_BUCKET_BYTES, Math.max(spread, options.minBucketBytes))
+  const fitting = Math.min(preferred, Math.max(alignDown(Math.floor(limit / slots), BLOCK_ALIGNMENT), options.minBucketBytes))
+  // Where three of them do not fit the pipeline is serial: one bucket at a time, then, and it may take all of the ring.
+  const bucketBytes = 3 * fitting <= limit ? fitting : Math.min(preferred, limit)
+  const beside = largest > bucketBytes ? alignUp(largest, BLOCK_ALIGNMENT) + 2 * alignUp(bucketBytes, BLOCK_ALIGNMENT) : 0
+  const wantedRingBytes = Math.min(limit, Math.max(slots * alignUp(bucketBytes, BLOCK_ALIGNMENT), beside))
+  return { bucketBytes, wantedRingBytes, largest, totalBytes }
+}
+
+/** Whether the stages may overlap, and why. */
+export function chooseMode(sizes: Sizes, ringBytes: number, bucketsBytes: number): { mode: PipelineMode; modeReason: string } {
+  const { bucketBytes } = sizes
+  if (ringBytes >= bucketsBytes)
+    return { mode: 'pipelined', modeReason: `the ring of ${ringBytes} bytes holds the whole checkpoint` }
+  const held = Math.floor(ringBytes / bucketBytes)
+  const what = `the ring of ${ringBytes} bytes holds ${held} bucket${held === 1 ? '' : 's'} of ${bucketBytes} bytes`
+  return held >= 3 ? { mode: 'pipelined', modeReason: what } : { mode: 'serial', modeReason: `${what}; the pipeline needs 3` }
+}
+
+function measure(manifest: Manifest, shares: readonly Share[], { ringLimit }: ResolvedOptions) {
+  let largest = 0
+  let largestShare = 0
+  let totalBytes = 0
+  let at: readonly [position: number, row: number] = [0, 0]
+  for (const { position, rows } of shares) {
+    const { bytes } = manifest.ranks[position]!.tensors
+    let share = 0
+    for (let i = 0; i < rows.length; i++) {
+      const size = bytes[rows[i]!]!
+      share += size
+      if (size > largest) {
+        largest = size
+        at = [position, rows[i]!]
+      }
+    }
+    totalBytes += share
+    largestShare = Math.max(largestShare, share)
+  }
+  if (Math.max(alignUp(largest, BLOCK_ALIGNMENT), BLOCK_ALIGNMENT) > ringLimit) {
+    const tensor = manifest.ranks[at[0]]?.tensors.names.at(at[1]) ?? ''
+    throw new CkptError('PLAN_INFEASIBLE', `tensor ${tensor} takes ${largest} bytes, the ring may have only ${ringLimit}`, {
+      fields: { tensor, field: 'ringBytes' },
+    })
+  }
+  return { largest, largestShare, totalBytes }
+}

@@ -1,0 +1,38 @@
+import { CkptError } from '@ckpt/contract'
+import { Dealer } from 'zeromq'
+
+import { parseAddress } from '../wire/address.ts'
+import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
+
+/** One rank's connection to the coordinator. Messages arrive in the order in which they were sent. */
+export interface Link {
+  send(frames: Frames): void
+  /** Sends what is queued, then closes; without waiting for the coordinator when it is likely `gone`. */
+  close(gone?: boolean): Promise<void>
+}
+
+/** Connects to a coordinator, which may come up later; `routingId` at most 255 ASCII characters, must be unique and not be guessable. */
+export function connectLink(
+  address: string,
+  routingId: string,
+  onMessage: (frames: Frames) => void,
+  onError: (error: CkptError) => void,
+): Link {
+  const dealer = new Dealer({
+    ipv6: parseAddress(address, 'address').host.includes(':'),
+    sendHighWaterMark: 0,
+    maxMessageSize: MAX_FRAME_BYTES,
+  })
+  dealer.routingId = routingId
+  try {
+    dealer.connect(address)
+  } catch (error) {
+    dealer.close()
+    throw CkptError.from(error, 'INVALID_ARGUMENT', `cannot connect to ${address}`, { field: 'address', peer: address })
+  }
+  return new FrameSocket(dealer, onMessage, (error) => {
+    onError(
+      CkptError.from(error, 'NATIVE_FAILURE', `the connection to the coordinator at ${address} failed`, { peer: address }),
+    )
+  })
+}

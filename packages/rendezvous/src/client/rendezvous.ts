@@ -1,0 +1,139 @@
+import { CkptError, type Blob, type Epoch, type GatherOptions, type Rendezvous } from '@ckpt/contract'
+
+import { checkTimeout, invalid } from '../options.ts'
+import { pack, protocolError, unpack, type GatherKind } from '../wire/messages.ts'
+import type { Session } from './session.ts'
+import type { Gathered, Wait } from './waits.ts'
+
+/** How much later than the coordinator, in milliseconds, a rank ends a wait by itself when the coordinator does not. */
+const LONGEST_GRACE_MS = 1000
+const MAX_DIGEST = 128
+const MAX_KEY = 1024
+
+export interface RankIdentity {
+  readonly rank: number
+  readonly worldSize: number
+  /** Name of the coordinator, for errors. */
+  readonly coordinator: string
+  /** Default deadline in milliseconds. */
+  readonly timeoutMs: number
+}
+
+/** {@link Rendezvous} over a session with the coordinator. */
+export class RankRendezvous implements Rendezvous {
+  readonly rank: number
+  readonly worldSize: number
+  readonly #identity: RankIdentity
+  readonly #session: Session
+  readonly #everybody: readonly number[]
+
+  constructor(identity: RankIdentity, session: Session) {
+    this.rank = identity.rank
+    this.worldSize = identity.worldSize
+    this.#identity = identity
+    this.#session = session
+    this.#everybody = Array.from({ length: identity.worldSize }, (_, rank) => rank)
+  }
+
+  async allGather<T>(key: string, value: T, options?: GatherOptions): Promise<T[]> {
+    let payload: Uint8Array
+    try {
+      payload = pack(value)
+    } catch (error) {
+      throw CkptError.from(error, 'INVALID_ARGUMENT', `value for ${JSON.stringify(key)} cannot be sent`, { field: 'value' })
+    }
+    const { values } = await this.#gather('value', key, options, { payload })
+    return values.map((bytes, i) => {
+      try {
+        return unpack(bytes) as T
+      } catch (error) {
+        throw protocolError(
+          `rank ${(options?.ranks ?? this.#everybody)[i]}`,
+          `its value for ${JSON.stringify(key)} is malformed`,
+          error,
+        )
+      }
+    })
+  }
+
+  async allGatherBlobs(key: string, blob: Blob, options?: GatherOptions): Promise<Blob[]> {
+    if (blob.digest.length === 0 || blob.digest.length > MAX_DIGEST) {
+      throw invalid('digest', `${blob.digest.length} characters, 1 to ${MAX_DIGEST} are allowed`)
+    }
+    return (await this.#gather('blob', key, options, { blob })).blobs
+  }
+
+  async barrier(key: string, options?: GatherOptions): Promise<void> {
+    await this.#gather('barrier', key, options)
+  }
+
+  async beginEpoch(options?: GatherOptions): Promise<Epoch> {
+    return (await this.#gather('epoch', '', options)).epoch
+  }
+
+  endEpoch(epoch: Epoch): void {
+    this.#session.epochs.end(epoch.id)
+  }
+
+  abortEpoch(epoch: Epoch, error: CkptError): void {
+    this.#session.abortEpoch(epoch, this.rank, error)
+  }
+
+  async close(): Promise<void> {
+    const { rank } = this
+    await this.#session.close(new CkptError('INVALID_STATE', `rank ${rank} has closed its rendezvous`, { fields: { rank } }))
+  }
+
+  async #gather<K extends GatherKind>(
+    kind: K,
+    key: string,
+    options: GatherOptions = {},
+    brings: { payload?: Uint8Array; blob?: Blob } = {},
+  ): Promise<Extract<Gathered, { kind: K }>> {
+    const { ranks = this.#everybody, epoch, signal, timeoutMs = this.#identity.timeoutMs } = options
+    const session = this.#session
+    if (key.length > MAX_KEY) throw invalid('key', `${key.length} characters, at most ${MAX_KEY} are allowed`)
+    checkTimeout(timeoutMs)
+    this.#checkRanks(ranks)
+    const refusal = session.ended ?? (epoch === undefined ? undefined : session.epochs.refusal(epoch))
+    if (refusal) throw refusal
+    const what = kind === 'epoch' ? 'beginEpoch' : `${kind} gather ${JSON.stringify(key)}`
+    if (signal?.aborted) throw CkptError.from(signal.reason, 'ABORTED', `${what} was cancelled`)
+
+    const cancel = (wait: Wait) => session.send({ type: 'cancel', id: wait.id })
+    const gathered = await session.waits.open(
+      {
+        kind,
+        key,
+        epoch,
+        ranks,
+        signal,
+        blob: brings.blob,
+        timeoutMs: timeoutMs + Math.min(session.windowMs, LONGEST_GRACE_MS),
+        onTimeout: (wait) => {
+          cancel(wait)
+          const others = ranks.filter((rank) => rank !== this.rank)
+          const { coordinator } = this.#identity
+          const why = `${what}: nothing from ranks ${others.join(', ')} after ${timeoutMs} ms, and ${coordinator} does not answer`
+          return new CkptError('RANK_MISSING', why, { fields: { ranks: others, rank: this.rank, peer: coordinator, key } })
+        },
+        onCancel: (wait, reason) => {
+          cancel(wait)
+          return CkptError.from(reason, 'ABORTED', `${what} was cancelled`)
+        },
+      },
+      ({ id }) => {
+        const list = options.ranks ? [...options.ranks] : null
+        const digest = brings.blob?.digest ?? null
+        session.send({ type: 'gather', id, kind, key, ranks: list, epoch: epoch ?? null, timeoutMs, digest }, brings.payload)
+      },
+    )
+    return gathered as Extract<Gathered, { kind: K }>
+  }
+
+  #checkRanks(ranks: readonly number[]): void {
+    const ascending = ranks.every((rank, i) => Number.isInteger(rank) && rank < this.worldSize && rank > (ranks[i - 1] ?? -1))
+    if (!ascending) throw invalid('ranks', `[${ranks.join(', ')}] must be ascending ranks below ${this.worldSize}`)
+    if (!ranks.includes(this.rank)) throw invalid('ranks', `[${ranks.join(', ')}] does not include rank ${this.rank} itself`)
+  }
+}

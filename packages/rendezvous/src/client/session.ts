@@ -1,0 +1,235 @@
+import { CkptError, type Epoch } from '@ckpt/contract'
+
+import { BlobStore } from '../blobs.ts'
+import { abortedError } from '../errors.ts'
+import { startDeadline, startHeartbeat } from '../timers.ts'
+import {
+  errorData,
+  pack,
+  protocolError,
+  readCoordinatorMessage,
+  type CoordinatorMessage,
+  type RankMessage,
+} from '../wire/messages.ts'
+import type { Frames } from '../wire/socket.ts'
+import { LocalEpochs } from './epochs.ts'
+import type { Link } from './link.ts'
+import { Waits, type Wait } from './waits.ts'
+
+/** How long, in milliseconds, a rank waits for the coordinator to confirm: whose error aborted an epoch, or that the rank has left. */
+const CONFIRM_MS = 1000
+
+/**
+ * One rank's membership: its link, its heartbeat, and what it waits for. It is live from `welcome` until `end`, which fails everything
+ * that is open with the one error that ended it.
+ */
+export class Session {
+  readonly waits = new Waits()
+  readonly epochs = new LocalEpochs()
+  readonly #blobs = new BlobStore()
+  readonly #peer: string
+  readonly #lost: (why: string) => CkptError
+  readonly #link: Link
+  #heard = performance.now()
+  #windowMs = Infinity
+  #stopHeartbeat: () => void = () => undefined
+  #ended: CkptError | undefined
+  #onFarewell: () => void = () => undefined
+  #onWelcome: (error?: CkptError) => void = () => undefined
+
+  /** `peer` names the coordinator, `lost` makes the error for when it is gone. */
+  constructor(
+    peer: string,
+    lost: (why: string) => CkptError,
+    connect: (onMessage: (frames: Frames) => void, onError: (error: CkptError) => void) => Link,
+  ) {
+    this.#peer = peer
+    this.#lost = lost
+    this.#link = connect(
+      (frames) => this.#receive(frames),
+      (error) => this.end(error),
+    )
+  }
+
+  /** Why this membership is over; undefined while it is not. */
+  get ended(): CkptError | undefined {
+    return this.#ended
+  }
+
+  /** How long the coordinator may be silent, in milliseconds. */
+  get windowMs(): number {
+    return this.#windowMs
+  }
+
+  /** Sends `join` and waits for the answer. */
+  async join(message: Extract<RankMessage, { type: 'join' }>, timeoutMs: number, signal?: AbortSignal): Promise<void> {
+    let settle = () => undefined as void
+    try {
+      await new Promise<void>((resolve, reject) => {
+        const stop = startDeadline(timeoutMs, () => {
+          const why = `rank ${message.rank}: no answer from ${this.#peer} within ${timeoutMs} ms`
+          reject(new CkptError('RANK_MISSING', why, { fields: { rank: message.rank, ranks: [0], peer: this.#peer } }))
+        })
+        const cancel = () => reject(CkptError.from(signal?.reason, 'ABORTED', `joining ${this.#peer} was cancelled`))
+        settle = () => {
+          stop()
+          signal?.removeEventListener('abort', cancel)
+        }
+        if (signal?.aborted) return cancel()
+        signal?.addEventListener('abort', cancel, { once: true })
+        this.#onWelcome = (error) => (error ? reject(error) : resolve())
+        this.send(message)
+      })
+    } finally {
+      settle()
+    }
+  }
+
+  send(message: RankMessage, payload?: Uint8Array): void {
+    if (this.#ended) return
+    this.#link.send(payload ? [pack(message), payload] : [pack(message)])
+  }
+
+  /** Aborts an epoch on every rank. */
+  abortEpoch({ id }: Epoch, rank: number, error: CkptError): void {
+    const aborted = abortedError(id, rank, error)
+    const giveUp = () => this.#abortEpoch(id, aborted)
+    if (!this.epochs.awaitAbort(id, Math.min(this.#windowMs, CONFIRM_MS), giveUp)) return
+    this.send({ type: 'abort', epoch: id, error: errorData(error) })
+  }
+
+  /** Ends the membership: every wait fails with `reason`, every epoch is aborted because of it. */
+  end(reason: CkptError): void {
+    if (this.#ended) return
+    this.#ended = reason
+    this.#stopHeartbeat()
+    this.waits.failAll(reason)
+    this.epochs.abortAll(
+      (id) =>
+        new CkptError('ABORTED', `epoch ${id}: ${reason.message}`, { fields: { ...reason.fields, epoch: id }, cause: reason }),
+    )
+    this.#onWelcome(reason)
+  }
+
+  /**
+   * Leaves, and waits a little for the coordinator to know it, so that the rank's place is free afterwards. Also a coordinator that this rank
+   * had given up is told, should it come back.
+   */
+  async close(reason: CkptError): Promise<void> {
+    const answered = this.#ended === undefined && this.#windowMs !== Infinity
+    this.#link.send([pack({ type: 'leave', ended: this.epochs.takeEnded() } satisfies RankMessage)])
+    this.end(reason)
+    if (answered) {
+      await new Promise<void>((resolve) => {
+        const stop = startDeadline(Math.min(this.#windowMs, CONFIRM_MS), resolve)
+        this.#onFarewell = () => {
+          stop()
+          resolve()
+        }
+      })
+    }
+    await this.#link.close(!answered)
+  }
+
+  #receive(frames: Frames): void {
+    this.#heard = performance.now()
+    try {
+      const message = readCoordinatorMessage(frames, this.#peer)
+      if (message.type === 'dismissed') this.#onFarewell()
+      if (!this.#ended) this.#handle(message, frames.slice(1))
+    } catch (error) {
+      this.end(
+        CkptError.from(error, 'RENDEZVOUS_PROTOCOL', `a message of ${this.#peer} could not be handled`, { peer: this.#peer }),
+      )
+    }
+  }
+
+  #handle(message: CoordinatorMessage, payloads: readonly Uint8Array[]): void {
+    switch (message.type) {
+      case 'welcome':
+        this.#windowMs = message.heartbeatTimeoutMs
+        this.#stopHeartbeat()
+        this.#stopHeartbeat = startHeartbeat(message.heartbeatMs, (stalledMs) => this.#beat(stalledMs))
+        this.#onWelcome()
+        return
+      case 'beat':
+        return
+      case 'gathered':
+        this.#gathered(message, payloads)
+        return
+      case 'need': {
+        const blob = this.waits.get(message.id)?.blob
+        if (blob) this.send({ type: 'payload', id: message.id }, blob.payload)
+        return
+      }
+      case 'payloads': {
+        const wait = this.waits.get(message.id)
+        if (!wait) return
+        if (payloads.length !== message.digests.length) throw protocolError(this.#peer, `${payloads.length} payloads`)
+        message.digests.forEach((digest, i) => wait.payloads.set(digest, payloads[i]!))
+        this.#completeBlobs(wait)
+        return
+      }
+      case 'failed':
+        this.waits.fail(message.id, CkptError.deserialize(message.error))
+        return
+      case 'aborted':
+        this.epochs.acknowledge(message.epoch)
+        this.#abortEpoch(message.epoch, abortedError(message.epoch, message.rank, CkptError.deserialize(message.error)))
+        return
+      case 'dismissed':
+        this.end(CkptError.deserialize(message.error))
+    }
+  }
+
+  #gathered(message: Extract<CoordinatorMessage, { type: 'gathered' }>, values: readonly Uint8Array[]): void {
+    const { id, epoch: epochId, digests } = message
+    const wait = this.waits.get(id)
+    const epoch = epochId === null ? undefined : this.epochs.begin(epochId)
+    if (!wait) {
+      // This rank gave up just as the others began: they must not wait for it.
+      const error = new CkptError('ABORTED', 'the rank had given up before the epoch began')
+      if (epochId !== null) this.send({ type: 'abort', epoch: epochId, error: errorData(error) })
+      return
+    }
+    const { kind } = wait
+    const count = wait.ranks.length
+    if (kind === 'epoch' && epoch) this.waits.resolve(id, { kind, epoch })
+    else if (kind === 'barrier') this.waits.resolve(id, { kind })
+    else if (kind === 'value' && values.length === count) this.waits.resolve(id, { kind, values })
+    else if (kind === 'blob' && digests?.length === count) {
+      wait.digests = digests
+      if (wait.blob) wait.payloads.set(wait.blob.digest, wait.blob.payload)
+      for (const digest of digests) {
+        const payload = this.#blobs.get(digest)
+        if (payload) wait.payloads.set(digest, payload)
+      }
+      const wanted = [...new Set(digests)].filter((digest) => !wait.payloads.has(digest))
+      if (wanted.length === 0) this.#completeBlobs(wait)
+      else this.send({ type: 'want', id, digests: wanted })
+    } else throw protocolError(this.#peer, `an incomplete answer to a ${kind} gather`)
+  }
+
+  #completeBlobs(wait: Wait): void {
+    const blobs = (wait.digests ?? []).map((digest, i) => {
+      const payload = wait.payloads.get(digest)
+      if (!payload) throw protocolError(this.#peer, `no payload ${digest}`)
+      this.#blobs.put(wait.key, wait.ranks[i]!, digest, payload)
+      return { digest, payload }
+    })
+    this.waits.resolve(wait.id, { kind: 'blob', blobs })
+  }
+
+  #abortEpoch(id: number, reason: CkptError): void {
+    if (!this.epochs.has(id)) return
+    this.waits.failAll(reason, (wait) => wait.epoch === id)
+    this.epochs.abort(id, reason)
+  }
+
+  #beat(stalledMs: number): void {
+    this.#heard += stalledMs
+    const silent = performance.now() - this.#heard
+    if (silent > this.#windowMs) this.end(this.#lost(`was silent for ${Math.round(silent)} ms`))
+    else this.send({ type: 'beat', ended: this.epochs.takeEnded() })
+  }
+}

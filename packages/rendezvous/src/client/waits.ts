@@ -1,0 +1,93 @@
+import type { Blob, CkptError, Epoch } from '@ckpt/contract'
+
+import { startDeadline } from '../timers.ts'
+import type { GatherKind } from '../wire/messages.ts'
+
+/** What a gather resolves to. */
+export type Gathered =
+  | { readonly kind: 'value'; readonly values: readonly Uint8Array[] }
+  | { readonly kind: 'blob'; readonly blobs: Blob[] }
+  | { readonly kind: 'barrier' }
+  | { readonly kind: 'epoch'; readonly epoch: Epoch }
+
+/** A gather this rank waits in. */
+export interface Wait {
+  readonly id: number
+  readonly kind: GatherKind
+  readonly key: string
+  readonly epoch: number | undefined
+  readonly ranks: readonly number[]
+  /** What this rank brings, for a gather of blobs. */
+  readonly blob: Blob | undefined
+  /** The digests gathered, and the payloads of them found so far. */
+  digests?: readonly string[]
+  readonly payloads: Map<string, Uint8Array>
+}
+
+export interface WaitRequest extends Omit<Wait, 'id' | 'payloads' | 'digests'> {
+  readonly signal: AbortSignal | undefined
+  readonly timeoutMs: number
+  /** The wait's own deadline passed, or its signal was aborted; the result is what the wait fails with. */
+  readonly onTimeout: (wait: Wait) => CkptError
+  readonly onCancel: (wait: Wait, reason: unknown) => CkptError
+}
+
+interface OpenWait {
+  readonly wait: Wait
+  readonly resolve: (gathered: Gathered) => void
+  readonly reject: (error: CkptError) => void
+}
+
+/** Everything one rank waits for. A wait ends exactly once, and takes its timer and listener with it. */
+export class Waits {
+  readonly #open = new Map<number, OpenWait>()
+  #lastId = 0
+
+  /** Opens a wait; `start` is called with it, to send its message. */
+  open(request: WaitRequest, start: (wait: Wait) => void): Promise<Gathered> {
+    const { kind, key, epoch, ranks, blob, signal, timeoutMs, onTimeout, onCancel } = request
+    const wait: Wait = { id: ++this.#lastId, kind, key, epoch, ranks, blob, payloads: new Map() }
+    return new Promise<Gathered>((resolve, reject) => {
+      const stop = startDeadline(timeoutMs, () => this.fail(wait.id, onTimeout(wait)))
+      const cancel = () => this.fail(wait.id, onCancel(wait, signal?.reason))
+      const settle = () => {
+        stop()
+        signal?.removeEventListener('abort', cancel)
+      }
+      signal?.addEventListener('abort', cancel, { once: true })
+      this.#open.set(wait.id, {
+        wait,
+        resolve: (gathered) => {
+          settle()
+          resolve(gathered)
+        },
+        reject: (error) => {
+          settle()
+          reject(error)
+        },
+      })
+      start(wait)
+    })
+  }
+
+  get(id: number): Wait | undefined {
+    return this.#open.get(id)?.wait
+  }
+
+  resolve(id: number, gathered: Gathered): void {
+    const open = this.#open.get(id)
+    this.#open.delete(id)
+    open?.resolve(gathered)
+  }
+
+  fail(id: number, error: CkptError): void {
+    const open = this.#open.get(id)
+    this.#open.delete(id)
+    open?.reject(error)
+  }
+
+  /** Fails every wait that `test` holds for. */
+  failAll(error: CkptError, test: (wait: Wait) => boolean = () => true): void {
+    for (const { wait } of [...this.#open.values()]) if (test(wait)) this.fail(wait.id, error)
+  }
+}

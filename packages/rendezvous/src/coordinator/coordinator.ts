@@ -1,0 +1,298 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
+
+import { CkptError } from '@ckpt/contract'
+
+import { BlobStore } from '../blobs.ts'
+import { abortedError, rankLost } from '../errors.ts'
+import type { Settings } from '../options.ts'
+import { startDeadline } from '../timers.ts'
+import {
+  errorData,
+  pack,
+  PROTOCOL,
+  protocolError,
+  readRankMessage,
+  type CoordinatorMessage,
+  type GatherMessage,
+  type JoinMessage,
+  type RankMessage,
+} from '../wire/messages.ts'
+import type { Frames } from '../wire/socket.ts'
+import { Epochs, type OpenEpoch } from './epochs.ts'
+import { Gathers, type Contribution, type Gather } from './gathers.ts'
+import { Members, type Member } from './members.ts'
+
+/** Sends a message to the connection with this routing id. */
+export type SendTo = (peer: string, frames: Frames) => void
+
+/**
+ * Decides everything ranks must agree on: who is a member, which gathers are complete, which epoch runs. It knows no sockets: messages come
+ * in by {@link receive}, time by {@link tick}, and answers go out by the function it was given.
+ */
+export class Coordinator {
+  readonly #settings: Settings
+  readonly #send: SendTo
+  readonly #members = new Members()
+  readonly #gathers = new Gathers()
+  readonly #epochs = new Epochs()
+  readonly #blobs: BlobStore
+  readonly #everybody: readonly number[]
+
+  constructor(settings: Settings, send: SendTo) {
+    this.#settings = settings
+    this.#send = send
+    this.#blobs = new BlobStore(settings.heartbeatTimeoutMs)
+    this.#everybody = Array.from({ length: settings.worldSize }, (_, rank) => rank)
+  }
+
+  /** Handles one message of the connection `peer`. Never throws: whoever breaks the protocol is told so and dismissed. */
+  receive(peer: string, frames: Frames): void {
+    const member = this.#members.byPeer(peer)
+    const name = member ? `rank ${member.rank}` : `peer ${peer}`
+    try {
+      const message = readRankMessage(frames, name)
+      if (message.type === 'join') return this.#join(peer, message)
+      if (!member) return this.#stranger(peer, name, message)
+      if (member.gone) return this.#tell(member.peer, { type: 'dismissed', error: errorData(member.gone) })
+      member.heard = performance.now()
+      this.#handle(member, message, frames)
+    } catch (error) {
+      const fault = CkptError.from(error, 'RENDEZVOUS_PROTOCOL', `a message of ${name} could not be handled`, { peer: name })
+      this.#tell(peer, { type: 'dismissed', error: errorData(fault) })
+      if (fault.code === 'RENDEZVOUS_REJECTED') return
+      this.#settings.onFault(fault)
+      if (member && !member.gone) this.#remove(member, fault)
+    }
+  }
+
+  /** Sends heartbeats and finds who was silent too long; `stalledMs` is time in which this process itself could not listen. */
+  tick(stalledMs: number): void {
+    const now = performance.now()
+    const { heartbeatTimeoutMs } = this.#settings
+    for (const member of this.#members.live()) {
+      member.heard += stalledMs
+      const silent = now - member.heard
+      if (silent > heartbeatTimeoutMs) {
+        const { rank, pid, host } = member
+        this.#remove(member, rankLost(rank, `rank ${rank} (process ${pid} on ${host}) was silent for ${Math.round(silent)} ms`))
+      } else {
+        this.#tell(member.peer, { type: 'beat' })
+      }
+    }
+    this.#blobs.sweep()
+  }
+
+  /** Dismisses every rank. */
+  close(reason: CkptError): void {
+    for (const gather of this.#gathers.select(() => true)) this.#gathers.close(gather)
+    for (const member of this.#members.live()) {
+      member.gone = reason
+      this.#tell(member.peer, { type: 'dismissed', error: errorData(reason) })
+    }
+  }
+
+  #handle(member: Member, message: Exclude<RankMessage, JoinMessage>, frames: Frames): void {
+    switch (message.type) {
+      case 'beat':
+        for (const id of message.ended) this.#epochs.leave(id, member.rank)
+        return
+      case 'leave':
+        for (const id of message.ended) this.#epochs.leave(id, member.rank)
+        this.#remove(member, rankLost(member.rank, `rank ${member.rank} has left`))
+        return
+      case 'gather':
+        this.#gather(member, message, frames[1])
+        return
+      case 'payload':
+        this.#payload(member, message.id, frames[1]!)
+        return
+      case 'want':
+        this.#deliver(member, message.id, message.digests)
+        return
+      case 'cancel': {
+        const gather = this.#gathers.waitOf(member, message.id)
+        if (gather) this.#gathers.withdraw(gather, member.rank)
+        return
+      }
+      case 'abort': {
+        const epoch = this.#epochs.get(message.epoch)
+        if (epoch?.inside.has(member.rank)) this.#abort(epoch, member.rank, CkptError.deserialize(message.error))
+      }
+    }
+  }
+
+  /** A message of somebody who is no member; an honest one was a member of a coordinator before this one, or has been replaced. */
+  #stranger(peer: string, name: string, message: RankMessage): void {
+    if (message.type === 'leave') return
+    if (message.type !== 'beat') throw protocolError(name, `${message.type} before join`)
+    const error = new CkptError('RANK_LOST', `${name} is not a member (any more): join again`, { fields: { peer: name } })
+    this.#tell(peer, { type: 'dismissed', error: errorData(error) })
+  }
+
+  #join(peer: string, message: JoinMessage): void {
+    const { worldSize, heartbeatMs, heartbeatTimeoutMs } = this.#settings
+    const { rank } = message
+    if (!sameSecret(message.token, this.#settings.token)) throw rejected(rank, 'its token is not the one of this run')
+    if (message.protocol !== PROTOCOL)
+      throw rejected(rank, `it speaks protocol ${message.protocol}, this coordinator ${PROTOCOL}`)
+    if (message.worldSize !== worldSize) throw rejected(rank, `it expects ${message.worldSize} ranks, there are ${worldSize}`)
+    if (rank >= worldSize) throw rejected(rank, `ranks go up to ${worldSize - 1}`)
+    this.#members.add(peer, message)
+    this.#tell(peer, { type: 'welcome', heartbeatMs, heartbeatTimeoutMs })
+  }
+
+  #gather(member: Member, message: GatherMessage, value: Uint8Array | undefined): void {
+    const ranks = message.ranks ?? this.#everybody
+    const { id, kind, epoch } = message
+    const name = `rank ${member.rank}`
+    if (this.#gathers.waitOf(member, id)) throw protocolError(name, `gather ${id} twice`)
+    if (
+      !ranks.includes(member.rank) ||
+      !ranks.every((rank, i) => rank < this.#everybody.length && rank > (ranks[i - 1] ?? -1))
+    ) {
+      throw protocolError(name, `gather of ranks ${ranks.join(', ')}`)
+    }
+    if ((kind === 'blob') !== (message.digest !== null)) throw protocolError(name, `digest of a ${kind}`)
+    const refusal = this.#refusal(ranks, epoch)
+    if (refusal) return this.#tell(member.peer, { type: 'failed', id, error: errorData(refusal) })
+
+    const gather = this.#gathers.join(message, ranks, member.rank)
+    const payload = message.digest === null ? (value ?? new Uint8Array()) : this.#blobs.get(message.digest)
+    const contribution: Contribution = {
+      member,
+      id,
+      timeoutMs: message.timeoutMs,
+      digest: message.digest ?? undefined,
+      payload,
+      stop: startDeadline(message.timeoutMs, () => this.#expire(gather, contribution)),
+    }
+    this.#gathers.contribute(gather, contribution)
+    if (payload === undefined) this.#tell(member.peer, { type: 'need', id })
+    const other = this.#gathers.conflict(gather)
+    if (other) {
+      const lists = [other, gather].map((one) => `[${one.ranks.join(', ')}]`).join(' and ')
+      const error = new CkptError(
+        'INVALID_ARGUMENT',
+        `${describe(gather)}: ranks ${lists} wait for each other: they must name the same ranks`,
+        {
+          fields: { field: 'ranks', ranks: gather.ranks, others: other.ranks },
+        },
+      )
+      this.#fail(other, error)
+      this.#fail(gather, error)
+      return
+    }
+    this.#completeIfAll(gather)
+  }
+
+  /** Why such a gather cannot succeed, if that is known. */
+  #refusal(ranks: readonly number[], epochId: number | null): CkptError | undefined {
+    if (epochId !== null) {
+      const epoch = this.#epochs.get(epochId)
+      if (!epoch) return new CkptError('INVALID_STATE', `epoch ${epochId} is not running`, { fields: { epoch: epochId } })
+      if (epoch.aborted) return abortedError(epoch.id, epoch.aborted.rank, epoch.aborted.error)
+      const outside = ranks.filter((rank) => !epoch.ranks.includes(rank))
+      if (outside.length > 0) {
+        return new CkptError('INVALID_ARGUMENT', `ranks ${outside.join(', ')} are not in epoch ${epochId}`, {
+          fields: { field: 'ranks', ranks: outside, epoch: epochId },
+        })
+      }
+    }
+    for (const rank of ranks) {
+      const gone = this.#members.get(rank)?.gone
+      if (gone) return gone
+    }
+    return undefined
+  }
+
+  #payload(member: Member, id: number, payload: Uint8Array): void {
+    const gather = this.#gathers.waitOf(member, id)
+    const contribution = gather?.contributions.get(member.rank)
+    // Its gather may have failed while the payload was under way.
+    if (!gather || !contribution) return
+    contribution.payload = payload
+    this.#completeIfAll(gather)
+  }
+
+  #completeIfAll(gather: Gather): void {
+    if (this.#gathers.missing(gather).length > 0) return
+    const parts = this.#gathers.close(gather)
+    const epoch = gather.kind === 'epoch' ? this.#epochs.begin(gather.ranks).id : null
+    for (const { member, digest, payload } of parts) {
+      if (digest !== undefined) this.#blobs.put(gather.key, member.rank, digest, payload!)
+    }
+    const digests = gather.kind === 'blob' ? parts.map((part) => part.digest!) : null
+    const values = gather.kind === 'value' ? parts.map((part) => part.payload!) : []
+    for (const { member, id } of parts) this.#tell(member.peer, { type: 'gathered', id, epoch, digests }, values)
+  }
+
+  #deliver(member: Member, id: number, digests: readonly string[]): void {
+    const payloads = digests.map((digest) => this.#blobs.get(digest))
+    if (payloads.every((payload) => payload !== undefined)) {
+      return this.#tell(member.peer, { type: 'payloads', id, digests: [...digests] }, payloads)
+    }
+    const error = new CkptError('ABORTED', 'a gathered payload was replaced before this rank fetched it', {
+      fields: { rank: member.rank },
+    })
+    this.#tell(member.peer, { type: 'failed', id, error: errorData(error) })
+  }
+
+  #expire(gather: Gather, contribution: Contribution): void {
+    const missing = this.#gathers.missing(gather)
+    this.#gathers.withdraw(gather, contribution.member.rank)
+    const error = new CkptError(
+      'RANK_MISSING',
+      `${describe(gather)}: after ${contribution.timeoutMs} ms still waiting for ${missing.map((rank) => this.#members.describe(rank)).join(', ')}`,
+      { fields: { ranks: missing, rank: contribution.member.rank, key: gather.key } },
+    )
+    this.#tell(contribution.member.peer, { type: 'failed', id: contribution.id, error: errorData(error) })
+  }
+
+  #fail(gather: Gather, error: CkptError): void {
+    const data = errorData(error)
+    for (const { member, id } of this.#gathers.close(gather)) this.#tell(member.peer, { type: 'failed', id, error: data })
+  }
+
+  #abort(epoch: OpenEpoch, rank: number, error: CkptError): void {
+    if (epoch.aborted) return
+    epoch.aborted = { rank, error }
+    for (const gather of this.#gathers.select((open) => open.epoch === epoch.id)) this.#gathers.close(gather)
+    const data = errorData(error)
+    for (const inside of epoch.inside) {
+      const member = this.#members.get(inside)
+      if (member && !member.gone) this.#tell(member.peer, { type: 'aborted', epoch: epoch.id, rank, error: data })
+    }
+  }
+
+  #remove(member: Member, reason: CkptError): void {
+    member.gone = reason
+    const { rank } = member
+    this.#tell(member.peer, { type: 'dismissed', error: errorData(reason) })
+    for (const gather of this.#gathers.select((open) => open.contributions.get(rank)?.member === member))
+      this.#gathers.withdraw(gather, rank)
+    for (const gather of this.#gathers.select((open) => open.ranks.includes(rank))) this.#fail(gather, reason)
+    for (const epoch of this.#epochs.of(rank)) {
+      this.#abort(epoch, rank, reason)
+      this.#epochs.leave(epoch.id, rank)
+    }
+  }
+
+  #tell(peer: string, message: CoordinatorMessage, payloads: readonly Uint8Array[] = []): void {
+    this.#send(peer, [pack(message), ...payloads])
+  }
+}
+
+function rejected(rank: number, why: string): CkptError {
+  return new CkptError('RENDEZVOUS_REJECTED', `rank ${rank} may not join: ${why}`, { fields: { rank } })
+}
+
+function describe(gather: Gather): string {
+  const scope = gather.epoch === null ? '' : ` in epoch ${gather.epoch}`
+  return `${gather.kind === 'epoch' ? 'beginEpoch' : `${gather.kind} gather "${gather.key}"`}${scope}`
+}
+
+/** Compares in a time that tells nothing of where two secrets differ. */
+function sameSecret(a: string, b: string): boolean {
+  const hash = (text: string) => createHash('sha256').update(text).digest()
+  return timingSafeEqual(hash(a), hash(b))
+}

@@ -1,0 +1,107 @@
+import { CkptError } from '@ckpt/contract'
+import { Router } from 'zeromq'
+
+import type { Link } from '../client/link.ts'
+import { coordinatorLost } from '../errors.ts'
+import { settingsOf, type CoordinatorOptions, type Settings } from '../options.ts'
+import { startHeartbeat } from '../timers.ts'
+import { bindEndpoint } from '../wire/address.ts'
+import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
+import { Coordinator } from './coordinator.ts'
+
+/** Routing ids are hexadecimal; this one can belong to no connection. */
+const LOCAL_PEER = 'local'
+/** Messages kept for a peer that does not read; ZeroMQ drops what exceeds them, and its heartbeat will have ended long before. */
+const SEND_HIGH_WATER_MARK = 10_000
+
+/** A running coordinator. */
+export interface CoordinatorHandle {
+  /** Where ranks connect to: `tcp://host:port`. */
+  readonly address: string
+  /** Dismisses every rank and stops listening. */
+  close(): Promise<void>
+}
+
+/** A coordinator with what drives it: a socket, unless all ranks are in this process, a clock, and the link of a rank in this process. */
+export class CoordinatorHost implements CoordinatorHandle {
+  address = 'in-process'
+  readonly #coordinator: Coordinator
+  readonly #onFault: (error: CkptError) => void
+  readonly #stopHeartbeat: () => void
+  #socket: FrameSocket | undefined
+  #embedded = false
+  #deliver: ((frames: Frames) => void) | undefined
+
+  constructor(settings: Settings) {
+    this.#onFault = settings.onFault
+    this.#coordinator = new Coordinator(settings, (peer, frames) => {
+      if (peer === LOCAL_PEER) queueMicrotask(() => this.#deliver?.(frames))
+      else this.#socket?.send([Buffer.from(peer, 'hex'), ...frames])
+    })
+    this.#stopHeartbeat = startHeartbeat(settings.heartbeatMs, (stalledMs) => this.#coordinator.tick(stalledMs))
+  }
+
+  /** @throws CkptError `INVALID_ARGUMENT` when the address cannot be listened on. */
+  async listen(address: string): Promise<void> {
+    const { endpoint, ipv6 } = await bindEndpoint(address)
+    // A rank that reconnects takes its place over; routing ids are random, so that nobody else can.
+    const router = new Router({
+      ipv6,
+      handover: true,
+      sendHighWaterMark: SEND_HIGH_WATER_MARK,
+      maxMessageSize: MAX_FRAME_BYTES,
+    })
+    try {
+      await router.bind(endpoint)
+    } catch (error) {
+      router.close()
+      throw CkptError.from(error, 'INVALID_ARGUMENT', `the coordinator cannot listen on ${address}`, {
+        field: 'address',
+        peer: address,
+      })
+    }
+    this.address = router.lastEndpoint ?? address
+    this.#socket = new FrameSocket(
+      router,
+      ([peer, ...frames]) => this.#coordinator.receive(peer!.toString('hex'), frames),
+      (error) => this.#onFault(CkptError.from(error, 'NATIVE_FAILURE', `the coordinator's socket at ${this.address} failed`)),
+    )
+  }
+
+  /** A link of a rank in this same process: the same messages, by call instead of by socket. */
+  linkLocal(onMessage: (frames: Frames) => void): Link {
+    this.#deliver = onMessage
+    this.#embedded = true
+    return {
+      send: (frames) => queueMicrotask(() => this.#coordinator.receive(LOCAL_PEER, frames)),
+      close: async () => {
+        // What was sent before is handled before.
+        await new Promise<void>((resolve) => queueMicrotask(resolve))
+        this.#deliver = undefined
+        await this.close()
+      },
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#stopHeartbeat()
+    this.#coordinator.close(coordinatorLost(this.address, this.#embedded, 'has closed'))
+    await this.#socket?.close()
+  }
+}
+
+/**
+ * Starts a coordinator of its own, for worlds in which rank 0 does not run it (`standalone` in the join options).
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming the option, also when the address cannot be listened on.
+ */
+export async function startCoordinator(options: CoordinatorOptions): Promise<CoordinatorHandle> {
+  const host = new CoordinatorHost(settingsOf(options))
+  try {
+    await host.listen(options.address)
+  } catch (error) {
+    await host.close()
+    throw error
+  }
+  return host
+}

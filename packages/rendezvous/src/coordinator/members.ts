@@ -1,0 +1,65 @@
+import { CkptError } from '@ckpt/contract'
+
+import type { JoinMessage } from '../wire/messages.ts'
+
+/** One incarnation of a rank, as the coordinator knows it. */
+export interface Member {
+  readonly rank: number
+  /** Routing id of its connection. */
+  readonly peer: string
+  readonly incarnation: string
+  readonly host: string
+  readonly pid: number
+  /** When it was last heard of, by `performance.now()`. */
+  heard: number
+  /** Why it is no member any more; undefined while it lives. */
+  gone: CkptError | undefined
+}
+
+/** Who joined: at most one incarnation of each rank, the latest. */
+export class Members {
+  readonly #byRank = new Map<number, Member>()
+  readonly #byPeer = new Map<string, Member>()
+
+  get(rank: number): Member | undefined {
+    return this.#byRank.get(rank)
+  }
+
+  byPeer(peer: string): Member | undefined {
+    return this.#byPeer.get(peer)
+  }
+
+  live(): Member[] {
+    return [...this.#byRank.values()].filter((member) => member.gone === undefined)
+  }
+
+  /** @throws CkptError `RENDEZVOUS_REJECTED` when the rank already lives elsewhere. */
+  add(peer: string, join: JoinMessage): Member {
+    const { rank, incarnation, host, pid } = join
+    const known = this.#byRank.get(rank)
+    const here = this.#byPeer.get(peer)
+    if (here && here.rank !== rank) {
+      throw new CkptError('RENDEZVOUS_REJECTED', `rank ${here.rank} cannot join as rank ${rank} too`, { fields: { rank } })
+    }
+    if (known && known.gone === undefined) {
+      if (known.peer === peer && known.incarnation === incarnation) return known
+      throw new CkptError(
+        'RENDEZVOUS_REJECTED',
+        `rank ${rank} has already joined: process ${known.pid} on ${known.host}, incarnation ${known.incarnation}`,
+        { fields: { rank } },
+      )
+    }
+    if (known) this.#byPeer.delete(known.peer)
+    const member: Member = { rank, peer, incarnation, host, pid, heard: performance.now(), gone: undefined }
+    this.#byRank.set(rank, member)
+    this.#byPeer.set(peer, member)
+    return member
+  }
+
+  /** How a rank that is waited for stands, for messages. */
+  describe(rank: number): string {
+    const member = this.#byRank.get(rank)
+    if (!member) return `rank ${rank} (never joined)`
+    return member.gone ? `rank ${rank} (lost)` : `rank ${rank} (process ${member.pid} on ${member.host})`
+  }
+}

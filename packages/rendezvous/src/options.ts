@@ -1,0 +1,79 @@
+import { CkptError, type CallOptions } from '@ckpt/contract'
+
+import { parseAddress } from './wire/address.ts'
+
+export const DEFAULT_HEARTBEAT_MS = 500
+export const DEFAULT_HEARTBEAT_TIMEOUT_MS = 5000
+export const DEFAULT_TIMEOUT_MS = 60_000
+
+/** What a coordinator needs to know. */
+export interface CoordinatorOptions {
+  /** `tcp://host:port` to listen on; port 0 takes a free one, host `*` listens everywhere. */
+  readonly address: string
+  readonly worldSize: number
+  /** Shared secret that every joining rank must show. */
+  readonly token?: string
+  /** Time between two heartbeats in milliseconds (default 500); joining ranks follow it. */
+  readonly heartbeatMs?: number
+  /** A rank, or the coordinator, that is silent for this many milliseconds is lost (default 5000). */
+  readonly heartbeatTimeoutMs?: number
+  /** Called for each message that breaks the protocol, with a CkptError `RENDEZVOUS_PROTOCOL` that names the peer. */
+  readonly onFault?: (error: CkptError) => void
+}
+
+/** How one rank joins. */
+export interface JoinOptions extends CallOptions, Omit<CoordinatorOptions, 'address'> {
+  readonly rank: number
+  /** `tcp://host:port` of the coordinator, which rank 0 runs unless it is `standalone`. Not needed for a single rank. */
+  readonly address?: string
+  /** The address rank 0 listens on, where it differs from the one others connect to (default: `address`). */
+  readonly bind?: string
+  /** The coordinator runs elsewhere (`startCoordinator`): rank 0 connects as the others do. */
+  readonly standalone?: boolean
+  /** Deadline for joining, and default deadline of every later wait, in milliseconds (default 60000). */
+  readonly timeoutMs?: number
+}
+
+/** Coordinator settings with defaults filled in. */
+export interface Settings {
+  readonly worldSize: number
+  readonly token: string
+  readonly heartbeatMs: number
+  readonly heartbeatTimeoutMs: number
+  readonly onFault: (error: CkptError) => void
+}
+
+/** @throws CkptError `INVALID_ARGUMENT` naming the option. */
+export function settingsOf(options: Omit<CoordinatorOptions, 'address'>): Settings {
+  const { worldSize, token = '', heartbeatMs = DEFAULT_HEARTBEAT_MS, onFault = () => undefined } = options
+  const { heartbeatTimeoutMs = Math.max(DEFAULT_HEARTBEAT_TIMEOUT_MS, 3 * heartbeatMs) } = options
+  if (!Number.isSafeInteger(worldSize) || worldSize < 1) throw invalid('worldSize', `${worldSize} is not a number of ranks`)
+  if (!(heartbeatMs >= 1 && Number.isFinite(heartbeatMs))) throw invalid('heartbeatMs', `${heartbeatMs} is not a time`)
+  if (!(heartbeatTimeoutMs >= 2 * heartbeatMs && Number.isFinite(heartbeatTimeoutMs))) {
+    throw invalid('heartbeatTimeoutMs', `${heartbeatTimeoutMs} is not at least twice heartbeatMs (${heartbeatMs})`)
+  }
+  return { worldSize, token, heartbeatMs, heartbeatTimeoutMs, onFault }
+}
+
+/** Join options with everything checked and defaults filled in. @throws CkptError `INVALID_ARGUMENT` naming the option. */
+export function checkJoinOptions(options: JoinOptions): { settings: Settings; address: string; timeoutMs: number } {
+  const settings = settingsOf(options)
+  const { rank, worldSize, timeoutMs = DEFAULT_TIMEOUT_MS } = options
+  if (!Number.isSafeInteger(rank) || rank < 0 || rank >= worldSize) {
+    throw invalid('rank', `${rank} is not a rank of a world of ${worldSize}`)
+  }
+  checkTimeout(timeoutMs)
+  if (options.address !== undefined) parseAddress(options.address, 'address')
+  else if (worldSize > 1 || options.standalone) throw invalid('address', 'needed to find the coordinator')
+  return { settings, address: options.address ?? 'in-process', timeoutMs }
+}
+
+/** @throws CkptError `INVALID_ARGUMENT` unless `timeoutMs` is a positive, finite number. */
+export function checkTimeout(timeoutMs: number): void {
+  if (!(timeoutMs > 0 && Number.isFinite(timeoutMs)))
+    throw invalid('timeoutMs', `${timeoutMs} is not a time; every wait has a deadline`)
+}
+
+export function invalid(field: string, why: string): CkptError {
+  return new CkptError('INVALID_ARGUMENT', `${field}: ${why}`, { fields: { field } })
+}

@@ -1,0 +1,43 @@
+"""From a bucket's description to tensors over the ring, their bytes checked against what the rank sent."""
+
+from __future__ import annotations
+
+import torch
+
+from .digest import digest_tensor
+from .dtypes import from_bytes
+from .errors import DigestMismatchError, RingError
+from .protocol import TensorEntry
+
+_MASK = (1 << 64) - 1
+
+
+def open_bucket(data: torch.Tensor, entries: list[TensorEntry]) -> list[tuple[str, torch.Tensor]]:
+    """Named tensors over the ring's bytes, without a copy. Digests that are given are verified first.
+
+    :param data: the ring's bytes, flat uint8.
+    :raises RingError: for a tensor that does not lie inside the ring.
+    :raises DigestMismatchError: naming the first tensor whose bytes are not what the rank sent.
+    """
+    for entry in entries:
+        if entry.offset + entry.size > data.numel():
+            where = f"{entry.size} bytes at offset {entry.offset}"
+            raise RingError(f"tensor {entry.name!r} ({where}) lies outside the ring of {data.numel()} bytes", tensor=entry.name)
+    _verify(data, [entry for entry in entries if entry.digest is not None])
+    return [(entry.name, from_bytes(_slice(data, entry), entry.dtype, entry.shape)) for entry in entries]
+
+
+def _slice(data: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
+    return data[entry.offset : entry.offset + entry.size]
+
+
+def _verify(data: torch.Tensor, entries: list[TensorEntry]) -> None:
+    if not entries:
+        return
+    # One transfer for the whole bucket: on a GPU each would cost a round trip.
+    found = torch.stack([digest_tensor(_slice(data, entry)) for entry in entries]).tolist()
+    for entry, value in zip(entries, found, strict=True):
+        actual, expected = int(value) & _MASK, entry.digest_value
+        if actual != expected:
+            text = f"tensor {entry.name!r} has digest {actual:016x} in the ring, not {expected:016x}"
+            raise DigestMismatchError(text, tensor=entry.name)

@@ -1,0 +1,77 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { ROOT } from './root.mjs'
+
+const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP']
+// A signal to the whole process group reaches this process several times (from the terminal, from npm): pass it on once.
+const SAME_SIGNAL_MS = 1000
+
+/**
+ * Runs a program to its end. Signals that this process gets go on to it, so that it can clean up, and this process waits for it.
+ * With `capture` its output is returned instead of shown; with `tee` it is both.
+ * @returns {Promise<{ code: number, signal: NodeJS.Signals | null, output: string }>} code 127 when it cannot be started
+ */
+export function run(command, args, { cwd = ROOT, env = process.env, capture = false, tee = false, timeoutMs } = {}) {
+  return new Promise((resolve) => {
+    const piped = capture || tee
+    const child = spawn(command, args, { cwd, env, stdio: piped ? ['ignore', 'pipe', 'pipe'] : 'inherit' })
+    let output = ''
+    let note = ''
+    if (piped) {
+      for (const [stream, target] of [
+        [child.stdout, process.stdout],
+        [child.stderr, process.stderr],
+      ]) {
+        stream.setEncoding('utf8')
+        stream.on('data', (text) => {
+          output += text
+          if (tee) target.write(text)
+        })
+      }
+    }
+    const lastSent = new Map()
+    const handlers = FORWARDED.map((signal) => [
+      signal,
+      () => {
+        const now = Date.now()
+        const before = lastSent.get(signal) ?? 0
+        lastSent.set(signal, now)
+        // Ctrl-C in a terminal already went to every process of the foreground group.
+        const fromTerminal = signal === 'SIGINT' && process.stdin.isTTY
+        if (!fromTerminal && now - before > SAME_SIGNAL_MS) child.kill(signal)
+      },
+    ])
+    for (const [signal, handler] of handlers) process.on(signal, handler)
+    const timer =
+      timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => {
+            note = `\n${command} was ended after ${timeoutMs / 1000} s`
+            child.kill('SIGTERM')
+            setTimeout(() => child.kill('SIGKILL'), 10_000).unref()
+          }, timeoutMs)
+    const finish = (code, signal) => {
+      clearTimeout(timer)
+      for (const [name, handler] of handlers) process.off(name, handler)
+      resolve({ code, signal, output: output + note })
+    }
+    child.on('error', (error) => {
+      output += `${command}: ${error.message}\n`
+      if (!capture) process.stderr.write(`${command}: ${error.message}\n`)
+      finish(127, null)
+    })
+    child.on('close', (code, signal) => finish(code ?? 1, signal))
+  })
+}
+
+/** Ends this process as its child ended: with the same code, or by the same signal. */
+export function exitLike({ code, signal }) {
+  if (signal === null) process.exit(code)
+  process.kill(process.pid, signal)
+  setTimeout(() => process.exit(1), 1000)
+}
+
+/** Output of a program, trimmed; undefined when it is missing or fails. */
+export function probe(command, args, options = {}) {
+  const result = spawnSync(command, args, { encoding: 'utf8', timeout: 20_000, ...options })
+  return result.status === 0 ? `${result.stdout}${result.stderr}`.trim() : undefined
+}

@@ -1,0 +1,36 @@
+#!/usr/bin/env node
+// bench, test or ckpt with all set-up done first: node scripts/run.mjs <bench|test|ckpt> [args…]
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { exitLike, run } from './lib/process.mjs'
+import { ROOT } from './lib/root.mjs'
+import { ensureSetup, SetupError } from './setup.mjs'
+
+const PROGRAMS = { bench: 'apps/bench/src/main.ts', ckpt: 'apps/cli/src/main.ts' }
+const SCRIPTS = { test: 'scripts/test.mjs' }
+
+const [what, ...rest] = process.argv.slice(2)
+// npm swallows the `--` that separates its own arguments, pnpm hands it on.
+const args = rest[0] === '--' ? rest.slice(1) : rest
+
+if (!(what in PROGRAMS) && !(what in SCRIPTS)) {
+  process.stderr.write('usage: node scripts/run.mjs <bench|test|ckpt> [args…]\n')
+  process.exit(2)
+}
+
+try {
+  await ensureSetup()
+} catch (error) {
+  if (!(error instanceof SetupError)) throw error
+  process.stderr.write(`${error.message}\n`)
+  process.exit(1)
+}
+exitLike(await run(process.execPath, [...command(), ...args], { cwd: process.env.INIT_CWD ?? process.cwd() }))
+
+/** Arguments for Node: the sources themselves, so that no stale build can run. */
+function command() {
+  if (what in SCRIPTS) return [join(ROOT, SCRIPTS[what])]
+  const tsx = pathToFileURL(createRequire(join(ROOT, 'package.json')).resolve('tsx')).href
+  return ['--import', tsx, '--conditions=@ckpt/source', join(ROOT, PROGRAMS[what])]
+}

@@ -1,0 +1,66 @@
+// Creates .venv in the repository root with everything the Python worker package needs. Quick when there is nothing to do.
+// CKPT_TORCH_INDEX: an index with the torch build to prefer (a CPU build, say).
+import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const venv = join(root, '.venv')
+const python = join(venv, 'bin', 'python')
+const stampFile = join(venv, '.ckpt-stamp')
+const worker = join(root, 'packages', 'vllm', 'python')
+const requirements = join(root, 'scripts', 'python-requirements.txt')
+const requirementsWithoutDependencies = join(root, 'scripts', 'python-requirements-no-deps.txt')
+
+function stop(message) {
+  process.stderr.write(`${message}\n`)
+  process.exit(1)
+}
+
+function run(command, args) {
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
+  if (error) stop(`cannot run ${command}: ${error.message}`)
+  if (status !== 0) stop(`${command} ${args.join(' ')} ended with ${status}`)
+}
+
+/** The interpreter the environment is made from, by path and version; a new one means a new environment. */
+function basePython() {
+  const code = 'import sys; print(sys.version_info >= (3, 10), sys.version.split()[0], sys.executable)'
+  const { status, stdout, error } = spawnSync('python3', ['-c', code], { encoding: 'utf8' })
+  if (error || status !== 0) stop('python3 is missing; on Debian and Ubuntu: apt-get install python3 python3-venv')
+  if (!stdout.startsWith('True')) stop(`Python 3.10 or newer is needed, python3 is ${stdout.split(' ')[1]}`)
+  return stdout.trim()
+}
+
+/** Digest of all that decides what the environment holds. */
+function wantedStamp(base) {
+  const hash = createHash('sha256').update(base).update(root)
+  for (const file of [requirements, requirementsWithoutDependencies, join(worker, 'pyproject.toml')]) {
+    hash.update('\0').update(readFileSync(file))
+  }
+  return hash.digest('hex')
+}
+
+const base = basePython()
+const stamp = wantedStamp(base)
+if (existsSync(python) && existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) {
+  process.stdout.write('.venv is up to date\n')
+  process.exit(0)
+}
+
+rmSync(stampFile, { force: true })
+const usable = existsSync(python) && spawnSync(python, ['-m', 'pip', '--version'], { stdio: 'ignore' }).status === 0
+if (!usable) {
+  rmSync(venv, { recursive: true, force: true })
+  const { status } = spawnSync('python3', ['-m', 'venv', venv], { stdio: ['ignore', 'inherit', 'inherit'] })
+  if (status !== 0) stop('python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv')
+}
+const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-input']
+const torchIndex = process.env.CKPT_TORCH_INDEX ? ['--extra-index-url', process.env.CKPT_TORCH_INDEX] : []
+run(python, [...pip, ...torchIndex, '-r', requirements])
+run(python, [...pip, '--no-deps', '-r', requirementsWithoutDependencies])
+run(python, [...pip, '--no-deps', '--no-build-isolation', '--editable', worker])
+writeFileSync(stampFile, stamp)
+process.stdout.write('.venv is ready\n')

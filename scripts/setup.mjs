@@ -1,0 +1,124 @@
+#!/usr/bin/env node
+// Everything a bare clone needs, with plain Node and nothing installed. Run again it only does what changed.
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { withLock } from './lib/lock.mjs'
+import { pnpm } from './lib/pnpm.mjs'
+import { ROOT } from './lib/root.mjs'
+import { addons, built, installed, installKey, readStamp, writeStamp } from './lib/stamp.mjs'
+import { capabilities, missingMessage, missingSystemPackages } from './lib/system.mjs'
+
+const NODE_MINIMUM = [20, 17]
+const INSTALL_TIMEOUT_MS = 20 * 60_000
+const BUILD_TIMEOUT_MS = 20 * 60_000
+
+/** A failure whose message says all there is to say. */
+export class SetupError extends Error {}
+
+/**
+ * Brings the clone to a state in which everything runs. Quiet when there is nothing to do.
+ * @returns {Promise<boolean>} whether anything had to be done
+ * @throws SetupError
+ */
+export async function ensureSetup() {
+  if (pending().nothing) return false
+  await withLock(join(ROOT, '.cache/setup.lock'), setUp, {
+    onWait: (pid) => log(`waiting for the set-up that process ${pid} is doing`),
+  })
+  return true
+}
+
+/** What is left to do. */
+function pending() {
+  const stamp = readStamp()
+  const key = installKey()
+  const install = stamp.install !== key || !installed()
+  const native = addons().filter((addon) => {
+    const last = stamp.native[addon.name]
+    return last?.key !== addon.key || (last.failed ? !addon.optional : !built(addon.dir))
+  })
+  return { stamp, key, install, native, nothing: !install && native.length === 0 }
+}
+
+async function setUp() {
+  const [major, minor] = process.versions.node.split('.').map(Number)
+  if (major < NODE_MINIMUM[0] || (major === NODE_MINIMUM[0] && minor < NODE_MINIMUM[1])) {
+    throw new SetupError(`Node ${NODE_MINIMUM.join('.')} or newer is needed; this is ${process.version}`)
+  }
+  const missing = missingSystemPackages()
+  if (missing.length > 0) throw new SetupError(missingMessage(missing))
+
+  // Asked again: another process may have done it while this one waited for the lock.
+  const { stamp, key, install, native } = pending()
+  if (install) {
+    await step('installing npm packages', () =>
+      pnpm(['install', '--frozen-lockfile', '--config.confirmModulesPurge=false'], {
+        capture: true,
+        timeoutMs: INSTALL_TIMEOUT_MS,
+      }),
+    )
+    stamp.install = key
+    writeStamp(stamp)
+  }
+  for (const addon of native) {
+    const ok = await step(`building ${addon.dir}`, () => build(addon), addon.optional)
+    stamp.native[addon.name] = { key: addon.key, failed: !ok }
+    writeStamp(stamp)
+  }
+}
+
+function build({ name }) {
+  const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(Math.min(availableParallelism(), 16))
+  return pnpm(['--filter', name, 'run', 'build:native'], {
+    capture: true,
+    timeoutMs: BUILD_TIMEOUT_MS,
+    env: { ...process.env, CMAKE_BUILD_PARALLEL_LEVEL: jobs },
+  })
+}
+
+/** Does one step and prints its name and time; its output only when it fails. */
+async function step(what, work, optional = false) {
+  const start = performance.now()
+  log(`${what} …`)
+  const { code, output } = await work()
+  const seconds = ((performance.now() - start) / 1000).toFixed(1)
+  if (code === 0) {
+    log(`${what}: done in ${seconds} s`)
+    return true
+  }
+  process.stderr.write(output.endsWith('\n') ? output : `${output}\n`)
+  if (!optional) throw new SetupError(`${what} failed with exit code ${code}; its output is above`)
+  log(`${what} failed (exit code ${code}); it is optional, so the set-up goes on without it`)
+  return false
+}
+
+/** One line for each thing that is ready, or that is optional and missing. */
+function summary() {
+  const { stamp } = pending()
+  log('ready: npm packages')
+  for (const { name, dir } of addons()) {
+    log(stamp.native[name]?.failed ? `not built: ${dir} (optional)` : `ready: ${dir}`)
+  }
+  for (const [name, reason] of Object.entries(capabilities(ROOT))) {
+    log(reason === undefined ? `ready: ${name} (optional)` : `optional, not here: ${name} – ${reason}`)
+  }
+}
+
+// To stderr: a program whose output is read by another must not find these lines in it.
+function log(text) {
+  process.stderr.write(`setup: ${text}\n`)
+}
+
+if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  try {
+    const start = performance.now()
+    const did = await ensureSetup()
+    if (did) summary()
+    else log(`nothing to do (${((performance.now() - start) / 1000).toFixed(2)} s)`)
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error
+    process.stderr.write(`${error.message}\n`)
+    process.exitCode = 1
+  }
+}
