@@ -18,7 +18,7 @@ const nodeGlobals = Object.fromEntries(
 )
 
 export default tseslint.config(
-  { ignores: ['**/node_modules/', '**/dist/', '**/build/', '**/.turbo/', '.venv/', '.cache/', 'out/', 'bundle/'] },
+  { ignores: ['**/node_modules/', '**/dist/', '**/build/', '**/.turbo/', '.venv/', '.cache/', 'out/', 'bundle/', '**/.*/'] },
   { linterOptions: { reportUnusedDisableDirectives: 'error' } },
   js.configs.recommended,
   {

@@ -3,22 +3,11 @@
  * `@ckpt/contract`'s codes) and, where known, `errno`, `file`, `field` and `peer`. `@ckpt/transport` is the typed way to use it.
  */
 
+import type { NativeMemory } from './memory.d.ts'
 import type { NativePipelines } from './pipeline.d.ts'
 
+export type { NativeMemory } from './memory.d.ts'
 export type { NativePipeline, NativePipelineJob, NativePipelines, NativePipelineStats } from './pipeline.d.ts'
-
-/** Mapped memory; made by the addon only. */
-export interface NativeMemory {
-  readonly bytes: number
-  readonly kind: 'anonymous' | 'shared' | 'file'
-  readonly name: string | undefined
-  readonly locked: boolean
-  readonly lockError: string | undefined
-  /** An ArrayBuffer over (more than) the range, and where in it the range starts. It is detached by `close`. */
-  window(offset: number, length: number): [ArrayBuffer, number]
-  unlink(): void
-  close(): void
-}
 
 export interface NativeAllocateOptions {
   readonly bytes: number

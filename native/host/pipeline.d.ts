@@ -1,4 +1,4 @@
-import type { NativeMemory } from './index.d.ts'
+import type { NativeMemory } from './memory.d.ts'
 
 /** One member's part of a pipeline; columns as in `@ckpt/contract`'s `PipelineJob`, `owner` by position. */
 export interface NativePipelineJob {

@@ -30,7 +30,7 @@ function ckpt(args: readonly string[], env: NodeJS.ProcessEnv = {}): { child: Ch
   let stderr = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
   child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
-  const finished = once(child, 'close').then(([status, signal]) => ({ status, signal, stdout, stderr }) as Finished)
+  const finished = once(child, 'close').then(([status, signal]) => ({ status, signal, stdout, stderr }))
   return { child, finished }
 }
 

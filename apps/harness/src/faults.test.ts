@@ -69,7 +69,7 @@ describe('an update that fails', () => {
     await cluster.close()
     // A killed process cannot clean up; what it left is removed by the next one that starts.
     const { removeStaleRings } = await import('@ckpt/transport')
-    removeStaleRings()
+    await removeStaleRings()
     expect(leftovers(pids).filter((path) => path.startsWith('/dev/shm'))).toEqual([])
   })
 

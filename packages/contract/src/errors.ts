@@ -113,6 +113,13 @@ export class CkptError extends Error {
     })
   }
 
+  /** This error with `fields` added where it does not have them yet; the same code, message, cause and stack. */
+  with(fields: ErrorFields): CkptError {
+    const copy = new CkptError(this.code, this.message, { fields: { ...fields, ...this.fields }, cause: this.cause })
+    if (this.stack !== undefined) copy.stack = this.stack
+    return copy
+  }
+
   /** Plain data for another process; {@link CkptError.deserialize} reads it back. */
   toJSON(): SerializedError {
     const cause =

@@ -145,20 +145,23 @@ export class ParameterServer implements AsyncDisposable {
     const started = performance.now()
     await this.#store.register(name, source, options)
     this.#manifests.delete(name)
-    const { tensors, segments } = this.#store.metas(name)
+    const held = this.#store.metas(name)
+    this.#encode(name, held, false) // now, so that gathering only sends
+    const { tensors, segments } = held
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
   }
 
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
-  async unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
-    await this.#store.unregister(name, options)
+  unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
+    this.#store.unregister(name, options)
     this.#manifests.delete(name)
+    this.#encoded.delete(name)
   }
 
   /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
-  async releasePool(options: { readonly force?: boolean } = {}): Promise<void> {
-    await this.#store.releasePool(options)
+  releasePool(options: { readonly force?: boolean } = {}): void {
+    this.#store.releasePool(options)
   }
 
   /**
@@ -280,13 +283,15 @@ export class ParameterServer implements AsyncDisposable {
     } catch (thrown) {
       const error = await fail(thrown)
       await this.#resources.release()
-      throw epoch.signal.aborted && CkptError.is(epoch.signal.reason) ? originOf(epoch.signal.reason, error) : error
+      // Where the failure began its own error is thrown, elsewhere the abort that carries it.
+      const abort: unknown = epoch.signal.reason
+      throw CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
     }
   }
 
   /** Tells every rank; resolves to the error that this rank reports. */
   async #failEpoch(epoch: Epoch, checkpoint: string, thrown: unknown, outer: AbortSignal): Promise<CkptError> {
-    const error = CkptError.from(thrown, 'UPDATE_FAILED', undefined, { rank: this.rank, checkpoint, epoch: epoch.id })
+    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({ rank: this.rank, checkpoint, epoch: epoch.id })
     if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
     // The rank where it began logs it; the others only pass it on.
     if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
@@ -313,7 +318,7 @@ export class ParameterServer implements AsyncDisposable {
     this.#closing.abort(new CkptError('ABORTED', `rank ${this.rank} is closing`, { fields: { rank: this.rank } }))
     await this.#updating
     const errors: unknown[] = []
-    const steps = [
+    const steps: (() => Promise<void> | void)[] = [
       () => this.#resources.release(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
@@ -370,9 +375,4 @@ async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
 
 function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
   return AbortSignal.any(signals.filter((signal) => signal !== undefined))
-}
-
-/** On the rank where the failure began, its own error; elsewhere the abort that carries it. */
-function originOf(abort: CkptError, own: CkptError): CkptError {
-  return abort.fields.rank === own.fields.rank && abort.cause !== undefined ? own : abort
 }

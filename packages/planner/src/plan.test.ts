@@ -2,7 +2,7 @@ import { CkptError, type Manifest, type TransferPlan, tensorAt } from '@ckpt/con
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { bucketTensors, copiesFor, planBroadcast, planP2p } from './index.ts'
-import { manifestOf, manifests } from './test-manifests.ts'
+import { manifestOf, manifests } from './manifests.fixture.ts'
 
 const RING = 64 * 1024
 const RUNS = { numRuns: 50 }
@@ -161,7 +161,7 @@ describe('every plan', () => {
               const start = columns.segmentOffset[copy]!
               const source = memory[rank]![columns.segment[copy]!]!
               expect(start + columns.bytes[copy]!).toBeLessThanOrEqual(source.length)
-              buffer.set(source.subarray(start, start + columns.bytes[copy]!), columns.bucketOffset[copy]!)
+              buffer.set(source.subarray(start, start + columns.bytes[copy]!), columns.bucketOffset[copy])
             }
           })
           const owner = plan.buckets.owner[bucket]!

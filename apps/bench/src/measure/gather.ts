@@ -18,10 +18,10 @@ export async function measureGather(model: string, ranks: number, repeat: number
   try {
     const results = await Promise.all(
       processes.map(
-        ({ child, name, stderr }) =>
+        ({ child, name, ...spawned }) =>
           new Promise<GatherRankResult>((resolve, reject) => {
             child.once('message', (message) => resolve(message as GatherRankResult))
-            child.once('exit', (code) => reject(new Error(`${name} exited with ${code}: ${stderr()}`)))
+            child.once('exit', (code) => reject(new Error(`${name} exited with ${code}: ${spawned.stderr()}`)))
           }),
       ),
     )

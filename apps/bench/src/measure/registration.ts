@@ -20,7 +20,7 @@ export async function measureRegistration(host: Host, paths: readonly string[], 
     const started = performance.now()
     await server.registerCheckpoint('bench', { files: paths })
     samples.push(performance.now() - started)
-    await server.unregisterCheckpoint('bench')
+    server.unregisterCheckpoint('bench')
   }
   const registerMs = summarize(samples)
   return { bytes, registerMs, limitMs, ofCeiling: limitMs / registerMs.median }

@@ -22,8 +22,9 @@ const handlers: Handlers = {
     await parameterServer().registerCheckpoint(name, source, options)
     return { milliseconds: performance.now() - started }
   },
-  async unregister({ name }) {
-    await parameterServer().unregisterCheckpoint(name)
+  unregister({ name }) {
+    parameterServer().unregisterCheckpoint(name)
+    return Promise.resolve()
   },
   async gatherMetas({ name, ...options }) {
     const started = performance.now()

@@ -79,7 +79,11 @@ export async function controlRequest(
       ...(signal && { signal }),
     })
     let connected = false
-    outgoing.on('socket', (socket) => socket.on('connect', () => (connected = true)))
+    outgoing.on('socket', (socket) => {
+      // A kept-alive connection is handed over connected.
+      if (socket.connecting) socket.once('connect', () => (connected = true))
+      else connected = true
+    })
     outgoing.on('error', (error) => fail(connected ? 'ENGINE_WORKER_LOST' : 'ENGINE_UNREACHABLE', error))
     if (timeoutMs !== undefined) {
       outgoing.setTimeout(timeoutMs, () => {

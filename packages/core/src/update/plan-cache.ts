@@ -1,4 +1,4 @@
-import { type CopyColumns, type Manifest, type TransferPlan } from '@ckpt/contract'
+import type { CopyColumns, Manifest, TransferPlan } from '@ckpt/contract'
 import { copiesFor, planBroadcast, type PlanOptions } from '@ckpt/planner'
 
 export interface PlannedUpdate {

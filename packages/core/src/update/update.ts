@@ -187,7 +187,7 @@ function report(
     bucketBytes: plan.bucketBytes,
     verified: run.verify,
     digest: run.manifest.digest,
-    totalMs: Object.values(steps).reduce((sum: number, ms: number) => sum + ms, 0),
+    totalMs: steps.beginMs + steps.planMs + steps.attachMs + steps.pipelineMs + steps.commitMs,
     steps,
     stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },
     spans,

@@ -53,7 +53,7 @@ const commands = {
 export type Commands = typeof commands
 
 process.on('message', (message: { id: number; name: keyof Commands; args: never[] }) => {
-  const run = commands[message.name] as (...args: never[]) => unknown
+  const run: (...args: never[]) => unknown = commands[message.name]
   Promise.resolve()
     .then(() => run(...message.args))
     .then(

@@ -20,7 +20,7 @@ const serializedError: z.ZodType<SerializedError> = z.object({
   message: z.string(),
   fields: z.record(z.string(), z.unknown()),
   get cause() {
-    return serializedError.optional() as z.ZodOptional<z.ZodType<SerializedError>>
+    return serializedError.optional()
   },
 }) as unknown as z.ZodType<SerializedError>
 
