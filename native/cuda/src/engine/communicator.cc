@@ -16,6 +16,8 @@ constexpr auto kSpin = std::chrono::microseconds(100);
 constexpr auto kPause = std::chrono::microseconds(20);
 constexpr std::size_t kWarmUpBytes = std::size_t{4} << 20;
 
+std::atomic<int> aborts_under_way{0};
+
 }  // namespace
 
 nccl_abi::UniqueId Communicator::NewId() {
@@ -117,30 +119,54 @@ void Communicator::CheckAsync() const {
   nccl.Check(state, "the communicator", comm_);
 }
 
-void Communicator::Close(std::chrono::milliseconds timeout) {
-  if (over_.load() || comm_ == nullptr) return;
+bool Communicator::Close(std::chrono::milliseconds timeout) {
+  if (comm_ == nullptr) return true;
   const nccl_abi::Api& api = Nccl::Get().api();
   context_->MakeCurrent();
   const auto deadline = Clock::now() + timeout;
-  try {
-    if (!Settle(api.commFinalize(comm_), "ncclCommFinalize", [&] { return Clock::now() >= deadline; })) return Abort();
-  } catch (const Error&) {
-    return Abort();
+  if (!over_.load()) {
+    bool settled = false;
+    try {
+      settled = Settle(api.commFinalize(comm_), "ncclCommFinalize", [&] { return Clock::now() >= deadline; });
+    } catch (const Error&) {
+      // Then it is aborted.
+    }
+    if (!settled) {
+      Abort();
+      return false;
+    }
+    if (!over_.exchange(true)) {
+      api.commDestroy(comm_);
+      return true;
+    }
   }
-  if (!over_.exchange(true)) api.commDestroy(comm_);
+  std::unique_lock<std::mutex> lock(abort_->mutex);
+  if (!abort_->started) return true;
+  return abort_->ended.wait_until(lock, deadline, [this] { return abort_->over; });
 }
 
 void Communicator::Abort() {
   if (comm_ == nullptr || over_.exchange(true)) return;
+  {
+    const std::lock_guard<std::mutex> lock(abort_->mutex);
+    abort_->started = true;
+  }
+  aborts_under_way.fetch_add(1);
   // NCCL may take its time to give memory back, and waits for its own threads.
-  std::thread([context = context_, comm = comm_] {
+  std::thread([context = context_, comm = comm_, state = abort_] {
     try {
       context->MakeCurrent();
     } catch (const Error&) {
       // The context has failed; the communicator's host side can still be given back.
     }
     Nccl::Get().api().commAbort(comm);
+    aborts_under_way.fetch_sub(1);
+    const std::lock_guard<std::mutex> lock(state->mutex);
+    state->over = true;
+    state->ended.notify_all();
   }).detach();
 }
+
+int Communicator::AbortsUnderWay() { return aborts_under_way.load(); }
 
 }  // namespace ckpt::cuda

@@ -2,9 +2,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "ckpt/cancellation.h"
@@ -44,11 +46,15 @@ class Communicator {
   /// @throws Error NATIVE_FAILURE when the communicator has failed since.
   void CheckAsync() const;
 
-  /// Gives everything back in order; where that takes longer than `timeout`, aborts. Nothing may be under way.
-  void Close(std::chrono::milliseconds timeout);
+  /// Gives everything back in order; where that takes longer than `timeout`, aborts. Nothing may be under way. After an abort
+  /// it waits as long at most for that to end. Returns whether everything was given back.
+  bool Close(std::chrono::milliseconds timeout);
 
   /// Ends kernels under way and gives everything back, on a thread of its own: returns at once.
   void Abort();
+
+  /// Aborts of this process that have not ended.
+  static int AbortsUnderWay();
 
  private:
   explicit Communicator(ContextPtr context) : context_(std::move(context)) {}
@@ -56,9 +62,18 @@ class Communicator {
   bool Settle(nccl_abi::Result result, const char* what, const std::function<bool()>& give_up) const;
   void WarmUp(std::uint32_t size, const std::function<bool()>& give_up);
 
+  /// Lives until the abort has ended, which the communicator need not wait for.
+  struct AbortState {
+    std::mutex mutex;
+    std::condition_variable ended;
+    bool started = false;
+    bool over = false;
+  };
+
   ContextPtr context_;
   nccl_abi::Comm comm_ = nullptr;
   std::atomic<bool> over_{false};
+  std::shared_ptr<AbortState> abort_ = std::make_shared<AbortState>();
 };
 
 }  // namespace ckpt::cuda

@@ -2,6 +2,9 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+#include <random>
 #include <thread>
 
 #include "ckpt/error.h"
@@ -25,7 +28,62 @@ Plan FaultPlan(std::uint32_t size) {
   return plan;
 }
 
+/// Threads, descriptors and device memory of this process, in words.
+std::string Usage(const Member& member) {
+  const auto count = [](const char* folder) {
+    return std::distance(std::filesystem::directory_iterator(folder), std::filesystem::directory_iterator());
+  };
+  return std::to_string(count("/proc/self/task")) + " threads, " + std::to_string(count("/proc/self/fd")) + " descriptors, " +
+         std::to_string(QueryMemory(*member.context).free >> 20) + " MiB free, " +
+         std::to_string(Communicator::AbortsUnderWay()) + " aborts under way";
+}
+
+/// What each thread of this process waits in.
+void PrintThreads() {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name, wait, call;
+    std::getline(std::ifstream(entry.path() / "comm"), name);
+    std::getline(std::ifstream(entry.path() / "wchan"), wait);
+    std::getline(std::ifstream(entry.path() / "syscall"), call);
+    std::printf("    %s: %s, call %s\n", name.c_str(), wait.c_str(), call.substr(0, 24).c_str());
+  }
+}
+
 }  // namespace
+
+/// Runs that are aborted on both sides at different times, again and again: nothing may be left of them.
+int RunAborts(Member& member) {
+  Pinned source(member.context, member.pool, 32 << 20, 1);
+  auto ring = std::make_shared<DeviceMemory>(member.context, 256 << 20);
+  const Plan plan = FaultPlan(member.size);
+  std::mt19937 random(member.position);
+  constexpr int kRounds = 8;
+  for (int round = 0; round < kRounds; round++) {
+    member.Join(round);
+    std::thread helper;
+    const Outcome outcome =
+        member.Run(plan.JobOf(member.position, member.size, {{source.data(), source.bytes(), source.slice_bytes()}}, 5000),
+                   ring, [&](std::uint32_t b, Pipeline& pipeline) {
+                     if (b == 0) {
+                       helper = std::thread([&, pipeline = pipeline.shared_from_this()] {
+                         std::this_thread::sleep_for(std::chrono::microseconds(random() % 15000));
+                         pipeline->Abort(ckpt::Error(ckpt::code::kRankLost, "the check says so"));
+                       });
+                     }
+                     pipeline.Release(b);
+                   });
+    helper.join();
+    const auto start = Clock::now();
+    const bool given_back = member.communicator->Close(std::chrono::seconds(3));
+    std::printf("[%u] round %d: %s, given back %s after %.0f ms; %s\n", member.position, round,
+                outcome.failure ? "aborted" : "finished first", given_back ? "yes" : "NO", Seconds(Clock::now() - start) * 1e3,
+                Usage(member).c_str());
+    member.communicator = nullptr;
+    Barrier(member.board, round, static_cast<int>(member.size));
+  }
+  if (Communicator::AbortsUnderWay() > 0 && member.position == 0) PrintThreads();
+  return 0;
+}
 
 /// Kinds: `kill` member 1 dies, member 0 is told after 300 ms; `lost` it dies and only the deadline tells; `stuck` member 1's
 /// worker never releases; `abort` member 0 gives up while member 1 waits. `again` is a plain run.

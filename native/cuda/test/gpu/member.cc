@@ -128,7 +128,15 @@ int RunMember(int argc, char** argv) {
   int status = 1;
   try {
     Member member(position, size, device, *static_cast<Board*>(memory));
-    status = what == "random" ? RunRandom(member) : what == "rates" ? RunRates(member) : RunFault(member, what);
+    if (what == "random") {
+      status = RunRandom(member);
+    } else if (what == "rates") {
+      status = RunRates(member);
+    } else if (what == "aborts") {
+      status = RunAborts(member);
+    } else {
+      status = RunFault(member, what);
+    }
     if (member.communicator != nullptr) member.communicator->Close(std::chrono::seconds(5));
   } catch (const ckpt::Error& error) {
     std::fprintf(stderr, "FAILED: [%u] %s: %s\n", position, error.code().c_str(), error.what());

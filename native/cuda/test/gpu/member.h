@@ -67,6 +67,7 @@ class Member {
 
 int RunRandom(Member& member);
 int RunRates(Member& member);
+int RunAborts(Member& member);
 int RunFault(Member& member, const std::string& kind);
 
 }  // namespace check

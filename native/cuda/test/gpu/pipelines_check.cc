@@ -82,6 +82,8 @@ int CheckPipelines(const std::string& what) {
   } else if (what == "rates") {
     RunAll("rates", 1);
     if (size > 1) RunAll("rates", size);
+  } else if (what == "aborts") {
+    if (size > 1) RunAll(what, 2);
   } else if (what == "faults") {
     if (size < 2) {
       std::printf("faults: skipped, there is only one GPU\n");
@@ -89,6 +91,7 @@ int CheckPipelines(const std::string& what) {
     }
     RunAll("stuck", 2);
     RunAll("abort", 2);
+    RunAll("aborts", 2);
     RunDeath("kill");
     RunDeath("lost");
   } else {

@@ -145,9 +145,8 @@ void Memory::Close(const Napi::CallbackInfo& info) {
   }
   views_.clear();
   if (mapping_ && mapping_->size() > kUnmapElsewhereBytes) {
-    Guard(info.Env(), [&] {
-      Environment::Of(info.Env()).pool().Post([last = std::move(mapping_)]() mutable { last = nullptr; });
-    });
+    Guard(info.Env(),
+          [&] { Environment::Of(info.Env()).pool().Post([last = std::move(mapping_)]() mutable { last = nullptr; }); });
   }
   mapping_ = nullptr;
 }
