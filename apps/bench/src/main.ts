@@ -17,7 +17,7 @@ import { renderHtml } from './output/html.ts'
 import { renderTables } from './output/table.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import { interpreter } from './python.ts'
-import type { BenchResult, PeerRun, Run, Skipped } from './result.ts'
+import type { BenchResult, GatherRun, PeerRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
 
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
@@ -135,9 +135,8 @@ async function bench(): Promise<BenchResult> {
       }),
     )
   }
-  say('gatherMetas of kimi-k2')
-  const gatherMetas = await measureGather('kimi-k2', 4, options.repeat)
-  if (options.peer !== undefined) {
+  const gatherMetas = onGpus ? undefined : await gather()
+  if (options.peer !== undefined && !onGpus) {
     say('planning beside checkpoint-engine')
     const compared = await comparePlanning({ model: findModel('kimi-k2'), ranks: 256, repeat: options.repeat })
     if ('skipped' in compared) skipped.push({ what: `planning by ${options.peer}`, reason: compared.skipped })
@@ -150,11 +149,16 @@ async function bench(): Promise<BenchResult> {
     ceilings: ceilings!,
     ...(gpus && { gpus }),
     runs,
-    gatherMetas,
+    ...(gatherMetas && { gatherMetas }),
     ...(registration && { registration }),
     peers,
     skipped,
   }
+}
+
+function gather(): Promise<GatherRun> {
+  say('gatherMetas of kimi-k2')
+  return measureGather('kimi-k2', 4, options.repeat)
 }
 
 /** Whether the engines' parameters live on GPUs; what `auto` chooses where there is a GPU for every rank. */
