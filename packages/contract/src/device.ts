@@ -86,6 +86,8 @@ export interface Device {
   readonly kind: 'host' | 'cuda'
   /** `HOST-…` or the GPU's own `GPU-…`. */
   readonly uuid: string
+  /** What the pipeline's stages are best overlapped at on this device, in bytes; absent where the planner's default is. */
+  readonly preferredChunkBytes?: number
   /** Host memory services that belong to this device (for CUDA: pinned for it). */
   readonly host: Host
   /** Free and total memory in bytes of where the ring would lie. */

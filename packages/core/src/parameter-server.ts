@@ -253,6 +253,7 @@ export class ParameterServer implements AsyncDisposable {
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
     try {
       const bucketBytes = options.bucketBytes ?? this.#limits.bucketBytes
+      const chunkBytes = options.chunkBytes ?? this.#device.preferredChunkBytes
       const report = await runUpdate(
         {
           rendezvous: this.#rendezvous,
@@ -269,7 +270,7 @@ export class ParameterServer implements AsyncDisposable {
           verify,
           ringLimit: options.ringBytes ?? (await this.#ringLimit()),
           ...(bucketBytes !== undefined && { bucketBytes }),
-          ...(options.chunkBytes !== undefined && { chunkBytes: options.chunkBytes }),
+          ...(chunkBytes !== undefined && { chunkBytes }),
           timeoutMs,
           signal,
           fail,
@@ -278,7 +279,7 @@ export class ParameterServer implements AsyncDisposable {
         epoch,
       )
       this.#rendezvous.endEpoch(epoch)
-      if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.release()
+      if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report
       this.#log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }

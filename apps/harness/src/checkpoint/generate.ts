@@ -119,7 +119,7 @@ async function writeShard(
   try {
     await writeAll(file, header)
     for (let done = 0, at = 0n; done < dataBytes; done += BLOCK_BYTES, at++) {
-      await host.fill(block, { seed: seed + at, threads: 1 })
+      await host.fill(block, { seed: seed + at, threads: 2 })
       await writeAll(file, block.view(0, Math.min(BLOCK_BYTES, dataBytes - done)))
     }
   } finally {
