@@ -28,33 +28,35 @@ sys.stdin.read()
 `
 
 describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
-  let checkpoint: GeneratedCheckpoint
+  let checkpoint: GeneratedCheckpoint | undefined
   beforeAll(async () => {
-    if (gpus > 0) checkpoint = await generateCheckpoint(host, model('qwen3-30b-a3b'), GIB, 11n, 'gpu')
+    if (gpus > 0) checkpoint = await generateCheckpoint(host, model('qwen3-30b-a3b'), 2 * GIB, 11n, 'gpu')
   })
   afterAll(() => checkpoint?.[Symbol.dispose]())
 
+  const files = () => checkpoint!.files
+  const directory = () => checkpoint!.directory
   const start = (ranks: number, more: Partial<ClusterOptions> = {}) =>
     Cluster.start({
       ranks,
       backend: 'cuda',
       timeoutMs: 30_000,
       heartbeatTimeoutMs: 1500,
-      engine: { kind: 'python', python, checkpoint: checkpoint.directory },
+      engine: { kind: 'python', python, checkpoint: directory() },
       ...more,
     })
 
   const verified = async (cluster: Cluster, update: Parameters<Cluster['update']>[1] = {}) => {
     if (cluster.engines.length > 0) await Promise.all(cluster.engines.map((engine) => engine.poison()))
     const [report] = await cluster.update('a', update)
-    for (const engine of cluster.engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
+    for (const engine of cluster.engines) expect(await engine.verify(files())).toMatchObject({ verified: true })
     return report!
   }
 
   it('reach the engine of one GPU', async (context) => {
     needs(context, 1)
     await using cluster = await start(1)
-    await cluster.register('a', checkpoint.directory)
+    await cluster.register('a', directory())
     expect(await verified(cluster)).toMatchObject({ verified: true, mode: 'pipelined' })
     await verified(cluster, { verify: false, keepAlive: true })
   })
@@ -62,20 +64,30 @@ describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
   it('are the same when a rank holds nearly everything, in buckets smaller than tensors, in a small ring', async (context) => {
     needs(context, 2)
     await using cluster = await start(2)
-    const { files } = checkpoint
-    const shares = [files, []] as const
-    // A rank that has nothing registers nothing.
-    await cluster.ranks[0]!.call('register', { name: 'a', source: { files: [...shares[0]] }, options: { inPlace: true } })
+    const [first, ...others] = files()
+    await cluster.ranks[0]!.call('register', { name: 'a', source: { files: others }, options: { inPlace: true } })
+    await cluster.ranks[1]!.call('register', { name: 'a', source: { files: [first!] }, options: { inPlace: true } })
     await verified(cluster)
     expect((await verified(cluster, { bucketBytes: 2 ** 20 })).bucketBytes).toBe(2 ** 20)
     const largest = 151_936 * 2048 * 2
-    expect(await verified(cluster, { bucketBytes: largest, ringBytes: largest + 2 ** 20 })).toMatchObject({ mode: 'serial' })
+    const report = await verified(cluster, { ringBytes: largest + 2 ** 20 })
+    expect(report.ringBytes).toBeLessThanOrEqual(largest + 2 ** 20)
+  })
+
+  it('go on serially where the ring cannot hold three buckets', async (context) => {
+    needs(context, 2)
+    using small = await generateCheckpoint(host, model('qwen3-30b-a3b'), 8 * 2 ** 20, 13n, 'gpu-serial')
+    await using cluster = await start(2)
+    await cluster.register('a', small.directory)
+    const [report] = await cluster.update('a', { ringBytes: 2.5 * 2 ** 20 })
+    expect(report).toMatchObject({ mode: 'serial', verified: true })
+    for (const engine of cluster.engines) expect(await engine.verify(small.files)).toMatchObject({ verified: true })
   })
 
   it('reach engines on nearly full GPUs', async (context) => {
     needs(context, 2)
     await using cluster = await start(2)
-    await cluster.register('a', checkpoint.directory, { inPlace: true })
+    await cluster.register('a', directory(), { inPlace: true })
     await verified(cluster)
     const hogs = [0, 1].map((gpu) =>
       spawn(python, ['-c', HOG, String(gpu), String(2.6 * GIB)], { stdio: ['pipe', 'pipe', 'inherit'] }),
@@ -93,7 +105,7 @@ describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
   it('leave nothing behind after 50 of them, and give everything back when released', async (context) => {
     needs(context, 2)
     await using cluster = await start(2)
-    await cluster.register('a', checkpoint.directory, { inPlace: true })
+    await cluster.register('a', directory(), { inPlace: true })
     const held = async () => ({
       resources: await cluster.all('resources', () => undefined),
       free: (await cluster.all('deviceMemory', () => undefined)).map(({ free }) => free),
@@ -124,7 +136,7 @@ describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
     needs(context, 2)
     const cluster = await start(2)
     try {
-      await cluster.register('a', checkpoint.directory, { inPlace: true })
+      await cluster.register('a', directory(), { inPlace: true })
       await cluster.update('a', { keepAlive: true, verify: false })
       cluster.engines[0]!.process.child.kill('SIGSTOP') // the update cannot end before the rank is gone
       const update = cluster.settle('update', (rank) => ({
@@ -147,7 +159,7 @@ describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
       await cluster.close()
     }
     await using again = await start(2)
-    await again.register('a', checkpoint.directory)
+    await again.register('a', directory())
     await verified(again)
   })
 })
