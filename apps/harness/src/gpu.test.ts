@@ -90,10 +90,17 @@ describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
     await cluster.register('a', directory(), { inPlace: true })
     await verified(cluster)
     const hogs = [0, 1].map((gpu) =>
-      spawn(python, ['-c', HOG, String(gpu), String(2.6 * GIB)], { stdio: ['pipe', 'pipe', 'inherit'] }),
+      spawn(python, ['-c', HOG, String(gpu), String(Math.floor(2.6 * GIB))], { stdio: ['pipe', 'pipe', 'inherit'] }),
     )
     try {
-      await Promise.all(hogs.map((hog) => new Promise((resolve) => hog.stdout.once('data', resolve))))
+      await Promise.all(
+        hogs.map(
+          (hog) =>
+            new Promise((resolve, reject) =>
+              hog.stdout.once('data', resolve).once('end', () => reject(new Error('the GPU could not be filled'))),
+            ),
+        ),
+      )
       const report = await verified(cluster, { verify: false })
       console.log(`nearly full: ring ${report.ringBytes}, ${report.mode}: ${report.modeReason}`)
       expect(report.ringBytes).toBeLessThan(1.3 * GIB)
