@@ -11,3 +11,11 @@ export { gatherManifest } from './gather.ts'
 export { readMetas, writeMetas } from './metas-file.ts'
 export { manifestOf, tensorCount } from './manifest.ts'
 export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'
+export {
+  nodeFacts,
+  type AddonFacts,
+  type CudaDeviceInfo,
+  type CudaLibrary,
+  type CudaProbe,
+  type NodeFacts,
+} from '@ckpt/transport'
