@@ -20,6 +20,7 @@ import { readMetas, writeMetas } from './metas-file.ts'
 import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
+import { timelineOf, type Timeline } from './timeline.ts'
 import { PlanCache } from './update/plan-cache.ts'
 import { UpdateResources } from './update/resources.ts'
 import { runUpdate } from './update/update.ts'
@@ -29,6 +30,8 @@ const DEFAULT_TIMEOUT_MS = 120_000
 const ORIGIN_GRACE_MS = 1000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
 const DEFAULT_FRACTION = 0.5
+/** Spans that all ranks together send each other for a trace: a few MiB, whatever the size of the cluster. */
+const GATHERED_SPANS = 200_000
 
 export interface GatherMetasOptions extends CallOptions {
   /** Compute every tensor's digest first (once a registration), so that updates can be verified by them (default false). */
@@ -250,7 +253,7 @@ export class ParameterServer implements AsyncDisposable {
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
     try {
-      const bucketBytes = options.bucketBytes ?? this.#limits.bucketBytes
+      const { preferred } = this.#device
       const report = await runUpdate(
         {
           rendezvous: this.#rendezvous,
@@ -266,8 +269,9 @@ export class ParameterServer implements AsyncDisposable {
           version: options.version ?? name,
           verify,
           ringLimit: options.ringBytes ?? (await this.#ringLimit()),
-          ...(bucketBytes !== undefined && { bucketBytes }),
-          ...(options.chunkBytes !== undefined && { chunkBytes: options.chunkBytes }),
+          bucketBytes: options.bucketBytes ?? null,
+          maxBucketBytes: Math.min(preferred.bucketBytes, this.#limits.bucketBytes ?? Infinity),
+          chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
           timeoutMs,
           signal,
           fail,
@@ -287,6 +291,16 @@ export class ParameterServer implements AsyncDisposable {
       const abort: unknown = epoch.signal.reason
       throw CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
     }
+  }
+
+  /**
+   * Every rank's timeline of the same update, ascending by rank, for {@link writeTrace}; all ranks call it with their own report.
+   * Large clusters join neighbouring spans, so that the ranks together send no more than 200,000.
+   */
+  async gatherTimelines(report: UpdateReport, options: CallOptions = {}): Promise<Timeline[]> {
+    this.#assertOpen()
+    const timeline = timelineOf(report, { maxSpans: Math.floor(GATHERED_SPANS / this.worldSize) })
+    return this.#rendezvous.allGather('timelines', timeline, { timeoutMs: this.#timeoutMs, ...options })
   }
 
   /** Tells every rank; resolves to the error that this rank reports. */

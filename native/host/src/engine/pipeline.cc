@@ -47,7 +47,10 @@ void Pipeline::Release(std::uint32_t bucket) {
 void Pipeline::Abort(PipelineFailure failure) {
   const std::lock_guard<std::mutex> lock(failure_mutex_);
   if (stopped_.load()) return;
-  AbortRun(*OwnRing().control, prepared_.spec.generation, failure.message);
+  const bool follows = !failure.relayed.empty();
+  AbortRun(*OwnRing().control, prepared_.spec.generation,
+           follows ? static_cast<std::uint32_t>(failure.member) : prepared_.spec.position,
+           follows ? failure.relayed : failure.message);
   failure_ = std::move(failure);
   stopped_.store(true);
   // Own threads may sleep on a peer's counters; a sleep that only begins now ends by itself within a slice.

@@ -18,6 +18,8 @@ struct PipelineFailure {
   std::string message;
   /// Position of the member that is to blame, -1 when none is.
   std::int64_t member = -1;
+  /// What that member said, where it gave up and this failure only follows.
+  std::string relayed = {};
 };
 
 /// Memory that the buckets of this member come from.

@@ -108,7 +108,8 @@ void CheckFailure(const Scenario& scenario, const SharedMemory& memory, std::uin
   const bool given_up = scenario.fault == Fault::kAbort || scenario.fault == Fault::kDestroy;
   if (timeout) memory->timeouts.fetch_add(1);
   if (given_up && timeout) memory.Fail("an abort must reach every member before its timeout: " + what);
-  if (given_up && member != kFaultyMember && failure.member < 0) memory.Fail("the member that gave up is not named: " + what);
+  if (given_up && member != kFaultyMember && failure.member != kFaultyMember)
+    memory.Fail("the member that gave up is not named: " + what);
   if (!given_up && timeout && failure.member != kFaultyMember) memory.Fail("the wrong member is named: " + what);
   if (!given_up && what.find("member 1") == std::string::npos) memory.Fail("the member at fault is not in the text: " + what);
 }

@@ -56,6 +56,7 @@ export class HostCollective implements Collective {
     return this.#state === 'closed'
   }
 
+  /** `onBucket` is never called before the promise has resolved. */
   async run(job: PipelineJob): Promise<PipelineRun> {
     if (this.#state !== 'ready') throw new CkptError('INVALID_STATE', STATES[this.#state])
     const ring = hostRing(job.ring)
@@ -117,7 +118,7 @@ export class HostCollective implements Collective {
       return new NativeRun((deliver, finish) => addon.startPipeline(native, deliver, finish), job.onBucket)
     } catch (error) {
       const reason = CkptError.from(error, 'NATIVE_FAILURE')
-      nativeSync(() => addon.abortRingRun(own, generation, reason.message.replaceAll('\0', ' ')))
+      nativeSync(() => addon.abortRingRun(own, generation, this.position, reason.message.replaceAll('\0', ' ')))
       throw reason
     }
   }
