@@ -14,25 +14,24 @@ export function renderHtml(result: BenchResult): string {
       : html`<span class="bad">${failed} of ${result.runs.length} runs did not give the engines the files’ bytes.</span>`
   const figures = { ...result, runs: result.runs.map(({ timelines: _, ...run }) => run) }
   return html`<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ckpt bench, ${startedAt.slice(0, 10)}</title>
-<style>${new Markup(STYLE)}</style>
-</head>
-<body>
-<h1>ckpt bench</h1>
-<p class="quiet">${startedAt.slice(0, 16).replace('T', ' ')} UTC · ${on.cpu}, ${on.cores} cores · ${verdict}</p>
-${headline(result)}
-${limits(result)}
-${peers(result)}
-${timelines(result)}
-${bytes(result)}
-${machine(result)}
-${skipped(result)}
-<details><summary>All figures but the timelines</summary><pre>${renderJson(figures)}</pre></details>
-</body>
-</html>
-`.html
+    <html lang="en">
+      <head>
+        <meta charset="utf-8" />
+        <meta name="viewport" content="width=device-width, initial-scale=1" />
+        <title>ckpt bench, ${startedAt.slice(0, 10)}</title>
+        <style>
+          ${new Markup(STYLE)}
+        </style>
+      </head>
+      <body>
+        <h1>ckpt bench</h1>
+        <p class="quiet">${startedAt.slice(0, 16).replace('T', ' ')} UTC · ${on.cpu}, ${on.cores} cores · ${verdict}</p>
+        ${headline(result)} ${limits(result)} ${peers(result)} ${timelines(result)} ${bytes(result)} ${machine(result)}
+        ${skipped(result)}
+        <details>
+          <summary>All figures but the timelines</summary>
+          <pre>${renderJson(figures)}</pre>
+        </details>
+      </body>
+    </html> `.html
 }

@@ -4,6 +4,7 @@ import { fromNative, nativeSync } from '../addon.ts'
 
 /** A native pipeline as the contract's {@link PipelineRun}. */
 export class HostRun implements PipelineRun {
+  readonly startedAt: number
   readonly finished: Promise<PipelineStats>
   readonly #pipeline: NativePipeline
   #reason: CkptError | undefined
@@ -30,6 +31,7 @@ export class HostRun implements PipelineRun {
       if (stats !== undefined) resolve(stats)
       else reject(this.#reason ?? fromNative(error))
     }
+    this.startedAt = performance.now()
     this.#pipeline = nativeSync(() => addon.startPipeline(job, deliver, finish))
   }
 
