@@ -12,7 +12,9 @@ import { measureGather } from './measure/gather.ts'
 import { measureRegistration } from './measure/registration.ts'
 import { measureUpdate } from './measure/update.ts'
 import { renderHtml } from './output/html.ts'
+import { renderJson } from './output/json.ts'
 import { renderTables } from './output/table.ts'
+import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import type { BenchResult, PeerRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
@@ -30,6 +32,7 @@ interface Options {
   readonly checkpoint?: string
   readonly json?: string
   readonly report?: string
+  readonly trace?: string
 }
 
 function size(text: string): number {
@@ -60,6 +63,7 @@ const program = new Command('bench')
   .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
   .option('--json <file>', 'write the result as JSON')
   .option('--report <file>', 'write the result as a self-contained HTML page')
+  .option('--trace <file>', "write each run's last timed update as a trace for ui.perfetto.dev; several runs: a file each")
 
 const options = program.parse().opts<Options>()
 const userPath = (path: string) => resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
@@ -71,8 +75,9 @@ const say = (text: string) => {
 const result = await bench()
 say('')
 process.stdout.write(renderTables(result))
-if (options.json !== undefined) writeFileSync(userPath(options.json), `${JSON.stringify(result, null, 2)}\n`)
+if (options.json !== undefined) writeFileSync(userPath(options.json), renderJson(result))
 if (options.report !== undefined) writeFileSync(userPath(options.report), renderHtml(result))
+if (options.trace !== undefined) await writeTraces(userPath(options.trace), result.runs)
 if (result.runs.some((run) => !run.verified)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {

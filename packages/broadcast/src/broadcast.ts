@@ -48,12 +48,12 @@ async function execute(context: StrategyContext): Promise<StrategyResult> {
     onBucket: (bucket) => void load(bucket),
   })
   const running = await begun
-  const startedAt = performance.now()
   const onAbort = () => running.abort(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
   try {
     const stats = await running.finished
+    const { startedAt } = running
     const sinceStart = reloadSpans.map((value, index) => (index % 3 === 0 ? value : value - startedAt))
     return { stats, reloadMs, startedAt, reloadSpans: sinceStart }
   } finally {

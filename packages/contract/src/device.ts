@@ -63,6 +63,8 @@ export interface PipelineStats {
 
 /** A pipeline that is running. */
 export interface PipelineRun {
+  /** `performance.now()` just before the pipeline began: the zero of its spans, to within the time that starting takes. */
+  readonly startedAt: number
   /** Resolves when every bucket was delivered and released; rejects with a CkptError on a failure, an abort or a timeout. */
   readonly finished: Promise<PipelineStats>
   /** The engine worker is done with this bucket (and, since it works in order, with every earlier one). */

@@ -41,7 +41,7 @@ export interface UpdateReport {
   readonly verified: boolean
   /** Digest of the manifest that was applied. */
   readonly digest: string
-  /** What passed through this rank's copy engines: its own part of the checkpoint, and what it received from the others. */
+  /** What passed through this rank's copy engines: its own part of the checkpoint, and what was broadcast, both with padding. */
   readonly h2dBytes: number
   readonly broadcastBytes: number
   readonly totalMs: number

@@ -38,7 +38,10 @@ export function traceEvents(timeline: Timeline, originUs = timeline.startedUs): 
     complete(STEPS_TRACK, 'update', `update ${version}`, 0, end, { checkpoint, version, epoch, strategy, mode, bytes }),
     ...timeline.steps.map(([name, from, to]) => complete(STEPS_TRACK, 'step', name, from, to, {})),
     ...timeline.spans.map(([stage, bucket, buckets, from, to]) =>
-      complete(1 + stage, STAGES[stage]!, buckets === 1 ? `bucket ${bucket}` : `${buckets} buckets`, from, to, { bucket, buckets }),
+      complete(1 + stage, STAGES[stage]!, buckets === 1 ? `bucket ${bucket}` : `${buckets} buckets`, from, to, {
+        bucket,
+        buckets,
+      }),
     ),
   ]
 }

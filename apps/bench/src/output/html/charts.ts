@@ -26,7 +26,9 @@ export function limitBars(runs: readonly Run[]): Markup {
     max: run.updateMs.max / run.limit.updateMs,
   }))
   return svg('median update time over the limit', {
-    height: 56 + 34 * rows.length,
+    height: 70 + 34 * rows.length,
+    marginTop: 24,
+    marginBottom: 40,
     marginLeft: 240,
     marginRight: 60,
     x: { label: 'update time / limit', domain: [0, Math.max(1.2, ...rows.map(({ max }) => max * 1.05))], grid: true },
@@ -44,7 +46,7 @@ export function limitBars(runs: readonly Run[]): Markup {
         textAnchor: 'start',
       }),
       Plot.ruleX([1], { stroke: 'var(--limit)', strokeWidth: 2 }),
-      Plot.text([1], { x: (value: number) => value, frameAnchor: 'top', dy: -12, text: () => 'limit', fill: 'var(--limit)' }),
+      Plot.text([1], { x: (value: number) => value, frameAnchor: 'top', dy: -14, text: () => 'limit', fill: 'var(--limit)' }),
     ],
   })
 }
@@ -85,7 +87,9 @@ export function timelineChart(timelines: readonly Timeline[], maxSpans: number):
   const place = { x1: 'from', x2: 'to', y: 'track', fy: 'rank' }
   const wide = steps.filter(({ from, to, name }) => ((to - from) / whole) * (WIDTH - 150) > 7 * name.length)
   return svg('stages of the last timed update by rank', {
-    height: 50 + timelines.length * (TRACKS.length * 17 + 14),
+    height: 64 + timelines.length * (TRACKS.length * 17 + 14),
+    marginTop: 8,
+    marginBottom: 40,
     marginLeft: 72,
     marginRight: 60,
     x: { label: 'milliseconds since the first rank began', domain: [0, whole], grid: true },

@@ -34,7 +34,7 @@ export function headline({ runs }: BenchResult): Markup {
     )
     return html`<tr>
       <th scope="row">${run.title}<small>${run.scale}</small></th>
-      <td>${run.backend}, ${run.strategy}<small>${run.ranks} ranks</small></td>
+      <td>${run.strategy}<small>${run.backend}, ${run.ranks} ranks</small></td>
       <td>${gigabytes(run.bytes)}<small>${run.tensors.toLocaleString('en')} tensors</small></td>
       <td>
         ${seconds(run.updateMs.median)}<small
@@ -128,7 +128,7 @@ function timeline(run: TimedRun, maxSpans: number): Markup {
       ${timelineChart(shown, maxSpans)}
       <figcaption>
         Busiest rank of the median update: H2D ${seconds(stages.h2dMs)}, broadcast ${seconds(stages.broadcastMs)}, reload
-        ${seconds(stages.reloadMs)}, idle ${seconds(stages.idleMs)}.
+        ${seconds(stages.reloadMs)}, idle ${seconds(stages.idleMs)}. Mode:
         ${run.mode}.${left > 0 ? ` ${left} more ranks are not drawn.` : ''}
       </figcaption>
     </figure>`

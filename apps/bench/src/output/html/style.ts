@@ -18,7 +18,7 @@ p { margin: .25rem 0 .75rem; max-width: 60rem } .quiet, small, figcaption { colo
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .4rem .7rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
 thead th { font-weight: 600; color: var(--quiet); font-size: .85rem; vertical-align: bottom } tbody th { font-weight: 600 }
-td.number, th.number { text-align: right } small { display: block; font-weight: 400; font-size: .8rem }
+td { white-space: nowrap } small { display: block; white-space: normal; font-weight: 400; font-size: .8rem }
 .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
 figure { margin: .5rem 0 1.5rem } figure svg { width: 100%; height: auto; display: block; font-size: 11px }
 .key { display: inline-flex; gap: 1.25rem; flex-wrap: wrap } .key span::before {
