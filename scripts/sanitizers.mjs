@@ -5,7 +5,8 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const engine = join(root, 'native/host')
+/** The parts of these engines that need no device are tested here. */
+const ENGINES = ['native/host', 'native/cuda']
 
 /** Build folder, -fsanitize= value and environment by the name on the command line. */
 const BUILDS = {
@@ -25,8 +26,8 @@ function run(command, args, options = {}) {
   return result
 }
 
-/** The test programs of a sanitizer build, built first where needed. */
-function build(name, sanitize) {
+/** The test programs of an engine's sanitizer build, built first where needed. */
+function build(engine, name, sanitize) {
   const folder = join(engine, 'build', name)
   const configured = run('cmake', [
     ...['-S', engine, '-B', folder, '-DCKPT_ENGINE_ONLY=ON', '-DCMAKE_BUILD_TYPE=RelWithDebInfo'],
@@ -73,14 +74,16 @@ if (wanted !== 'all' && !Object.hasOwn(BUILDS, wanted)) {
 let failures = 0
 for (const [name, { sanitize, env }] of Object.entries(BUILDS)) {
   if (wanted !== 'all' && wanted !== name) continue
-  try {
-    const programs = build(name, sanitize)
-    if (programs.length === 0) throw new Error('there are no test programs')
-    for (const program of programs) failures += test(name, program, env)
-  } catch (error) {
-    console.error(error.message)
-    console.log(`FAIL ${name}: ${error.message.split('\n')[0]}`)
-    failures++
+  for (const part of ENGINES) {
+    try {
+      const programs = build(join(root, part), name, sanitize)
+      if (programs.length === 0) throw new Error('there are no test programs')
+      for (const program of programs) failures += test(name, program, env)
+    } catch (error) {
+      console.error(error.message)
+      console.log(`FAIL ${name}: ${part}: ${error.message.split('\n')[0]}`)
+      failures++
+    }
   }
 }
 process.exit(failures === 0 ? 0 : 1)

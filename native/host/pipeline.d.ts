@@ -51,8 +51,8 @@ export interface NativePipelines {
   unlinkAtEnd(memory: NativeMemory): () => void
   /** The last run that the ring took part in, 0 for none. */
   ringGeneration(memory: NativeMemory): number
-  /** Tells the peers that this ring's member gives up a run before it has started it. */
-  abortRingRun(memory: NativeMemory, generation: number, message: string): void
+  /** Tells the peers that this ring's member, at `position`, gives up a run before it has started it. */
+  abortRingRun(memory: NativeMemory, generation: number, position: number, message: string): void
   /** `onFinished` is called once, with the error (code, message and, where one is to blame, `member`) or the stats. */
   startPipeline(
     job: NativePipelineJob,

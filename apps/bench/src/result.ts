@@ -87,11 +87,15 @@ export interface GatherRun {
 
 export interface RegistrationRun {
   readonly bytes: number
+  /** Into the shared pool, whose memory an earlier registration left. */
   readonly registerMs: Samples
+  /** Into memory that the system gives anew. */
+  readonly freshMs: Samples
   /** The same bytes read into warm memory by plain reads, all cores, same run. */
   readonly limitMs: number
   /** Part of the ceiling that the median registration reached. */
   readonly ofCeiling: number
+  readonly freshOfCeiling: number
 }
 
 export interface PeerRun {

@@ -88,6 +88,8 @@ export interface Device {
   readonly kind: 'host' | 'cuda'
   /** `HOST-…` or the GPU's own `GPU-…`. */
   readonly uuid: string
+  /** Sizes in bytes that this kind of device does best with; how that was found stands where they are set. */
+  readonly preferred: { readonly bucketBytes: number; readonly chunkBytes: number }
   /** Host memory services that belong to this device (for CUDA: pinned for it). */
   readonly host: Host
   /** Free and total memory in bytes of where the ring would lie. */

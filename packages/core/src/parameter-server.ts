@@ -253,7 +253,7 @@ export class ParameterServer implements AsyncDisposable {
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
     try {
-      const bucketBytes = options.bucketBytes ?? this.#limits.bucketBytes
+      const { preferred } = this.#device
       const report = await runUpdate(
         {
           rendezvous: this.#rendezvous,
@@ -269,8 +269,9 @@ export class ParameterServer implements AsyncDisposable {
           version: options.version ?? name,
           verify,
           ringLimit: options.ringBytes ?? (await this.#ringLimit()),
-          ...(bucketBytes !== undefined && { bucketBytes }),
-          ...(options.chunkBytes !== undefined && { chunkBytes: options.chunkBytes }),
+          bucketBytes: options.bucketBytes ?? null,
+          maxBucketBytes: Math.min(preferred.bucketBytes, this.#limits.bucketBytes ?? Infinity),
+          chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
           timeoutMs,
           signal,
           fail,

@@ -6,3 +6,6 @@
 export { createHost } from './host/host.ts'
 export { createHostDevice, type HostDeviceOptions } from './host/device.ts'
 export { removeStaleRings } from './host/ring.ts'
+export { probeCuda } from './cuda/addon.ts'
+export { createCudaDevice, type CudaDevice, type CudaDeviceOptions } from './cuda/device.ts'
+export type { CudaDeviceInfo, CudaLibrary, CudaProbe } from '@ckpt/native-cuda'

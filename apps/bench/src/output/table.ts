@@ -14,9 +14,10 @@ export function renderTables(result: BenchResult): string {
     published(result.runs),
   ]
   if (result.registration) {
-    const { bytes, registerMs, ofCeiling } = result.registration
+    const { bytes, registerMs, ofCeiling, freshMs, freshOfCeiling } = result.registration
+    const percent = (part: number) => `${(part * 100).toFixed(0)} %`
     parts.push(
-      `registration of ${gigabytes(bytes)} of warm files: ${seconds(registerMs.median)}, ${(ofCeiling * 100).toFixed(0)} % of the read ceiling`,
+      `registration of ${gigabytes(bytes)} of warm files: ${seconds(registerMs.median)} into the pool (${percent(ofCeiling)} of the read ceiling), ${seconds(freshMs.median)} into new memory (${percent(freshOfCeiling)})`,
     )
   }
   if (result.gatherMetas) {

@@ -18,7 +18,7 @@ export interface Spawned {
 /** Starts `module` (a file URL of a TypeScript source) as a child process with an IPC channel. */
 export function spawnSource(name: string, module: URL, args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Spawned {
   const child = fork(fileURLToPath(module), args, {
-    execArgv: SOURCE_FLAGS,
+    execArgv: [...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
     env: { ...process.env, ...env },
     stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     serialization: 'advanced',

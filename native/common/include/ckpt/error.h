@@ -17,6 +17,7 @@ inline constexpr const char* kUnsupported = "UNSUPPORTED";
 inline constexpr const char* kOutOfMemory = "OUT_OF_MEMORY";
 inline constexpr const char* kNativeFailure = "NATIVE_FAILURE";
 inline constexpr const char* kRankLost = "RANK_LOST";
+inline constexpr const char* kAddonUnavailable = "ADDON_UNAVAILABLE";
 inline constexpr const char* kCheckpointUnreadable = "CHECKPOINT_UNREADABLE";
 }  // namespace code
 
@@ -46,8 +47,14 @@ class Error : public std::runtime_error {
     return std::move(*this);
   }
 
+  /// The number of a failing library that describes its errors itself (a CUDA or NCCL result).
+  Error&& WithNumber(int number) && {
+    errno_ = number;
+    return std::move(*this);
+  }
+
   const std::string& code() const { return code_; }
-  /// 0 where no system call failed.
+  /// 0 where no system call or library gave one.
   int error_number() const { return errno_; }
   const std::string& file() const { return file_; }
   const std::string& field() const { return field_; }

@@ -41,9 +41,12 @@ Napi::Value AvailableBytesOf(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(AvailableBytes()));
 }
 
-/// abortRingRun(memory, generation, message): peers that wait for this member's part of a run that never started end
+/// abortRingRun(memory, generation, position, message): peers that wait for this member's part of a run that never started end
 void AbortRingRun(const Napi::CallbackInfo& info) {
-  Guard(info.Env(), [&] { AbortRun(*ToRing(info[0]).control, ToUnsigned(info[1], "generation"), ToText(info[2], "message")); });
+  Guard(info.Env(), [&] {
+    AbortRun(*ToRing(info[0]).control, ToUnsigned(info[1], "generation"),
+             static_cast<std::uint32_t>(ToUnsigned(info[2], "position")), ToText(info[3], "message"));
+  });
 }
 
 /// unlinkAtEnd(memory): forget(). Removes the name of shared memory when the environment ends: a terminated worker thread runs

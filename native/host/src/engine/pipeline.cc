@@ -7,11 +7,13 @@
 #include <system_error>
 #include <utility>
 
+#include "copy.h"
+
 namespace ckpt::host {
 namespace {
 
 // How much is copied between two looks at the stop flag.
-constexpr std::uint64_t kPieceBytes = 1 << 20;
+constexpr std::uint64_t kPieceBytes = 256 << 10;
 
 }  // namespace
 
@@ -45,7 +47,10 @@ void Pipeline::Release(std::uint32_t bucket) {
 void Pipeline::Abort(PipelineFailure failure) {
   const std::lock_guard<std::mutex> lock(failure_mutex_);
   if (stopped_.load()) return;
-  AbortRun(*OwnRing().control, prepared_.spec.generation, failure.message);
+  const bool follows = !failure.relayed.empty();
+  AbortRun(*OwnRing().control, prepared_.spec.generation,
+           follows ? static_cast<std::uint32_t>(failure.member) : prepared_.spec.position,
+           follows ? failure.relayed : failure.message);
   failure_ = std::move(failure);
   stopped_.store(true);
   // Own threads may sleep on a peer's counters; a sleep that only begins now ends by itself within a slice.
@@ -147,11 +152,7 @@ bool Pipeline::CopyOwn(std::uint32_t index) {
       const auto from = std::max(run.bucket_offset, chunk);
       const auto to = std::min(run.bucket_offset + run.bytes, chunk_end);
       const auto* source = spec.sources[run.source].data + run.source_offset;
-      for (auto at = from; at < to && !stopped_.load(); at += kPieceBytes) {
-        const auto bytes = std::min(kPieceBytes, to - at);
-        std::memcpy(target + at, source + (at - run.bucket_offset), bytes);
-        copied += bytes;
-      }
+      if (to > from) copied += CopyPieces(target + from, source + (from - run.bucket_offset), to - from);
       if (run.bucket_offset + run.bytes > chunk_end) break;
       ++copy;
     }
@@ -176,13 +177,9 @@ bool Pipeline::Fetch(std::uint32_t index) {
     if (start < 0) start = clock_.now();
     const auto available = std::min(bucket.bytes, produced - before);
     const auto entered = clock_.Enter();
-    const auto first = done;
-    while (done < available && !stopped_.load()) {
-      const auto bytes = std::min(kPieceBytes, available - done);
-      std::memcpy(target + done, source + done, bytes);
-      done += bytes;
-    }
-    clock_.Leave(Stage::kBroadcast, entered, done - first);
+    const auto copied = CopyPieces(target + done, source + done, available - done);
+    clock_.Leave(Stage::kBroadcast, entered, copied);
+    done += copied;
     if (stopped_.load()) return false;
   }
   // An owner that gave up may have let a later run write to its ring while it was read here.
@@ -192,6 +189,21 @@ bool Pipeline::Fetch(std::uint32_t index) {
   }
   clock_.Span(Stage::kBroadcast, index, start < 0 ? clock_.now() : start, clock_.now());
   return true;
+}
+
+// Returns the bytes copied, fewer when the run is stopped on the way.
+std::uint64_t Pipeline::CopyPieces(std::byte* target, const std::byte* source, std::uint64_t bytes) const {
+  std::uint64_t done = 0;
+  while (done < bytes && !stopped_.load()) {
+    const auto piece = std::min(kPieceBytes, bytes - done);
+    if (prepared_.non_temporal) {
+      CopyBytes(target + done, source + done, piece);
+    } else {
+      std::memcpy(target + done, source + done, piece);
+    }
+    done += piece;
+  }
+  return done;
 }
 
 void Pipeline::Complete(Stage stage) {

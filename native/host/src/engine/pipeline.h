@@ -58,6 +58,7 @@ class Pipeline {
   bool AwaitWritable(Stage stage, std::uint32_t bucket);
   bool CopyOwn(std::uint32_t bucket);
   bool Fetch(std::uint32_t bucket);
+  std::uint64_t CopyPieces(std::byte* target, const std::byte* source, std::uint64_t bytes) const;
   void Complete(Stage stage);
   const RingView& OwnRing() const noexcept { return prepared_.spec.rings[prepared_.spec.position]; }
 

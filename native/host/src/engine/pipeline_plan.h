@@ -18,6 +18,8 @@ struct PipelineFailure {
   std::string message;
   /// Position of the member that is to blame, -1 when none is.
   std::int64_t member = -1;
+  /// What that member said, where it gave up and this failure only follows.
+  std::string relayed = {};
 };
 
 /// Memory that the buckets of this member come from.
@@ -45,6 +47,9 @@ struct PipelineCopy {
   std::uint64_t bytes = 0;
 };
 
+/// How bytes are stored into the ring: through the caches, past them, or whichever suits the size of the rings.
+enum class RingStores { kByRingSize, kTemporal, kNonTemporal };
+
 /// Everything one member needs to run a pipeline, as plain data.
 struct PipelineSpec {
   std::uint32_t position = 0;
@@ -61,6 +66,7 @@ struct PipelineSpec {
   std::uint64_t timeout_ms = 0;
   /// The same on all members, above that of every run before on any of the rings.
   std::uint64_t generation = 0;
+  RingStores stores = RingStores::kByRingSize;
 };
 
 /// What the stages need to know of a bucket beyond the plan.
@@ -82,6 +88,7 @@ struct PreparedPipeline {
   /// Indices of this member's own buckets and of the others, ascending.
   std::vector<std::uint32_t> own;
   std::vector<std::uint32_t> foreign;
+  bool non_temporal = false;
 };
 
 /// Checks every bound of `spec` and sorts each bucket's copies by where they go.

@@ -96,7 +96,10 @@ std::optional<PipelineFailure> PipelineWaits::CheckPeers(bool at_end) const {
     if (member == spec.position) continue;
     const auto& ring = Control(member);
     if (ring.aborted.value.load() == spec.generation) {
-      return PipelineFailure{code::kAborted, "member " + std::to_string(member) + " gave up: " + AbortReason(ring), member};
+      const auto by = ring.aborted_by;
+      auto reason = AbortReason(ring);
+      return PipelineFailure{code::kAborted, "member " + std::to_string(by) + " gave up: " + reason,
+                             static_cast<std::int64_t>(by), std::move(reason)};
     }
     if (!at_end && ring.generation.value.load() > spec.generation) {
       return PipelineFailure{code::kAborted, "member " + std::to_string(member) + " left for a later run", member};

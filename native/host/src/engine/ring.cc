@@ -60,11 +60,12 @@ void BeginRun(RingControl& ring, std::uint64_t generation) noexcept {
   ring.generation.Publish(generation);
 }
 
-void AbortRun(RingControl& ring, std::uint64_t generation, const std::string& reason) noexcept {
+void AbortRun(RingControl& ring, std::uint64_t generation, std::uint32_t by, const std::string& reason) noexcept {
   if (ring.aborted.value.load() >= generation) return;
   const auto length = std::min(reason.size(), sizeof(ring.reason) - 1);
   std::memcpy(ring.reason, reason.data(), length);
   ring.reason[length] = '\0';
+  ring.aborted_by = by;
   ring.aborted.Publish(generation);
   for (auto* counter : {&ring.generation, &ring.produced, &ring.received, &ring.released}) counter->Wake();
 }

@@ -71,7 +71,8 @@ struct RingControl {
   RingCounter aborted;
   /// By stage.
   RingWaiting waiting[2];
-  /// Why, as text; valid once `aborted` says so.
+  /// Which member gave up first, and why; valid once `aborted` says so.
+  std::uint64_t aborted_by = 0;
   char reason[512] = {};
 };
 
@@ -95,8 +96,9 @@ std::optional<RingView> ViewRing(void* base, std::uint64_t mapped_bytes, std::sh
 /// Resets the counters for run `generation` and publishes it. Only the ring's own member, with no run under way.
 void BeginRun(RingControl& ring, std::uint64_t generation) noexcept;
 
-/// Gives up run `generation`: peers that wait for this member end. The first reason stays.
-void AbortRun(RingControl& ring, std::uint64_t generation, const std::string& reason) noexcept;
+/// Gives up run `generation` because member `by` (often another one) did: peers that wait for this member end. The first reason
+/// stays.
+void AbortRun(RingControl& ring, std::uint64_t generation, std::uint32_t by, const std::string& reason) noexcept;
 
 /// The reason given to AbortRun; call it only after `aborted` was seen.
 std::string AbortReason(const RingControl& ring);

@@ -34,8 +34,9 @@ export interface UpdateRun {
   readonly version: string
   readonly verify: boolean
   readonly ringLimit: number
-  readonly bucketBytes?: number
-  readonly chunkBytes?: number
+  readonly bucketBytes: number | null
+  readonly maxBucketBytes: number
+  readonly chunkBytes: number
   readonly timeoutMs: number
   readonly signal: AbortSignal
   /** Tells the other ranks of a failure, once; resolves to the error to report. */
@@ -62,8 +63,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       strategy: run.strategy.name,
       version: run.version,
       verify: run.verify,
-      bucketBytes: run.bucketBytes ?? null,
-      chunkBytes: run.chunkBytes ?? null,
+      bucketBytes: run.bucketBytes,
+      maxBucketBytes: run.maxBucketBytes,
+      chunkBytes: run.chunkBytes,
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
@@ -77,8 +79,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const planned = run.plans.get(manifest, rank, {
     ranks,
     ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
-    ...(run.bucketBytes !== undefined && { preferredBucketBytes: run.bucketBytes }),
-    ...(run.chunkBytes !== undefined && { chunkBytes: run.chunkBytes }),
+    ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
+    maxBucketBytes: run.maxBucketBytes,
+    chunkBytes: run.chunkBytes,
   })
   const planMs = clock()
 

@@ -11,10 +11,10 @@ import {
 } from '@ckpt/contract'
 import type { NativeMemory } from '@ckpt/native-host'
 import { hostAddon, nativeSync } from '../addon.ts'
-import { within } from './deadline.ts'
+import { within } from '../deadline.ts'
+import { NativeRun } from '../run.ts'
 import { nativeMemory } from './memory.ts'
 import { hostRing, type HostRing } from './ring.ts'
-import { HostRun } from './run.ts'
 
 /** What the members tell each other before each run. */
 interface Offer {
@@ -38,7 +38,7 @@ export class HostCollective implements Collective {
   readonly #peers = new Map<number, { readonly name: string; readonly memory: HostMemory }>()
   #runs = 0
   #state: 'ready' | 'running' | 'failed' | 'closed' = 'ready'
-  #run: HostRun | undefined
+  #run: NativeRun | undefined
 
   /** @throws CkptError `INVALID_ARGUMENT` when the position is not one of the group's. */
   constructor(host: Host, options: CollectiveOptions) {
@@ -56,6 +56,7 @@ export class HostCollective implements Collective {
     return this.#state === 'closed'
   }
 
+  /** `onBucket` is never called before the promise has resolved. */
   async run(job: PipelineJob): Promise<PipelineRun> {
     if (this.#state !== 'ready') throw new CkptError('INVALID_STATE', STATES[this.#state])
     const ring = hostRing(job.ring)
@@ -94,7 +95,7 @@ export class HostCollective implements Collective {
     this.#unmapPeers()
   }
 
-  async #start(job: PipelineJob, ring: HostRing): Promise<HostRun> {
+  async #start(job: PipelineJob, ring: HostRing): Promise<NativeRun> {
     const addon = hostAddon()
     const own = nativeMemory(ring.memory)
     const plan = planDigest(job.buckets)
@@ -113,10 +114,11 @@ export class HostCollective implements Collective {
         throw new CkptError('INVALID_ARGUMENT', `member ${other} has other buckets`, { fields: { member: other } })
       const rings = await this.#map(offers, own)
       if (this.#state !== 'running') throw new CkptError('ABORTED', STATES[this.#state])
-      return new HostRun(addon, nativeJob(job, this.position, rings, generation), job.onBucket)
+      const native = nativeJob(job, this.position, rings, generation)
+      return new NativeRun((deliver, finish) => addon.startPipeline(native, deliver, finish), job.onBucket)
     } catch (error) {
       const reason = CkptError.from(error, 'NATIVE_FAILURE')
-      nativeSync(() => addon.abortRingRun(own, generation, reason.message.replaceAll('\0', ' ')))
+      nativeSync(() => addon.abortRingRun(own, generation, this.position, reason.message.replaceAll('\0', ' ')))
       throw reason
     }
   }

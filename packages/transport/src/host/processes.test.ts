@@ -68,9 +68,8 @@ describe('members in processes of their own', () => {
     const survivors = [outcomes[0]!, outcomes[2]!].map(({ end }) => (end?.type === 'failed' ? end.error : undefined))
     expect(survivors.find((error) => error?.code === 'TIMEOUT')?.fields['member']).toBe(1)
 
-    const left = ringsOf(outcomes[1]!.pid)
-    expect(left).toHaveLength(1)
-    expect(await removeStaleRings()).toEqual(expect.arrayContaining(left))
+    // Any other process that makes a device removes it, too: it need not be there any more.
+    await removeStaleRings()
     expect(ringsOf(outcomes[1]!.pid)).toEqual([])
   })
 

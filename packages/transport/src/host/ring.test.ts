@@ -50,7 +50,8 @@ describe('host ring', () => {
       files.push(shm(name))
       writeFileSync(shm(name), 'x')
     }
-    expect(await removeStaleRings()).toContain(stale)
+    // A process that does the same at this moment may be faster, so the result need not name it.
+    await removeStaleRings()
     expect(existsSync(shm(stale))).toBe(false)
     for (const name of [live.handle.name, ...foreign]) expect(existsSync(shm(name)), name).toBe(true)
     await live.close()

@@ -1,16 +1,27 @@
 import { CkptError, type PipelineRun, type PipelineStats } from '@ckpt/contract'
-import type { NativeHost, NativePipeline, NativePipelineJob } from '@ckpt/native-host'
-import { fromNative, nativeSync } from '../addon.ts'
+import { fromNative, nativeSync } from './addon.ts'
+
+/** What an addon gives for a pipeline that it started. */
+export interface NativePipelineHandle {
+  release(bucket: number): void
+  abort(message: string): void
+}
+
+/** Starts a pipeline natively. `finish` is called once, with the error or the figures. */
+export type StartNative = (
+  deliver: (bucket: number) => void,
+  finish: (error: Error | undefined, stats: PipelineStats | undefined) => void,
+) => NativePipelineHandle
 
 /** A native pipeline as the contract's {@link PipelineRun}. */
-export class HostRun implements PipelineRun {
+export class NativeRun implements PipelineRun {
   readonly startedAt: number
   readonly finished: Promise<PipelineStats>
-  readonly #pipeline: NativePipeline
+  readonly #pipeline: NativePipelineHandle
   #reason: CkptError | undefined
 
   /** Starts the pipeline. @throws CkptError `INVALID_ARGUMENT` naming the bucket, the copy or the field. */
-  constructor(addon: NativeHost, job: NativePipelineJob, onBucket: (bucket: number) => void) {
+  constructor(start: StartNative, onBucket: (bucket: number) => void) {
     let resolve!: (stats: PipelineStats) => void
     let reject!: (reason: unknown) => void
     this.finished = new Promise<PipelineStats>((onResolve, onReject) => {
@@ -32,7 +43,7 @@ export class HostRun implements PipelineRun {
       else reject(this.#reason ?? fromNative(error))
     }
     this.startedAt = performance.now()
-    this.#pipeline = nativeSync(() => addon.startPipeline(job, deliver, finish))
+    this.#pipeline = nativeSync(() => start(deliver, finish))
   }
 
   release(bucket: number): void {

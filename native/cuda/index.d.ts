@@ -1,0 +1,160 @@
+/**
+ * The native addon as it is. It loads on every machine; `probe` says what this one lacks. Objects are opaque handles; closing one
+ * lets go of it, running native work keeps what it uses. Errors carry `code` (of `@ckpt/contract`'s codes) and, where known,
+ * `errno`, `field` and `peer`. `@ckpt/transport` is the typed way to use it.
+ */
+
+declare const tag: unique symbol
+
+/** A GPU that is in use. */
+export interface CudaDeviceHandle {
+  readonly [tag]: 'device'
+}
+/** Device memory. */
+export interface CudaMemoryHandle {
+  readonly [tag]: 'memory'
+}
+/** Host memory known to the driver. */
+export interface CudaRegistrationHandle {
+  readonly [tag]: 'registration'
+}
+/** A member's place in a group of GPUs. */
+export interface CudaGroupHandle {
+  readonly [tag]: 'group'
+}
+export interface CudaCancellationHandle {
+  readonly [tag]: 'cancellation'
+}
+
+/** A GPU as the driver and the kernel describe it. */
+export interface CudaDeviceInfo {
+  readonly index: number
+  readonly name: string
+  /** `GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` */
+  readonly uuid: string
+  /** domain:bus:device.function */
+  readonly pciBusId: string
+  /** -1 where the system does not say. */
+  readonly numaNode: number
+  /** CPUs near the GPU, as a list such as `0-15,32`; empty where the system does not say. */
+  readonly cpus: string
+  /** For example 90. */
+  readonly computeCapability: number
+  readonly totalBytes: number
+  /** By device index: whether this GPU reaches the other one's memory over NVLink or PCIe. */
+  readonly peerAccess: readonly boolean[]
+}
+
+/** A library that was looked for. */
+export interface CudaLibrary {
+  readonly available: boolean
+  /** What is missing, with the names tried. */
+  readonly problem: string | undefined
+  /** As the library counts: 13000 for CUDA 13.0, 22803 for NCCL 2.28.3; 0 where there is none. */
+  readonly version: number
+  readonly path: string | undefined
+  readonly attempts: readonly { readonly name: string; readonly error: string | undefined }[]
+}
+
+/** What this machine has for CUDA devices, and what it lacks. */
+export interface CudaProbe {
+  readonly driver: CudaLibrary
+  readonly nccl: CudaLibrary
+  readonly kernels: { readonly available: boolean; readonly problem: string | undefined }
+  readonly devices: readonly CudaDeviceInfo[]
+}
+
+/** A member's part of a plan as columns, see PipelineJob of `@ckpt/contract`. */
+export interface CudaPipelineJob {
+  readonly position: number
+  readonly size: number
+  readonly sources: readonly CudaRegistrationHandle[]
+  readonly bucketCount: number
+  readonly owner: Uint32Array
+  readonly bytes: Float64Array
+  readonly ringOffset: Float64Array
+  readonly after: Int32Array
+  readonly copyCount: number
+  readonly segment: Uint32Array
+  readonly segmentOffset: Float64Array
+  readonly bucketOffset: Float64Array
+  readonly copyBytes: Float64Array
+  readonly firstCopy: Uint32Array
+  readonly chunkBytes: number
+  readonly serial: boolean
+  readonly timeoutMs: number
+}
+
+export interface CudaPipelineStats {
+  readonly h2dMs: number
+  readonly broadcastMs: number
+  readonly idleMs: number
+  readonly h2dBytes: number
+  readonly broadcastBytes: number
+  readonly spans: Float64Array
+}
+
+export interface CudaPipeline {
+  release(bucket: number): void
+  abort(message: string): void
+}
+
+export interface NativeCuda {
+  /** Never rejects for something that is missing. */
+  probe(): Promise<CudaProbe>
+  openDevice(index: number): Promise<CudaDeviceHandle>
+  closeDevice(device: CudaDeviceHandle): Promise<void>
+  memoryInfo(device: CudaDeviceHandle): Promise<{ free: number; total: number }>
+  allocate(device: CudaDeviceHandle, bytes: number): Promise<CudaMemoryHandle>
+  exportMemory(memory: CudaMemoryHandle): { handle: Buffer; offset: number }
+  freeMemory(memory: CudaMemoryHandle): Promise<void>
+  download(memory: CudaMemoryHandle, offset: number, bytes: number): Promise<Buffer>
+  /**
+   * `views` are consecutive parts of one memory, which has to stay mapped until `unregisterHost` has resolved. With `pin` the pages
+   * are locked and mapped for the GPUs, in slices on several threads; a refusal is told in `problem`.
+   */
+  registerHost(
+    device: CudaDeviceHandle,
+    views: readonly Buffer[],
+    threads: number | undefined,
+    pin: boolean,
+  ): Promise<{ registration: CudaRegistrationHandle; pinned: boolean; problem: string | undefined }>
+  unregisterHost(registration: CudaRegistrationHandle): Promise<void>
+  newCancellation(): CudaCancellationHandle
+  cancel(cancellation: CudaCancellationHandle): void
+  /** What one member makes and all members join with: 128 bytes. */
+  newUniqueId(): Promise<Buffer>
+  joinGroup(
+    device: CudaDeviceHandle,
+    id: Buffer | undefined,
+    size: number,
+    position: number,
+    timeoutMs: number,
+    cancellation: CudaCancellationHandle,
+  ): Promise<CudaGroupHandle>
+  leaveGroup(group: CudaGroupHandle, timeoutMs: number): Promise<void>
+  /** `ranges`: memory, offset, bytes of each. */
+  digest(
+    device: CudaDeviceHandle,
+    memories: readonly (CudaMemoryHandle | CudaRegistrationHandle)[],
+    ranges: Float64Array,
+  ): Promise<BigUint64Array>
+  /** `copies`: the columns of StridedCopy. Resolves with the bytes moved. */
+  copyStrided(
+    device: CudaDeviceHandle,
+    memories: readonly (CudaMemoryHandle | CudaRegistrationHandle)[],
+    copies: Float64Array,
+  ): Promise<number>
+  /** `onFinished` gets the error or the figures; `onDrained` comes after it, when no copy touches ring or sources any more. */
+  startPipeline(
+    group: CudaGroupHandle,
+    ring: CudaMemoryHandle,
+    job: CudaPipelineJob,
+    onBucket: (bucket: number) => void,
+    onFinished: (error: Error | undefined, stats: CudaPipelineStats | undefined) => void,
+    onDrained: () => void,
+  ): CudaPipeline
+}
+
+/** The addon; loaded at the first call. @throws Error with code ADDON_UNAVAILABLE whose message says how to get it. */
+export function loadNativeCuda(): NativeCuda

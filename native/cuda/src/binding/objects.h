@@ -1,0 +1,59 @@
+#pragma once
+
+#include <napi.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "../engine/communicator.h"
+#include "../engine/gpu.h"
+#include "../engine/registration.h"
+#include "box.h"
+#include "ckpt/cancellation.h"
+
+namespace ckpt::cuda {
+
+/// What JavaScript can hold.
+struct DeviceObject {
+  static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d646576696365};
+  std::shared_ptr<Gpu> gpu;
+};
+
+struct MemoryObject {
+  static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d6d656d6f7279};
+  std::shared_ptr<Gpu> gpu;
+  std::shared_ptr<DeviceMemory> memory;
+};
+
+/// Host memory, registered with CUDA or, where the driver refused, not.
+struct RegistrationObject {
+  static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d726567697374};
+  const std::byte* data = nullptr;
+  std::size_t bytes = 0;
+  std::shared_ptr<HostRegistration> registration;
+  std::string problem;
+};
+
+/// A member's place in a group: its streams and, among several, its communicator.
+struct GroupObject {
+  static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d67726f757021};
+  std::shared_ptr<Gpu> gpu;
+  std::shared_ptr<Communicator> communicator;
+  std::shared_ptr<const Stream> h2d;
+  std::shared_ptr<const Stream> broadcast;
+};
+
+struct CancellationObject {
+  static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d63616e63656c};
+  std::shared_ptr<Cancellation> cancellation = std::make_shared<Cancellation>();
+};
+
+/// One function per binding file, called once per environment by addon.cc.
+void RegisterProbe(Napi::Env env, Napi::Object exports);
+void RegisterMemory(Napi::Env env, Napi::Object exports);
+void RegisterGroup(Napi::Env env, Napi::Object exports);
+void RegisterKernels(Napi::Env env, Napi::Object exports);
+void RegisterPipeline(Napi::Env env, Napi::Object exports);
+
+}  // namespace ckpt::cuda

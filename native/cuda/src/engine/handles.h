@@ -1,0 +1,112 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "driver.h"
+
+namespace ckpt::cuda {
+
+/// A device's primary context, held for as long as anything lives in it. Shared with whatever else the process runs on CUDA.
+class PrimaryContext {
+ public:
+  /// @throws Error INVALID_ARGUMENT when there is no such device.
+  explicit PrimaryContext(int ordinal);
+  PrimaryContext(const PrimaryContext&) = delete;
+  PrimaryContext& operator=(const PrimaryContext&) = delete;
+  ~PrimaryContext();
+
+  int ordinal() const { return ordinal_; }
+  abi::Device device() const { return device_; }
+  /// Makes it the calling thread's current context. Every thread that calls CUDA does so first.
+  void MakeCurrent() const;
+
+ private:
+  int ordinal_;
+  abi::Device device_ = 0;
+  abi::Context context_ = nullptr;
+};
+
+using ContextPtr = std::shared_ptr<const PrimaryContext>;
+
+/// A stream that does not wait for the null stream. The destructor does not wait either: drain it before where that matters.
+class Stream {
+ public:
+  /// Highest priority where `urgent`.
+  Stream(ContextPtr context, bool urgent);
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream();
+
+  abi::Stream get() const { return stream_; }
+  /// Whether everything enqueued so far is over. @throws Error when the context has failed.
+  bool Idle() const;
+  void Synchronize() const;
+
+ private:
+  ContextPtr context_;
+  abi::Stream stream_ = nullptr;
+};
+
+/// An event that measures time.
+class Event {
+ public:
+  explicit Event(ContextPtr context);
+  Event(Event&& other) noexcept : context_(std::move(other.context_)), event_(std::exchange(other.event_, nullptr)) {}
+  Event& operator=(Event&& other) noexcept {
+    std::swap(context_, other.context_);
+    std::swap(event_, other.event_);
+    return *this;
+  }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  ~Event();
+
+  abi::Event get() const { return event_; }
+  void Record(const Stream& stream) const;
+  /// Whether the work before the last Record is over. @throws Error when the context has failed.
+  bool Done() const;
+  /// Milliseconds from `start`; both must be done.
+  double MillisecondsSince(const Event& start) const;
+
+ private:
+  ContextPtr context_;
+  abi::Event event_ = nullptr;
+};
+
+/// What another process needs to map device memory.
+struct IpcExport {
+  abi::IpcMemHandle handle;
+  /// Where the memory starts in what the handle maps: handles name whole allocations.
+  std::size_t offset;
+};
+
+/// Device memory.
+class DeviceMemory {
+ public:
+  /// @throws Error OUT_OF_MEMORY.
+  DeviceMemory(ContextPtr context, std::size_t bytes);
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+  ~DeviceMemory();
+
+  const ContextPtr& context() const { return context_; }
+  abi::DevicePointer pointer() const { return pointer_; }
+  std::size_t bytes() const { return bytes_; }
+  IpcExport Export() const;
+
+ private:
+  ContextPtr context_;
+  abi::DevicePointer pointer_ = 0;
+  std::size_t bytes_;
+};
+
+/// Free and total bytes of a device.
+struct MemoryInfo {
+  std::size_t free = 0;
+  std::size_t total = 0;
+};
+MemoryInfo QueryMemory(const PrimaryContext& context);
+
+}  // namespace ckpt::cuda

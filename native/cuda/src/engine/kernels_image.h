@@ -1,0 +1,8 @@
+#pragma once
+
+namespace ckpt::cuda {
+
+/// The fat binary with the kernels of kernels.cu; null where the addon was built without nvcc.
+const void* KernelsImage();
+
+}  // namespace ckpt::cuda

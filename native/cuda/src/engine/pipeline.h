@@ -1,0 +1,123 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ckpt/error.h"
+#include "communicator.h"
+#include "handles.h"
+#include "pipeline_stats.h"
+#include "schedule.h"
+
+namespace ckpt::cuda {
+
+/// What a pipeline works with, and holds until its last copy has ended.
+struct PipelineParts {
+  ContextPtr context;
+  std::shared_ptr<const DeviceMemory> ring;
+  std::shared_ptr<const Stream> h2d;
+  std::shared_ptr<const Stream> broadcast;
+  /// Null where there is one member.
+  std::shared_ptr<Communicator> communicator;
+};
+
+/// Called on the pipeline's threads; they must not block.
+struct PipelineEvents {
+  /// Every byte of the bucket is in this member's ring. In order.
+  std::function<void(std::uint32_t bucket)> on_bucket;
+  /// The run is over: without a failure every bucket was delivered and released. Called once.
+  std::function<void(std::optional<Error> failure, PipelineStats stats)> on_finished;
+  /// No copy touches ring or sources any more. Called once, after on_finished.
+  std::function<void()> on_drained;
+};
+
+/// Runs a schedule on one GPU, with two threads and two streams. The first thread enqueues: host-to-device copies as far ahead
+/// as released ring space and the limits below allow, and the broadcasts in the one order that all members share; a member that
+/// may not receive yet holds its part back, and the others wait on their GPUs. The second thread watches events, delivers
+/// buckets, keeps the deadline, and ends the run.
+///
+/// After a failure the communicator is aborted; it and the pipeline cannot be used again.
+class Pipeline : public std::enable_shared_from_this<Pipeline> {
+ public:
+  static std::shared_ptr<Pipeline> Start(PipelineParts parts, Schedule schedule, PipelineEvents events);
+  Pipeline(const Pipeline&) = delete;
+  Pipeline& operator=(const Pipeline&) = delete;
+
+  /// The engine worker is done with this bucket and every earlier one.
+  /// @throws Error INVALID_ARGUMENT when it was not delivered yet.
+  void Release(std::uint32_t bucket);
+  /// Ends the run with this failure, unless it is over already.
+  void Abort(Error failure);
+  /// Aborts, and waits until drained, at most `limit`. No callback is called any more. Returns whether it was drained.
+  bool Shutdown(std::chrono::milliseconds limit);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// Work on a stream between two events.
+  struct InFlight {
+    /// Index into the own chunks or the steps.
+    std::uint32_t index;
+    Event begin;
+    Event end;
+  };
+
+  Pipeline(PipelineParts parts, Schedule schedule, PipelineEvents events);
+
+  // The enqueueing thread.
+  void Enqueue();
+  bool MayCopy() const;
+  bool MayBroadcast() const;
+  void EnqueueCopy();
+  void EnqueueBroadcast();
+  void CopyPieces(const std::vector<Piece>& pieces) const;
+  Event TakeEvent();
+
+  // The watching thread.
+  void Watch();
+  bool Collect(std::vector<std::uint32_t>& delivered);
+  void Retire(std::deque<InFlight>& queue, Stage stage);
+  void CompleteChunk(const Chunk& chunk, std::vector<std::uint32_t>& delivered);
+  void Finish();
+  void Drain();
+  void MarkDrained();
+  Error TimedOut() const;
+  void FailLocked(Error failure);
+
+  const PipelineParts parts_;
+  const Schedule schedule_;
+  const bool alone_;
+  Event start_;
+  Clock::time_point started_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable enqueue_wake_;
+  std::condition_variable watch_wake_;
+  PipelineEvents events_;
+  std::optional<Error> failure_;
+  std::int64_t released_ = -1;
+  std::uint32_t delivered_ = 0;
+  std::vector<char> complete_;
+  std::deque<InFlight> copies_;
+  std::deque<InFlight> broadcasts_;
+  std::vector<Event> free_events_;
+  /// Next own chunk and step to enqueue; own chunks that steps enqueued so far have used.
+  std::uint32_t next_copy_ = 0;
+  std::uint32_t next_step_ = 0;
+  std::uint32_t used_copies_ = 0;
+  std::uint64_t copying_bytes_ = 0;
+  Clock::time_point progress_;
+  bool enqueue_over_ = false;
+  bool drained_ = false;
+  PipelineStats stats_;
+};
+
+}  // namespace ckpt::cuda

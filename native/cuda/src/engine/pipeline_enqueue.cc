@@ -1,0 +1,144 @@
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "pipeline.h"
+
+namespace ckpt::cuda {
+namespace {
+
+/// How far host-to-device copies run ahead of their completion: enough to keep the link busy, little enough to stop soon.
+constexpr std::uint64_t kCopyAheadBytes = std::uint64_t{256} << 20;
+constexpr std::uint32_t kCopiesAhead = 2;
+/// Broadcasts enqueued and not over.
+constexpr std::size_t kStepsAhead = 4;
+constexpr auto kFailureCheck = std::chrono::milliseconds(10);
+
+}  // namespace
+
+bool Pipeline::MayCopy() const {
+  if (next_copy_ >= schedule_.own().size()) return false;
+  const Chunk& chunk = schedule_.chunks()[schedule_.own()[next_copy_]];
+  if (chunk.after > released_) return false;
+  return copies_.size() < kCopiesAhead || copying_bytes_ + chunk.bytes <= kCopyAheadBytes;
+}
+
+bool Pipeline::MayBroadcast() const {
+  if (alone_ || next_step_ >= schedule_.steps().size()) return false;
+  const Step& step = schedule_.steps()[next_step_];
+  if (step.after > released_ || broadcasts_.size() >= kStepsAhead) return false;
+  for (std::uint32_t i = 0; i < step.chunk_count; i++) {
+    if (schedule_.chunks()[step.first_chunk + i].owner == schedule_.job().position) return used_copies_ < next_copy_;
+  }
+  return true;
+}
+
+void Pipeline::Enqueue() {
+  try {
+    parts_.context->MakeCurrent();
+    auto checked = Clock::now();
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!failure_ && !drained_) {
+      const bool copy = MayCopy();
+      const bool broadcast = MayBroadcast();
+      lock.unlock();
+      if (copy) EnqueueCopy();
+      if (broadcast) EnqueueBroadcast();
+      if (!alone_ && Clock::now() - checked > kFailureCheck) {
+        parts_.communicator->CheckAsync();
+        checked = Clock::now();
+      }
+      lock.lock();
+      if (alone_ && next_copy_ == schedule_.own().size()) break;
+      if (!copy && !broadcast && !failure_ && !drained_) enqueue_wake_.wait_for(lock, kFailureCheck);
+    }
+  } catch (const Error& error) {
+    Abort(error);
+  } catch (const std::exception& error) {
+    Abort(Error(code::kNativeFailure, error.what()));
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  enqueue_over_ = true;
+  watch_wake_.notify_all();
+}
+
+Event Pipeline::TakeEvent() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (free_events_.empty()) return Event(parts_.context);
+  Event event = std::move(free_events_.back());
+  free_events_.pop_back();
+  return event;
+}
+
+void Pipeline::EnqueueCopy() {
+  const Chunk& chunk = schedule_.chunks()[schedule_.own()[next_copy_]];
+  InFlight work{next_copy_, TakeEvent(), TakeEvent()};
+  work.begin.Record(*parts_.h2d);
+  CopyPieces(schedule_.PiecesOf(chunk));
+  work.end.Record(*parts_.h2d);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  copies_.push_back(std::move(work));
+  copying_bytes_ += chunk.bytes;
+  next_copy_++;
+  watch_wake_.notify_one();
+}
+
+void Pipeline::CopyPieces(const std::vector<Piece>& pieces) const {
+  const Driver& driver = Driver::Get();
+  const abi::Api& api = driver.api();
+  const abi::DevicePointer ring = parts_.ring->pointer();
+  if (pieces.size() >= 2 && api.memcpyBatchAsync != nullptr) {
+    std::vector<abi::DevicePointer> to, from;
+    std::vector<std::size_t> bytes;
+    for (const Piece& piece : pieces) {
+      to.push_back(ring + piece.offset);
+      from.push_back(reinterpret_cast<abi::DevicePointer>(piece.from));
+      bytes.push_back(piece.bytes);
+    }
+    abi::MemcpyAttributes attributes{};
+    attributes.srcAccessOrder = abi::kSrcAccessOrderStream;
+    std::size_t first = 0;
+    driver.Check(
+        api.memcpyBatchAsync(to.data(), from.data(), bytes.data(), bytes.size(), &attributes, &first, 1, parts_.h2d->get()),
+        "cuMemcpyBatchAsync");
+    return;
+  }
+  for (const Piece& piece : pieces) {
+    driver.Check(api.memcpyHtoDAsync(ring + piece.offset, piece.from, piece.bytes, parts_.h2d->get()), "cuMemcpyHtoDAsync");
+  }
+}
+
+void Pipeline::EnqueueBroadcast() {
+  const Driver& driver = Driver::Get();
+  const Step& step = schedule_.steps()[next_step_];
+  std::vector<InPlaceBroadcast> broadcasts;
+  bool own = false;
+  for (std::uint32_t i = 0; i < step.chunk_count; i++) {
+    const Chunk& chunk = schedule_.chunks()[step.first_chunk + i];
+    own = own || chunk.owner == schedule_.job().position;
+    if (chunk.bytes > 0) broadcasts.push_back({parts_.ring->pointer() + chunk.offset, chunk.bytes, chunk.owner});
+  }
+  InFlight work{next_step_, TakeEvent(), TakeEvent()};
+  if (own) {
+    // Under the lock: the watching thread takes the event back once it has seen the copy end.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (const InFlight& copy : copies_) {
+      if (copy.index != used_copies_) continue;
+      driver.Check(driver.api().streamWaitEvent(parts_.broadcast->get(), copy.end.get(), 0), "cuStreamWaitEvent");
+    }
+    used_copies_++;
+  }
+  work.begin.Record(*parts_.broadcast);
+  const auto give_up = [this] {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return failure_.has_value();
+  };
+  if (!broadcasts.empty() && !parts_.communicator->Broadcast(broadcasts, *parts_.broadcast, give_up)) return;
+  work.end.Record(*parts_.broadcast);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  broadcasts_.push_back(std::move(work));
+  next_step_++;
+  watch_wake_.notify_one();
+}
+
+}  // namespace ckpt::cuda

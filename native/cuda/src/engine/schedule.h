@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace ckpt::cuda {
+
+/// What one member runs, as flat data: the native form of PipelineJob. Owners are positions.
+struct Job {
+  std::uint32_t position = 0;
+  std::uint32_t size = 1;
+  std::uint64_t ring_bytes = 0;
+  std::uint64_t chunk_bytes = 0;
+  bool serial = false;
+  int timeout_ms = 0;
+
+  struct Bucket {
+    std::uint32_t owner;
+    std::uint64_t bytes;
+    std::uint64_t ring_offset;
+    /// Last earlier bucket that must have been released before; -1 for none.
+    std::int32_t after;
+  };
+  std::vector<Bucket> buckets;
+
+  struct Copy {
+    std::uint32_t source;
+    std::uint64_t source_offset;
+    std::uint64_t bucket_offset;
+    std::uint64_t bytes;
+  };
+  std::vector<Copy> copies;
+  /// Copies of bucket b are first_copy[b] … first_copy[b + 1] - 1.
+  std::vector<std::uint32_t> first_copy;
+
+  struct Source {
+    const std::byte* data;
+    std::uint64_t bytes;
+    /// No copy crosses a multiple of this from `data`; 0 where there is no such limit.
+    std::uint64_t slice_bytes;
+  };
+  std::vector<Source> sources;
+};
+
+/// A piece of a bucket: what the stages overlap.
+struct Chunk {
+  std::uint32_t bucket;
+  std::uint32_t owner;
+  /// Offset in the ring.
+  std::uint64_t offset;
+  std::uint64_t bytes;
+  /// Last chunk of its bucket.
+  bool last;
+  /// The bucket that has to be released before this member may write the chunk; -1 for none.
+  std::int32_t after;
+};
+
+/// Chunks of different owners that are broadcast together, so that all owners' links are busy at once.
+struct Step {
+  std::uint32_t first_chunk;
+  std::uint32_t chunk_count;
+  /// The bucket that has to be released before this member may take part; -1 for none.
+  std::int32_t after;
+};
+
+/// One host-to-device copy.
+struct Piece {
+  std::uint64_t offset;
+  const std::byte* from;
+  std::uint64_t bytes;
+};
+
+/// The order in which every member does its part. It depends on the buckets alone, so that all members agree on it.
+class Schedule {
+ public:
+  /// Takes a job and checks it: ranges inside ring and sources, copies that cover each owned bucket at most once, an order that
+  /// cannot block itself. @throws Error INVALID_ARGUMENT naming the field.
+  explicit Schedule(Job job);
+
+  const Job& job() const { return job_; }
+  const std::vector<Chunk>& chunks() const { return chunks_; }
+  const std::vector<Step>& steps() const { return steps_; }
+  /// Indices of the chunks that this member owns, in the order in which it copies them.
+  const std::vector<std::uint32_t>& own() const { return own_; }
+  /// Copies that fill a chunk of an owned bucket, by ring offset.
+  std::vector<Piece> PiecesOf(const Chunk& chunk) const;
+
+ private:
+  void Validate() const;
+  void SortCopies();
+  void BuildSteps();
+
+  Job job_;
+  std::vector<Chunk> chunks_;
+  std::vector<Step> steps_;
+  std::vector<std::uint32_t> own_;
+};
+
+}  // namespace ckpt::cuda

@@ -1,0 +1,196 @@
+// The schedule needs no GPU: every member must get the same steps, every byte must be copied once and from the right place, and
+// a simulation of members that release late must never block.
+#include "schedule.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+
+#include "ckpt/error.h"
+
+namespace {
+
+using ckpt::cuda::Chunk;
+using ckpt::cuda::Job;
+using ckpt::cuda::Piece;
+using ckpt::cuda::Schedule;
+using ckpt::cuda::Step;
+
+void Require(bool condition, const std::string& what) {
+  if (condition) return;
+  std::printf("FAIL schedule: %s\n", what.c_str());
+  std::exit(1);
+}
+
+struct Plan {
+  std::vector<std::byte> memory;
+  Job job;
+};
+
+Plan MakePlan(unsigned seed, std::uint32_t size, std::uint32_t position, bool serial) {
+  std::mt19937 random(seed);
+  const auto pick = [&](std::uint64_t low, std::uint64_t high) { return low + random() % (high - low + 1); };
+  Plan plan;
+  Job& job = plan.job;
+  job.position = position;
+  job.size = size;
+  job.serial = serial;
+  job.timeout_ms = 1000;
+  job.ring_bytes = 1 << 20;
+  job.chunk_bytes = pick(1, 6) * 4096;
+  plan.memory.resize(4 << 20);
+  const std::uint64_t slice = pick(1, 8) * 65536;
+  job.sources = {{plan.memory.data(), 3 << 20, slice}, {plan.memory.data() + (3 << 20), 1 << 20, 0}};
+  std::uint64_t cursor = 0;
+  const auto count = pick(1, 40);
+  job.first_copy.push_back(0);
+  for (std::uint32_t b = 0; b < count; b++) {
+    const std::uint64_t bytes = pick(0, 9) == 0 ? 0 : pick(1, 300000);
+    if (cursor + bytes > job.ring_bytes) cursor = 0;
+    std::int32_t after = -1;
+    for (std::uint32_t e = 0; e < b; e++) {
+      const Job::Bucket& earlier = job.buckets[e];
+      if (earlier.ring_offset < cursor + bytes && cursor < earlier.ring_offset + earlier.bytes) after = static_cast<int>(e);
+    }
+    const auto owner = static_cast<std::uint32_t>(pick(0, size - 1));
+    job.buckets.push_back({owner, bytes, cursor, after});
+    std::vector<Job::Copy> copies;
+    for (std::uint64_t at = 0; at < bytes;) {
+      const std::uint64_t length = std::min(bytes - at, pick(1, 90000));
+      const auto source = static_cast<std::uint32_t>(pick(0, 1));
+      copies.push_back({source, pick(0, job.sources[source].bytes - length), at, length});
+      at += length;
+    }
+    std::shuffle(copies.begin(), copies.end(), random);
+    if (owner == position) job.copies.insert(job.copies.end(), copies.begin(), copies.end());
+    job.first_copy.push_back(static_cast<std::uint32_t>(job.copies.size()));
+    cursor += bytes;
+  }
+  return plan;
+}
+
+void CheckCoverage(const Schedule& schedule) {
+  const Job& job = schedule.job();
+  std::vector<std::uint64_t> covered(job.buckets.size(), 0);
+  std::size_t own = 0;
+  for (const Chunk& chunk : schedule.chunks()) {
+    const Job::Bucket& bucket = job.buckets[chunk.bucket];
+    Require(chunk.offset == bucket.ring_offset + covered[chunk.bucket], "chunks follow each other");
+    covered[chunk.bucket] += chunk.bytes;
+    Require(chunk.last == (covered[chunk.bucket] == bucket.bytes), "the last chunk ends its bucket");
+    if (chunk.owner != job.position) continue;
+    Require(&schedule.chunks()[schedule.own()[own++]] == &chunk, "own chunks come in the order of the steps");
+    std::uint64_t at = chunk.offset;
+    for (const Piece& piece : schedule.PiecesOf(chunk)) {
+      Require(piece.offset == at, "pieces follow each other");
+      at += piece.bytes;
+      bool found = false;
+      for (std::uint32_t c = job.first_copy[chunk.bucket]; c < job.first_copy[chunk.bucket + 1]; c++) {
+        const Job::Copy& copy = job.copies[c];
+        const Job::Source& source = job.sources[copy.source];
+        const std::uint64_t start = bucket.ring_offset + copy.bucket_offset;
+        if (piece.offset < start || piece.offset + 1 > start + copy.bytes) continue;
+        const std::uint64_t from = copy.source_offset + (piece.offset - start);
+        Require(piece.from == source.data + from, "a piece comes from where its copy says");
+        if (source.slice_bytes != 0) {
+          Require(from / source.slice_bytes == (from + piece.bytes - 1) / source.slice_bytes, "a piece stays in its slice");
+        }
+        found = true;
+      }
+      Require(found, "a piece belongs to a copy");
+    }
+    Require(at == chunk.offset + chunk.bytes, "pieces fill their chunk");
+  }
+  for (std::size_t b = 0; b < covered.size(); b++) Require(covered[b] == job.buckets[b].bytes, "chunks cover their bucket");
+}
+
+/// Members that take part in a step only once their worker released what it waits for; workers release one delivered bucket now
+/// and then. Every step needs all members.
+void CheckProgress(const Schedule& schedule, unsigned seed) {
+  std::mt19937 random(seed);
+  const std::size_t size = schedule.job().size;
+  const auto count = static_cast<std::int64_t>(schedule.job().buckets.size());
+  std::vector<std::int64_t> released(size, -1);
+  std::vector<std::size_t> entered(size, 0);
+  std::vector<char> complete(static_cast<std::size_t>(count), 0);
+  std::int64_t delivered = 0;
+  std::size_t over = 0;
+  while (*std::min_element(released.begin(), released.end()) + 1 < count) {
+    bool moved = false;
+    for (std::size_t m = 0; m < size; m++) {
+      while (entered[m] < schedule.steps().size() && schedule.steps()[entered[m]].after <= released[m]) {
+        entered[m]++;
+        moved = true;
+      }
+    }
+    const std::size_t all = *std::min_element(entered.begin(), entered.end());
+    for (; over < all; over++) {
+      const Step& step = schedule.steps()[over];
+      for (std::uint32_t i = 0; i < step.chunk_count; i++) {
+        const Chunk& chunk = schedule.chunks()[step.first_chunk + i];
+        if (chunk.last) complete[chunk.bucket] = 1;
+      }
+      moved = true;
+    }
+    while (delivered < count && complete[static_cast<std::size_t>(delivered)]) delivered++;
+    const std::size_t lucky = random() % size;
+    for (std::size_t m = 0; m < size; m++) {
+      if (released[m] + 1 < delivered && (m == lucky || !moved)) {
+        released[m]++;
+        moved = true;
+      }
+    }
+    Require(moved, "members never wait for each other for ever");
+  }
+}
+
+template <class Change>
+void RequireRejected(const char* field, Change change) {
+  Plan plan = MakePlan(7, 2, 0, false);
+  change(plan.job);
+  try {
+    Schedule schedule(plan.job);
+  } catch (const ckpt::Error& error) {
+    Require(error.code() == ckpt::code::kInvalidArgument && error.field() == field, std::string("rejected for ") + field);
+    return;
+  }
+  Require(false, std::string("a wrong ") + field + " is rejected");
+}
+
+}  // namespace
+
+int main() {
+  for (unsigned seed = 0; seed < 400; seed++) {
+    const std::uint32_t size = 1 + seed % 4;
+    const bool serial = seed % 5 == 0;
+    const Plan plan = MakePlan(seed, size, 0, serial);
+    const Schedule first(plan.job);
+    CheckCoverage(first);
+    CheckProgress(first, seed);
+    for (std::uint32_t position = 1; position < size; position++) {
+      Job other = plan.job;
+      other.position = position;
+      other.copies.clear();
+      std::fill(other.first_copy.begin(), other.first_copy.end(), 0);
+      const Schedule theirs(other);
+      Require(theirs.steps().size() == first.steps().size(), "members agree on the steps");
+      for (std::size_t s = 0; s < first.steps().size(); s++) {
+        Require(
+            theirs.steps()[s].first_chunk == first.steps()[s].first_chunk && theirs.steps()[s].after == first.steps()[s].after,
+            "members agree on each step");
+      }
+    }
+  }
+  std::printf("PASS schedule: members agree, cover every byte and never block on 400 random plans\n");
+  RequireRejected("chunkBytes", [](Job& job) { job.chunk_bytes = 0; });
+  RequireRejected("position", [](Job& job) { job.position = 2; });
+  RequireRejected("buckets.owner", [](Job& job) { job.buckets[0].owner = 2; });
+  RequireRejected("buckets.ringOffset", [](Job& job) { job.buckets[0].ring_offset = job.ring_bytes + 1; });
+  RequireRejected("buckets.after", [](Job& job) { job.buckets[0].after = 0; });
+  RequireRejected("copies.firstCopy", [](Job& job) { job.first_copy.back()++; });
+  RequireRejected("copies.segment", [](Job& job) { job.copies[0].source = 2; });
+  RequireRejected("copies.segmentOffset", [](Job& job) { job.copies[0].source_offset = std::uint64_t{1} << 40; });
+  std::printf("PASS schedule: a wrong job is rejected, naming the field\n");
+}

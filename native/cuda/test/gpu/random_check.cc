@@ -1,0 +1,102 @@
+// Random plans, verified byte by byte on every member, with workers that are late at random.
+#include <algorithm>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "member.h"
+
+namespace check {
+namespace {
+
+using namespace ckpt::cuda;
+
+constexpr std::size_t kSourceBytes[] = {24 << 20, 8 << 20, 3000001};
+
+Plan RandomPlan(unsigned seed, std::uint32_t size) {
+  std::mt19937 random(seed);
+  const auto pick = [&](std::uint64_t low, std::uint64_t high) { return low + random() % (high - low + 1); };
+  Plan plan;
+  plan.ring_bytes = pick(4, 12) << 20;
+  plan.chunk_bytes = pick(1, 12) * 131072;
+  plan.serial = seed % 5 == 4;
+  std::uint64_t cursor = 0;
+  const auto count = pick(1, 30);
+  for (std::uint32_t b = 0; b < count; b++) {
+    const std::uint64_t bytes = pick(0, 19) == 0 ? 0 : pick(1, pick(0, 3) == 0 ? 4000000 : 1500000);
+    if (cursor + bytes > plan.ring_bytes) cursor = 0;
+    std::int32_t after = -1;
+    for (std::uint32_t e = 0; e < b; e++) {
+      const Job::Bucket& earlier = plan.buckets[e];
+      if (earlier.ring_offset < cursor + bytes && cursor < earlier.ring_offset + earlier.bytes) after = static_cast<int>(e);
+    }
+    plan.buckets.push_back({static_cast<std::uint32_t>(pick(0, size - 1)), bytes, cursor, after});
+    std::vector<Job::Copy> copies;
+    const std::uint64_t most = pick(0, 1) == 0 ? 4000000 : 20000;
+    for (std::uint64_t at = 0; at < bytes;) {
+      const std::uint64_t length = std::min({bytes - at, pick(1, most), std::uint64_t{2000000}});
+      const auto source = static_cast<std::uint32_t>(pick(0, 2));
+      copies.push_back({source, pick(0, kSourceBytes[source] - length), at, length});
+      at += length;
+    }
+    plan.copies.push_back(std::move(copies));
+    cursor += bytes;
+  }
+  return plan;
+}
+
+}  // namespace
+
+int RunRandom(Member& member) {
+  member.context->MakeCurrent();
+  if (member.size > 1) member.Join(0);
+  // Contents of every owner's sources, and this member's own in pinned memory.
+  std::vector<std::vector<std::vector<std::byte>>> contents(member.size);
+  std::vector<std::unique_ptr<Pinned>> own;
+  for (std::uint32_t owner = 0; owner < member.size; owner++) {
+    for (std::uint32_t s = 0; s < 3; s++) {
+      std::vector<std::byte> bytes(kSourceBytes[s]);
+      Fill(member.pool, bytes.data(), bytes.size(), owner * 3 + s + 1);
+      if (owner == member.position) {
+        own.push_back(std::make_unique<Pinned>(member.context, member.pool, bytes.size(), 2));
+        std::memcpy(own.back()->data(), bytes.data(), bytes.size());
+      }
+      contents[owner].push_back(std::move(bytes));
+    }
+  }
+  std::vector<Job::Source> sources;
+  for (const auto& pinned : own) sources.push_back({pinned->data(), pinned->bytes(), pinned->slice_bytes()});
+  const auto ring = std::make_shared<DeviceMemory>(member.context, 12 << 20);
+  const Driver& driver = Driver::Get();
+  std::uint64_t verified = 0;
+  constexpr unsigned kPlans = 60;
+  for (unsigned seed = 0; seed < kPlans; seed++) {
+    const Plan plan = RandomPlan(seed, member.size);
+    std::mt19937 random(seed * 7 + member.position);
+    const Outcome outcome =
+        member.Run(plan.JobOf(member.position, member.size, sources, 20000), ring, [&](std::uint32_t b, Pipeline& pipeline) {
+          member.context->MakeCurrent();
+          std::vector<std::byte> got(plan.buckets[b].bytes);
+          if (!got.empty()) {
+            driver.Check(driver.api().memcpyDtoHAsync(got.data(), ring->pointer() + plan.buckets[b].ring_offset, got.size(),
+                                                      member.reload->get()),
+                         "download");
+            member.reload->Synchronize();
+          }
+          for (const Job::Copy& copy : plan.copies[b]) {
+            const std::byte* expected = contents[plan.buckets[b].owner][copy.source].data() + copy.source_offset;
+            Require(std::memcmp(got.data() + copy.bucket_offset, expected, copy.bytes) == 0,
+                    "bytes of bucket " + std::to_string(b) + ", plan " + std::to_string(seed));
+          }
+          verified += plan.buckets[b].bytes;
+          if (seed % 3 == member.position) std::this_thread::sleep_for(std::chrono::microseconds(random() % 4000));
+          pipeline.Release(b);
+        });
+    Require(!outcome.failure, "plan " + std::to_string(seed) + ": " + (outcome.failure ? outcome.failure->what() : ""));
+  }
+  std::printf("[%u] %u random plans of %u members: %.1f MB verified byte by byte\n", member.position, kPlans, member.size,
+              static_cast<double>(verified) / 1e6);
+  return 0;
+}
+
+}  // namespace check

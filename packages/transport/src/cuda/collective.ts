@@ -1,0 +1,185 @@
+import { CkptError, type Collective, type CollectiveOptions, type PipelineJob, type PipelineRun } from '@ckpt/contract'
+import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob, CudaRegistrationHandle } from '@ckpt/native-cuda'
+import { native } from '../addon.ts'
+import { within } from '../deadline.ts'
+import { NativeRun } from '../run.ts'
+import { cudaAddon } from './addon.ts'
+import { cudaMemory } from './memory.ts'
+import { cudaRing } from './ring.ts'
+
+/** How long leaving may take before NCCL is aborted instead. */
+const LEAVE_MS = 5000
+
+/** What the members tell each other when they form a group. */
+interface Offer {
+  readonly uuid: string
+  /** NCCL's unique id, from the member at position 0. */
+  readonly id: Uint8Array | undefined
+}
+
+/** GPUs that broadcast buckets among themselves with NCCL; a group of one has no communicator. */
+export class CudaCollective implements Collective {
+  readonly position: number
+  readonly size: number
+  readonly #group: CudaGroupHandle
+  readonly #signal: AbortSignal | undefined
+  #state: keyof typeof STATES = 'ready'
+  #run: NativeRun | undefined
+  #drained: Promise<void> = Promise.resolve()
+
+  private constructor(options: CollectiveOptions, group: CudaGroupHandle) {
+    this.position = options.position
+    this.size = options.size
+    this.#signal = options.signal
+    this.#group = group
+  }
+
+  /**
+   * Forms the group; all members do so together.
+   *
+   * @throws CkptError `INVALID_ARGUMENT` (two members on one GPU), `TIMEOUT`, `ABORTED`, `ADDON_UNAVAILABLE` naming what is missing.
+   */
+  static async join(device: CudaDeviceHandle, uuid: string, options: CollectiveOptions): Promise<CudaCollective> {
+    const { position, size, exchange, signal, timeoutMs } = options
+    if (!Number.isSafeInteger(size) || size < 1 || !Number.isSafeInteger(position) || position < 0 || position >= size) {
+      throw new CkptError('INVALID_ARGUMENT', `position ${position} of ${size} members`, { fields: { field: 'position' } })
+    }
+    signal?.throwIfAborted()
+    const addon = cudaAddon()
+    const deadline = performance.now() + timeoutMs
+    let id: Buffer | undefined
+    if (size > 1) {
+      const offer: Offer = { uuid, id: position === 0 ? await native(() => addon.newUniqueId()) : undefined }
+      const offers = await within(exchange('cuda-group', offer), timeoutMs, signal, 'the other members to form a group')
+      id = agree(offers, size)
+    }
+    const cancellation = addon.newCancellation()
+    const cancel = (): void => addon.cancel(cancellation)
+    signal?.addEventListener('abort', cancel, { once: true })
+    try {
+      const left = Math.max(1, Math.ceil(deadline - performance.now()))
+      const group = await native(() => addon.joinGroup(device, id, size, position, left, cancellation))
+      return new CudaCollective(options, group)
+    } catch (error) {
+      throw signal?.aborted ? CkptError.from(signal.reason, 'ABORTED', 'forming a group') : error
+    } finally {
+      signal?.removeEventListener('abort', cancel)
+    }
+  }
+
+  get closed(): boolean {
+    return this.#state === 'closed'
+  }
+
+  async run(job: PipelineJob): Promise<PipelineRun> {
+    if (this.#state !== 'ready') throw new CkptError('INVALID_STATE', STATES[this.#state])
+    const ring = cudaRing(job.ring)
+    const memories = job.sources.map(cudaMemory)
+    const used: typeof memories = []
+    const letGo = (): void => {
+      for (const memory of used.splice(0)) memory.done()
+    }
+    let drained!: () => void
+    const end = new Promise<void>((resolve) => {
+      drained = resolve
+    })
+    let run: NativeRun
+    try {
+      const sources = memories.map((memory) => {
+        const handle = memory.use()
+        used.push(memory)
+        return handle
+      })
+      const flat = nativeJob(job, sources, this.position, this.size)
+      const start = cudaAddon().startPipeline.bind(undefined, this.#group, ring.memory, flat)
+      run = new NativeRun(
+        (deliver, finish) =>
+          start(deliver, finish, () => {
+            letGo()
+            drained()
+          }),
+        job.onBucket,
+      )
+    } catch (error) {
+      letGo()
+      this.#state = 'failed'
+      throw error
+    }
+    this.#state = 'running'
+    this.#run = run
+    this.#drained = end
+    const abort = (): void => run.abort(CkptError.from(this.#signal?.reason, 'ABORTED', 'the pipeline was aborted'))
+    if (this.#signal?.aborted) abort()
+    else this.#signal?.addEventListener('abort', abort, { once: true })
+    const settle = (state: 'ready' | 'failed'): void => {
+      this.#signal?.removeEventListener('abort', abort)
+      this.#run = undefined
+      if (this.#state === 'running') this.#state = state
+    }
+    run.finished.then(
+      () => settle('ready'),
+      () => settle('failed'),
+    )
+    return run
+  }
+
+  async close(): Promise<void> {
+    if (this.#state === 'closed') return
+    this.#state = 'closed'
+    const run = this.#run
+    run?.abort(new CkptError('ABORTED', `member ${this.position} closed the collective`))
+    await run?.finished.catch(() => undefined)
+    await this.#drained
+    await native(() => cudaAddon().leaveGroup(this.#group, LEAVE_MS))
+  }
+}
+
+const STATES = {
+  ready: 'no pipeline runs',
+  running: 'a pipeline is running: one at a time',
+  failed: 'an earlier pipeline failed: close the collective and make a new one',
+  closed: 'the collective is closed',
+} as const
+
+/** The id that all members join with. */
+function agree(offers: readonly Offer[], size: number): Buffer {
+  if (offers.length !== size) throw new CkptError('INVALID_ARGUMENT', `${offers.length} members answered, not ${size}`)
+  offers.forEach(({ uuid }, position) => {
+    const first = offers.findIndex((other) => other.uuid === uuid)
+    if (first === position) return
+    throw new CkptError('INVALID_ARGUMENT', `members ${first} and ${position} are both on ${uuid}`, {
+      fields: { device: uuid },
+    })
+  })
+  const id = offers[0]?.id
+  if (id === undefined) throw new CkptError('INVALID_ARGUMENT', 'member 0 sent no NCCL id', { fields: { peer: 'member 0' } })
+  return Buffer.from(id)
+}
+
+function nativeJob(
+  job: PipelineJob,
+  sources: readonly CudaRegistrationHandle[],
+  position: number,
+  size: number,
+): CudaPipelineJob {
+  const { buckets, copies } = job
+  return {
+    position,
+    size,
+    sources,
+    bucketCount: buckets.count,
+    owner: buckets.owner,
+    bytes: buckets.bytes,
+    ringOffset: buckets.ringOffset,
+    after: buckets.after,
+    copyCount: copies.count,
+    segment: copies.segment,
+    segmentOffset: copies.segmentOffset,
+    bucketOffset: copies.bucketOffset,
+    copyBytes: copies.bytes,
+    firstCopy: copies.firstCopy,
+    chunkBytes: job.chunkBytes,
+    serial: job.mode === 'serial',
+    timeoutMs: Math.ceil(job.timeoutMs),
+  }
+}

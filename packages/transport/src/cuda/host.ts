@@ -1,0 +1,71 @@
+import type { AllocateOptions, FileReadRequest, Host, HostMemory, MemoryRange, TransferStats } from '@ckpt/contract'
+import type { CudaDeviceHandle } from '@ckpt/native-cuda'
+import { registerMemory } from './memory.ts'
+
+/** A {@link Host} whose memory is pinned for a GPU; everything else is the plain host's. */
+export class CudaHost implements Host {
+  readonly #host: Host
+  readonly #device: CudaDeviceHandle
+  readonly #closing = new Set<Promise<void>>()
+
+  constructor(host: Host, device: CudaDeviceHandle) {
+    this.#host = host
+    this.#device = device
+  }
+
+  async allocate(options: AllocateOptions): Promise<HostMemory> {
+    return this.#register(await this.#host.allocate({ ...options, lock: false }), options.lock ?? true, options.threads)
+  }
+
+  async createShared(name: string, options: AllocateOptions): Promise<HostMemory> {
+    const memory = await this.#host.createShared(name, { ...options, lock: false })
+    try {
+      return await this.#register(memory, options.lock ?? true, options.threads)
+    } catch (error) {
+      memory.unlink()
+      throw error
+    }
+  }
+
+  async openShared(name: string): Promise<HostMemory> {
+    return this.#register(await this.#host.openShared(name), true)
+  }
+
+  async mapFile(path: string, options: { lock?: boolean } = {}): Promise<HostMemory> {
+    return this.#register(await this.#host.mapFile(path, { lock: false }), options.lock ?? false)
+  }
+
+  read(request: FileReadRequest): Promise<TransferStats> {
+    return this.#host.read(request)
+  }
+
+  copy(memories: readonly HostMemory[], copies: Float64Array, options?: { threads?: number }): Promise<TransferStats> {
+    return this.#host.copy(memories, copies, options)
+  }
+
+  digest(
+    memories: readonly HostMemory[],
+    ranges: readonly MemoryRange[],
+    options?: { threads?: number },
+  ): Promise<BigUint64Array> {
+    return this.#host.digest(memories, ranges, options)
+  }
+
+  fill(memory: HostMemory, options: { offset?: number; bytes?: number; seed: bigint; threads?: number }): Promise<void> {
+    return this.#host.fill(memory, options)
+  }
+
+  /** Resolves when memories closed so far are unregistered. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#closing)
+  }
+
+  #register(memory: HostMemory, pin: boolean, threads?: number): Promise<HostMemory> {
+    return registerMemory(this.#device, memory, { pin, threads }, (closed) => {
+      const tracked = closed.finally(() => this.#closing.delete(tracked))
+      // An unregistration that fails has no caller left; the memory then goes with the process.
+      tracked.catch(() => undefined)
+      this.#closing.add(tracked)
+    })
+  }
+}
