@@ -15,7 +15,8 @@ interface Node {
 }
 
 function parse(page: string): Node {
-  return parseHTML(page).document as unknown as Node
+  const window: unknown = parseHTML(page)
+  return (window as { readonly document: Node }).document
 }
 
 describe('renderHtml', () => {

@@ -81,7 +81,14 @@ export function resultFixture(buckets = 40): BenchResult {
     ceilings: { copyBytesPerSecond: 8e9, readBytesPerSecond: 4e9 },
     runs: [run('glm-4.5-air', 'GLM-4.5-Air (BF16)', buckets), run('kimi-k2', 'Kimi-K2-Instruct (FP8)', buckets)],
     gatherMetas: { model: 'kimi-k2', ranks: 4, tensors: 139_644, firstMs: 250, unchangedMs: samples(7, 8, 9) },
-    registration: { bytes: 2e9, registerMs: samples(500, 510, 530), limitMs: 450, ofCeiling: 0.88 },
+    registration: {
+      bytes: 2e9,
+      registerMs: samples(500, 510, 530),
+      freshMs: samples(900, 910, 930),
+      limitMs: 450,
+      ofCeiling: 0.88,
+      freshOfCeiling: 0.49,
+    },
     peers: [
       {
         peer: 'checkpoint-engine',

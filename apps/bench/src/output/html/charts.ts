@@ -10,10 +10,11 @@ const COLOURS = STAGES.map((stage) => `var(--${stage.toLowerCase()})`)
 
 /** What Plot makes of marks: SVG, drawn in a document without a browser. Coordinates finer than 0.01 px are cut off. */
 function svg(label: string, options: object): Markup {
-  const { document } = parseHTML('<!doctype html><html><body></body></html>')
-  const { outerHTML } = Plot.plot({ document, width: WIDTH, ariaLabel: label, ...options } as Plot.PlotOptions) as unknown as {
-    readonly outerHTML: string
-  }
+  // Both libraries' types need those of a browser, which are not there.
+  const window: unknown = parseHTML('<!doctype html><html><body></body></html>')
+  const { document } = window as { readonly document: unknown }
+  const drawn: unknown = Plot.plot({ document, width: WIDTH, ariaLabel: label, ...options })
+  const { outerHTML } = drawn as { readonly outerHTML: string }
   return new Markup(outerHTML.replace(/(\d+\.\d\d)\d+/g, '$1'))
 }
 

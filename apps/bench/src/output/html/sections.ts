@@ -1,4 +1,4 @@
-import { type Timeline } from '@ckpt/core'
+import type { Timeline } from '@ckpt/core'
 import type { BenchResult, Run } from '../../result.ts'
 import { publishedRows } from '../published.ts'
 import { gigabytes, seconds } from '../units.ts'
@@ -171,11 +171,10 @@ export function machine({ machine: on, ceilings, registration, gatherMetas, star
     ['begun', startedAt],
   ]
   if (registration) {
-    const { bytes: size, registerMs, ofCeiling } = registration
-    entries.push([
-      'registration',
-      `${gigabytes(size)} in ${seconds(registerMs.median)}: ${(ofCeiling * 100).toFixed(0)} % of the read ceiling`,
-    ])
+    const { bytes: size, registerMs, ofCeiling, freshMs, freshOfCeiling } = registration
+    const part = (ofReading: number) => `${(ofReading * 100).toFixed(0)} % of the read ceiling`
+    const pooled = `${gigabytes(size)} in ${seconds(registerMs.median)} into the pool: ${part(ofCeiling)}`
+    entries.push(['registration', `${pooled}; ${seconds(freshMs.median)} into new memory: ${part(freshOfCeiling)}`])
   }
   if (gatherMetas) {
     const { model, tensors, ranks, firstMs, unchangedMs } = gatherMetas
