@@ -6,7 +6,15 @@
 export { ParameterServer, type GatherMetasOptions, type UpdateOptions } from './parameter-server.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 export type { StageTimes, StepTimes, UpdateReport } from './report.ts'
-export { STAGES, joinSpans, timelineOf, type Timeline, type TimelineOptions, type TimelineSpan, type TimelineStep } from './timeline.ts'
+export {
+  STAGES,
+  joinSpans,
+  timelineOf,
+  type Timeline,
+  type TimelineOptions,
+  type TimelineSpan,
+  type TimelineStep,
+} from './timeline.ts'
 export { traceEvents, writeTrace, type TraceEvent } from './trace.ts'
 export { controlEngine, controlRequest, type ControlEngineOptions } from './engines/control-engine.ts'
 export { gatherManifest } from './gather.ts'
