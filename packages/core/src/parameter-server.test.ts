@@ -77,6 +77,7 @@ describe('a parameter server of one rank', () => {
     await server.registerCheckpoint('one', { tensors: TENSORS })
     await expect(server.registerCheckpoint('one', { tensors: TENSORS })).rejects.toMatchObject({ code: 'CHECKPOINT_EXISTS' })
     const engine = controlEngine({ socket: join(directory, 'no-engine.sock') })
+    await expect(server.update('none', { engine })).rejects.toMatchObject({ code: 'CHECKPOINT_UNKNOWN' })
     await expect(server.update('one', { engine, timeoutMs: 200 })).rejects.toMatchObject({ code: 'ENGINE_UNREACHABLE' })
     const slow = server.update('one', { engine, timeoutMs: 400 }).catch((error: unknown) => error)
     await expect(server.update('one', { engine })).rejects.toMatchObject({ code: 'INVALID_STATE' })

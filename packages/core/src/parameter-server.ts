@@ -16,6 +16,7 @@ import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import { gatherManifest } from './gather.ts'
+import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
 import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import type { UpdateReport } from './report.ts'
@@ -248,6 +249,9 @@ export class ParameterServer implements AsyncDisposable {
     // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
     await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
     const manifest = this.getMetas(name)
+    if (tensorCount(manifest) === 0) {
+      throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
+    }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
     const signal = anySignal(outer, epoch.signal)
