@@ -1,15 +1,42 @@
 import { defineConfig } from 'vitest/config'
 
 // Workspace packages resolve to their sources by the "@ckpt/source" condition, so that a test never runs a stale build.
-export default defineConfig({
+const source = {
   resolve: { conditions: ['@ckpt/source'] },
   ssr: { resolve: { conditions: ['@ckpt/source', 'node', 'import', 'default'] } },
+}
+const common = { pool: 'forks' as const, testTimeout: 60_000, hookTimeout: 60_000, execArgv: ['--expose-gc'] }
+
+export default defineConfig({
   test: {
-    include: ['packages/*/src/**/*.test.ts', 'native/*/test/**/*.test.ts', 'apps/*/src/**/*.test.ts', 'scripts/**/*.test.ts'],
-    pool: 'forks',
     maxWorkers: 2,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
-    execArgv: ['--expose-gc'],
+    projects: [
+      {
+        ...source,
+        test: {
+          ...common,
+          name: 'unit',
+          include: [
+            'packages/*/src/**/*.test.ts',
+            'native/*/test/**/*.test.ts',
+            'apps/{bench,cli}/src/**/*.test.ts',
+            'scripts/**/*.test.ts',
+          ],
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        ...source,
+        test: {
+          ...common,
+          name: 'cluster',
+          // Each of these starts several processes and watches what they leave: one file at a time.
+          include: ['apps/harness/src/**/*.test.ts'],
+          fileParallelism: false,
+          testTimeout: 180_000,
+          sequence: { groupOrder: 1 },
+        },
+      },
+    ],
   },
 })

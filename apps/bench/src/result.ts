@@ -1,4 +1,5 @@
 import type { UpdateReport } from '@ckpt/core'
+import type { Timeline } from '@ckpt/core'
 import type { Samples } from './statistics.ts'
 
 /** The bench's JSON: schema 1. Times in milliseconds, sizes in bytes, rates in bytes per second. */
@@ -85,6 +86,18 @@ export interface Run {
   readonly ringBytes: number
   readonly bucketBytes: number
   readonly mode: string
+  /** What the stages of the last timed update moved, all ranks together. */
+  readonly moved?: Moved
+  /** The last timed update (on GPUs the median one), a timeline a rank; together no more than 4,000 spans. */
+  readonly timelines?: readonly Timeline[]
+}
+
+/** Bytes that each stage moved. */
+export interface Moved {
+  readonly h2dBytes: number
+  readonly broadcastBytes: number
+  /** Bytes of the engine's parameters, all of which were written. */
+  readonly reloadBytes: number
 }
 
 /** `gatherMetas` with the full-size metadata of a model and no data. */
@@ -98,11 +111,15 @@ export interface GatherRun {
 
 export interface RegistrationRun {
   readonly bytes: number
+  /** Into the shared pool, whose memory an earlier registration left. */
   readonly registerMs: Samples
+  /** Into memory that the system gives anew. */
+  readonly freshMs: Samples
   /** The same bytes read into warm memory by plain reads, all cores, same run. */
   readonly limitMs: number
   /** Part of the ceiling that the median registration reached. */
   readonly ofCeiling: number
+  readonly freshOfCeiling: number
 }
 
 export interface PeerRun {

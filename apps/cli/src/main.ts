@@ -1,6 +1,7 @@
 /** The `ckpt` command. */
 import { CkptError } from '@ckpt/contract'
 import { Command } from 'commander'
+import { addDoctor } from './commands/doctor.ts'
 import { addLaunch } from './commands/launch.ts'
 import { addUpdate } from './commands/update.ts'
 
@@ -10,6 +11,7 @@ const program = new Command('ckpt')
   .enablePositionalOptions()
 addLaunch(program)
 addUpdate(program)
+addDoctor(program)
 
 try {
   await program.parseAsync()

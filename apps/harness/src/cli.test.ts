@@ -1,9 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { TraceEvent } from '@ckpt/core'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -85,6 +86,17 @@ describe('ckpt update', () => {
       .map((line) => JSON.parse(line) as { rank: number; verified: boolean })
     expect(lines.map(({ rank }) => rank).sort()).toEqual([0, 1])
     expect(lines.every(({ verified }) => !verified)).toBe(true)
+  })
+
+  it('writes one trace of all ranks with --trace', async () => {
+    const path = join(directory, 'trace.json')
+    const { status, stderr } = await ckpt(update('--trace', path)).finished
+    expect({ status, stderr: status === 0 ? '' : stderr }).toEqual({ status: 0, stderr: '' })
+    const { traceEvents } = JSON.parse(readFileSync(path, 'utf8')) as { traceEvents: TraceEvent[] }
+    for (const pid of [0, 1]) {
+      const tracks = traceEvents.filter((event) => event.pid === pid && event.ph === 'X').map(({ tid }) => tid)
+      expect(new Set(tracks)).toEqual(new Set([0, 1, 2, 3]))
+    }
   })
 
   it('names the file that is malformed, and fails', async () => {

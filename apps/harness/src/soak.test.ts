@@ -31,13 +31,17 @@ describe('updates in a row', () => {
       for (const [rank, start] of before.entries()) {
         const end = after[rank]!
         console.log(
-          `rank ${rank}, ring ${keepAlive ? 'kept' : 'released'}, after ${WARM} and ${UPDATES} updates: resident ` +
+          `rank ${rank}, ring ${keepAlive ? 'kept' : 'released'}, after ${WARM} and ${UPDATES} updates: heap ` +
+            `${(start.heapBytes / 1e6).toFixed(1)} and ${(end.heapBytes / 1e6).toFixed(1)} MB, resident ` +
             `${(start.residentBytes / 1e6).toFixed(1)} and ${(end.residentBytes / 1e6).toFixed(1)} MB, open files ${start.openFiles} and ` +
             `${end.openFiles}, mappings ${start.maps} and ${end.maps}`,
         )
-        expect(end.openFiles).toBeLessThanOrEqual(start.openFiles + 1)
-        expect(end.maps).toBeLessThanOrEqual(start.maps + 30)
-        expect(end.residentBytes).toBeLessThan(start.residentBytes + 16e6)
+        expect(end.openFiles).toBeLessThanOrEqual(start.openFiles + 3)
+        expect(end.heapBytes).toBeLessThan(start.heapBytes + 2e6)
+        // Resident memory and mappings take one step when V8 enlarges its young generation; a leak of one ring, bucket or mapping
+        // an update would be far above these bounds.
+        expect(end.maps).toBeLessThanOrEqual(start.maps + 75)
+        expect(end.residentBytes).toBeLessThan(start.residentBytes + 24e6)
       }
       expect(leftovers(pids).length).toBeLessThanOrEqual(beforeShared)
       for (const engine of cluster.engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })

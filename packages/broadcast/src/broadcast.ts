@@ -15,16 +15,15 @@ async function execute(context: StrategyContext): Promise<StrategyResult> {
   const { plan, session, signal } = context
   signal.throwIfAborted()
   const position = new Map(plan.ranks.map((rank, index) => [rank, index]))
-  const started = performance.now()
   const reloadSpans = new Float64Array(plan.buckets.count * 3)
   let reloadMs = 0
   let loadedBytes = 0
   const load = async (bucket: number): Promise<void> => {
-    const from = performance.now() - started
+    const from = performance.now()
     try {
       const result = await session.load(bucket, context.tensorsOf(bucket))
       reloadMs += result.reloadMs
-      reloadSpans.set([bucket, from, performance.now() - started], bucket * 3)
+      reloadSpans.set([bucket, from, performance.now()], bucket * 3)
       loadedBytes += plan.buckets.bytes[bucket]!
       const run = await begun
       run.release(bucket)
@@ -54,7 +53,9 @@ async function execute(context: StrategyContext): Promise<StrategyResult> {
   if (signal.aborted) onAbort()
   try {
     const stats = await running.finished
-    return { stats, reloadMs, reloadSpans }
+    const { startedAt } = running
+    const sinceStart = reloadSpans.map((value, index) => (index % 3 === 0 ? value : value - startedAt))
+    return { stats, reloadMs, startedAt, reloadSpans: sinceStart }
   } finally {
     signal.removeEventListener('abort', onAbort)
   }

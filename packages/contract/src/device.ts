@@ -63,6 +63,8 @@ export interface PipelineStats {
 
 /** A pipeline that is running. */
 export interface PipelineRun {
+  /** `performance.now()` just before the pipeline began: the zero of its spans, to within the time that starting takes. */
+  readonly startedAt: number
   /** Resolves when every bucket was delivered and released; rejects with a CkptError on a failure, an abort or a timeout. */
   readonly finished: Promise<PipelineStats>
   /** The engine worker is done with this bucket (and, since it works in order, with every earlier one). */
@@ -86,8 +88,8 @@ export interface Device {
   readonly kind: 'host' | 'cuda'
   /** `HOST-…` or the GPU's own `GPU-…`. */
   readonly uuid: string
-  /** What the pipeline's stages are best overlapped at on this device, in bytes; absent where the planner's default is. */
-  readonly preferredChunkBytes?: number
+  /** Sizes in bytes that this kind of device does best with; how that was found stands where they are set. */
+  readonly preferred: { readonly bucketBytes: number; readonly chunkBytes: number }
   /** Host memory services that belong to this device (for CUDA: pinned for it). */
   readonly host: Host
   /** Free and total memory in bytes of where the ring would lie. */

@@ -26,7 +26,9 @@ export interface StrategyResult {
   readonly stats: PipelineStats
   /** Time the worker reported for loading, in milliseconds. */
   readonly reloadMs: number
-  /** [bucket, start, end] of each load, in milliseconds since the start. */
+  /** `performance.now()` just before the pipeline began: the zero of `stats.spans` and `reloadSpans`. */
+  readonly startedAt: number
+  /** [bucket, start, end] of each load, in milliseconds since the pipeline began: from handing it over to the worker's answer. */
   readonly reloadSpans: Float64Array
 }
 

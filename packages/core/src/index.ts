@@ -6,8 +6,26 @@
 export { ParameterServer, type GatherMetasOptions, type UpdateOptions } from './parameter-server.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 export type { StageTimes, StepTimes, UpdateReport } from './report.ts'
+export {
+  STAGES,
+  joinSpans,
+  timelineOf,
+  type Timeline,
+  type TimelineOptions,
+  type TimelineSpan,
+  type TimelineStep,
+} from './timeline.ts'
+export { traceEvents, writeTrace, type TraceEvent } from './trace.ts'
 export { controlEngine, controlRequest, type ControlEngineOptions } from './engines/control-engine.ts'
 export { gatherManifest } from './gather.ts'
 export { readMetas, writeMetas } from './metas-file.ts'
 export { manifestOf, tensorCount } from './manifest.ts'
 export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'
+export {
+  nodeFacts,
+  type AddonFacts,
+  type CudaDeviceInfo,
+  type CudaLibrary,
+  type CudaProbe,
+  type NodeFacts,
+} from '@ckpt/transport'

@@ -16,10 +16,12 @@ import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import { gatherManifest } from './gather.ts'
+import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
 import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
+import { timelineOf, type Timeline } from './timeline.ts'
 import { PlanCache } from './update/plan-cache.ts'
 import { UpdateResources } from './update/resources.ts'
 import { runUpdate } from './update/update.ts'
@@ -29,6 +31,8 @@ const DEFAULT_TIMEOUT_MS = 120_000
 const ORIGIN_GRACE_MS = 1000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
 const DEFAULT_FRACTION = 0.5
+/** Spans that all ranks together send each other for a trace: a few MiB, whatever the size of the cluster. */
+const GATHERED_SPANS = 200_000
 
 export interface GatherMetasOptions extends CallOptions {
   /** Compute every tensor's digest first (once a registration), so that updates can be verified by them (default false). */
@@ -247,13 +251,15 @@ export class ParameterServer implements AsyncDisposable {
     // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
     await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
     const manifest = this.getMetas(name)
+    if (tensorCount(manifest) === 0) {
+      throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
+    }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
     try {
-      const bucketBytes = options.bucketBytes ?? this.#limits.bucketBytes
-      const chunkBytes = options.chunkBytes ?? this.#device.preferredChunkBytes
+      const { preferred } = this.#device
       const report = await runUpdate(
         {
           rendezvous: this.#rendezvous,
@@ -269,8 +275,9 @@ export class ParameterServer implements AsyncDisposable {
           version: options.version ?? name,
           verify,
           ringLimit: options.ringBytes ?? (await this.#ringLimit()),
-          ...(bucketBytes !== undefined && { bucketBytes }),
-          ...(chunkBytes !== undefined && { chunkBytes }),
+          bucketBytes: options.bucketBytes ?? null,
+          maxBucketBytes: Math.min(preferred.bucketBytes, this.#limits.bucketBytes ?? Infinity),
+          chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
           timeoutMs,
           signal,
           fail,
@@ -290,6 +297,16 @@ export class ParameterServer implements AsyncDisposable {
       const abort: unknown = epoch.signal.reason
       throw CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
     }
+  }
+
+  /**
+   * Every rank's timeline of the same update, ascending by rank, for {@link writeTrace}; all ranks call it with their own report.
+   * Large clusters join neighbouring spans, so that the ranks together send no more than 200,000.
+   */
+  async gatherTimelines(report: UpdateReport, options: CallOptions = {}): Promise<Timeline[]> {
+    this.#assertOpen()
+    const timeline = timelineOf(report, { maxSpans: Math.floor(GATHERED_SPANS / this.worldSize) })
+    return this.#rendezvous.allGather('timelines', timeline, { timeoutMs: this.#timeoutMs, ...options })
   }
 
   /** Tells every rank; resolves to the error that this rank reports. */

@@ -41,9 +41,17 @@ export interface UpdateReport {
   readonly verified: boolean
   /** Digest of the manifest that was applied. */
   readonly digest: string
+  /** What passed through this rank's copy engines: its own part of the checkpoint, and what was broadcast, both with padding. */
+  readonly h2dBytes: number
+  readonly broadcastBytes: number
   readonly totalMs: number
+  /** Wall clock when the steps began, in microseconds since 1970, by which reports of several ranks are laid side by side. */
+  readonly startedUs: number
   readonly steps: StepTimes
   readonly stages: StageTimes
-  /** [stage, bucket, start, end] per span in milliseconds since the pipeline began; stage 0 H2D, 1 broadcast, 2 reload. */
+  /**
+   * [stage, bucket, start, end] per span in milliseconds since the pipeline step began; stage 0 H2D, 1 broadcast, 2 reload. A reload
+   * lasts from handing the bucket over to the worker's answer, so it may begin while an earlier one is still under way.
+   */
   readonly spans: Float64Array
 }

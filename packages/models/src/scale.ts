@@ -15,6 +15,8 @@ export interface ScaleOptions {
 
 const MIN_EXPERTS = 2
 const VOCAB_STEP = 64
+/** Part of a scaled checkpoint that embedding and head may take. */
+const VOCAB_SHARE = 1 / 8
 const MAX_WIDTH = 32
 
 /**
@@ -44,11 +46,11 @@ export function resolveScale(model: Model, options: ScaleOptions = {}): Resolved
 }
 
 /**
- * The scale whose checkpoint comes as near to `bytes` as it can without exceeding it. The rule: of all numbers of layers (at least
- * one dense and one MoE layer) and experts (at least two), the pair with the largest total that fits; among equals the one with
- * more layers. Only if the smallest of them does not fit are rows of embedding and head left out, and only if that is not enough
- * are hidden, intermediate and latent sizes halved (`width` 2, 4 … 32) until one of the two works: tensor shapes are exact
- * whenever `width` is 1 and `vocab` the full one.
+ * The scale whose checkpoint comes as near to `bytes` as it can without exceeding it. The rule: where embedding and head would take
+ * more than an eighth of `bytes`, rows of them are left out, so that what remains is still mostly layers and experts as in the
+ * published checkpoint; then, of all numbers of layers (at least one dense and one MoE layer) and experts (at least two), the pair
+ * with the largest total that fits, among equals the one with more layers; what then still has room is filled with rows again. Only if the smallest of them does not fit are hidden,
+ * intermediate and latent sizes halved (`width` 2, 4 … 32) until it does: all other shapes are exact whenever `width` is 1.
  *
  * @throws CkptError `INVALID_ARGUMENT` when not even the smallest scale fits.
  */
@@ -57,15 +59,19 @@ export function scaleTo(model: Model, bytes: number): ResolvedScale {
   const layers = fewestLayers(model)
   const experts = Math.min(MIN_EXPERTS, architecture.moe?.experts ?? 0)
   const smallest = { layers, denseLayers: denseLayers(model, layers), experts, vocab: architecture.vocab, width: 1 }
+  const whole = resolveScale(model)
+  if (scaledBytes(model, whole) <= bytes) return whole
   let least = Infinity
   for (let width = 1; width <= MAX_WIDTH; width *= 2) {
-    const start = { ...smallest, width }
-    const total = scaledBytes(model, start)
-    if (total <= bytes) return largestWithin(model, start, bytes)
-    const oneRow = (total - scaledBytes(model, { ...start, vocab: 0 })) / architecture.vocab
-    const rows = Math.floor((bytes - (total - oneRow * architecture.vocab)) / oneRow / VOCAB_STEP) * VOCAB_STEP
-    if (rows >= VOCAB_STEP) return { ...start, vocab: Math.min(rows, architecture.vocab) }
-    least = total - oneRow * (architecture.vocab - VOCAB_STEP)
+    const fewest = { ...smallest, width }
+    const rowBytes = (scaledBytes(model, fewest) - scaledBytes(model, { ...fewest, vocab: 0 })) / architecture.vocab
+    const rows = Math.floor((bytes * VOCAB_SHARE) / rowBytes / VOCAB_STEP) * VOCAB_STEP
+    const start = { ...fewest, vocab: Math.min(architecture.vocab, Math.max(VOCAB_STEP, rows)) }
+    least = scaledBytes(model, start)
+    if (least > bytes) continue
+    const found = largestWithin(model, start, bytes)
+    const more = Math.floor((bytes - scaledBytes(model, found)) / rowBytes / VOCAB_STEP) * VOCAB_STEP
+    return { ...found, vocab: Math.min(architecture.vocab, found.vocab + more) }
   }
   throw invalid('bytes', `${model.id} needs at least ${least} bytes, not ${bytes}`)
 }

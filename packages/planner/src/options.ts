@@ -7,10 +7,12 @@ export interface PlanOptions {
   /** The most the ring may take: the minimum over the ranks. */
   readonly ringBytes: number
   /**
-   * Bucket size to keep to where the ring allows it. Absent, it is at most 256 MiB and small enough for eight rounds, so that
-   * loading one bucket overlaps with moving others even where the checkpoint is small.
+   * Bucket size to keep to where the ring allows it. Absent, it is at most `maxBucketBytes` and small enough for eight rounds, so
+   * that loading one bucket overlaps with moving others even where the checkpoint is small.
    */
   readonly preferredBucketBytes?: number
+  /** Largest bucket size to choose where none is preferred (default 256 MiB). */
+  readonly maxBucketBytes?: number
   /** Buckets are not made smaller than this to fit more of them into the ring (default 1 MiB). */
   readonly minBucketBytes?: number
   /** What the pipeline overlaps inside a bucket (default 8 MiB). */
@@ -22,6 +24,7 @@ export interface PlanOptions {
 export interface ResolvedOptions {
   readonly ringLimit: number
   readonly preferredBucketBytes: number | undefined
+  readonly maxBucketBytes: number
   readonly minBucketBytes: number
   readonly chunkBytes: number
   readonly lookahead: number
@@ -31,9 +34,17 @@ const MIB = 2 ** 20
 
 /** Options with their defaults. @throws CkptError `INVALID_ARGUMENT` naming the option. */
 export function resolveOptions(options: PlanOptions): ResolvedOptions {
-  const { ringBytes, preferredBucketBytes, minBucketBytes = MIB, chunkBytes = 8 * MIB, lookahead = 3 } = options
+  const {
+    ringBytes,
+    preferredBucketBytes,
+    maxBucketBytes = 256 * MIB,
+    minBucketBytes = MIB,
+    chunkBytes = 8 * MIB,
+    lookahead = 3,
+  } = options
   const positive = {
     ringBytes,
+    maxBucketBytes,
     minBucketBytes,
     chunkBytes,
     lookahead,
@@ -42,7 +53,7 @@ export function resolveOptions(options: PlanOptions): ResolvedOptions {
   for (const [field, value] of Object.entries(positive)) {
     if (!Number.isSafeInteger(value) || value < 1) throw invalid(field, `${field} must be a whole number above 0, not ${value}`)
   }
-  return { ringLimit: ringBytes, preferredBucketBytes, minBucketBytes, chunkBytes, lookahead }
+  return { ringLimit: ringBytes, preferredBucketBytes, maxBucketBytes, minBucketBytes, chunkBytes, lookahead }
 }
 
 /** `ranks` ascending and without repetition. @throws CkptError `INVALID_ARGUMENT` when it is empty or names a rank not in `known`. */

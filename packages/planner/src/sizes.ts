@@ -3,7 +3,6 @@ import { BLOCK_ALIGNMENT, alignDown, alignUp } from './align.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { Share } from './owners.ts'
 
-const DEFAULT_BUCKET_BYTES = 256 * 2 ** 20
 /** Ranks above this many no longer each get buckets of their own in the ring. */
 const MAX_LANES = 4
 const MIN_ROUNDS = 8
@@ -27,7 +26,7 @@ export function chooseSizes(manifest: Manifest, shares: readonly Share[], lanes:
   const limit = alignDown(options.ringLimit, BLOCK_ALIGNMENT)
   const slots = options.lookahead * Math.max(1, Math.min(lanes, MAX_LANES))
   const spread = alignUp(Math.ceil(largestShare / MIN_ROUNDS), BLOCK_ALIGNMENT)
-  const preferred = options.preferredBucketBytes ?? Math.min(DEFAULT_BUCKET_BYTES, Math.max(spread, options.minBucketBytes))
+  const preferred = options.preferredBucketBytes ?? Math.min(options.maxBucketBytes, Math.max(spread, options.minBucketBytes))
   const fitting = Math.min(preferred, Math.max(alignDown(Math.floor(limit / slots), BLOCK_ALIGNMENT), options.minBucketBytes))
   // Where three of them do not fit the pipeline is serial: one bucket at a time, then, and it may take all of the ring.
   const bucketBytes = 3 * fitting <= limit ? fitting : Math.min(preferred, limit)

@@ -15,6 +15,7 @@ export type StartNative = (
 
 /** A native pipeline as the contract's {@link PipelineRun}. */
 export class NativeRun implements PipelineRun {
+  readonly startedAt: number
   readonly finished: Promise<PipelineStats>
   readonly #pipeline: NativePipelineHandle
   #reason: CkptError | undefined
@@ -41,6 +42,7 @@ export class NativeRun implements PipelineRun {
       if (stats !== undefined) resolve(stats)
       else reject(this.#reason ?? fromNative(error))
     }
+    this.startedAt = performance.now()
     this.#pipeline = nativeSync(() => start(deliver, finish))
   }
 

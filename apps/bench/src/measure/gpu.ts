@@ -1,7 +1,7 @@
 import { linkSync, mkdirSync, rmSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { Host } from '@ckpt/contract'
-import type { UpdateReport } from '@ckpt/core'
+import { timelineOf, type UpdateReport } from '@ckpt/core'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
 import type { Model } from '@ckpt/models'
 import { PeerCluster } from '../peer/ranks.ts'
@@ -12,6 +12,8 @@ import { digestsOf, poisonAll, sameDigests } from './engines.ts'
 /** Bucket sizes in GiB of which the peer gets the best. */
 const PEER_BUCKETS = [0.5, 1, 2]
 const NAME = 'bench'
+/** Spans of a run's timelines, all ranks together. */
+const MAX_SPANS = 4000
 
 export interface GpuMeasurement {
   readonly model: Pick<Model, 'id' | 'title'>
@@ -283,6 +285,7 @@ class Turns {
       ringBytes: first.ringBytes,
       bucketBytes: first.bucketBytes,
       mode: `${first.mode}: ${first.modeReason}`,
+      timelines: median.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
     }
   }
 

@@ -1,9 +1,12 @@
 import { cpus } from 'node:os'
-import type { UpdateReport } from '@ckpt/core'
+import { timelineOf, type UpdateReport } from '@ckpt/core'
 import type { Model } from '@ckpt/models'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
 import type { Run } from '../result.ts'
 import { summarize } from '../statistics.ts'
+
+/** Spans that a run keeps of its last update: enough to see every stall, little beside the rest of the JSON when there are many. */
+const MAX_SPANS = 4000
 
 export interface UpdateMeasurement {
   readonly model: Pick<Model, 'id' | 'title'>
@@ -56,6 +59,8 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const median = samples[slowest.indexOf([...slowest].sort((a, b) => a - b)[Math.floor(slowest.length / 2)]!)]!
   const stage = (name: keyof UpdateReport['stages']) => Math.max(...median.map((report) => report.stages[name]))
   const first = median[0]!
+  const last = samples.at(-1)!
+  const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
   const moved = first.bytes + first.bytes * (ranks - 1) + verifiedBytes
   const limitMs = (moved / options.copyBytesPerSecond) * 1000
   return {
@@ -86,5 +91,11 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     ringBytes: first.ringBytes,
     bucketBytes: first.bucketBytes,
     mode: `${first.mode}: ${first.modeReason}`,
+    moved: {
+      h2dBytes: sum((report) => report.h2dBytes),
+      broadcastBytes: sum((report) => report.broadcastBytes),
+      reloadBytes: verifiedBytes,
+    },
+    timelines: last.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
   }
 }

@@ -1,10 +1,7 @@
-import { model } from '@ckpt/models'
 import Table from 'cli-table3'
 import type { BenchResult, Run } from '../result.ts'
-
-const seconds = (milliseconds: number) =>
-  milliseconds >= 1000 ? `${(milliseconds / 1000).toFixed(2)} s` : `${milliseconds.toFixed(1)} ms`
-const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`
+import { publishedRows } from './published.ts'
+import { gigabytes, seconds } from './units.ts'
 
 /** The bench's result for a terminal. */
 export function renderTables(result: BenchResult): string {
@@ -18,9 +15,10 @@ export function renderTables(result: BenchResult): string {
   ]
   for (const run of result.runs) if (run.backend === 'cuda') parts.push(onGpu(run))
   if (result.registration) {
-    const { bytes, registerMs, ofCeiling } = result.registration
+    const { bytes, registerMs, ofCeiling, freshMs, freshOfCeiling } = result.registration
+    const percent = (part: number) => `${(part * 100).toFixed(0)} %`
     parts.push(
-      `registration of ${gigabytes(bytes)} of warm files: ${seconds(registerMs.median)}, ${(ofCeiling * 100).toFixed(0)} % of the read ceiling`,
+      `registration of ${gigabytes(bytes)} of warm files: ${seconds(registerMs.median)} into the pool (${percent(ofCeiling)} of the read ceiling), ${seconds(freshMs.median)} into new memory (${percent(freshOfCeiling)})`,
     )
   }
   if (result.gatherMetas) {
@@ -108,13 +106,4 @@ function published(runs: readonly Run[]): string {
     }
   }
   return table.length === 0 ? '' : table.toString()
-}
-
-function publishedRows(id: string) {
-  try {
-    const found = model(id)
-    return found.updates.map((row) => ({ title: found.title, ...row }))
-  } catch {
-    return [] // a checkpoint of the user's own has no published row
-  }
 }

@@ -1,6 +1,6 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { ParameterServer, controlEngine, type CheckpointSource, type UpdateReport } from '@ckpt/core'
+import { ParameterServer, controlEngine, writeTrace, type CheckpointSource, type UpdateReport } from '@ckpt/core'
 import { Option, type Command } from 'commander'
 import { pino, destination } from 'pino'
 import { interruptible } from '../interrupt.ts'
@@ -20,6 +20,7 @@ interface UpdateCommandOptions {
   readonly bucketSize?: number
   readonly timeout: number
   readonly saveMetas?: string
+  readonly trace?: string
   readonly json?: boolean
   readonly verbose?: boolean
 }
@@ -44,6 +45,7 @@ export function addUpdate(program: Command): void {
     .addOption(new Option('--bucket-size <size>', 'preferred bucket size, such as 64MiB').argParser(parseSize))
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
     .option('--save-metas <file>', 'write the gathered metas to a file (rank 0)')
+    .option('--trace <file>', 'write when every rank did what, as a trace for ui.perfetto.dev or chrome://tracing (rank 0)')
     .option('--json', 'print one JSON line a rank instead of a summary')
     .option('--verbose', 'log what happens, as JSON lines on stderr')
     .action(async (options: UpdateCommandOptions) => {
@@ -84,14 +86,22 @@ async function update(options: UpdateCommandOptions, signal: AbortSignal): Promi
     ...(options.bucketSize !== undefined && { bucketBytes: options.bucketSize }),
   })
   bar[Symbol.dispose]()
+  if (options.trace !== undefined) {
+    const timelines = await server.gatherTimelines(report, { signal })
+    if (first) await writeTrace(userPath(options.trace), timelines)
+  }
   if (options.json) {
     const { spans: _, ...rest } = report
     process.stdout.write(`${JSON.stringify(rest)}\n`)
   } else if (first) process.stdout.write(summary(report, server.worldSize))
 }
 
+function userPath(path: string): string {
+  return resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
+}
+
 function sourceOf(paths: readonly string[]): CheckpointSource {
-  const absolute = paths.map((path) => resolve(process.env['INIT_CWD'] ?? process.cwd(), path))
+  const absolute = paths.map(userPath)
   if (absolute.length === 1 && statSync(absolute[0]!, { throwIfNoEntry: false })?.isDirectory())
     return { directory: absolute[0]! }
   return { files: absolute }

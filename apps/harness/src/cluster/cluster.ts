@@ -29,10 +29,12 @@ export class Cluster implements AsyncDisposable {
   readonly engines: EngineProcess[]
   readonly #directory: string
   readonly #options: ClusterOptions
+  readonly #removeDirectory = () => rmSync(this.#directory, { recursive: true, force: true })
 
   private constructor(options: ClusterOptions, directory: string) {
     this.#options = options
     this.#directory = directory
+    process.on('exit', this.#removeDirectory)
     this.engines = options.engine ? Array.from({ length: options.ranks }, (_, rank) => this.#startEngine(rank)) : []
     this.ranks = Array.from({ length: options.ranks }, (_, rank) => new RankProcess(rank))
   }
@@ -125,7 +127,8 @@ export class Cluster implements AsyncDisposable {
   async close(): Promise<void> {
     await Promise.all(this.ranks.map(({ process }) => process.stop()))
     await Promise.all(this.engines.map(({ process }) => process.stop()))
-    rmSync(this.#directory, { recursive: true, force: true })
+    process.off('exit', this.#removeDirectory)
+    this.#removeDirectory()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -2,10 +2,12 @@ import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 
-/** Node's flags for running the workspace's TypeScript from source. */
-export const SOURCE_FLAGS = ['--import', import.meta.resolve('tsx'), '--conditions=@ckpt/source']
+/** Node's flags for this package's processes: the workspace's TypeScript runs from source, what is built needs none. */
+export const SOURCE_FLAGS: readonly string[] = import.meta.url.endsWith('.ts')
+  ? ['--import', import.meta.resolve('tsx'), '--conditions=@ckpt/source']
+  : []
 
-/** A child process of this package's own, started from source; its stderr is kept for error messages. */
+/** A child process of this package's own; its stderr is kept for error messages. */
 export interface Spawned {
   readonly child: ChildProcess
   readonly name: string
@@ -15,10 +17,13 @@ export interface Spawned {
   stop(signal?: NodeJS.Signals, graceMs?: number): Promise<void>
 }
 
-/** Starts `module` (a file URL of a TypeScript source) as a child process with an IPC channel. */
+/**
+ * Starts `module` (a file URL of a TypeScript source; `pnpm bundle` puts the built file's in its place) as a child process with an
+ * IPC channel.
+ */
 export function spawnSource(name: string, module: URL, args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Spawned {
   const child = fork(fileURLToPath(module), args, {
-    execArgv: SOURCE_FLAGS,
+    execArgv: [...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
     env: { ...process.env, ...env },
     stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     serialization: 'advanced',

@@ -52,11 +52,13 @@ async function close(): Promise<void> {
 
 function resources(): RankResources {
   globalThis.gc?.()
+  const { heapUsed, external } = process.memoryUsage()
   const status = readFileSync('/proc/self/status', 'utf8')
   const kilobytes = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(status)?.[1] ?? 0) * 1024
   return {
     pid: process.pid,
     residentBytes: kilobytes('VmRSS'),
+    heapBytes: heapUsed + external,
     peakResidentBytes: kilobytes('VmHWM'),
     openFiles: readdirSync('/proc/self/fd').length,
     maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length,

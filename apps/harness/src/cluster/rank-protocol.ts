@@ -44,6 +44,8 @@ export interface RankUpdate {
 export interface RankResources {
   readonly pid: number
   readonly residentBytes: number
+  /** JavaScript objects and their buffers, after a garbage collection. */
+  readonly heapBytes: number
   readonly peakResidentBytes: number
   readonly openFiles: number
   readonly maps: number

@@ -8,7 +8,8 @@ export interface Announcement {
   readonly version: string
   readonly verify: boolean
   readonly bucketBytes: number | null
-  readonly chunkBytes: number | null
+  readonly maxBucketBytes: number
+  readonly chunkBytes: number
   /** Kept ring and collective: where the ranks differ, all of them start anew. */
   readonly generation: string
   /** The run's token for workers; rank 0's counts. */
@@ -17,7 +18,16 @@ export interface Announcement {
   readonly endpoint: WorkerEndpoint
 }
 
-const MUST_AGREE = ['checkpoint', 'manifestDigest', 'strategy', 'version', 'verify', 'bucketBytes', 'chunkBytes'] as const
+const MUST_AGREE = [
+  'checkpoint',
+  'manifestDigest',
+  'strategy',
+  'version',
+  'verify',
+  'bucketBytes',
+  'maxBucketBytes',
+  'chunkBytes',
+] as const
 
 /** Everybody's announcement. @throws CkptError `METAS_STALE` or `INVALID_ARGUMENT` naming the ranks that disagree and the field. */
 export async function announce(

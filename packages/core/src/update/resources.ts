@@ -74,7 +74,7 @@ export class UpdateResources {
   }
 
   async release(): Promise<void> {
-    await Promise.all(this.#leaving)
+    const leaving = [...this.#leaving]
     const collective = this.#collective
     const ring = this.#ring
     this.#collective = undefined
@@ -83,6 +83,7 @@ export class UpdateResources {
       await collective?.value.close()
     } finally {
       await ring?.close()
+      await Promise.all(leaving)
     }
   }
 }

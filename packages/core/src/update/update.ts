@@ -34,8 +34,9 @@ export interface UpdateRun {
   readonly version: string
   readonly verify: boolean
   readonly ringLimit: number
-  readonly bucketBytes?: number
-  readonly chunkBytes?: number
+  readonly bucketBytes: number | null
+  readonly maxBucketBytes: number
+  readonly chunkBytes: number
   readonly timeoutMs: number
   readonly signal: AbortSignal
   /** Tells the other ranks of a failure, once; resolves to the error to report. */
@@ -48,7 +49,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const { rendezvous, manifest, timeoutMs, signal } = run
   const { rank } = rendezvous
   const wait = { timeoutMs, signal }
-  const clock = stepClock()
+  const startedAt = performance.now()
+  const clock = stepClock(startedAt)
 
   await run.engine.ready({ rank, timeoutMs, signal })
   const address = `ipc://${join(run.socketDir, `worker-${rank}-${epoch.id}.sock`)}`
@@ -61,8 +63,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       strategy: run.strategy.name,
       version: run.version,
       verify: run.verify,
-      bucketBytes: run.bucketBytes ?? null,
-      chunkBytes: run.chunkBytes ?? null,
+      bucketBytes: run.bucketBytes,
+      maxBucketBytes: run.maxBucketBytes,
+      chunkBytes: run.chunkBytes,
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
@@ -76,8 +79,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const planned = run.plans.get(manifest, rank, {
     ranks,
     ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
-    ...(run.bucketBytes !== undefined && { preferredBucketBytes: run.bucketBytes }),
-    ...(run.chunkBytes !== undefined && { chunkBytes: run.chunkBytes }),
+    ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
+    maxBucketBytes: run.maxBucketBytes,
+    chunkBytes: run.chunkBytes,
   })
   const planMs = clock()
 
@@ -122,7 +126,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
     await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
-    return report(run, epoch, planned, result, { beginMs, planMs, attachMs, pipelineMs, commitMs })
+    return report(run, epoch, planned, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
     const error = await run.fail(thrown)
     await session.abort(error.message)
@@ -149,8 +153,7 @@ function watchCall(finished: Promise<void>, session: WorkerSession, rank: number
   )
 }
 
-function stepClock(): () => number {
-  let last = performance.now()
+function stepClock(last: number): () => number {
   return () => {
     const now = performance.now()
     const elapsed = now - last
@@ -164,6 +167,7 @@ function report(
   epoch: Epoch,
   { plan }: PlannedUpdate,
   result: StrategyResult,
+  startedAt: number,
   steps: UpdateReport['steps'],
 ): UpdateReport {
   const { stats, reloadMs, reloadSpans } = result
@@ -171,6 +175,12 @@ function report(
   spans.set(stats.spans)
   for (let i = 0, at = stats.spans.length; i < reloadSpans.length; i += 3, at += 4) {
     spans.set([2, reloadSpans[i]!, reloadSpans[i + 1]!, reloadSpans[i + 2]!], at)
+  }
+  // The ranks wait for each other between the step's begin and the pipeline's.
+  const lead = result.startedAt - (startedAt + steps.beginMs + steps.planMs + steps.attachMs)
+  for (let i = 0; i < spans.length; i += 4) {
+    spans[i + 2]! += lead
+    spans[i + 3]! += lead
   }
   return {
     checkpoint: run.manifest.checkpoint,
@@ -187,6 +197,9 @@ function report(
     bucketBytes: plan.bucketBytes,
     verified: run.verify,
     digest: run.manifest.digest,
+    h2dBytes: stats.h2dBytes,
+    broadcastBytes: stats.broadcastBytes,
+    startedUs: Math.round((performance.timeOrigin + startedAt) * 1000),
     totalMs: steps.beginMs + steps.planMs + steps.attachMs + steps.pipelineMs + steps.commitMs,
     steps,
     stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },

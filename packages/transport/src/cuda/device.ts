@@ -40,8 +40,9 @@ export async function createCudaDevice(options: CudaDeviceOptions): Promise<Cuda
 /** A GPU: rings in its memory, shared by CUDA IPC; collectives over NCCL; host memory that is pinned for it. */
 export class CudaDevice implements Device {
   readonly kind = 'cuda'
-  /** Smaller chunks leave the broadcasts' start-up time on the way, larger ones the time until the first and after the last. */
-  readonly preferredChunkBytes = 32 * 2 ** 20
+  // Two H200s, 2 x 8.6 GB: chunks of 32 and 64 MiB reach the H2D ceiling within 2 to 4 %, chunks of 8 MiB within 7 %. Six buckets
+  // of 128 MiB (three rounds of two owners) leave room for NCCL's own buffers within 2 GiB.
+  readonly preferred = { bucketBytes: 128 * 2 ** 20, chunkBytes: 32 * 2 ** 20 }
   readonly uuid: string
   readonly host: CudaHost
   /** What the GPU is and where it sits. */

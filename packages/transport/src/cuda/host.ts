@@ -1,6 +1,10 @@
+import { availableParallelism } from 'node:os'
 import type { AllocateOptions, FileReadRequest, Host, HostMemory, MemoryRange, TransferStats } from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
 import { registerMemory } from './memory.ts'
+
+/** Threads that touch and pin pages unless told otherwise: half the cores, for there is a rank a GPU. */
+const DEFAULT_THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
 
 /** A {@link Host} whose memory is pinned for a GPU; everything else is the plain host's. */
 export class CudaHost implements Host {
@@ -14,7 +18,10 @@ export class CudaHost implements Host {
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {
-    return this.#register(await this.#host.allocate({ ...options, lock: false }), options.lock ?? true, options.threads)
+    const { lock = true, prefault = true, threads = DEFAULT_THREADS } = options
+    // Pinning touches pages too, but behind the driver's lock, one after the other: several threads do that first.
+    const memory = await this.#host.allocate({ bytes: options.bytes, lock: false, prefault: prefault || lock, threads })
+    return this.#register(memory, lock, threads)
   }
 
   async createShared(name: string, options: AllocateOptions): Promise<HostMemory> {

@@ -1,0 +1,212 @@
+import type { Timeline } from '@ckpt/core'
+import type { BenchResult, Run } from '../../result.ts'
+import { publishedRows } from '../published.ts'
+import { gigabytes, seconds } from '../units.ts'
+import { limitBars, timelineChart } from './charts.ts'
+import { html, type Markup } from './markup.ts'
+
+/** Spans drawn in one page, which keeps it well below 2 MB: shared by the runs, and no more a run than its width can show. */
+const SPANS_A_PAGE = 12_000
+const SPANS_A_RUN = 3000
+/** Ranks that are drawn. */
+const RANKS_A_RUN = 16
+
+function rows(head: readonly (string | Markup)[], body: readonly Markup[]): Markup {
+  return html`<div class="scroll">
+    <table>
+      <thead>
+        <tr>
+          ${head.map((cell) => html`<th scope="col">${cell}</th>`)}
+        </tr>
+      </thead>
+      <tbody>
+        ${body}
+      </tbody>
+    </table>
+  </div>`
+}
+
+/** The runs, beside what is published for the whole models. */
+export function headline({ runs }: BenchResult): Markup {
+  const body = runs.map((run) => {
+    const published = publishedRows(run.model).map(
+      (row) => html`${row.broadcastSeconds.toFixed(2)} s<small>${row.devices}</small>`,
+    )
+    return html`<tr>
+      <th scope="row">${run.title}<small>${run.scale}</small></th>
+      <td>${run.strategy}<small>${run.backend}, ${run.ranks} ranks</small></td>
+      <td>${gigabytes(run.bytes)}<small>${run.tensors.toLocaleString('en')} tensors</small></td>
+      <td>
+        ${seconds(run.updateMs.median)}<small
+          >${gigabytes((run.bytes / run.updateMs.median) * 1000)}/s; ${run.updateMs.samples.length} samples,
+          ${seconds(run.updateMs.min)} to ${seconds(run.updateMs.max)}</small
+        >
+      </td>
+      <td>${seconds(run.digestUpdateMs)}</td>
+      <td>${seconds(run.registerMs)}</td>
+      <td>${seconds(run.gatherMetasMs)}</td>
+      <td>${seconds(run.limit.updateMs)}</td>
+      <td>${run.ratioToLimit.toFixed(2)}</td>
+      <td>${run.verified ? html`<span class="good">every byte</span>` : html`<span class="bad">FAILED</span>`}</td>
+      <td>${published.length === 0 ? '–' : published}</td>
+    </tr>`
+  })
+  const head = [
+    'model',
+    'how',
+    'size',
+    'update',
+    'with digests',
+    'register',
+    'gather metas',
+    'limit',
+    'ratio to limit',
+    'verified',
+  ]
+  return html`${rows([...head, html`published<small>checkpoint-engine, whole model, broadcast</small>`], body)}
+    <p class="quiet">The published figures are for whole models on other machines: for orientation, not for comparison.</p>`
+}
+
+/** Bars of the runs against their limits. */
+export function limits({ runs }: BenchResult): Markup {
+  const how = [...new Set(runs.map(({ limit }) => limit.how.replace(/^\d+ bytes/, 'the bytes')))]
+  return html`<h2>Against the limit</h2>
+    <p>
+      Median of the timed updates over the least time this machine could take; the whisker spans the fastest and the slowest
+      sample. The limit is: ${how.join('; ')}.
+    </p>
+    <figure>${limitBars(runs)}</figure>`
+}
+
+/** Other systems measured in the same run. */
+export function peers({ peers: measured }: BenchResult): Markup | undefined {
+  if (measured.length === 0) return undefined
+  const body = measured.map(
+    (peer) =>
+      html`<tr>
+        <th scope="row">${peer.peer} ${peer.version}</th>
+        <td>${peer.what}</td>
+        <td>${peer.model}</td>
+        <td>${peer.ranks}</td>
+        <td>${seconds(peer.oursMs.median)}</td>
+        <td>${seconds(peer.peerMs.median)}</td>
+        <td>${peer.ratio.toFixed(1)} ×</td>
+      </tr>`,
+  )
+  return html`<h2>Measured beside it</h2>
+    ${rows(['system', 'what', 'model', 'ranks', 'ckpt', 'that system', 'it takes'], body)}`
+}
+
+/** The last timed update of each run, rank by rank. */
+export function timelines({ runs }: BenchResult): Markup | undefined {
+  const drawn = runs.filter(hasTimelines)
+  if (drawn.length === 0) return undefined
+  const maxSpans = Math.min(SPANS_A_RUN, Math.floor(SPANS_A_PAGE / drawn.length))
+  return html`<h2>Where the time went</h2>
+    <p>
+      The last timed update of each run. Bars of one stage that lie closer together than can be drawn are joined.
+      <span class="key"
+        ><span style="--swatch: var(--step)">steps of the update</span><span style="--swatch: var(--h2d)">H2D</span>
+        <span style="--swatch: var(--broadcast)">broadcast</span><span style="--swatch: var(--reload)">reload</span></span
+      >
+    </p>
+    ${drawn.map((run) => timeline(run, maxSpans))}`
+}
+
+type TimedRun = Run & { readonly timelines: readonly Timeline[] }
+
+function hasTimelines(run: Run): run is TimedRun {
+  return run.timelines !== undefined && run.timelines.length > 0
+}
+
+function timeline(run: TimedRun, maxSpans: number): Markup {
+  const { stages } = run
+  const shown = run.timelines.slice(0, RANKS_A_RUN)
+  const left = run.timelines.length - shown.length
+  return html`<h3>${run.title}</h3>
+    <figure>
+      ${timelineChart(shown, maxSpans)}
+      <figcaption>
+        Busiest rank of the median update: H2D ${seconds(stages.h2dMs)}, broadcast ${seconds(stages.broadcastMs)}, reload
+        ${seconds(stages.reloadMs)}, idle ${seconds(stages.idleMs)}. Mode:
+        ${run.mode}.${left > 0 ? ` ${left} more ranks are not drawn.` : ''}
+      </figcaption>
+    </figure>`
+}
+
+/** What each stage moved. */
+export function bytes({ runs }: BenchResult): Markup | undefined {
+  const body = runs.flatMap(({ title, bytes: whole, moved, ...run }) => {
+    if (moved === undefined) return []
+    const { h2dBytes, broadcastBytes, reloadBytes } = moved
+    return html`<tr>
+      <th scope="row">${title}</th>
+      <td>${gigabytes(whole)}</td>
+      <td>${gigabytes(h2dBytes)}</td>
+      <td>${gigabytes(broadcastBytes)}</td>
+      <td>${gigabytes(reloadBytes)}</td>
+      <td>${gigabytes(h2dBytes + broadcastBytes + reloadBytes)}</td>
+      <td>${gigabytes(run.peakDeviceBytes)}</td>
+      <td>${gigabytes(run.peakHostBytes)}</td>
+    </tr>`
+  })
+  if (body.length === 0) return undefined
+  const head = ['model', 'checkpoint', 'H2D', 'broadcast', 'reload', 'together', 'ring, a rank', 'host memory, a rank']
+  return html`<h2>Bytes moved</h2>
+    <p>Per update, all ranks together.</p>
+    ${rows(head, body)}`
+}
+
+/** The machine, its ceilings, and the measurements that are not updates. */
+export function machine({ machine: on, ceilings, gpus, registration, gatherMetas, startedAt }: BenchResult): Markup {
+  const entries: [string, string][] = [
+    ['processor', `${on.cpu}, ${on.cores} cores`],
+    ['memory', gigabytes(on.memoryBytes)],
+    ['system', `${on.os}, Node ${on.node}`],
+    [
+      'copy ceiling',
+      `${gigabytes(ceilings.copyBytesPerSecond)}/s: all cores, buffers larger than any cache, measured in this run`,
+    ],
+    ['begun', startedAt],
+  ]
+  if (ceilings.readBytesPerSecond !== undefined) {
+    const rate = gigabytes(ceilings.readBytesPerSecond)
+    entries.push(['read ceiling', `${rate}/s: warm files into warm memory, measured in this run`])
+  }
+  if (gpus) {
+    const each = gpus.h2dEachBytesPerSecond.map((rate) => `${gigabytes(rate)}/s`).join(', ')
+    entries.push(['GPUs', `${gpus.names.join(', ')}; host links, all at once: ${each}`])
+  }
+  if (registration) {
+    const { bytes: size, registerMs, ofCeiling, freshMs, freshOfCeiling } = registration
+    const part = (ofReading: number) => `${(ofReading * 100).toFixed(0)} % of the read ceiling`
+    const pooled = `${gigabytes(size)} in ${seconds(registerMs.median)} into the pool: ${part(ofCeiling)}`
+    entries.push(['registration', `${pooled}; ${seconds(freshMs.median)} into new memory: ${part(freshOfCeiling)}`])
+  }
+  if (gatherMetas) {
+    const { model, tensors, ranks, firstMs, unchangedMs } = gatherMetas
+    const times = `${seconds(firstMs)} the first time, ${seconds(unchangedMs.median)} unchanged`
+    entries.push(['gatherMetas', `${model} at full size, ${tensors.toLocaleString('en')} tensors, ${ranks} ranks: ${times}`])
+  }
+  return html`<h2>Machine and ceilings</h2>
+    <dl>
+      ${entries.map(
+        ([name, value]) =>
+          html`<dt>${name}</dt>
+            <dd>${value}</dd>`,
+      )}
+    </dl>`
+}
+
+/** What was not measured, and why. */
+export function skipped({ skipped: items }: BenchResult): Markup | undefined {
+  if (items.length === 0) return undefined
+  return html`<h2>Not measured</h2>
+    <dl>
+      ${items.map(
+        ({ what, reason }) =>
+          html`<dt>${what}</dt>
+            <dd>${reason}</dd>`,
+      )}
+    </dl>`
+}

@@ -1,0 +1,39 @@
+/** The page's style sheet. Colours are variables, so that charts follow light, dark and paper too. */
+export const STYLE = `
+:root {
+  color-scheme: light dark; --page: #fff; --text: #1a1c20; --quiet: #5b616b; --line: #d9dce1; --good: #17713b; --bad: #b3261e;
+  --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #b3261e; --ours: #2f6fd0;
+  font: 15px/1.5 system-ui, sans-serif;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #15171b; --text: #e6e8ec; --quiet: #9ba2ad; --line: #363b44; --good: #6cc690; --bad: #f2837b;
+    --h2d: #6ea3f2; --broadcast: #f0a848; --reload: #5fc08b; --step: #6d7480; --step-other: #4a505a; --limit: #f2837b; --ours: #6ea3f2;
+  }
+}
+* { box-sizing: border-box }
+body { max-width: 76rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--text) }
+h1 { font-size: 1.7rem; margin: 0 } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem } h3 { font-size: 1rem; margin: 1.5rem 0 .25rem }
+p { margin: .25rem 0 .75rem; max-width: 60rem } .quiet, small, figcaption { color: var(--quiet) }
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { padding: .4rem .7rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
+thead th { font-weight: 600; color: var(--quiet); font-size: .85rem; vertical-align: bottom } tbody th { font-weight: 600 }
+td { white-space: nowrap } small { display: block; white-space: normal; font-weight: 400; font-size: .8rem }
+.good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
+figure { margin: .5rem 0 1.5rem } figure svg { width: 100%; height: auto; display: block; font-size: 11px }
+.key { display: inline-flex; gap: 1.25rem; flex-wrap: wrap } .key span::before {
+  content: ''; display: inline-block; width: .75em; height: .75em; margin-right: .4em; border-radius: 2px; background: var(--swatch)
+}
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.25rem; margin: .5rem 0 } dt { color: var(--quiet) } dd { margin: 0 }
+pre { overflow: auto; max-height: 30rem; font-size: .75rem; padding: .75rem; border: 1px solid var(--line) }
+@media print {
+  :root {
+    color-scheme: light; --page: #fff; --text: #000; --quiet: #444; --line: #bbb; --good: #0f5c2e; --bad: #8c1a14;
+    --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #8c1a14; --ours: #2f6fd0;
+    font-size: 10pt;
+  }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
+  body { padding: 0; max-width: none } details { display: none } figure, tr { break-inside: avoid } h2, h3 { break-after: avoid }
+  .scroll { overflow: visible }
+}
+`

@@ -1,0 +1,134 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import { parseHTML } from 'linkedom'
+import { describe, expect, it } from 'vitest'
+import { renderHtml } from './html.ts'
+import { renderJson } from './json.ts'
+import { resultFixture } from './result.fixture.ts'
+import { writeTraces } from './traces.ts'
+
+interface Node {
+  readonly textContent: string
+  getAttribute(name: string): string | null
+  querySelectorAll(selector: string): Node[]
+}
+
+function parse(page: string): Node {
+  const window: unknown = parseHTML(page)
+  return (window as { readonly document: Node }).document
+}
+
+describe('renderHtml', () => {
+  const page = renderHtml(resultFixture())
+  const document = parse(page)
+  const texts = (selector: string) => [...document.querySelectorAll(selector)].map(({ textContent }) => textContent)
+
+  it('has every section, with the figures and the reasons', () => {
+    expect(texts('h2')).toEqual([
+      'Against the limit',
+      'Measured beside it',
+      'Where the time went',
+      'Bytes moved',
+      'Machine and ceilings',
+      'Not measured',
+    ])
+    const [glm] = texts('tbody tr')
+    for (const figure of ['GLM-4.5-Air (BF16)', '420.0 ms', '375.0 ms', '1.12', 'every byte', '3.47 s', '8xH800 TP8'])
+      expect(glm).toContain(figure)
+    expect(texts('dd')).toContain('no NVIDIA GPU')
+    expect(page).toContain('checkpoint-engine 0.4.1')
+    expect(texts('.bad')).toEqual([])
+  })
+
+  it('escapes what it is given', () => {
+    expect(texts('tbody small')[0]).toBe('2 of 46 layers & <half> the "width"')
+    expect(page).not.toContain('<half>')
+  })
+
+  it('draws every span of every rank on the track of its stage', () => {
+    const figures = [...document.querySelectorAll('figure svg')]
+    expect(figures).toHaveLength(3)
+    for (const figure of figures.slice(1)) {
+      for (const stage of ['h2d', 'broadcast', 'reload'])
+        expect(figure.querySelectorAll(`rect[fill="var(--${stage})"]`)).toHaveLength(2 * 40)
+      for (const rect of figure.querySelectorAll('rect')) expect(Number(rect.getAttribute('width'))).toBeGreaterThanOrEqual(0)
+      expect(figure.textContent).toContain('rank 1')
+    }
+  })
+
+  it('is whole, and refers to nothing outside itself', () => {
+    // Elements that end, but for those that HTML leaves open, must close in the order in which they were opened.
+    const open: string[] = []
+    for (const [, slash, name, self] of page
+      .replace(/<style>[^]*?<\/style>/g, '')
+      .matchAll(/<(\/?)([a-z][\w-]*)[^>]*?(\/?)>/gi)) {
+      if (slash === '/') expect(open.pop()).toBe(name)
+      else if (self !== '/' && name !== 'meta') open.push(name!)
+    }
+    expect(open).toEqual([])
+    expect(document.querySelectorAll('script, link, img, iframe, object, use, image, a[href]')).toHaveLength(0)
+    expect(page).not.toMatch(/\b(src|href)\s*=|url\(|@import|https?:/i)
+  })
+
+  it('says so when bytes were wrong', () => {
+    const result = resultFixture()
+    const [first, ...others] = result.runs
+    const failed = parse(renderHtml({ ...result, runs: [{ ...first!, verified: false }, ...others] }))
+    expect(failed.querySelectorAll('.bad').map(({ textContent }) => textContent)).toEqual([
+      '1 of 2 runs did not give the engines the files’ bytes.',
+      'FAILED',
+    ])
+  })
+
+  it('leaves out what a result of an earlier version has not', () => {
+    const result = resultFixture()
+    const runs = result.runs.map(({ timelines: _, moved: __, ...run }) => run)
+    const { gatherMetas: _, registration: __, ...bare } = { ...result, runs, peers: [], skipped: [] }
+    expect([...parse(renderHtml(bare)).querySelectorAll('h2')].map(({ textContent }) => textContent)).toEqual([
+      'Against the limit',
+      'Machine and ceilings',
+    ])
+  })
+
+  it('stays below 2 MB with thousands of spans in dozens of runs', () => {
+    const result = resultFixture(2000)
+    const runs = Array.from({ length: 24 }, (_, index) => result.runs[index % 2]!)
+    expect(Buffer.byteLength(renderHtml({ ...result, runs }))).toBeLessThan(2e6)
+  })
+})
+
+describe('renderJson', () => {
+  it('gives back the same result, a span a line', () => {
+    const result = resultFixture()
+    const text = renderJson(result)
+    expect(JSON.parse(text)).toEqual(result)
+    expect(text).toContain('\n            [0, 1, 1, 3002, 3003],\n')
+  })
+
+  it('leaves strings that look like rows of numbers alone', () => {
+    const result = { ...resultFixture(), startedAt: '[\n  1,\n  2 ]' }
+    expect(JSON.parse(renderJson(result))).toEqual(result)
+  })
+})
+
+it('writeTraces writes one run to the file itself and several to a file each', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'ckpt-traces-'))
+  try {
+    const path = join(directory, 'trace.json')
+    const { runs } = resultFixture()
+    expect(await writeTraces(path, runs.slice(0, 1))).toEqual([path])
+    const paths = await writeTraces(path, [...runs, runs[1]!])
+    expect(paths.map((one) => basename(one))).toEqual([
+      'trace.glm-4.5-air.json',
+      'trace.kimi-k2-2.json',
+      'trace.kimi-k2-3.json',
+    ])
+    for (const one of [path, ...paths]) {
+      const { traceEvents } = JSON.parse(readFileSync(one, 'utf8')) as { traceEvents: { ph: string; ts?: number }[] }
+      expect(traceEvents.filter(({ ph }) => ph === 'X')).toHaveLength(2 * (3 * 40 + 6))
+    }
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+})

@@ -1,0 +1,20 @@
+import { basename, format, parse } from 'node:path'
+import { writeTrace } from '@ckpt/core'
+import type { Run } from '../result.ts'
+
+/**
+ * Writes the last timed update of each run: one run to `path` itself, several to a file each, with the run's model (and its place
+ * where that is not enough) before the extension. Resolves to the paths.
+ */
+export async function writeTraces(path: string, runs: readonly Run[]): Promise<string[]> {
+  const timed = runs.filter(({ timelines }) => timelines !== undefined)
+  const names = timed.map(({ model }) => basename(model))
+  const { dir, name, ext } = parse(path)
+  const paths = names.map((model, index) => {
+    if (names.length === 1) return path
+    const unique = names.filter((other) => other === model).length === 1 ? model : `${model}-${index + 1}`
+    return format({ dir, name: `${name}.${unique}`, ext })
+  })
+  for (const [index, { timelines }] of timed.entries()) await writeTrace(paths[index]!, timelines!)
+  return paths
+}

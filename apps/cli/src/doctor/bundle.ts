@@ -1,0 +1,50 @@
+import { createHash } from 'node:crypto'
+import { createReadStream, readFileSync, realpathSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { missing, ok, required, type Section } from './check.ts'
+
+interface BundleManifest {
+  readonly name: string
+  readonly version: string
+  readonly commit: string | null
+  readonly files: Readonly<Record<string, { readonly sha256: string }>>
+}
+
+/** The bundle that a script lies in (`lib/` below its root); undefined when it lies in none. */
+export function bundleOf(script: string): string | undefined {
+  const root = dirname(dirname(realpathSync(script)))
+  return manifestIn(root)?.name === 'ckpt' ? root : undefined
+}
+
+function manifestIn(root: string): BundleManifest | undefined {
+  try {
+    return JSON.parse(readFileSync(join(root, 'MANIFEST.json'), 'utf8')) as BundleManifest
+  } catch {
+    return undefined
+  }
+}
+
+/** Whether every file of a bundle is what it was when it was made. */
+export async function bundleSection(root: string): Promise<Section> {
+  const { version, commit, files } = manifestIn(root)!
+  const damaged: string[] = []
+  for (const [file, { sha256 }] of Object.entries(files)) {
+    if ((await digest(join(root, file))) !== sha256) damaged.push(file)
+  }
+  const what = `${version}${commit === null ? '' : ` (${commit.slice(0, 12)})`} at ${root}`
+  const facts = { version, commit, root, damaged }
+  const check =
+    damaged.length === 0
+      ? ok('bundle', `${what}: ${Object.keys(files).length} files as they were made`, facts)
+      : missing('bundle', `${what}: changed or gone: ${damaged.join(', ')}`, 'copy the bundle again', facts)
+  return { title: 'Bundle', checks: [required(check)] }
+}
+
+async function digest(file: string): Promise<string | undefined> {
+  const hash = createHash('sha256')
+  return pipeline(createReadStream(file), hash).then(
+    () => hash.digest('hex'),
+    () => undefined,
+  )
+}

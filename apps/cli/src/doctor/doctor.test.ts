@@ -1,0 +1,279 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { CudaDeviceInfo, CudaProbe } from '@ckpt/core'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { missing, ok, required, type Check, type Section } from './check.ts'
+import { examine, lacking } from './doctor.ts'
+import { environmentSection } from './environment.ts'
+import { gpusSection } from './gpus.ts'
+import { memorySection } from './memory.ts'
+import { parseFree, parseTopology } from './nvidia-smi.ts'
+import { askPython, pythonSection } from './python.ts'
+import { rdmaSection } from './rdma.ts'
+import { renderJson, renderText } from './render.ts'
+import { systemFiles } from './system-files.ts'
+
+const GIB = 2 ** 30
+let root: string
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'ckpt-doctor-'))
+})
+afterEach(() => {
+  vi.unstubAllEnvs()
+  rmSync(root, { recursive: true, force: true })
+})
+
+function tree(files: Record<string, string>): ReturnType<typeof systemFiles> {
+  for (const [path, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(root, path)), { recursive: true })
+    writeFileSync(join(root, path), `${text}\n`)
+  }
+  return systemFiles(root)
+}
+
+function find({ checks }: Section, id: string): Check {
+  const check = checks.find((candidate) => candidate.id === id)
+  expect(check, id).toBeDefined()
+  return check!
+}
+
+describe('this machine', () => {
+  it('is ready, and every finding that is not ok has a remedy', async () => {
+    const script = fileURLToPath(import.meta.url)
+    const sections = await examine({ python: 'python3', environment: process.env, script })
+    const checks = sections.flatMap((section) => section.checks)
+    expect(lacking(sections, [])).toEqual([])
+    for (const { status, remedy } of checks) expect(remedy === undefined).toBe(status === 'ok')
+    expect(new Set(checks.map(({ id }) => id)).size).toBe(checks.length)
+    expect(checks.find(({ id }) => id === 'addon.host')).toMatchObject({ status: 'ok', required: true })
+    expect(checks.find(({ id }) => id === 'system')?.facts).toMatchObject({ glibc: expect.stringMatching(/^2\.\d+/) })
+    expect(checks.find(({ id }) => id === 'memory')?.facts?.['totalBytes']).toBeGreaterThan(GIB / 4)
+    expect(JSON.parse(renderJson(sections, []))).toMatchObject({ schema: 1, ready: true })
+    expect(renderText(sections, [])).toContain('\nready: ')
+  })
+})
+
+describe('lacking', () => {
+  const sections = [
+    { title: 'A', checks: [ok('a', 'here'), missing('b.one', 'gone', 'get it'), required(missing('c', 'gone', 'get it'))] },
+  ]
+
+  it('is what is required and missing, and what was asked for', () => {
+    expect(lacking(sections, []).map(({ id }) => id)).toEqual(['c'])
+    expect(lacking(sections, ['a', 'b', 'c']).map(({ id }) => id)).toEqual(['c', 'b.one'])
+  })
+
+  it('has a name that nothing answers to', () => {
+    expect(lacking(sections, ['a.b', 'typo']).map(({ id }) => id)).toEqual(['c', 'a.b', 'typo'])
+  })
+})
+
+describe('memory', () => {
+  const limits = (memlock: string, files: string) =>
+    [
+      `Max locked memory         ${memlock}              ${memlock}              bytes`,
+      `Max open files            ${files}                 1048576              files`,
+    ].join('\n')
+  const meminfo = 'MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:   8388608 kB'
+
+  it('warns of a small /dev/shm, locked-memory limit and few files, as containers have them', () => {
+    const files = tree({
+      '/proc/meminfo': meminfo,
+      '/proc/self/limits': limits('67108864', '1024'),
+      '/proc/self/status': 'CapEff:\t00000000a80425fb',
+      '/sys/kernel/mm/transparent_hugepage/enabled': 'always madvise [never]',
+    })
+    const section = memorySection(files, { limit: 4 * GIB, shm: { total: 64 * 2 ** 20, free: 64 * 2 ** 20 } })
+    expect(find(section, 'memory').facts).toEqual({ totalBytes: 16 * GIB, availableBytes: 8 * GIB, cgroupBytes: 4 * GIB })
+    expect(find(section, 'shm')).toMatchObject({ status: 'warn', remedy: expect.stringContaining('--shm-size') })
+    expect(find(section, 'memlock')).toMatchObject({ status: 'warn', facts: { bytes: 67108864, capIpcLock: false } })
+    expect(find(section, 'files')).toMatchObject({ status: 'warn', facts: { soft: 1024, hard: 1048576 } })
+    expect(find(section, 'thp')).toMatchObject({ status: 'warn', facts: { anonymous: 'never' } })
+  })
+
+  it('is content with unlimited memory locking, and with the capability in its place', () => {
+    const unlimited = tree({ '/proc/self/limits': limits('unlimited', '65536') })
+    expect(find(memorySection(unlimited, { limit: undefined, shm: undefined }), 'memlock').status).toBe('ok')
+    const capable = tree({ '/proc/self/limits': limits('65536', '65536'), '/proc/self/status': 'CapEff:\t0000000000004000' })
+    expect(find(memorySection(capable, { limit: undefined, shm: undefined }), 'memlock')).toMatchObject({
+      status: 'ok',
+      facts: { capIpcLock: true },
+    })
+  })
+
+  it('does without no /dev/shm', () => {
+    const section = memorySection(tree({}), { limit: undefined, shm: undefined })
+    expect(find(section, 'shm')).toMatchObject({ status: 'missing', required: true })
+  })
+})
+
+describe('gpus', () => {
+  const uuid = (index: number) => `GPU-0000000${index}-0000-0000-0000-000000000000`
+  const device = (index: number, peers: boolean[]): CudaDeviceInfo => ({
+    index,
+    name: 'NVIDIA H200',
+    uuid: uuid(index),
+    pciBusId: `0000:0${index}:00.0`,
+    numaNode: index,
+    cpus: '0-15',
+    computeCapability: 90,
+    totalBytes: 150 * GIB,
+    peerAccess: peers,
+  })
+  const library = (version: number, path: string) => ({ available: true, problem: undefined, version, path, attempts: [] })
+  const probe = (peer: boolean): CudaProbe => ({
+    driver: library(13000, '/usr/lib/libcuda.so.1'),
+    nccl: library(22803, '/usr/lib/libnccl.so.2'),
+    kernels: { available: true, problem: undefined },
+    devices: [device(0, [false, peer]), device(1, [peer, false])],
+  })
+  const topology = [
+    '\t\x1b[4mGPU0\tGPU1\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\x1b[0m',
+    'GPU0\t X \tNV18\tPIX\t0-15\t0\t\tN/A',
+    'GPU1\tNV18\t X \tSYS\t0-15\t0\t\tN/A',
+    'NIC0\tPIX\tSYS\t X \t\t\t\t',
+    '',
+    'Legend:',
+    '',
+    '  X    = Self',
+  ].join('\n')
+  const smi = { topology, memory: `${uuid(0)}, 1024\n${uuid(1)}, 2048\n` }
+
+  it('tells devices, links and versions', () => {
+    const files = tree({ '/dev/nvidia0': '', '/dev/nvidia1': '', '/dev/nvidiactl': '' })
+    const section = gpusSection({ cuda: probe(true), smi, files, environment: {}, pythonNccl: undefined })
+    expect(section.checks.every(({ status }) => status === 'ok')).toBe(true)
+    expect(find(section, 'gpus').facts).toMatchObject({ devices: [{ freeBytes: GIB }, { freeBytes: 2 * GIB }] })
+    expect(find(section, 'gpu.links')).toMatchObject({
+      found: '0–1: NV18, P2P',
+      facts: { pairs: [{ link: 'NV18', peer: true }] },
+    })
+    expect(find(section, 'cuda.driver').found).toContain('CUDA 13.0')
+    expect(find(section, 'nccl').found).toContain('2.28.3')
+    expect(find(section, 'cuda.visible').facts).toMatchObject({ deviceNodes: 2, usable: 2 })
+  })
+
+  it('warns where GPUs do not reach each other, and of GPUs the driver does not see', () => {
+    const files = tree({ '/dev/nvidia0': '', '/dev/nvidia1': '', '/dev/nvidia2': '' })
+    const section = gpusSection({
+      cuda: probe(false),
+      smi: { topology: undefined, memory: undefined },
+      files,
+      environment: {},
+      pythonNccl: undefined,
+    })
+    expect(find(section, 'gpu.links')).toMatchObject({ status: 'warn', found: '0–1: no P2P' })
+    expect(find(section, 'cuda.visible').status).toBe('warn')
+  })
+
+  it('points to the NCCL of the Python packages where the system has none', () => {
+    const nccl = { available: false, problem: 'libnccl.so.2: not found', version: 0, path: undefined, attempts: [] }
+    const section = gpusSection({
+      cuda: { ...probe(true), nccl },
+      smi,
+      files: tree({}),
+      environment: {},
+      pythonNccl: '/venv/nccl/lib/libnccl.so.2',
+    })
+    expect(find(section, 'nccl')).toMatchObject({
+      status: 'missing',
+      remedy: expect.stringContaining('CKPT_NCCL_LIBRARY=/venv/nccl/lib/libnccl.so.2'),
+    })
+  })
+
+  it('says so where the addon is not loaded', () => {
+    const section = gpusSection({ cuda: undefined, smi, files: tree({}), environment: {}, pythonNccl: undefined })
+    expect(section.checks).toMatchObject([{ id: 'gpus', status: 'missing', required: false }])
+  })
+
+  it('reads what nvidia-smi prints, and nothing from nothing', () => {
+    expect(parseTopology(topology).get(1)?.get(0)).toBe('NV18')
+    expect(parseTopology(undefined).size).toBe(0)
+    expect(parseFree('No devices were found\n').size).toBe(0)
+  })
+})
+
+describe('rdma', () => {
+  const port = '/sys/class/infiniband/mlx5_0/ports/1'
+  const nic = {
+    [`${port}/state`]: '4: ACTIVE',
+    [`${port}/link_layer`]: 'Ethernet',
+    [`${port}/rate`]: '400 Gb/sec (4X NDR)',
+    [`${port}/gids/0`]: 'fe80:0000:0000:0000:a288:c2ff:fe00:1234',
+    [`${port}/gids/1`]: '0000:0000:0000:0000:0000:ffff:0a00:0001',
+    [`${port}/gids/2`]: '0000:0000:0000:0000:0000:0000:0000:0000',
+    '/sys/class/infiniband/mlx5_0/device/numa_node': '1',
+    '/dev/infiniband/uverbs0': '',
+  }
+
+  it('tells ports with state, link layer and GIDs in use', () => {
+    const section = rdmaSection(tree(nic), () => true)
+    expect(find(section, 'rdma.mlx5_0')).toMatchObject({
+      status: 'ok',
+      facts: {
+        numaNode: 1,
+        ports: [{ port: 1, state: 'ACTIVE', linkLayer: 'Ethernet', rate: '400 Gb/sec (4X NDR)', gids: 2 }],
+      },
+    })
+    expect(find(section, 'rdma.access').status).toBe('ok')
+    expect(find(section, 'rdma.verbs').status).toBe('missing')
+  })
+
+  it('finds fault with a port that is down and device nodes that cannot be opened', () => {
+    const section = rdmaSection(tree({ ...nic, [`${port}/state`]: '1: DOWN' }), () => false)
+    expect(find(section, 'rdma.mlx5_0').status).toBe('warn')
+    expect(find(section, 'rdma.access').status).toBe('missing')
+  })
+})
+
+describe('python', () => {
+  it('asks a real interpreter which packages it has', async (context) => {
+    tree({
+      '/ckpt_worker/__init__.py': '',
+      '/msgspec/__init__.py': '',
+      '/msgspec-1.2.3.dist-info/METADATA': 'Name: msgspec\nVersion: 1.2.3',
+    })
+    vi.stubEnv('PYTHONPATH', root)
+    const facts = await askPython('python3')
+    if (facts === 'no interpreter python3') return context.skip('no Python interpreter')
+    expect(facts).toMatchObject({
+      version: expect.stringMatching(/^3\./),
+      packages: { ckpt_worker: 'version unknown', msgspec: '1.2.3' },
+    })
+    expect(find(pythonSection(facts), 'python.msgspec').status).toBe('ok')
+  })
+
+  it('names what an interpreter lacks', () => {
+    const packages = { torch: '2.11.0', pyzmq: '27.0', msgspec: null, ckpt_worker: null, vllm: '0.12' }
+    const section = pythonSection({ version: '3.12.1', path: '/usr/bin/python3', nccl: null, packages })
+    expect(find(section, 'python').found).toBe('3.12.1 at /usr/bin/python3, vllm 0.12')
+    expect(find(section, 'python.torch').status).toBe('ok')
+    expect(find(section, 'python.msgspec').status).toBe('missing')
+    expect(find(section, 'python.ckpt_worker').remedy).toContain('PYTHONPATH')
+  })
+
+  it('tells of an interpreter that is missing or fails', async () => {
+    expect(await askPython(join(root, 'python'))).toContain('no interpreter')
+    expect(await askPython('false')).toContain('false fails')
+    expect(pythonSection('no interpreter x').checks).toMatchObject([{ id: 'python', status: 'missing' }])
+  })
+})
+
+describe('environment', () => {
+  it('shows what matters and hides secrets', () => {
+    const section = environmentSection({ NCCL_IB_HCA: '^mlx5_1', CKPT_TOKEN: 'secret', EDITOR: 'vi', PS_MEM_FRACTION: '0.5' })
+    expect(section.checks).toHaveLength(1)
+    expect(find(section, 'environment').found).toBe('CKPT_TOKEN=(set, not shown)\nNCCL_IB_HCA=^mlx5_1\nPS_MEM_FRACTION=0.5')
+    expect(JSON.stringify(section)).not.toContain('"secret"')
+  })
+
+  it('names a variable that updates would refuse', () => {
+    const section = environmentSection({ PS_MEM_FRACTION: '7' })
+    expect(find(section, 'environment.limits')).toMatchObject({
+      status: 'warn',
+      found: expect.stringContaining('PS_MEM_FRACTION=7'),
+    })
+  })
+})

@@ -1,0 +1,52 @@
+import { nodeFacts } from '@ckpt/core'
+import { addonsSection } from './addons.ts'
+import { bundleOf, bundleSection } from './bundle.ts'
+import { missing, type Check, type Section } from './check.ts'
+import { environmentSection } from './environment.ts'
+import { gpusSection } from './gpus.ts'
+import { machineSection } from './machine.ts'
+import { memorySection } from './memory.ts'
+import { askNvidiaSmi } from './nvidia-smi.ts'
+import { askPython, pythonSection } from './python.ts'
+import { rdmaSection } from './rdma.ts'
+import { systemFiles } from './system-files.ts'
+
+/** Everything `ckpt doctor` looks at, on this machine. */
+export async function examine(options: { python: string; environment: NodeJS.ProcessEnv; script: string }): Promise<Section[]> {
+  const { environment } = options
+  // Before the addon loads: it sets defaults of its own in this process' environment.
+  const variables = environmentSection(environment)
+  const files = systemFiles()
+  const bundle = bundleOf(options.script)
+  const [facts, smi, python, intact] = await Promise.all([
+    nodeFacts(),
+    askNvidiaSmi(),
+    askPython(options.python),
+    bundle === undefined ? undefined : bundleSection(bundle),
+  ])
+  const pythonNccl = typeof python === 'string' ? undefined : (python.nccl ?? undefined)
+  return [
+    machineSection(files),
+    memorySection(files),
+    ...(intact === undefined ? [] : [intact]),
+    addonsSection(facts),
+    gpusSection({ cuda: facts.cuda, smi, files, environment, pythonNccl }),
+    rdmaSection(files),
+    pythonSection(python),
+    variables,
+  ]
+}
+
+/**
+ * What is missing although it is needed: by itself, or because `needed` names it by its id or the part of it before the dot. A name
+ * that no check answers to is missing too.
+ */
+export function lacking(sections: readonly Section[], needed: readonly string[]): Check[] {
+  const checks = sections.flatMap((section) => section.checks)
+  const asked = needed.flatMap((name) => {
+    const named = checks.filter(({ id }) => id === name || id.startsWith(`${name}.`))
+    return named.length > 0 ? named : [missing(name, 'not found on this node', 'see the findings for what it is part of')]
+  })
+  const lacks = [...checks.filter(({ required }) => required), ...asked].filter(({ status }) => status === 'missing')
+  return [...new Map(lacks.map((check) => [check.id, check])).values()]
+}

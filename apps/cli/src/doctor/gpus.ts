@@ -1,0 +1,113 @@
+import type { CudaDeviceInfo, CudaProbe } from '@ckpt/core'
+import { formatSize } from '../sizes.ts'
+import { missing, ok, warn, type Check, type Section } from './check.ts'
+import { parseFree, parseTopology, type SmiOutput } from './nvidia-smi.ts'
+import type { SystemFiles } from './system-files.ts'
+
+export interface GpuSources {
+  /** What the CUDA addon found; undefined where it is not loaded. */
+  readonly cuda: CudaProbe | undefined
+  readonly smi: SmiOutput
+  readonly files: SystemFiles
+  readonly environment: NodeJS.ProcessEnv
+  /** NCCL of a Python environment, which a system without its own can be pointed to. */
+  readonly pythonNccl: string | undefined
+}
+
+/** GPUs, the links between them, and NCCL. */
+export function gpusSection(sources: GpuSources): Section {
+  const { cuda } = sources
+  if (cuda === undefined) {
+    const check = missing('gpus', 'not known: the CUDA addon is not loaded', 'see addon.cuda; the host device works without it')
+    return { title: 'GPUs', checks: [check] }
+  }
+  const checks = [
+    driver(cuda),
+    gpus(sources, cuda),
+    visible(sources, cuda),
+    links(sources, cuda),
+    nccl(sources, cuda),
+    kernels(cuda),
+  ]
+  return { title: 'GPUs', checks: checks.filter((check) => check !== undefined) }
+}
+
+function driver({ driver: { available, problem, version, path } }: CudaProbe): Check {
+  if (!available) {
+    const remedy = 'install the NVIDIA driver; in a container, docker run --gpus all; or name libcuda in CKPT_CUDA_LIBRARY'
+    return missing('cuda.driver', problem ?? 'not available', remedy)
+  }
+  return ok(
+    'cuda.driver',
+    `for CUDA ${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}, ${path ?? 'libcuda'}`,
+    { version, path },
+  )
+}
+
+function gpus({ smi }: GpuSources, { devices }: CudaProbe): Check {
+  if (devices.length === 0)
+    return missing('gpus', 'none', 'the host device works without; for GPUs see cuda.driver and CUDA_VISIBLE_DEVICES')
+  const free = parseFree(smi.memory)
+  const line = (device: CudaDeviceInfo) => {
+    const left = free.get(device.uuid)
+    const size = `${formatSize(device.totalBytes)}${left === undefined ? '' : `, ${formatSize(left)} free`}`
+    const place =
+      device.numaNode < 0 ? '' : `, NUMA node ${device.numaNode}${device.cpus === '' ? '' : ` (CPUs ${device.cpus})`}`
+    return `${device.index}: ${device.name}, sm_${device.computeCapability}, ${size}, ${device.pciBusId}${place}`
+  }
+  return ok('gpus', devices.map(line).join('\n'), {
+    devices: devices.map((device) => ({ ...device, freeBytes: free.get(device.uuid) ?? null })),
+  })
+}
+
+/** GPUs the kernel has beside those this process may use. */
+function visible({ files, environment }: GpuSources, { devices }: CudaProbe): Check {
+  const nodes = files.list('/dev').filter((name) => /^nvidia\d+$/.test(name)).length
+  const chosen = environment['CUDA_VISIBLE_DEVICES']
+  const found = `${devices.length} of ${nodes} device nodes; CUDA_VISIBLE_DEVICES ${chosen === undefined ? 'is not set' : `is "${chosen}"`}`
+  const facts = { deviceNodes: nodes, cudaVisibleDevices: chosen ?? null, usable: devices.length }
+  if (devices.length >= nodes || chosen !== undefined) return ok('cuda.visible', found, facts)
+  const remedy = 'the driver sees fewer GPUs than there are: look for MIG, for a cgroup that denies devices, and at nvidia-smi'
+  return warn('cuda.visible', found, remedy, facts)
+}
+
+function links({ smi }: GpuSources, { devices }: CudaProbe): Check | undefined {
+  if (devices.length < 2) return undefined
+  const topology = parseTopology(smi.topology)
+  const pairs = devices.flatMap((a, i) =>
+    devices.slice(i + 1).map((b) => {
+      const peer = a.peerAccess[b.index] === true && b.peerAccess[a.index] === true
+      // nvidia-smi counts all GPUs: with some hidden its numbers are not these.
+      const link = topology.size === devices.length ? topology.get(a.index)?.get(b.index) : undefined
+      return { a: a.index, b: b.index, peer, link: link ?? null }
+    }),
+  )
+  const found = pairs
+    .map(({ a, b, peer, link }) => `${a}–${b}: ${[link, peer ? 'P2P' : 'no P2P'].filter(Boolean).join(', ')}`)
+    .join('; ')
+  if (pairs.every(({ peer }) => peer)) return ok('gpu.links', found, { pairs })
+  const remedy =
+    'broadcasts go through host memory between these: check NVLink and fabric manager, and ACS in the BIOS for PCIe'
+  return warn('gpu.links', found, remedy, { pairs })
+}
+
+function nccl({ pythonNccl }: GpuSources, { nccl: { available, problem, version, path } }: CudaProbe): Check {
+  if (available) {
+    const text = `${Math.floor(version / 10000)}.${Math.floor((version % 10000) / 100)}.${version % 100}, ${path ?? 'libnccl'}`
+    return ok('nccl', text, { version, path })
+  }
+  const remedy =
+    pythonNccl === undefined
+      ? 'install libnccl2, or name a libnccl.so.2 (PyTorch brings one) in CKPT_NCCL_LIBRARY; one rank alone works without'
+      : `set CKPT_NCCL_LIBRARY=${pythonNccl}`
+  return missing('nccl', problem ?? 'not available', remedy, { pythonNccl: pythonNccl ?? null })
+}
+
+function kernels({ kernels: { available, problem } }: CudaProbe): Check {
+  if (available) return ok('cuda.kernels', 'in the addon')
+  return warn(
+    'cuda.kernels',
+    problem ?? 'not in the addon',
+    'build the addon where nvcc is; digests and strided copies on the GPU need it',
+  )
+}

@@ -1,0 +1,102 @@
+import { accessSync, constants } from 'node:fs'
+import { missing, ok, warn, type Check, type Section } from './check.ts'
+import type { SystemFiles } from './system-files.ts'
+
+const DEVICES = '/sys/class/infiniband'
+const VERBS_FOLDERS = [
+  '/usr/lib/x86_64-linux-gnu',
+  '/usr/lib/aarch64-linux-gnu',
+  '/usr/lib64',
+  '/lib/x86_64-linux-gnu',
+  '/usr/lib',
+]
+
+interface Port {
+  readonly port: number
+  readonly state: string
+  readonly linkLayer: string
+  readonly rate: string
+  /** Entries of its GID table that are in use. */
+  readonly gids: number
+}
+
+/** RDMA devices and what it takes to use them. */
+export function rdmaSection(files: SystemFiles, usable: (path: string) => boolean = writable): Section {
+  const names = files.list(DEVICES)
+  if (names.length === 0) {
+    const remedy =
+      'only P2P over RDMA needs one; if the node has NICs, load their driver and give the container /dev/infiniband'
+    return { title: 'RDMA', checks: [missing('rdma.devices', `none (${DEVICES} is absent or empty)`, remedy)] }
+  }
+  return {
+    title: 'RDMA',
+    checks: [...names.map((name) => device(files, name)), access(files, usable), library(files), peerMemory(files)],
+  }
+}
+
+function device(files: SystemFiles, name: string): Check {
+  const folder = `${DEVICES}/${name}`
+  const ports = files.list(`${folder}/ports`).map((port) => portOf(files, `${folder}/ports/${port}`, Number(port)))
+  const numaNode = Number(files.text(`${folder}/device/numa_node`) ?? -1)
+  const firmware = files.text(`${folder}/fw_ver`)
+  const text = ports.map(
+    ({ port, state, linkLayer, rate, gids }) => `port ${port} ${state}, ${linkLayer}, ${rate}, ${gids} GIDs`,
+  )
+  const found = [text.join('; ') || 'no ports', numaNode < 0 ? '' : `NUMA node ${numaNode}`].filter(Boolean).join(', ')
+  const facts = { name, ports, numaNode, firmware: firmware ?? null }
+  if (ports.some(({ state }) => state === 'ACTIVE')) return ok(`rdma.${name}`, found, facts)
+  return warn(
+    `rdma.${name}`,
+    found,
+    'no active port: check cable, switch and subnet manager, or leave it out by NCCL_IB_HCA',
+    facts,
+  )
+}
+
+function portOf(files: SystemFiles, folder: string, port: number): Port {
+  const gids = files.list(`${folder}/gids`).map((index) => files.text(`${folder}/gids/${index}`) ?? '')
+  return {
+    port,
+    // The file says "4: ACTIVE".
+    state: (files.text(`${folder}/state`) ?? 'unknown').replace(/^\d+:\s*/, ''),
+    linkLayer: files.text(`${folder}/link_layer`) ?? 'unknown',
+    rate: files.text(`${folder}/rate`) ?? 'unknown rate',
+    gids: gids.filter((gid) => /[1-9a-f]/.test(gid.replace(/^fe80:/, ''))).length,
+  }
+}
+
+function access(files: SystemFiles, usable: (path: string) => boolean): Check {
+  const nodes = files.list('/dev/infiniband').filter((name) => name.startsWith('uverbs'))
+  const good = nodes.filter((name) => usable(`/dev/infiniband/${name}`))
+  const found = `${good.length} of ${nodes.length} device nodes can be opened`
+  if (good.length > 0) return ok('rdma.access', found)
+  return missing(
+    'rdma.access',
+    found,
+    'give the container /dev/infiniband: docker run --device /dev/infiniband --cap-add IPC_LOCK',
+  )
+}
+
+function library(files: SystemFiles): Check {
+  const folder = VERBS_FOLDERS.find((path) => files.list(path).includes('libibverbs.so.1'))
+  if (folder !== undefined) return ok('rdma.verbs', `${folder}/libibverbs.so.1`)
+  return missing(
+    'rdma.verbs',
+    'no libibverbs.so.1',
+    'apt-get install libibverbs1 ibverbs-providers, or copy both from a node that has them',
+  )
+}
+
+function peerMemory(files: SystemFiles): Check {
+  const loaded = ['nvidia_peermem', 'nv_peer_mem'].find((name) => files.list(`/sys/module/${name}`).length > 0)
+  return ok('rdma.gpudirect', loaded ?? 'nvidia_peermem is not loaded; transfers from and to host memory do not need it')
+}
+
+function writable(path: string): boolean {
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,27 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+/** The files in which Linux describes itself. */
+export interface SystemFiles {
+  /** The file's text, trimmed; undefined where it is missing or cannot be read. */
+  text(path: string): string | undefined
+  /** Names in a directory, sorted as numbers where they hold any; empty where it is missing. */
+  list(path: string): string[]
+}
+
+/** The machine's own files, or a copy of such a tree under `root`. */
+export function systemFiles(root = '/'): SystemFiles {
+  return {
+    text: (path) => attempt(() => readFileSync(join(root, path), 'utf8').trim()),
+    list: (path) =>
+      attempt(() => readdirSync(join(root, path)).sort((a, b) => a.localeCompare(b, 'en', { numeric: true }))) ?? [],
+  }
+}
+
+function attempt<T>(read: () => T): T | undefined {
+  try {
+    return read()
+  } catch {
+    return undefined
+  }
+}
