@@ -1,4 +1,4 @@
-"""How fast pinned host memory reaches the GPUs, all of them at once: ``h2d.py GPUS BYTES REPEAT``, one JSON object on stdout."""
+"""How fast pinned host memory reaches all GPUs at once: ``h2d.py GPUS BYTES REPEAT`` prints one JSON object."""
 
 from __future__ import annotations
 

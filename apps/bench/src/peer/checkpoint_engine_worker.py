@@ -7,6 +7,7 @@ import sys
 import torch
 import zmq
 from checkpoint_engine.worker import update_weights_from_ipc
+
 from ckpt_worker.reference.__main__ import main
 from ckpt_worker.reference.engine import ReferenceEngine
 from ckpt_worker.session import UpdateResult

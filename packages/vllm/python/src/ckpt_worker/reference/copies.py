@@ -42,7 +42,7 @@ class _Run(NamedTuple):
 
 
 class CopyPlan:
-    """Prepared copies out of one storage. It keeps the targets, and nothing of the source: any storage of that layout will do."""
+    """Prepared copies out of one storage. It keeps the targets and nothing of the source: any storage of that layout will do."""
 
     def __init__(self, copies: Iterable[Copy]) -> None:
         self._runs = [_prepare(*run) for run in _runs(copies)]
@@ -60,7 +60,7 @@ class CopyPlan:
             if base is None:
                 base = torch.empty(0, dtype=word, device=source.device)
                 words = storage.nbytes() // word.itemsize
-                base.set_(storage, 0, (words,), (1,))  # type: ignore[call-overload]
+                base.set_(storage, 0, (words,), (1,))
                 bases[word] = base
             target.copy_(base.as_strided(shape, stride, offset))
 
@@ -126,6 +126,6 @@ def _prepare(
     storage = target.untyped_storage()
     base = torch.empty(0, dtype=word, device=target.device)
     words = (*shape[:-1], shape[-1] // width)
-    strides = tuple(stride // width for stride in into[:-1]) + (1,)
-    base.set_(storage, place // width, words, strides)  # type: ignore[call-overload]
-    return _Run(base, word, words, tuple(stride // width for stride in source[:-1]) + (1,), source_offset // width)
+    strides = (*tuple(stride // width for stride in into[:-1]), 1)
+    base.set_(storage, place // width, words, strides)
+    return _Run(base, word, words, (*tuple(stride // width for stride in source[:-1]), 1), source_offset // width)

@@ -185,11 +185,11 @@ def _sources(batch: list[tuple[str, torch.Tensor]], device: torch.device) -> lis
     if first.device != device:
         return None
     storage = first.untyped_storage().data_ptr()
-    sources = []
+    sources: list[_Source] = []
     for name, tensor in batch:
         if tensor.untyped_storage().data_ptr() != storage:
             return None
-        sources.append((name, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()))
+        sources.append((name, tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset())))
     return sources
 
 
