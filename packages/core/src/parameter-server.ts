@@ -54,6 +54,8 @@ export interface UpdateOptions extends CallOptions {
   readonly bucketBytes?: number
   /** Size of what the stages overlap, in bytes. */
   readonly chunkBytes?: number
+  /** Keep ring and collective after this update (default: as the parameter server was made). */
+  readonly keepAlive?: boolean
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }
 
@@ -284,7 +286,7 @@ export class ParameterServer implements AsyncDisposable {
         epoch,
       )
       this.#rendezvous.endEpoch(epoch)
-      if (!this.#keepAlive) await this.#resources.release()
+      if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report
       this.#log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }

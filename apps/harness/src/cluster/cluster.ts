@@ -14,6 +14,8 @@ export interface ClusterOptions {
   readonly heartbeatTimeoutMs?: number
   /** Threads of each rank. */
   readonly threads?: number
+  /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
+  readonly backend?: 'host' | 'cuda'
   /** Engine workers, one a rank; absent for clusters that only gather. */
   readonly engine?: Omit<EngineProcessOptions, 'directory' | 'tpRank' | 'tpSize' | 'extra'> & {
     /** More arguments for the engine worker of a rank. */
@@ -52,6 +54,7 @@ export class Cluster implements AsyncDisposable {
             timeoutMs: options.timeoutMs ?? 60_000,
             ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
             ...(options.threads !== undefined && { threads: options.threads }),
+            ...(options.backend === 'cuda' && { gpu: rank }),
           }),
         ),
       )
@@ -64,12 +67,21 @@ export class Cluster implements AsyncDisposable {
 
   #startEngine(rank: number): EngineProcess {
     const { extra, ...engine } = this.#options.engine!
+    return this.#newEngine(rank, engine, extra?.(rank))
+  }
+
+  #newEngine(
+    rank: number,
+    engine: Omit<NonNullable<ClusterOptions['engine']>, 'extra'>,
+    extra: readonly string[] = [],
+  ): EngineProcess {
     return new EngineProcess({
+      device: this.#options.backend === 'cuda' ? 'cuda' : 'cpu',
       ...engine,
       directory: this.#directory,
       tpRank: rank,
       tpSize: this.#options.ranks,
-      ...(extra && { extra: extra(rank) }),
+      extra,
     })
   }
 
@@ -77,7 +89,7 @@ export class Cluster implements AsyncDisposable {
   async restartEngine(rank: number): Promise<void> {
     await this.engines[rank]?.process.stop('SIGKILL')
     const { extra: _, ...engine } = this.#options.engine!
-    this.engines[rank] = new EngineProcess({ ...engine, directory: this.#directory, tpRank: rank, tpSize: this.#options.ranks })
+    this.engines[rank] = this.#newEngine(rank, engine)
     await this.engines[rank].ready()
   }
 

@@ -167,9 +167,11 @@ export function machine({ machine: on, ceilings, registration, gatherMetas, star
       'copy ceiling',
       `${gigabytes(ceilings.copyBytesPerSecond)}/s: all cores, buffers larger than any cache, measured in this run`,
     ],
-    ['read ceiling', `${gigabytes(ceilings.readBytesPerSecond)}/s: warm files into warm memory, measured in this run`],
     ['begun', startedAt],
   ]
+  if (ceilings.readBytesPerSecond !== undefined) {
+    entries.push(['read ceiling', `${gigabytes(ceilings.readBytesPerSecond)}/s: warm files into warm memory, measured in this run`])
+  }
   if (registration) {
     const { bytes: size, registerMs, ofCeiling, freshMs, freshOfCeiling } = registration
     const part = (ofReading: number) => `${(ofReading * 100).toFixed(0)} % of the read ceiling`
