@@ -1,5 +1,4 @@
-import type { UpdateReport } from '@ckpt/core'
-import type { Timeline } from '@ckpt/core'
+import type { Timeline, UpdateReport } from '@ckpt/core'
 import type { Samples } from './statistics.ts'
 
 /** The bench's JSON: schema 1. Times in milliseconds, sizes in bytes, rates in bytes per second. */

@@ -1,10 +1,7 @@
-import { availableParallelism } from 'node:os'
 import type { AllocateOptions, FileReadRequest, Host, HostMemory, MemoryRange, TransferStats } from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
 import { registerMemory } from './memory.ts'
-
-/** Threads that touch and pin pages unless told otherwise: half the cores, for there is a rank a GPU. */
-const DEFAULT_THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
+import { readAndPin } from './read-and-pin.ts'
 
 /** A {@link Host} whose memory is pinned for a GPU; everything else is the plain host's. */
 export class CudaHost implements Host {
@@ -18,10 +15,9 @@ export class CudaHost implements Host {
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {
-    const { lock = true, prefault = true, threads = DEFAULT_THREADS } = options
-    // Pinning touches pages too, but behind the driver's lock, one after the other: several threads do that first.
-    const memory = await this.#host.allocate({ bytes: options.bytes, lock: false, prefault: prefault || lock, threads })
-    return this.#register(memory, lock, threads)
+    const memory = await this.#host.allocate({ ...options, lock: false })
+    // What is not touched yet is pinned slice by slice while it is filled (`read`): the driver would touch it on one thread.
+    return this.#register(memory, options.lock ?? true, options.threads, options.prefault === false)
   }
 
   async createShared(name: string, options: AllocateOptions): Promise<HostMemory> {
@@ -43,7 +39,7 @@ export class CudaHost implements Host {
   }
 
   read(request: FileReadRequest): Promise<TransferStats> {
-    return this.#host.read(request)
+    return readAndPin(this.#host, request)
   }
 
   copy(memories: readonly HostMemory[], copies: Float64Array, options?: { threads?: number }): Promise<TransferStats> {
@@ -67,8 +63,8 @@ export class CudaHost implements Host {
     await Promise.allSettled(this.#closing)
   }
 
-  #register(memory: HostMemory, pin: boolean, threads?: number): Promise<HostMemory> {
-    return registerMemory(this.#device, memory, { pin, threads }, (closed) => {
+  #register(memory: HostMemory, pin: boolean, threads?: number, later = false): Promise<HostMemory> {
+    return registerMemory(this.#device, memory, { pin, later, threads }, (closed) => {
       const tracked = closed.finally(() => this.#closing.delete(tracked))
       // An unregistration that fails has no caller left; the memory then goes with the process.
       tracked.catch(() => undefined)

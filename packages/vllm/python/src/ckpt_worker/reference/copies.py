@@ -42,7 +42,7 @@ class _Run(NamedTuple):
 
 
 class CopyPlan:
-    """Prepared copies out of one storage. It keeps the targets and nothing of the source: any storage of that layout will do."""
+    """Prepared copies out of one storage. It keeps the targets, nothing of the source: any storage of that layout will do."""
 
     def __init__(self, copies: Iterable[Copy]) -> None:
         self._runs = [_prepare(*run) for run in _runs(copies)]
