@@ -1,5 +1,4 @@
 import { join } from 'node:path'
-import type { CkptError } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { RuntimeDir } from '../runtime-dir.ts'
@@ -97,7 +96,7 @@ describe('a worker session', () => {
 
   it('passes on the worker’s error with its traceback, fails what follows, and still sends the abort', async () => {
     await attach()
-    const loads = [session.load(0, [TENSOR]), session.load(1, [TENSOR])].map((load) => load.catch((error: CkptError) => error))
+    const loads = [session.load(0, [TENSOR]), session.load(1, [TENSOR])].map((load) => load.catch((error: unknown) => error))
     const { seq } = await worker.receive()
     await worker.send({
       type: 'error',

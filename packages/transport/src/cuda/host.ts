@@ -1,7 +1,11 @@
+import { availableParallelism } from 'node:os'
 import type { AllocateOptions, FileReadRequest, Host, HostMemory, MemoryRange, TransferStats } from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
 import { registerMemory } from './memory.ts'
 import { readAndPin } from './read-and-pin.ts'
+
+/** Threads that read into memory which is pinned behind them, unless told otherwise: half the cores, for there is a rank a GPU. */
+const READ_THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
 
 /** A {@link Host} whose memory is pinned for a GPU; everything else is the plain host's. */
 export class CudaHost implements Host {
@@ -39,7 +43,7 @@ export class CudaHost implements Host {
   }
 
   read(request: FileReadRequest): Promise<TransferStats> {
-    return readAndPin(this.#host, request)
+    return readAndPin(this.#host, { threads: READ_THREADS, ...request })
   }
 
   copy(memories: readonly HostMemory[], copies: Float64Array, options?: { threads?: number }): Promise<TransferStats> {
