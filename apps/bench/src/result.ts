@@ -1,4 +1,4 @@
-import type { Timeline } from '@ckpt/core'
+import type { Timeline, UpdateReport } from '@ckpt/core'
 import type { Samples } from './statistics.ts'
 
 /** The bench's JSON: schema 1. Times in milliseconds, sizes in bytes, rates in bytes per second. */
@@ -62,6 +62,8 @@ export interface Run {
   readonly ringBytes: number
   readonly bucketBytes: number
   readonly mode: string
+  /** How H2D and broadcasts were laid in time, and what that was chosen by; absent where there was nothing to choose. */
+  readonly order?: NonNullable<UpdateReport['order']>
   /** What the stages of the last timed update moved, all ranks together. */
   readonly moved?: Moved
   /** The last timed update, a timeline a rank; together no more than 4,000 spans. */

@@ -11,6 +11,7 @@ export function renderTables(result: BenchResult): string {
     `copy ceiling ${gigabytes(ceilings.copyBytesPerSecond)}/s, read ceiling ${gigabytes(ceilings.readBytesPerSecond)}/s, measured in this run`,
     '',
     updates(result.runs),
+    ...orders(result.runs),
     published(result.runs),
   ]
   if (result.registration) {
@@ -70,6 +71,11 @@ function updates(runs: readonly Run[]): string {
     ])
   }
   return table.toString()
+}
+
+/** How H2D and broadcasts were laid in time, of runs whose links carry both. */
+function orders(runs: readonly Run[]): string[] {
+  return runs.flatMap(({ title, order }) => (order?.linksShared ? [`${title}: ${order.name}: ${order.reason}`] : []))
 }
 
 /** What checkpoint-engine's authors report for the whole models on GPUs: another scale and another machine, so for orientation only. */

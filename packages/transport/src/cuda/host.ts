@@ -2,23 +2,26 @@ import type { AllocateOptions, FileReadRequest, Host, HostMemory, MemoryRange, T
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
 import { registerMemory } from './memory.ts'
 
-/** A {@link Host} whose memory is pinned for a GPU; everything else is the plain host's. */
+/** A {@link Host} whose memory is pinned for a GPU, and comes from the memory node next to it; everything else is the plain host's. */
 export class CudaHost implements Host {
   readonly #host: Host
   readonly #device: CudaDeviceHandle
+  readonly #place: Pick<AllocateOptions, 'numaNode'>
   readonly #closing = new Set<Promise<void>>()
 
-  constructor(host: Host, device: CudaDeviceHandle) {
+  /** `numaNode`: that of the GPU, or -1. */
+  constructor(host: Host, device: CudaDeviceHandle, numaNode: number) {
     this.#host = host
     this.#device = device
+    this.#place = numaNode < 0 ? {} : { numaNode }
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {
-    return this.#register(await this.#host.allocate({ ...options, lock: false }), options.lock ?? true, options.threads)
+    return this.#register(await this.#host.allocate({ ...this.#place, ...options, lock: false }), options.lock ?? true, options.threads)
   }
 
   async createShared(name: string, options: AllocateOptions): Promise<HostMemory> {
-    const memory = await this.#host.createShared(name, { ...options, lock: false })
+    const memory = await this.#host.createShared(name, { ...this.#place, ...options, lock: false })
     try {
       return await this.#register(memory, options.lock ?? true, options.threads)
     } catch (error) {
