@@ -122,7 +122,7 @@ export class CudaCollective implements Collective {
       )
     } catch (error) {
       letGo()
-      if (this.#state === 'running') this.#state = 'failed'
+      this.#end('failed')
       throw error
     }
     this.#run = run
@@ -133,13 +133,18 @@ export class CudaCollective implements Collective {
     const settle = (state: 'ready' | 'failed'): void => {
       this.#signal?.removeEventListener('abort', abort)
       this.#run = undefined
-      if (this.#state === 'running') this.#state = state
+      this.#end(state)
     }
     run.finished.then(
       () => settle('ready'),
       () => settle('failed'),
     )
     return run
+  }
+
+  /** What a run leaves, unless the collective was closed meanwhile. */
+  #end(state: 'ready' | 'failed'): void {
+    if (this.#state === 'running') this.#state = state
   }
 
   async #orderFor(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {

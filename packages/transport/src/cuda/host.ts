@@ -17,7 +17,11 @@ export class CudaHost implements Host {
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {
-    return this.#register(await this.#host.allocate({ ...this.#place, ...options, lock: false }), options.lock ?? true, options.threads)
+    return this.#register(
+      await this.#host.allocate({ ...this.#place, ...options, lock: false }),
+      options.lock ?? true,
+      options.threads,
+    )
   }
 
   async createShared(name: string, options: AllocateOptions): Promise<HostMemory> {
