@@ -82,6 +82,8 @@ export interface CudaPipelineJob {
   readonly firstCopy: Uint32Array
   readonly chunkBytes: number
   readonly serial: boolean
+  /** All copies of a round, then all its broadcasts; otherwise both overlap. */
+  readonly alternating: boolean
   readonly timeoutMs: number
 }
 
@@ -149,6 +151,18 @@ export interface NativeCuda {
     memories: readonly (CudaMemoryHandle | CudaRegistrationHandle)[],
     copies: Float64Array,
   ): Promise<number>
+  /**
+   * Runs the beginning of a job once a candidate, through its ring, whose contents are lost; nothing is delivered. All members do so
+   * together. `candidates`: alternating (0 or 1), chunkBytes, and how many bytes of some owner to run, of each. Resolves with the
+   * whole time, that of H2D and that of broadcasts, in milliseconds, of each. After a failure the group must be left.
+   */
+  measureOrders(
+    group: CudaGroupHandle,
+    ring: CudaMemoryHandle,
+    job: CudaPipelineJob,
+    candidates: Float64Array,
+    cancellation: CudaCancellationHandle,
+  ): Promise<Float64Array>
   /** `onFinished` gets the error or the figures; `onDrained` comes after it, when no copy touches ring or sources any more. */
   startPipeline(
     group: CudaGroupHandle,

@@ -85,6 +85,8 @@ export interface Run {
   readonly ringBytes: number
   readonly bucketBytes: number
   readonly mode: string
+  /** How H2D and broadcasts were laid in time, and what that was chosen by; absent where there was nothing to choose. */
+  readonly order?: NonNullable<UpdateReport['order']>
   /** What the stages of the last timed update moved, all ranks together. */
   readonly moved?: Moved
   /** The last timed update (on GPUs the median one), a timeline a rank; together no more than 4,000 spans. */

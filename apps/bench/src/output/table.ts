@@ -11,6 +11,7 @@ export function renderTables(result: BenchResult): string {
     limits(result),
     '',
     updates(result.runs),
+    ...orders(result.runs),
     published(result.runs),
   ]
   for (const run of result.runs) if (run.backend === 'cuda') parts.push(onGpu(run))
@@ -92,6 +93,11 @@ function onGpu({ variant, steps, stages, peakDeviceBytes, ringBytes, registerInP
     `  extra device memory ${gigabytes(peakDeviceBytes)} (ring ${gigabytes(ringBytes)}), growth ${run.growthBytes ?? 0} bytes`,
     `  in place registered in ${seconds(registerInPlaceMs ?? 0)}, metas ${seconds(gatherMetasMs)}${again}, first attach ${seconds(run.firstAttachMs ?? 0)}`,
   ].join('\n')
+}
+
+/** How H2D and broadcasts were laid in time, of runs whose links carry both. */
+function orders(runs: readonly Run[]): string[] {
+  return runs.flatMap(({ title, order }) => (order?.linksShared ? [`${title}: ${order.name}: ${order.reason}`] : []))
 }
 
 /** What checkpoint-engine's authors report for the whole models on GPUs: another scale and another machine, so for orientation only. */
