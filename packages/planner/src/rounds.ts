@@ -8,37 +8,60 @@ export interface Ordered {
   readonly items: ItemColumns
 }
 
-/** Interleaves the owners' buckets: round by round, in each round one bucket of every owner that has any left, by ascending rank. */
+/**
+ * Interleaves the owners' buckets by when they can be there: all owners copy at the same rate from the start on, so a bucket is ready
+ * when its owner has copied it and all its earlier ones; ties go to the lower rank. Equal buckets alternate, one of every owner in
+ * turn, and while one owner copies a very large tensor the others' buckets pass before it instead of waiting behind it.
+ *
+ * A round is a run of buckets of different owners: it ends before the first owner's second bucket.
+ */
 export function orderInRounds(owners: readonly Packed[]): Ordered {
   const count = owners.reduce((total, { bytes }) => total + bytes.length, 0)
   const itemCount = owners.reduce((total, { rows }) => total + rows.length, 0)
-  const rounds = owners.reduce((most, { bytes }) => Math.max(most, bytes.length), 0)
+  // Owner-major: the position among the owners, the turn of the bucket within its owner, and when it is ready.
+  const position = new Uint32Array(count)
+  const turnOf = new Uint32Array(count)
+  const ready = new Float64Array(count)
+  let at = 0
+  owners.forEach((packed, index) => {
+    let copied = 0
+    for (let turn = 0; turn < packed.bytes.length; turn++, at++) {
+      copied += packed.bytes[turn]!
+      position[at] = index
+      turnOf[at] = turn
+      ready[at] = copied
+    }
+  })
+  const order = Uint32Array.from({ length: count }, (_, index) => index).sort((a, b) => ready[a]! - ready[b]! || a - b)
+
   const owner = new Uint32Array(count)
   const round = new Uint32Array(count)
   const bytes = new Float64Array(count)
   const firstItem = new Uint32Array(count + 1)
   const tensor = new Uint32Array(itemCount)
   const bucketOffset = new Float64Array(itemCount)
-  let bucket = 0
+  const lastRound = new Int32Array(owners.length).fill(-1)
+  let current = 0
   let item = 0
-  for (let turn = 0; turn < rounds; turn++) {
-    for (const packed of owners) {
-      if (turn >= packed.bytes.length) continue
-      owner[bucket] = packed.rank
-      round[bucket] = turn
-      bytes[bucket] = packed.bytes[turn]!
-      firstItem[bucket] = item
-      const { rows, offsets, firstRow } = packed
-      const to = firstRow[turn + 1]!
-      // Runs are short: a loop beats making two views a bucket.
-      for (let row = firstRow[turn]!; row < to; row++) {
-        tensor[item] = rows[row]!
-        bucketOffset[item] = offsets[row]!
-        item++
-      }
-      bucket++
+  for (let bucket = 0; bucket < count; bucket++) {
+    const index = position[order[bucket]!]!
+    const turn = turnOf[order[bucket]!]!
+    const { rank, rows, offsets, firstRow, bytes: sizes } = owners[index]!
+    if (lastRound[index] === current) current++
+    lastRound[index] = current
+    owner[bucket] = rank
+    round[bucket] = current
+    bytes[bucket] = sizes[turn]!
+    firstItem[bucket] = item
+    const to = firstRow[turn + 1]!
+    // Runs are short: a loop beats making two views a bucket.
+    for (let row = firstRow[turn]!; row < to; row++) {
+      tensor[item] = rows[row]!
+      bucketOffset[item] = offsets[row]!
+      item++
     }
   }
   firstItem[count] = item
+  const rounds = count === 0 ? 0 : current + 1
   return { rounds, buckets: { count, owner, round, bytes, firstItem }, items: { count: itemCount, tensor, bucketOffset } }
 }

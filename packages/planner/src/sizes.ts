@@ -30,8 +30,9 @@ export function chooseSizes(manifest: Manifest, shares: readonly Share[], lanes:
   const fitting = Math.min(preferred, Math.max(alignDown(Math.floor(limit / slots), BLOCK_ALIGNMENT), options.minBucketBytes))
   // Where three of them do not fit the pipeline is serial: one bucket at a time, then, and it may take all of the ring.
   const bucketBytes = 3 * fitting <= limit ? fitting : Math.min(preferred, limit)
-  const beside = largest > bucketBytes ? alignUp(largest, BLOCK_ALIGNMENT) + 2 * alignUp(bucketBytes, BLOCK_ALIGNMENT) : 0
-  const wantedRingBytes = Math.min(limit, Math.max(slots * alignUp(bucketBytes, BLOCK_ALIGNMENT), beside))
+  // A tensor over the bucket size has room beside the usual buckets, so that others pass while it is copied.
+  const beside = largest > bucketBytes ? alignUp(largest, BLOCK_ALIGNMENT) : 0
+  const wantedRingBytes = Math.min(limit, beside + slots * alignUp(bucketBytes, BLOCK_ALIGNMENT))
   return { bucketBytes, wantedRingBytes, largest, totalBytes }
 }
 
