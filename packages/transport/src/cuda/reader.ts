@@ -41,17 +41,17 @@ export async function readDeviceMemory(own: OpenDevice, request: DeviceReadReque
       return registration
     })
     const done = new Map<string, number>()
+    const parts = devices.map(({ uuid, handle }) => ({ uuid, handle, rows: rowsOf(uuid, opened, request) }))
     const started = performance.now()
     const results = await Promise.allSettled(
-      devices.map(({ uuid, handle }) => {
-        const rows = rowsOf(uuid, opened, request)
+      parts.map(({ uuid, handle, rows }) => {
         const report = (bytes: number): void => {
           done.set(uuid, bytes)
           onProgress?.([...done.values()].reduce((sum, part) => sum + part, 0))
         }
         const handles = opened.map((source) => source.handle)
         return rows.length === 0
-          ? 0
+          ? Promise.resolve(0)
           : native(() => addon.readDevice(handle, handles, registrations, rows, cancellation, onProgress && report))
       }),
     )
