@@ -19,7 +19,7 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -116,9 +116,12 @@ class Served:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection:
+            rank = _Channel(connection, self._timeout, lambda: self._closed)
             try:
-                self._talk(_Channel(connection, self._timeout, lambda: self._closed))
+                self._talk(rank)
             except WorkerError as error:
+                if not rank.heard and isinstance(error, PeerLostError):
+                    return  # somebody looked whether anyone listens
                 with contextlib.suppress(OSError):
                     _send(connection, {"type": "error", "message": str(error)})
                 with self._change:
@@ -149,7 +152,7 @@ def serve(
     """Publishes tensors and offers them at a unix socket that only this user may enter, from a thread of its own.
 
     :param path: of the socket, at most 107 bytes; a dead trainer's is replaced.
-    :param ranks: how many ranks are to register the tensors. Each takes all of them: ranks that share the work need a socket each.
+    :param ranks: how many ranks are to register the tensors. Each takes all of them: ranks that share need a socket each.
     :param timeout: longest silence of a rank that is registering, in seconds.
     :raises LayoutError: see :func:`publish`; so are UnsupportedError and `make_contiguous`.
     :raises OSError: the socket cannot be made, or another trainer listens there.
@@ -165,8 +168,10 @@ def serve(
 class _Channel:
     """Frames of a 4-byte little-endian length and JSON."""
 
-    def __init__(self, connection: socket.socket, timeout: float, ended: Any) -> None:
+    def __init__(self, connection: socket.socket, timeout: float, ended: Callable[[], bool]) -> None:
         self._connection, self._timeout, self._ended = connection, timeout, ended
+        #: Whether the rank has sent anything.
+        self.heard = False
         connection.settimeout(_TICK)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -213,6 +218,7 @@ class _Channel:
                 raise PeerLostError(f"the rank went away: {error}") from error
             if not part:
                 raise PeerLostError(f"the rank closed the connection before {kind!r}")
+            self.heard = True
             data += part
         return bytes(data)
 
