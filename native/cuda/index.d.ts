@@ -110,7 +110,7 @@ export interface NativeCuda {
   closeDevice(device: CudaDeviceHandle): Promise<void>
   memoryInfo(device: CudaDeviceHandle): Promise<{ free: number; total: number }>
   allocate(device: CudaDeviceHandle, bytes: number): Promise<CudaMemoryHandle>
-  exportMemory(memory: CudaMemoryHandle): { handle: Buffer; offset: number }
+  exportMemory(memory: CudaMemoryHandle): { handle: Buffer; offset: number; pointer: bigint }
   freeMemory(memory: CudaMemoryHandle): Promise<void>
   download(memory: CudaMemoryHandle, offset: number, bytes: number): Promise<Buffer>
   /**

@@ -61,9 +61,9 @@ export class TrainerProcess implements AsyncDisposable {
   }
 
   async #line(): Promise<unknown> {
-    const { value, done } = await this.#lines.next()
-    if (done === true) throw new Error(`the trainer ended: ${this.process.stderr()}`)
-    return JSON.parse(value) as unknown
+    const line = await this.#lines.next()
+    if (line.done === true) throw new Error(`the trainer ended: ${this.process.stderr()}`)
+    return JSON.parse(line.value) as unknown
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

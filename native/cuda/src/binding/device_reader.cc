@@ -56,8 +56,8 @@ Napi::Value OwnSource(const Napi::CallbackInfo& info) {
           .WithField("pointer")
           .WithNumber(result);
     }
-    return Box<SourceObject>::Wrap(info.Env(),
-                                   std::make_shared<SourceObject>(SourceObject{nullptr, pointer, static_cast<std::size_t>(bytes)}));
+    return Box<SourceObject>::Wrap(
+        info.Env(), std::make_shared<SourceObject>(SourceObject{nullptr, pointer, static_cast<std::size_t>(bytes)}));
   });
 }
 
@@ -65,9 +65,9 @@ Napi::Value OwnSource(const Napi::CallbackInfo& info) {
 Napi::Value CloseSource(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto source = Box<SourceObject>::Take(info[0], "source");
-    return Environment::Of(info.Env()).Run([source](const Task&) mutable { return source = nullptr, 0; }, [](Napi::Env env, int) -> Napi::Value {
-      return env.Undefined();
-    });
+    return Environment::Of(info.Env())
+        .Run([source](const Task&) mutable { return source = nullptr, 0; },
+             [](Napi::Env env, int) -> Napi::Value { return env.Undefined(); });
   });
 }
 
@@ -81,9 +81,12 @@ void AppendRows(std::vector<DeviceRead>& reads, const SourceObject& source, std:
     const std::uint64_t length = std::min<std::uint64_t>(bytes - at, room);
     // The driver tells pinned memory by its address in any copy.
     auto* to = const_cast<std::byte*>(memory.data) + offset;
-    const DeviceRead read{source.pointer + source_offset + at, to, static_cast<std::size_t>(length), memory.registration != nullptr};
-    if (memory.registration && offset % slice == 0) reads.push_back(read);
-    else AppendRead(reads, read);
+    const DeviceRead read{source.pointer + source_offset + at, to, static_cast<std::size_t>(length),
+                          memory.registration != nullptr};
+    if (memory.registration && offset % slice == 0)
+      reads.push_back(read);
+    else
+      AppendRead(reads, read);
     at += length;
   }
 }
@@ -94,7 +97,8 @@ Napi::Value ReadDeviceOf(const Napi::CallbackInfo& info) {
     const auto device = Box<DeviceObject>::Get(info[0], "device");
     std::vector<std::shared_ptr<SourceObject>> sources;
     const auto source_list = info[1].As<Napi::Array>();
-    for (std::uint32_t i = 0; i < source_list.Length(); i++) sources.push_back(Box<SourceObject>::Get(source_list.Get(i), "source"));
+    for (std::uint32_t i = 0; i < source_list.Length(); i++)
+      sources.push_back(Box<SourceObject>::Get(source_list.Get(i), "source"));
     std::vector<std::shared_ptr<RegistrationObject>> memories;
     const auto memory_list = info[2].As<Napi::Array>();
     for (std::uint32_t i = 0; i < memory_list.Length(); i++) {
@@ -112,7 +116,8 @@ Napi::Value ReadDeviceOf(const Napi::CallbackInfo& info) {
       const std::uint64_t memory = ToUnsigned(rows[i + 2], "memory");
       const std::uint64_t memory_offset = ToUnsigned(rows[i + 3], "memoryOffset");
       const std::uint64_t bytes = ToUnsigned(rows[i + 4], "bytes");
-      if (source >= sources.size() || source_offset > sources[source]->bytes || bytes > sources[source]->bytes - source_offset) {
+      if (source >= sources.size() || source_offset > sources[source]->bytes ||
+          bytes > sources[source]->bytes - source_offset) {
         throw Error(code::kInvalidArgument, "a read leaves its device memory").WithField("source");
       }
       if (memory >= memories.size() || memory_offset > memories[memory]->bytes ||

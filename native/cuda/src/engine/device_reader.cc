@@ -39,9 +39,8 @@ void Enqueue(Batch& batch, const Stream& stream) {
     return;
   }
   for (std::size_t i = 0; i < batch.bytes.size(); i++) {
-    driver.Check(
-        api.memcpyDtoHAsync(reinterpret_cast<void*>(batch.to[i]), batch.from[i], batch.bytes[i], stream.get()),
-        "cuMemcpyDtoHAsync");
+    driver.Check(api.memcpyDtoHAsync(reinterpret_cast<void*>(batch.to[i]), batch.from[i], batch.bytes[i], stream.get()),
+                 "cuMemcpyDtoHAsync");
   }
 }
 

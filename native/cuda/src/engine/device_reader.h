@@ -42,8 +42,8 @@ struct DeviceRead {
 /// Appends a run, as a longer last one where it continues that on both sides.
 void AppendRead(std::vector<DeviceRead>& reads, const DeviceRead& read);
 
-/// Copies device memory to the host on a stream of its own, in batches where the driver can. Returns the bytes copied. No copy is
-/// under way any more when it returns or throws.
+/// Copies device memory to the host on a stream of its own, in batches where the driver can. Returns the bytes copied. No copy
+/// is under way any more when it returns or throws.
 /// @throws Error ABORTED by the cancellation, NATIVE_FAILURE with the driver's text.
 std::uint64_t ReadDevice(const ContextPtr& context, const std::vector<DeviceRead>& reads, const Cancellation& cancellation,
                          const std::function<void(std::uint64_t)>& progress);
