@@ -37,6 +37,7 @@ struct MemcpyAttributes {
 };
 
 constexpr Result kSuccess = 0;
+constexpr Result kErrorInvalidValue = 1;
 constexpr Result kErrorOutOfMemory = 2;
 constexpr Result kErrorNoDevice = 100;
 constexpr Result kErrorNotReady = 600;

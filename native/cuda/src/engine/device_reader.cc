@@ -26,21 +26,24 @@ struct Batch {
   }
 };
 
-void Enqueue(Batch& batch, const Stream& stream) {
+/// `batched` is cleared where the driver refuses a batch: it did (CUDA 13.0) on a GPU whose context the host memory had not been
+/// registered in, and it does so before it copies anything.
+void Enqueue(Batch& batch, const Stream& stream, bool& batched) {
   const Driver& driver = Driver::Get();
   const abi::Api& api = driver.api();
-  if (batch.pinned && batch.bytes.size() >= 2 && api.memcpyBatchAsync != nullptr) {
+  if (batched && batch.pinned && batch.bytes.size() >= 2) {
     abi::MemcpyAttributes attributes{};
     attributes.srcAccessOrder = abi::kSrcAccessOrderStream;
     std::size_t first = 0;
-    driver.Check(api.memcpyBatchAsync(batch.to.data(), batch.from.data(), batch.bytes.data(), batch.bytes.size(), &attributes,
-                                      &first, 1, stream.get()),
-                 "cuMemcpyBatchAsync");
-    return;
+    const abi::Result result = api.memcpyBatchAsync(batch.to.data(), batch.from.data(), batch.bytes.data(), batch.bytes.size(),
+                                                    &attributes, &first, 1, stream.get());
+    if (result == abi::kSuccess) return;
+    if (result != abi::kErrorInvalidValue) driver.Check(result, "cuMemcpyBatchAsync");
+    batched = false;
   }
   for (std::size_t i = 0; i < batch.bytes.size(); i++) {
-    driver.Check(api.memcpyDtoHAsync(reinterpret_cast<void*>(batch.to[i]), batch.from[i], batch.bytes[i], stream.get()),
-                 "cuMemcpyDtoHAsync");
+    auto* to = reinterpret_cast<void*>(batch.to[i]);
+    driver.Check(api.memcpyDtoHAsync(to, batch.from[i], batch.bytes[i], stream.get()), "cuMemcpyDtoHAsync");
   }
 }
 
@@ -84,6 +87,7 @@ std::uint64_t ReadDevice(const ContextPtr& context, const std::vector<DeviceRead
   const Stream stream(context, false);
   std::deque<std::pair<Event, std::size_t>> under_way;
   std::uint64_t done = 0;
+  bool batched = Driver::Get().api().memcpyBatchAsync != nullptr;
   const auto finish_one = [&] {
     Driver::Get().Check(Driver::Get().api().eventSynchronize(under_way.front().first.get()), "cuEventSynchronize");
     done += under_way.front().second;
@@ -95,7 +99,7 @@ std::uint64_t ReadDevice(const ContextPtr& context, const std::vector<DeviceRead
     if (batch.bytes.empty()) return;
     cancellation.Check();
     if (under_way.size() >= kBatchesAhead) finish_one();
-    Enqueue(batch, stream);
+    Enqueue(batch, stream, batched);
     Event end(context);
     end.Record(stream);
     under_way.emplace_back(std::move(end), batch.total);

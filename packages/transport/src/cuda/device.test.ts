@@ -85,7 +85,9 @@ describe('gpu: one device', () => {
     const unknown = await failure(device.readDevice({ sources: [sources[1], nowhere], memories: [target], reads }))
     expect([unknown.code, unknown.fields['source']]).toEqual(['INVALID_ARGUMENT', 1])
     const elsewhere = { ...sources[0], deviceUuid: 'GPU-elsewhere' }
-    expect((await failure(device.readDevice({ sources: [elsewhere], memories: [target], reads }))).message).toContain('elsewhere')
+    expect((await failure(device.readDevice({ sources: [elsewhere], memories: [target], reads }))).message).toContain(
+      'elsewhere',
+    )
     for (const memory of [source, target]) memory.close()
   })
 
