@@ -63,7 +63,14 @@ const offers =
   (tensors: unknown, of: unknown = memories) =>
   (socket: Socket): void =>
     void socket.write(frame({ type: 'tensors', memories: of, tensors }))
-const kept = (socket: Socket): void => void socket.write(frame({ type: 'kept' }))
+const says =
+  (data: string | Buffer) =>
+  (socket: Socket): void =>
+    void socket.write(data)
+const kept = says(frame({ type: 'kept' }))
+function goes(socket: Socket): void {
+  socket.destroy()
+}
 
 async function expectNothing(): Promise<void> {
   expect(store.names).toEqual([])
@@ -123,21 +130,17 @@ describe('registering from a trainer', () => {
     }
   })
 
-  it.for([
-    ['is not there', undefined, {}, 'CHECKPOINT_UNREADABLE'],
-    [
-      'says that it failed',
-      'hello',
-      (socket: Socket) => void socket.write(frame({ type: 'error', message: 'oh' })),
-      'CHECKPOINT_UNREADABLE',
-    ],
-    ['goes before it describes', 'hello', (socket: Socket) => void socket.destroy(), 'CHECKPOINT_UNREADABLE'],
-    ['goes before it says what it kept', 'copied', (socket: Socket) => void socket.destroy(), 'CHECKPOINT_UNREADABLE'],
+  const misbehaviour: [string, string | undefined, (socket: Socket) => void, string][] = [
+    ['is not there', undefined, kept, 'CHECKPOINT_UNREADABLE'],
+    ['says that it failed', 'hello', says(frame({ type: 'error', message: 'oh' })), 'CHECKPOINT_UNREADABLE'],
+    ['goes before it describes', 'hello', goes, 'CHECKPOINT_UNREADABLE'],
+    ['goes before it says what it kept', 'copied', goes, 'CHECKPOINT_UNREADABLE'],
     ['sends something else', 'hello', kept, 'CHECKPOINT_MALFORMED'],
-    ['sends no JSON', 'hello', (socket: Socket) => void socket.write('\u0004\0\0\0oops'), 'CHECKPOINT_MALFORMED'],
-    ['sends a huge frame', 'hello', (socket: Socket) => void socket.write('\xff\xff\xff\x7f'), 'CHECKPOINT_MALFORMED'],
+    ['sends no JSON', 'hello', says('\u0004\0\0\0oops'), 'CHECKPOINT_MALFORMED'],
+    ['sends a huge frame', 'hello', says(Buffer.alloc(4, 0x7f)), 'CHECKPOINT_MALFORMED'],
     ['says nothing', 'hello', () => undefined, 'TIMEOUT'],
-  ] as const)('a trainer that %s leaves nothing', async ([, type, answer, code]) => {
+  ]
+  it.for(misbehaviour)('a trainer that %s leaves nothing', async ([, type, answer, code]) => {
     if (type !== undefined) await trainer({ hello: offers([['e', 'F32', [0], 0, 0, 0]]), copied: kept, [type]: answer })
     const memory = await host.createShared(shared, { bytes: 4096 })
     try {
