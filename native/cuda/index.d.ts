@@ -86,6 +86,8 @@ export interface CudaPipelineJob {
   readonly firstCopy: Uint32Array
   readonly chunkBytes: number
   readonly serial: boolean
+  /** All copies of a round, then all its broadcasts; otherwise both overlap. */
+  readonly alternating: boolean
   readonly timeoutMs: number
 }
 
@@ -114,15 +116,19 @@ export interface NativeCuda {
   freeMemory(memory: CudaMemoryHandle): Promise<void>
   download(memory: CudaMemoryHandle, offset: number, bytes: number): Promise<Buffer>
   /**
-   * `views` are consecutive parts of one memory, which has to stay mapped until `unregisterHost` has resolved. With `pin` the pages
-   * are locked and mapped for the GPUs, in slices on several threads; a refusal is told in `problem`.
+   * `views` are consecutive parts of one memory, which has to stay mapped until `unregisterHost` has resolved. Nothing is pinned yet;
+   * only memory that is `pinnable` ever can be.
    */
-  registerHost(
-    device: CudaDeviceHandle,
-    views: readonly Buffer[],
+  registerHost(device: CudaDeviceHandle, views: readonly Buffer[], pinnable: boolean): CudaRegistrationHandle
+  /**
+   * Locks the pages of slices `first` … `last` - 1 (1 GiB each) and maps them for the GPUs. Resolves with the driver's refusal, if any.
+   */
+  pinHost(
+    registration: CudaRegistrationHandle,
+    first: number,
+    last: number,
     threads: number | undefined,
-    pin: boolean,
-  ): Promise<{ registration: CudaRegistrationHandle; pinned: boolean; problem: string | undefined }>
+  ): Promise<string | undefined>
   unregisterHost(registration: CudaRegistrationHandle): Promise<void>
   /** Maps another process's allocation by its CUDA IPC handle (64 bytes); `bytes` is the size of all of it. */
   openForeign(device: CudaDeviceHandle, handle: Buffer): Promise<{ source: CudaSourceHandle; bytes: number }>
@@ -163,6 +169,18 @@ export interface NativeCuda {
     memories: readonly (CudaMemoryHandle | CudaRegistrationHandle)[],
     copies: Float64Array,
   ): Promise<number>
+  /**
+   * Runs the beginning of a job once a candidate, through its ring, whose contents are lost; nothing is delivered. All members do so
+   * together. `candidates`: alternating (0 or 1), chunkBytes, and how many bytes of some owner to run, of each. Resolves with the
+   * whole time, that of H2D and that of broadcasts, in milliseconds, of each. After a failure the group must be left.
+   */
+  measureOrders(
+    group: CudaGroupHandle,
+    ring: CudaMemoryHandle,
+    job: CudaPipelineJob,
+    candidates: Float64Array,
+    cancellation: CudaCancellationHandle,
+  ): Promise<Float64Array>
   /** `onFinished` gets the error or the figures; `onDrained` comes after it, when no copy touches ring or sources any more. */
   startPipeline(
     group: CudaGroupHandle,

@@ -14,6 +14,8 @@ export interface NativeAllocateOptions {
   readonly lock?: boolean | undefined
   readonly prefault?: boolean | undefined
   readonly threads?: number | undefined
+  /** Memory node that the pages should come from. */
+  readonly numaNode?: number | undefined
 }
 
 /** Cancels the operation it was given to: that then rejects with code ABORTED, once no thread is at work on it any more. */

@@ -49,6 +49,28 @@ export interface PipelineJob {
   readonly onBucket: (bucket: number) => void
 }
 
+/** A way to lay H2D and broadcasts in time, and how long it took on the slowest member. Times in milliseconds. */
+export interface MeasuredOrder {
+  readonly name: PipelineOrder['name']
+  readonly chunkBytes: number
+  /** What the busiest owner gave while it was measured. */
+  readonly bytes: number
+  readonly wholeMs: number
+  readonly h2dMs: number
+  readonly broadcastMs: number
+}
+
+/** How a collective lays H2D and broadcasts in time, and why. */
+export interface PipelineOrder {
+  /** `overlapped`: both at once. `alternating`: all copies of a round, then its broadcasts, for links that carry both. */
+  readonly name: 'overlapped' | 'alternating'
+  readonly chunkBytes: number
+  /** Whether H2D and broadcasts slow each other down, as where GPUs reach each other through the host alone. */
+  readonly linksShared: boolean
+  readonly reason: string
+  readonly measured: readonly MeasuredOrder[]
+}
+
 /** Where the time of a pipeline went. Times are busy times in milliseconds; stages overlap, so they may add up to more than the whole. */
 export interface PipelineStats {
   readonly h2dMs: number
@@ -59,6 +81,8 @@ export interface PipelineStats {
   readonly broadcastBytes: number
   /** [stage, bucket, start, end] of every span, times in milliseconds since the start; stage 0 is H2D, 1 broadcast. */
   readonly spans: Float64Array
+  /** How H2D and broadcasts were laid in time; absent where there was nothing to choose. */
+  readonly order?: PipelineOrder
 }
 
 /** A pipeline that is running. */

@@ -27,6 +27,8 @@ export interface AllocateOptions {
   readonly prefault?: boolean
   /** Threads that touch the pages (default: the number of cores, at most 8). */
   readonly threads?: number
+  /** Memory node (NUMA) that the pages should come from, as long as it has any; nothing on a machine with one node. */
+  readonly numaNode?: number
 }
 
 /** Bytes moved and how long it took. */

@@ -1,4 +1,4 @@
-import type { PipelineMode } from '@ckpt/contract'
+import type { PipelineMode, PipelineOrder } from '@ckpt/contract'
 
 /** Where one rank's part of an update spent its time, in milliseconds. Stages overlap, so they may add up to more than the whole. */
 export interface StageTimes {
@@ -31,6 +31,8 @@ export interface UpdateReport {
   readonly strategy: 'broadcast' | 'p2p' | 'direct'
   readonly mode: PipelineMode
   readonly modeReason: string
+  /** How H2D and broadcasts were laid in time, and what that was chosen by; absent where there was nothing to choose. */
+  readonly order?: PipelineOrder
   /** Bytes of the checkpoint's tensors, all of which this rank's worker was given. */
   readonly bytes: number
   readonly tensors: number

@@ -91,6 +91,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     ringBytes: first.ringBytes,
     bucketBytes: first.bucketBytes,
     mode: `${first.mode}: ${first.modeReason}`,
+    ...(first.order && { order: first.order }),
     moved: {
       h2dBytes: sum((report) => report.h2dBytes),
       broadcastBytes: sum((report) => report.broadcastBytes),

@@ -107,6 +107,11 @@ function sourceOf(paths: readonly string[]): CheckpointSource {
   return { files: absolute }
 }
 
+/** How H2D and broadcasts were laid in time, which matters where they share links. */
+function orderText({ name, chunkBytes, reason }: NonNullable<UpdateReport['order']>): string {
+  return `${name} in chunks of ${formatSize(chunkBytes)}: ${reason}`
+}
+
 function summary(report: UpdateReport, ranks: number): string {
   const { stages, steps } = report
   const ms = (value: number) => `${value.toFixed(1)} ms`
@@ -116,6 +121,7 @@ function summary(report: UpdateReport, ranks: number): string {
     `  whole ${ms(report.totalMs)}: begin ${ms(steps.beginMs)}, plan ${ms(steps.planMs)}, attach ${ms(steps.attachMs)}, pipeline ${ms(steps.pipelineMs)} (${rate}/s), commit ${ms(steps.commitMs)}`,
     `  stages on rank ${report.rank}: H2D ${ms(stages.h2dMs)}, broadcast ${ms(stages.broadcastMs)}, reload ${ms(stages.reloadMs)}, idle ${ms(stages.idleMs)}`,
     `  ${report.mode} (${report.modeReason}); ${report.buckets} buckets through a ring of ${formatSize(report.ringBytes)}`,
+    ...(report.order?.linksShared ? [`  ${orderText(report.order)}`] : []),
     `  ${report.verified ? 'every tensor compared with its digest before it was loaded' : 'digests were not compared (--no-verify)'}`,
     '',
   ].join('\n')

@@ -12,6 +12,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ckpt::cuda::RegisterDeviceReader(env, exports);
   ckpt::cuda::RegisterGroup(env, exports);
   ckpt::cuda::RegisterKernels(env, exports);
+  ckpt::cuda::RegisterOrders(env, exports);
   ckpt::cuda::RegisterPipeline(env, exports);
   return exports;
 }

@@ -74,6 +74,7 @@ Napi::Value CloseSource(const Napi::CallbackInfo& info) {
 /// Runs of one row, cut where a slice of the registration ends.
 void AppendRows(std::vector<DeviceRead>& reads, const SourceObject& source, std::uint64_t source_offset,
                 const RegistrationObject& memory, std::uint64_t memory_offset, std::uint64_t bytes) {
+  const bool pinned = memory.registration != nullptr && memory.registration->pinned();
   const std::size_t slice = memory.registration ? memory.registration->slice_bytes() : bytes;
   for (std::uint64_t at = 0; at < bytes;) {
     const std::uint64_t offset = memory_offset + at;
@@ -81,8 +82,7 @@ void AppendRows(std::vector<DeviceRead>& reads, const SourceObject& source, std:
     const std::uint64_t length = std::min<std::uint64_t>(bytes - at, room);
     // The driver tells pinned memory by its address in any copy.
     auto* to = const_cast<std::byte*>(memory.data) + offset;
-    const DeviceRead read{source.pointer + source_offset + at, to, static_cast<std::size_t>(length),
-                          memory.registration != nullptr};
+    const DeviceRead read{source.pointer + source_offset + at, to, static_cast<std::size_t>(length), pinned};
     if (memory.registration && offset % slice == 0)
       reads.push_back(read);
     else

@@ -28,9 +28,9 @@ Napi::Object ToJs(Napi::Env env, const DeviceInfo& info) {
   device.Set("index", info.index);
   device.Set("name", info.name);
   device.Set("uuid", info.uuid);
-  device.Set("pciBusId", info.pci_bus_id);
-  device.Set("numaNode", info.numa_node);
-  device.Set("cpus", info.cpus);
+  device.Set("pciBusId", info.place.pci_bus_id);
+  device.Set("numaNode", info.place.numa_node);
+  device.Set("cpus", info.place.cpus);
   device.Set("computeCapability", info.compute_capability);
   device.Set("totalBytes", static_cast<double>(info.total_bytes));
   Napi::Array peers = Napi::Array::New(env);

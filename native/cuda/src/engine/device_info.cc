@@ -30,6 +30,19 @@ std::string FirstLine(const std::string& path) {
 
 }  // namespace
 
+DevicePlace PlaceOf(abi::Device device) {
+  const Driver& driver = Driver::Get();
+  char text[64] = "";
+  driver.Check(driver.api().deviceGetPciBusId(text, sizeof text, device), "cuDeviceGetPCIBusId");
+  DevicePlace place;
+  place.pci_bus_id = text;
+  for (char& c : place.pci_bus_id) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const std::string folder = "/sys/bus/pci/devices/" + place.pci_bus_id + "/";
+  if (const std::string node = FirstLine(folder + "numa_node"); !node.empty()) place.numa_node = std::atoi(node.c_str());
+  place.cpus = FirstLine(folder + "local_cpulist");
+  return place;
+}
+
 std::vector<DeviceInfo> ListDevices() {
   const Driver& driver = Driver::Get();
   const abi::Api& api = driver.api();
@@ -45,12 +58,7 @@ std::vector<DeviceInfo> ListDevices() {
     abi::Uuid uuid{};
     driver.Check(api.deviceGetUuid(&uuid, device), "cuDeviceGetUuid");
     info.uuid = FormatUuid(uuid);
-    driver.Check(api.deviceGetPciBusId(text, sizeof text, device), "cuDeviceGetPCIBusId");
-    info.pci_bus_id = text;
-    for (char& c : info.pci_bus_id) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    const std::string folder = "/sys/bus/pci/devices/" + info.pci_bus_id + "/";
-    if (const std::string node = FirstLine(folder + "numa_node"); !node.empty()) info.numa_node = std::atoi(node.c_str());
-    info.cpus = FirstLine(folder + "local_cpulist");
+    info.place = PlaceOf(device);
     int major = 0, minor = 0;
     driver.Check(api.deviceGetAttribute(&major, abi::kAttributeComputeCapabilityMajor, device), "cuDeviceGetAttribute");
     driver.Check(api.deviceGetAttribute(&minor, abi::kAttributeComputeCapabilityMinor, device), "cuDeviceGetAttribute");

@@ -4,7 +4,21 @@
 #include <string>
 #include <vector>
 
+#include "cuda_abi.h"
+
 namespace ckpt::cuda {
+
+/// Where a GPU sits.
+struct DevicePlace {
+  /// domain:bus:device.function, lower case.
+  std::string pci_bus_id;
+  /// NUMA node the slot hangs on; -1 where the system does not say.
+  int numa_node = -1;
+  /// CPUs of that node or slot in the kernel's list format ("0-15,32"); empty where the system does not say.
+  std::string cpus;
+};
+
+DevicePlace PlaceOf(abi::Device device);
 
 /// What a GPU is and where it sits.
 struct DeviceInfo {
@@ -12,12 +26,7 @@ struct DeviceInfo {
   std::string name;
   /// As nvidia-smi writes it: GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx.
   std::string uuid;
-  /// domain:bus:device.function, lower case.
-  std::string pci_bus_id;
-  /// NUMA node the slot hangs on; -1 where the system does not say.
-  int numa_node = -1;
-  /// CPUs of that node or slot in the kernel's list format ("0-15,32"); empty where the system does not say.
-  std::string cpus;
+  DevicePlace place;
   /// For example 90.
   int compute_capability = 0;
   std::size_t total_bytes = 0;

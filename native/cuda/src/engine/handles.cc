@@ -2,7 +2,9 @@
 
 #include <string>
 
+#include "ckpt/affinity.h"
 #include "ckpt/error.h"
+#include "device_info.h"
 
 namespace ckpt::cuda {
 namespace {
@@ -21,6 +23,7 @@ PrimaryContext::PrimaryContext(int ordinal) : ordinal_(ordinal) {
         .WithField("index");
   }
   driver.Check(api.deviceGet(&device_, ordinal), "cuDeviceGet");
+  if (NodeCount() > 1) near_cpus_ = ParseList(PlaceOf(device_).cpus);
   driver.Check(api.primaryCtxRetain(&context_, device_), "cuDevicePrimaryCtxRetain");
 }
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "driver.h"
 
@@ -19,6 +20,8 @@ class PrimaryContext {
 
   int ordinal() const { return ordinal_; }
   abi::Device device() const { return device_; }
+  /// CPUs near the device, in the order of their numbers; none where there is one memory node, or the system does not say.
+  const std::vector<int>& near_cpus() const { return near_cpus_; }
   /// Makes it the calling thread's current context. Every thread that calls CUDA does so first.
   void MakeCurrent() const;
 
@@ -26,6 +29,7 @@ class PrimaryContext {
   int ordinal_;
   abi::Device device_ = 0;
   abi::Context context_ = nullptr;
+  std::vector<int> near_cpus_;
 };
 
 using ContextPtr = std::shared_ptr<const PrimaryContext>;

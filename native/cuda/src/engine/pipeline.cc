@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "ckpt/affinity.h"
+
 namespace ckpt::cuda {
 namespace {
 
@@ -28,10 +30,16 @@ std::shared_ptr<Pipeline> Pipeline::Start(PipelineParts parts, Schedule schedule
     throw Error(code::kInvalidArgument, "several members need a communicator").WithField("size");
   }
   std::shared_ptr<Pipeline> self(new Pipeline(std::move(parts), std::move(schedule), std::move(events)));
-  std::thread enqueuer([self] { self->Enqueue(); });
+  std::thread enqueuer([self] {
+    BindThread(self->parts_.context->near_cpus());
+    self->Enqueue();
+  });
   pthread_setname_np(enqueuer.native_handle(), "ckpt-cuda-queue");
   enqueuer.detach();
-  std::thread watcher([self] { self->Watch(); });
+  std::thread watcher([self] {
+    BindThread(self->parts_.context->near_cpus());
+    self->Watch();
+  });
   pthread_setname_np(watcher.native_handle(), "ckpt-cuda-watch");
   watcher.detach();
   return self;

@@ -40,7 +40,7 @@ struct PipelineEvents {
 };
 
 /// Runs a schedule on one GPU, with two threads and two streams. The first thread enqueues: host-to-device copies as far ahead
-/// as released ring space and the limits below allow, and the broadcasts in the one order that all members share; a member that
+/// as released ring space, the job's order and the limits below allow, and the broadcasts in the one order that all members share; a member that
 /// may not receive yet holds its part back, and the others wait on their GPUs. The second thread watches events, delivers
 /// buckets, keeps the deadline, and ends the run.
 ///
@@ -76,10 +76,13 @@ class Pipeline : public std::enable_shared_from_this<Pipeline> {
   void Enqueue();
   bool MayCopy() const;
   bool MayBroadcast() const;
+  bool Alternating() const { return schedule_.job().order == Order::kAlternating && !alone_; }
   void EnqueueCopy();
   void EnqueueBroadcast();
   void CopyPieces(const std::vector<Piece>& pieces) const;
   Event TakeEvent();
+  /// What is enqueued on `stream` from now on starts when the event is over.
+  static void WaitFor(const Event& event, const Stream& stream);
 
   // The watching thread.
   void Watch();

@@ -20,6 +20,7 @@ bool Pipeline::MayCopy() const {
   if (next_copy_ >= schedule_.own().size()) return false;
   const Chunk& chunk = schedule_.chunks()[schedule_.own()[next_copy_]];
   if (chunk.after > released_) return false;
+  if (Alternating() && next_step_ < schedule_.rounds()[chunk.round].first_step) return false;
   return copies_.size() < kCopiesAhead || copying_bytes_ + chunk.bytes <= kCopyAheadBytes;
 }
 
@@ -27,6 +28,7 @@ bool Pipeline::MayBroadcast() const {
   if (alone_ || next_step_ >= schedule_.steps().size()) return false;
   const Step& step = schedule_.steps()[next_step_];
   if (step.after > released_ || broadcasts_.size() >= kStepsAhead) return false;
+  if (Alternating()) return next_copy_ >= schedule_.rounds()[step.round + 1].first_own;
   for (std::uint32_t i = 0; i < step.chunk_count; i++) {
     if (schedule_.chunks()[step.first_chunk + i].owner == schedule_.job().position) return used_copies_ < next_copy_;
   }
@@ -62,6 +64,11 @@ void Pipeline::Enqueue() {
   watch_wake_.notify_all();
 }
 
+void Pipeline::WaitFor(const Event& event, const Stream& stream) {
+  const Driver& driver = Driver::Get();
+  driver.Check(driver.api().streamWaitEvent(stream.get(), event.get(), 0), "cuStreamWaitEvent");
+}
+
 Event Pipeline::TakeEvent() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (free_events_.empty()) return Event(parts_.context);
@@ -73,6 +80,11 @@ Event Pipeline::TakeEvent() {
 void Pipeline::EnqueueCopy() {
   const Chunk& chunk = schedule_.chunks()[schedule_.own()[next_copy_]];
   InFlight work{next_copy_, TakeEvent(), TakeEvent()};
+  if (Alternating()) {
+    // After the last broadcast of the rounds before, all of which have been enqueued.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!broadcasts_.empty()) WaitFor(broadcasts_.back().end, *parts_.h2d);
+  }
   work.begin.Record(*parts_.h2d);
   CopyPieces(schedule_.PiecesOf(chunk));
   work.end.Record(*parts_.h2d);
@@ -109,7 +121,6 @@ void Pipeline::CopyPieces(const std::vector<Piece>& pieces) const {
 }
 
 void Pipeline::EnqueueBroadcast() {
-  const Driver& driver = Driver::Get();
   const Step& step = schedule_.steps()[next_step_];
   std::vector<InPlaceBroadcast> broadcasts;
   bool own = false;
@@ -119,14 +130,14 @@ void Pipeline::EnqueueBroadcast() {
     if (chunk.bytes > 0) broadcasts.push_back({parts_.ring->pointer() + chunk.offset, chunk.bytes, chunk.owner});
   }
   InFlight work{next_step_, TakeEvent(), TakeEvent()};
-  if (own) {
+  {
     // Under the lock: the watching thread takes the event back once it has seen the copy end.
     const std::lock_guard<std::mutex> lock(mutex_);
+    const std::uint32_t last = Alternating() ? next_copy_ - 1 : used_copies_;
     for (const InFlight& copy : copies_) {
-      if (copy.index != used_copies_) continue;
-      driver.Check(driver.api().streamWaitEvent(parts_.broadcast->get(), copy.end.get(), 0), "cuStreamWaitEvent");
+      if (copy.index == last && (own || Alternating())) WaitFor(copy.end, *parts_.broadcast);
     }
-    used_copies_++;
+    if (own) used_copies_++;
   }
   work.begin.Record(*parts_.broadcast);
   const auto give_up = [this] {

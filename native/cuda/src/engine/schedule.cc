@@ -86,15 +86,17 @@ void Schedule::BuildSteps() {
       end++;
     }
     if (job_.serial) round_after = static_cast<std::int32_t>(first) - 1;
+    const auto round = static_cast<std::uint32_t>(rounds_.size());
+    rounds_.push_back({static_cast<std::uint32_t>(steps_.size()), static_cast<std::uint32_t>(own_.size())});
     for (std::uint64_t start = 0;; start += unit) {
-      Step step{static_cast<std::uint32_t>(chunks_.size()), 0, round_after};
+      Step step{static_cast<std::uint32_t>(chunks_.size()), 0, round_after, round};
       for (std::size_t b = first; b < end; b++) {
         const Job::Bucket& bucket = job_.buckets[b];
         if (start >= bucket.bytes && !(start == 0 && bucket.bytes == 0)) continue;
         const std::uint64_t bytes = std::min(unit, bucket.bytes - start);
         if (bucket.owner == job_.position) own_.push_back(static_cast<std::uint32_t>(chunks_.size()));
         chunks_.push_back({static_cast<std::uint32_t>(b), bucket.owner, bucket.ring_offset + start, bytes,
-                           start + bytes == bucket.bytes, job_.serial ? round_after : bucket.after});
+                           start + bytes == bucket.bytes, job_.serial ? round_after : bucket.after, round});
         step.chunk_count++;
       }
       if (step.chunk_count == 0) break;
@@ -102,6 +104,30 @@ void Schedule::BuildSteps() {
     }
     first = end;
   }
+  rounds_.push_back({static_cast<std::uint32_t>(steps_.size()), static_cast<std::uint32_t>(own_.size())});
+}
+
+Job Beginning(const Job& job, std::uint64_t bytes) {
+  Job part = job;
+  part.buckets.clear();
+  part.copies.clear();
+  part.first_copy = {0};
+  std::vector<std::uint64_t> given(job.size, 0);
+  for (std::size_t b = 0; b < job.buckets.size(); b++) {
+    Job::Bucket bucket = job.buckets[b];
+    if (given[bucket.owner] >= bytes) break;
+    bucket.bytes = std::min(bucket.bytes, bytes - given[bucket.owner]);
+    given[bucket.owner] += bucket.bytes;
+    for (std::size_t c = job.first_copy[b]; c < job.first_copy[b + 1]; c++) {
+      Job::Copy copy = job.copies[c];
+      if (copy.bucket_offset >= bucket.bytes) continue;
+      copy.bytes = std::min(copy.bytes, bucket.bytes - copy.bucket_offset);
+      part.copies.push_back(copy);
+    }
+    part.buckets.push_back(bucket);
+    part.first_copy.push_back(static_cast<std::uint32_t>(part.copies.size()));
+  }
+  return part;
 }
 
 std::vector<Piece> Schedule::PiecesOf(const Chunk& chunk) const {

@@ -6,6 +6,14 @@
 
 namespace ckpt::cuda {
 
+/// How copies to the GPU and broadcasts lie in time.
+enum class Order : std::uint8_t {
+  /// The broadcast of one chunk runs beside the copies of the next ones.
+  kOverlapped = 0,
+  /// All copies of a round, then all its broadcasts, then the next round: for links that carry both.
+  kAlternating = 1,
+};
+
 /// What one member runs, as flat data: the native form of PipelineJob. Owners are positions.
 struct Job {
   std::uint32_t position = 0;
@@ -13,6 +21,7 @@ struct Job {
   std::uint64_t ring_bytes = 0;
   std::uint64_t chunk_bytes = 0;
   bool serial = false;
+  Order order = Order::kOverlapped;
   int timeout_ms = 0;
 
   struct Bucket {
@@ -54,6 +63,7 @@ struct Chunk {
   bool last;
   /// The bucket that has to be released before this member may write the chunk; -1 for none.
   std::int32_t after;
+  std::uint32_t round;
 };
 
 /// Chunks of different owners that are broadcast together, so that all owners' links are busy at once.
@@ -62,6 +72,15 @@ struct Step {
   std::uint32_t chunk_count;
   /// The bucket that has to be released before this member may take part; -1 for none.
   std::int32_t after;
+  std::uint32_t round;
+};
+
+/// At most one bucket of each owner; what the alternating order alternates by.
+struct Round {
+  /// Index of its first step.
+  std::uint32_t first_step;
+  /// Number of own chunks in all earlier rounds.
+  std::uint32_t first_own;
 };
 
 /// One host-to-device copy.
@@ -70,6 +89,10 @@ struct Piece {
   const std::byte* from;
   std::uint64_t bytes;
 };
+
+/// The beginning of a job: as many whole buckets, and a part of the last ones, as give some owner `bytes` bytes. Every member
+/// gets the same part. The job must have passed a Schedule.
+Job Beginning(const Job& job, std::uint64_t bytes);
 
 /// The order in which every member does its part. It depends on the buckets alone, so that all members agree on it.
 class Schedule {
@@ -83,6 +106,8 @@ class Schedule {
   const std::vector<Step>& steps() const { return steps_; }
   /// Indices of the chunks that this member owns, in the order in which it copies them.
   const std::vector<std::uint32_t>& own() const { return own_; }
+  /// One more than there are: the last one holds the totals.
+  const std::vector<Round>& rounds() const { return rounds_; }
   /// Copies that fill a chunk of an owned bucket, by ring offset.
   std::vector<Piece> PiecesOf(const Chunk& chunk) const;
 
@@ -95,6 +120,7 @@ class Schedule {
   std::vector<Chunk> chunks_;
   std::vector<Step> steps_;
   std::vector<std::uint32_t> own_;
+  std::vector<Round> rounds_;
 };
 
 }  // namespace ckpt::cuda

@@ -146,6 +146,41 @@ void CheckProgress(const Schedule& schedule, unsigned seed) {
   }
 }
 
+/// Rounds are what the alternating order alternates by; the beginning of a job is a job of its own that all members agree on.
+void CheckRounds(const Schedule& schedule) {
+  const auto& rounds = schedule.rounds();
+  Require(rounds.front().first_step == 0 && rounds.front().first_own == 0, "the first round begins at the beginning");
+  Require(rounds.back().first_step == schedule.steps().size(), "the rounds cover all steps");
+  Require(rounds.back().first_own == schedule.own().size(), "the rounds cover all own chunks");
+  for (std::size_t s = 0; s < schedule.steps().size(); s++) {
+    const Step& step = schedule.steps()[s];
+    Require(s >= rounds[step.round].first_step && s < rounds[step.round + 1].first_step, "a step lies in its round");
+    for (std::uint32_t i = 0; i < step.chunk_count; i++) {
+      Require(schedule.chunks()[step.first_chunk + i].round == step.round, "a chunk lies in its step's round");
+    }
+  }
+  for (std::size_t c = 0; c < schedule.own().size(); c++) {
+    const std::uint32_t round = schedule.chunks()[schedule.own()[c]].round;
+    Require(c >= rounds[round].first_own && c < rounds[round + 1].first_own, "an own chunk lies in its round");
+  }
+}
+
+void CheckBeginning(const Job& job, unsigned seed) {
+  const std::uint64_t limit = 1 + seed * 4099;
+  const Schedule part(ckpt::cuda::Beginning(Schedule(job).job(), limit));
+  CheckCoverage(part);
+  CheckProgress(part, seed);
+  std::vector<std::uint64_t> given(job.size, 0);
+  for (std::size_t b = 0; b < part.job().buckets.size(); b++) {
+    const Job::Bucket& bucket = part.job().buckets[b];
+    Require(bucket.owner == job.buckets[b].owner && bucket.ring_offset == job.buckets[b].ring_offset, "the same buckets");
+    given[bucket.owner] += bucket.bytes;
+  }
+  const bool whole = part.job().buckets.size() == job.buckets.size();
+  const std::uint64_t most = *std::max_element(given.begin(), given.end());
+  Require(most <= limit && (whole || most == limit), "no owner gives more than was asked for, and one as much");
+}
+
 template <class Change>
 void RequireRejected(const char* field, Change change) {
   Plan plan = MakePlan(7, 2, 0, false);
@@ -169,12 +204,15 @@ int main() {
     const Schedule first(plan.job);
     CheckCoverage(first);
     CheckProgress(first, seed);
+    CheckRounds(first);
+    CheckBeginning(plan.job, seed);
     for (std::uint32_t position = 1; position < size; position++) {
       Job other = plan.job;
       other.position = position;
       other.copies.clear();
       std::fill(other.first_copy.begin(), other.first_copy.end(), 0);
       const Schedule theirs(other);
+      CheckRounds(theirs);
       Require(theirs.steps().size() == first.steps().size(), "members agree on the steps");
       for (std::size_t s = 0; s < first.steps().size(); s++) {
         Require(

@@ -1,4 +1,4 @@
-// Checks that need GPUs, runnable without Node: `cuda_check [kernels|pipelines|random|faults|rates]…`, all by default.
+// Checks that need GPUs, runnable without Node: `cuda_check [kernels|random|faults|aborts|rates|orders]…`, all but aborts by default.
 // `cuda_check load DEVICE SECONDS` keeps a GPU busy the way an engine worker does. Prints what it saw; ends with 0 when all
 // went well, 77 where there is no GPU.
 #include <cstring>
@@ -25,13 +25,13 @@ int main(int argc, char** argv) {
     std::printf("NCCL %d from %s %s\n", nccl.version(), nccl.library().path().c_str(), nccl.problem().c_str());
     for (const auto& device : ckpt::cuda::ListDevices()) {
       std::printf("%d: %s %s %s numa %d cpus %s capability %d, %zu bytes, peers:", device.index, device.name.c_str(),
-                  device.uuid.c_str(), device.pci_bus_id.c_str(), device.numa_node, device.cpus.c_str(),
+                  device.uuid.c_str(), device.place.pci_bus_id.c_str(), device.place.numa_node, device.place.cpus.c_str(),
                   device.compute_capability, device.total_bytes);
       for (const bool peer : device.peer_access) std::printf(" %d", peer ? 1 : 0);
       std::printf("\n");
     }
     std::vector<std::string> parts(argv + 1, argv + argc);
-    if (parts.empty()) parts = {"kernels", "random", "faults", "rates"};
+    if (parts.empty()) parts = {"kernels", "random", "faults", "rates", "orders"};
     for (const std::string& part : parts) {
       const int status = part == "kernels" ? check::CheckKernels() : check::CheckPipelines(part);
       if (status != 0) return status;

@@ -19,6 +19,7 @@ Job Plan::JobOf(std::uint32_t position, std::uint32_t size, std::vector<Job::Sou
   job.ring_bytes = ring_bytes;
   job.chunk_bytes = chunk_bytes;
   job.serial = serial;
+  job.order = order;
   job.timeout_ms = timeout_ms;
   job.buckets = buckets;
   job.sources = std::move(sources);
@@ -132,6 +133,8 @@ int RunMember(int argc, char** argv) {
       status = RunRandom(member);
     } else if (what == "rates") {
       status = RunRates(member);
+    } else if (what == "orders") {
+      status = RunOrders(member);
     } else if (what == "aborts") {
       status = RunAborts(member);
     } else {

@@ -17,6 +17,7 @@ struct Plan {
   std::uint64_t ring_bytes = 0;
   std::uint64_t chunk_bytes = 0;
   bool serial = false;
+  ckpt::cuda::Order order = ckpt::cuda::Order::kOverlapped;
   std::vector<ckpt::cuda::Job::Bucket> buckets;
   /// By bucket.
   std::vector<std::vector<ckpt::cuda::Job::Copy>> copies;
@@ -67,6 +68,7 @@ class Member {
 
 int RunRandom(Member& member);
 int RunRates(Member& member);
+int RunOrders(Member& member);
 int RunAborts(Member& member);
 int RunFault(Member& member, const std::string& kind);
 

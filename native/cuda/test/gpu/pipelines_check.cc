@@ -82,6 +82,8 @@ int CheckPipelines(const std::string& what) {
   } else if (what == "rates") {
     RunAll("rates", 1);
     if (size > 1) RunAll("rates", size);
+  } else if (what == "orders") {
+    if (size > 1) RunAll("orders", size);
   } else if (what == "aborts") {
     if (size > 1) RunAll(what, 2);
   } else if (what == "faults") {

@@ -20,6 +20,7 @@ Plan RandomPlan(unsigned seed, std::uint32_t size) {
   plan.ring_bytes = pick(4, 12) << 20;
   plan.chunk_bytes = pick(1, 12) * 131072;
   plan.serial = seed % 5 == 4;
+  if (seed % 3 == 1) plan.order = Order::kAlternating;
   std::uint64_t cursor = 0;
   const auto count = pick(1, 30);
   for (std::uint32_t b = 0; b < count; b++) {

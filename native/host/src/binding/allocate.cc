@@ -1,4 +1,5 @@
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "ckpt/napi/environment.h"
@@ -20,6 +21,7 @@ struct AllocateOptions {
   bool lock;
   bool prefault;
   unsigned threads;
+  std::optional<int> numa_node;
 
   explicit AllocateOptions(const Napi::Value& value) {
     if (!value.IsObject()) throw Error(code::kInvalidArgument, "options must be an object").WithField("options");
@@ -29,6 +31,11 @@ struct AllocateOptions {
     lock = ToFlag(options.Get("lock"), true);
     prefault = ToFlag(options.Get("prefault"), true);
     threads = ToThreads(options.Get("threads"));
+    if (const Napi::Value node = options.Get("numaNode"); !node.IsUndefined()) {
+      const std::uint64_t number = ToUnsigned(node, "numaNode");
+      if (number > 0xffff) throw Error(code::kInvalidArgument, "there is no such memory node").WithField("numaNode");
+      numa_node = static_cast<int>(number);
+    }
   }
 };
 
@@ -40,6 +47,7 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
         .Run(
             [options](const Task& task) {
               auto mapping = Mapping::Anonymous(options.bytes);
+              if (options.numa_node) mapping->PreferNode(*options.numa_node);
               if (options.prefault) mapping->Populate(task.pool(), options.threads, task.cancellation());
               if (options.lock) mapping->Lock();
               return mapping;
@@ -57,6 +65,7 @@ Napi::Value CreateShared(const Napi::CallbackInfo& info) {
         .Run(
             [name, options](const Task& task) {
               auto mapping = Mapping::CreateShared(name, options.bytes);
+              if (options.numa_node) mapping->PreferNode(*options.numa_node);
               try {
                 if (options.prefault) {
                   mapping->Populate(task.pool(), options.threads, task.cancellation());

@@ -42,6 +42,9 @@ class Mapping {
   /// Why the pages are not locked; empty where they are, or where nobody asked.
   std::string lock_error() const;
 
+  /// Has pages that are not there yet come from memory node `node`, where it has any left. Does nothing on a machine with one
+  /// node; a refusal of the kernel is ignored, as it costs speed alone.
+  void PreferNode(int node);
   /// Touches every page for writing, in slices on several threads. @throws Error OUT_OF_MEMORY (a full /dev/shm too), ABORTED.
   void Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
   /// Maps pages that exist already (those of a file in memory), in slices on several threads; reads them in where need be.

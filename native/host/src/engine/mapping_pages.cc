@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 
+#include "ckpt/affinity.h"
 #include "ckpt/error.h"
 #include "ckpt/fd.h"
 #include "mapping.h"
@@ -70,6 +71,10 @@ bool LockOnFault(const std::byte* data, std::size_t bytes) {
 }
 
 }  // namespace
+
+void Mapping::PreferNode(int node) {
+  if (NodeCount() > 1) ckpt::PreferNode(data(), size(), node);
+}
 
 void Mapping::Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation) {
   const bool by_kernel = PopulateWrite(data(), std::min(size(), PageBytes()));

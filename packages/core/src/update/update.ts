@@ -190,6 +190,7 @@ function report(
     strategy: run.strategy.name,
     mode: plan.mode,
     modeReason: plan.modeReason,
+    ...(stats.order && { order: stats.order }),
     bytes: plan.totalBytes,
     tensors: tensorCount(run.manifest),
     buckets: plan.buckets.count,

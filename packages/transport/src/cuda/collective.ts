@@ -1,11 +1,20 @@
-import { CkptError, type Collective, type CollectiveOptions, type PipelineJob, type PipelineRun } from '@ckpt/contract'
+import {
+  CkptError,
+  type Collective,
+  type CollectiveOptions,
+  type Exchange,
+  type PipelineJob,
+  type PipelineOrder,
+  type PipelineRun,
+} from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob, CudaRegistrationHandle } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
 import { within } from '../deadline.ts'
 import { NativeRun } from '../run.ts'
 import { cudaAddon } from './addon.ts'
 import { cudaMemory } from './memory.ts'
-import { cudaRing } from './ring.ts'
+import { busiestOwnerBytes, chooseOrder, type OrderCandidate } from './order.ts'
+import { cudaRing, type CudaRing } from './ring.ts'
 
 /** How long leaving may take before NCCL is aborted instead. */
 const LEAVE_MS = 5000
@@ -23,6 +32,10 @@ export class CudaCollective implements Collective {
   readonly size: number
   readonly #group: CudaGroupHandle
   readonly #signal: AbortSignal | undefined
+  readonly #exchange: Exchange
+  /** What was chosen before the first run that was large enough to measure by, for jobs of these chunks. */
+  #order: { readonly chunkBytes: number; readonly order: PipelineOrder } | undefined
+  #choosing: { readonly over: Promise<void>; readonly cancel: () => void } | undefined
   #state: keyof typeof STATES = 'ready'
   #run: NativeRun | undefined
   #drained: Promise<void> = Promise.resolve()
@@ -31,6 +44,7 @@ export class CudaCollective implements Collective {
     this.position = options.position
     this.size = options.size
     this.#signal = options.signal
+    this.#exchange = options.exchange
     this.#group = group
   }
 
@@ -83,6 +97,7 @@ export class CudaCollective implements Collective {
     const end = new Promise<void>((resolve) => {
       drained = resolve
     })
+    this.#state = 'running'
     let run: NativeRun
     try {
       const sources = memories.map((memory) => {
@@ -91,21 +106,25 @@ export class CudaCollective implements Collective {
         return handle
       })
       const flat = nativeJob(job, sources, this.position, this.size)
-      const start = cudaAddon().startPipeline.bind(undefined, this.#group, ring.memory, flat)
+      const order = this.size > 1 ? await this.#orderFor(ring, job, flat) : undefined
+      const start = cudaAddon().startPipeline.bind(undefined, this.#group, ring.memory, inOrder(flat, order))
       run = new NativeRun(
         (deliver, finish) =>
-          start(deliver, finish, () => {
-            letGo()
-            drained()
-          }),
+          start(
+            deliver,
+            (error, stats) => finish(error, stats && { ...stats, ...(order && { order }) }),
+            () => {
+              letGo()
+              drained()
+            },
+          ),
         job.onBucket,
       )
     } catch (error) {
       letGo()
-      this.#state = 'failed'
+      this.#end('failed')
       throw error
     }
-    this.#state = 'running'
     this.#run = run
     this.#drained = end
     const abort = (): void => run.abort(CkptError.from(this.#signal?.reason, 'ABORTED', 'the pipeline was aborted'))
@@ -114,7 +133,7 @@ export class CudaCollective implements Collective {
     const settle = (state: 'ready' | 'failed'): void => {
       this.#signal?.removeEventListener('abort', abort)
       this.#run = undefined
-      if (this.#state === 'running') this.#state = state
+      this.#end(state)
     }
     run.finished.then(
       () => settle('ready'),
@@ -123,12 +142,60 @@ export class CudaCollective implements Collective {
     return run
   }
 
+  /** What a run leaves, unless the collective was closed meanwhile. */
+  #end(state: 'ready' | 'failed'): void {
+    if (this.#state === 'running') this.#state = state
+  }
+
+  async #orderFor(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {
+    const { chunkBytes } = job
+    if (this.#order?.chunkBytes !== chunkBytes) {
+      const order = await this.#chooseOrder(ring, job, flat)
+      this.#order = order && { chunkBytes, order }
+    }
+    return this.#order?.order
+  }
+
+  /** Lets candidates run through the ring, which holds nothing yet. @throws CkptError what a pipeline fails with, `ABORTED`. */
+  async #chooseOrder(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {
+    const addon = cudaAddon()
+    const cancellation = addon.newCancellation()
+    const waiting = new AbortController()
+    const cancel = (): void => {
+      waiting.abort(CkptError.from(this.#signal?.reason, 'ABORTED', 'choosing an order was aborted'))
+      addon.cancel(cancellation)
+    }
+    if (this.#signal?.aborted) cancel()
+    else this.#signal?.addEventListener('abort', cancel, { once: true })
+    const measure = (candidates: readonly OrderCandidate[]): Promise<Float64Array> => {
+      const rows = candidates.flatMap(({ name, chunkBytes, bytes }) => [name === 'alternating' ? 1 : 0, chunkBytes, bytes])
+      return native(() => addon.measureOrders(this.#group, ring.memory, flat, Float64Array.from(rows), cancellation))
+    }
+    const exchange: Exchange = (key, value) =>
+      within(this.#exchange(key, value), job.timeoutMs, waiting.signal, 'the other members to measure orders')
+    const size = { chunkBytes: job.chunkBytes, busiestOwnerBytes: busiestOwnerBytes(job.buckets, this.size) }
+    const choosing = chooseOrder(size, measure, exchange)
+    this.#choosing = { cancel, over: choosing.then(() => undefined).catch(() => undefined) }
+    try {
+      const order = await choosing
+      if (this.#state !== 'running') throw new CkptError('ABORTED', STATES[this.#state])
+      return order
+    } catch (error) {
+      throw waiting.signal.aborted ? waiting.signal.reason : error
+    } finally {
+      this.#choosing = undefined
+      this.#signal?.removeEventListener('abort', cancel)
+    }
+  }
+
   async close(): Promise<void> {
     if (this.#state === 'closed') return
     this.#state = 'closed'
     const run = this.#run
     run?.abort(new CkptError('ABORTED', `member ${this.position} closed the collective`))
     await run?.finished.catch(() => undefined)
+    this.#choosing?.cancel()
+    await this.#choosing?.over
     await this.#drained
     await native(() => cudaAddon().leaveGroup(this.#group, LEAVE_MS))
   }
@@ -156,6 +223,10 @@ function agree(offers: readonly Offer[], size: number): Buffer {
   return Buffer.from(id)
 }
 
+function inOrder(job: CudaPipelineJob, order: PipelineOrder | undefined): CudaPipelineJob {
+  return order === undefined ? job : { ...job, chunkBytes: order.chunkBytes, alternating: order.name === 'alternating' }
+}
+
 function nativeJob(
   job: PipelineJob,
   sources: readonly CudaRegistrationHandle[],
@@ -180,6 +251,7 @@ function nativeJob(
     firstCopy: copies.firstCopy,
     chunkBytes: job.chunkBytes,
     serial: job.mode === 'serial',
+    alternating: false,
     timeoutMs: Math.ceil(job.timeoutMs),
   }
 }

@@ -1,9 +1,10 @@
 import { afterEach, beforeEach, describe, expect, it, type TestContext } from 'vitest'
-import { CkptError, type Collective, type HostMemory, type PipelineMode, type PipelineRun, type Ring } from '@ckpt/contract'
+import { CkptError, type PipelineRun } from '@ckpt/contract'
 import { createHost } from '../host/host.ts'
-import { expectedDigests, memoryExchange, testJob, testPlan, testSource, type TestPlan } from '../host/pipeline.fixture.ts'
+import { memoryExchange, testJob, testPlan, testSource } from '../host/pipeline.fixture.ts'
 import { probeCuda } from './addon.ts'
 import { createCudaDevice, type CudaDevice } from './device.ts'
+import { group, runAll } from './group.fixture.ts'
 import { cudaRing } from './ring.ts'
 
 const probe = await probeCuda()
@@ -220,68 +221,3 @@ describe('gpu: two devices', () => {
     await runAll(plan, devices, { mode: 'serial', pinned: true })
   })
 })
-
-interface Member {
-  readonly collective: Collective
-  readonly ring: Ring
-  readonly source: HostMemory
-}
-
-async function group(plan: TestPlan, devices: readonly CudaDevice[], pinned: boolean): Promise<Member[]> {
-  const exchange = memoryExchange(devices.length)
-  return Promise.all(
-    devices.map(async (device, position) => {
-      const options = { position, size: devices.length, exchange: exchange(position), timeoutMs: 30_000 }
-      const collective = await device.createCollective(options)
-      const ring = await device.createRing(plan.ringBytes)
-      if (!pinned) return { collective, ring, source: await testSource(device.host, plan, position) }
-      const source = await device.host.allocate({ bytes: plan.sourceBytes[position]! })
-      await device.host.fill(source, { seed: BigInt(1000 + position) })
-      return { collective, ring, source }
-    }),
-  )
-}
-
-/** Runs a plan on all devices; every bucket's digest on every device must be that of its source. */
-async function runAll(
-  plan: TestPlan,
-  devices: readonly CudaDevice[],
-  options: { mode: PipelineMode; pinned: boolean; lateMs?: number },
-): Promise<void> {
-  const expected = await expectedDigests(createHost(), plan)
-  const members = await group(plan, devices, options.pinned)
-  await Promise.all(
-    members.map(async ({ collective, ring, source }, position) => {
-      const device = devices[position]!
-      const digests: Promise<bigint>[] = []
-      const running = collective.run(
-        testJob(plan, position, ring, source, {
-          mode: options.mode,
-          chunkBytes: 1 << 20,
-          onBucket: (bucket) => {
-            expect(bucket).toBe(digests.length)
-            digests.push(load(bucket))
-          },
-        }),
-      )
-      const load = async (bucket: number): Promise<bigint> => {
-        const range = { memory: 0, offset: plan.buckets.ringOffset[bucket]!, bytes: plan.buckets.bytes[bucket]! }
-        const earlier = digests[bucket - 1]
-        const [digest] = await device.digest([ring], [range])
-        await earlier
-        if (position === 1 && options.lateMs) await new Promise((resolve) => setTimeout(resolve, options.lateMs))
-        const run = await running
-        run.release(bucket)
-        return digest!
-      }
-      const stats = await (await running).finished
-      expect(BigUint64Array.from(await Promise.all(digests))).toEqual(expected)
-      expect(stats.h2dBytes).toBe(plan.sourceBytes[position])
-      if (devices.length > 1) expect(stats.broadcastBytes).toBe(plan.buckets.bytes.reduce((sum, bytes) => sum + bytes, 0))
-      expect(stats.spans.length % 4).toBe(0)
-      expect(stats.h2dMs).toBeGreaterThan(0)
-      await collective.close()
-      source.close()
-    }),
-  )
-}

@@ -60,7 +60,7 @@ export class CudaDevice implements Device {
     this.info = info
     this.uuid = info.uuid
     this.#device = device
-    this.host = new CudaHost(createHost(), device)
+    this.host = new CudaHost(createHost(), device, info.numaNode)
   }
 
   memory(): Promise<{ free: number; total: number }> {

@@ -12,31 +12,40 @@ export interface TestPlan {
 
 /** `count` buckets of differing sizes up to `bucketBytes`, owners in turn. */
 export function testPlan(members: number, count: number, bucketBytes: number, ringBytes: number): TestPlan {
-  const owner = new Uint32Array(count)
-  const bytes = new Float64Array(count)
+  const bytes = (b: number): number => Math.max(1, bucketBytes - ((b * 7919) % Math.floor(bucketBytes / 2)))
+  return planOf(
+    members,
+    ringBytes,
+    Array.from({ length: count }, (_, b) => ({ owner: b % members, bytes: bytes(b) })),
+  )
+}
+
+/** These buckets in this order, one behind the other in the ring, from its beginning again where one does not fit. */
+export function planOf(members: number, ringBytes: number, list: readonly { owner: number; bytes: number }[]): TestPlan {
+  const count = list.length
+  const owner = Uint32Array.from(list, (bucket) => bucket.owner)
+  const bytes = Float64Array.from(list, (bucket) => bucket.bytes)
   const ringOffset = new Float64Array(count)
   const after = new Int32Array(count).fill(-1)
   const sourceOffset: number[] = []
   const sourceBytes = new Array<number>(members).fill(0)
   let at = 0
   for (let b = 0; b < count; b++) {
-    owner[b] = b % members
-    bytes[b] = Math.max(1, bucketBytes - ((b * 7919) % Math.floor(bucketBytes / 2)))
     if (at + bytes[b]! > ringBytes) at = 0
     ringOffset[b] = at
     at += bytes[b]!
     for (let a = 0; a < b; a++) {
       if (ringOffset[a]! < at && ringOffset[b]! < ringOffset[a]! + bytes[a]!) after[b] = a
     }
-    sourceOffset.push(sourceBytes[b % members]!)
-    sourceBytes[b % members]! += bytes[b]!
+    sourceOffset.push(sourceBytes[owner[b]!]!)
+    sourceBytes[owner[b]!]! += bytes[b]!
   }
   return { members, ringBytes, buckets: { count, owner, bytes, ringOffset, after }, sourceOffset, sourceBytes }
 }
 
 /** The member's source, filled with bytes that depend on the member. */
 export async function testSource(host: Host, plan: TestPlan, position: number): Promise<HostMemory> {
-  const memory = await host.allocate({ bytes: plan.sourceBytes[position]!, lock: false })
+  const memory = await host.allocate({ bytes: Math.max(1, plan.sourceBytes[position]!), lock: false })
   await host.fill(memory, { seed: BigInt(1000 + position) })
   return memory
 }

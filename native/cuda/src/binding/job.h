@@ -1,0 +1,16 @@
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+#include <vector>
+
+#include "../engine/schedule.h"
+#include "objects.h"
+
+namespace ckpt::cuda {
+
+/// A CudaPipelineJob. `holds` takes what its copies read. @throws Error INVALID_ARGUMENT naming the field.
+Job ToJob(const Napi::Object& object, const MemoryObject& ring, std::vector<std::shared_ptr<const void>>& holds);
+
+}  // namespace ckpt::cuda

@@ -1,0 +1,73 @@
+// One member of a group of GPUs as a process of its own, for order-processes.test.ts: exchanges with the others through its parent.
+import { CkptError, type PipelineOrder, type SerializedError } from '@ckpt/contract'
+import { createHost } from '../host/host.ts'
+import { expectedDigests, testJob, testPlan } from '../host/pipeline.fixture.ts'
+import { createCudaDevice } from './device.ts'
+
+export interface OrderRun {
+  readonly order: PipelineOrder | undefined
+  /** From the call of `run` to the pipeline's beginning, and from there to its end, in milliseconds. */
+  readonly beginMs: number
+  readonly runMs: number
+}
+
+export type OrderMessage =
+  | { readonly type: 'exchange'; readonly key: string; readonly value: unknown }
+  | { readonly type: 'done'; readonly runs: readonly OrderRun[] }
+  | { readonly type: 'failed'; readonly error: SerializedError }
+
+const MIB = 2 ** 20
+const [position, members] = process.argv.slice(2).map(Number) as [number, number]
+const send = (message: OrderMessage): boolean => process.send!(message)
+const waiting = new Map<string, (values: unknown[]) => void>()
+process.on('message', ({ key, values }: { key: string; values: unknown[] }) => waiting.get(key)?.(values))
+
+const exchange = <T>(key: string, value: T): Promise<T[]> =>
+  new Promise((resolve) => {
+    waiting.set(key, (values) => resolve(values as T[]))
+    send({ type: 'exchange', key, value })
+  })
+
+async function main(): Promise<OrderRun[]> {
+  const plan = testPlan(members, 16, 64 * MIB, 384 * MIB)
+  const expected = await expectedDigests(createHost(), plan)
+  const device = await createCudaDevice({ index: position })
+  const source = await device.host.allocate({ bytes: plan.sourceBytes[position]! })
+  await device.host.fill(source, { seed: BigInt(1000 + position) })
+  const ring = await device.createRing(plan.ringBytes)
+  const collective = await device.createCollective({ position, size: members, exchange, timeoutMs: 30_000 })
+  const runs: OrderRun[] = []
+  for (let turn = 0; turn < 3; turn++) {
+    await exchange(`turn ${turn}`, 0)
+    let work = Promise.resolve()
+    const onBucket = (bucket: number): void => {
+      work = work.then(async () => {
+        const range = { memory: 0, offset: plan.buckets.ringOffset[bucket]!, bytes: plan.buckets.bytes[bucket]! }
+        const [digest] = await device.digest([ring], [range])
+        if (digest !== expected[bucket]) throw new CkptError('DIGEST_MISMATCH', `bucket ${bucket} at member ${position}`)
+        run.release(bucket)
+      })
+      work.catch((error: unknown) => run.abort(CkptError.from(error, 'UPDATE_FAILED')))
+    }
+    const start = performance.now()
+    const run = await collective.run(testJob(plan, position, ring, source, { onBucket, chunkBytes: 16 * MIB }))
+    const begun = performance.now()
+    const { order } = await run.finished
+    runs.push({ order, beginMs: begun - start, runMs: performance.now() - begun })
+    await work
+  }
+  source.close()
+  await device.close()
+  return runs
+}
+
+main().then(
+  (runs) => {
+    send({ type: 'done', runs })
+    process.disconnect()
+  },
+  (error: unknown) => {
+    send({ type: 'failed', error: CkptError.from(error, 'NATIVE_FAILURE').toJSON() })
+    process.disconnect()
+  },
+)

@@ -1,0 +1,97 @@
+import type { Exchange, MeasuredOrder, PipelineOrder } from '@ckpt/contract'
+
+/** A way to run the beginning of a job. */
+export interface OrderCandidate {
+  readonly name: PipelineOrder['name']
+  readonly chunkBytes: number
+  /** What the busiest owner is to give. */
+  readonly bytes: number
+}
+
+/** Runs candidates on this member, in turn: whole, H2D and broadcast time of each, in milliseconds. */
+export type MeasureCandidates = (candidates: readonly OrderCandidate[]) => Promise<Float64Array>
+
+const MIB = 2 ** 20
+/** Below this the start-up times of copies and broadcasts are most of what would be measured. */
+const LEAST_BYTES = 64 * MIB
+const WARM_UP_BYTES = 32 * MIB
+/** Two H200s with NVLink: this, the warm-up and the telling take 9 ms; 17 ms where broadcasts go through host memory. */
+const FIRST_BYTES = 128 * MIB
+const SECOND_BYTES = 256 * MIB
+/** Overlapping has to cost more than the slower stage alone by this factor for the two to be in each other's way. */
+const SHARED = 1.2
+/** An order has to beat the usual one by this part of its time: less is noise. */
+const WORTH = 0.05
+
+/**
+ * Measures how H2D and broadcasts are best laid in time, on all members at once. First both at once and each by itself: where they
+ * do not slow each other down, overlapping them cannot be beaten, and nothing else is tried. Otherwise other orders and chunk sizes
+ * run too, and the one whose slowest member is the fastest is taken. All members see the same figures, so all choose the same.
+ * Undefined where the job is too small to measure by.
+ */
+export async function chooseOrder(
+  job: { readonly chunkBytes: number; readonly busiestOwnerBytes: number },
+  measure: MeasureCandidates,
+  exchange: Exchange,
+): Promise<PipelineOrder | undefined> {
+  if (job.busiestOwnerBytes < LEAST_BYTES) return undefined
+  const usual = { name: 'overlapped', chunkBytes: job.chunkBytes } as const
+  const run = async (key: string, candidates: readonly OrderCandidate[]): Promise<MeasuredOrder[]> =>
+    slowest(candidates, await exchange(key, [...(await measure(candidates))]), job.busiestOwnerBytes)
+  const [, together, apart] = await run('cuda-order-first', [
+    { ...usual, bytes: WARM_UP_BYTES },
+    { ...usual, bytes: FIRST_BYTES },
+    { ...usual, name: 'alternating', bytes: FIRST_BYTES },
+  ])
+  const first = [together!, apart!]
+  const alone = Math.max(apart!.h2dMs, apart!.broadcastMs)
+  const figures = `${ms(together!.wholeMs)} at once, alone H2D ${ms(apart!.h2dMs)} and broadcast ${ms(apart!.broadcastMs)}`
+  if (together!.wholeMs <= alone * SHARED) {
+    const reason = `H2D and broadcasts do not slow each other down: ${figures}`
+    return { ...usual, linksShared: false, reason, measured: first }
+  }
+  const others = [
+    { ...usual },
+    { ...usual, chunkBytes: Math.ceil(job.chunkBytes / 4) },
+    { ...usual, chunkBytes: job.chunkBytes * 4 },
+    { ...usual, name: 'alternating' },
+    { name: 'alternating', chunkBytes: job.chunkBytes * 4 },
+  ] as const
+  const second = await run(
+    'cuda-order-second',
+    others.map((candidate) => ({ ...candidate, bytes: SECOND_BYTES })),
+  )
+  const best = second.reduce((least, candidate) => (candidate.wholeMs < least.wholeMs ? candidate : least))
+  const chosen = best.wholeMs < second[0]!.wholeMs * (1 - WORTH) ? best : second[0]!
+  const why =
+    chosen === second[0]
+      ? `none of ${second.length - 1} other orders was ${WORTH * 100} % faster than ${ms(chosen.wholeMs)}`
+      : `the fastest of ${second.length} orders, ${ms(chosen.wholeMs)} against ${ms(second[0]!.wholeMs)} overlapped`
+  const reason = `H2D and broadcasts share links (${figures}); ${why}`
+  return { name: chosen.name, chunkBytes: chosen.chunkBytes, linksShared: true, reason, measured: [...first, ...second] }
+}
+
+/** What `owner` gave most of, in bytes. */
+export function busiestOwnerBytes(buckets: { owner: Uint32Array; bytes: Float64Array }, owners: number): number {
+  const given = new Float64Array(owners)
+  buckets.owner.forEach((owner, bucket) => (given[owner]! += buckets.bytes[bucket]!))
+  return Math.max(0, ...given)
+}
+
+/** Each candidate with the longest times that any member had. */
+function slowest(
+  candidates: readonly OrderCandidate[],
+  figures: readonly (readonly number[])[],
+  most: number,
+): MeasuredOrder[] {
+  return candidates.map((candidate, index) => {
+    const [wholeMs, h2dMs, broadcastMs] = [0, 1, 2].map((column) =>
+      Math.max(...figures.map((member) => member[index * 3 + column]!)),
+    ) as [number, number, number]
+    return { ...candidate, bytes: Math.min(candidate.bytes, most), wholeMs, h2dMs, broadcastMs }
+  })
+}
+
+function ms(value: number): string {
+  return `${value.toFixed(1)} ms`
+}
