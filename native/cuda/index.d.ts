@@ -22,6 +22,10 @@ export interface CudaRegistrationHandle {
 export interface CudaGroupHandle {
   readonly [tag]: 'group'
 }
+/** Device memory to read from: another process's, or this process's own. */
+export interface CudaSourceHandle {
+  readonly [tag]: 'source'
+}
 export interface CudaCancellationHandle {
   readonly [tag]: 'cancellation'
 }
@@ -108,7 +112,7 @@ export interface NativeCuda {
   closeDevice(device: CudaDeviceHandle): Promise<void>
   memoryInfo(device: CudaDeviceHandle): Promise<{ free: number; total: number }>
   allocate(device: CudaDeviceHandle, bytes: number): Promise<CudaMemoryHandle>
-  exportMemory(memory: CudaMemoryHandle): { handle: Buffer; offset: number }
+  exportMemory(memory: CudaMemoryHandle): { handle: Buffer; offset: number; pointer: bigint }
   freeMemory(memory: CudaMemoryHandle): Promise<void>
   download(memory: CudaMemoryHandle, offset: number, bytes: number): Promise<Buffer>
   /**
@@ -126,6 +130,20 @@ export interface NativeCuda {
     threads: number | undefined,
   ): Promise<string | undefined>
   unregisterHost(registration: CudaRegistrationHandle): Promise<void>
+  /** Maps another process's allocation by its CUDA IPC handle (64 bytes); `bytes` is the size of all of it. */
+  openForeign(device: CudaDeviceHandle, handle: Buffer): Promise<{ source: CudaSourceHandle; bytes: number }>
+  /** Device memory of this process, which whoever owns it keeps while it is read. */
+  ownSource(device: CudaDeviceHandle, pointer: bigint, bytes: number): CudaSourceHandle
+  closeSource(source: CudaSourceHandle): Promise<void>
+  /** `rows`: source, sourceOffset, memory, memoryOffset, bytes of each. Resolves with the bytes copied. */
+  readDevice(
+    device: CudaDeviceHandle,
+    sources: readonly CudaSourceHandle[],
+    memories: readonly CudaRegistrationHandle[],
+    rows: Float64Array,
+    cancellation: CudaCancellationHandle,
+    onProgress: ((bytes: number) => void) | undefined,
+  ): Promise<number>
   newCancellation(): CudaCancellationHandle
   cancel(cancellation: CudaCancellationHandle): void
   /** What one member makes and all members join with: 128 bytes. */

@@ -12,6 +12,7 @@ static_assert(sizeof(CUdeviceptr) == sizeof(abi::DevicePointer));
 static_assert(sizeof(CUuuid) == sizeof(abi::Uuid));
 static_assert(sizeof(CUipcMemHandle) == sizeof(abi::IpcMemHandle) && alignof(CUipcMemHandle) == alignof(abi::IpcMemHandle));
 static_assert(sizeof(CUresult) == sizeof(abi::Result));
+static_assert(CUDA_ERROR_INVALID_VALUE == abi::kErrorInvalidValue);
 static_assert(CUDA_SUCCESS == abi::kSuccess && CUDA_ERROR_OUT_OF_MEMORY == abi::kErrorOutOfMemory);
 static_assert(CUDA_ERROR_NOT_READY == abi::kErrorNotReady);
 static_assert(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT == abi::kAttributeMultiprocessorCount);

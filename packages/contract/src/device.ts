@@ -1,5 +1,5 @@
 import type { CkptError } from './errors.ts'
-import type { Host, HostMemory } from './host.ts'
+import type { Host, HostMemory, TransferStats } from './host.ts'
 import type { BucketColumns, CopyColumns, PipelineMode } from './plan.ts'
 
 /** How an engine worker gets at a ring: POSIX shared memory by name, or CUDA device memory by IPC handle. */
@@ -107,8 +107,52 @@ export interface Collective {
   close(): Promise<void>
 }
 
+/** Device memory of the trainer: an allocation of another process by its CUDA IPC handle, or a range of this process's own. */
+export type DeviceSource =
+  | {
+      readonly kind: 'ipc'
+      /** 64 bytes. It names a whole allocation. */
+      readonly handle: Uint8Array
+      /** Of the GPU that the memory lies on; it may be another one than the reading device. */
+      readonly deviceUuid: string
+    }
+  | { readonly kind: 'pointer'; readonly pointer: bigint; readonly bytes: number; readonly deviceUuid: string }
+
+/** One run of bytes from device memory into host memory. */
+export interface DeviceRead {
+  /** Index into the request's `sources`. */
+  readonly source: number
+  readonly sourceOffset: number
+  /** Index into the request's `memories`. */
+  readonly memory: number
+  readonly memoryOffset: number
+  readonly bytes: number
+}
+
+export interface DeviceReadRequest {
+  readonly sources: readonly DeviceSource[]
+  /** Made by the host of the reading device. */
+  readonly memories: readonly HostMemory[]
+  readonly reads: readonly DeviceRead[]
+  /** Called now and then with the bytes read so far. */
+  readonly onProgress?: (bytes: number) => void
+  readonly signal?: AbortSignal
+}
+
+/** What can copy a trainer's device memory to the host. */
+export interface DeviceReader {
+  /**
+   * Copies runs of device memory to where they belong. Whoever owns the memory keeps it, and does not write to it, until then;
+   * sources are unmapped before it settles.
+   *
+   * @throws CkptError `INVALID_ARGUMENT` with the field `read` (its index) for a run outside its memory, with the field `source`
+   * (its index) for one on a GPU that this process does not see or that cannot be mapped; `NATIVE_FAILURE`; `ABORTED` by the signal.
+   */
+  readDevice(request: DeviceReadRequest): Promise<TransferStats>
+}
+
 /** A place engine parameters live in: host memory, or one GPU. */
-export interface Device {
+export interface Device extends Partial<DeviceReader> {
   readonly kind: 'host' | 'cuda'
   /** `HOST-…` or the GPU's own `GPU-…`. */
   readonly uuid: string

@@ -22,9 +22,12 @@ export { readMetas, writeMetas } from './metas-file.ts'
 export { manifestOf, tensorCount } from './manifest.ts'
 export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'
 export {
+  createCudaDevice,
   nodeFacts,
   type AddonFacts,
+  type CudaDevice,
   type CudaDeviceInfo,
+  type CudaDeviceOptions,
   type CudaLibrary,
   type CudaProbe,
   type NodeFacts,

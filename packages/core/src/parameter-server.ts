@@ -89,7 +89,11 @@ export class ParameterServer implements AsyncDisposable {
     this.#ownsRendezvous = typeof options.rendezvous !== 'object'
     this.#device = device
     this.#ownsDevice = options.device === undefined
-    this.#store = new CheckpointStore(device.host)
+    const { readDevice } = device
+    this.#store = new CheckpointStore(
+      device.host,
+      readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
+    )
     this.#resources = new UpdateResources(device)
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
@@ -144,7 +148,8 @@ export class ParameterServer implements AsyncDisposable {
   /**
    * Reads a checkpoint into host memory under `name`. A failed registration changes nothing.
    *
-   * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED` and `CHECKPOINT_UNREADABLE` naming the file, `OUT_OF_MEMORY`.
+   * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED` and `CHECKPOINT_UNREADABLE` naming the file, or the trainer's
+   * socket and the tensor, `OUT_OF_MEMORY`, `UNSUPPORTED` for tensors on GPUs that the rank's device cannot read.
    */
   async registerCheckpoint(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
     this.#assertOpen()

@@ -1,4 +1,12 @@
-import { CkptError, tensorTable, type Host, type HostMemory, type SegmentMeta, type TensorTable } from '@ckpt/contract'
+import {
+  CkptError,
+  tensorTable,
+  type DeviceReader,
+  type Host,
+  type HostMemory,
+  type SegmentMeta,
+  type TensorTable,
+} from '@ckpt/contract'
 import { readHeaders, readIndex } from '@ckpt/safetensors'
 import { BlockPool, type PoolStats } from './block-pool.ts'
 import { computeTableDigests } from './digests.ts'
@@ -13,7 +21,8 @@ import {
   type Loaded,
 } from './load.ts'
 import { shareOf } from './share.ts'
-import { tensorSpecs, type CheckpointSource } from './source.ts'
+import { tensorSpecs, type CheckpointSource, type TensorSpec } from './source.ts'
+import { withTrainer } from './trainer/register.ts'
 
 /** Largest segment unless the store is told otherwise. */
 export const DEFAULT_SEGMENT_BYTES = 8 * 1024 ** 3
@@ -23,6 +32,8 @@ export interface CheckpointStoreOptions {
   readonly segmentBytes?: number
   /** Lock memory unless a registration says otherwise (default true). Where the system refuses, the memory is used unlocked. */
   readonly lock?: boolean
+  /** Reads GPU memory into memory of the host (default: none; tensors on GPUs are refused). */
+  readonly reader?: DeviceReader
 }
 
 export interface RegisterOptions {
@@ -71,6 +82,7 @@ interface Entry {
 /** The checkpoints that one rank holds in host memory. */
 export class CheckpointStore {
   readonly #host: Host
+  readonly #reader: DeviceReader | undefined
   readonly #lock: boolean
   readonly #segmentBytes: number
   readonly #pool: BlockPool
@@ -82,6 +94,7 @@ export class CheckpointStore {
   /** @throws CkptError `INVALID_ARGUMENT` when `segmentBytes` is not a whole number above 0. */
   constructor(host: Host, options: CheckpointStoreOptions = {}) {
     this.#host = host
+    this.#reader = options.reader
     this.#lock = options.lock ?? true
     this.#segmentBytes = options.segmentBytes ?? DEFAULT_SEGMENT_BYTES
     if (!Number.isSafeInteger(this.#segmentBytes) || this.#segmentBytes < 1) {
@@ -108,10 +121,11 @@ export class CheckpointStore {
   }
 
   /**
-   * Brings a checkpoint into host memory. Either all of it is registered, or nothing has changed.
+   * Brings a checkpoint into host memory. Either all of it is registered, or nothing has changed. A trainer is told once its tensors
+   * are registered, and may write to them again.
    *
    * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED`, `CHECKPOINT_UNREADABLE`, `INVALID_ARGUMENT`, `OUT_OF_MEMORY`,
-   * `ABORTED` (by the signal or by {@link close}).
+   * `UNSUPPORTED` (tensors on a GPU that the rank's device cannot read), `ABORTED` (by the signal or by {@link close}).
    */
   async register(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
     this.#checkOpen()
@@ -236,12 +250,21 @@ export class CheckpointStore {
     const pooled = options.pool === 'shared' && !inPlace
     const context: LoadContext = {
       host: this.#host,
+      reader: this.#reader,
       pool: pooled ? this.#pool : undefined,
       lock: options.lock ?? this.#lock,
       segmentLimit: this.#segmentBytes,
       removeFiles: options.removeFiles === true,
       signal,
       onProgress: options.onProgress,
+    }
+    if ('trainer' in source) {
+      const load = (specs: TensorSpec[], until: AbortSignal) => {
+        const tied = { ...context, signal: until }
+        return inPlace ? mapTensors(specs, tied) : loadTensors(specs, tied)
+      }
+      await withTrainer(source, signal, load, (loaded) => this.#add(name, pooled, loaded))
+      return
     }
     let loaded: Loaded
     if ('tensors' in source) {
@@ -253,6 +276,10 @@ export class CheckpointStore {
       const shares = shareOf(headers, options.share?.index ?? 0, options.share?.count ?? 1)
       loaded = await (inPlace ? mapFiles(shares, context) : loadFiles(shares, context))
     }
+    this.#add(name, pooled, loaded)
+  }
+
+  #add(name: string, pooled: boolean, loaded: Loaded): void {
     const table = tensorTable(loaded.tensors)
     this.#entries.set(name, { name, pooled, loaded, table, digests: undefined, leases: 0, retired: false })
   }
@@ -291,8 +318,9 @@ function checkOptions(source: CheckpointSource, options: RegisterOptions): void 
   const refuse = (field: string, message: string) => {
     throw new CkptError('INVALID_ARGUMENT', message, { fields: { field } })
   }
-  if (options.share !== undefined && 'tensors' in source)
+  if (options.share !== undefined && ('tensors' in source || 'trainer' in source)) {
     refuse('share', 'named tensors cannot be shared out: give each rank its own')
+  }
   if (options.inPlace === true) {
     if (options.pool === 'shared') refuse('pool', 'what is used in place takes no memory from the shared pool')
     // The other ranks may not have mapped the files yet.

@@ -1,7 +1,16 @@
 import { realpath } from 'node:fs/promises'
 import { setImmediate as yieldToLoop } from 'node:timers/promises'
-import { CkptError, STRIDED_COPY_COLUMNS, type Host, type HostMemory, type SegmentMeta, type TensorMeta } from '@ckpt/contract'
+import {
+  CkptError,
+  STRIDED_COPY_COLUMNS,
+  type DeviceReader,
+  type Host,
+  type HostMemory,
+  type SegmentMeta,
+  type TensorMeta,
+} from '@ckpt/contract'
 import { allocateAll, type Block, type BlockPool } from './block-pool.ts'
+import { copyFromDevices } from './device-copies.ts'
 import { layoutFiles, layoutTensors, type Layout } from './layout.ts'
 import type { FileShare } from './share.ts'
 import { checkRange, type TensorSpec } from './source.ts'
@@ -13,6 +22,8 @@ const COPY_SLICE = 16 * 1024 * 1024
 /** What loading a checkpoint needs to know. */
 export interface LoadContext {
   readonly host: Host
+  /** Reads GPU memory; absent where the rank's device cannot. */
+  readonly reader: DeviceReader | undefined
   /** Takes memory from here; absent means memory of its own. */
   readonly pool: BlockPool | undefined
   readonly lock: boolean
@@ -52,10 +63,13 @@ export async function loadFiles(shares: readonly FileShare[], context: LoadConte
 /** Copies tensors into memory. On failure all memory is given back. */
 export async function loadTensors(specs: readonly TensorSpec[], context: LoadContext): Promise<Loaded> {
   const layout = layoutTensors(specs, context.segmentLimit)
+  const onDevices = specs.some(({ data }) => data.kind === 'device')
+  const reader = onDevices ? deviceReader(specs, context) : undefined
   return filled(layout, context, true, async (memories) => {
     const opened = new Map<string, HostMemory>()
     try {
       await copyFromMemories(specs, layout, memories, context, opened)
+      if (reader !== undefined) await copyFromDevices(specs, layout, memories, reader, context)
       await copyFromBuffers(specs, layout, memories, context)
     } finally {
       for (const memory of opened.values()) memory.close()
@@ -86,6 +100,20 @@ async function filled(
   return { blocks, segments, tensors: layout.tensors }
 }
 
+/** @throws CkptError `UNSUPPORTED` naming the first tensor that nothing here can read. */
+function deviceReader(specs: readonly TensorSpec[], { reader }: LoadContext): DeviceReader {
+  if (reader !== undefined) return reader
+  const { name, data } = specs.find((spec) => spec.data.kind === 'device')!
+  const uuid = data.kind === 'device' ? data.source.deviceUuid : ''
+  throw new CkptError(
+    'UNSUPPORTED',
+    `tensor ${JSON.stringify(name)} lies on ${uuid}, and this rank's device reads no GPU memory`,
+    {
+      fields: { tensor: name, field: 'device' },
+    },
+  )
+}
+
 async function copyFromMemories(
   specs: readonly TensorSpec[],
   layout: Layout,
@@ -97,11 +125,11 @@ async function copyFromMemories(
   const indexOf = new Map<HostMemory, number>()
   const columns: number[] = []
   for (const [i, { name, bytes, data }] of specs.entries()) {
-    if (data.kind === 'bytes') continue
+    if (data.kind === 'bytes' || data.kind === 'device') continue
     let memory: HostMemory
     if (data.kind === 'memory') memory = data.memory
     else {
-      memory = opened.get(data.name) ?? (await host.openShared(data.name))
+      memory = opened.get(data.name) ?? (await openShared(host, name, data.name))
       opened.set(data.name, memory)
       checkRange(name, memory, data.offset, bytes)
     }
@@ -112,6 +140,14 @@ async function copyFromMemories(
     columns.push(source, data.offset, bytes, segment, offset, bytes, bytes, 1)
   }
   if (columns.length >= STRIDED_COPY_COLUMNS) await host.copy(memories, Float64Array.from(columns))
+}
+
+async function openShared(host: Host, tensor: string, shared: string): Promise<HostMemory> {
+  try {
+    return await host.openShared(shared)
+  } catch (error) {
+    throw CkptError.is(error) ? error.with({ tensor }) : error
+  }
 }
 
 async function copyFromBuffers(

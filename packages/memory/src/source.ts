@@ -1,12 +1,19 @@
-import { CkptError, isDType, tensorBytes, type DType, type HostMemory } from '@ckpt/contract'
+import { CkptError, isDType, tensorBytes, type DeviceSource, type DType, type HostMemory } from '@ckpt/contract'
 
-/** Where a tensor's bytes are: in JavaScript's memory, in host memory, or in POSIX shared memory by name. */
+/** `CUipcMemHandle` of cuda.h. */
+const IPC_HANDLE_BYTES = 64
+
+/** Where a tensor's bytes are: in JavaScript's memory, in host memory, in POSIX shared memory by name, or in a GPU's memory. */
 export type TensorData =
   | ArrayBufferView
   | ArrayBufferLike
   | { readonly memory: HostMemory; readonly offset?: number }
   /** `shared` is a name in /dev/shm, without the leading slash. */
   | { readonly shared: string; readonly offset?: number }
+  /** GPU memory of another process: the CUDA IPC handle (64 bytes) of its allocation, and where in that the tensor begins. */
+  | { readonly device: { readonly handle: Uint8Array; readonly offset?: number }; readonly uuid: string }
+  /** GPU memory of this process. Work that writes it must be over, and it must stay as it is until it is registered. */
+  | { readonly devicePointer: bigint; readonly uuid: string }
 
 /** A tensor to register from memory. */
 export interface TensorInput {
@@ -27,6 +34,11 @@ export type CheckpointSource =
   /** A directory with safetensors files, an index or a single file (see `readIndex` of `@ckpt/safetensors`). */
   | { readonly directory: string }
   | { readonly tensors: Readonly<Record<string, TensorInput>> | Iterable<NamedTensorInput> }
+  /**
+   * Unix socket of a Python trainer that serves its tensors (docs/trainers.md). `timeoutMs` is the longest wait for an answer of
+   * it (default 60,000).
+   */
+  | { readonly trainer: string; readonly timeoutMs?: number }
 
 /** A tensor with its checked size and where its bytes come from. */
 export interface TensorSpec {
@@ -38,6 +50,7 @@ export interface TensorSpec {
     | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
     | { readonly kind: 'memory'; readonly memory: HostMemory; readonly offset: number }
     | { readonly kind: 'shared'; readonly name: string; readonly offset: number }
+    | { readonly kind: 'device'; readonly source: DeviceSource; readonly offset: number }
 }
 
 /**
@@ -73,8 +86,20 @@ function dataOf(name: string, data: TensorData, bytes: number): TensorSpec['data
       : new Uint8Array(data as ArrayBuffer)
     return { kind: 'bytes', bytes: view }
   }
-  const offset = data.offset ?? 0
+  if ('devicePointer' in data) {
+    const { devicePointer: pointer, uuid: deviceUuid } = data
+    if (pointer <= 0n && bytes > 0) throw invalid(name, 'devicePointer', `${pointer} is no device pointer`)
+    return { kind: 'device', source: { kind: 'pointer', pointer, bytes, deviceUuid }, offset: 0 }
+  }
+  const offset = ('device' in data ? data.device.offset : data.offset) ?? 0
   if (!Number.isSafeInteger(offset) || offset < 0) throw invalid(name, 'offset', `offset ${offset} is not a whole number`)
+  if ('device' in data) {
+    const { handle } = data.device
+    if (handle.byteLength !== IPC_HANDLE_BYTES) {
+      throw invalid(name, 'handle', `a CUDA IPC handle has ${IPC_HANDLE_BYTES} bytes, not ${handle.byteLength}`)
+    }
+    return { kind: 'device', source: { kind: 'ipc', handle, deviceUuid: data.uuid }, offset }
+  }
   if ('shared' in data) return { kind: 'shared', name: data.shared, offset }
   checkRange(name, data.memory, offset, bytes)
   return { kind: 'memory', memory: data.memory, offset }

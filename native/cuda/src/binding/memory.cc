@@ -59,14 +59,16 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
   });
 }
 
-/// exportMemory(memory): { handle, offset } for another process of this machine
+/// exportMemory(memory): { handle, offset } for another process of this machine, and its pointer in this one
 Napi::Value ExportMemory(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
-    const IpcExport exported = Box<MemoryObject>::Get(info[0], "memory")->memory->Export();
+    const auto memory = Box<MemoryObject>::Get(info[0], "memory");
+    const IpcExport exported = memory->memory->Export();
     Napi::Object result = Napi::Object::New(info.Env());
     const auto* bytes = reinterpret_cast<const std::uint8_t*>(exported.handle.reserved);
     result.Set("handle", Napi::Buffer<std::uint8_t>::Copy(info.Env(), bytes, sizeof exported.handle.reserved));
     result.Set("offset", static_cast<double>(exported.offset));
+    result.Set("pointer", Napi::BigInt::New(info.Env(), static_cast<std::uint64_t>(memory->memory->pointer())));
     return result;
   });
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "../engine/communicator.h"
+#include "../engine/device_reader.h"
 #include "../engine/gpu.h"
 #include "../engine/registration.h"
 #include "box.h"
@@ -24,6 +25,14 @@ struct MemoryObject {
   static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d6d656d6f7279};
   std::shared_ptr<Gpu> gpu;
   std::shared_ptr<DeviceMemory> memory;
+};
+
+/// Device memory to read from: another process's, mapped while this lives, or this process's own.
+struct SourceObject {
+  static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d736f75726365};
+  std::shared_ptr<const ForeignMemory> mapping;
+  abi::DevicePointer pointer = 0;
+  std::size_t bytes = 0;
 };
 
 /// Host memory, registered with CUDA or, where the driver refused, not.
@@ -52,6 +61,7 @@ struct CancellationObject {
 /// One function per binding file, called once per environment by addon.cc.
 void RegisterProbe(Napi::Env env, Napi::Object exports);
 void RegisterMemory(Napi::Env env, Napi::Object exports);
+void RegisterDeviceReader(Napi::Env env, Napi::Object exports);
 void RegisterGroup(Napi::Env env, Napi::Object exports);
 void RegisterKernels(Napi::Env env, Napi::Object exports);
 void RegisterOrders(Napi::Env env, Napi::Object exports);

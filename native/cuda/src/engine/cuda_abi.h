@@ -37,6 +37,7 @@ struct MemcpyAttributes {
 };
 
 constexpr Result kSuccess = 0;
+constexpr Result kErrorInvalidValue = 1;
 constexpr Result kErrorOutOfMemory = 2;
 constexpr Result kErrorNoDevice = 100;
 constexpr Result kErrorNotReady = 600;
@@ -98,6 +99,7 @@ constexpr int kSrcAccessOrderStream = 1;
   X(eventDestroy, "cuEventDestroy_v2", (Event event))                                                                         \
   X(eventRecord, "cuEventRecord", (Event event, Stream stream))                                                               \
   X(eventQuery, "cuEventQuery", (Event event))                                                                                \
+  X(eventSynchronize, "cuEventSynchronize", (Event event))                                                                    \
   X(eventElapsedTime, "cuEventElapsedTime", (float* milliseconds, Event start, Event end))                                    \
   X(moduleLoadData, "cuModuleLoadData", (Module * module, const void* image))                                                 \
   X(moduleUnload, "cuModuleUnload", (Module module))                                                                          \

@@ -5,6 +5,7 @@ import { memoryExchange, testJob, testPlan, testSource } from '../host/pipeline.
 import { probeCuda } from './addon.ts'
 import { createCudaDevice, type CudaDevice } from './device.ts'
 import { group, runAll } from './group.fixture.ts'
+import { cudaRing } from './ring.ts'
 
 const probe = await probeCuda()
 const gpus = probe.devices.length
@@ -52,6 +53,43 @@ describe('gpu: one device', () => {
   })
   afterEach(async () => {
     if (gpus > 0) await device.close()
+  })
+
+  it('reads device memory of this process into pinned memory', async (context) => {
+    needs(context, 1)
+    const [MIB, deviceUuid] = [1 << 20, device.uuid]
+    const source = await device.host.allocate({ bytes: 64 * MIB })
+    const target = await device.host.allocate({ bytes: 64 * MIB })
+    await device.host.fill(source, { seed: 7n })
+    const ring = await device.createRing(64 * MIB)
+    const whole = [0, 0, 64 * MIB, 1, 0, 64 * MIB, 64 * MIB, 1]
+    await device.copyStrided([source, ring], Float64Array.from(whole))
+    const { pointer } = cudaRing(ring)
+    const sources = [
+      { kind: 'pointer', pointer, bytes: 64 * MIB, deviceUuid },
+      { kind: 'pointer', pointer: pointer + 5n, bytes: 1000, deviceUuid },
+    ] as const
+    // All of it in unequal runs, the last of them by a pointer into the middle.
+    const reads = [0, 3, 1000, 40 * MIB + 1].map((offset, index, all) => {
+      const bytes = (all[index + 1] ?? 64 * MIB) - offset
+      return { source: 0, sourceOffset: offset, memory: 0, memoryOffset: offset, bytes }
+    })
+    const inner = { source: 1, sourceOffset: 0, memory: 0, memoryOffset: 5, bytes: 1000 }
+    const stats = await device.readDevice({ sources, memories: [target], reads: [...reads, inner] })
+    expect(stats.bytes).toBe(64 * MIB + 1000)
+    expect(target.view(0, 64 * MIB).equals(source.view(0, 64 * MIB))).toBe(true)
+
+    const outside = { ...inner, sourceOffset: 1 }
+    const error = await failure(device.readDevice({ sources, memories: [target], reads: [inner, outside] }))
+    expect([error.code, error.fields['read']]).toEqual(['INVALID_ARGUMENT', 1])
+    const nowhere = { ...sources[0], pointer: 1n }
+    const unknown = await failure(device.readDevice({ sources: [sources[1], nowhere], memories: [target], reads }))
+    expect([unknown.code, unknown.fields['source']]).toEqual(['INVALID_ARGUMENT', 1])
+    const elsewhere = { ...sources[0], deviceUuid: 'GPU-elsewhere' }
+    expect((await failure(device.readDevice({ sources: [elsewhere], memories: [target], reads }))).message).toContain(
+      'elsewhere',
+    )
+    for (const memory of [source, target]) memory.close()
   })
 
   it('gives rings that other processes can map, and takes their memory back', async (context) => {

@@ -3,9 +3,11 @@ import {
   type Collective,
   type CollectiveOptions,
   type Device,
+  type DeviceReadRequest,
   type HostMemory,
   type MemoryRange,
   type Ring,
+  type TransferStats,
 } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaDeviceInfo } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
@@ -14,6 +16,7 @@ import { cudaAddon, probeCuda } from './addon.ts'
 import { CudaCollective } from './collective.ts'
 import { CudaHost } from './host.ts'
 import { cudaMemory } from './memory.ts'
+import { readDeviceMemory } from './reader.ts'
 import { createCudaRing, cudaRing, type CudaRing } from './ring.ts'
 
 /** Which GPU: by its index among those that CUDA_VISIBLE_DEVICES leaves, or by its UUID. */
@@ -103,6 +106,12 @@ export class CudaDevice implements Device {
   async copyStrided(places: readonly (Ring | HostMemory)[], copies: Float64Array): Promise<number> {
     this.#assertOpen()
     return this.#onPlaces(places, (handles) => cudaAddon().copyStrided(this.#device, handles, copies))
+  }
+
+  /** See `DeviceReader` of `@ckpt/contract`. The memory may lie on any GPU that this process sees. */
+  async readDevice(request: DeviceReadRequest): Promise<TransferStats> {
+    this.#assertOpen()
+    return readDeviceMemory({ uuid: this.uuid, handle: this.#device }, request)
   }
 
   /** Bytes of a ring, for checks. */

@@ -8,12 +8,15 @@ export class CudaRing implements Ring {
   readonly bytes: number
   readonly handle: RingHandle & { readonly kind: 'cuda' }
   readonly memory: CudaMemoryHandle
+  /** Device address in this process. */
+  readonly pointer: bigint
   #closed: Promise<void> | undefined
 
   constructor(memory: CudaMemoryHandle, bytes: number, deviceUuid: string) {
     this.memory = memory
     this.bytes = bytes
-    const { handle, offset } = nativeSync(() => cudaAddon().exportMemory(memory))
+    const { handle, offset, pointer } = nativeSync(() => cudaAddon().exportMemory(memory))
+    this.pointer = pointer
     this.handle = { kind: 'cuda', handle, offset, bytes, deviceUuid }
   }
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from ckpt_worker.cuda_ring import device_uuid
+from ckpt_worker.cuda_driver import device_uuid
 from ckpt_worker.digest import digest, reference_digest
 from ckpt_worker.errors import RingError
 from ckpt_worker.protocol import CudaRing

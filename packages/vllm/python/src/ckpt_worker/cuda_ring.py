@@ -7,16 +7,11 @@ from typing import Any, Final
 
 import torch
 
+from .cuda_driver import IpcHandle, address_range, device_uuid, error_text, load_driver
 from .errors import RingError, UnsupportedError
-from .protocol import CUDA_HANDLE_BYTES, CudaRing
+from .protocol import CudaRing
 
 _LAZY_ENABLE_PEER_ACCESS: Final = 1
-
-
-class _IpcHandle(ctypes.Structure):
-    """``CUipcMemHandle`` of cuda.h: 64 opaque bytes, passed by value."""
-
-    _fields_ = (("reserved", ctypes.c_byte * CUDA_HANDLE_BYTES),)
 
 
 class _DeviceBytes:
@@ -32,34 +27,17 @@ class _DeviceBytes:
         }
 
 
-def device_uuid(device: torch.device) -> str:
-    """The GPU's own name (``GPU-…``), or an empty string for other devices and for a torch that does not tell it."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return ""
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    return "" if uuid is None else f"GPU-{uuid}"
-
-
-def _driver() -> ctypes.CDLL:
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise UnsupportedError(f"a CUDA ring needs the CUDA driver: {error}") from error
-
-
 def _check(driver: ctypes.CDLL, what: str, result: int) -> None:
     if result == 0:
         return
-    text = ctypes.c_char_p()
-    driver.cuGetErrorString(ctypes.c_int(result), ctypes.byref(text))
-    raise RingError(f"{what} failed with CUDA error {result}: {(text.value or b'unknown').decode()}")
+    raise RingError(f"{what} failed with {error_text(driver, result)}")
 
 
 class CudaMapping:
     """A ring in GPU memory that another process allocated. Close it only when no kernel reads it any more."""
 
     def __init__(self, ring: CudaRing, device: torch.device) -> None:
-        driver = _driver()
+        driver = load_driver("a CUDA ring")
         if device.type != "cuda":
             raise UnsupportedError(f"a CUDA ring cannot be used by an engine on {device}")
         own = device_uuid(device)
@@ -74,7 +52,7 @@ class CudaMapping:
         address = ctypes.c_uint64()
         with torch.cuda.device(device):
             torch.empty(1, device=device)  # makes the device's primary context current on this thread
-            handle = _IpcHandle.from_buffer_copy(ring.handle)
+            handle = IpcHandle.from_buffer_copy(ring.handle)
             result = driver.cuIpcOpenMemHandle_v2(ctypes.byref(address), handle, ctypes.c_uint(_LAZY_ENABLE_PEER_ACCESS))
             _check(driver, "cuIpcOpenMemHandle", result)
         self._driver, self._address = driver, address.value
@@ -88,15 +66,13 @@ class CudaMapping:
 
     def _check_extent(self, ring: CudaRing) -> None:
         """The handle stands for a whole allocation: the ring must lie inside it."""
-        driver, base, size = self._driver, ctypes.c_uint64(), ctypes.c_size_t()
+        driver = self._driver
         assert driver is not None
         with torch.cuda.device(self._device):
-            result = driver.cuMemGetAddressRange_v2(ctypes.byref(base), ctypes.byref(size), ctypes.c_uint64(self._address))
+            result, base, size = address_range(driver, self._address)
         _check(driver, "cuMemGetAddressRange", result)
-        if self._address + ring.offset + ring.size > base.value + size.value:
-            raise RingError(
-                f"the handle's memory has {size.value} bytes, not the {ring.size} at offset {ring.offset} announced"
-            )
+        if self._address + ring.offset + ring.size > base + size:
+            raise RingError(f"the handle's memory has {size} bytes, not the {ring.size} at offset {ring.offset} announced")
 
     @property
     def data(self) -> torch.Tensor:

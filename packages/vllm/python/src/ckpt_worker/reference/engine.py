@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from ..cuda_ring import device_uuid
+from ..cuda_driver import device_uuid
 from ..digest import digest, flat_bytes
 from ..errors import StateError
 from ..session import UpdateResult, run_update

@@ -1,0 +1,129 @@
+#include "device_reader.h"
+
+#include <algorithm>
+#include <deque>
+
+namespace ckpt::cuda {
+namespace {
+
+/// Handed to the driver at once, and how often that may be under way: enough for the link, little enough to stop soon.
+constexpr std::size_t kBatchBytes = std::size_t{128} << 20;
+constexpr std::size_t kBatchCopies = 256;
+constexpr std::size_t kBatchesAhead = 3;
+
+struct Batch {
+  std::vector<abi::DevicePointer> to, from;
+  std::vector<std::size_t> bytes;
+  std::size_t total = 0;
+  bool pinned = true;
+
+  void Add(const DeviceRead& read, std::size_t at, std::size_t length) {
+    to.push_back(reinterpret_cast<abi::DevicePointer>(read.to + at));
+    from.push_back(read.from + at);
+    bytes.push_back(length);
+    total += length;
+    pinned = pinned && read.pinned;
+  }
+};
+
+/// `batched` is cleared where the driver refuses a batch: it did (CUDA 13.0) on a GPU whose context the host memory had not been
+/// registered in, and it does so before it copies anything.
+void Enqueue(Batch& batch, const Stream& stream, bool& batched) {
+  const Driver& driver = Driver::Get();
+  const abi::Api& api = driver.api();
+  if (batched && batch.pinned && batch.bytes.size() >= 2) {
+    abi::MemcpyAttributes attributes{};
+    attributes.srcAccessOrder = abi::kSrcAccessOrderStream;
+    std::size_t first = 0;
+    const abi::Result result = api.memcpyBatchAsync(batch.to.data(), batch.from.data(), batch.bytes.data(), batch.bytes.size(),
+                                                    &attributes, &first, 1, stream.get());
+    if (result == abi::kSuccess) return;
+    if (result != abi::kErrorInvalidValue) driver.Check(result, "cuMemcpyBatchAsync");
+    batched = false;
+  }
+  for (std::size_t i = 0; i < batch.bytes.size(); i++) {
+    auto* to = reinterpret_cast<void*>(batch.to[i]);
+    driver.Check(api.memcpyDtoHAsync(to, batch.from[i], batch.bytes[i], stream.get()), "cuMemcpyDtoHAsync");
+  }
+}
+
+}  // namespace
+
+ForeignMemory::ForeignMemory(ContextPtr context, const abi::IpcMemHandle& handle) : context_(std::move(context)) {
+  const Driver& driver = Driver::Get();
+  const abi::Api& api = driver.api();
+  context_->MakeCurrent();
+  driver.Check(api.ipcOpenMemHandle(&pointer_, handle, abi::kIpcLazyEnablePeerAccess), "cuIpcOpenMemHandle");
+  abi::DevicePointer base = 0;
+  const abi::Result result = api.memGetAddressRange(&base, &bytes_, pointer_);
+  if (result == abi::kSuccess) return;
+  api.ipcCloseMemHandle(pointer_);
+  driver.Check(result, "cuMemGetAddressRange");
+}
+
+ForeignMemory::~ForeignMemory() {
+  try {
+    context_->MakeCurrent();
+  } catch (const Error&) {
+    return;  // the context is gone, and the mapping with it
+  }
+  Driver::Get().api().ipcCloseMemHandle(pointer_);
+}
+
+void AppendRead(std::vector<DeviceRead>& reads, const DeviceRead& read) {
+  if (read.bytes == 0) return;
+  if (!reads.empty()) {
+    DeviceRead& last = reads.back();
+    if (last.from + last.bytes == read.from && last.to + last.bytes == read.to && last.pinned == read.pinned) {
+      last.bytes += read.bytes;
+      return;
+    }
+  }
+  reads.push_back(read);
+}
+
+std::uint64_t ReadDevice(const ContextPtr& context, const std::vector<DeviceRead>& reads, const Cancellation& cancellation,
+                         const std::function<void(std::uint64_t)>& progress) {
+  const Stream stream(context, false);
+  std::deque<std::pair<Event, std::size_t>> under_way;
+  std::uint64_t done = 0;
+  bool batched = Driver::Get().api().memcpyBatchAsync != nullptr;
+  const auto finish_one = [&] {
+    Driver::Get().Check(Driver::Get().api().eventSynchronize(under_way.front().first.get()), "cuEventSynchronize");
+    done += under_way.front().second;
+    under_way.pop_front();
+    progress(done);
+  };
+  Batch batch;
+  const auto flush = [&] {
+    if (batch.bytes.empty()) return;
+    cancellation.Check();
+    if (under_way.size() >= kBatchesAhead) finish_one();
+    Enqueue(batch, stream, batched);
+    Event end(context);
+    end.Record(stream);
+    under_way.emplace_back(std::move(end), batch.total);
+    batch = Batch();
+  };
+  try {
+    for (const DeviceRead& read : reads) {
+      for (std::size_t at = 0; at < read.bytes;) {
+        const std::size_t length = std::min(read.bytes - at, kBatchBytes - batch.total);
+        batch.Add(read, at, length);
+        at += length;
+        if (batch.total == kBatchBytes || batch.bytes.size() == kBatchCopies) flush();
+      }
+    }
+    flush();
+    while (!under_way.empty()) {
+      cancellation.Check();
+      finish_one();
+    }
+  } catch (...) {
+    Driver::Get().api().streamSynchronize(stream.get());
+    throw;
+  }
+  return done;
+}
+
+}  // namespace ckpt::cuda

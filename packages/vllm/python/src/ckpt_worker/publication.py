@@ -1,0 +1,194 @@
+"""A trainer's tensors made readable for other processes: GPU memory by CUDA IPC, the rest by POSIX shared memory."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import torch
+
+from .cuda_driver import IPC_HANDLE_BYTES, IpcHandle, address_range, device_uuid, error_text, load_driver
+from .digest import flat_bytes
+from .dtypes import DTYPE_NAMES
+from .errors import LayoutError, UnsupportedError
+
+#: Tensors in shared memory start at multiples of this.
+_ALIGNMENT: Final = 256
+_SHM_DIRECTORY: Final = "/dev/shm"
+
+
+@dataclass(frozen=True)
+class PublishedTensor:
+    """Where a tensor lies: ``offset`` bytes into ``memories[memory]`` of the :class:`Publication`."""
+
+    name: str
+    #: By its safetensors name.
+    dtype: str
+    shape: list[int]
+    memory: int
+    offset: int
+    #: Size in bytes.
+    size: int
+
+
+class Publication:
+    """Tensors as they were published. It keeps them alive until :meth:`close`; they must not be written to until then."""
+
+    def __init__(self, memories: list[dict[str, Any]], tensors: list[PublishedTensor], held: list[torch.Tensor]) -> None:
+        #: Shared memory, as docs/trainers.md has it.
+        self.memories = memories
+        self.tensors = tensors
+        self._held = held
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    def describe(self) -> bytes:
+        """The ``tensors`` message of docs/trainers.md."""
+        rows = [[t.name, t.dtype, t.shape, t.memory, t.offset, t.size] for t in self.tensors]
+        return json.dumps({"type": "tensors", "memories": self.memories, "tensors": rows}, separators=(",", ":")).encode()
+
+    def close(self) -> None:
+        """Lets go of the tensors and removes the shared memory's name; calling it again does nothing."""
+        self._held = []
+        for memory in self.memories:
+            if memory["kind"] == "shared":
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(_SHM_DIRECTORY, memory["name"]))
+
+    def __enter__(self) -> Publication:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def publish(tensors: Mapping[str, torch.Tensor], *, make_contiguous: bool = False) -> Publication:
+    """Makes tensors readable for the ranks of this machine. Waits until what writes them on their GPUs is over.
+
+    CUDA tensors stay where they are: no byte is copied, and tensors of one allocation share one handle. CPU tensors are copied
+    to shared memory.
+
+    :param make_contiguous: copy tensors that are not contiguous; otherwise they are refused.
+    :raises LayoutError: naming the tensor: it is not contiguous, or its dtype or device has no name in the protocol.
+    :raises UnsupportedError: naming the tensor: its memory cannot be shared (expandable segments), or there is no CUDA driver.
+    """
+    ready = {name: _prepare(name, tensor, make_contiguous) for name, tensor in tensors.items()}
+    memories: list[dict[str, Any]] = []
+    places = _place_on_host({name: tensor for name, tensor in ready.items() if not tensor.is_cuda}, memories)
+    try:
+        places |= _export({name: tensor for name, tensor in ready.items() if tensor.is_cuda}, memories)
+    except BaseException:
+        Publication(memories, [], []).close()
+        raise
+    published = []
+    for name, tensor in ready.items():
+        memory, offset = places[name]
+        dtype, size = DTYPE_NAMES[tensor.dtype], tensor.numel() * tensor.element_size()
+        published.append(PublishedTensor(name, dtype, list(tensor.shape), memory, offset, size))
+    return Publication(memories, published, [tensor for tensor in ready.values() if tensor.is_cuda])
+
+
+def _prepare(name: str, tensor: torch.Tensor, make_contiguous: bool) -> torch.Tensor:
+    tensor = tensor.detach()
+    if tensor.dtype not in DTYPE_NAMES:
+        raise LayoutError(f"tensor {name!r}: {tensor.dtype} has no safetensors name", tensor=name)
+    if tensor.device.type not in {"cpu", "cuda"} or tensor.layout != torch.strided:
+        raise LayoutError(
+            f"tensor {name!r} is {tensor.layout} on {tensor.device}: only dense CPU and CUDA tensors go", tensor=name
+        )
+    if tensor.is_contiguous():
+        return tensor
+    if not make_contiguous:
+        shape, stride = list(tensor.shape), list(tensor.stride())
+        raise LayoutError(
+            f"tensor {name!r} (shape {shape}, stride {stride}) is not contiguous: pass make_contiguous=True to copy it",
+            tensor=name,
+        )
+    return tensor.contiguous()
+
+
+def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Copies CPU tensors to one new piece of shared memory, the user's alone."""
+    places: dict[str, tuple[int, int]] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        places[name] = (len(memories), end)
+        end += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
+    if not places:
+        return places
+    total = max(end, _ALIGNMENT)
+    label = f"ckpt-trainer-{os.getpid()}-{secrets.token_hex(6)}"
+    path = os.path.join(_SHM_DIRECTORY, label)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        # Now, so that memory that is short is an error here and no signal in the copy.
+        os.posix_fallocate(descriptor, 0, total)
+        with mmap.mmap(descriptor, total) as mapping:
+            target = torch.frombuffer(mapping, dtype=torch.uint8)
+            for name, tensor in tensors.items():
+                data = flat_bytes(tensor)
+                target[places[name][1] :][: data.numel()].copy_(data)
+            del target
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(descriptor)
+    memories.append({"kind": "shared", "name": label, "bytes": total})
+    return places
+
+
+def _export(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Handles of the allocations that CUDA tensors lie in, each once."""
+    places: dict[str, tuple[int, int]] = {}
+    by_device: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        by_device.setdefault(tensor.device, []).append((name, tensor))
+    for device, members in by_device.items():
+        driver, uuid = load_driver("sharing a CUDA tensor"), device_uuid(device)
+        # By base address: index of the memory.
+        known: dict[int, int] = {}
+        with torch.cuda.device(device):
+            # What writes the tensors, on whichever stream, is over then; and the device's context is current on this thread.
+            torch.cuda.synchronize(device)
+            for name, tensor in members:
+                base, size, handle = _allocation(driver, name, tensor, known)
+                if base not in known:
+                    known[base] = len(memories)
+                    memories.append({"kind": "cuda", "handle": handle, "deviceUuid": uuid, "bytes": size})
+                places[name] = (known[base], tensor.data_ptr() - base if size else 0)
+    return places
+
+
+def _allocation(driver: ctypes.CDLL, name: str, tensor: torch.Tensor, known: Mapping[int, int]) -> tuple[int, int, str | None]:
+    """Base address, size and, unless it is known, handle of the allocation that a tensor lies in."""
+    if tensor.numel() == 0:
+        return 0, 0, base64.b64encode(bytes(IPC_HANDLE_BYTES)).decode()
+    result, base, size = address_range(driver, tensor.data_ptr())
+    if result != 0:
+        raise UnsupportedError(f"tensor {name!r}: {error_text(driver, result)}", tensor=name)
+    return base, size, None if base in known else _handle(driver, name, base)
+
+
+def _handle(driver: ctypes.CDLL, name: str, base: int) -> str:
+    handle = IpcHandle()
+    result = driver.cuIpcGetMemHandle(ctypes.byref(handle), ctypes.c_uint64(base))
+    if result == 0:
+        return base64.b64encode(bytes(handle)).decode()
+    raise UnsupportedError(
+        f"tensor {name!r} lies in GPU memory that cannot be shared with other processes ({error_text(driver, result)}): "
+        "torch's expandable segments are of this kind. Set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False for the trainer",
+        tensor=name,
+    )
