@@ -112,15 +112,19 @@ export interface NativeCuda {
   freeMemory(memory: CudaMemoryHandle): Promise<void>
   download(memory: CudaMemoryHandle, offset: number, bytes: number): Promise<Buffer>
   /**
-   * `views` are consecutive parts of one memory, which has to stay mapped until `unregisterHost` has resolved. With `pin` the pages
-   * are locked and mapped for the GPUs, in slices on several threads; a refusal is told in `problem`.
+   * `views` are consecutive parts of one memory, which has to stay mapped until `unregisterHost` has resolved. Nothing is pinned yet;
+   * only memory that is `pinnable` ever can be.
    */
-  registerHost(
-    device: CudaDeviceHandle,
-    views: readonly Buffer[],
+  registerHost(device: CudaDeviceHandle, views: readonly Buffer[], pinnable: boolean): CudaRegistrationHandle
+  /**
+   * Locks the pages of slices `first` … `last` - 1 (1 GiB each) and maps them for the GPUs. Resolves with the driver's refusal, if any.
+   */
+  pinHost(
+    registration: CudaRegistrationHandle,
+    first: number,
+    last: number,
     threads: number | undefined,
-    pin: boolean,
-  ): Promise<{ registration: CudaRegistrationHandle; pinned: boolean; problem: string | undefined }>
+  ): Promise<string | undefined>
   unregisterHost(registration: CudaRegistrationHandle): Promise<void>
   newCancellation(): CudaCancellationHandle
   cancel(cancellation: CudaCancellationHandle): void

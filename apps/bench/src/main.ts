@@ -3,12 +3,14 @@ import { statSync, writeFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { MODELS, model as findModel, type Model } from '@ckpt/models'
 import { readIndex } from '@ckpt/safetensors'
-import { createHost } from '@ckpt/transport'
+import { createHost, probeCuda } from '@ckpt/transport'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
 import { machine } from './machine.ts'
 import { copyCeiling, measureCeilings } from './measure/ceilings.ts'
 import { measureGather } from './measure/gather.ts'
+import { measureGpu } from './measure/gpu.ts'
+import { measureH2d } from './measure/h2d.ts'
 import { measureRegistration } from './measure/registration.ts'
 import { measureUpdate } from './measure/update.ts'
 import { renderHtml } from './output/html.ts'
@@ -16,7 +18,8 @@ import { renderJson } from './output/json.ts'
 import { renderTables } from './output/table.ts'
 import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
-import type { BenchResult, PeerRun, Run, Skipped } from './result.ts'
+import { interpreter } from './python.ts'
+import type { BenchResult, GatherRun, PeerRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
 
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
@@ -29,6 +32,8 @@ interface Options {
   readonly bytes: number
   readonly repeat: number
   readonly peer?: string
+  readonly bucketBytes?: number
+  readonly chunkBytes?: number
   readonly checkpoint?: string
   readonly json?: string
   readonly report?: string
@@ -60,6 +65,8 @@ const program = new Command('bench')
   .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 * 2 ** 30, '2GiB'))
   .addOption(new Option('--repeat <n>', 'timed updates a model').argParser(count).default(5))
   .addOption(new Option('--peer <peer>', 'measure another system in the same run').choices(['checkpoint-engine']))
+  .addOption(new Option('--bucket-bytes <size>', 'preferred bucket size, on GPUs').argParser(size))
+  .addOption(new Option('--chunk-bytes <size>', 'what the stages overlap, on GPUs').argParser(size))
   .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
   .option('--json <file>', 'write the result as JSON')
   .option('--report <file>', 'write the result as a self-contained HTML page')
@@ -70,6 +77,7 @@ const userPath = (path: string) => resolve(process.env['INIT_CWD'] ?? process.cw
 process.on('SIGINT', () => process.exit(130)).on('SIGTERM', () => process.exit(143))
 const say = (text: string) => {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
+  else if (process.env['CKPT_BENCH_STEPS']) process.stderr.write(`${(performance.now() / 1000).toFixed(1)} s ${text}\n`)
 }
 
 const result = await bench()
@@ -82,21 +90,43 @@ if (result.runs.some((run) => !run.verified)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
-  if (options.backend === 'cuda')
-    program.error('error: --backend cuda is not available in this version: only the host backend is')
   if (options.strategy !== 'broadcast' && options.strategy !== 'all') {
     program.error(`error: --strategy ${options.strategy} is not available in this version: only broadcast is`)
   }
+  const onGpus = await usesGpus()
   const host = createHost()
   const runs: Run[] = []
   const peers: PeerRun[] = []
   const skipped: Skipped[] = []
   let ceilings: BenchResult['ceilings'] | undefined
   let registration: BenchResult['registration']
+  let gpus: BenchResult['gpus']
   for (const { model, checkpoint } of await checkpoints()) {
     say(`${model.title}: generating`)
     using generated = await checkpoint()
     const files = generated.files.map((path) => ({ path, bytes: statSync(path).size }))
+    if (onGpus) {
+      const python = await interpreter()
+      gpus ??= await measureH2d(python, options.ranks)
+      ceilings ??= { copyBytesPerSecond: await copyCeiling(host) }
+      const { bucketBytes, chunkBytes } = options
+      const measured = await measureGpu({
+        model,
+        checkpoint: generated,
+        ranks: options.ranks,
+        repeat: options.repeat,
+        gpus,
+        python,
+        host,
+        peer: options.peer !== undefined,
+        ...(bucketBytes !== undefined && { bucketBytes }),
+        ...(chunkBytes !== undefined && { chunkBytes }),
+        onStep: (step) => say(`${model.title}: ${step}`),
+      })
+      runs.push(...measured.runs)
+      peers.push(...measured.peers)
+      continue
+    }
     ceilings ??= await measureCeilings(host, files)
     registration ??= await measureRegistration(host, generated.files, options.repeat)
     runs.push(
@@ -111,9 +141,8 @@ async function bench(): Promise<BenchResult> {
       }),
     )
   }
-  say('gatherMetas of kimi-k2')
-  const gatherMetas = await measureGather('kimi-k2', 4, options.repeat)
-  if (options.peer !== undefined) {
+  const gatherMetas = onGpus ? undefined : await gather()
+  if (options.peer !== undefined && !onGpus) {
     say('planning beside checkpoint-engine')
     const compared = await comparePlanning({ model: findModel('kimi-k2'), ranks: 256, repeat: options.repeat })
     if ('skipped' in compared) skipped.push({ what: `planning by ${options.peer}`, reason: compared.skipped })
@@ -124,12 +153,33 @@ async function bench(): Promise<BenchResult> {
     startedAt,
     machine: machine(),
     ceilings: ceilings!,
+    ...(gpus && { gpus }),
     runs,
-    gatherMetas,
+    ...(gatherMetas && { gatherMetas }),
     ...(registration && { registration }),
     peers,
     skipped,
   }
+}
+
+function gather(): Promise<GatherRun> {
+  say('gatherMetas of kimi-k2')
+  return measureGather('kimi-k2', 4, options.repeat)
+}
+
+/** Whether the engines' parameters live on GPUs; what `auto` chooses where there is a GPU for every rank. */
+async function usesGpus(): Promise<boolean> {
+  if (options.backend === 'host') return false
+  const found = await probeCuda().catch((error: unknown) => {
+    if (options.backend === 'auto') return undefined
+    throw error
+  })
+  const enough = found !== undefined && found.driver.available && found.devices.length >= options.ranks
+  if (options.backend === 'cuda' && !enough) {
+    const problem = found?.driver.problem ?? `there are ${found?.devices.length ?? 0}`
+    program.error(`error: --backend cuda needs ${options.ranks} GPUs: ${problem}`)
+  }
+  return enough
 }
 
 /** Two comparisons: with the plans of every update, and with the first plan of new metas, when names are compared as well. */

@@ -7,6 +7,7 @@ export interface BenchResult {
   readonly startedAt: string
   readonly machine: Machine
   readonly ceilings: Ceilings
+  readonly gpus?: Gpus
   readonly runs: readonly Run[]
   readonly gatherMetas?: GatherRun
   readonly registration?: RegistrationRun
@@ -32,12 +33,23 @@ export interface Machine {
 export interface Ceilings {
   /** Copy between buffers too large for any cache, all cores at work. */
   readonly copyBytesPerSecond: number
-  /** Warm files into memory that was written before. */
-  readonly readBytesPerSecond: number
+  /** Warm files into memory that was written before; not measured on GPUs. */
+  readonly readBytesPerSecond?: number
+}
+
+/** The GPUs, and what their host links carry when all are busy at once. */
+export interface Gpus {
+  readonly names: readonly string[]
+  readonly versions: Readonly<Record<string, string>>
+  /** All of them together. */
+  readonly h2dBytesPerSecond: number
+  readonly h2dEachBytesPerSecond: readonly number[]
 }
 
 export interface Run {
   readonly model: string
+  /** On GPUs: whether ring and communicators are kept between updates, or all is released. */
+  readonly variant?: 'kept' | 'released'
   readonly title: string
   /** What was kept of the model, in words. */
   readonly scale: string
@@ -46,13 +58,24 @@ export interface Run {
   readonly ranks: number
   readonly bytes: number
   readonly tensors: number
+  /** The first one. */
   readonly gatherMetasMs: number
+  /** Later ones, nothing having changed. */
+  readonly gatherMetasAgainMs?: Samples
+  /** What the first update spent on making ring and communicator, and on the worker's attaching. */
+  readonly firstAttachMs?: number
   readonly registerMs: number
+  /** Files in /dev/shm pinned where they are. */
+  readonly registerInPlaceMs?: number
   readonly updateMs: Samples
   readonly stages: { readonly h2dMs: number; readonly broadcastMs: number; readonly reloadMs: number; readonly idleMs: number }
+  /** Steps of the median update, one after the other; the slowest rank of each. */
+  readonly steps?: UpdateReport['steps']
   /** With a digest a tensor, compared by the workers before loading. */
   readonly digestUpdateMs: number
   readonly peakDeviceBytes: number
+  /** Device memory that is gone after all the updates of this kind. */
+  readonly growthBytes?: number
   readonly peakHostBytes: number
   readonly limit: { readonly bytesPerSecond: number; readonly updateMs: number; readonly how: string }
   readonly ratioToLimit: number
@@ -66,7 +89,7 @@ export interface Run {
   readonly order?: NonNullable<UpdateReport['order']>
   /** What the stages of the last timed update moved, all ranks together. */
   readonly moved?: Moved
-  /** The last timed update, a timeline a rank; together no more than 4,000 spans. */
+  /** The last timed update (on GPUs the median one), a timeline a rank; together no more than 4,000 spans. */
   readonly timelines?: readonly Timeline[]
 }
 
@@ -110,4 +133,9 @@ export interface PeerRun {
   readonly peerMs: Samples
   /** Peer's median over ours. */
   readonly ratio: number
+  /** Peer's median over the limit of the run. */
+  readonly ratioToLimit?: number
+  readonly peakDeviceBytes?: number
+  /** Whether every parameter of the peer's engines had the digest that it has in ours. */
+  readonly verified?: boolean
 }

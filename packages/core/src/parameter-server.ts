@@ -16,6 +16,7 @@ import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import { gatherManifest } from './gather.ts'
+import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
 import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import type { UpdateReport } from './report.ts'
@@ -53,6 +54,8 @@ export interface UpdateOptions extends CallOptions {
   readonly bucketBytes?: number
   /** Size of what the stages overlap, in bytes. */
   readonly chunkBytes?: number
+  /** Keep ring and collective after this update (default: as the parameter server was made). */
+  readonly keepAlive?: boolean
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }
 
@@ -248,6 +251,9 @@ export class ParameterServer implements AsyncDisposable {
     // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
     await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
     const manifest = this.getMetas(name)
+    if (tensorCount(manifest) === 0) {
+      throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
+    }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
     const signal = anySignal(outer, epoch.signal)
@@ -280,7 +286,7 @@ export class ParameterServer implements AsyncDisposable {
         epoch,
       )
       this.#rendezvous.endEpoch(epoch)
-      if (!this.#keepAlive) await this.#resources.release()
+      if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report
       this.#log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }

@@ -23,12 +23,16 @@ export interface PoolStats {
 }
 
 /**
- * Allocates one block a size, all or none. The memory is neither touched nor cleared first: the reads that follow touch it.
+ * Allocates one block a size, all or none. Without `prefault` the memory is not touched first: the reads that follow touch it.
  *
  * @throws CkptError `OUT_OF_MEMORY`.
  */
-export async function allocateAll(host: Host, sizes: readonly number[], lock: boolean): Promise<HostMemory[]> {
-  const results = await Promise.allSettled(sizes.map((bytes) => host.allocate({ bytes, lock, prefault: false })))
+export async function allocateAll(
+  host: Host,
+  sizes: readonly number[],
+  options: { readonly lock: boolean; readonly prefault: boolean },
+): Promise<HostMemory[]> {
+  const results = await Promise.allSettled(sizes.map((bytes) => host.allocate({ bytes, ...options })))
   const failed = results.find((result) => result.status === 'rejected')
   const memories = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
   if (failed === undefined) return memories
@@ -66,8 +70,12 @@ export class BlockPool {
     }
   }
 
-  /** One block a size, in order, each at least as large; all or none. @throws CkptError `OUT_OF_MEMORY`. */
-  async acquire(sizes: readonly number[]): Promise<Block[]> {
+  /**
+   * One block a size, in order, each at least as large; all or none. New ones are touched first only with `prefault`.
+   *
+   * @throws CkptError `OUT_OF_MEMORY`.
+   */
+  async acquire(sizes: readonly number[], prefault: boolean): Promise<Block[]> {
     const taken = new Array<HostMemory | undefined>(sizes.length)
     // Largest first, and all before any is freed or allocated, so that one need does not spoil another's fit.
     const order = sizes.map((_, i) => i).sort((a, b) => sizes[b]! - sizes[a]!)
@@ -75,7 +83,10 @@ export class BlockPool {
     const missing = order.filter((i) => taken[i] === undefined)
     for (const i of missing) this.#makeRoom(sizes[i]!)
     try {
-      const fresh = await this.#grow(missing.map((i) => sizes[i]!))
+      const fresh = await this.#grow(
+        missing.map((i) => sizes[i]!),
+        prefault,
+      )
       missing.forEach((i, k) => (taken[i] = fresh[k]))
     } catch (error) {
       for (const memory of taken) if (memory !== undefined) this.#giveBack(memory)
@@ -122,11 +133,11 @@ export class BlockPool {
     }
   }
 
-  async #grow(sizes: readonly number[]): Promise<HostMemory[]> {
+  async #grow(sizes: readonly number[], prefault: boolean): Promise<HostMemory[]> {
     if (sizes.length === 0) return []
     try {
       const rounded = sizes.map((bytes) => Math.ceil(bytes / BLOCK_GRANULE) * BLOCK_GRANULE)
-      const fresh = await allocateAll(this.#host, rounded, this.#lock)
+      const fresh = await allocateAll(this.#host, rounded, { lock: this.#lock, prefault })
       this.#allocations += fresh.length
       for (const memory of fresh) this.#used.add(memory)
       return fresh

@@ -37,7 +37,7 @@ export function throwIfAborted(signal: AbortSignal): void {
 /** Reads file shares into memory, every byte copied once. On failure all memory is given back. */
 export async function loadFiles(shares: readonly FileShare[], context: LoadContext): Promise<Loaded> {
   const layout = layoutFiles(shares, context.segmentLimit)
-  return filled(layout, context, async (memories) => {
+  return filled(layout, context, false, async (memories) => {
     if (layout.reads.length === 0) return
     await context.host.read({
       files: layout.files,
@@ -52,7 +52,7 @@ export async function loadFiles(shares: readonly FileShare[], context: LoadConte
 /** Copies tensors into memory. On failure all memory is given back. */
 export async function loadTensors(specs: readonly TensorSpec[], context: LoadContext): Promise<Loaded> {
   const layout = layoutTensors(specs, context.segmentLimit)
-  return filled(layout, context, async (memories) => {
+  return filled(layout, context, true, async (memories) => {
     const opened = new Map<string, HostMemory>()
     try {
       await copyFromMemories(specs, layout, memories, context, opened)
@@ -63,11 +63,16 @@ export async function loadTensors(specs: readonly TensorSpec[], context: LoadCon
   })
 }
 
-async function filled(layout: Layout, context: LoadContext, fill: (memories: HostMemory[]) => Promise<void>): Promise<Loaded> {
+async function filled(
+  layout: Layout,
+  context: LoadContext,
+  prefault: boolean,
+  fill: (memories: HostMemory[]) => Promise<void>,
+): Promise<Loaded> {
   const blocks =
     context.pool === undefined
-      ? (await allocateAll(context.host, layout.segmentBytes, context.lock)).map(ownBlock)
-      : await context.pool.acquire(layout.segmentBytes)
+      ? (await allocateAll(context.host, layout.segmentBytes, { lock: context.lock, prefault })).map(ownBlock)
+      : await context.pool.acquire(layout.segmentBytes, prefault)
   try {
     throwIfAborted(context.signal)
     await fill(blocks.map((block) => block.memory))

@@ -5,15 +5,16 @@ import { gigabytes, seconds } from './units.ts'
 
 /** The bench's result for a terminal. */
 export function renderTables(result: BenchResult): string {
-  const { machine, ceilings } = result
+  const { machine } = result
   const parts = [
     `${machine.cpu}, ${machine.cores} cores, ${gigabytes(machine.memoryBytes)}, Node ${machine.node}`,
-    `copy ceiling ${gigabytes(ceilings.copyBytesPerSecond)}/s, read ceiling ${gigabytes(ceilings.readBytesPerSecond)}/s, measured in this run`,
+    limits(result),
     '',
     updates(result.runs),
     ...orders(result.runs),
     published(result.runs),
   ]
+  for (const run of result.runs) if (run.backend === 'cuda') parts.push(onGpu(run))
   if (result.registration) {
     const { bytes, registerMs, ofCeiling, freshMs, freshOfCeiling } = result.registration
     const percent = (part: number) => `${(part * 100).toFixed(0)} %`
@@ -29,11 +30,18 @@ export function renderTables(result: BenchResult): string {
   }
   for (const peer of result.peers) {
     parts.push(
-      `${peer.what} of ${peer.model} over ${peer.ranks} ranks: ${seconds(peer.oursMs.median)}; ${peer.peer} ${peer.version}: ${seconds(peer.peerMs.median)} (${peer.ratio.toFixed(0)} times as long)`,
+      `${peer.what} of ${peer.model} over ${peer.ranks} ranks: ${seconds(peer.oursMs.median)}; ${peer.peer} ${peer.version}: ${seconds(peer.peerMs.median)} (${peer.ratio.toFixed(peer.ratio < 10 ? 2 : 0)} times as long)`,
     )
   }
   for (const { what, reason } of result.skipped) parts.push(`not measured: ${what}: ${reason}`)
   return `${parts.join('\n')}\n`
+}
+
+function limits({ ceilings, gpus }: BenchResult): string {
+  const found = [`copy ceiling ${gigabytes(ceilings.copyBytesPerSecond)}/s`]
+  if (ceilings.readBytesPerSecond !== undefined) found.push(`read ceiling ${gigabytes(ceilings.readBytesPerSecond)}/s`)
+  if (gpus) found.push(`host links of ${gpus.names.join(', ')} together ${gigabytes(gpus.h2dBytesPerSecond)}/s`)
+  return `${found.join(', ')}, measured in this run`
 }
 
 function updates(runs: readonly Run[]): string {
@@ -52,12 +60,12 @@ function updates(runs: readonly Run[]): string {
       'verified',
     ],
     style: { head: [], border: [] },
-    colWidths: [null, 34],
+    colWidths: [null, 30],
     wordWrap: true,
   })
   for (const run of runs) {
     table.push([
-      run.title,
+      run.variant === undefined ? run.title : `${run.title}, ${run.variant}`,
       run.scale,
       gigabytes(run.bytes),
       run.tensors,
@@ -71,6 +79,20 @@ function updates(runs: readonly Run[]): string {
     ])
   }
   return table.toString()
+}
+
+/** Where the median update's time went, and what it took. */
+function onGpu({ variant, steps, stages, peakDeviceBytes, ringBytes, registerInPlaceMs, gatherMetasMs, ...run }: Run): string {
+  const times = (of: object) =>
+    Object.entries(of)
+      .map(([name, value]) => `${name.replace('Ms', '')} ${seconds(value as number)}`)
+      .join(', ')
+  const again = run.gatherMetasAgainMs ? `, again ${seconds(run.gatherMetasAgainMs.median)}` : ''
+  return [
+    `${variant}: ${steps ? times(steps) : ''}; stages ${times(stages)}; min ${seconds(run.updateMs.min)}, max ${seconds(run.updateMs.max)}`,
+    `  extra device memory ${gigabytes(peakDeviceBytes)} (ring ${gigabytes(ringBytes)}), growth ${run.growthBytes ?? 0} bytes`,
+    `  in place registered in ${seconds(registerInPlaceMs ?? 0)}, metas ${seconds(gatherMetasMs)}${again}, first attach ${seconds(run.firstAttachMs ?? 0)}`,
+  ].join('\n')
 }
 
 /** How H2D and broadcasts were laid in time, of runs whose links carry both. */

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { access, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -8,6 +8,7 @@ import { CkptError, DTYPES, type Manifest } from '@ckpt/contract'
 import { type Model, checkpointTensors, sharedManifest } from '@ckpt/models'
 import { planBroadcast } from '@ckpt/planner'
 import { z } from 'zod'
+import { interpreter } from '../python.ts'
 
 const run = promisify(execFile)
 const GIB = 2 ** 30
@@ -102,15 +103,6 @@ function rowsOf(table: Manifest['ranks'][number]['tensors']): [name: string, dty
     DTYPES[table.dtypes[row]!]!,
     table.shapes[table.shapeIds[row]!]!,
   ])
-}
-
-async function interpreter(python = process.env['CKPT_PYTHON']): Promise<string> {
-  if (python !== undefined && python !== '') return python
-  const local = fileURLToPath(new URL('../../../../.venv/bin/python', import.meta.url))
-  return access(local).then(
-    () => local,
-    () => 'python3',
-  )
 }
 
 async function runPeer(python: string, request: unknown, signal: AbortSignal | undefined): Promise<z.infer<typeof PeerResult>> {

@@ -1,12 +1,15 @@
-import { closeSync, mkdirSync, openSync, rmSync, statfsSync, writeSync, writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { open, type FileHandle } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Host } from '@ckpt/contract'
+import type { Host, HostMemory } from '@ckpt/contract'
 import { checkpointTensors, resolveScale, type CheckpointTensor, type Model } from '@ckpt/models'
 import { headerFor } from '@ckpt/safetensors'
 
 const SHARD_BYTES = 1e9
 const BLOCK_BYTES = 64 * 2 ** 20
+/** Shards that are written at the same time: as many as libuv has threads for, unless told otherwise. */
+const WRITERS = Math.max(1, Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) || 4)
 
 /** A checkpoint on disk (or in /dev/shm) that is removed when it is disposed of, or when the process exits. */
 export interface GeneratedCheckpoint extends Disposable {
@@ -77,34 +80,53 @@ async function writeShards(
     shards.at(-1)!.push(tensor)
     size += tensor.bytes
   }
-  const block = await host.allocate({ bytes: BLOCK_BYTES, lock: false })
-  const weightMap: Record<string, string> = {}
-  let written = 0n
-  const names: string[] = []
-  try {
-    for (const [index, shard] of shards.entries()) {
-      const name = `model-${String(index + 1).padStart(5, '0')}-of-${String(shards.length).padStart(5, '0')}.safetensors`
-      const { header, dataBytes } = headerFor(shard)
-      const fd = openSync(join(directory, name), 'wx', 0o600)
-      try {
-        writeAll(fd, header)
-        for (let done = 0; done < dataBytes; done += BLOCK_BYTES) {
-          await host.fill(block, { seed: seed + written++ })
-          writeAll(fd, block.view(0, Math.min(BLOCK_BYTES, dataBytes - done)))
-        }
-      } finally {
-        closeSync(fd)
-      }
-      for (const tensor of shard) weightMap[tensor.name] = name
-      names.push(join(directory, name))
-    }
-  } finally {
-    block.close()
+  const names = shards.map((_, index) => `model-${number(index + 1)}-of-${number(shards.length)}.safetensors`)
+  // Blocks of the seed that each shard begins with.
+  const firstBlock: bigint[] = []
+  let blocks = 0n
+  for (const shard of shards) {
+    firstBlock.push(blocks)
+    blocks += BigInt(Math.ceil(headerFor(shard).dataBytes / BLOCK_BYTES))
   }
+  let next = 0
+  const writer = async () => {
+    const block = await host.allocate({ bytes: BLOCK_BYTES, lock: false })
+    try {
+      for (let index = next++; index < shards.length; index = next++) {
+        await writeShard(host, block, join(directory, names[index]!), shards[index]!, seed + firstBlock[index]!)
+      }
+    } finally {
+      block.close()
+    }
+  }
+  await Promise.all(Array.from({ length: Math.min(WRITERS, shards.length) }, writer))
+  const weightMap = Object.fromEntries(shards.flatMap((shard, index) => shard.map(({ name }) => [name, names[index]!])))
   writeFileSync(join(directory, 'model.safetensors.index.json'), JSON.stringify({ metadata: {}, weight_map: weightMap }))
-  return names
+  return names.map((name) => join(directory, name))
 }
 
-function writeAll(fd: number, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done)
+const number = (value: number) => String(value).padStart(5, '0')
+
+async function writeShard(
+  host: Host,
+  block: HostMemory,
+  path: string,
+  shard: readonly CheckpointTensor[],
+  seed: bigint,
+): Promise<void> {
+  const { header, dataBytes } = headerFor(shard)
+  const file = await open(path, 'wx', 0o600)
+  try {
+    await writeAll(file, header)
+    for (let done = 0, at = 0n; done < dataBytes; done += BLOCK_BYTES, at++) {
+      await host.fill(block, { seed: seed + at, threads: 2 })
+      await writeAll(file, block.view(0, Math.min(BLOCK_BYTES, dataBytes - done)))
+    }
+  } finally {
+    await file.close()
+  }
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length;) done += (await file.write(bytes, done)).bytesWritten
 }

@@ -14,6 +14,8 @@ export interface ClusterOptions {
   readonly heartbeatTimeoutMs?: number
   /** Threads of each rank. */
   readonly threads?: number
+  /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
+  readonly backend?: 'host' | 'cuda'
   /** Engine workers, one a rank; absent for clusters that only gather. */
   readonly engine?: Omit<EngineProcessOptions, 'directory' | 'tpRank' | 'tpSize' | 'extra'> & {
     /** More arguments for the engine worker of a rank. */
@@ -27,10 +29,12 @@ export class Cluster implements AsyncDisposable {
   readonly engines: EngineProcess[]
   readonly #directory: string
   readonly #options: ClusterOptions
+  readonly #removeDirectory = () => rmSync(this.#directory, { recursive: true, force: true })
 
   private constructor(options: ClusterOptions, directory: string) {
     this.#options = options
     this.#directory = directory
+    process.on('exit', this.#removeDirectory)
     this.engines = options.engine ? Array.from({ length: options.ranks }, (_, rank) => this.#startEngine(rank)) : []
     this.ranks = Array.from({ length: options.ranks }, (_, rank) => new RankProcess(rank))
   }
@@ -50,6 +54,7 @@ export class Cluster implements AsyncDisposable {
             timeoutMs: options.timeoutMs ?? 60_000,
             ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
             ...(options.threads !== undefined && { threads: options.threads }),
+            ...(options.backend === 'cuda' && { gpu: rank }),
           }),
         ),
       )
@@ -62,12 +67,21 @@ export class Cluster implements AsyncDisposable {
 
   #startEngine(rank: number): EngineProcess {
     const { extra, ...engine } = this.#options.engine!
+    return this.#newEngine(rank, engine, extra?.(rank))
+  }
+
+  #newEngine(
+    rank: number,
+    engine: Omit<NonNullable<ClusterOptions['engine']>, 'extra'>,
+    extra: readonly string[] = [],
+  ): EngineProcess {
     return new EngineProcess({
+      device: this.#options.backend === 'cuda' ? 'cuda' : 'cpu',
       ...engine,
       directory: this.#directory,
       tpRank: rank,
       tpSize: this.#options.ranks,
-      ...(extra && { extra: extra(rank) }),
+      extra,
     })
   }
 
@@ -75,7 +89,7 @@ export class Cluster implements AsyncDisposable {
   async restartEngine(rank: number): Promise<void> {
     await this.engines[rank]?.process.stop('SIGKILL')
     const { extra: _, ...engine } = this.#options.engine!
-    this.engines[rank] = new EngineProcess({ ...engine, directory: this.#directory, tpRank: rank, tpSize: this.#options.ranks })
+    this.engines[rank] = this.#newEngine(rank, engine)
     await this.engines[rank].ready()
   }
 
@@ -113,7 +127,8 @@ export class Cluster implements AsyncDisposable {
   async close(): Promise<void> {
     await Promise.all(this.ranks.map(({ process }) => process.stop()))
     await Promise.all(this.engines.map(({ process }) => process.stop()))
-    rmSync(this.#directory, { recursive: true, force: true })
+    process.off('exit', this.#removeDirectory)
+    this.#removeDirectory()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -9,6 +9,10 @@ export interface EngineProcessOptions {
   readonly kind: 'typescript' | 'python'
   /** Python interpreter that has torch and the worker package. */
   readonly python?: string
+  /** Python program that serves the engine (default: the worker package's reference engine). */
+  readonly program?: string
+  /** Device of the engine worker of each rank, for Python engines (default: the CPU). */
+  readonly device?: 'cpu' | 'cuda'
   readonly directory: string
   /** Checkpoint whose names and shapes the engine is built for. */
   readonly checkpoint: string
@@ -26,13 +30,16 @@ export class EngineProcess {
 
   constructor(options: EngineProcessOptions) {
     const { kind, tpRank, tpSize, checkpoint, directory, extra = [] } = options
+    const { program, device = 'cpu' } = options
     this.socket = join(directory, `engine-${kind}-${tpRank}.sock`)
     const args = ['--control', this.socket, '--tp-rank', String(tpRank), '--tp-size', String(tpSize), ...extra]
     const name = `${kind} engine ${tpRank}`
     if (kind === 'typescript') {
       this.process = spawnSource(name, new URL('../engine/main.ts', import.meta.url), [...args, '--checkpoint', checkpoint])
     } else {
-      const child = spawn(options.python ?? 'python3', ['-m', 'ckpt_worker.reference', ...args], {
+      const main = program === undefined ? ['-m', 'ckpt_worker.reference'] : [program]
+      const where = device === 'cuda' ? ['--device', `cuda:${tpRank}`] : []
+      const child = spawn(options.python ?? 'python3', [...main, ...args, ...where], {
         stdio: ['ignore', 'inherit', 'pipe'],
       })
       this.process = wrap(name, child)

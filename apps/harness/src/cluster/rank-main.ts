@@ -2,9 +2,11 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
 import { ParameterServer, controlEngine } from '@ckpt/core'
+import { createCudaDevice, type CudaDevice } from '@ckpt/transport'
 import type { RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
 let server: ParameterServer | undefined
+let gpu: CudaDevice | undefined
 
 function parameterServer(): ParameterServer {
   if (server) return server
@@ -14,8 +16,9 @@ function parameterServer(): ParameterServer {
 type Handlers = { [K in RankCall]: (argument: RankCalls[K][0]) => Promise<RankCalls[K][1]> }
 
 const handlers: Handlers = {
-  async create({ address, ...options }) {
-    server = await ParameterServer.create({ ...options, rendezvous: address })
+  async create({ address, gpu: index, ...options }) {
+    if (index !== undefined) gpu = await createCudaDevice({ index })
+    server = await ParameterServer.create({ ...options, rendezvous: address, ...(gpu && { device: gpu }) })
   },
   async register({ name, source, options }) {
     const started = performance.now()
@@ -36,10 +39,15 @@ const handlers: Handlers = {
     return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...options })
   },
   resources: () => Promise.resolve(resources()),
-  async close() {
-    await server?.close()
-    server = undefined
-  },
+  deviceMemory: () => parameterServer().device.memory(),
+  close,
+}
+
+async function close(): Promise<void> {
+  await server?.close()
+  server = undefined
+  await gpu?.close()
+  gpu = undefined
 }
 
 function resources(): RankResources {
@@ -70,7 +78,7 @@ function reply(message: RankReplyMessage): void {
 }
 
 async function stop(code: number): Promise<void> {
-  await server?.close().catch(() => undefined)
+  await close().catch(() => undefined)
   process.exit(code)
 }
 

@@ -12,6 +12,8 @@ export interface RankCalls {
       timeoutMs: number
       heartbeatTimeoutMs?: number
       threads?: number
+      /** Index of the GPU; absent for the host device. */
+      gpu?: number
     },
     void,
   ]
@@ -20,6 +22,8 @@ export interface RankCalls {
   gatherMetas: [{ name: string; digests?: boolean }, { milliseconds: number; tensors: number; digest: string }]
   update: [RankUpdate, UpdateReport]
   resources: [undefined, RankResources]
+  /** Memory of the rank's device, in bytes. */
+  deviceMemory: [undefined, { free: number; total: number }]
   close: [undefined, void]
 }
 
@@ -32,6 +36,7 @@ export interface RankUpdate {
   readonly ringBytes?: number
   readonly bucketBytes?: number
   readonly chunkBytes?: number
+  readonly keepAlive?: boolean
   readonly timeoutMs?: number
 }
 

@@ -57,7 +57,12 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         const reason = `the rank was silent for ${options.timeoutMs} ms`
         return { version: undefined, touched: session.touched, reason, error: CkptError.from(error, 'TIMEOUT', reason) }
       }
-      await socket.send(encodeMessage(await session.answer(decodeRankMessage(frames[0]!, 'the rank'))))
+      const message = decodeRankMessage(frames[0]!, 'the rank')
+      if (message.type === 'error') {
+        const error = new CkptError('ENGINE_UNAUTHORIZED', `the rank refused this worker: ${message.error.message}`)
+        return { version: undefined, touched: false, reason: error.message, error }
+      }
+      await socket.send(encodeMessage(await session.answer(message)))
     }
     return session.outcome
   } finally {
@@ -77,7 +82,7 @@ class Session {
     this.#options = options
   }
 
-  async answer(message: RankMessage): Promise<WorkerMessage> {
+  async answer(message: Exclude<RankMessage, { type: 'error' }>): Promise<WorkerMessage> {
     const { seq, epoch } = message
     try {
       if (this.#failure && message.type !== 'abort') throw this.#failure
@@ -98,7 +103,7 @@ class Session {
     }
   }
 
-  async #handle(message: RankMessage): Promise<void> {
+  async #handle(message: Exclude<RankMessage, { type: 'error' }>): Promise<void> {
     const { host, parameters } = this.#options
     switch (message.type) {
       case 'attach': {

@@ -18,7 +18,7 @@ struct Place {
 Place ToPlace(const Napi::Value& value) {
   if (Box<RegistrationObject>::Is(value)) {
     const auto object = Box<RegistrationObject>::Get(value, "registration");
-    if (object->registration == nullptr) {
+    if (object->registration == nullptr || !object->registration->pinned()) {
       throw Error(code::kInvalidArgument, "the host memory is not pinned, the GPU cannot read it").WithField("memories");
     }
     return {reinterpret_cast<abi::DevicePointer>(object->data), object->bytes, object};

@@ -108,8 +108,8 @@ Napi::Value Download(const Napi::CallbackInfo& info) {
   });
 }
 
-/// registerHost(device, views, threads, pin): Promise<registration>. The views are consecutive parts of one memory, which must
-/// stay mapped until the registration is closed. A refusal of the driver is told in `problem`, not thrown.
+/// registerHost(device, views, pinnable): registration. The views are consecutive parts of one memory, which must stay mapped
+/// until the registration is closed. Nothing is pinned yet.
 Napi::Value RegisterHost(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto device = Box<DeviceObject>::Get(info[0], "device");
@@ -127,29 +127,38 @@ Napi::Value RegisterHost(const Napi::CallbackInfo& info) {
       bytes += view.Length();
     }
     if (bytes == 0) throw Error(code::kInvalidArgument, "no bytes to register").WithField("views");
-    const unsigned threads = ToThreads(info[2]);
-    const bool pin = info[3].ToBoolean().Value();
+    auto object = std::make_shared<RegistrationObject>();
+    object->data = data;
+    object->bytes = bytes;
+    if (info[2].ToBoolean().Value()) {
+      object->registration = std::make_shared<HostRegistration>(device->gpu->context(), data, bytes);
+    }
+    return Box<RegistrationObject>::Wrap(info.Env(), std::move(object));
+  });
+}
+
+/// pinHost(registration, first, last, threads): Promise<problem>. Pins slices of 1 GiB; a refusal of the driver is told, not
+/// thrown.
+Napi::Value PinHost(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const auto object = Box<RegistrationObject>::Get(info[0], "registration");
+    if (object->registration == nullptr)
+      throw Error(code::kInvalidArgument, "the memory is not to be pinned").WithField("registration");
+    const std::size_t first = ToUnsigned(info[1], "first");
+    const std::size_t last = ToUnsigned(info[2], "last");
+    const unsigned threads = ToThreads(info[3]);
     return Environment::Of(info.Env())
         .Run(
-            [device, data, bytes, threads, pin](const Task& task) {
-              auto object = std::make_shared<RegistrationObject>();
-              object->data = data;
-              object->bytes = bytes;
-              if (!pin) return object;
+            [object, first, last, threads](const Task& task) {
               try {
-                object->registration =
-                    std::make_shared<HostRegistration>(device->gpu->context(), task.pool(), data, bytes, threads);
+                object->registration->Pin(task.pool(), threads, first, last);
               } catch (const Error& error) {
-                object->problem = error.what();
+                return std::string(error.what());
               }
-              return object;
+              return std::string();
             },
-            [](Napi::Env env, std::shared_ptr<RegistrationObject>& object) -> Napi::Value {
-              Napi::Object result = Napi::Object::New(env);
-              result.Set("pinned", object->registration != nullptr);
-              result.Set("problem", object->problem.empty() ? env.Undefined() : Napi::String::New(env, object->problem));
-              result.Set("registration", Box<RegistrationObject>::Wrap(env, std::move(object)));
-              return result;
+            [](Napi::Env env, std::string& problem) -> Napi::Value {
+              return problem.empty() ? env.Undefined() : Napi::String::New(env, problem);
             });
   });
 }
@@ -173,6 +182,7 @@ void RegisterMemory(Napi::Env env, Napi::Object exports) {
   exports.Set("freeMemory", Napi::Function::New(env, FreeMemory, "freeMemory"));
   exports.Set("download", Napi::Function::New(env, Download, "download"));
   exports.Set("registerHost", Napi::Function::New(env, RegisterHost, "registerHost"));
+  exports.Set("pinHost", Napi::Function::New(env, PinHost, "pinHost"));
   exports.Set("unregisterHost", Napi::Function::New(env, UnregisterHost, "unregisterHost"));
 }
 

@@ -31,8 +31,8 @@ struct RegistrationObject {
   static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d726567697374};
   const std::byte* data = nullptr;
   std::size_t bytes = 0;
+  /// Null for memory that is not to be pinned.
   std::shared_ptr<HostRegistration> registration;
-  std::string problem;
 };
 
 /// A member's place in a group: its streams and, among several, its communicator.

@@ -8,20 +8,29 @@
 
 namespace ckpt::cuda {
 
-/// Host memory that is page-locked and mapped for every GPU of the process, slice by slice, so that several threads share the
-/// work. A copy must not cross a slice: the driver knows each as an allocation of its own.
+/// Host memory that is page-locked and mapped for every GPU of the process, slice by slice: several threads share the work, and
+/// a slice can be pinned while later ones are still being filled. A copy must not cross a slice: the driver knows each as an
+/// allocation of its own.
 class HostRegistration {
  public:
   static constexpr std::size_t kDefaultSliceBytes = std::size_t{1} << 30;
 
-  /// Registers `bytes` bytes at `address`. All or nothing.
-  /// @throws Error OUT_OF_MEMORY, NATIVE_FAILURE with the driver's text.
-  HostRegistration(ContextPtr context, WorkerPool& pool, void* address, std::size_t bytes, unsigned threads,
-                   std::size_t slice_bytes = kDefaultSliceBytes);
+  /// Knows of `bytes` bytes at `address`; nothing is pinned yet.
+  /// @throws Error INVALID_ARGUMENT for an empty memory.
+  HostRegistration(ContextPtr context, void* address, std::size_t bytes, std::size_t slice_bytes = kDefaultSliceBytes);
   HostRegistration(const HostRegistration&) = delete;
   HostRegistration& operator=(const HostRegistration&) = delete;
   /// Unregisters. No copy from the memory may be under way.
   ~HostRegistration();
+
+  /// Pins slices `first` … `last` - 1 that are not pinned yet. Calls for different slices may overlap.
+  /// @throws Error INVALID_ARGUMENT for slices that are not there, OUT_OF_MEMORY, NATIVE_FAILURE with the driver's text; slices
+  /// that
+  ///   were pinned stay so.
+  void Pin(WorkerPool& pool, unsigned threads, std::size_t first, std::size_t last);
+  std::size_t slices() const { return registered_.size(); }
+  /// Whether every slice is pinned. Not while Pin runs.
+  bool pinned() const;
 
   const std::byte* data() const { return address_; }
   std::size_t bytes() const { return bytes_; }

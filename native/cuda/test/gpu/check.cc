@@ -21,7 +21,8 @@ Pinned::Pinned(ckpt::cuda::ContextPtr context, ckpt::WorkerPool& pool, std::size
     for (std::size_t at = i * kSlice; at < std::min(bytes, (i + 1) * kSlice); at += 4096) data_[at] = std::byte{1};
   });
   const auto touched = Clock::now();
-  registration_ = std::make_unique<ckpt::cuda::HostRegistration>(std::move(context), pool, data_, bytes, threads, slice_bytes);
+  registration_ = std::make_unique<ckpt::cuda::HostRegistration>(std::move(context), data_, bytes, slice_bytes);
+  registration_->Pin(pool, threads, 0, registration_->slices());
   register_seconds = Seconds(Clock::now() - touched);
   touch_seconds = Seconds(touched - start);
 }

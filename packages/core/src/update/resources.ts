@@ -6,6 +6,8 @@ export class UpdateResources {
   #ring: Ring | undefined
   #collective: { readonly members: string; readonly value: Collective } | undefined
   #exchange: Exchange | undefined
+  /** Collectives that are being left. */
+  readonly #leaving = new Set<Promise<void>>()
 
   constructor(device: Device) {
     this.#device = device
@@ -54,7 +56,25 @@ export class UpdateResources {
     return `${this.#ring?.bytes ?? 0}/${this.#collective?.members ?? ''}`
   }
 
+  /**
+   * Gives the ring's memory back, and begins to leave the collective, which may take a while (NCCL's farewell takes half a second):
+   * {@link release} waits for its end. For after an update that went well.
+   */
+  async letGo(): Promise<void> {
+    const collective = this.#collective
+    const ring = this.#ring
+    this.#collective = undefined
+    this.#ring = undefined
+    if (collective !== undefined) {
+      const left = collective.value.close().finally(() => this.#leaving.delete(left))
+      left.catch(() => undefined) // whoever waits for it sees it
+      this.#leaving.add(left)
+    }
+    await ring?.close()
+  }
+
   async release(): Promise<void> {
+    const leaving = [...this.#leaving]
     const collective = this.#collective
     const ring = this.#ring
     this.#collective = undefined
@@ -63,6 +83,7 @@ export class UpdateResources {
       await collective?.value.close()
     } finally {
       await ring?.close()
+      await Promise.all(leaving)
     }
   }
 }

@@ -49,6 +49,8 @@ const fromRank = z.discriminatedUnion('type', [
   z.object({ type: z.literal('release'), ...sequence }),
   z.object({ type: z.literal('commit'), ...sequence, version: z.string() }),
   z.object({ type: z.literal('abort'), ...sequence, reason: z.string() }),
+  // The answer to a greeting that is refused; nothing follows it.
+  z.object({ type: z.literal('error'), ...sequence, error: z.object({ type: z.string(), message: z.string() }) }),
 ])
 
 /** A message a worker sends. */

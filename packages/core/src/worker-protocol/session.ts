@@ -117,13 +117,17 @@ export class WorkerSession implements EngineSession {
     const answer = new Promise<Ok>((resolve, reject) => this.#pending.set(seq, { what, resolve, reject }))
     answer.catch(() => undefined)
     const frame = encodeMessage({ ...message, seq, epoch: this.#options.epoch })
-    // A DEALER allows one send at a time.
+    this.#watch()
+    await this.#send(frame)
+    return answer
+  }
+
+  /** A DEALER allows one send at a time. */
+  #send(frame: Buffer): Promise<void> {
     this.#sending = this.#sending.then(async () => {
       if (!this.#socket.closed) await this.#socket.send(frame)
     })
-    this.#watch()
-    await this.#sending
-    return answer
+    return this.#sending
   }
 
   /** While answers are owed, one must come within the timeout. */
@@ -151,6 +155,13 @@ export class WorkerSession implements EngineSession {
     }
   }
 
+  /** Tells a worker that greeted wrongly why it is refused. */
+  #refuse(error: CkptError): CkptError {
+    const { epoch } = this.#options
+    void this.#send(encodeMessage({ type: 'error', seq: 0, epoch, error: { type: error.code, message: error.message } }))
+    return error
+  }
+
   #handle(message: WorkerMessage, peer: string): void {
     const { rank, token } = this.#options
     if (message.type === 'hello') {
@@ -158,10 +169,10 @@ export class WorkerSession implements EngineSession {
         throw new CkptError('ENGINE_PROTOCOL', `a second worker greeted rank ${rank}`, { fields: { rank, peer } })
       if (message.protocol !== WORKER_PROTOCOL) {
         const text = `${peer} speaks worker protocol ${message.protocol}, this rank speaks ${WORKER_PROTOCOL}`
-        throw new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer, field: 'protocol' } })
+        throw this.#refuse(new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer, field: 'protocol' } }))
       }
       if (!sameToken(message.token, token)) {
-        throw new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } })
+        throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
       this.#greet.resolve()

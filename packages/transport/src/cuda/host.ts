@@ -1,6 +1,11 @@
+import { availableParallelism } from 'node:os'
 import type { AllocateOptions, FileReadRequest, Host, HostMemory, MemoryRange, TransferStats } from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
 import { registerMemory } from './memory.ts'
+import { readAndPin } from './read-and-pin.ts'
+
+/** Threads that read into memory which is pinned behind them, unless told otherwise: half the cores, for there is a rank a GPU. */
+const READ_THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
 
 /** A {@link Host} whose memory is pinned for a GPU, and comes from the memory node next to it; everything else is the plain host's. */
 export class CudaHost implements Host {
@@ -17,11 +22,9 @@ export class CudaHost implements Host {
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {
-    return this.#register(
-      await this.#host.allocate({ ...this.#place, ...options, lock: false }),
-      options.lock ?? true,
-      options.threads,
-    )
+    const memory = await this.#host.allocate({ ...this.#place, ...options, lock: false })
+    // What is not touched yet is pinned slice by slice while it is filled (`read`): the driver would touch it on one thread.
+    return this.#register(memory, options.lock ?? true, options.threads, options.prefault === false)
   }
 
   async createShared(name: string, options: AllocateOptions): Promise<HostMemory> {
@@ -43,7 +46,7 @@ export class CudaHost implements Host {
   }
 
   read(request: FileReadRequest): Promise<TransferStats> {
-    return this.#host.read(request)
+    return readAndPin(this.#host, { threads: READ_THREADS, ...request })
   }
 
   copy(memories: readonly HostMemory[], copies: Float64Array, options?: { threads?: number }): Promise<TransferStats> {
@@ -67,8 +70,8 @@ export class CudaHost implements Host {
     await Promise.allSettled(this.#closing)
   }
 
-  #register(memory: HostMemory, pin: boolean, threads?: number): Promise<HostMemory> {
-    return registerMemory(this.#device, memory, { pin, threads }, (closed) => {
+  #register(memory: HostMemory, pin: boolean, threads?: number, later = false): Promise<HostMemory> {
+    return registerMemory(this.#device, memory, { pin, later, threads }, (closed) => {
       const tracked = closed.finally(() => this.#closing.delete(tracked))
       // An unregistration that fails has no caller left; the memory then goes with the process.
       tracked.catch(() => undefined)

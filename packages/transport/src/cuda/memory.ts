@@ -1,11 +1,11 @@
 import { CkptError, type HostMemory } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaRegistrationHandle } from '@ckpt/native-cuda'
-import { native } from '../addon.ts'
+import { native, nativeSync } from '../addon.ts'
 import { NativeHostMemory, nativeMemory } from '../host/memory.ts'
 import { cudaAddon } from './addon.ts'
 
-/** Views handed to the addon, in bytes: a host memory's views are cheap up to this length. */
-const VIEW_BYTES = 2 ** 30
+/** What is pinned at a time, in bytes; the addon's slices. */
+export const SLICE_BYTES = 2 ** 30
 
 /**
  * Host memory that a GPU copies from. It is unregistered, and only then unmapped and its views detached, soon after `close`, once
@@ -13,27 +13,52 @@ const VIEW_BYTES = 2 ** 30
  */
 export class CudaHostMemory extends NativeHostMemory {
   readonly #registration: CudaRegistrationHandle
-  readonly #pinned: boolean
-  readonly #problem: string | undefined
+  readonly #pinnable: boolean
+  readonly #threads: number | undefined
   readonly #closing: (closed: Promise<void>) => void
+  /** Slices that are pinned, or on the way. */
+  readonly #slices = new Map<number, Promise<void>>()
+  #problem: string | undefined
   #users = 0
   #closed = false
 
   constructor(
     memory: HostMemory,
-    registered: { registration: CudaRegistrationHandle; pinned: boolean; problem: string | undefined },
+    registration: CudaRegistrationHandle,
+    options: { pin: boolean; threads?: number | undefined },
     closing: (closed: Promise<void>) => void,
   ) {
     super(nativeMemory(memory))
-    this.#registration = registered.registration
-    this.#pinned = registered.pinned
-    this.#problem = registered.problem
+    this.#registration = registration
+    this.#pinnable = options.pin
+    this.#threads = options.threads
     this.#closing = closing
+  }
+
+  /** Slices that are still to be pinned, ascending. */
+  get unpinned(): number[] {
+    if (!this.#pinnable) return []
+    const count = Math.ceil(this.bytes / SLICE_BYTES)
+    return Array.from({ length: count }, (_, slice) => slice).filter((slice) => !this.#slices.has(slice))
+  }
+
+  /** Pins one slice, once. A refusal of the driver is told in `lockError`; the memory then works unpinned, slower. */
+  pin(slice: number): Promise<void> {
+    this.#assertOpen()
+    let pinning = this.#slices.get(slice)
+    if (pinning === undefined) {
+      this.#users++ // the memory stays while the driver is at it
+      pinning = native(() => cudaAddon().pinHost(this.#registration, slice, slice + 1, this.#threads))
+        .then((problem) => void (this.#problem ??= problem))
+        .finally(() => this.done())
+      this.#slices.set(slice, pinning)
+    }
+    return pinning
   }
 
   /** Whether the pages are pinned for the GPU. */
   override get locked(): boolean {
-    return this.#pinned && !this.#closed
+    return this.#pinnable && this.#problem === undefined && this.unpinned.length === 0 && !this.#closed
   }
 
   override get lockError(): string | undefined {
@@ -72,22 +97,28 @@ export class CudaHostMemory extends NativeHostMemory {
   }
 }
 
-/** `memory` known to the driver, and pinned where `pin` says so. On a failure the memory is closed. */
+/**
+ * `memory` known to the addon. With `pin` its slices are pinned now, or, where `later` says so, by whoever fills them. On a failure
+ * the memory is closed.
+ */
 export async function registerMemory(
   device: CudaDeviceHandle,
   memory: HostMemory,
-  options: { pin: boolean; threads?: number | undefined },
+  options: { pin: boolean; later?: boolean; threads?: number | undefined },
   closing: (closed: Promise<void>) => void,
 ): Promise<CudaHostMemory> {
+  let registered: CudaHostMemory
   try {
     const views: Buffer[] = []
-    for (let at = 0; at < memory.bytes; at += VIEW_BYTES) views.push(memory.view(at, Math.min(VIEW_BYTES, memory.bytes - at)))
-    const registered = await native(() => cudaAddon().registerHost(device, views, options.threads, options.pin))
-    return new CudaHostMemory(memory, registered, closing)
+    for (let at = 0; at < memory.bytes; at += SLICE_BYTES) views.push(memory.view(at, Math.min(SLICE_BYTES, memory.bytes - at)))
+    const registration = nativeSync(() => cudaAddon().registerHost(device, views, options.pin))
+    registered = new CudaHostMemory(memory, registration, options, closing)
   } catch (error) {
     memory.close()
     throw error
   }
+  if (options.later !== true) await Promise.all(registered.unpinned.map((slice) => registered.pin(slice)))
+  return registered
 }
 
 /** A pipeline's source. @throws CkptError `INVALID_ARGUMENT` for memory of another host. */

@@ -158,7 +158,7 @@ export function bytes({ runs }: BenchResult): Markup | undefined {
 }
 
 /** The machine, its ceilings, and the measurements that are not updates. */
-export function machine({ machine: on, ceilings, registration, gatherMetas, startedAt }: BenchResult): Markup {
+export function machine({ machine: on, ceilings, gpus, registration, gatherMetas, startedAt }: BenchResult): Markup {
   const entries: [string, string][] = [
     ['processor', `${on.cpu}, ${on.cores} cores`],
     ['memory', gigabytes(on.memoryBytes)],
@@ -167,9 +167,16 @@ export function machine({ machine: on, ceilings, registration, gatherMetas, star
       'copy ceiling',
       `${gigabytes(ceilings.copyBytesPerSecond)}/s: all cores, buffers larger than any cache, measured in this run`,
     ],
-    ['read ceiling', `${gigabytes(ceilings.readBytesPerSecond)}/s: warm files into warm memory, measured in this run`],
     ['begun', startedAt],
   ]
+  if (ceilings.readBytesPerSecond !== undefined) {
+    const rate = gigabytes(ceilings.readBytesPerSecond)
+    entries.push(['read ceiling', `${rate}/s: warm files into warm memory, measured in this run`])
+  }
+  if (gpus) {
+    const each = gpus.h2dEachBytesPerSecond.map((rate) => `${gigabytes(rate)}/s`).join(', ')
+    entries.push(['GPUs', `${gpus.names.join(', ')}; host links, all at once: ${each}`])
+  }
   if (registration) {
     const { bytes: size, registerMs, ofCeiling, freshMs, freshOfCeiling } = registration
     const part = (ofReading: number) => `${(ofReading * 100).toFixed(0)} % of the read ceiling`

@@ -18,7 +18,7 @@ from .engine import ReferenceEngine
 _GRACE = 2.0
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, engine_type: type[ReferenceEngine] = ReferenceEngine) -> int:
     """Serves until told to exit, by ``POST /exit`` or by SIGTERM or SIGINT; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ckpt_worker.reference", description=__doc__)
     parser.add_argument("--control", required=True, metavar="PATH", help="unix socket to listen on")
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 0 <= options.tp_rank < options.tp_size:
         parser.error(f"--tp-rank {options.tp_rank} is not among --tp-size {options.tp_size}")
-    engine = ReferenceEngine(options.tp_rank, options.tp_size, torch.device(options.device), options.device_uuid)
+    engine = engine_type(options.tp_rank, options.tp_size, torch.device(options.device), options.device_uuid)
     server = ControlServer(options.control, engine)
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -89,7 +89,7 @@ class ReferenceEngine:
             total = 0
             for parameter, names in parts.items():
                 fresh = Parameters(self._tp_rank, self._tp_size, self._device)
-                fresh.load(files.read(names))
+                fresh.load(files.read(names, self._device))
                 fresh.finish()
                 expected, found = fresh.tensors[parameter], own.get(parameter)
                 total += expected.numel() * expected.element_size()

@@ -35,15 +35,15 @@ class CheckpointFiles:
             for name, shape in self._shapes.items()
         }
 
-    def read(self, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of these names, in memory of their own; each file is opened once."""
+    def read(self, names: list[str], device: torch.device | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of these names, in memory of their own (of ``device``, the CPU by default); each file is opened once."""
         by_file: dict[str, list[str]] = {}
         for name in names:
             by_file.setdefault(self._files[name], []).append(name)
         for path, wanted in by_file.items():
             plain = [name for name in wanted if self._dtypes[name] in TORCH_DTYPES]
             if plain:
-                with safe_open(path, framework="pt") as file:
+                with safe_open(path, framework="pt", device=str(device or "cpu")) as file:
                     for name in plain:
                         yield name, file.get_tensor(name)
             packed = set(wanted).difference(plain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -11,6 +11,7 @@ import torch
 
 from ..digest import flat_bytes
 from ..errors import LayoutError
+from .copies import Copy, CopyPlan
 from .layout import Placement, Slice, place
 
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -26,6 +27,8 @@ class _Home:
     shape: list[int]
     kept: Slice | None
     view: torch.Tensor
+    #: Parts of the same kind: one kind of every expert, for example.
+    kind: tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class _Part:
         return self.tensor.shape[0] if self.tensor.dim() else 1
 
 
+#: Name, dtype, shape, strides and offset of a tensor in its storage, in elements.
+_Source = tuple[str, torch.dtype, torch.Size, tuple[int, ...], int]
+
 #: Parts of a parameter that is not made yet: by expert (None where none are stacked), then by order.
 _Group = dict[int | None, dict[int, _Part]]
 
@@ -57,6 +63,8 @@ class Parameters:
         self._tensors: dict[str, torch.Tensor] = {}
         self._homes: dict[str, _Home] = {}
         self._groups: dict[str, _Group] = {}
+        # Prepared copies of whole batches, by the name of the first tensor.
+        self._plans: dict[str, tuple[list[_Source], CopyPlan]] = {}
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -72,24 +80,56 @@ class Parameters:
 
         :raises LayoutError: for a tensor that does not fit the parameters there are.
         """
-        for name, tensor in tensors:
-            home = self._homes.get(name)
-            if home is None:
-                self._collect(name, tensor)
-                continue
-            if home.dtype != tensor.dtype or home.shape != list(tensor.shape):
-                came, had = f"{tensor.dtype} {list(tensor.shape)}", f"{home.dtype} {home.shape}"
-                raise LayoutError(f"tensor {name!r} came as {came}, the engine was made for {had}", tensor=name)
-            _copy(home.view, _keep(tensor, home.kept))
+        batch = list(tensors)
+        known = [(name, tensor) for name, tensor in batch if name in self._homes]
+        if len(known) < len(batch):
+            for name, tensor in batch:
+                if name not in self._homes:
+                    self._collect(name, tensor)
+        if not known:
+            return
+        sources = _sources(known, self._device)
+        if sources is None:
+            for name, tensor in known:
+                home = self._fitting(name, tensor.dtype, tensor.shape)
+                _copy(home.view, _keep(tensor, home.kept))
+            return
+        first, any_tensor = known[0]
+        cached = self._plans.get(first)
+        if cached is None or cached[0] != sources:
+            cached = (sources, CopyPlan(self._copies(sources)))
+            self._plans[first] = cached
+        cached[1].run(any_tensor)
+
+    def _fitting(self, name: str, dtype: torch.dtype, shape: Iterable[int]) -> _Home:
+        home = self._homes[name]
+        if home.dtype != dtype or home.shape != list(shape):
+            came, had = f"{dtype} {list(shape)}", f"{home.dtype} {home.shape}"
+            raise LayoutError(f"tensor {name!r} came as {came}, the engine was made for {had}", tensor=name)
+        return home
+
+    def _copies(self, sources: list[_Source]) -> Iterator[Copy]:
+        for name, dtype, shape, stride, start in sources:
+            home = self._fitting(name, dtype, shape)
+            if home.kept is not None:
+                start += home.kept.start * stride[home.kept.dim]
+            size = dtype.itemsize
+            whole = (0,) * (home.view.dim() - len(stride))  # a scalar becomes a row of one
+            yield Copy(home.kind, home.view, start * size, (*whole, *(step * size for step in stride)))
 
     def finish(self) -> None:
         """Makes the parameters of the tensors seen for the first time.
 
         :raises LayoutError: where the parts of a parameter do not fit together.
         """
+        if not self._groups:
+            return
         for parameter in list(self._groups):
             self._fuse(parameter, self._groups[parameter])
             del self._groups[parameter]
+        if self._device.type == "cuda":
+            # What the parts took is of no size that will be needed again.
+            torch.cuda.empty_cache()
 
     def discard(self) -> None:
         """Forgets tensors that wait for :meth:`finish`."""
@@ -118,7 +158,7 @@ class Parameters:
         experts = sorted(group, key=lambda expert: -1 if expert is None else expert)
         columns = [[group[expert][order] for order in sorted(group[expert])] for expert in experts]
         if experts == [None] and len(columns[0]) == 1:
-            self._settle(columns[0][0], columns[0][0].tensor)
+            self._settle(columns[0][0], columns[0][0].tensor, (parameter, 0))
             self._tensors[parameter] = columns[0][0].tensor
             return
         _check_parts(parameter, experts, group)
@@ -128,15 +168,29 @@ class Parameters:
         storage = torch.empty(stacked, dtype=first.dtype, device=self._device)
         for index, column in enumerate(columns):
             below, row = (storage if experts == [None] else storage[index]), 0
-            for part in column:
+            for order, part in enumerate(column):
                 view = below.narrow(0, row, part.rows)
                 _copy(view, part.tensor)
-                self._settle(part, view)
+                self._settle(part, view, (parameter, order))
                 row += part.rows
         self._tensors[parameter] = storage
 
-    def _settle(self, part: _Part, view: torch.Tensor) -> None:
-        self._homes[part.name] = _Home(part.tensor.dtype, part.shape, part.kept, view)
+    def _settle(self, part: _Part, view: torch.Tensor, kind: tuple[str, int]) -> None:
+        self._homes[part.name] = _Home(part.tensor.dtype, part.shape, part.kept, view, kind)
+
+
+def _sources(batch: list[tuple[str, torch.Tensor]], device: torch.device) -> list[_Source] | None:
+    """Where in their one storage the tensors lie; None where they lie in several, or on another device."""
+    first = batch[0][1]
+    if first.device != device:
+        return None
+    storage = first.untyped_storage().data_ptr()
+    sources: list[_Source] = []
+    for name, tensor in batch:
+        if tensor.untyped_storage().data_ptr() != storage:
+            return None
+        sources.append((name, tensor.dtype, tensor.shape, tensor.stride(), int(tensor.storage_offset())))
+    return sources
 
 
 def _check_parts(parameter: str, experts: list[int | None], group: _Group) -> None:

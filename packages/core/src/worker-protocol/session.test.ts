@@ -1,0 +1,135 @@
+import { join } from 'node:path'
+import { Dealer } from 'zeromq'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { RuntimeDir } from '../runtime-dir.ts'
+import { decodeRankMessage, encodeMessage, type RankMessage, type WorkerMessage } from './messages.ts'
+import { WorkerSession } from './session.ts'
+
+const RING = { kind: 'shm', name: 'ring', offset: 0, bytes: 64 } as const
+const TOTALS = { tensors: 1, bytes: 4 }
+const TENSOR = { name: 'a', dtype: 'F32', shape: [1], offset: 0, bytes: 4 } as const
+const never = new AbortController().signal
+
+/** A worker over a real socket that answers as the test says. */
+class Worker {
+  readonly socket = new Dealer({ linger: 0, receiveTimeout: 5000 })
+
+  constructor(address: string) {
+    this.socket.connect(address)
+  }
+
+  send(message: WorkerMessage): Promise<void> {
+    return this.socket.send(encodeMessage(message))
+  }
+
+  greet(changes: { token?: string; protocol?: number } = {}): Promise<void> {
+    return this.send({ type: 'hello', protocol: 1, token: 'secret', pid: 1, engine: 'test', device: '', ...changes })
+  }
+
+  async receive(): Promise<RankMessage> {
+    const [frame] = await this.socket.receive()
+    return decodeRankMessage(frame!, 'the rank')
+  }
+
+  async ok(): Promise<RankMessage> {
+    const message = await this.receive()
+    await this.send({ type: 'ok', seq: message.seq, epoch: message.epoch, reloadMs: 2 })
+    return message
+  }
+}
+
+describe('a worker session', () => {
+  let directory: RuntimeDir
+  let session: WorkerSession
+  let worker: Worker
+  beforeEach(async () => {
+    directory = new RuntimeDir()
+    const address = `ipc://${join(directory.path, 'worker.sock')}`
+    session = await WorkerSession.bind({ rank: 3, address, token: 'secret', epoch: 7, timeoutMs: 1000 })
+    worker = new Worker(address)
+  })
+  afterEach(() => {
+    session.close()
+    worker.socket.close()
+    directory.close()
+  })
+
+  const attach = async () => {
+    await worker.greet()
+    const attached = session.attach(RING, TOTALS, never)
+    expect(await worker.ok()).toMatchObject({ type: 'attach', seq: 1, epoch: 7, token: 'secret', ring: RING })
+    await attached
+  }
+
+  it('goes from attach to commit, several buckets at a time', async () => {
+    await attach()
+    const loads = [session.load(0, [TENSOR]), session.load(1, [TENSOR])]
+    expect(await worker.ok()).toMatchObject({ type: 'bucket', bucket: 0 })
+    expect(await worker.ok()).toMatchObject({ type: 'bucket', bucket: 1 })
+    expect(await Promise.all(loads)).toEqual([{ reloadMs: 2 }, { reloadMs: 2 }])
+    const end = session.release().then(() => session.commit('v2'))
+    expect(await worker.ok()).toMatchObject({ type: 'release' })
+    expect(await worker.ok()).toMatchObject({ type: 'commit', version: 'v2' })
+    await end
+  })
+
+  it.each([
+    [{ token: 'guess' }, 'ENGINE_UNAUTHORIZED'],
+    [{ protocol: 2 }, 'ENGINE_PROTOCOL'],
+  ])('refuses a worker that greets with %o, and tells it so', async (greeting, code) => {
+    await worker.greet(greeting)
+    await expect(session.attach(RING, TOTALS, never)).rejects.toMatchObject({ code, fields: { rank: 3 } })
+    expect(await worker.receive()).toMatchObject({ type: 'error', error: { type: code } })
+  })
+
+  it('ends when no worker connects', async () => {
+    await expect(session.attach(RING, TOTALS, never)).rejects.toMatchObject({ code: 'ENGINE_UNREACHABLE' })
+  })
+
+  it('ends when the worker goes silent, naming what it owes', async () => {
+    await attach()
+    await expect(session.load(5, [TENSOR])).rejects.toMatchObject({
+      code: 'ENGINE_WORKER_LOST',
+      message: expect.stringContaining('bucket 5') as string,
+    })
+  })
+
+  it('passes on the worker’s error with its traceback, fails what follows, and still sends the abort', async () => {
+    await attach()
+    const loads = [session.load(0, [TENSOR]), session.load(1, [TENSOR])].map((load) => load.catch((error: unknown) => error))
+    const { seq } = await worker.receive()
+    await worker.send({
+      type: 'error',
+      seq,
+      epoch: 7,
+      error: { type: 'ValueError', message: 'no such parameter', traceback: 'line 1', tensor: 'a' },
+    })
+    for (const load of loads) {
+      expect(await load).toMatchObject({ code: 'ENGINE_WORKER_ERROR', fields: { rank: 3, traceback: 'line 1', tensor: 'a' } })
+    }
+    await expect(session.commit('v')).rejects.toMatchObject({ code: 'ENGINE_WORKER_ERROR' })
+    const abort = session.abort('it failed')
+    expect(await worker.receive()).toMatchObject({ type: 'bucket', bucket: 1 })
+    expect(await worker.ok()).toMatchObject({ type: 'abort', reason: 'it failed' })
+    await abort
+  })
+
+  it('tells a digest mismatch from other errors', async () => {
+    await attach()
+    const load = session.load(0, [TENSOR])
+    const { seq } = await worker.receive()
+    await worker.send({
+      type: 'error',
+      seq,
+      epoch: 7,
+      error: { type: 'DIGEST_MISMATCH', message: 'a differs', traceback: '', tensor: 'a' },
+    })
+    await expect(load).rejects.toMatchObject({ code: 'DIGEST_MISMATCH', fields: { tensor: 'a' } })
+  })
+
+  it('fails on a frame that is no message', async () => {
+    await attach()
+    await worker.socket.send(Buffer.from([0xc1]))
+    await expect(session.load(0, [TENSOR])).rejects.toMatchObject({ code: 'ENGINE_PROTOCOL' })
+  })
+})
