@@ -285,6 +285,7 @@ class Turns {
       ringBytes: first.ringBytes,
       bucketBytes: first.bucketBytes,
       mode: `${first.mode}: ${first.modeReason}`,
+      ...(first.order && { order: first.order }),
       timelines: median.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
     }
   }

@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest'
 import { renderHtml } from './html.ts'
 import { renderJson } from './json.ts'
 import { resultFixture } from './result.fixture.ts'
+import { renderTables } from './table.ts'
 import { writeTraces } from './traces.ts'
 
 interface Node {
@@ -131,4 +132,17 @@ it('writeTraces writes one run to the file itself and several to a file each', a
   } finally {
     rmSync(directory, { recursive: true, force: true })
   }
+})
+
+describe('renderTables', () => {
+  it('names the order of H2D and broadcasts where they share links, and only there', () => {
+    const result = resultFixture()
+    const order = (linksShared: boolean) =>
+      ({ name: 'alternating', chunkBytes: 1, linksShared, reason: 'the fastest of 5 orders', measured: [] }) as const
+    const text = (linksShared: boolean) =>
+      renderTables({ ...result, runs: result.runs.map((run) => ({ ...run, order: order(linksShared) })) })
+    expect(text(true)).toContain(`${result.runs[0]!.title}: alternating: the fastest of 5 orders`)
+    expect(text(false)).not.toContain('alternating')
+    expect(renderJson({ ...result, runs: [{ ...result.runs[0]!, order: order(true) }] })).toContain('"linksShared": true')
+  })
 })

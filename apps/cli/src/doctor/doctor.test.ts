@@ -155,6 +155,17 @@ describe('gpus', () => {
     expect(find(section, 'cuda.visible').facts).toMatchObject({ deviceNodes: 2, usable: 2 })
   })
 
+  it('tells what is bound to the memory nodes of the GPUs', () => {
+    const section = (files: ReturnType<typeof systemFiles>, cuda = probe(true)) =>
+      find(gpusSection({ cuda, smi, files, environment: {}, pythonNccl: undefined }), 'gpu.numa')
+    const node = '/sys/devices/system/node'
+    expect(section(tree({ [`${node}/node0/cpulist`]: '0-31' })).found).toBe('one memory node: nothing to bind')
+    const two = tree({ [`${node}/node0/cpulist`]: '0-15', [`${node}/node1/cpulist`]: '16-31' })
+    expect(section(two).found).toContain('0: node 0, CPUs 0-15; 1: node 1, CPUs 0-15')
+    const unknown = { ...probe(true), devices: probe(true).devices.map((each) => ({ ...each, numaNode: -1 })) }
+    expect(section(two, unknown)).toMatchObject({ status: 'ok', facts: { nodes: 2, bound: [] } })
+  })
+
   it('warns where GPUs do not reach each other, and of GPUs the driver does not see', () => {
     const files = tree({ '/dev/nvidia0': '', '/dev/nvidia1': '', '/dev/nvidia2': '' })
     const section = gpusSection({

@@ -26,6 +26,7 @@ export function gpusSection(sources: GpuSources): Section {
     gpus(sources, cuda),
     visible(sources, cuda),
     links(sources, cuda),
+    places(sources, cuda),
     nccl(sources, cuda),
     kernels(cuda),
   ]
@@ -89,6 +90,18 @@ function links({ smi }: GpuSources, { devices }: CudaProbe): Check | undefined {
   const remedy =
     'broadcasts go through host memory between these: check NVLink and fabric manager, and ACS in the BIOS for PCIe'
   return warn('gpu.links', found, remedy, { pairs })
+}
+
+/** Where threads and pinned memory of a rank are bound to: the memory node of its GPU. */
+function places({ files }: GpuSources, { devices }: CudaProbe): Check | undefined {
+  if (devices.length === 0) return undefined
+  const nodes = files.list('/sys/devices/system/node').filter((name) => /^node\d+$/.test(name)).length
+  const bound = nodes > 1 ? devices.filter(({ numaNode }) => numaNode >= 0) : []
+  const facts = { nodes, bound: bound.map(({ index, numaNode, cpus }) => ({ index, numaNode, cpus })) }
+  if (nodes < 2) return ok('gpu.numa', 'one memory node: nothing to bind', facts)
+  if (bound.length === 0) return ok('gpu.numa', 'the system does not say where the GPUs are: nothing is bound', facts)
+  const found = bound.map(({ index, numaNode, cpus }) => `${index}: node ${numaNode}, CPUs ${cpus}`).join('; ')
+  return ok('gpu.numa', `threads and pinned memory are bound: ${found}`, facts)
 }
 
 function nccl({ pythonNccl }: GpuSources, { nccl: { available, problem, version, path } }: CudaProbe): Check {

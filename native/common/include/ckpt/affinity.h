@@ -53,8 +53,8 @@ inline std::size_t NodeCount() {
   return count == 0 ? 1 : count;
 }
 
-/// Confines the calling thread to those of `cpus` that it may run on now. Returns false, having changed nothing, where there are
-/// none or the kernel refuses: that costs speed, not correctness.
+/// Confines the calling thread to those of `cpus` that it may run on now. Returns false, having changed nothing, where there
+/// are none or the kernel refuses: that costs speed, not correctness.
 inline bool BindThread(const std::vector<int>& cpus) {
   // The kernel refuses to tell a mask that is too short for the machine.
   for (int count = CPU_SETSIZE; count <= (1 << 20); count *= 2) {

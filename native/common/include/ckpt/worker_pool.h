@@ -161,7 +161,8 @@ class ParallelFor {
     std::unique_lock<std::mutex> lock(mutex_);
     finished_ = true;
     done_.wait(lock, [this] { return helping_ == 0; });
-    if (error_) std::rethrow_exception(error_);
+    // Helpers that are still letting go of this object must not be the last to hold what the caller reads.
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
   const std::size_t count_;

@@ -23,8 +23,8 @@ std::vector<OrderCandidate> ToCandidates(const Napi::Value& value) {
   return candidates;
 }
 
-/// measureOrders(group, ring, job, candidates, cancellation): Promise<Float64Array>. Candidates: whether alternating, chunkBytes,
-/// bytes of each; the result has whole, h2d, broadcast (milliseconds) of each.
+/// measureOrders(group, ring, job, candidates, cancellation): Promise<Float64Array>. Candidates: whether alternating,
+/// chunkBytes, bytes of each; the result has whole, h2d, broadcast (milliseconds) of each.
 Napi::Value MeasureOrdersOf(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto group = Box<GroupObject>::Get(info[0], "group");
@@ -37,9 +37,8 @@ Napi::Value MeasureOrdersOf(const Napi::CallbackInfo& info) {
     return Environment::Of(info.Env())
         .Run(
             [group, ring, schedule, holds = std::move(holds), candidates = ToCandidates(info[3])](const Task& task) {
-              return MeasureOrders(
-                  {group->gpu->context(), ring->memory, group->h2d, group->broadcast, group->communicator}, *schedule,
-                  candidates, task.cancellation());
+              return MeasureOrders({group->gpu->context(), ring->memory, group->h2d, group->broadcast, group->communicator},
+                                   *schedule, candidates, task.cancellation());
             },
             [](Napi::Env env, std::vector<OrderFigures>& figures) -> Napi::Value {
               auto rows = Napi::Float64Array::New(env, figures.size() * kColumns);

@@ -25,7 +25,8 @@ void Meet(const PipelineParts& parts, std::uint32_t size, std::chrono::milliseco
   parts.communicator->Abort();
   for (int i = 0; i < 500 && !parts.broadcast->Idle(); i++) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   cancellation.Check();
-  throw Error(code::kTimeout, "another member did not come to measure orders within " + std::to_string(timeout.count()) + " ms");
+  throw Error(code::kTimeout,
+              "another member did not come to measure orders within " + std::to_string(timeout.count()) + " ms");
 }
 
 /// What a run's threads and the one that waits for it share.

@@ -22,8 +22,8 @@ struct OrderFigures {
   double broadcast = 0;
 };
 
-/// Runs the beginning of a job once a candidate, from the job's own sources through its ring, whose contents are lost; nothing is
-/// delivered. All members do so together, with the same candidates; each run begins when all have come to it.
+/// Runs the beginning of a job once a candidate, from the job's own sources through its ring, whose contents are lost; nothing
+/// is delivered. All members do so together, with the same candidates; each run begins when all have come to it.
 /// @throws Error what Pipeline fails with (the communicator is then aborted), ABORTED.
 std::vector<OrderFigures> MeasureOrders(const PipelineParts& parts, const Schedule& schedule,
                                         const std::vector<OrderCandidate>& candidates, const Cancellation& cancellation);

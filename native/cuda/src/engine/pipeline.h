@@ -40,9 +40,9 @@ struct PipelineEvents {
 };
 
 /// Runs a schedule on one GPU, with two threads and two streams. The first thread enqueues: host-to-device copies as far ahead
-/// as released ring space, the job's order and the limits below allow, and the broadcasts in the one order that all members share; a member that
-/// may not receive yet holds its part back, and the others wait on their GPUs. The second thread watches events, delivers
-/// buckets, keeps the deadline, and ends the run.
+/// as released ring space, the job's order and the limits below allow, and the broadcasts in the one order that all members
+/// share; a member that may not receive yet holds its part back, and the others wait on their GPUs. The second thread watches
+/// events, delivers buckets, keeps the deadline, and ends the run.
 ///
 /// After a failure the communicator is aborted; it and the pipeline cannot be used again.
 class Pipeline : public std::enable_shared_from_this<Pipeline> {

@@ -1,6 +1,6 @@
-// Checks that need GPUs, runnable without Node: `cuda_check [kernels|random|faults|aborts|rates|orders]…`, all but aborts by default.
-// `cuda_check load DEVICE SECONDS` keeps a GPU busy the way an engine worker does. Prints what it saw; ends with 0 when all
-// went well, 77 where there is no GPU.
+// Checks that need GPUs, runnable without Node: `cuda_check [kernels|random|faults|aborts|rates|orders]…`, all but aborts by
+// default. `cuda_check load DEVICE SECONDS` keeps a GPU busy the way an engine worker does. Prints what it saw; ends with 0
+// when all went well, 77 where there is no GPU.
 #include <cstring>
 
 #include "check.h"

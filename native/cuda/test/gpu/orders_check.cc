@@ -73,7 +73,8 @@ int RunOrders(Member& member) {
       std::uint64_t all = 0;
       meet();
       const Outcome outcome = member.Run(job(), ring, [&](std::uint32_t b, Pipeline& pipeline) {
-        if (repeat == 0) all = all * 31 + kernels.Digest({{ring->pointer() + plan.buckets[b].ring_offset, kBucket}}, *member.reload)[0];
+        if (repeat == 0)
+          all = all * 31 + kernels.Digest({{ring->pointer() + plan.buckets[b].ring_offset, kBucket}}, *member.reload)[0];
         pipeline.Release(b);
       });
       Require(!outcome.failure, outcome.failure ? outcome.failure->what() : "");

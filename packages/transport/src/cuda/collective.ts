@@ -2,7 +2,6 @@ import {
   CkptError,
   type Collective,
   type CollectiveOptions,
-  type Exchange,
   type PipelineJob,
   type PipelineOrder,
   type PipelineRun,
@@ -13,8 +12,8 @@ import { within } from '../deadline.ts'
 import { NativeRun } from '../run.ts'
 import { cudaAddon } from './addon.ts'
 import { cudaMemory } from './memory.ts'
-import { busiestOwnerBytes, chooseOrder, type OrderCandidate } from './order.ts'
-import { cudaRing, type CudaRing } from './ring.ts'
+import { OrderChoice } from './order-choice.ts'
+import { cudaRing } from './ring.ts'
 
 /** How long leaving may take before NCCL is aborted instead. */
 const LEAVE_MS = 5000
@@ -32,10 +31,7 @@ export class CudaCollective implements Collective {
   readonly size: number
   readonly #group: CudaGroupHandle
   readonly #signal: AbortSignal | undefined
-  readonly #exchange: Exchange
-  /** What was chosen before the first run that was large enough to measure by, for jobs of these chunks. */
-  #order: { readonly chunkBytes: number; readonly order: PipelineOrder } | undefined
-  #choosing: { readonly over: Promise<void>; readonly cancel: () => void } | undefined
+  readonly #order: OrderChoice
   #state: keyof typeof STATES = 'ready'
   #run: NativeRun | undefined
   #drained: Promise<void> = Promise.resolve()
@@ -44,8 +40,8 @@ export class CudaCollective implements Collective {
     this.position = options.position
     this.size = options.size
     this.#signal = options.signal
-    this.#exchange = options.exchange
     this.#group = group
+    this.#order = new OrderChoice(group, options)
   }
 
   /**
@@ -106,7 +102,8 @@ export class CudaCollective implements Collective {
         return handle
       })
       const flat = nativeJob(job, sources, this.position, this.size)
-      const order = this.size > 1 ? await this.#orderFor(ring, job, flat) : undefined
+      const order = this.size > 1 ? await this.#order.of(ring, job, flat) : undefined
+      if (this.closed) throw new CkptError('ABORTED', STATES.closed)
       const start = cudaAddon().startPipeline.bind(undefined, this.#group, ring.memory, inOrder(flat, order))
       run = new NativeRun(
         (deliver, finish) =>
@@ -147,55 +144,13 @@ export class CudaCollective implements Collective {
     if (this.#state === 'running') this.#state = state
   }
 
-  async #orderFor(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {
-    const { chunkBytes } = job
-    if (this.#order?.chunkBytes !== chunkBytes) {
-      const order = await this.#chooseOrder(ring, job, flat)
-      this.#order = order && { chunkBytes, order }
-    }
-    return this.#order?.order
-  }
-
-  /** Lets candidates run through the ring, which holds nothing yet. @throws CkptError what a pipeline fails with, `ABORTED`. */
-  async #chooseOrder(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {
-    const addon = cudaAddon()
-    const cancellation = addon.newCancellation()
-    const waiting = new AbortController()
-    const cancel = (): void => {
-      waiting.abort(CkptError.from(this.#signal?.reason, 'ABORTED', 'choosing an order was aborted'))
-      addon.cancel(cancellation)
-    }
-    if (this.#signal?.aborted) cancel()
-    else this.#signal?.addEventListener('abort', cancel, { once: true })
-    const measure = (candidates: readonly OrderCandidate[]): Promise<Float64Array> => {
-      const rows = candidates.flatMap(({ name, chunkBytes, bytes }) => [name === 'alternating' ? 1 : 0, chunkBytes, bytes])
-      return native(() => addon.measureOrders(this.#group, ring.memory, flat, Float64Array.from(rows), cancellation))
-    }
-    const exchange: Exchange = (key, value) =>
-      within(this.#exchange(key, value), job.timeoutMs, waiting.signal, 'the other members to measure orders')
-    const size = { chunkBytes: job.chunkBytes, busiestOwnerBytes: busiestOwnerBytes(job.buckets, this.size) }
-    const choosing = chooseOrder(size, measure, exchange)
-    this.#choosing = { cancel, over: choosing.then(() => undefined).catch(() => undefined) }
-    try {
-      const order = await choosing
-      if (this.#state !== 'running') throw new CkptError('ABORTED', STATES[this.#state])
-      return order
-    } catch (error) {
-      throw waiting.signal.aborted ? waiting.signal.reason : error
-    } finally {
-      this.#choosing = undefined
-      this.#signal?.removeEventListener('abort', cancel)
-    }
-  }
-
   async close(): Promise<void> {
     if (this.#state === 'closed') return
     this.#state = 'closed'
     const run = this.#run
     run?.abort(new CkptError('ABORTED', `member ${this.position} closed the collective`))
     await run?.finished.catch(() => undefined)
-    this.#choosing?.cancel()
-    await this.#choosing?.over
+    await this.#order.cancel()
     await this.#drained
     await native(() => cudaAddon().leaveGroup(this.#group, LEAVE_MS))
   }

@@ -8,13 +8,13 @@ const job = { chunkBytes: 32 * MIB, busiestOwnerBytes: 2048 * MIB }
 type Model = (candidate: OrderCandidate) => readonly [whole: number, h2d: number, broadcast: number]
 
 /** Members whose links behave as `models` say choose together. */
-async function choose(models: readonly Model[], of = job) {
+async function choose(models: readonly Model[], of: Partial<typeof job> = {}) {
   const exchange = memoryExchange(models.length)
   const runs: OrderCandidate[] = []
   const orders = await Promise.all(
     models.map((model, position) =>
       chooseOrder(
-        of,
+        { members: models.length, ...job, ...of },
         (candidates) => {
           if (position === 0) runs.push(...candidates)
           return Promise.resolve(Float64Array.from(candidates.flatMap((candidate) => [...model(candidate)])))
@@ -40,7 +40,7 @@ describe('chooseOrder', () => {
   it('stops after the first look where the links are separate', async () => {
     const { order, runs } = await choose([links(55, 300, () => 1.15), links(55, 310, () => 1.15)])
     expect(order).toMatchObject({ name: 'overlapped', chunkBytes: job.chunkBytes, linksShared: false })
-    expect(order!.reason).toContain('do not slow each other down')
+    expect(order!.reason).toContain('take links of their own')
     expect(runs).toHaveLength(3)
     expect(order!.measured.map(({ name }) => name)).toEqual(['overlapped', 'alternating'])
   })
@@ -72,8 +72,32 @@ describe('chooseOrder', () => {
     expect(alone.order).toMatchObject({ name: 'overlapped', chunkBytes: job.chunkBytes })
   })
 
+  it('tells links apart by figures seen on two H200s, chunks of 32 and 16 MiB', async () => {
+    const seen = (whole: number, apart: readonly [number, number, number]): Model => {
+      return ({ name, bytes }) => [name === 'alternating' ? apart[0] : (whole * bytes) / (128 * MIB), apart[1], apart[2]]
+    }
+    const shared = async (model: Model, chunkMib: number) =>
+      (await choose([model, model], { chunkBytes: chunkMib * MIB })).order!.linksShared
+    // NVLink
+    expect(await shared(seen(2.86, [3.31, 2.7, 0.55]), 32)).toBe(false)
+    expect(await shared(seen(3.03, [3.81, 2.49, 1.21]), 16)).toBe(false)
+    // NCCL_P2P_DISABLE=1
+    expect(await shared(seen(6.61, [7.2, 2.54, 4.58]), 32)).toBe(true)
+    expect(await shared(seen(10.37, [11.29, 2.55, 8.39]), 16)).toBe(true)
+  })
+
+  it('stops after the first look where slower links are separate, and where many members share fast ones', async () => {
+    const separate: Model = ({ name, bytes, chunkBytes }) => {
+      const [h2d, broadcast] = [bytes / 55e6, bytes / 45e6]
+      return [name === 'alternating' ? h2d + broadcast : broadcast + (h2d * chunkBytes) / bytes, h2d, broadcast]
+    }
+    expect((await choose([separate, separate])).order!.linksShared).toBe(false)
+    const eight = Array.from({ length: 8 }, () => links(55, 350 / 7, () => 1.6))
+    expect((await choose(eight)).order!.linksShared).toBe(false)
+  })
+
   it('does not measure by a job that is too small', async () => {
-    const { order, runs } = await choose([links(55, 300, () => 1)], { ...job, busiestOwnerBytes: 63 * MIB })
+    const { order, runs } = await choose([links(55, 300, () => 1)], { busiestOwnerBytes: 63 * MIB })
     expect(order).toBeUndefined()
     expect(runs).toEqual([])
   })

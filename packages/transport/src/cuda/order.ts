@@ -18,19 +18,22 @@ const WARM_UP_BYTES = 32 * MIB
 /** Two H200s with NVLink: this, the warm-up and the telling take 9 ms; 17 ms where broadcasts go through host memory. */
 const FIRST_BYTES = 128 * MIB
 const SECOND_BYTES = 256 * MIB
-/** Overlapping has to cost more than the slower stage alone by this factor for the two to be in each other's way. */
-const SHARED = 1.2
+/** A broadcast that brings bytes faster than H2D by this factor does not take the link that H2D takes. */
+const FASTER = 1.5
+/** Overlapping has to take this many times as long as it would without disturbance for the two to be in each other's way. */
+const DISTURBED = 1.1
 /** An order has to beat the usual one by this part of its time: less is noise. */
 const WORTH = 0.05
 
 /**
- * Measures how H2D and broadcasts are best laid in time, on all members at once. First both at once and each by itself: where they
- * do not slow each other down, overlapping them cannot be beaten, and nothing else is tried. Otherwise other orders and chunk sizes
+ * Measures how H2D and broadcasts are best laid in time, on all members at once. First both at once and each by itself: where
+ * broadcasts are clearly faster than the host's link, or the two do not slow each other down, they take links of their own, overlapping
+ * them cannot be beaten, and nothing else is tried. Otherwise other orders and chunk sizes
  * run too, and the one whose slowest member is the fastest is taken. All members see the same figures, so all choose the same.
  * Undefined where the job is too small to measure by.
  */
 export async function chooseOrder(
-  job: { readonly chunkBytes: number; readonly busiestOwnerBytes: number },
+  job: { readonly members: number; readonly chunkBytes: number; readonly busiestOwnerBytes: number },
   measure: MeasureCandidates,
   exchange: Exchange,
 ): Promise<PipelineOrder | undefined> {
@@ -44,10 +47,9 @@ export async function chooseOrder(
     { ...usual, name: 'alternating', bytes: FIRST_BYTES },
   ])
   const first = [together!, apart!]
-  const alone = Math.max(apart!.h2dMs, apart!.broadcastMs)
   const figures = `${ms(together!.wholeMs)} at once, alone H2D ${ms(apart!.h2dMs)} and broadcast ${ms(apart!.broadcastMs)}`
-  if (together!.wholeMs <= alone * SHARED) {
-    const reason = `H2D and broadcasts do not slow each other down: ${figures}`
+  if (!sharesLinks(job.members, together!, apart!)) {
+    const reason = `H2D and broadcasts take links of their own: ${figures}`
     return { ...usual, linksShared: false, reason, measured: first }
   }
   const others = [
@@ -69,6 +71,18 @@ export async function chooseOrder(
       : `the fastest of ${second.length} orders, ${ms(chosen.wholeMs)} against ${ms(second[0]!.wholeMs)} overlapped`
   const reason = `H2D and broadcasts share links (${figures}); ${why}`
   return { name: chosen.name, chunkBytes: chosen.chunkBytes, linksShared: true, reason, measured: [...first, ...second] }
+}
+
+/** Whether broadcasts take links that H2D needs. Each member receives what all others broadcast, beside its own copies. */
+function sharesLinks(
+  members: number,
+  together: MeasuredOrder,
+  { h2dMs, broadcastMs, bytes, chunkBytes }: MeasuredOrder,
+): boolean {
+  if (broadcastMs * FASTER <= (members - 1) * h2dMs) return false
+  // The stages cannot overlap in the first chunk of the one and the last of the other.
+  const undisturbed = Math.max(h2dMs, broadcastMs) + Math.min(h2dMs, broadcastMs) * Math.min(1, chunkBytes / bytes)
+  return together.wholeMs > undisturbed * DISTURBED
 }
 
 /** What `owner` gave most of, in bytes. */

@@ -61,6 +61,18 @@ function digestOf(data: Uint8Array): bigint {
   return sum & MASK
 }
 
+describe('memory of a node', () => {
+  it('is there on a machine with one node, too, and a node that cannot be is refused', async () => {
+    const memory = await host.allocate({ bytes: 5 << 20, lock: false, numaNode: 0 })
+    open.push(memory)
+    expect(memory.view(0, memory.bytes).every((byte) => byte === 0)).toBe(true)
+    for (const numaNode of [-1, 0.5, 2 ** 20]) {
+      const error = await failure(host.allocate({ bytes: 4096, lock: false, numaNode }), 'INVALID_ARGUMENT')
+      expect(error.fields).toMatchObject({ field: 'numaNode' })
+    }
+  })
+})
+
 describe('digest', () => {
   it('is that of the protocol for every length from 0 to 100 at every alignment', async () => {
     const memory = await allocate(128)

@@ -1,0 +1,77 @@
+import { CkptError, type CollectiveOptions, type Exchange, type PipelineJob, type PipelineOrder } from '@ckpt/contract'
+import type { CudaGroupHandle, CudaPipelineJob } from '@ckpt/native-cuda'
+import { native } from '../addon.ts'
+import { within } from '../deadline.ts'
+import { cudaAddon } from './addon.ts'
+import { busiestOwnerBytes, chooseOrder, type MeasureCandidates } from './order.ts'
+import type { CudaRing } from './ring.ts'
+
+/** The order of one member's runs: chosen together with the other members before the first run that is large enough, and kept. */
+export class OrderChoice {
+  readonly #group: CudaGroupHandle
+  readonly #options: Pick<CollectiveOptions, 'exchange' | 'signal' | 'size'>
+  /** What was chosen, for jobs of these chunks. */
+  #chosen: { readonly chunkBytes: number; readonly order: PipelineOrder } | undefined
+  #choosing: { readonly over: Promise<void>; readonly cancel: () => void } | undefined
+
+  constructor(group: CudaGroupHandle, options: Pick<CollectiveOptions, 'exchange' | 'signal' | 'size'>) {
+    this.#group = group
+    this.#options = options
+  }
+
+  /**
+   * The order for a job that is about to run; undefined where it is too small to measure by. Measuring runs the job's beginning
+   * through the ring, which must hold nothing yet; all members call this together.
+   *
+   * @throws CkptError what a pipeline fails with, and `ABORTED`; the group cannot be used any more then.
+   */
+  async of(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {
+    if (this.#chosen?.chunkBytes !== job.chunkBytes) {
+      const order = await this.#choose(ring, job, flat)
+      this.#chosen = order && { chunkBytes: job.chunkBytes, order }
+    }
+    return this.#chosen?.order
+  }
+
+  /** Ends measuring that is under way; resolves when the GPU does nothing for it any more. */
+  async cancel(): Promise<void> {
+    this.#choosing?.cancel()
+    await this.#choosing?.over
+  }
+
+  async #choose(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {
+    const { signal, size } = this.#options
+    const addon = cudaAddon()
+    const cancellation = addon.newCancellation()
+    const waiting = new AbortController()
+    const cancel = (): void => {
+      waiting.abort(CkptError.from(signal?.reason, 'ABORTED', 'choosing an order was aborted'))
+      addon.cancel(cancellation)
+    }
+    const measure: MeasureCandidates = (candidates) => {
+      const rows = candidates.flatMap(({ name, chunkBytes, bytes }) => [name === 'alternating' ? 1 : 0, chunkBytes, bytes])
+      return native(() => addon.measureOrders(this.#group, ring.memory, flat, Float64Array.from(rows), cancellation))
+    }
+    const exchange: Exchange = (key, value) =>
+      within(this.#options.exchange(key, value), job.timeoutMs, waiting.signal, 'the other members to measure orders')
+    if (signal?.aborted) cancel()
+    else signal?.addEventListener('abort', cancel, { once: true })
+    const part = { members: size, chunkBytes: job.chunkBytes, busiestOwnerBytes: busiestOwnerBytes(job.buckets, size) }
+    const choosing = chooseOrder(part, measure, exchange)
+    this.#choosing = {
+      cancel,
+      over: choosing.then(
+        () => undefined,
+        () => undefined,
+      ),
+    }
+    try {
+      return await choosing
+    } catch (error) {
+      throw waiting.signal.aborted ? waiting.signal.reason : error
+    } finally {
+      this.#choosing = undefined
+      signal?.removeEventListener('abort', cancel)
+    }
+  }
+}
