@@ -26,8 +26,8 @@ struct Batch {
   }
 };
 
-/// `batched` is cleared where the driver refuses a batch: it did (CUDA 13.0) on a GPU whose context the host memory had not been
-/// registered in, and it does so before it copies anything.
+/// `batched` is cleared where the driver refuses a batch: it did (CUDA 13.0) on a GPU whose context the host memory had not
+/// been registered in, and it does so before it copies anything.
 void Enqueue(Batch& batch, const Stream& stream, bool& batched) {
   const Driver& driver = Driver::Get();
   const abi::Api& api = driver.api();
