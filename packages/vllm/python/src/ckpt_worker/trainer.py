@@ -50,6 +50,7 @@ class Served:
         self._closed = False
         self._change = threading.Condition()
         self._listener, self._inode = _listen(path)
+        self._listener.settimeout(_TICK)  # here: the thread may only start once the socket is closed again
         self._threads = [threading.Thread(target=self._accept, name="ckpt-trainer", daemon=True)]
         self._threads[0].start()
 
@@ -102,7 +103,6 @@ class Served:
         self.close()
 
     def _accept(self) -> None:
-        self._listener.settimeout(_TICK)
         while not self._closed:
             try:
                 connection, _ = self._listener.accept()
