@@ -54,9 +54,18 @@ function assign(manifest: Manifest, replicas: readonly Replica[], allowed: Reado
       members.map((member) => load[member]!),
       group.reduce((total, { bytes }) => total + bytes, 0),
     )
+    // The members' room is laid end to end, and so are the tensors: each goes where its middle lies. What one member gets too much or
+    // too little of at its two borders is half a tensor each, and does not add up over the members.
     let turn = 0
+    let end = targets[0]! - load[members[0]!]!
+    let poured = 0
+    const before = [...load]
     for (const { rows, bytes } of group) {
-      while (turn < members.length - 1 && load[members[turn]!]! + bytes / 2 > targets[turn]!) turn++
+      while (turn < members.length - 1 && poured + bytes / 2 > end) {
+        turn++
+        end += targets[turn]! - before[members[turn]!]!
+      }
+      poured += bytes
       const owner = members[turn]!
       load[owner]! += bytes
       holders.forEach((holder, index) => {
