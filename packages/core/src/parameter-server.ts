@@ -15,6 +15,7 @@ import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOption
 import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
+import { DirectState } from './direct/state.ts'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
@@ -73,6 +74,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #store: CheckpointStore
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
+  readonly #direct = new DirectState()
   readonly #manifests = new Map<string, Manifest>()
   readonly #directory = new RuntimeDir()
   readonly #token = randomBytes(24).toString('base64url')
@@ -165,6 +167,8 @@ export class ParameterServer implements AsyncDisposable {
 
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
   unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
+    // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
+    void this.#direct.drop().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#manifests.delete(name)
     this.#encoded.delete(name)
@@ -271,6 +275,8 @@ export class ParameterServer implements AsyncDisposable {
           device: this.#device,
           resources: this.#resources,
           plans: this.#plans,
+          staged: broadcast(),
+          direct: this.#direct,
           engine: options.engine,
           strategy,
           manifest,
@@ -298,6 +304,7 @@ export class ParameterServer implements AsyncDisposable {
     } catch (thrown) {
       const error = await fail(thrown)
       await this.#resources.release()
+      await this.#direct.drop()
       // Where the failure began its own error is thrown, elsewhere the abort that carries it.
       const abort: unknown = epoch.signal.reason
       throw CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
@@ -345,6 +352,7 @@ export class ParameterServer implements AsyncDisposable {
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
       () => this.#resources.release(),
+      () => this.#direct.drop(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
       () => (this.#ownsDevice ? this.#device.close() : undefined),

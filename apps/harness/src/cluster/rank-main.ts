@@ -1,7 +1,7 @@
 /** A rank process of a test cluster: makes the calls its parent sends over the IPC channel. */
 import { readFileSync, readdirSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
-import { ParameterServer, controlEngine } from '@ckpt/core'
+import { ParameterServer, controlEngine, direct } from '@ckpt/core'
 import { createCudaDevice, type CudaDevice } from '@ckpt/transport'
 import type { RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
@@ -35,8 +35,9 @@ const handlers: Handlers = {
     const milliseconds = performance.now() - started
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
-  update({ name, engineSocket, ...options }) {
-    return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...options })
+  update({ name, engineSocket, strategy, ...options }) {
+    const chosen = strategy?.startsWith('direct') && { strategy: direct({ required: strategy === 'direct-required' }) }
+    return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...options, ...chosen })
   },
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),

@@ -31,6 +31,8 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
+  /** Default: broadcast. */
+  readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
   readonly version?: string
   readonly verify?: boolean
   readonly ringBytes?: number

@@ -44,6 +44,7 @@ const parameters = await Parameters.allocate(
 let version: string | null = null
 let dirty = false
 let updating = false
+let recorded = false
 let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
 const exitAt = values['exit-at-bucket'] === undefined ? undefined : Number(values['exit-at-bucket'])
 
@@ -59,6 +60,8 @@ async function update(body: unknown): Promise<Answer> {
       token,
       timeoutMs,
       device: values['device-uuid'],
+      recorded,
+      onDirect: () => (dirty = true),
       beforeBucket(bucket) {
         if (bucket === exitAt) process.exit(9)
         if (bucket !== failAt) return
@@ -69,6 +72,7 @@ async function update(body: unknown): Promise<Answer> {
     if (outcome.version !== undefined) {
       version = outcome.version
       dirty = false
+      recorded ||= outcome.recorded === true
       return { status: 200, body: { version } }
     }
     dirty ||= outcome.touched
@@ -105,7 +109,10 @@ async function stop(code: number): Promise<void> {
   process.exit(code)
 }
 
-process.on('exit', () => rmSync(control, { force: true }))
+process.on('exit', () => {
+  rmSync(control, { force: true })
+  parameters.close()
+})
 process.on('SIGINT', () => void stop(130))
 process.on('SIGTERM', () => void stop(143))
 // An engine whose parent is gone serves nobody.

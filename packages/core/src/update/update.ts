@@ -7,17 +7,20 @@ import {
   type HostMemory,
   type Manifest,
   type Rendezvous,
+  type StagedStrategy,
   type Strategy,
-  type StrategyResult,
 } from '@ckpt/contract'
-import { bucketTensors } from '@ckpt/planner'
 import { withDeadline } from '../deadline.ts'
-import { tensorCount } from '../manifest.ts'
+import type { DirectState } from '../direct/state.ts'
 import type { UpdateReport } from '../report.ts'
 import { WorkerSession } from '../worker-protocol/session.ts'
 import { announce } from './begin.ts'
-import type { PlanCache, PlannedUpdate } from './plan-cache.ts'
+import { decide } from './decide.ts'
+import { DirectWork } from './direct-work.ts'
+import { makeReport } from './make-report.ts'
+import type { PlanCache } from './plan-cache.ts'
 import type { UpdateResources } from './resources.ts'
+import { StagedWork, type Staging } from './staged-work.ts'
 
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
@@ -27,6 +30,9 @@ export interface UpdateRun {
   readonly plans: PlanCache
   readonly engine: EngineAdapter
   readonly strategy: Strategy
+  /** What moves buckets where the strategy is direct and something is staged all the same. */
+  readonly staged: StagedStrategy
+  readonly direct: DirectState
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
   readonly socketDir: string
@@ -76,57 +82,42 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const beginMs = clock()
 
   const ranks = announcements.map((one) => one.endpoint.rank)
-  const planned = run.plans.get(manifest, rank, {
-    ranks,
-    ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
-    ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
-    maxBucketBytes: run.maxBucketBytes,
-    chunkBytes: run.chunkBytes,
-  })
-  const planMs = clock()
-
+  const endpoints = announcements.map((one) => one.endpoint)
   const token = announcements[0]!.token
   const session = await WorkerSession.bind({ rank, address, token, epoch: epoch.id, timeoutMs })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
+  const options = { epoch: epoch.id, ...wait }
   try {
-    if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
-    const endpoints = announcements.map((one) => one.endpoint)
     const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
     watchCall(call.finished, session, rank)
-    const exchange = <T>(key: string, value: T) =>
-      rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
-    const ring = await run.resources.ring(planned.plan.ringBytes)
-    const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
-    await session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
-    const attachMs = clock()
-
-    const result = await run.strategy.execute({
-      rank,
-      plan: planned.plan,
-      copies: planned.copies,
-      tensorsOf: (bucket) => {
-        const tensors = bucketTensors(planned.plan, manifest, bucket)
-        return run.verify ? tensors : tensors.map(({ digest: _, ...tensor }) => tensor)
-      },
-      ring,
-      collective,
+    const decision = await decide(run, session, endpoints, options)
+    const staging: Staging = {
+      run,
       session,
-      segments: run.segments,
-      ...wait,
-      ...(run.onProgress && { onProgress: run.onProgress }),
-    })
+      ranks,
+      fresh: announcements.some((one) => one.generation !== run.resources.generation),
+      ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
+      exchange: (key, value) => rendezvous.allGather(`collective/${key}`, value, options),
+      wait,
+    }
+    const work = 'prepared' in decision ? new DirectWork(staging, decision.prepared) : new StagedWork(staging, decision)
+    await work.plan()
+    const planMs = clock()
+    await work.attach()
+    const attachMs = clock()
+    await work.execute()
     const pipelineMs = clock()
 
-    await session.release()
+    await work.release()
     // Everybody's worker is prepared, or nobody commits: a rank that failed has aborted the epoch instead of voting.
-    await rendezvous.allGather('update/prepared', rank, { epoch: epoch.id, ...wait })
-    await session.commit(run.version)
-    await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
+    await rendezvous.allGather('update/prepared', rank, options)
+    await session.commit(run.version, manifest.digest)
+    await rendezvous.allGather('update/committed', rank, options)
     await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
-    return report(run, epoch, planned, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
+    return makeReport(run, epoch, work.outcome(), startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
     const error = await run.fail(thrown)
     await session.abort(error.message)
@@ -159,51 +150,5 @@ function stepClock(last: number): () => number {
     const elapsed = now - last
     last = now
     return elapsed
-  }
-}
-
-function report(
-  run: UpdateRun,
-  epoch: Epoch,
-  { plan }: PlannedUpdate,
-  result: StrategyResult,
-  startedAt: number,
-  steps: UpdateReport['steps'],
-): UpdateReport {
-  const { stats, reloadMs, reloadSpans } = result
-  const spans = new Float64Array(stats.spans.length + (reloadSpans.length / 3) * 4)
-  spans.set(stats.spans)
-  for (let i = 0, at = stats.spans.length; i < reloadSpans.length; i += 3, at += 4) {
-    spans.set([2, reloadSpans[i]!, reloadSpans[i + 1]!, reloadSpans[i + 2]!], at)
-  }
-  // The ranks wait for each other between the step's begin and the pipeline's.
-  const lead = result.startedAt - (startedAt + steps.beginMs + steps.planMs + steps.attachMs)
-  for (let i = 0; i < spans.length; i += 4) {
-    spans[i + 2]! += lead
-    spans[i + 3]! += lead
-  }
-  return {
-    checkpoint: run.manifest.checkpoint,
-    version: run.version,
-    epoch: epoch.id,
-    rank: run.rendezvous.rank,
-    strategy: run.strategy.name,
-    mode: plan.mode,
-    modeReason: plan.modeReason,
-    ...(stats.order && { order: stats.order }),
-    bytes: plan.totalBytes,
-    tensors: tensorCount(run.manifest),
-    buckets: plan.buckets.count,
-    ringBytes: plan.ringBytes,
-    bucketBytes: plan.bucketBytes,
-    verified: run.verify,
-    digest: run.manifest.digest,
-    h2dBytes: stats.h2dBytes,
-    broadcastBytes: stats.broadcastBytes,
-    startedUs: Math.round((performance.timeOrigin + startedAt) * 1000),
-    totalMs: steps.beginMs + steps.planMs + steps.attachMs + steps.pipelineMs + steps.commitMs,
-    steps,
-    stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },
-    spans,
   }
 }

@@ -1,15 +1,31 @@
 import { timingSafeEqual } from 'node:crypto'
-import { CkptError, type EngineSession, type RingHandle, type RingTensor } from '@ckpt/contract'
+import {
+  CkptError,
+  type EngineSession,
+  type Recording,
+  type RingHandle,
+  type RingTensor,
+  type StorageHandle,
+} from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
 import {
+  OLDEST_WORKER_PROTOCOL,
   WORKER_PROTOCOL,
   decodeWorkerMessage,
+  digestFrame,
   encodeMessage,
   tensorFrame,
   type RankRequest,
   type WorkerMessage,
 } from './messages.ts'
+
+/** What a worker says of itself when it connects. */
+export interface WorkerGreeting {
+  readonly protocol: number
+  /** Id of the recording that it holds and that fits its parameters. */
+  readonly routes: string | undefined
+}
 
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
 
@@ -18,6 +34,9 @@ interface Pending {
   readonly resolve: (answer: Ok) => void
   readonly reject: (error: CkptError) => void
 }
+
+/** Types of worker errors that are codes of ours. */
+const OWN_CODES = ['DIGEST_MISMATCH', 'ROUTES_STALE'] as const
 
 export interface WorkerSessionOptions {
   readonly rank: number
@@ -37,8 +56,8 @@ export class WorkerSession implements EngineSession {
   readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0 })
   readonly #options: WorkerSessionOptions
   readonly #pending = new Map<number, Pending>()
-  readonly #hello: Promise<void>
-  #greet!: { resolve: () => void; reject: (error: CkptError) => void }
+  readonly #hello: Promise<WorkerGreeting>
+  #greet!: { resolve: (greeting: WorkerGreeting) => void; reject: (error: CkptError) => void }
   #failure: CkptError | undefined
   #sending: Promise<void> = Promise.resolve()
   #sequence = 0
@@ -64,12 +83,40 @@ export class WorkerSession implements EngineSession {
     return session
   }
 
-  /** Waits for the worker's greeting, then hands it the ring. */
-  async attach(ring: RingHandle, totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
-    const { token, timeoutMs, rank } = this.#options
+  /** Waits for the worker's greeting. @throws CkptError `ENGINE_UNREACHABLE`. */
+  async greeted(signal: AbortSignal): Promise<WorkerGreeting> {
+    const { timeoutMs, rank } = this.#options
     const what = `engine worker of rank ${rank} has not connected`
-    await withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
-    await this.#request({ type: 'attach', token, ring, ...totals }, 'attach')
+    return withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+  }
+
+  /** Waits for the worker's greeting, then hands it the ring, or none where no bucket will come. */
+  async attach(
+    ring: RingHandle | null,
+    totals: { tensors: number; bytes: number },
+    signal: AbortSignal,
+    record = false,
+  ): Promise<void> {
+    const { token } = this.#options
+    await this.greeted(signal)
+    await this.#request({ type: 'attach', token, ring, ...totals, ...(record && { record }) }, 'attach')
+  }
+
+  /** What the worker was seen to copy, or why there is no recording. */
+  async routes(): Promise<Recording | string> {
+    const { routes, reason } = await this.#request({ type: 'routes', token: this.#options.token }, 'routes')
+    return routes ?? reason ?? 'the worker has no recording'
+  }
+
+  /** How the recording's storages are reached, or why they are not. */
+  async storages(): Promise<readonly StorageHandle[] | string> {
+    const answer = await this.#request({ type: 'storages', token: this.#options.token }, 'storages')
+    return answer.storages ?? answer.reason ?? 'the worker shares no parameters'
+  }
+
+  /** From the answer on parameters may be written, until `release`. */
+  async direct(routes: string): Promise<void> {
+    await this.#request({ type: 'direct', routes }, 'direct')
   }
 
   async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
@@ -77,14 +124,15 @@ export class WorkerSession implements EngineSession {
     return { reloadMs: answer.reloadMs ?? 0 }
   }
 
-  /** All bytes are there: the worker finishes loading and lets go of the ring. */
-  async release(): Promise<void> {
-    await this.#request({ type: 'release' }, 'release')
+  /** All bytes are there: the worker finishes loading, lets go of the ring, and compares digests of the recording's parameters. */
+  async release(digests?: readonly (readonly [parameter: number, digest: bigint])[]): Promise<void> {
+    const frames = digests?.map(([index, digest]): [number, Uint8Array] => [index, digestFrame(digest)])
+    await this.#request({ type: 'release', ...(frames && { digests: frames }) }, 'release')
   }
 
-  /** The worker serves `version` from now on. */
-  async commit(version: string): Promise<void> {
-    await this.#request({ type: 'commit', version }, 'commit')
+  /** The worker serves `version`, whose bytes the manifest's `digest` tells, from now on. */
+  async commit(version: string, digest: string): Promise<void> {
+    await this.#request({ type: 'commit', version, digest }, 'commit')
   }
 
   /** Tells the worker, as well as still possible, that the update is off. Never throws. */
@@ -167,7 +215,7 @@ export class WorkerSession implements EngineSession {
     if (message.type === 'hello') {
       if (this.#greeted)
         throw new CkptError('ENGINE_PROTOCOL', `a second worker greeted rank ${rank}`, { fields: { rank, peer } })
-      if (message.protocol !== WORKER_PROTOCOL) {
+      if (message.protocol < OLDEST_WORKER_PROTOCOL || message.protocol > WORKER_PROTOCOL) {
         const text = `${peer} speaks worker protocol ${message.protocol}, this rank speaks ${WORKER_PROTOCOL}`
         throw this.#refuse(new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer, field: 'protocol' } }))
       }
@@ -175,7 +223,7 @@ export class WorkerSession implements EngineSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
-      this.#greet.resolve()
+      this.#greet.resolve({ protocol: message.protocol, routes: message.routes ?? undefined })
       return
     }
     const pending = this.#pending.get(message.seq)
@@ -187,7 +235,7 @@ export class WorkerSession implements EngineSession {
       return
     }
     const { error } = message
-    const code = error.type === 'DIGEST_MISMATCH' ? 'DIGEST_MISMATCH' : 'ENGINE_WORKER_ERROR'
+    const code = OWN_CODES.find((one) => one === error.type) ?? 'ENGINE_WORKER_ERROR'
     const text = `${peer} failed at ${pending.what}: ${error.type}: ${error.message}`
     const failure = new CkptError(code, text, {
       fields: { rank, traceback: error.traceback, ...(error.tensor !== undefined && { tensor: error.tensor }) },

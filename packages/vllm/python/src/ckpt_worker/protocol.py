@@ -132,9 +132,13 @@ class Bucket(RankMessage, frozen=True, tag="bucket"):
 class Routes(RankMessage, frozen=True, tag="routes"):
     """Asks for the recording."""
 
+    token: str
+
 
 class Storages(RankMessage, frozen=True, tag="storages"):
     """Asks for handles of the recording's storages."""
+
+    token: str
 
 
 class Direct(RankMessage, frozen=True, tag="direct"):

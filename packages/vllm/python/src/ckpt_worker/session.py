@@ -219,12 +219,15 @@ class _Update:
         return None
 
     def _describe(self, message: Routes | Storages) -> Ok:
-        self._current_update(message)
+        self._check_token(message.token)
         direct = self._direct
         if direct is None:
-            raise UnsupportedError("this engine lets nobody write into its parameters")
+            return Ok(message.seq, message.epoch, reason="this engine lets nobody write into its parameters")
         if isinstance(message, Storages):
-            return Ok(message.seq, message.epoch, storages=direct.handles())
+            try:
+                return Ok(message.seq, message.epoch, storages=direct.handles())
+            except UnsupportedError as error:
+                return Ok(message.seq, message.epoch, reason=str(error))
         recording = direct.recording
         if recording is None:
             return Ok(message.seq, message.epoch, reason=direct.refusal)
@@ -240,16 +243,19 @@ class _Update:
             torch.cuda.synchronize(self._device)
         self._direct.begin(message.routes)
 
-    def _current_update(self, message: Bucket | Routes | Storages | Direct | Release | Commit) -> Attach:
+    def _current_update(self, message: Bucket | Direct | Release | Commit) -> Attach:
         if self._attached is None:
             raise StateError(f"a {type(message).__name__.lower()} came before the attach")
         if message.epoch != self._attached.epoch:
             raise StateError(f"epoch {message.epoch} was not attached, {self._attached.epoch} was")
         return self._attached
 
-    def _attach(self, message: Attach) -> None:
-        if not hmac.compare_digest(message.token.encode(), self._token.encode()):
+    def _check_token(self, token: str) -> None:
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
             raise UnauthorizedError("the rank does not know the run's token")
+
+    def _attach(self, message: Attach) -> None:
+        self._check_token(message.token)
         if self._attached is not None and message.epoch == self._attached.epoch:
             raise StateError(f"epoch {message.epoch} is attached already")
         self._unmap()

@@ -1,0 +1,89 @@
+import { createHost } from '@ckpt/transport'
+import { model } from '@ckpt/models'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
+import { Cluster } from './cluster/cluster.ts'
+import { interpreter, missing } from './testing/python.fixture.ts'
+
+const host = createHost()
+const MIB = 2 ** 20
+const noWorker = missing('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
+
+describe.each(['typescript', 'python'] as const)('direct updates of the %s engine', { timeout: 180_000 }, (kind) => {
+  let before: GeneratedCheckpoint
+  let after: GeneratedCheckpoint
+  beforeAll(async () => {
+    before = await generateCheckpoint(host, model('qwen3-30b-a3b'), 24 * MIB, 1n)
+    after = await generateCheckpoint(host, model('qwen3-30b-a3b'), 24 * MIB, 1_000_000n, 'other')
+  })
+  afterAll(() => {
+    before[Symbol.dispose]()
+    after[Symbol.dispose]()
+  })
+
+  const start = (ranks: number) =>
+    Cluster.start({
+      ranks,
+      timeoutMs: 30_000,
+      engine: { kind, python: interpreter(), checkpoint: before.directory },
+    })
+
+  /** Registers in place, as peers must map what they read, and updates until the next one is direct. */
+  const record = async (cluster: Cluster) => {
+    await cluster.register('before', before.directory, { inPlace: true })
+    for (let i = 0; i < 3; i++) {
+      const [report] = await cluster.update('before', { strategy: 'direct' })
+      if (report!.direct?.recorded?.startsWith('recorded')) return report!
+      expect(report).toMatchObject({ strategy: 'broadcast', direct: { fallback: expect.any(String) as string } })
+    }
+    throw new Error('no update was recorded')
+  }
+
+  it.each([1, 2])('give %d engine workers the bytes of a staged update, and no other byte moves', async (ranks) => {
+    if (kind === 'python' && noWorker !== undefined) throw new Error(noWorker)
+    await using cluster = await start(ranks)
+    await record(cluster)
+    await cluster.register('after', after.directory, { inPlace: true })
+    await cluster.update('after')
+    const staged = await Promise.all(cluster.engines.map((engine) => engine.digests()))
+    for (const verify of [false, true]) {
+      await Promise.all(cluster.engines.map((engine) => engine.poison()))
+      const reports = await cluster.update('after', { strategy: 'direct-required', verify, version: `v${verify}` })
+      for (const [rank, engine] of cluster.engines.entries()) {
+        const report = reports[rank]!
+        expect(report).toMatchObject({ strategy: 'direct', ringBytes: 0, buckets: 0, direct: { opaque: [] } })
+        const { bytes } = report.direct!
+        expect(bytes!.h2d).toBeLessThanOrEqual(bytes!.needed)
+        if (ranks === 1) expect(bytes).toMatchObject({ needed: after.bytes, h2d: after.bytes, forwarded: 0 })
+        else expect(bytes!.needed).toBeLessThan(after.bytes * 0.75)
+        expect(await engine.digests()).toEqual(staged[rank])
+        expect(await engine.verify(after.files)).toMatchObject({ verified: true, mismatches: [] })
+        expect(await engine.health()).toMatchObject({ version: `v${verify}`, dirty: false })
+      }
+      // Every byte that anybody needs crosses one host link once.
+      const sum = (value: (report: (typeof reports)[number]) => number) => reports.reduce((all, report) => all + value(report), 0)
+      expect(sum(({ direct }) => direct!.bytes!.h2d)).toBe(reports[0]!.direct!.bytes!.nodeNeeded)
+      expect(sum(({ direct }) => direct!.bytes!.needed)).toBe(
+        sum(({ direct }) => direct!.bytes!.h2d + direct!.bytes!.forwarded),
+      )
+      if (ranks > 1) expect(sum(({ direct }) => direct!.bytes!.forwarded)).toBeGreaterThan(0)
+    }
+    // The checks themselves can fail: the engines hold `after` now.
+    expect(await cluster.engines[0]!.verify(before.files)).toMatchObject({ verified: false })
+  })
+
+  it('record anew when an engine worker was restarted, and repair one that a failed update left dirty', async () => {
+    await using cluster = await start(2)
+    await record(cluster)
+    await cluster.update('before', { strategy: 'direct-required' })
+    await cluster.restartEngine(1)
+    const [again] = await cluster.update('before', { strategy: 'direct' })
+    expect(again!.strategy).toBe('broadcast')
+    expect(again!.direct!.fallback).toContain('rank 1')
+    for (const engine of cluster.engines) expect(await engine.verify(before.files)).toMatchObject({ verified: true })
+    await record(cluster)
+    const [direct] = await cluster.update('before', { strategy: 'direct-required' })
+    expect(direct!.strategy).toBe('direct')
+    for (const engine of cluster.engines) expect(await engine.verify(before.files)).toMatchObject({ verified: true })
+  })
+})

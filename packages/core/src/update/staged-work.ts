@@ -1,0 +1,133 @@
+import type { Exchange, Manifest, StrategyContext, StrategyResult } from '@ckpt/contract'
+import { bucketTensors } from '@ckpt/planner'
+import { tensorCount } from '../manifest.ts'
+import type { DirectReport } from '../report.ts'
+import type { WorkerSession } from '../worker-protocol/session.ts'
+import type { PlannedUpdate } from './plan-cache.ts'
+import type { UpdateRun } from './update.ts'
+
+/** What a staged update, or the staged part of a direct one, works with. */
+export interface Staging {
+  readonly run: UpdateRun
+  readonly session: WorkerSession
+  readonly ranks: readonly number[]
+  /** Whether some rank has lost its ring or collective, so that all make them anew. */
+  readonly fresh: boolean
+  /** The most that the ring may take. */
+  readonly ringBytes: number
+  readonly exchange: Exchange
+  readonly wait: { readonly timeoutMs: number; readonly signal: AbortSignal }
+}
+
+/** What an update did, for its report. */
+export interface Outcome {
+  readonly planned?: PlannedUpdate
+  readonly staged?: StrategyResult
+  readonly direct?: DirectReport
+  readonly spans?: Float64Array
+  readonly stages?: { readonly h2dMs: number; readonly forwardMs: number; readonly h2dBytes: number }
+  readonly startedAt: number
+  readonly tensors: number
+  /** Of the checkpoint. */
+  readonly bytes: number
+}
+
+/** The plan of all of a manifest's tensors, its ring and its collective. */
+export function stage(staging: Staging, manifest: Manifest, ringBytes = staging.ringBytes): PlannedUpdate {
+  const { run, ranks } = staging
+  return run.plans.get(manifest, run.rendezvous.rank, {
+    ranks,
+    ringBytes,
+    ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
+    maxBucketBytes: run.maxBucketBytes,
+    chunkBytes: run.chunkBytes,
+  })
+}
+
+/** Makes what a plan needs. */
+export async function contextFor(staging: Staging, manifest: Manifest, planned: PlannedUpdate): Promise<StrategyContext> {
+  const { run, session, ranks, wait } = staging
+  const { rank } = run.rendezvous
+  if (staging.fresh) await run.resources.release()
+  const ring = await run.resources.ring(planned.plan.ringBytes)
+  const collective = await run.resources.collective(ranks, rank, staging.exchange, wait.timeoutMs, wait.signal)
+  return {
+    rank,
+    plan: planned.plan,
+    copies: planned.copies,
+    tensorsOf: (bucket) => {
+      const tensors = bucketTensors(planned.plan, manifest, bucket)
+      return run.verify ? tensors : tensors.map(({ digest: _, ...tensor }) => tensor)
+    },
+    ring,
+    collective,
+    session,
+    segments: run.segments,
+    ...wait,
+    ...(run.onProgress && { onProgress: run.onProgress }),
+  }
+}
+
+/** Everything through the ring; recorded where the next update could then be direct. */
+export class StagedWork {
+  readonly #staging: Staging
+  readonly #why: { readonly reason: string; readonly record: boolean }
+  #planned: PlannedUpdate | undefined
+  #context: StrategyContext | undefined
+  #result: StrategyResult | undefined
+  #recorded: string | undefined
+
+  constructor(staging: Staging, why: { reason: string; record: boolean }) {
+    this.#staging = staging
+    this.#why = why
+  }
+
+  plan(): Promise<void> {
+    this.#planned = stage(this.#staging, this.#staging.run.manifest)
+    return Promise.resolve()
+  }
+
+  async attach(): Promise<void> {
+    const { run, session, wait } = this.#staging
+    const { plan } = this.#planned!
+    this.#context = await contextFor(this.#staging, run.manifest, this.#planned!)
+    const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
+    await session.attach(this.#context.ring.handle, totals, wait.signal, this.#why.record)
+  }
+
+  async execute(): Promise<void> {
+    const { strategy, staged } = this.#staging.run
+    this.#result = await (strategy.name === 'direct' ? staged : strategy).execute(this.#context!)
+  }
+
+  async release(): Promise<void> {
+    const { session, run } = this.#staging
+    await session.release()
+    if (!this.#why.record) return
+    const recording = await session.routes()
+    if (typeof recording === 'string') this.#recorded = recording
+    else {
+      run.direct.learn(recording)
+      const { routes, opaque } = recording
+      this.#recorded = `recorded: ${routes.length} routes, ${opaque.length} opaque tensors`
+    }
+  }
+
+  outcome(): Outcome {
+    const { run } = this.#staging
+    return {
+      planned: this.#planned!,
+      staged: this.#result!,
+      startedAt: this.#result!.startedAt,
+      tensors: tensorCount(run.manifest),
+      bytes: this.#planned!.plan.totalBytes,
+      ...(run.strategy.name === 'direct' && {
+        direct: {
+          fallback: this.#why.reason,
+          ...(this.#recorded !== undefined && { recorded: this.#recorded }),
+          opaque: [],
+        },
+      }),
+    }
+  }
+}
