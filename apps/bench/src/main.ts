@@ -1,13 +1,15 @@
 /** `pnpm bench`: updates of scaled-down published models over real processes, against limits measured in the same run. */
 import { statSync, writeFileSync } from 'node:fs'
+import { freemem } from 'node:os'
 import { resolve } from 'node:path'
 import { MODELS, model as findModel, type Model } from '@ckpt/models'
 import { readIndex } from '@ckpt/safetensors'
+import type { Host } from '@ckpt/contract'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
 import { machine } from './machine.ts'
-import { copyCeiling, measureCeilings } from './measure/ceilings.ts'
+import { copyCeiling, copyProbe, measureCeilings } from './measure/ceilings.ts'
 import { measureGather } from './measure/gather.ts'
 import { measureGpu } from './measure/gpu.ts'
 import { measureH2d } from './measure/h2d.ts'
@@ -19,9 +21,12 @@ import { renderTables } from './output/table.ts'
 import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import { interpreter } from './python.ts'
-import type { BenchResult, GatherRun, PeerRun, Run, Skipped } from './result.ts'
+import { ROW_PARALLEL, generateRowParallel } from './row-parallel.ts'
+import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
 
+/** What registration is measured with, where the memory allows it. */
+const REGISTRATION_BYTES = 4 * 2 ** 30
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
 
 interface Options {
@@ -54,7 +59,7 @@ function count(text: string): number {
 
 const program = new Command('bench')
   .description('Measures weight updates of published models, scaled down to what this machine holds. Every byte is verified.')
-  .option('--model <name...>', `models, or all: ${MODELS.map(({ id }) => id).join(', ')}`, MATRIX)
+  .option('--model <name...>', `models, or all: ${MODELS.map(({ id }) => id).join(', ')}; or row-parallel`, MATRIX)
   .addOption(
     new Option('--backend <backend>', 'where the engine parameters live').choices(['auto', 'host', 'cuda']).default('auto'),
   )
@@ -90,16 +95,15 @@ if (result.runs.some((run) => !run.verified)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
-  if (options.strategy !== 'broadcast' && options.strategy !== 'all') {
-    program.error(`error: --strategy ${options.strategy} is not available in this version: only broadcast is`)
-  }
+  const { strategy: wanted } = options
+  if (wanted === 'p2p') return program.error('error: --strategy p2p is not available in this version')
+  const strategies = wanted === 'all' ? (['broadcast', 'direct'] as const) : [wanted]
   const onGpus = await usesGpus()
   const host = createHost()
   const runs: Run[] = []
   const peers: PeerRun[] = []
   const skipped: Skipped[] = []
   let ceilings: BenchResult['ceilings'] | undefined
-  let registration: BenchResult['registration']
   let gpus: BenchResult['gpus']
   for (const { model, checkpoint } of await checkpoints()) {
     say(`${model.title}: generating`)
@@ -110,37 +114,43 @@ async function bench(): Promise<BenchResult> {
       gpus ??= await measureH2d(python, options.ranks)
       ceilings ??= { copyBytesPerSecond: await copyCeiling(host) }
       const { bucketBytes, chunkBytes } = options
-      const measured = await measureGpu({
-        model,
-        checkpoint: generated,
-        ranks: options.ranks,
-        repeat: options.repeat,
-        gpus,
-        python,
-        host,
-        peer: options.peer !== undefined,
-        ...(bucketBytes !== undefined && { bucketBytes }),
-        ...(chunkBytes !== undefined && { chunkBytes }),
-        onStep: (step) => say(`${model.title}: ${step}`),
-      })
-      runs.push(...measured.runs)
-      peers.push(...measured.peers)
+      for (const strategy of strategies) {
+        const measured = await measureGpu({
+          model,
+          checkpoint: generated,
+          ranks: options.ranks,
+          repeat: options.repeat,
+          gpus,
+          python,
+          host,
+          strategy,
+          peer: options.peer !== undefined,
+          ...(bucketBytes !== undefined && { bucketBytes }),
+          ...(chunkBytes !== undefined && { chunkBytes }),
+          onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
+        })
+        runs.push(...measured.runs)
+        peers.push(...measured.peers)
+      }
       continue
     }
     ceilings ??= await measureCeilings(host, files)
-    registration ??= await measureRegistration(host, generated.files, options.repeat)
-    runs.push(
-      await measureUpdate({
+    using ceiling = await copyProbe(host)
+    for (const strategy of strategies) {
+      const measured = await measureUpdate({
         model,
         checkpoint: generated,
         ranks: options.ranks,
         repeat: options.repeat,
-        // Measured again right before: on a shared machine the ceiling moves, and the higher one is the stricter limit.
-        copyBytesPerSecond: Math.max(ceilings.copyBytesPerSecond, await copyCeiling(host)),
-        onStep: (step) => say(`${model.title}: ${step}`),
-      }),
-    )
+        copyCeiling: ceiling,
+        strategy,
+        onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
+      })
+      if ('skipped' in measured) skipped.push({ what: `${strategy} of ${model.title}`, reason: measured.skipped })
+      else runs.push(measured)
+    }
   }
+  const registration = onGpus ? undefined : await register(host)
   const gatherMetas = onGpus ? undefined : await gather()
   if (options.peer !== undefined && !onGpus) {
     say('planning beside checkpoint-engine')
@@ -160,6 +170,19 @@ async function bench(): Promise<BenchResult> {
     peers,
     skipped,
   }
+}
+
+/** Registration of 4 GiB, or of what fits three times into the free memory: the files, what they are read into, and the ceiling's memory. */
+async function register(host: Host): Promise<RegistrationRun> {
+  say('registration: generating')
+  using generated = await (options.checkpoint === undefined ? large(host) : existing(userPath(options.checkpoint)))
+  say('registration: measuring')
+  return await measureRegistration(host, generated.files, options.repeat)
+}
+
+function large(host: Host): Promise<GeneratedCheckpoint> {
+  const bytes = Math.min(REGISTRATION_BYTES, Math.floor(freemem() / 3.5))
+  return generateCheckpoint(host, findModel('kimi-k2'), bytes, 9n << 32n, 'registration')
 }
 
 function gather(): Promise<GatherRun> {
@@ -209,16 +232,21 @@ interface Scenario {
 async function checkpoints(): Promise<Scenario[]> {
   if (options.checkpoint !== undefined) {
     const directory = userPath(options.checkpoint)
-    const { files, headers } = await readIndex(directory)
-    const tensors = headers.flatMap((header) => header.tensors)
-    const bytes = tensors.reduce((sum, { begin, end }) => sum + end - begin, 0)
-    const given = { directory, files, bytes, tensors: tensors.length, scale: 'as it is', [Symbol.dispose]: () => undefined }
-    return [{ model: { id: directory, title: directory }, checkpoint: () => Promise.resolve(given) }]
+    return [{ model: { id: directory, title: directory }, checkpoint: () => existing(directory) }]
   }
   const ids = options.model.includes('all') ? MODELS.map(({ id }) => id) : options.model
   const host = createHost()
   return ids.map((id, index) => {
+    if (id === ROW_PARALLEL.id) return { model: ROW_PARALLEL, checkpoint: () => generateRowParallel(host, options.bytes) }
     const model = findModel(id)
     return { model, checkpoint: () => generateCheckpoint(host, model, options.bytes, BigInt(index + 1) << 32n) }
   })
+}
+
+/** A checkpoint that is there already; disposing of it leaves it there. */
+async function existing(directory: string): Promise<GeneratedCheckpoint> {
+  const { files, headers } = await readIndex(directory)
+  const tensors = headers.flatMap((header) => header.tensors)
+  const bytes = tensors.reduce((sum, { begin, end }) => sum + end - begin, 0)
+  return { directory, files, bytes, tensors: tensors.length, scale: 'as it is', [Symbol.dispose]: () => undefined }
 }

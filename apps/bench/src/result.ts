@@ -79,6 +79,8 @@ export interface Run {
   readonly peakHostBytes: number
   readonly limit: { readonly bytesPerSecond: number; readonly updateMs: number; readonly how: string }
   readonly ratioToLimit: number
+  /** Each sample against the ceiling that was read right before it; absent where the ceiling was measured once. */
+  readonly ratios?: Samples
   readonly verified: boolean
   readonly verifiedBytes: number
   readonly digest: string
@@ -89,8 +91,30 @@ export interface Run {
   readonly order?: NonNullable<UpdateReport['order']>
   /** What the stages of the last timed update moved, all ranks together. */
   readonly moved?: Moved
+  /** Where the strategy was direct. */
+  readonly direct?: DirectAccount
   /** The last timed update (on GPUs the median one), a timeline a rank; together no more than 4,000 spans. */
   readonly timelines?: readonly Timeline[]
+}
+
+/** The account of bytes of a direct update, all ranks together. */
+export interface DirectAccount {
+  /** What the engine workers needed; bytes that several need count for each. */
+  readonly neededBytes: number
+  /** The same, each byte once: what must cross host links. */
+  readonly uniqueBytes: number
+  /** What crossed host links, and how much of it that of the busiest rank. */
+  readonly h2dBytes: number
+  readonly h2dMostBytes: number
+  /** What was handed on from GPU to GPU. */
+  readonly forwardedBytes: number
+  /** Through the ring, to every rank. */
+  readonly opaqueBytes: number
+  /** Name and reason of the first ones. */
+  readonly opaqueTensors: readonly string[]
+  readonly routes: number
+  readonly copies: number
+  readonly how: string
 }
 
 /** Bytes that each stage moved. */
@@ -116,9 +140,9 @@ export interface RegistrationRun {
   readonly registerMs: Samples
   /** Into memory that the system gives anew. */
   readonly freshMs: Samples
-  /** The same bytes read into warm memory by plain reads, all cores, same run. */
+  /** The same bytes read into warm memory by plain reads, all cores: the median of those before each registration. */
   readonly limitMs: number
-  /** Part of the ceiling that the median registration reached. */
+  /** Part of the ceiling, read right before, that a registration reached: the median. */
   readonly ofCeiling: number
   readonly freshOfCeiling: number
 }

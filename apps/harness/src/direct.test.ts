@@ -31,6 +31,9 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
   /** Registers in place, as peers must map what they read, and updates until the next one is direct. */
   const record = async (cluster: Cluster) => {
     await cluster.register('before', before.directory, { inPlace: true })
+    return untilRecorded(cluster)
+  }
+  const untilRecorded = async (cluster: Cluster) => {
     for (let i = 0; i < 3; i++) {
       const [report] = await cluster.update('before', { strategy: 'direct' })
       if (report!.direct?.recorded?.startsWith('recorded')) return report!
@@ -81,7 +84,7 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     expect(again!.strategy).toBe('broadcast')
     expect(again!.direct!.fallback).toContain('rank 1')
     for (const engine of cluster.engines) expect(await engine.verify(before.files)).toMatchObject({ verified: true })
-    await record(cluster)
+    await untilRecorded(cluster)
     const [direct] = await cluster.update('before', { strategy: 'direct-required' })
     expect(direct!.strategy).toBe('direct')
     for (const engine of cluster.engines) expect(await engine.verify(before.files)).toMatchObject({ verified: true })

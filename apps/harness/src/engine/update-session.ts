@@ -11,10 +11,12 @@ import {
   type WorkerMessage,
 } from '@ckpt/core/worker-protocol'
 import { Dealer } from 'zeromq'
+import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
 export interface UpdateSessionOptions {
   readonly host: Host
+  readonly rings: KeptRing
   readonly parameters: Parameters
   readonly address: string
   readonly token: string
@@ -122,7 +124,7 @@ class Session {
   }
 
   async #handle(message: Exclude<RankMessage, { type: 'error' }>): Promise<void> {
-    const { host, parameters } = this.#options
+    const { host, parameters, rings } = this.#options
     switch (message.type) {
       case 'attach': {
         this.#checkToken(message.token)
@@ -130,7 +132,7 @@ class Session {
         this.#record = message.record === true
         if (message.ring === null) return
         if (message.ring.kind !== 'shm') throw new CkptError('UNSUPPORTED', `a ${message.ring.kind} ring in a host engine`)
-        this.#ring = { memory: await host.openShared(message.ring.name), offset: message.ring.offset }
+        this.#ring = { memory: await rings.use(message.ring.name), offset: message.ring.offset }
         return
       }
       case 'bucket': {
@@ -190,7 +192,7 @@ class Session {
   }
 
   close(): void {
-    this.#ring?.memory.close()
+    if (this.#ring) this.#options.rings.release()
     this.#ring = undefined
   }
 }

@@ -1,4 +1,4 @@
-import type { DirectResult, DirectStrategy, Manifest, StrategyContext } from '@ckpt/contract'
+import type { DirectResult, DirectStrategy, Manifest, RingHandle, StrategyContext } from '@ckpt/contract'
 import { subsetOf } from '@ckpt/planner'
 import type { PreparedDirect } from '../direct/prepared.ts'
 import { tensorCount } from '../manifest.ts'
@@ -35,10 +35,14 @@ export class DirectWork {
 
   async attach(): Promise<void> {
     const { session, wait } = this.#staging
-    const plan = this.#opaque?.planned.plan
-    if (this.#opaque) this.#context = await contextFor(this.#staging, this.#opaque.manifest, this.#opaque.planned)
+    const opaque = this.#opaque
+    const plan = opaque?.planned.plan
     const totals = { tensors: plan?.items.count ?? 0, bytes: plan?.totalBytes ?? 0 }
-    await session.attach(this.#context?.ring.handle ?? null, totals, wait.signal)
+    const attach = (ring: RingHandle | null) => void session.attach(ring, totals, wait.signal)
+    if (opaque === undefined) attach(null)
+    else {
+      this.#context = await contextFor(this.#staging, opaque.manifest, opaque.planned, (ring) => attach(ring.handle))
+    }
     await session.direct(this.#prepared.recording.id)
     // Others write into this worker's parameters too: nobody begins before all workers are ready.
     const { rendezvous } = this.#staging.run

@@ -1,4 +1,4 @@
-import type { Exchange, Manifest, StrategyContext, StrategyResult } from '@ckpt/contract'
+import type { Exchange, Manifest, Ring, StrategyContext, StrategyResult } from '@ckpt/contract'
 import { bucketTensors } from '@ckpt/planner'
 import { tensorCount } from '../manifest.ts'
 import type { DirectReport } from '../report.ts'
@@ -44,12 +44,19 @@ export function stage(staging: Staging, manifest: Manifest, ringBytes = staging.
   })
 }
 
-/** Makes what a plan needs. */
-export async function contextFor(staging: Staging, manifest: Manifest, planned: PlannedUpdate): Promise<StrategyContext> {
+/** Makes what a plan needs. `attach` is called with the ring as soon as it is there. */
+export async function contextFor(
+  staging: Staging,
+  manifest: Manifest,
+  planned: PlannedUpdate,
+  attach: (ring: Ring) => void,
+): Promise<StrategyContext> {
   const { run, session, ranks, wait } = staging
   const { rank } = run.rendezvous
   if (staging.fresh) await run.resources.release()
   const ring = await run.resources.ring(planned.plan.ringBytes)
+  // The first buckets move while the worker still maps the ring; loading them waits for that.
+  attach(ring)
   const collective = await run.resources.collective(ranks, rank, staging.exchange, wait.timeoutMs, wait.signal)
   return {
     rank,
@@ -90,9 +97,10 @@ export class StagedWork {
   async attach(): Promise<void> {
     const { run, session, wait } = this.#staging
     const { plan } = this.#planned!
-    this.#context = await contextFor(this.#staging, run.manifest, this.#planned!)
     const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
-    await session.attach(this.#context.ring.handle, totals, wait.signal, this.#why.record)
+    this.#context = await contextFor(this.#staging, run.manifest, this.#planned!, (ring) => {
+      void session.attach(ring.handle, totals, wait.signal, this.#why.record)
+    })
   }
 
   async execute(): Promise<void> {

@@ -63,6 +63,7 @@ export class WorkerSession implements EngineSession {
   #sequence = 0
   #watchdog: NodeJS.Timeout | undefined
   #greeted = false
+  #attached: Promise<void> = Promise.resolve()
 
   private constructor(options: WorkerSessionOptions) {
     this.#options = options
@@ -90,16 +91,24 @@ export class WorkerSession implements EngineSession {
     return withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
   }
 
-  /** Waits for the worker's greeting, then hands it the ring, or none where no bucket will come. */
-  async attach(
+  /**
+   * Hands the worker the ring (or none where no bucket will come) as soon as it has greeted. What is asked of the session before that
+   * is done waits for it; its failure fails the session, and so whatever waits.
+   */
+  attach(
     ring: RingHandle | null,
     totals: { tensors: number; bytes: number },
     signal: AbortSignal,
     record = false,
   ): Promise<void> {
     const { token } = this.#options
-    await this.greeted(signal)
-    await this.#request({ type: 'attach', token, ring, ...totals, ...(record && { record }) }, 'attach')
+    const attach = async () => {
+      await this.greeted(signal)
+      await this.#request({ type: 'attach', token, ring, ...totals, ...(record && { record }) }, 'attach')
+    }
+    this.#attached = attach()
+    this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
+    return this.#attached
   }
 
   /** What the worker was seen to copy, or why there is no recording. */
@@ -116,16 +125,19 @@ export class WorkerSession implements EngineSession {
 
   /** From the answer on parameters may be written, until `release`. */
   async direct(routes: string): Promise<void> {
+    await this.#attached
     await this.#request({ type: 'direct', routes }, 'direct')
   }
 
   async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
+    await this.#attached
     const answer = await this.#request({ type: 'bucket', bucket, tensors: tensors.map(tensorFrame) }, `bucket ${bucket}`)
     return { reloadMs: answer.reloadMs ?? 0 }
   }
 
   /** All bytes are there: the worker finishes loading, lets go of the ring, and compares digests of the recording's parameters. */
   async release(digests?: readonly (readonly [parameter: number, digest: bigint])[]): Promise<void> {
+    await this.#attached
     const frames = digests?.map(([index, digest]): [number, Uint8Array] => [index, digestFrame(digest)])
     await this.#request({ type: 'release', ...(frames && { digests: frames }) }, 'release')
   }
