@@ -2,7 +2,7 @@ import { createHost } from '@ckpt/transport'
 import { model } from '@ckpt/models'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
+import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
 import { interpreter, missing } from './testing/python.fixture.ts'
 
 const host = createHost()
@@ -88,5 +88,102 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     const [direct] = await cluster.update('before', { strategy: 'direct-required' })
     expect(direct!.strategy).toBe('direct')
     for (const engine of cluster.engines) expect(await engine.verify(before.files)).toMatchObject({ verified: true })
+  })
+})
+
+describe('direct updates', { timeout: 180_000 }, () => {
+  let checkpoint: GeneratedCheckpoint
+  beforeAll(async () => {
+    checkpoint = await generateCheckpoint(host, model('qwen3-30b-a3b'), 24 * MIB, 9n, 'faults')
+  })
+  afterAll(() => checkpoint[Symbol.dispose]())
+
+  const start = (more: Partial<ClusterOptions> = {}, extra: readonly string[] = []) =>
+    Cluster.start({
+      ranks: 2,
+      timeoutMs: 10_000,
+      heartbeatTimeoutMs: 1500,
+      ...more,
+      engine: { kind: 'typescript', checkpoint: checkpoint.directory, extra: (rank) => (rank === 1 ? extra : []) },
+    })
+  const verified = async (cluster: Cluster) => {
+    for (const engine of cluster.engines) {
+      expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
+      expect(await engine.health()).toMatchObject({ dirty: false })
+    }
+  }
+
+  it.each(['direct', 'broadcast'] as const)(
+    'that fail leave the engine dirty under its old version, and the next update, %s, repairs it',
+    async (strategy) => {
+      await using cluster = await start({}, ['--fail-direct'])
+      await cluster.register('a', checkpoint.directory, { inPlace: true })
+      await cluster.update('a', { strategy: 'direct', version: 'old' })
+      await Promise.all(cluster.engines.map((engine) => engine.poison()))
+      const results = await cluster.settle('update', (rank) => ({
+        name: 'a',
+        engineSocket: cluster.engines[rank]!.socket,
+        strategy: 'direct',
+        version: 'new',
+      }))
+      for (const result of results) expect(result).toMatchObject({ status: 'rejected' })
+      for (const engine of cluster.engines) expect(await engine.health()).toMatchObject({ version: 'old', dirty: true })
+      const [report] = await cluster.update('a', { strategy, version: 'repaired' })
+      expect(report).toMatchObject({ strategy, version: 'repaired' })
+      await verified(cluster)
+    },
+  )
+
+  it('go on after an engine worker died in one: staged and recorded, then direct', async () => {
+    await using cluster = await start({}, ['--exit-direct'])
+    await cluster.register('a', checkpoint.directory, { inPlace: true })
+    await cluster.update('a', { strategy: 'direct' })
+    const results = await cluster.settle('update', (rank) => ({
+      name: 'a',
+      engineSocket: cluster.engines[rank]!.socket,
+      strategy: 'direct',
+    }))
+    for (const result of results) expect(result).toMatchObject({ status: 'rejected' })
+    await cluster.restartEngine(1)
+    const strategies = []
+    for (let i = 0; i < 2; i++) strategies.push((await cluster.update('a', { strategy: 'direct' }))[0]!.strategy)
+    expect(strategies).toEqual(['broadcast', 'direct'])
+    await verified(cluster)
+  })
+
+  it('are staged, saying why, where parameters or the ranks’ memory cannot be shared', async () => {
+    {
+      await using cluster = await start({}, ['--unshared'])
+      await cluster.register('a', checkpoint.directory, { inPlace: true })
+      await cluster.update('a', { strategy: 'direct' })
+      const [report] = await cluster.update('a', { strategy: 'direct' })
+      expect(report).toMatchObject({
+        strategy: 'broadcast',
+        direct: { fallback: 'rank 1: this engine shares no memory' },
+      })
+      expect(report!.direct!.recorded).toBeUndefined()
+      await verified(cluster)
+      await expect(cluster.update('a', { strategy: 'direct-required' })).rejects.toThrow(/shares no memory/)
+    }
+    await using cluster = await start()
+    await cluster.register('a', checkpoint.directory)
+    await cluster.update('a', { strategy: 'direct' })
+    const [report] = await cluster.update('a', { strategy: 'direct' })
+    expect(report!.direct!.fallback).toMatch(/rank \d holds its part in memory that rank \d cannot map/)
+    await verified(cluster)
+  })
+
+  it('read memory of other ranks that was made to be shared, and follow a checkpoint that is registered again', async () => {
+    await using cluster = await start({ shareMemory: true })
+    await cluster.register('a', checkpoint.directory, { pool: 'shared' })
+    await cluster.update('a', { strategy: 'direct' })
+    for (let i = 0; i < 2; i++) {
+      await Promise.all(cluster.engines.map((engine) => engine.poison()))
+      const [report] = await cluster.update('a', { strategy: 'direct-required', verify: i === 0 })
+      expect(report!.strategy).toBe('direct')
+      await verified(cluster)
+      await cluster.all('unregister', () => ({ name: 'a' }))
+      await cluster.register('a', checkpoint.directory, i === 0 ? {} : { pool: 'shared' })
+    }
   })
 })

@@ -43,7 +43,7 @@ export interface GatherMetasOptions extends CallOptions {
 export interface UpdateOptions extends CallOptions {
   /** How the inference engine's workers are reached. */
   readonly engine: EngineAdapter
-  /** Default: broadcast to all ranks. */
+  /** Default: broadcast to all ranks. See `direct()` for updates that bring each engine worker only what it needs. */
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
@@ -92,10 +92,10 @@ export class ParameterServer implements AsyncDisposable {
     this.#device = device
     this.#ownsDevice = options.device === undefined
     const { readDevice } = device
-    this.#store = new CheckpointStore(
-      device.host,
-      readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
-    )
+    this.#store = new CheckpointStore(device.host, {
+      shareable: options.shareMemory ?? false,
+      ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
+    })
     this.#resources = new UpdateResources(device)
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS

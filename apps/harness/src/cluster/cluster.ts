@@ -10,6 +10,7 @@ import type { RankCall, RankCalls, RankUpdate } from './rank-protocol.ts'
 export interface ClusterOptions {
   readonly ranks: number
   readonly keepAlive?: boolean
+  readonly shareMemory?: boolean
   readonly timeoutMs?: number
   readonly heartbeatTimeoutMs?: number
   /** Threads of each rank. */
@@ -51,6 +52,7 @@ export class Cluster implements AsyncDisposable {
             worldSize: options.ranks,
             address,
             keepAlive: options.keepAlive ?? false,
+            shareMemory: options.shareMemory ?? false,
             timeoutMs: options.timeoutMs ?? 60_000,
             ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
             ...(options.threads !== undefined && { threads: options.threads }),

@@ -9,6 +9,7 @@ export interface RankCalls {
       worldSize: number
       address: string
       keepAlive: boolean
+      shareMemory?: boolean
       timeoutMs: number
       heartbeatTimeoutMs?: number
       threads?: number

@@ -27,6 +27,11 @@ const { values } = parseArgs({
     // Fault injection for tests: raise, or exit, before this bucket of the next update is loaded.
     'fail-at-bucket': { type: 'string' },
     'exit-at-bucket': { type: 'string' },
+    // Raise, or exit, at the release of the first direct update: its bytes are written then.
+    'fail-direct': { type: 'boolean', default: false },
+    'exit-direct': { type: 'boolean', default: false },
+    // Parameters in memory that nobody else can map.
+    unshared: { type: 'boolean', default: false },
   },
 })
 if (values.control === undefined || values.checkpoint === undefined) {
@@ -47,6 +52,7 @@ let version: string | null = null
 let dirty = false
 let updating = false
 let recorded = false
+let failDirect = values['fail-direct']
 let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
 const exitAt = values['exit-at-bucket'] === undefined ? undefined : Number(values['exit-at-bucket'])
 
@@ -64,7 +70,14 @@ async function update(body: unknown): Promise<Answer> {
       timeoutMs,
       device: values['device-uuid'],
       recorded,
+      shared: !values.unshared,
       onDirect: () => (dirty = true),
+      afterDirect() {
+        if (values['exit-direct']) process.exit(9)
+        if (!failDirect) return
+        failDirect = false
+        throw new Error('injected failure after a direct write')
+      },
       beforeBucket(bucket) {
         if (bucket === exitAt) process.exit(9)
         if (bucket !== failAt) return

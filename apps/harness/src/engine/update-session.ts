@@ -28,6 +28,10 @@ export interface UpdateSessionOptions {
   /** Called before each bucket is loaded; what it throws is the worker's error (for fault tests). */
   /** Called when a rank is about to write into the parameters. */
   readonly onDirect?: () => void
+  /** Called when the rank has written; what it throws is the worker's error (for fault tests). */
+  readonly afterDirect?: () => void
+  /** Whether ranks are told where the parameters lie (default true). */
+  readonly shared?: boolean
   readonly beforeBucket?: (bucket: number) => void | Promise<void>
 }
 
@@ -89,6 +93,7 @@ class Session {
   #failure: CkptError | undefined
   #attached = false
   #record = false
+  #direct = false
   touched = false
   outcome: UpdateOutcome | undefined
 
@@ -104,7 +109,10 @@ class Session {
       if (message.type === 'routes' || message.type === 'storages') {
         this.#checkToken(message.token)
         const { recording, storages } = this.#options.parameters
-        if (message.type === 'storages') return { type: 'ok', seq, epoch, storages: [...storages] }
+        if (message.type === 'storages') {
+          if (this.#options.shared === false) return { type: 'ok', seq, epoch, reason: 'this engine shares no memory' }
+          return { type: 'ok', seq, epoch, storages: [...storages] }
+        }
         return { type: 'ok', seq, epoch, routes: recordingFrame(recording) }
       }
       await this.#handle(message)
@@ -163,10 +171,12 @@ class Session {
         if (message.routes !== parameters.recording.id)
           throw new CkptError('ROUTES_STALE', 'the rank knows another recording')
         this.touched = true
+        this.#direct = true
         this.#options.onDirect?.()
         return
       case 'release':
         this.close()
+        if (this.#direct) this.#options.afterDirect?.()
         await parameters.check(message.digests ?? [])
         return
       case 'commit':

@@ -87,7 +87,7 @@ export class PreparedDirect implements AsyncDisposable {
         }
         const path = near.find((offer) => offer.rank === holder)?.segments[segment]?.path ?? null
         if (path === null) {
-          const text = `rank ${holder} holds its part in memory that rank ${rank} cannot map: register it in place or shareable`
+          const text = `rank ${holder} holds its part in memory that rank ${rank} cannot map: register files in place, or create it with shareMemory`
           throw new CkptError('UNSUPPORTED', text, { fields: { rank: holder } })
         }
         let memory = opened.get(path)
