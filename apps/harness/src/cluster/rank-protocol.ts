@@ -8,6 +8,7 @@ export interface RankCalls {
       rank: number
       worldSize: number
       address: string
+      token?: string
       keepAlive: boolean
       timeoutMs: number
       heartbeatTimeoutMs?: number

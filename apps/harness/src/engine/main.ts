@@ -23,9 +23,10 @@ const { values } = parseArgs({
     'tp-size': { type: 'string', default: '1' },
     threads: { type: 'string', default: '1' },
     'device-uuid': { type: 'string', default: '' },
-    // Fault injection for tests: raise, or exit, before this bucket of the next update is loaded.
+    // Fault injection for tests: raise, exit, or stop (until SIGCONT), before this bucket of the next update is loaded.
     'fail-at-bucket': { type: 'string' },
     'exit-at-bucket': { type: 'string' },
+    'stop-at-bucket': { type: 'string' },
   },
 })
 if (values.control === undefined || values.checkpoint === undefined) {
@@ -46,6 +47,7 @@ let dirty = false
 let updating = false
 let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
 const exitAt = values['exit-at-bucket'] === undefined ? undefined : Number(values['exit-at-bucket'])
+const stopAt = values['stop-at-bucket'] === undefined ? undefined : Number(values['stop-at-bucket'])
 
 async function update(body: unknown): Promise<Answer> {
   const { address, token, timeoutMs } = updateSchema.parse(body)
@@ -61,6 +63,7 @@ async function update(body: unknown): Promise<Answer> {
       device: values['device-uuid'],
       beforeBucket(bucket) {
         if (bucket === exitAt) process.exit(9)
+        if (bucket === stopAt) process.kill(process.pid, 'SIGSTOP')
         if (bucket !== failAt) return
         failAt = undefined
         throw new Error(`injected failure at bucket ${bucket}`)

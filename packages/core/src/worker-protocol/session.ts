@@ -11,6 +11,9 @@ import {
   type WorkerMessage,
 } from './messages.ts'
 
+/** A worker says little: the longest is a traceback. */
+const MAX_MESSAGE_BYTES = 16 * 2 ** 20
+
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
 
 interface Pending {
@@ -34,7 +37,7 @@ export interface WorkerSessionOptions {
  * number. The first failure is final: every later call fails with the same error.
  */
 export class WorkerSession implements EngineSession {
-  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0 })
+  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0, maxMessageSize: MAX_MESSAGE_BYTES })
   readonly #options: WorkerSessionOptions
   readonly #pending = new Map<number, Pending>()
   readonly #hello: Promise<void>
