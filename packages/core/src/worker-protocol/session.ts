@@ -40,8 +40,8 @@ export class WorkerSession implements EngineSession {
   readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0, maxMessageSize: MAX_MESSAGE_BYTES })
   readonly #options: WorkerSessionOptions
   readonly #pending = new Map<number, Pending>()
-  readonly #hello: Promise<void>
-  #greet!: { resolve: () => void; reject: (error: CkptError) => void }
+  readonly #hello: Promise<string | undefined>
+  #greet!: { resolve: (state: string | undefined) => void; reject: (error: CkptError) => void }
   #failure: CkptError | undefined
   #sending: Promise<void> = Promise.resolve()
   #sequence = 0
@@ -67,11 +67,17 @@ export class WorkerSession implements EngineSession {
     return session
   }
 
+  /** Waits for the worker's greeting; resolves to its name for the parameters it has, where it gives one. */
+  async greeted(signal: AbortSignal): Promise<string | undefined> {
+    const { timeoutMs, rank } = this.#options
+    const what = `engine worker of rank ${rank} has not connected`
+    return withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+  }
+
   /** Waits for the worker's greeting, then hands it the ring. */
   async attach(ring: RingHandle, totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
-    const { token, timeoutMs, rank } = this.#options
-    const what = `engine worker of rank ${rank} has not connected`
-    await withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+    const { token } = this.#options
+    await this.greeted(signal)
     await this.#request({ type: 'attach', token, ring, ...totals }, 'attach')
   }
 
@@ -178,7 +184,7 @@ export class WorkerSession implements EngineSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
-      this.#greet.resolve()
+      this.#greet.resolve(message.state)
       return
     }
     const pending = this.#pending.get(message.seq)
