@@ -46,7 +46,7 @@ export interface UpdateOptions extends CallOptions {
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
-  /** Send a digest with every tensor, which the worker compares before loading it (default true). */
+  /** Send a digest with every tensor, which the worker compares before loading it (default: where the worker can). */
   readonly verify?: boolean
   /** Most memory the ring may take, in bytes (default: half the free memory, or `PS_MEM_FRACTION` of it). */
   readonly ringBytes?: number
@@ -250,7 +250,7 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    const { verify = true, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { verify = options.engine.protocol !== 'checkpoint-engine', timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
     const started = performance.now()
     const outer = anySignal(this.#closing.signal, options.signal)
     // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.

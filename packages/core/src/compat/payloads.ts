@@ -98,7 +98,7 @@ export function donePayload(): Buffer {
 
 /** Makes the worker raise a `RuntimeError`. */
 export function abortPayload(reason: string): Buffer {
-  return pickle(new PythonCall(RUNTIME_ERROR, [reason.toWellFormed()]))
+  return pickle(new PythonCall(RUNTIME_ERROR, [reason.replaceAll(/\p{Surrogate}/gu, '\ufffd')]))
 }
 
 /** Shape of the uint8 tensor that stands for a dtype torch has no element type for: the last dimension counts bytes. */

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { closeSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readSync, readlinkSync, rmSync, writeSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
 import type { ReferenceCounter } from './payloads.ts'
 
@@ -21,7 +21,8 @@ export class CounterFile implements ReferenceCounter {
 
   /** @throws CkptError `NATIVE_FAILURE` when /dev/shm cannot be written. */
   constructor() {
-    const file = `ckpt-${process.pid}-refs-${randomBytes(8).toString('hex')}`
+    // Named as rings are, so that what a killed process left is found and removed with them.
+    const file = `ckpt-${process.pid}-${pidNamespace()}-${randomBytes(8).toString('hex')}`
     this.name = `/${file}`
     this.#path = `/dev/shm/${file}`
     const content = Buffer.alloc(FILE_BYTES)
@@ -55,5 +56,13 @@ export class CounterFile implements ReferenceCounter {
   close(): void {
     process.off('exit', this.#onExit)
     this.#onExit()
+  }
+}
+
+function pidNamespace(): string {
+  try {
+    return /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? '0'
+  } catch {
+    return '0'
   }
 }

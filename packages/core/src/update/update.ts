@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import {
   CkptError,
   type Device,
@@ -14,10 +13,11 @@ import { bucketTensors } from '@ckpt/planner'
 import { withDeadline } from '../deadline.ts'
 import { tensorCount } from '../manifest.ts'
 import type { UpdateReport } from '../report.ts'
-import { WorkerSession } from '../worker-protocol/session.ts'
 import { announce } from './begin.ts'
 import type { PlanCache, PlannedUpdate } from './plan-cache.ts'
 import type { UpdateResources } from './resources.ts'
+import type { UpdateSession } from './session.ts'
+import { openSession, workerAddress } from './worker.ts'
 
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
@@ -53,7 +53,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const clock = stepClock(startedAt)
 
   await run.engine.ready({ rank, timeoutMs, signal })
-  const address = `ipc://${join(run.socketDir, `worker-${rank}-${epoch.id}.sock`)}`
+  const deviceUuid = run.device.uuid
+  const address = workerAddress(run.engine, { rank, deviceUuid, socketDir: run.socketDir, epoch: epoch.id })
   const announcements = await announce(
     rendezvous,
     epoch,
@@ -69,7 +70,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
-      endpoint: { rank, deviceUuid: run.device.uuid, address },
+      endpoint: { rank, deviceUuid, address },
     },
     wait,
   )
@@ -86,7 +87,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const planMs = clock()
 
   const token = announcements[0]!.token
-  const session = await WorkerSession.bind({ rank, address, token, epoch: epoch.id, timeoutMs })
+  const session = await openSession(run.engine, { rank, address, token, epoch: epoch.id, timeoutMs })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
@@ -94,7 +95,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
     const endpoints = announcements.map((one) => one.endpoint)
     const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
-    watchCall(call.finished, session, rank)
+    if (call.finished) watchCall(call.finished, session, rank)
     const exchange = <T>(key: string, value: T) =>
       rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
     const ring = await run.resources.ring(planned.plan.ringBytes)
@@ -124,7 +125,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     await rendezvous.allGather('update/prepared', rank, { epoch: epoch.id, ...wait })
     await session.commit(run.version)
     await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
-    await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    if (call.finished) await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
     return report(run, epoch, planned, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
@@ -141,7 +142,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
  * A call that ends before the update does fails the session. The worker's own answer travels on another channel and says more, so
  * it gets a moment to arrive first.
  */
-function watchCall(finished: Promise<void>, session: WorkerSession, rank: number): void {
+function watchCall(finished: Promise<void>, session: UpdateSession, rank: number): void {
   const failLater = (error: CkptError, milliseconds: number) => void setTimeout(() => session.fail(error), milliseconds).unref()
   finished.then(
     () =>
@@ -196,7 +197,7 @@ function report(
     buckets: plan.buckets.count,
     ringBytes: plan.ringBytes,
     bucketBytes: plan.bucketBytes,
-    verified: run.verify,
+    verified: run.verify && run.engine.protocol !== 'checkpoint-engine',
     digest: run.manifest.digest,
     h2dBytes: stats.h2dBytes,
     broadcastBytes: stats.broadcastBytes,
