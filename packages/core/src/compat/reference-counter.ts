@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { closeSync, openSync, readSync, readlinkSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readlinkSync, rmSync, writeSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
 import type { ReferenceCounter } from './payloads.ts'
 
@@ -39,18 +39,6 @@ export class CounterFile implements ReferenceCounter {
       throw CkptError.from(error, 'NATIVE_FAILURE', `cannot make ${this.#path}`)
     }
     process.on('exit', this.#onExit)
-  }
-
-  /** What the counter stands at: 1 until the receiver has let go of the tensor, then 0. */
-  value(): number {
-    const word = Buffer.alloc(8)
-    const descriptor = openSync(this.#path, 'r')
-    try {
-      readSync(descriptor, word, 0, 8, HEADER_BYTES + 8 * this.index)
-    } finally {
-      closeSync(descriptor)
-    }
-    return Number(word.readBigInt64LE())
   }
 
   close(): void {
