@@ -91,7 +91,21 @@ describe("pickles, as Python's own unpickler reads them", () => {
 
   it('arrive at the borders of every integer form, and with more than 256 names to refer to', async (context) => {
     if (!hasPython) context.skip(`no Python interpreter ${python}`)
-    const integers = [0, 1, -1, 127, 128, -128, -129, 2 ** 31 - 1, 2 ** 31, -(2 ** 31), -(2 ** 31) - 1, 2 ** 53 - 1, 1 - 2 ** 53]
+    const integers = [
+      0,
+      1,
+      -1,
+      127,
+      128,
+      -128,
+      -129,
+      2 ** 31 - 1,
+      2 ** 31,
+      -(2 ** 31),
+      -(2 ** 31) - 1,
+      2 ** 53 - 1,
+      1 - 2 ** 53,
+    ]
     const bigs = [0n, 255n, -256n, 2n ** 63n, -(2n ** 63n), 2n ** 64n - 1n, 2n ** 2031n, -(2n ** 2031n)]
     const keys = Array.from({ length: 600 }, (_, index) => [`key ${index % 300}`, index] as const)
     const twice = [new PythonDict(keys), new PythonDict(keys)]
