@@ -250,7 +250,11 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    const { verify = options.engine.protocol !== 'checkpoint-engine', timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const {
+      verify = options.engine.protocol !== 'checkpoint-engine',
+      timeoutMs = this.#timeoutMs,
+      strategy = broadcast(),
+    } = options
     const started = performance.now()
     const outer = anySignal(this.#closing.signal, options.signal)
     // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.

@@ -73,7 +73,7 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
     try {
       const http = await serveHttp(server, httpOptions(options, server.rank, localRank))
       try {
-        process.stdout.write(`${JSON.stringify({ rank: server.rank, listening: http.address })}\n`)
+        process.stdout.write(`${JSON.stringify({ rank: server.rank, listening: http.address, device: server.device.uuid })}\n`)
         if (!signal.aborted) await once(signal, 'abort')
         await server.close() // first, so that a running update ends and its caller is answered
       } finally {
