@@ -4,6 +4,7 @@ import { Command } from 'commander'
 import { addDoctor } from './commands/doctor.ts'
 import { addLaunch } from './commands/launch.ts'
 import { addStatus } from './commands/status.ts'
+import { addServe } from './commands/serve.ts'
 import { addUpdate } from './commands/update.ts'
 
 const program = new Command('ckpt')
@@ -13,6 +14,7 @@ const program = new Command('ckpt')
 addLaunch(program)
 addUpdate(program)
 addStatus(program)
+addServe(program)
 addDoctor(program)
 
 try {
