@@ -21,8 +21,11 @@ export interface EngineStart {
 
 /** The engine's side of one update, as seen by one rank. */
 export interface EngineCall {
-  /** Resolves when the engine has finished its call; rejects (CkptError) when the engine failed or died. */
-  readonly finished: Promise<void>
+  /**
+   * Resolves when the engine has finished its call; rejects (CkptError) when the engine failed or died. Absent on a rank that called
+   * nothing, because another rank's call covers its worker.
+   */
+  readonly finished?: Promise<void>
 }
 
 /** How an inference engine is told to start its workers. Implementations: `@ckpt/vllm`, `@ckpt/sglang`, the reference engine. */

@@ -94,7 +94,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
     const endpoints = announcements.map((one) => one.endpoint)
     const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
-    watchCall(call.finished, session, rank)
+    if (call.finished) watchCall(call.finished, session, rank)
     const exchange = <T>(key: string, value: T) =>
       rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
     const ring = await run.resources.ring(planned.plan.ringBytes)
@@ -124,7 +124,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     await rendezvous.allGather('update/prepared', rank, { epoch: epoch.id, ...wait })
     await session.commit(run.version)
     await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
-    await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    if (call.finished) await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
     return report(run, epoch, planned, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
