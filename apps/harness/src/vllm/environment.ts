@@ -19,7 +19,9 @@ print("no vLLM" if not names else "no worker package" if u.find_spec("ckpt_worke
 export async function vllmEnvironment(): Promise<VllmEnvironment> {
   const own = fileURLToPath(new URL('../../../../.cache/vllm/venv/bin/python', import.meta.url))
   const python = process.env['CKPT_VLLM_PYTHON'] ?? own
-  if (!existsSync(python)) return { missing: `no vLLM: npm run setup:vllm makes an environment with it` }
+  const reason = process.env['CKPT_VLLM_MISSING']
+  if (reason !== undefined) return { missing: `no vLLM: ${reason}` }
+  if (!existsSync(python)) return { missing: 'no vLLM: npm run setup:vllm makes an environment with it' }
   try {
     const { stdout } = await run(python, ['-c', PROBE], { timeout: 60_000 })
     const [ok, distribution, version] = stdout.trim().split(' ')

@@ -33,7 +33,7 @@ export async function generateModels(python: string, requests: readonly ModelReq
   const file = join(root, 'requests.json')
   writeFileSync(file, JSON.stringify(requests.map((request, index) => ({ ...request, directory: directories[index] }))))
   const program = fileURLToPath(new URL('./generate_model.py', import.meta.url))
-  await run(python, [program, file], { timeout: 180_000, env: { ...process.env, HF_HUB_OFFLINE: '1' } })
+  await run(python, [program, file], { timeout: 300_000, env: { ...process.env, HF_HUB_OFFLINE: '1' } })
   return {
     directories,
     [Symbol.dispose]() {

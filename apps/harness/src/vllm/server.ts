@@ -44,6 +44,24 @@ export const PROMPTS: readonly (readonly number[])[] = [
   Array.from({ length: 40 }, (_, index) => (index * 37 + 11) % 500),
 ]
 
+/** Tokens of each answer. */
+export const TOKENS = 24
+
+/** Environment in which vLLM keeps to itself: its files under `home`, one thread a worker, nothing from the network. */
+export function vllmVariables(home: string): Record<string, string> {
+  return {
+    VLLM_SERVER_DEV_MODE: '1',
+    // Cores are shared with the rest of the test.
+    VLLM_CPU_OMP_THREADS_BIND: 'nobind',
+    OMP_NUM_THREADS: '1',
+    VLLM_CACHE_ROOT: home,
+    HF_HOME: home,
+    HF_HUB_OFFLINE: '1',
+    VLLM_NO_USAGE_STATS: '1',
+    DO_NOT_TRACK: '1',
+  }
+}
+
 /** A real vLLM server (OpenAI API, development endpoints on) on the CPU, on a port of the loopback interface. */
 export class VllmServer implements AsyncDisposable {
   readonly process: Spawned
@@ -67,15 +85,7 @@ export class VllmServer implements AsyncDisposable {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         ...process.env,
-        VLLM_SERVER_DEV_MODE: '1',
-        // Cores are shared with the rest of the test.
-        VLLM_CPU_OMP_THREADS_BIND: 'nobind',
-        OMP_NUM_THREADS: '1',
-        VLLM_CACHE_ROOT: this.#home,
-        HF_HOME: this.#home,
-        HF_HUB_OFFLINE: '1',
-        VLLM_NO_USAGE_STATS: '1',
-        DO_NOT_TRACK: '1',
+        ...vllmVariables(this.#home),
         ...options.env,
       },
     })
@@ -126,7 +136,7 @@ export class VllmServer implements AsyncDisposable {
   }
 
   /** Greedy tokens and their log probabilities for each prompt, one request after the other. */
-  async complete(prompts: readonly (readonly number[])[] = PROMPTS, tokens = 24): Promise<Completion[]> {
+  async complete(prompts: readonly (readonly number[])[] = PROMPTS, tokens = TOKENS): Promise<Completion[]> {
     const answers: Completion[] = []
     for (const prompt of prompts) {
       const text = await this.post('/v1/completions', {

@@ -4,6 +4,7 @@ import { vllm } from '@ckpt/vllm'
 import { describe, expect, it } from 'vitest'
 import { freePort } from '../cluster/cluster.ts'
 import { vllmEnvironment } from './environment.ts'
+import { expectedFromDisk } from './expected.ts'
 import { generateModels, type ModelFamily } from './models.ts'
 import { VllmServer } from './server.ts'
 
@@ -48,11 +49,7 @@ describe(`real vLLM (${'version' in environment ? environment.version : 'missing
         { family, seed: 2 },
       ])
       const [first, second] = models.directories as [string, string]
-      const expected = []
-      for (const model of [first, second]) {
-        await using disk = await VllmServer.serving({ python, model, loadFormat: 'auto', tensorParallelSize })
-        expected.push(await disk.complete())
-      }
+      const expected = await expectedFromDisk(python, [first, second], tensorParallelSize)
       expect(expected[0]).not.toEqual(expected[1])
 
       await using server = await VllmServer.serving({ python, model: first, loadFormat: 'dummy', tensorParallelSize })

@@ -5,24 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..cuda_driver import device_uuid
-from ..engine_call import UpdateCall, check_listening, endpoint_for, parse_call
-from ..session import UpdateResult, run_update
-from .loads import Target, open_load
-
-
-@dataclass
-class _Served:
-    """What a worker serves."""
-
-    version: str | None = None
-    #: Whether the parameters hold anything but a whole committed version.
-    dirty: bool = False
+from ..engine_call import check_listening, endpoint_for, parse_call
+from .loads import Target
+from .update import Served, take_update, worker_index
 
 
 class WorkerExtension:
@@ -35,7 +25,6 @@ class WorkerExtension:
         model_runner: Any
         device: torch.device | None
         rank: int
-        _ckpt_served: _Served
 
     def ckpt_update(self, call: dict[str, Any]) -> dict[str, Any]:
         """Takes one update, to its commit. ``call`` is an :class:`UpdateCall`; the answer says what came.
@@ -45,12 +34,21 @@ class WorkerExtension:
         parsed = parse_call(call)
         assert self.device is not None
         uuid = device_uuid(self.device)
-        endpoint = endpoint_for(parsed, self._ckpt_index(), uuid)
+        endpoint = endpoint_for(parsed, worker_index(self.vllm_config, self.rank), uuid)
         check_listening(endpoint.address)
-        result = take_update(self, parsed, endpoint.address, uuid)
+        model = Target(_model(self.model_runner), self.model_config, parsed.complete)
+        targets = [model, *_drafter(self, parsed.drafter)]
+        with _configured(self.vllm_config):
+            result = take_update(parsed, endpoint.address, uuid, targets, self.device, _served(self))
+        # What the runner has computed with the old weights.
+        for name in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
+            reset = getattr(self.model_runner, name, None)
+            if callable(reset):
+                reset()
         return {
             "rank": endpoint.rank,
             "version": result.version,
+            "models": len(targets),
             "tensors": result.tensors,
             "bytes": result.bytes,
             "buckets": result.buckets,
@@ -59,65 +57,24 @@ class WorkerExtension:
 
     def ckpt_status(self) -> dict[str, Any]:
         """What the worker serves: ``version`` of the last commit, and ``dirty`` where an update has failed half way since."""
-        served = served_by(self)
+        served = _served(self)
         return {"version": served.version, "dirty": served.dirty}
 
-    def _ckpt_index(self) -> int:
-        """This worker's place among all workers of the instance, data-parallel replicas included."""
-        parallel = self.vllm_config.parallel_config
-        replica = getattr(parallel, "data_parallel_index", None)
-        if replica is None:
-            replica = getattr(parallel, "data_parallel_rank", 0)
-        return int(replica) * int(parallel.world_size) + int(self.rank)
 
-
-def served_by(worker: Any) -> _Served:
-    """What a worker serves, kept with it."""
-    served: _Served | None = getattr(worker, "_ckpt_served", None)
+def _served(worker: Any) -> Served:
+    """Kept with the worker, or with its backend of vLLM's weight transfer where that has taken updates."""
+    backend: Served | None = getattr(getattr(worker, "weight_transfer_engine", None), "served", None)
+    if isinstance(backend, Served):
+        return backend
+    served: Served | None = getattr(worker, "_ckpt_served", None)
     if served is None:
-        served = worker._ckpt_served = _Served()
+        served = worker._ckpt_served = Served()
     return served
 
 
-def take_update(worker: Any, call: UpdateCall, address: str, uuid: str) -> UpdateResult:
-    """Runs the worker protocol against one rank and loads what comes into the worker's models."""
-    served = served_by(worker)
-    runner = worker.model_runner
-    targets = [Target(_model(runner), worker.model_config, call.complete), *_drafter(worker, call.drafter)]
-
-    def commit(version: str) -> None:
-        served.version, served.dirty = version, False
-
-    with _configured(worker), torch.no_grad():
-        load = open_load(targets, worker.device)
-        try:
-            result = run_update(
-                address,
-                call.token,
-                load.load,
-                load.finish,
-                worker.device,
-                call.timeout_ms / 1000,
-                commit=commit,
-                engine=f"vllm {_version()}",
-                device_uuid=uuid,
-            )
-        except BaseException:
-            load.abandon()
-            served.dirty |= load.changed
-            raise
-    # What the runner has computed with the old weights.
-    for name in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
-        reset = getattr(runner, name, None)
-        if callable(reset):
-            reset()
-    return result
-
-
 @contextmanager
-def _configured(worker: Any) -> Iterator[None]:
-    """vLLM's layers look up the current configuration while they are loaded."""
-    with importlib.import_module("vllm.config").set_current_vllm_config(worker.vllm_config):
+def _configured(vllm_config: Any) -> Iterator[None]:
+    with importlib.import_module("vllm.config").set_current_vllm_config(vllm_config):
         yield
 
 
@@ -140,7 +97,3 @@ def _drafter(worker: Any, wanted: str) -> list[Target]:
     if wanted == "auto" and config.model != worker.model_config.model:
         return []
     return [Target(model, config, complete=False)]
-
-
-def _version() -> str:
-    return str(getattr(importlib.import_module("vllm"), "__version__", "of unknown version"))

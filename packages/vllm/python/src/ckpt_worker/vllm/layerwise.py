@@ -1,9 +1,9 @@
 """Loading layer by layer: vLLM collects what belongs to a layer, and processes the layer when all of it is there.
 
-Right for every quantisation, and for parameters that were repacked or removed after the first load (as vLLM's CPU backend does):
-a layer is made anew in checkpoint form, loaded, processed, and copied over the one that serves, whose addresses stay. Until a layer
-is complete vLLM only *refers* to its tensors. They lie in the ring, which is overwritten next; so what is still referred to after a
-bucket is copied.
+Right for every quantisation, and for parameters that were repacked or removed after the first load (as vLLM's CPU backend
+does): a layer is made anew in checkpoint form, loaded, processed, and copied over the one that serves, whose addresses stay.
+Until a layer is complete vLLM only *refers* to its tensors. They lie in the ring, which is overwritten next; so what is still
+referred to after a bucket is copied.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .experts import ExpertKernels
 from .loads import Coverage, Named, Target, feed
 
 
@@ -41,6 +42,7 @@ class LayerwiseLoad:
     def __init__(self, targets: list[Target], tools: ReloadTools) -> None:
         self._targets, self._tools = targets, tools
         self._coverage = Coverage(targets)
+        self._experts = ExpertKernels(target.model for target in targets)
         # Layers that wait for tensors; None before the first load and after the end.
         self._waiting: list[torch.nn.Module] | None = None
         self.changed = False
@@ -50,6 +52,7 @@ class LayerwiseLoad:
         if self._waiting is None:
             # Before anything can fail: `abandon` then undoes as much as was done.
             self._waiting = [layer for target in self._targets for layer in target.model.modules()]
+            self._experts.set_aside()
             for target in self._targets:
                 self._tools.initialize(target.model)
         seen: list[torch.Tensor] = []
@@ -84,10 +87,11 @@ class LayerwiseLoad:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
-        for layer in waiting:
+        unfinished = [layer for layer in waiting if self._tools.info(layer).can_load()]
+        self.changed |= len(unfinished) < len(waiting)
+        self._experts.put_back(unfinished)
+        for layer in unfinished:
             info = self._tools.info(layer)
-            if not info.can_load():
-                self.changed = True
             # As if nothing had come for it: the finalizer then puts the old tensors back.
             info.loaded_weights.clear()
             info.load_numel = 0
