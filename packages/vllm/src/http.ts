@@ -71,7 +71,7 @@ export class EngineHttp {
         end(CkptError.from(error, connected ? 'ENGINE_WORKER_LOST' : 'ENGINE_UNREACHABLE', what, fields))
       outgoing.on('socket', (socket) => {
         socket.setKeepAlive(true, 10_000)
-        socket.once('connect', () => (connected = true))
+        socket.once(this.#base.protocol === 'https:' ? 'secureConnect' : 'connect', () => (connected = true))
       })
       outgoing.on('error', broken)
       outgoing.on('response', (response) => {

@@ -78,9 +78,12 @@ class LayerwiseLoad:
         """Processes what was left for the end, after checking that nothing is missing."""
         self._coverage.check()
         self.changed = True
+        idle = [layer for layer in self._waiting or [] if self._tools.info(layer).load_numel <= 0]
         for target in self._targets:
             self._tools.finalize(target.model, target.config)
         self._waiting = None
+        for layer in idle:
+            _repack(layer)
 
     def abandon(self) -> None:
         """Layers that did not become complete get their old parameters back."""
@@ -97,6 +100,17 @@ class LayerwiseLoad:
             info.load_numel = 0
         for target in self._targets:
             self._tools.finalize(target.model, target.config)
+
+
+def _repack(layer: torch.nn.Module) -> None:
+    """Renews the packed copy of a layer's weights that vLLM's CPU backend multiplies by.
+
+    A layer that shares its weights with another one, as an output head does with tied embeddings, is not loaded itself: its weights
+    are new then, its copy is not.
+    """
+    weight = getattr(layer, "weight", None)
+    if hasattr(layer, "cpu_linear") and isinstance(weight, torch.Tensor) and weight.numel() > 0 and not weight.is_meta:
+        layer.quant_method.process_weights_after_loading(layer)  # type: ignore[union-attr,operator]
 
 
 def _own(value: Any, ring: set[int]) -> Any:
