@@ -9,18 +9,23 @@ import {
   type WorkerMessage,
 } from '@ckpt/core/worker-protocol'
 import { Dealer } from 'zeromq'
+import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
 export interface UpdateSessionOptions {
   readonly host: Host
+  readonly rings: KeptRing
   readonly parameters: Parameters
   readonly address: string
   readonly token: string
   readonly device: string
+  /** Names what the parameters hold. */
+  readonly state?: string
   /** Longest silence of the rank. */
   readonly timeoutMs: number
   /** Called before each bucket is loaded; what it throws is the worker's error (for fault tests). */
   readonly beforeBucket?: (bucket: number) => void | Promise<void>
+  readonly beforeCommit?: () => void
 }
 
 export interface UpdateOutcome {
@@ -47,6 +52,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         pid: process.pid,
         engine: 'ckpt reference engine',
         device: options.device,
+        ...(options.state !== undefined && { state: options.state }),
       }),
     )
     while (session.outcome === undefined) {
@@ -104,7 +110,7 @@ class Session {
   }
 
   async #handle(message: Exclude<RankMessage, { type: 'error' }>): Promise<void> {
-    const { host, parameters } = this.#options
+    const { host, parameters, rings } = this.#options
     switch (message.type) {
       case 'attach': {
         const given = Buffer.from(message.token)
@@ -113,7 +119,7 @@ class Session {
           throw new CkptError('ENGINE_UNAUTHORIZED', 'the rank presented a wrong token')
         }
         if (message.ring.kind !== 'shm') throw new CkptError('UNSUPPORTED', `a ${message.ring.kind} ring in a host engine`)
-        this.#ring = { memory: await host.openShared(message.ring.name), offset: message.ring.offset }
+        this.#ring = { memory: await rings.use(message.ring.name), offset: message.ring.offset }
         return
       }
       case 'bucket': {
@@ -139,6 +145,7 @@ class Session {
         this.close()
         return
       case 'commit':
+        this.#options.beforeCommit?.()
         this.outcome = { version: message.version, touched: this.touched }
         return
       case 'abort':
@@ -153,7 +160,7 @@ class Session {
   }
 
   close(): void {
-    this.#ring?.memory.close()
+    if (this.#ring) this.#options.rings.release()
     this.#ring = undefined
   }
 }
