@@ -3,6 +3,7 @@ import { CkptError } from '@ckpt/contract'
 import { Command } from 'commander'
 import { addDoctor } from './commands/doctor.ts'
 import { addLaunch } from './commands/launch.ts'
+import { addPlan } from './commands/plan.ts'
 import { addUpdate } from './commands/update.ts'
 
 const program = new Command('ckpt')
@@ -11,6 +12,7 @@ const program = new Command('ckpt')
   .enablePositionalOptions()
 addLaunch(program)
 addUpdate(program)
+addPlan(program)
 addDoctor(program)
 
 try {
