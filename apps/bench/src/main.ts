@@ -7,6 +7,7 @@ import { createHost, probeCuda } from '@ckpt/transport'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
 import { machine } from './machine.ts'
+import { calibrate } from './measure/calibrate.ts'
 import { copyCeiling, measureCeilings } from './measure/ceilings.ts'
 import { measureGather } from './measure/gather.ts'
 import { measureGpu } from './measure/gpu.ts'
@@ -22,6 +23,8 @@ import { interpreter } from './python.ts'
 import type { BenchResult, GatherRun, PeerRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
 
+/** Ranks over which `--validate` measures on the host device. */
+const VALIDATED_RANKS = [1, 2, 4]
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
 
 interface Options {
@@ -32,6 +35,7 @@ interface Options {
   readonly bytes: number
   readonly repeat: number
   readonly peer?: string
+  readonly validate?: boolean
   readonly bucketBytes?: number
   readonly chunkBytes?: number
   readonly checkpoint?: string
@@ -65,6 +69,7 @@ const program = new Command('bench')
   .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 * 2 ** 30, '2GiB'))
   .addOption(new Option('--repeat <n>', 'timed updates a model').argParser(count).default(5))
   .addOption(new Option('--peer <peer>', 'measure another system in the same run').choices(['checkpoint-engine']))
+  .option('--validate', "compare updates over 1, 2 and 4 ranks with the simulator's predictions")
   .addOption(new Option('--bucket-bytes <size>', 'preferred bucket size, on GPUs').argParser(size))
   .addOption(new Option('--chunk-bytes <size>', 'what the stages overlap, on GPUs').argParser(size))
   .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
@@ -101,7 +106,14 @@ async function bench(): Promise<BenchResult> {
   let ceilings: BenchResult['ceilings'] | undefined
   let registration: BenchResult['registration']
   let gpus: BenchResult['gpus']
-  for (const { model, checkpoint } of await checkpoints()) {
+  let processors: BenchResult['processors']
+  const rankCounts = options.validate && !onGpus ? VALIDATED_RANKS : [options.ranks]
+  const scenarios = await checkpoints()
+  if (options.validate && !onGpus) {
+    const models = scenarios.map(({ model }) => model)
+    processors = await calibrate(host, models, rankCounts, options.bytes, (step) => say(`calibrating: ${step}`))
+  }
+  for (const { model, checkpoint } of scenarios) {
     say(`${model.title}: generating`)
     using generated = await checkpoint()
     const files = generated.files.map((path) => ({ path, bytes: statSync(path).size }))
@@ -129,17 +141,19 @@ async function bench(): Promise<BenchResult> {
     }
     ceilings ??= await measureCeilings(host, files)
     registration ??= await measureRegistration(host, generated.files, options.repeat)
-    runs.push(
-      await measureUpdate({
-        model,
-        checkpoint: generated,
-        ranks: options.ranks,
-        repeat: options.repeat,
-        // Measured again right before: on a shared machine the ceiling moves, and the higher one is the stricter limit.
-        copyBytesPerSecond: Math.max(ceilings.copyBytesPerSecond, await copyCeiling(host)),
-        onStep: (step) => say(`${model.title}: ${step}`),
-      }),
-    )
+    for (const ranks of rankCounts) {
+      runs.push(
+        await measureUpdate({
+          model,
+          checkpoint: generated,
+          ranks,
+          repeat: options.repeat,
+          // Measured again right before: on a shared machine the ceiling moves, and the higher one is the stricter limit.
+          copyBytesPerSecond: Math.max(ceilings.copyBytesPerSecond, await copyCeiling(host)),
+          onStep: (step) => say(`${model.title}: ${step}`),
+        }),
+      )
+    }
   }
   const gatherMetas = onGpus ? undefined : await gather()
   if (options.peer !== undefined && !onGpus) {
@@ -154,6 +168,7 @@ async function bench(): Promise<BenchResult> {
     machine: machine(),
     ceilings: ceilings!,
     ...(gpus && { gpus }),
+    ...(processors && { processors }),
     runs,
     ...(gatherMetas && { gatherMetas }),
     ...(registration && { registration }),

@@ -8,7 +8,7 @@ export { bucketTensors } from './lookup.ts'
 export type { PlanOptions } from './options.ts'
 export { planBroadcast, planP2p, type P2pPlanOptions } from './plan.ts'
 export { assignReceivers, type Assignment, type AssignmentInput, type Endpoint } from './receivers.ts'
-export { LOADERS, dealtWorkload, measuredRates, simulate, topology } from './simulate/index.ts'
+export { LOADERS, dealtWorkload, predict, simulate, topology } from './simulate/index.ts'
 export type {
   LinkUse,
   MeasuredMachine,

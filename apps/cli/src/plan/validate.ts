@@ -1,14 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
-import { measuredRates, simulate, topology, type MeasuredRun, type ProcessorCalibration, type Simulation } from '@ckpt/planner'
+import { predict, type MeasuredMachine, type MeasuredRun } from '@ckpt/planner'
 import { workloadOf } from './scenario.ts'
 import { columns, time } from './text.ts'
 
 /** The part of a bench's JSON that is read here. */
-interface BenchFile {
+interface BenchFile extends MeasuredMachine {
   readonly schema: number
-  readonly gpus?: { readonly names: readonly string[]; readonly h2dEachBytesPerSecond: readonly number[] }
-  readonly processors?: ProcessorCalibration
   readonly runs: readonly MeasuredRun[]
 }
 
@@ -34,7 +32,7 @@ export function validate(path: string): Validation[] {
   return file.runs.map((run) => {
     const variant = run.variant === undefined ? '' : `, ${run.variant}`
     const what = `${run.model}, ${run.strategy}, ${run.backend}, ${run.ranks} rank${run.ranks === 1 ? '' : 's'}${variant}`
-    const result = predict(run, file)
+    const result = predict(run, file, ({ model, ranks, bytes }) => workloadOf({ model, gpus: ranks, tp: ranks }, { bytes }))
     if (typeof result === 'string') return { what, measuredMs: run.updateMs, skipped: result }
     const error = (result.totalMs - run.updateMs.median) / run.updateMs.median
     return { what, measuredMs: run.updateMs, predictedMs: result.totalMs, error, bottleneck: result.bottleneck }
@@ -55,28 +53,6 @@ function readBench(path: string): BenchFile {
     })
   }
   return bench as BenchFile
-}
-
-function predict(run: MeasuredRun, { gpus, processors }: BenchFile): Simulation | string {
-  if (run.strategy === 'direct' && run.backend === 'host') return 'the direct strategy is not modelled on the host device'
-  const machine = { ...(gpus && { h2dEachBytesPerSecond: gpus.h2dEachBytesPerSecond }), ...(processors && { processors }) }
-  const type = /H\d+/i.exec(gpus?.names[0] ?? '')?.[0].toLowerCase() ?? 'h200'
-  const rates = measuredRates(run, machine, topology(`${type}-8x400g`))
-  if (rates === undefined) return 'the file has no rates measured apart from the updates (bench --validate measures them)'
-  let workload
-  try {
-    workload = workloadOf({ model: run.model, gpus: run.ranks, tp: run.ranks }, { bytes: run.bytes })
-  } catch (error) {
-    return error instanceof Error ? error.message : String(error)
-  }
-  return simulate({
-    workload,
-    rates,
-    strategy: run.strategy as Simulation['strategy'],
-    tpSize: run.ranks,
-    ringBytes: run.ringBytes,
-    bucketBytes: run.bucketBytes,
-  })!
 }
 
 /** Predicted and measured times side by side. */

@@ -1,4 +1,7 @@
-import type { Rates } from './rates.ts'
+import { topology, type Rates } from './rates.ts'
+import type { Simulation } from './result.ts'
+import { simulate } from './simulate.ts'
+import type { Workload } from './workload.ts'
 
 /** What of a bench run the simulator takes rates from, and what it is held against. Times in milliseconds, rates in bytes per second. */
 export interface MeasuredRun {
@@ -33,12 +36,40 @@ export interface ProcessorCalibration {
   readonly bucketSeconds: number
   /** Processor time of an update of next to nothing, a rank. */
   readonly updateSeconds: number
+  /** Processor time of a byte of ring, a rank: workers map it anew for each update. */
+  readonly ringByteSeconds: number
 }
 
 /** What a bench knows of its machine's parts. */
 export interface MeasuredMachine {
-  readonly h2dEachBytesPerSecond?: readonly number[]
+  readonly gpus?: { readonly names: readonly string[]; readonly h2dEachBytesPerSecond: readonly number[] }
   readonly processors?: ProcessorCalibration
+}
+
+/**
+ * What the simulator says of a measured run, from the rates of the machine it was measured on.
+ *
+ * @param workload The run's checkpoint over so many ranks, each the only holder of what it holds.
+ * @returns Why there is no answer, in words, where there is none.
+ */
+export function predict(
+  run: MeasuredRun,
+  machine: MeasuredMachine,
+  workload: (run: MeasuredRun) => Workload,
+): Simulation | string {
+  if (run.strategy === 'direct' && run.backend === 'host') return 'the direct strategy is not modelled on the host device'
+  if (run.strategy === 'p2p' && run.backend === 'host') return 'TCP between ranks on one machine is not modelled'
+  const type = /H\d+/i.exec(machine.gpus?.names[0] ?? '')?.[0].toLowerCase() ?? 'h200'
+  const rates = measuredRates(run, machine, topology(`${type}-8x400g`))
+  if (rates === undefined) return 'rates were not measured apart from the updates (bench --validate does)'
+  return simulate({
+    workload: workload(run),
+    rates,
+    strategy: run.strategy as Simulation['strategy'],
+    tpSize: run.ranks,
+    ringBytes: run.ringBytes,
+    bucketBytes: run.bucketBytes,
+  })!
 }
 
 /**
@@ -49,7 +80,7 @@ export interface MeasuredMachine {
  */
 export function measuredRates(run: MeasuredRun, machine: MeasuredMachine, base: Rates): Rates | undefined {
   if (run.backend === 'host') return onProcessors(run, machine.processors, base)
-  const each = machine.h2dEachBytesPerSecond
+  const each = machine.gpus?.h2dEachBytesPerSecond
   if (each === undefined || run.steps === undefined) return undefined
   const { beginMs, planMs, attachMs, commitMs } = run.steps
   const kept = run.verifiedBytes / run.ranks
@@ -79,6 +110,6 @@ function onProcessors(run: MeasuredRun, measured: ProcessorCalibration | undefin
     copyRate: reloadRate,
     tensorSeconds: 0,
     bucketSeconds: measured.bucketSeconds,
-    updateSeconds: measured.updateSeconds,
+    updateSeconds: measured.updateSeconds + run.ringBytes * measured.ringByteSeconds,
   }
 }

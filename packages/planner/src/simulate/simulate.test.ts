@@ -140,6 +140,7 @@ describe('measuredRates', () => {
       reloadRate: { 'kimi-k2/2': 5e9 },
       bucketSeconds: 1e-4,
       updateSeconds: 0.01,
+      ringByteSeconds: 0,
     }
     const rates = measuredRates(run, { processors }, h200)!
     const of = workload('kimi-k2', 2, 2, 1e9)

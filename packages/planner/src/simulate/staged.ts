@@ -26,7 +26,9 @@ export function simulateStaged(plan: TransferPlan, workload: Workload, rates: Ra
     rates.processors === undefined
       ? overLinks(plan, loads, rates, receivers, hosts)
       : onProcessors(plan, loads, rates, receivers)
-  const control = rates.processors === undefined ? rates.updateSeconds : (rates.updateSeconds * receivers) / rates.processors
+  // A rank's steps before and after the pipeline follow each other: more processors than ranks do not shorten them.
+  const turns = rates.processors === undefined ? 1 : Math.max(1, receivers / rates.processors)
+  const control = rates.updateSeconds * turns
   const limits = bottleneck(linkUse(plan, timeline, rates, { receivers, hosts, kept: sum(loads.keptBytes) }))
   return {
     system: 'ckpt',
