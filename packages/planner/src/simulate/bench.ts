@@ -23,6 +23,8 @@ export interface MeasuredRun {
     readonly commitMs: number
   }
   readonly verifiedBytes: number
+  /** On the host device: copies of all processors, as they went beside this run's samples. */
+  readonly limit?: { readonly bytesPerSecond: number }
 }
 
 /** What a bench measured of the machine itself, in updates of other sizes and in plain copies: the rates of its processors. */
@@ -99,17 +101,19 @@ export function measuredRates(run: MeasuredRun, machine: MeasuredMachine, base: 
 function onProcessors(run: MeasuredRun, measured: ProcessorCalibration | undefined, base: Rates): Rates | undefined {
   const reloadRate = measured?.reloadRate[`${run.model}/${run.ranks}`]
   if (measured === undefined || reloadRate === undefined) return undefined
+  // A machine that others use too changes its speed: everything was slower where copies beside the samples were.
+  const speed = run.limit === undefined ? 1 : run.limit.bytesPerSecond / (measured.copyRate * measured.processors)
   return {
     ...base,
     name: 'measured',
     source: 'copies and small updates measured in the same run',
     gpusPerHost: run.ranks,
     processors: measured.processors,
-    h2dRate: measured.copyRate,
-    peerRate: measured.copyRate,
-    copyRate: reloadRate,
+    h2dRate: measured.copyRate * speed,
+    peerRate: measured.copyRate * speed,
+    copyRate: reloadRate * speed,
     tensorSeconds: 0,
-    bucketSeconds: measured.bucketSeconds,
-    updateSeconds: measured.updateSeconds + run.ringBytes * measured.ringByteSeconds,
+    bucketSeconds: measured.bucketSeconds / speed,
+    updateSeconds: (measured.updateSeconds + run.ringBytes * measured.ringByteSeconds) / speed,
   }
 }
