@@ -38,6 +38,7 @@ const handlers: Handlers = {
   update({ name, engineSocket, ...options }) {
     return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...options })
   },
+  engineStates: () => Promise.resolve(parameterServer().engineStates()),
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
   close,
