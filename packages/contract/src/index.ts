@@ -45,7 +45,16 @@ export type {
   Ring,
   RingHandle,
 } from './device.ts'
-export type { EngineAdapter, EngineCall, EngineSession, EngineStart, RingTensor, WorkerEndpoint } from './engine.ts'
+export type {
+  EngineAdapter,
+  EngineCall,
+  EngineSession,
+  EngineStart,
+  RingTensor,
+  WorkerEndpoint,
+  WorkerProtocol,
+  WorkerState,
+} from './engine.ts'
 export type { DirectContext, DirectResult, DirectStrategy, StagedStrategy, Strategy, StrategyContext, StrategyResult } from './strategy.ts'
 export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages } from './direct.ts'
 export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'

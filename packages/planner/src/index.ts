@@ -17,3 +17,14 @@ export {
   type RecordedRank,
 } from './direct/plan.ts'
 export { subsetOf } from './direct/subset.ts'
+export { LOADERS, dealtWorkload, predict, simulate, topology } from './simulate/index.ts'
+export type {
+  LinkUse,
+  MeasuredMachine,
+  MeasuredRun,
+  ProcessorCalibration,
+  Rates,
+  SimulateOptions,
+  Simulation,
+  Workload,
+} from './simulate/index.ts'

@@ -1,5 +1,5 @@
-import type { SerializedError } from '@ckpt/contract'
-import type { CheckpointSource, RegisterOptions, UpdateReport } from '@ckpt/core'
+import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
+import type { CheckpointSource, RegisterOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
 export interface RankCalls {
@@ -8,6 +8,7 @@ export interface RankCalls {
       rank: number
       worldSize: number
       address: string
+      token?: string
       keepAlive: boolean
       shareMemory?: boolean
       timeoutMs: number
@@ -15,6 +16,8 @@ export interface RankCalls {
       threads?: number
       /** Index of the GPU; absent for the host device. */
       gpu?: number
+      /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA (compat/stand_in_cuda.py). */
+      standInCuda?: boolean
     },
     void,
   ]
@@ -22,6 +25,8 @@ export interface RankCalls {
   unregister: [{ name: string }, void]
   gatherMetas: [{ name: string; digests?: boolean }, { milliseconds: number; tensors: number; digest: string }]
   update: [RankUpdate, UpdateReport]
+  /** What the rank knows of the engine workers. */
+  engineStates: [undefined, WorkerStatus[]]
   resources: [undefined, RankResources]
   /** Memory of the rank's device, in bytes. */
   deviceMemory: [undefined, { free: number; total: number }]
@@ -34,6 +39,8 @@ export interface RankUpdate {
   readonly engineSocket: string
   /** Default: broadcast. */
   readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
+  /** What the engine worker speaks (default: ckpt's own protocol). */
+  readonly protocol?: WorkerProtocol
   readonly version?: string
   readonly verify?: boolean
   readonly ringBytes?: number
@@ -41,6 +48,8 @@ export interface RankUpdate {
   readonly chunkBytes?: number
   readonly keepAlive?: boolean
   readonly timeoutMs?: number
+  readonly retry?: number
+  readonly rollback?: boolean
 }
 
 /** What a rank process holds, for leak checks. */

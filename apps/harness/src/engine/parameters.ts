@@ -10,8 +10,8 @@ import {
   type StorageHandle,
 } from '@ckpt/contract'
 import { readHeader } from '@ckpt/safetensors'
+import { engineLayout, type Layout, type LayoutTensor, type Placement } from '@ckpt/models'
 import { recordingOf } from './recording.ts'
-import { engineLayout, type Layout, type LayoutTensor, type Placement } from './layout.ts'
 
 const ALIGNMENT = 256
 

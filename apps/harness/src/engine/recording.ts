@@ -1,5 +1,5 @@
 import type { Recording } from '@ckpt/contract'
-import type { Layout, LayoutTensor } from './layout.ts'
+import type { Layout, LayoutTensor } from '@ckpt/models'
 
 /** A layout as routes into one storage in which parameters begin at `offsets`. */
 export function recordingOf(

@@ -23,6 +23,8 @@ export interface UpdateSessionOptions {
   readonly device: string
   /** Whether an update was recorded before. */
   readonly recorded: boolean
+  /** Names what the parameters hold. */
+  readonly state?: string
   /** Longest silence of the rank. */
   readonly timeoutMs: number
   /** Called before each bucket is loaded; what it throws is the worker's error (for fault tests). */
@@ -33,6 +35,7 @@ export interface UpdateSessionOptions {
   /** Whether ranks are told where the parameters lie (default true). */
   readonly shared?: boolean
   readonly beforeBucket?: (bucket: number) => void | Promise<void>
+  readonly beforeCommit?: () => void
 }
 
 export interface UpdateOutcome {
@@ -63,6 +66,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         device: options.device,
         // Until an update was recorded: this engine knows its routes, but a rank is to ask for them as it does elsewhere.
         ...(options.recorded && { routes: options.parameters.recording.id }),
+        ...(options.state !== undefined && { state: options.state }),
       }),
     )
     while (session.outcome === undefined) {
@@ -180,6 +184,7 @@ class Session {
         await parameters.check(message.digests ?? [])
         return
       case 'commit':
+        this.#options.beforeCommit?.()
         this.outcome = { version: message.version, touched: this.touched, recorded: this.#record }
         return
       case 'abort':

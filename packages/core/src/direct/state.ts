@@ -1,5 +1,5 @@
 import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
-import type { WorkerSession } from '../worker-protocol/session.ts'
+import type { RecordingSession } from '../update/session.ts'
 import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
 import { PreparedDirect } from './prepared.ts'
 
@@ -14,7 +14,7 @@ export interface Proposal {
   readonly rank: number
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
-  readonly session: WorkerSession
+  readonly session: RecordingSession
   /** Of all ranks that take part. */
   readonly deviceUuids: readonly string[]
   readonly exchanges: Exchanges
@@ -59,21 +59,23 @@ export class DirectState {
       return { reason: `rank ${first!.rank}: ${first!.refused}`, record, recorded: !record }
     }
     const key = JSON.stringify([manifest.digest, digests])
-    let problem: string | null = null
+    let problem: { readonly reason: string; readonly misfit: boolean } | null = null
     if (this.#prepared?.key !== key) {
       await this.drop()
       try {
         const value = await PreparedDirect.make(device, rank, manifest, proposal.segments, offers as Offered[])
         this.#prepared = { key, value }
       } catch (error) {
-        problem = CkptError.from(error, 'UNSUPPORTED').message
+        const { message, fields } = CkptError.from(error, 'UNSUPPORTED')
+        problem = { reason: message, misfit: fields['misfit'] === true }
       }
     }
     const problems = await exchanges.gather('direct/prepared', problem)
-    const failed = problems.findIndex((one) => one !== null)
-    if (failed >= 0) {
+    const failed = problems.find((one) => one !== null)
+    if (failed) {
       await this.drop()
-      return { reason: problems[failed]!, record: false, recorded: true }
+      // Another kind of checkpoint than the one recorded: this one is.
+      return { reason: failed.reason, record: failed.misfit, recorded: !failed.misfit }
     }
     return { prepared: this.#prepared!.value }
   }

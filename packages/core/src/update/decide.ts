@@ -1,10 +1,15 @@
 import { CkptError, type WorkerEndpoint } from '@ckpt/contract'
 import type { Decision } from '../direct/state.ts'
-import type { WorkerSession } from '../worker-protocol/session.ts'
+import { canRecord, type RecordingSession, type UpdateSession } from './session.ts'
 import type { UpdateRun } from './update.ts'
 
+type Staged = Extract<Decision, { reason: string }>
+type Direct = Extract<Decision, { prepared: object }> & { readonly session: RecordingSession }
+
 /** An update that is staged because its strategy is. */
-const STAGED: Extract<Decision, { reason: string }> = { reason: '', record: false, recorded: false }
+const STAGED: Staged = { reason: '', record: false, recorded: false }
+/** What checkpoint-engine's workers speak knows nothing of parameters; all ranks have the same engine. */
+const OTHER: Staged = { reason: 'the engine’s workers speak another protocol', record: false, recorded: true }
 
 /**
  * Whether this update is direct; all ranks come to the same decision.
@@ -13,13 +18,13 @@ const STAGED: Extract<Decision, { reason: string }> = { reason: '', record: fals
  */
 export async function decide(
   run: UpdateRun,
-  session: WorkerSession,
+  session: UpdateSession,
   endpoints: readonly WorkerEndpoint[],
   options: { epoch: number; timeoutMs: number; signal: AbortSignal },
-): Promise<Decision> {
+): Promise<Staged | Direct> {
   const { rendezvous, strategy } = run
   if (strategy.name !== 'direct') return STAGED
-  const decision = await run.direct.decide({
+  const decision = !canRecord(session) ? OTHER : await run.direct.decide({
     device: run.device,
     rank: rendezvous.rank,
     manifest: run.manifest,
@@ -35,5 +40,5 @@ export async function decide(
   if (strategy.required && 'reason' in decision && decision.recorded) {
     throw new CkptError('UNSUPPORTED', `the update cannot be direct: ${decision.reason}`, { fields: { rank: rendezvous.rank } })
   }
-  return decision
+  return 'prepared' in decision ? { ...decision, session: session as RecordingSession } : decision
 }

@@ -3,7 +3,9 @@ import { subsetOf } from '@ckpt/planner'
 import type { PreparedDirect } from '../direct/prepared.ts'
 import { tensorCount } from '../manifest.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
+import type { RecordingSession } from './session.ts'
 import { contextFor, stage, type Outcome, type Staging } from './staged-work.ts'
+import type { vote } from './vote.ts'
 
 /** The most that the ring for opaque tensors takes, where none of them is larger. */
 const RING_BYTES = 64 * 2 ** 20
@@ -11,13 +13,15 @@ const RING_BYTES = 64 * 2 ** 20
 /** Straight into the parameters; opaque tensors through a small ring. */
 export class DirectWork {
   readonly #staging: Staging
+  readonly #session: RecordingSession
   readonly #prepared: PreparedDirect
   #opaque: { readonly manifest: Manifest; readonly planned: PlannedUpdate } | undefined
   #context: StrategyContext | undefined
   #result: DirectResult | undefined
 
-  constructor(staging: Staging, prepared: PreparedDirect) {
+  constructor(staging: Staging, session: RecordingSession, prepared: PreparedDirect) {
     this.#staging = staging
+    this.#session = session
     this.#prepared = prepared
   }
 
@@ -34,7 +38,8 @@ export class DirectWork {
   }
 
   async attach(): Promise<void> {
-    const { session, wait } = this.#staging
+    const { run, wait } = this.#staging
+    const session = this.#session
     const opaque = this.#opaque
     const plan = opaque?.planned.plan
     const totals = { tensors: plan?.items.count ?? 0, bytes: plan?.totalBytes ?? 0 }
@@ -43,10 +48,10 @@ export class DirectWork {
     else {
       this.#context = await contextFor(this.#staging, opaque.manifest, opaque.planned, (ring) => attach(ring.handle))
     }
+    run.progress.touched = true
     await session.direct(this.#prepared.recording.id)
     // Others write into this worker's parameters too: nobody begins before all workers are ready.
-    const { rendezvous } = this.#staging.run
-    await this.#staging.exchange('direct/begin', rendezvous.rank)
+    await this.#staging.exchange('direct/begin', run.rendezvous.rank)
   }
 
   async execute(): Promise<void> {
@@ -66,8 +71,17 @@ export class DirectWork {
   }
 
   async release(): Promise<void> {
-    const { run, session } = this.#staging
-    await session.release(run.verify ? await this.#prepared.digests() : undefined)
+    const { run } = this.#staging
+    await this.#session.release(run.verify ? await this.#prepared.digests() : undefined)
+  }
+
+  /** What this rank votes for. */
+  stands(): Parameters<typeof vote>[2] {
+    const { manifest } = this.#staging.run
+    const { recording, checkpointBytes } = this.#prepared
+    const none = new Uint32Array(0)
+    const items = { count: recording.tensors.length, tensor: none, bucketOffset: new Float64Array(0) }
+    return { manifestDigest: manifest.digest, totalBytes: checkpointBytes, items }
   }
 
   outcome(): Outcome {

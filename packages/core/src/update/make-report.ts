@@ -13,6 +13,7 @@ export function makeReport(
 ): UpdateReport {
   const { staged, planned, direct, stages } = outcome
   const plan = planned?.plan
+  const whole = outcome.whole?.plan
   const isDirect = stages !== undefined
   // The ranks wait for each other between the step's begin and the pipeline's.
   const lead = startedAt + steps.beginMs + steps.planMs + steps.attachMs
@@ -44,11 +45,14 @@ export function makeReport(
     ...(staged?.stats.order && { order: staged.stats.order }),
     ...(direct && { direct }),
     bytes: outcome.bytes,
+    ...(plan && whole && plan !== whole && {
+      kept: { tensors: whole.items.count - plan.items.count, bytes: whole.totalBytes - plan.totalBytes },
+    }),
     tensors: outcome.tensors,
     buckets: plan?.buckets.count ?? 0,
     ringBytes: plan?.ringBytes ?? 0,
     bucketBytes: plan?.bucketBytes ?? 0,
-    verified: run.verify,
+    verified: run.verify && run.engine.protocol !== 'checkpoint-engine',
     digest: run.manifest.digest,
     h2dBytes: h2dBytes + (stages?.h2dBytes ?? 0),
     broadcastBytes: broadcastBytes + (direct?.bytes?.forwarded ?? 0),

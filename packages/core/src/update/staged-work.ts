@@ -1,15 +1,18 @@
-import type { Exchange, Manifest, Ring, StrategyContext, StrategyResult } from '@ckpt/contract'
+import type { Epoch, Exchange, Manifest, Ring, StrategyContext, StrategyResult } from '@ckpt/contract'
 import { bucketTensors } from '@ckpt/planner'
 import { tensorCount } from '../manifest.ts'
 import type { DirectReport } from '../report.ts'
-import type { WorkerSession } from '../worker-protocol/session.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
+import { remainder } from './resume.ts'
+import { canRecord, type UpdateSession } from './session.ts'
 import type { UpdateRun } from './update.ts'
+import type { vote } from './vote.ts'
 
 /** What a staged update, or the staged part of a direct one, works with. */
 export interface Staging {
   readonly run: UpdateRun
-  readonly session: WorkerSession
+  readonly epoch: Epoch
+  readonly session: UpdateSession
   readonly ranks: readonly number[]
   /** Whether some rank has lost its ring or collective, so that all make them anew. */
   readonly fresh: boolean
@@ -22,6 +25,8 @@ export interface Staging {
 /** What an update did, for its report. */
 export interface Outcome {
   readonly planned?: PlannedUpdate
+  /** The plan of everything, where only a part was left to send. */
+  readonly whole?: PlannedUpdate
   readonly staged?: StrategyResult
   readonly direct?: DirectReport
   readonly spans?: Float64Array
@@ -68,7 +73,7 @@ export async function contextFor(
     },
     ring,
     collective,
-    session,
+    session: run.progress.watch(session),
     segments: run.segments,
     ...wait,
     ...(run.onProgress && { onProgress: run.onProgress }),
@@ -79,6 +84,8 @@ export async function contextFor(
 export class StagedWork {
   readonly #staging: Staging
   readonly #why: { readonly reason: string; readonly record: boolean }
+  #manifest: Manifest
+  #whole: PlannedUpdate | undefined
   #planned: PlannedUpdate | undefined
   #context: StrategyContext | undefined
   #result: StrategyResult | undefined
@@ -86,20 +93,32 @@ export class StagedWork {
 
   constructor(staging: Staging, why: { reason: string; record: boolean }) {
     this.#staging = staging
-    this.#why = why
+    this.#manifest = staging.run.manifest
+    // What is left of a failed attempt is not all that the engine's loader does.
+    this.#why = staging.run.failed ? { ...why, record: false } : why
   }
 
-  plan(): Promise<void> {
-    this.#planned = stage(this.#staging, this.#staging.run.manifest)
-    return Promise.resolve()
+  async plan(): Promise<void> {
+    const { run, epoch, session, wait } = this.#staging
+    this.#whole = this.#planned = stage(this.#staging, this.#manifest)
+    if (run.failed === undefined) return
+    const { state } = await session.greeted(wait.signal)
+    this.#manifest = await remainder(run.rendezvous, epoch, run.manifest, run.failed, state, wait)
+    this.#planned = stage(this.#staging, this.#manifest)
+  }
+
+  /** What this rank votes for. */
+  stands(): Parameters<typeof vote>[2] {
+    return this.#planned!.plan
   }
 
   async attach(): Promise<void> {
-    const { run, session, wait } = this.#staging
+    const { session, wait } = this.#staging
     const { plan } = this.#planned!
     const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
-    this.#context = await contextFor(this.#staging, run.manifest, this.#planned!, (ring) => {
-      void session.attach(ring.handle, totals, wait.signal, this.#why.record)
+    this.#context = await contextFor(this.#staging, this.#manifest, this.#planned!, (ring) => {
+      if (canRecord(session)) void session.attach(ring.handle, totals, wait.signal, this.#why.record)
+      else void session.attach(ring.handle, totals, wait.signal)
     })
   }
 
@@ -111,7 +130,7 @@ export class StagedWork {
   async release(): Promise<void> {
     const { session, run } = this.#staging
     await session.release()
-    if (!this.#why.record) return
+    if (!this.#why.record || !canRecord(session)) return
     const recording = await session.routes()
     if (typeof recording === 'string') this.#recorded = recording
     else {
@@ -125,10 +144,11 @@ export class StagedWork {
     const { run } = this.#staging
     return {
       planned: this.#planned!,
+      whole: this.#whole!,
       staged: this.#result!,
       startedAt: this.#result!.startedAt,
       tensors: tensorCount(run.manifest),
-      bytes: this.#planned!.plan.totalBytes,
+      bytes: this.#whole!.plan.totalBytes,
       ...(run.strategy.name === 'direct' && {
         direct: {
           fallback: this.#why.reason,

@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import {
   CkptError,
   type Device,
@@ -13,14 +12,17 @@ import {
 import { withDeadline } from '../deadline.ts'
 import type { DirectState } from '../direct/state.ts'
 import type { UpdateReport } from '../report.ts'
-import { WorkerSession } from '../worker-protocol/session.ts'
-import { announce } from './begin.ts'
+import { announce, type Announcement } from './begin.ts'
 import { decide } from './decide.ts'
 import { DirectWork } from './direct-work.ts'
 import { makeReport } from './make-report.ts'
 import type { PlanCache } from './plan-cache.ts'
+import type { UpdateProgress } from './progress.ts'
 import type { UpdateResources } from './resources.ts'
+import type { UpdateSession } from './session.ts'
 import { StagedWork, type Staging } from './staged-work.ts'
+import { vote } from './vote.ts'
+import { openSession, workerAddress } from './worker.ts'
 
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
@@ -45,6 +47,14 @@ export interface UpdateRun {
   readonly chunkBytes: number
   readonly timeoutMs: number
   readonly signal: AbortSignal
+  /** Whether and how a failure of this update is recovered from; the ranks must agree in it. */
+  readonly recovery: string
+  /** Notes how far this attempt came. */
+  readonly progress: UpdateProgress
+  /** The attempt before this one, when only what is missing is to be sent. */
+  readonly failed?: UpdateProgress
+  /** The ranks have told each other who takes part, and what their workers serve. */
+  readonly onBegin: (announcements: readonly Announcement[]) => void
   /** Tells the other ranks of a failure, once; resolves to the error to report. */
   readonly fail: (thrown: unknown) => Promise<CkptError>
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
@@ -52,49 +62,54 @@ export interface UpdateRun {
 
 /** One update on one rank, inside `epoch`. The other ranks know of a failure (by `fail`) before the worker is told. */
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
-  const { rendezvous, manifest, timeoutMs, signal } = run
+  const { rendezvous, progress, timeoutMs, signal } = run
   const { rank } = rendezvous
   const wait = { timeoutMs, signal }
   const startedAt = performance.now()
   const clock = stepClock(startedAt)
 
-  await run.engine.ready({ rank, timeoutMs, signal })
-  const address = `ipc://${join(run.socketDir, `worker-${rank}-${epoch.id}.sock`)}`
+  const state = await run.engine.ready({ rank, timeoutMs, signal })
+  const deviceUuid = run.device.uuid
+  const address = workerAddress(run.engine, { rank, deviceUuid, socketDir: run.socketDir, epoch: epoch.id })
   const announcements = await announce(
     rendezvous,
     epoch,
     {
-      checkpoint: manifest.checkpoint,
-      manifestDigest: manifest.digest,
+      checkpoint: run.manifest.checkpoint,
+      manifestDigest: run.manifest.digest,
       strategy: run.strategy.name,
       version: run.version,
       verify: run.verify,
       bucketBytes: run.bucketBytes,
       maxBucketBytes: run.maxBucketBytes,
       chunkBytes: run.chunkBytes,
+      recovery: run.recovery,
+      workerState: state ?? null,
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
-      endpoint: { rank, deviceUuid: run.device.uuid, address },
+      endpoint: { rank, deviceUuid, address },
     },
     wait,
   )
   const beginMs = clock()
 
   const ranks = announcements.map((one) => one.endpoint.rank)
-  const endpoints = announcements.map((one) => one.endpoint)
+  run.onBegin(announcements)
   const token = announcements[0]!.token
-  const session = await WorkerSession.bind({ rank, address, token, epoch: epoch.id, timeoutMs })
+  const session = await openSession(run.engine, { rank, address, token, epoch: epoch.id, timeoutMs })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
-  const options = { epoch: epoch.id, ...wait }
   try {
+    const endpoints = announcements.map((one) => one.endpoint)
     const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
-    watchCall(call.finished, session, rank)
+    if (call.finished) watchCall(call.finished, session, rank)
+    const options = { epoch: epoch.id, ...wait }
     const decision = await decide(run, session, endpoints, options)
     const staging: Staging = {
       run,
+      epoch,
       session,
       ranks,
       fresh: announcements.some((one) => one.generation !== run.resources.generation),
@@ -102,21 +117,32 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       exchange: (key, value) => rendezvous.allGather(`collective/${key}`, value, options),
       wait,
     }
-    const work = 'prepared' in decision ? new DirectWork(staging, decision.prepared) : new StagedWork(staging, decision)
+    const work =
+      'prepared' in decision ? new DirectWork(staging, decision.session, decision.prepared) : new StagedWork(staging, decision)
     await work.plan()
     const planMs = clock()
+    progress.phase = 'attach'
+    void session.greeted(signal).then(
+      ({ state }) => (progress.workerState = state),
+      () => undefined, // the attach fails with it
+    )
     await work.attach()
+    progress.phase = 'pipeline'
     const attachMs = clock()
+
     await work.execute()
     const pipelineMs = clock()
 
+    progress.phase = 'release'
     await work.release()
-    // Everybody's worker is prepared, or nobody commits: a rank that failed has aborted the epoch instead of voting.
-    await rendezvous.allGather('update/prepared', rank, options)
-    await session.commit(run.version, manifest.digest)
+    progress.phase = 'vote'
+    await vote(rendezvous, epoch, work.stands(), wait)
+    progress.phase = 'commit'
+    await session.commit(run.version, run.manifest.digest)
     await rendezvous.allGather('update/committed', rank, options)
-    await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    if (call.finished) await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
+    progress.phase = 'done'
     return makeReport(run, epoch, work.outcome(), startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
     const error = await run.fail(thrown)
@@ -132,7 +158,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
  * A call that ends before the update does fails the session. The worker's own answer travels on another channel and says more, so
  * it gets a moment to arrive first.
  */
-function watchCall(finished: Promise<void>, session: WorkerSession, rank: number): void {
+function watchCall(finished: Promise<void>, session: UpdateSession, rank: number): void {
   const failLater = (error: CkptError, milliseconds: number) => void setTimeout(() => session.fail(error), milliseconds).unref()
   finished.then(
     () =>

@@ -1,7 +1,6 @@
 import { timingSafeEqual } from 'node:crypto'
 import {
   CkptError,
-  type EngineSession,
   type Recording,
   type RingHandle,
   type RingTensor,
@@ -9,6 +8,7 @@ import {
 } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
+import type { RecordingSession, WorkerGreeting } from '../update/session.ts'
 import {
   OLDEST_WORKER_PROTOCOL,
   WORKER_PROTOCOL,
@@ -20,12 +20,8 @@ import {
   type WorkerMessage,
 } from './messages.ts'
 
-/** What a worker says of itself when it connects. */
-export interface WorkerGreeting {
-  readonly protocol: number
-  /** Id of the recording that it holds and that fits its parameters. */
-  readonly routes: string | undefined
-}
+/** The longest that a worker says is a recording of some hundred thousand tensors. */
+const MAX_MESSAGE_BYTES = 128 * 2 ** 20
 
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
 
@@ -52,8 +48,9 @@ export interface WorkerSessionOptions {
  * One rank's connection to its engine worker for one update: binds, waits for `hello`, then sends and matches answers by sequence
  * number. The first failure is final: every later call fails with the same error.
  */
-export class WorkerSession implements EngineSession {
-  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0 })
+export class WorkerSession implements RecordingSession {
+  readonly checksDigests = true
+  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0, maxMessageSize: MAX_MESSAGE_BYTES })
   readonly #options: WorkerSessionOptions
   readonly #pending = new Map<number, Pending>()
   readonly #hello: Promise<WorkerGreeting>
@@ -235,7 +232,7 @@ export class WorkerSession implements EngineSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
-      this.#greet.resolve({ protocol: message.protocol, routes: message.routes ?? undefined })
+      this.#greet.resolve({ protocol: message.protocol, state: message.state, routes: message.routes ?? undefined })
       return
     }
     const pending = this.#pending.get(message.seq)
