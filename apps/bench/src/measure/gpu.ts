@@ -225,7 +225,10 @@ class Turns {
     if (this.#options.strategy === 'direct') {
       const [report] = await this.own(true)
       if (report!.strategy !== 'direct') {
-        throw new CkptError('UNSUPPORTED', `no direct update: ${report!.direct?.fallback ?? ''} (${report!.direct?.recorded ?? ''})`)
+        throw new CkptError(
+          'UNSUPPORTED',
+          `no direct update: ${report!.direct?.fallback ?? ''} (${report!.direct?.recorded ?? ''})`,
+        )
       }
     }
     if (this.#peer === undefined) return

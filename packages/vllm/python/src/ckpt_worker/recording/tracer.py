@@ -157,9 +157,7 @@ class Tracer:
             return
         source = source.expand(destination.shape)
         storage = destination.untyped_storage()
-        region = region_of(
-            destination, source, source.data_ptr() - self._base, destination.data_ptr() - storage.data_ptr()
-        )
+        region = region_of(destination, source, source.data_ptr() - self._base, destination.data_ptr() - storage.data_ptr())
         found = list(parts(region, self._extents))
         if any(extent is None for extent, _ in found):
             for name in names:
@@ -255,7 +253,7 @@ class _Operations(TorchDispatchMode):
 
 class _Functions(TorchFunctionMode):
     def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
