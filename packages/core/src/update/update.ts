@@ -94,7 +94,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   try {
     if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
     const endpoints = announcements.map((one) => one.endpoint)
-    const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
+    const call = await run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
     if (call.finished) watchCall(call.finished, session, rank)
     const exchange = <T>(key: string, value: T) =>
       rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
