@@ -27,7 +27,6 @@ import stand_in_cuda
 import torch
 
 absent.install()
-stand_in_cuda.install()
 
 import fastapi
 import uvicorn
@@ -39,6 +38,9 @@ from sglang.srt.managers.io_struct import PauseGenerationReqInput, UpdateWeights
 from sglang.srt.managers.scheduler_components import weight_updater as scheduler_updater
 from sglang.srt.model_executor.model_runner_components import weight_updater as runner_updater
 from sglang.srt.model_loader.weight_utils import default_weight_loader
+
+# After SGLang has looked what platform this is.
+stand_in_cuda.install()
 
 
 class Model(torch.nn.Module):
