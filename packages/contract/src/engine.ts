@@ -30,6 +30,14 @@ export interface EngineCall {
   readonly finished?: Promise<void>
 }
 
+/** What an engine worker says of itself. */
+export interface WorkerState {
+  /** The version it serves; null before the first commit. */
+  readonly version: string | null
+  /** Whether its parameters hold anything but a whole committed version: an update ended half-way. The next update repairs it. */
+  readonly dirty: boolean
+}
+
 /**
  * What an engine's workers speak: `ckpt` is this project's worker protocol (docs/worker-protocol.md), `checkpoint-engine` that of
  * checkpoint-engine's stock worker extension (docs/compatibility.md), which compares no digests.
@@ -41,8 +49,16 @@ export interface EngineAdapter {
   readonly name: string
   /** What its workers speak (default: `ckpt`). */
   readonly protocol?: WorkerProtocol
-  /** Waits until the engine answers. @throws CkptError `ENGINE_UNREACHABLE` past the deadline. */
-  ready(options: { readonly rank: number; readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<void>
+  /**
+   * Waits until the engine answers; resolves to the state of the rank's worker, where the engine can tell.
+   *
+   * @throws CkptError `ENGINE_UNREACHABLE` past the deadline.
+   */
+  ready(options: {
+    readonly rank: number
+    readonly timeoutMs: number
+    readonly signal: AbortSignal
+  }): Promise<WorkerState | void>
   /** Starts the workers (on the ranks that must; a no-op elsewhere). */
   start(start: EngineStart): Promise<EngineCall>
 }

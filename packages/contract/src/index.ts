@@ -53,6 +53,7 @@ export type {
   RingTensor,
   WorkerEndpoint,
   WorkerProtocol,
+  WorkerState,
 } from './engine.ts'
 export type { Strategy, StrategyContext, StrategyResult } from './strategy.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

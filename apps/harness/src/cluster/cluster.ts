@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -29,11 +30,16 @@ export interface ClusterOptions {
 export class Cluster implements AsyncDisposable {
   readonly ranks: readonly RankProcess[]
   readonly engines: EngineProcess[]
+  /** The secret of this run. */
+  readonly token = randomBytes(24).toString('base64url')
+  /** Where the coordinator listens, `tcp://…`. */
+  readonly address: string
   readonly #directory: string
   readonly #options: ClusterOptions
   readonly #removeDirectory = () => rmSync(this.#directory, { recursive: true, force: true })
 
-  private constructor(options: ClusterOptions, directory: string) {
+  private constructor(options: ClusterOptions, directory: string, address: string) {
+    this.address = address
     this.#options = options
     this.#directory = directory
     process.on('exit', this.#removeDirectory)
@@ -42,16 +48,16 @@ export class Cluster implements AsyncDisposable {
   }
 
   static async start(options: ClusterOptions): Promise<Cluster> {
-    const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')))
+    const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')), `tcp://127.0.0.1:${await freePort()}`)
     try {
       await Promise.all([...cluster.ranks.map((rank) => rank.ready), ...cluster.engines.map((engine) => engine.ready())])
-      const address = `tcp://127.0.0.1:${await freePort()}`
       await Promise.all(
         cluster.ranks.map(({ rank }) =>
           cluster.ranks[rank]!.call('create', {
             rank,
             worldSize: options.ranks,
-            address,
+            address: cluster.address,
+            token: cluster.token,
             keepAlive: options.keepAlive ?? false,
             timeoutMs: options.timeoutMs ?? 60_000,
             ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),

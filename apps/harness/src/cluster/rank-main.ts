@@ -41,6 +41,7 @@ const handlers: Handlers = {
   update({ name, engineSocket, protocol = 'ckpt', ...options }) {
     return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket, protocol }), ...options })
   },
+  engineStates: () => Promise.resolve(parameterServer().engineStates()),
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
   close,

@@ -1,5 +1,5 @@
 import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
-import type { CheckpointSource, RegisterOptions, UpdateReport } from '@ckpt/core'
+import type { CheckpointSource, RegisterOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
 export interface RankCalls {
@@ -8,6 +8,7 @@ export interface RankCalls {
       rank: number
       worldSize: number
       address: string
+      token?: string
       keepAlive: boolean
       timeoutMs: number
       heartbeatTimeoutMs?: number
@@ -23,6 +24,8 @@ export interface RankCalls {
   unregister: [{ name: string }, void]
   gatherMetas: [{ name: string; digests?: boolean }, { milliseconds: number; tensors: number; digest: string }]
   update: [RankUpdate, UpdateReport]
+  /** What the rank knows of the engine workers. */
+  engineStates: [undefined, WorkerStatus[]]
   resources: [undefined, RankResources]
   /** Memory of the rank's device, in bytes. */
   deviceMemory: [undefined, { free: number; total: number }]
@@ -42,6 +45,8 @@ export interface RankUpdate {
   readonly chunkBytes?: number
   readonly keepAlive?: boolean
   readonly timeoutMs?: number
+  readonly retry?: number
+  readonly rollback?: boolean
 }
 
 /** What a rank process holds, for leak checks. */

@@ -19,10 +19,13 @@ export interface UpdateSessionOptions {
   readonly address: string
   readonly token: string
   readonly device: string
+  /** Names what the parameters hold. */
+  readonly state?: string
   /** Longest silence of the rank. */
   readonly timeoutMs: number
   /** Called before each bucket is loaded; what it throws is the worker's error (for fault tests). */
   readonly beforeBucket?: (bucket: number) => void | Promise<void>
+  readonly beforeCommit?: () => void
 }
 
 export interface UpdateOutcome {
@@ -49,6 +52,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         pid: process.pid,
         engine: 'ckpt reference engine',
         device: options.device,
+        ...(options.state !== undefined && { state: options.state }),
       }),
     )
     while (session.outcome === undefined) {
@@ -141,6 +145,7 @@ class Session {
         this.close()
         return
       case 'commit':
+        this.#options.beforeCommit?.()
         this.outcome = { version: message.version, touched: this.touched }
         return
       case 'abort':

@@ -74,6 +74,11 @@ export class CompatSession implements UpdateSession {
     return session
   }
 
+  /** Nothing: these workers do not greet. */
+  greeted(): Promise<undefined> {
+    return Promise.resolve(undefined)
+  }
+
   /** Hands the worker the ring once it connects. What is asked of the session before that is done waits for it; its failure is final. */
   attach(ring: RingHandle, _totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
     this.#attached = this.#attach(ring, signal)

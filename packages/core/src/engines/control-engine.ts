@@ -27,8 +27,9 @@ export function controlEngine(options: ControlEngineOptions): EngineAdapter {
       const deadline = performance.now() + timeoutMs
       for (;;) {
         try {
-          healthSchema.parse(await controlRequest(socketPath, 'GET', '/health', undefined, { signal, timeoutMs: 2000 }))
-          return
+          const health = await controlRequest(socketPath, 'GET', '/health', undefined, { signal, timeoutMs: 2000 })
+          const { version, dirty } = healthSchema.parse(health)
+          return { version, dirty }
         } catch (error) {
           if (signal.aborted) throw abortError(signal)
           if (performance.now() > deadline) {

@@ -4,7 +4,9 @@ import type { CkptError, EngineSession, RingHandle } from '@ckpt/contract'
 export interface UpdateSession extends EngineSession {
   /** Whether the worker compares the digests it is given before it loads a tensor. */
   readonly checksDigests: boolean
-  /** Waits for the worker, then hands it the ring. */
+  /** Waits for the worker's greeting; resolves to its name for the parameters it has, where it gives one. */
+  greeted(signal: AbortSignal): Promise<string | undefined>
+  /** Waits for the worker, then hands it the ring. What is asked before that is done waits for it; its failure fails the session. */
   attach(ring: RingHandle, totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void>
   /** All bytes are there: the worker finishes loading and lets go of the ring. */
   release(): Promise<void>
