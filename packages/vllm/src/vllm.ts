@@ -33,6 +33,7 @@ export function vllm(options: VllmOptions): EngineAdapter {
   }
   return {
     name: 'vllm',
+    ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' }),
     async ready({ rank, timeoutMs, signal }) {
       await new VllmEngine(targetOf(rank), options).healthy(rank, timeoutMs, signal)
     },

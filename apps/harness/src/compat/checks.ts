@@ -17,7 +17,7 @@ export interface CompatCheck {
   /** One device each. */
   readonly ranks: number
   /** @throws AssertionError, or the CkptError of an update that should have gone well. */
-  run(environment: CompatEnvironment): Promise<void>
+  readonly run: (environment: CompatEnvironment) => Promise<void>
 }
 
 const PROTOCOL = { protocol: 'checkpoint-engine', bucketBytes: 2 ** 20 } as const
