@@ -8,6 +8,8 @@ import { checkOptions, type VllmOptions } from './options.ts'
 const ABORT_GRACE_MS = 5000
 /** For questions that an engine answers at once unless something is wrong. */
 const QUESTION_MS = 15_000
+/** For the same before an update. */
+const STATE_MS = 2000
 
 /**
  * Updates a running vLLM server. Its workers need this project's extension (`pip install ckpt-worker`, then
@@ -34,7 +36,11 @@ export function vllm(options: VllmOptions): EngineAdapter {
   return {
     name: 'vllm',
     async ready({ rank, timeoutMs, signal }) {
-      await new VllmEngine(targetOf(rank), options).healthy(rank, timeoutMs, signal)
+      const engine = new VllmEngine(targetOf(rank), options)
+      await engine.healthy(rank, timeoutMs, signal)
+      if (options.via === 'checkpoint-engine') return undefined
+      // An engine that another server is updating does not answer; whether it may be updated is found out later.
+      return engine.state({ timeoutMs: Math.min(timeoutMs, STATE_MS), signal }).catch(() => undefined)
     },
     async start(start: EngineStart): Promise<EngineCall> {
       const instance = instanceOf(start.endpoints, start.rank, options.parallelSize)
