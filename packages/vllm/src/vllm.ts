@@ -87,8 +87,9 @@ class EngineUpdate {
       // Before resuming: a request in between would go on from prefixes of the old weights.
       if (this.#options.resetPrefixCache ?? true) await this.#engine.resetPrefixCache(limits)
     } catch (error) {
+      const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
       if (this.#paused) await this.#resumeIfWhole()
-      throw CkptError.from(error, 'ENGINE_WORKER_ERROR').with({ rank: this.#start.rank })
+      throw failure
     }
     if (this.#paused) await this.#engine.resume(limits)
   }
@@ -141,6 +142,14 @@ class EngineUpdate {
       ...(drafter !== undefined && { drafter }),
       ...(complete !== undefined && { complete }),
     }
+  }
+
+  /** An engine whose worker died may answer the call in any words, but it is not healthy then. */
+  async #failure(error: CkptError): Promise<CkptError> {
+    const { rank } = this.#start
+    if (error.code !== 'ENGINE_WORKER_ERROR' || (await this.#engine.alive(STATE_MS))) return error.with({ rank })
+    const text = `the engine at ${this.#engine.http.where} is gone: ${error.message}`
+    return new CkptError('ENGINE_WORKER_LOST', text, { cause: error, fields: { ...error.fields, rank } })
   }
 
   /** After a failure: requests go on where all weights are of one version, and stay frozen where not. */
