@@ -17,7 +17,7 @@ const ARROWS = {
   'native/host': ['native/common'],
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
-  'apps/cli': ['packages/core', 'packages/models'],
+  'apps/cli': ['packages/core', 'packages/models', 'packages/planner'],
   'apps/harness': ['packages/core', 'packages/models', 'packages/safetensors', 'packages/transport', 'packages/vllm'],
   'apps/bench': [
     'packages/core',

@@ -9,6 +9,7 @@ import { createHost, probeCuda } from '@ckpt/transport'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
 import { machine } from './machine.ts'
+import { calibrate } from './measure/calibrate.ts'
 import { copyCeiling, copyProbe, measureCeilings } from './measure/ceilings.ts'
 import { measureGather } from './measure/gather.ts'
 import { measureGpu } from './measure/gpu.ts'
@@ -24,6 +25,8 @@ import { interpreter } from './python.ts'
 import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
 
+/** Ranks over which `--validate` measures on the host device. */
+const VALIDATED_RANKS = [1, 2, 4]
 /** What registration is measured with, where the memory allows it. */
 const REGISTRATION_BYTES = 4 * 2 ** 30
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
@@ -36,6 +39,7 @@ interface Options {
   readonly bytes: number
   readonly repeat: number
   readonly peer?: string
+  readonly validate?: boolean
   readonly bucketBytes?: number
   readonly chunkBytes?: number
   readonly checkpoint?: string
@@ -69,6 +73,7 @@ const program = new Command('bench')
   .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 * 2 ** 30, '2GiB'))
   .addOption(new Option('--repeat <n>', 'timed updates a model').argParser(count).default(5))
   .addOption(new Option('--peer <peer>', 'measure another system in the same run').choices(['checkpoint-engine']))
+  .option('--validate', "compare updates over 1, 2 and 4 ranks with the simulator's predictions")
   .addOption(new Option('--bucket-bytes <size>', 'preferred bucket size, on GPUs').argParser(size))
   .addOption(new Option('--chunk-bytes <size>', 'what the stages overlap, on GPUs').argParser(size))
   .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
@@ -104,7 +109,14 @@ async function bench(): Promise<BenchResult> {
   const skipped: Skipped[] = []
   let ceilings: BenchResult['ceilings'] | undefined
   let gpus: BenchResult['gpus']
-  for (const { model, checkpoint } of await checkpoints()) {
+  let processors: BenchResult['processors']
+  const rankCounts = options.validate && !onGpus ? VALIDATED_RANKS : [options.ranks]
+  const scenarios = await checkpoints()
+  if (options.validate && !onGpus) {
+    const models = scenarios.map(({ model }) => model)
+    processors = await calibrate(host, models, rankCounts, options.bytes, (step) => say(`calibrating: ${step}`))
+  }
+  for (const { model, checkpoint } of scenarios) {
     say(`${model.title}: generating`)
     using generated = await checkpoint()
     const files = generated.files.map((path) => ({ path, bytes: statSync(path).size }))
@@ -132,19 +144,22 @@ async function bench(): Promise<BenchResult> {
     }
     ceilings ??= await measureCeilings(host, files)
     using ceiling = await copyProbe(host)
-    runs.push(
-      await measureUpdate({
-        model,
-        checkpoint: generated,
-        ranks: options.ranks,
-        repeat: options.repeat,
-        copyCeiling: ceiling,
-        onStep: (step) => say(`${model.title}: ${step}`),
-      }),
-    )
+    for (const ranks of rankCounts) {
+      runs.push(
+        await measureUpdate({
+          model,
+          checkpoint: generated,
+          ranks,
+          repeat: options.repeat,
+          copyCeiling: ceiling,
+          onStep: (step) => say(`${model.title}: ${step}`),
+        }),
+      )
+    }
   }
-  const registration = onGpus ? undefined : await register(host)
-  const gatherMetas = onGpus ? undefined : await gather()
+  // What --validate compares are the updates alone.
+  const registration = onGpus || options.validate ? undefined : await register(host)
+  const gatherMetas = onGpus || options.validate ? undefined : await gather()
   if (options.peer !== undefined && !onGpus) {
     say('planning beside checkpoint-engine')
     const compared = await comparePlanning({ model: findModel('kimi-k2'), ranks: 256, repeat: options.repeat })
@@ -157,6 +172,7 @@ async function bench(): Promise<BenchResult> {
     machine: machine(),
     ceilings: ceilings!,
     ...(gpus && { gpus }),
+    ...(processors && { processors }),
     runs,
     ...(gatherMetas && { gatherMetas }),
     ...(registration && { registration }),

@@ -1,4 +1,5 @@
 import type { Timeline, UpdateReport } from '@ckpt/core'
+import type { ProcessorCalibration } from '@ckpt/planner'
 import type { Samples } from './statistics.ts'
 
 /** The bench's JSON: schema 1. Times in milliseconds, sizes in bytes, rates in bytes per second. */
@@ -8,6 +9,8 @@ export interface BenchResult {
   readonly machine: Machine
   readonly ceilings: Ceilings
   readonly gpus?: Gpus
+  /** With `--validate`, on the host device: what its processors need for the parts of an update. */
+  readonly processors?: ProcessorCalibration
   readonly runs: readonly Run[]
   readonly gatherMetas?: GatherRun
   readonly registration?: RegistrationRun

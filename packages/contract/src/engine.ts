@@ -36,9 +36,17 @@ export interface WorkerState {
   readonly dirty: boolean
 }
 
+/**
+ * What an engine's workers speak: `ckpt` is this project's worker protocol (docs/worker-protocol.md), `checkpoint-engine` that of
+ * checkpoint-engine's stock worker extension (docs/compatibility.md), which compares no digests.
+ */
+export type WorkerProtocol = 'ckpt' | 'checkpoint-engine'
+
 /** How an inference engine is told to start its workers. Implementations: `@ckpt/vllm`, `@ckpt/sglang`, the reference engine. */
 export interface EngineAdapter {
   readonly name: string
+  /** What its workers speak (default: `ckpt`). */
+  readonly protocol?: WorkerProtocol
   /**
    * Waits until the engine answers; resolves to the state of the rank's worker, where the engine can tell.
    *

@@ -1,7 +1,7 @@
 import { closeSync, openSync, readSync } from 'node:fs'
 import { CkptError, STRIDED_COPY_COLUMNS, type Host, type HostMemory, type RingTensor } from '@ckpt/contract'
 import { readHeader } from '@ckpt/safetensors'
-import { engineLayout, type Layout, type LayoutTensor, type Placement } from './layout.ts'
+import { engineLayout, type Layout, type LayoutTensor, type Placement } from '@ckpt/models'
 
 const ALIGNMENT = 256
 

@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import {
   CkptError,
   type Device,
@@ -14,13 +13,14 @@ import { bucketTensors } from '@ckpt/planner'
 import { withDeadline } from '../deadline.ts'
 import { tensorCount } from '../manifest.ts'
 import type { UpdateReport } from '../report.ts'
-import { WorkerSession } from '../worker-protocol/session.ts'
 import { announce, type Announcement } from './begin.ts'
 import type { PlanCache, PlannedUpdate } from './plan-cache.ts'
 import type { UpdateProgress } from './progress.ts'
 import type { UpdateResources } from './resources.ts'
 import { remainder } from './resume.ts'
+import type { UpdateSession } from './session.ts'
 import { vote } from './vote.ts'
+import { openSession, workerAddress } from './worker.ts'
 
 /** How long a failed update waits for the engine's call to end, in milliseconds. */
 const CALL_END_MS = 10_000
@@ -67,7 +67,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const clock = stepClock(startedAt)
 
   const state = await run.engine.ready({ rank, timeoutMs, signal })
-  const address = `ipc://${join(run.socketDir, `worker-${rank}-${epoch.id}.sock`)}`
+  const deviceUuid = run.device.uuid
+  const address = workerAddress(run.engine, { rank, deviceUuid, socketDir: run.socketDir, epoch: epoch.id })
   const announcements = await announce(
     rendezvous,
     epoch,
@@ -85,7 +86,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
-      endpoint: { rank, deviceUuid: run.device.uuid, address },
+      endpoint: { rank, deviceUuid, address },
     },
     wait,
   )
@@ -107,7 +108,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   let planMs = clock()
 
   const token = announcements[0]!.token
-  const session = await WorkerSession.bind({ rank, address, token, epoch: epoch.id, timeoutMs })
+  const session = await openSession(run.engine, { rank, address, token, epoch: epoch.id, timeoutMs })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
@@ -182,7 +183,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
  * A call that ends before the update does fails the session. The worker's own answer travels on another channel and says more, so
  * it gets a moment to arrive first.
  */
-function watchCall(finished: Promise<void>, session: WorkerSession, rank: number): void {
+function watchCall(finished: Promise<void>, session: UpdateSession, rank: number): void {
   const failLater = (error: CkptError, milliseconds: number) => void setTimeout(() => session.fail(error), milliseconds).unref()
   finished.then(
     () =>
@@ -241,7 +242,7 @@ function report(
     buckets: plan.buckets.count,
     ringBytes: plan.ringBytes,
     bucketBytes: plan.bucketBytes,
-    verified: run.verify,
+    verified: run.verify && run.engine.protocol !== 'checkpoint-engine',
     digest: run.manifest.digest,
     h2dBytes: stats.h2dBytes,
     broadcastBytes: stats.broadcastBytes,
