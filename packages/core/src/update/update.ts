@@ -22,6 +22,9 @@ import type { UpdateSession } from './session.ts'
 import { vote } from './vote.ts'
 import { openSession, workerAddress } from './worker.ts'
 
+/** How long a failed update waits for the engine's call to end, in milliseconds. */
+const CALL_END_MS = 10_000
+
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
   readonly rendezvous: Rendezvous
@@ -109,10 +112,12 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
+  let ended: Promise<void> | undefined
   try {
     if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
     const endpoints = announcements.map((one) => one.endpoint)
     const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
+    ended = call.finished
     if (call.finished) watchCall(call.finished, session, rank)
     const exchange = <T>(key: string, value: T) =>
       rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
@@ -165,6 +170,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   } catch (thrown) {
     const error = await run.fail(thrown)
     await session.abort(error.message)
+    // The engine's call ends with its workers; the next update then finds the engine at rest.
+    if (ended) await withDeadline(ended, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
     throw error
   } finally {
     signal.removeEventListener('abort', onAbort)
