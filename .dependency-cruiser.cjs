@@ -18,7 +18,7 @@ const ARROWS = {
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
   'apps/cli': ['packages/core', 'packages/models', 'packages/planner'],
-  'apps/harness': ['packages/core', 'packages/models', 'packages/safetensors', 'packages/transport'],
+  'apps/harness': ['packages/core', 'packages/models', 'packages/safetensors', 'packages/transport', 'packages/vllm'],
   'apps/bench': [
     'packages/core',
     'packages/models',

@@ -5,6 +5,7 @@ import { addDoctor } from './commands/doctor.ts'
 import { addLaunch } from './commands/launch.ts'
 import { addPlan } from './commands/plan.ts'
 import { addStatus } from './commands/status.ts'
+import { addServe } from './commands/serve.ts'
 import { addUpdate } from './commands/update.ts'
 
 const program = new Command('ckpt')
@@ -15,6 +16,7 @@ addLaunch(program)
 addUpdate(program)
 addPlan(program)
 addStatus(program)
+addServe(program)
 addDoctor(program)
 
 try {

@@ -52,6 +52,7 @@ export type {
   EngineStart,
   RingTensor,
   WorkerEndpoint,
+  WorkerProtocol,
   WorkerState,
 } from './engine.ts'
 export type { Strategy, StrategyContext, StrategyResult } from './strategy.ts'

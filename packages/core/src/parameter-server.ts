@@ -49,7 +49,7 @@ export interface UpdateOptions extends CallOptions {
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
-  /** Send a digest with every tensor, which the worker compares before loading it (default true). */
+  /** Send a digest with every tensor, which the worker compares before loading it (default: where the worker can). */
   readonly verify?: boolean
   /** Most memory the ring may take, in bytes (default: half the free memory, or `PS_MEM_FRACTION` of it). */
   readonly ringBytes?: number
@@ -295,7 +295,8 @@ export class ParameterServer implements AsyncDisposable {
 
   async #attempt(attempt: Attempt, options: UpdateOptions, outer: AbortSignal): Promise<UpdateReport> {
     const { checkpoint: name, version, progress, failed } = attempt
-    const { engine, verify = true, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { engine, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { verify = engine.protocol !== 'checkpoint-engine' } = options
     const started = performance.now()
     // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
     await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })

@@ -43,7 +43,7 @@ export interface UpdateReport {
   readonly buckets: number
   readonly ringBytes: number
   readonly bucketBytes: number
-  /** Whether every tensor carried a digest that the worker compared before loading it. */
+  /** Whether every tensor carried a digest that the worker compared before loading it (checkpoint-engine's workers cannot). */
   readonly verified: boolean
   /** Digest of the manifest that was applied. */
   readonly digest: string

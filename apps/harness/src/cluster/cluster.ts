@@ -17,6 +17,8 @@ export interface ClusterOptions {
   readonly threads?: number
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
+  /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA. */
+  readonly standInCuda?: boolean
   /** Engine workers, one a rank; absent for clusters that only gather. */
   readonly engine?: Omit<EngineProcessOptions, 'directory' | 'tpRank' | 'tpSize' | 'extra'> & {
     /** More arguments for the engine worker of a rank. */
@@ -61,6 +63,7 @@ export class Cluster implements AsyncDisposable {
             ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
             ...(options.threads !== undefined && { threads: options.threads }),
             ...(options.backend === 'cuda' && { gpu: rank }),
+            ...(options.standInCuda && { standInCuda: true }),
           }),
         ),
       )
@@ -91,11 +94,11 @@ export class Cluster implements AsyncDisposable {
     })
   }
 
-  /** Replaces the engine worker of a rank by a new process, without injected faults. */
-  async restartEngine(rank: number): Promise<void> {
+  /** Replaces the engine worker of a rank by a new process, without injected faults: with these further arguments only. */
+  async restartEngine(rank: number, extra: readonly string[] = []): Promise<void> {
     await this.engines[rank]?.process.stop('SIGKILL')
     const { extra: _, ...engine } = this.#options.engine!
-    this.engines[rank] = this.#newEngine(rank, engine)
+    this.engines[rank] = this.#newEngine(rank, engine, extra)
     await this.engines[rank].ready()
   }
 

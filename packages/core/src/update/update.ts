@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import {
   CkptError,
   type Device,
@@ -14,13 +13,14 @@ import { bucketTensors } from '@ckpt/planner'
 import { withDeadline } from '../deadline.ts'
 import { tensorCount } from '../manifest.ts'
 import type { UpdateReport } from '../report.ts'
-import { WorkerSession } from '../worker-protocol/session.ts'
 import { announce, type Announcement } from './begin.ts'
 import type { PlanCache, PlannedUpdate } from './plan-cache.ts'
 import type { UpdateProgress } from './progress.ts'
 import type { UpdateResources } from './resources.ts'
 import { remainder } from './resume.ts'
+import type { UpdateSession } from './session.ts'
 import { vote } from './vote.ts'
+import { openSession, workerAddress } from './worker.ts'
 
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
@@ -64,7 +64,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const clock = stepClock(startedAt)
 
   const state = await run.engine.ready({ rank, timeoutMs, signal })
-  const address = `ipc://${join(run.socketDir, `worker-${rank}-${epoch.id}.sock`)}`
+  const deviceUuid = run.device.uuid
+  const address = workerAddress(run.engine, { rank, deviceUuid, socketDir: run.socketDir, epoch: epoch.id })
   const announcements = await announce(
     rendezvous,
     epoch,
@@ -82,7 +83,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
-      endpoint: { rank, deviceUuid: run.device.uuid, address },
+      endpoint: { rank, deviceUuid, address },
     },
     wait,
   )
@@ -104,7 +105,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   let planMs = clock()
 
   const token = announcements[0]!.token
-  const session = await WorkerSession.bind({ rank, address, token, epoch: epoch.id, timeoutMs })
+  const session = await openSession(run.engine, { rank, address, token, epoch: epoch.id, timeoutMs })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
@@ -112,7 +113,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
     const endpoints = announcements.map((one) => one.endpoint)
     const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
-    watchCall(call.finished, session, rank)
+    if (call.finished) watchCall(call.finished, session, rank)
     const exchange = <T>(key: string, value: T) =>
       rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
     if (run.failed) {
@@ -157,7 +158,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     progress.phase = 'commit'
     await session.commit(run.version)
     await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
-    await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    if (call.finished) await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
     progress.phase = 'done'
     return report(run, epoch, planned, whole, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
@@ -175,7 +176,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
  * A call that ends before the update does fails the session. The worker's own answer travels on another channel and says more, so
  * it gets a moment to arrive first.
  */
-function watchCall(finished: Promise<void>, session: WorkerSession, rank: number): void {
+function watchCall(finished: Promise<void>, session: UpdateSession, rank: number): void {
   const failLater = (error: CkptError, milliseconds: number) => void setTimeout(() => session.fail(error), milliseconds).unref()
   finished.then(
     () =>
@@ -234,7 +235,7 @@ function report(
     buckets: plan.buckets.count,
     ringBytes: plan.ringBytes,
     bucketBytes: plan.bucketBytes,
-    verified: run.verify,
+    verified: run.verify && run.engine.protocol !== 'checkpoint-engine',
     digest: run.manifest.digest,
     h2dBytes: stats.h2dBytes,
     broadcastBytes: stats.broadcastBytes,

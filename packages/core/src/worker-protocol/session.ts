@@ -1,7 +1,8 @@
 import { timingSafeEqual } from 'node:crypto'
-import { CkptError, type EngineSession, type RingHandle, type RingTensor } from '@ckpt/contract'
+import { CkptError, type RingHandle, type RingTensor } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
+import type { UpdateSession } from '../update/session.ts'
 import {
   WORKER_PROTOCOL,
   decodeWorkerMessage,
@@ -36,7 +37,8 @@ export interface WorkerSessionOptions {
  * One rank's connection to its engine worker for one update: binds, waits for `hello`, then sends and matches answers by sequence
  * number. The first failure is final: every later call fails with the same error.
  */
-export class WorkerSession implements EngineSession {
+export class WorkerSession implements UpdateSession {
+  readonly checksDigests = true
   readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0, maxMessageSize: MAX_MESSAGE_BYTES })
   readonly #options: WorkerSessionOptions
   readonly #pending = new Map<number, Pending>()
