@@ -47,31 +47,40 @@ export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) 
     return reply.type('text/html; charset=utf-8').send(livePage(nonce))
   })
 
-  app.get('/v1/live', { schema: { summary: 'Members, checkpoints, updates and engines as this rank knows them' } }, (_, reply) =>
-    reply.type('application/json').send(JSON.stringify(liveState(server))),
+  app.get(
+    '/v1/live',
+    { schema: { summary: 'Members, checkpoints, updates and engines as this rank knows them' } },
+    (_, reply) => reply.type('application/json').send(JSON.stringify(liveState(server))),
   )
 
-  app.get('/v1/live/events', { schema: { summary: 'The same, whenever it changes, as server-sent events' } }, (request, reply) => {
-    const stream = new PassThrough()
-    open.add(stream)
-    let timer: NodeJS.Timeout | undefined
-    const send = () => {
-      timer = undefined
-      // Whoever does not read is not sent more: the next state has everything.
-      if (!stream.writableNeedDrain) stream.write(`data: ${JSON.stringify(liveState(server))}\n\n`)
-    }
-    const changed = () => void (timer ??= setTimeout(send, INTERVAL_MS))
-    const heartbeat = setInterval(() => void stream.write(': \n\n'), HEARTBEAT_MS)
-    server.activity.on('change', changed)
-    const close = () => {
-      open.delete(stream)
-      clearTimeout(timer)
-      clearInterval(heartbeat)
-      server.activity.off('change', changed)
-    }
-    stream.on('close', close).on('error', close)
-    request.raw.on('close', () => stream.destroy())
-    send()
-    return reply.header('cache-control', 'no-store').type('text/event-stream').send(stream)
-  })
+  app.get(
+    '/v1/live/events',
+    { schema: { summary: 'The same, whenever it changes, as server-sent events' } },
+    (request, reply) => {
+      const stream = new PassThrough()
+      open.add(stream)
+      let timer: NodeJS.Timeout | undefined
+      let sent = 0
+      const send = () => {
+        timer = undefined
+        sent = performance.now()
+        // Whoever does not read is not sent more: the next state has everything.
+        if (!stream.writableNeedDrain) stream.write(`data: ${JSON.stringify(liveState(server))}\n\n`)
+      }
+      // The first change after a quiet while goes out at once: an update may be short.
+      const changed = () => void (timer ??= setTimeout(send, Math.max(0, sent + INTERVAL_MS - performance.now())))
+      const heartbeat = setInterval(() => void stream.write(': \n\n'), HEARTBEAT_MS)
+      server.activity.on('change', changed)
+      const close = () => {
+        open.delete(stream)
+        clearTimeout(timer)
+        clearInterval(heartbeat)
+        server.activity.off('change', changed)
+      }
+      stream.on('close', close).on('error', close)
+      request.raw.on('close', () => stream.destroy())
+      send()
+      return reply.header('cache-control', 'no-store').type('text/event-stream').send(stream)
+    },
+  )
 }
