@@ -11,7 +11,7 @@ h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem
 .quiet { color: var(--quiet) } .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-thead th { color: var(--quiet); font-size: .85rem } td { overflow-wrap: anywhere }
+thead th { color: var(--quiet); font-size: .85rem } td { white-space: nowrap } td:last-child { white-space: normal; overflow-wrap: anywhere }
 progress { width: 100%; height: 1rem } svg { width: 100%; display: block; margin: .4rem 0 } svg text { font-size: 11px; fill: currentColor }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 0 2.5rem }
 .h2d { fill: var(--h2d) } .broadcast { fill: var(--broadcast) } .reload { fill: var(--reload) } .step { fill: var(--step) } .other { fill: var(--step-other) }
