@@ -33,3 +33,4 @@ export {
   type CudaProbe,
   type NodeFacts,
 } from '@ckpt/transport'
+export type { Activity, HeldCheckpoint, Member, PastUpdate, RunningUpdate } from './activity.ts'

@@ -27,6 +27,9 @@ import { PlanCache } from './update/plan-cache.ts'
 import type { UpdatePhase } from './update/progress.ts'
 import { updateWithRecovery, type Attempt } from './update/recovery.ts'
 import { UpdateResources } from './update/resources.ts'
+import { Activity } from './activity.ts'
+import { EMPTY_TABLE, NO_LEASE } from './nothing.ts'
+import { aborted, anySignal, once } from './signals.ts'
 import { runUpdate } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
@@ -95,6 +98,8 @@ export class ParameterServer implements AsyncDisposable {
   readonly #keepAlive: boolean
   readonly #limits: MemoryLimits
   readonly #closing = new AbortController()
+  /** What this rank has been doing, for those who look on. */
+  readonly activity = new Activity()
   #updating: Promise<unknown> | undefined
   #closed: Promise<void> | undefined
 
@@ -183,6 +188,7 @@ export class ParameterServer implements AsyncDisposable {
     const { tensors, segments } = held
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
+    this.activity.registered({ name, bytes, tensors: tensors.count })
   }
 
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
@@ -190,6 +196,7 @@ export class ParameterServer implements AsyncDisposable {
     this.#store.unregister(name, options)
     this.#manifests.delete(name)
     this.#encoded.delete(name)
+    this.activity.unregistered(name)
   }
 
   /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
@@ -211,6 +218,7 @@ export class ParameterServer implements AsyncDisposable {
     const before = this.#manifests.get(name)
     const manifest = await gatherManifest(this.#rendezvous, name, blob, before, { timeoutMs: this.#timeoutMs, ...call })
     this.#manifests.set(name, manifest)
+    this.activity.gathered(manifest)
     return manifest
   }
 
@@ -263,10 +271,17 @@ export class ParameterServer implements AsyncDisposable {
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
     this.#assertOpen()
     if (this.#updating) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
+    const { activity } = this
+    activity.began(name, options.version ?? name, options.strategy?.name ?? 'broadcast')
     const running = this.#update(name, options)
     this.#updating = running.catch(() => undefined)
     try {
-      return await running
+      const report = await running
+      activity.ended(report)
+      return report
+    } catch (error) {
+      activity.failed(CkptError.from(error, 'UPDATE_FAILED'))
+      throw error
     } finally {
       this.#updating = undefined
     }
@@ -339,7 +354,10 @@ export class ParameterServer implements AsyncDisposable {
             this.#engines.said(engine.name, announcements)
           },
           fail,
-          ...(options.onProgress && { onProgress: options.onProgress }),
+          onProgress: (loaded, total) => {
+            this.activity.progressed(loaded, total)
+            options.onProgress?.(loaded, total)
+          },
         },
         epoch,
       )
@@ -425,41 +443,4 @@ export class ParameterServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
-}
-
-const EMPTY_TABLE = {
-  count: 0,
-  names: {
-    length: 0,
-    at: () => {
-      throw new RangeError('no tensors')
-    },
-  },
-  dtypes: new Uint8Array(0),
-  shapeIds: new Uint32Array(0),
-  shapes: [],
-  segments: new Uint32Array(0),
-  offsets: new Float64Array(0),
-  bytes: new Float64Array(0),
-}
-
-const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }
-
-/** `work`, done at its first call only; later calls get the first one's result. */
-function once<A, R>(work: (argument: A) => R): (argument: A) => R {
-  let result: { readonly value: R } | undefined
-  return (argument) => (result ??= { value: work(argument) }).value
-}
-
-/** Resolves when the signal is aborted, or after `timeoutMs`. */
-async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
-  if (signal.aborted) return
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, timeoutMs)
-    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
-  })
-}
-
-function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
-  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
 }
