@@ -15,6 +15,7 @@ import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOption
 import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
+import { DirectState } from './direct/state.ts'
 import { EngineStates, type WorkerStatus } from './engine-states.ts'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
@@ -48,7 +49,7 @@ export interface GatherMetasOptions extends CallOptions {
 export interface UpdateOptions extends CallOptions {
   /** How the inference engine's workers are reached. */
   readonly engine: EngineAdapter
-  /** Default: broadcast to all ranks. */
+  /** Default: broadcast to all ranks. See `direct()` for updates that bring each engine worker only what it needs. */
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
@@ -89,6 +90,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #store: CheckpointStore
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
+  readonly #direct = new DirectState()
   readonly #engines = new EngineStates()
   readonly #manifests = new Map<string, Manifest>()
   readonly #directory = new RuntimeDir()
@@ -109,10 +111,10 @@ export class ParameterServer implements AsyncDisposable {
     this.#device = device
     this.#ownsDevice = options.device === undefined
     const { readDevice } = device
-    this.#store = new CheckpointStore(
-      device.host,
-      readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
-    )
+    this.#store = new CheckpointStore(device.host, {
+      shareable: options.shareMemory ?? false,
+      ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
+    })
     this.#resources = new UpdateResources(device)
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
@@ -193,6 +195,8 @@ export class ParameterServer implements AsyncDisposable {
 
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
   unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
+    // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
+    void this.#direct.drop().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#manifests.delete(name)
     this.#encoded.delete(name)
@@ -332,6 +336,8 @@ export class ParameterServer implements AsyncDisposable {
           device: this.#device,
           resources: this.#resources,
           plans: this.#plans,
+          staged: broadcast(),
+          direct: this.#direct,
           engine,
           strategy,
           manifest,
@@ -370,6 +376,7 @@ export class ParameterServer implements AsyncDisposable {
     } catch (thrown) {
       const error = await fail(thrown)
       await this.#resources.release()
+      await this.#direct.drop()
       // Where the failure began its own error is thrown, elsewhere the abort that carries it.
       const abort: unknown = epoch.signal.reason
       const reported = CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
@@ -425,6 +432,7 @@ export class ParameterServer implements AsyncDisposable {
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
       () => this.#resources.release(),
+      () => this.#direct.drop(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
       () => (this.#ownsDevice ? this.#device.close() : undefined),
