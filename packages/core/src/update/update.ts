@@ -107,7 +107,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   let ended: Promise<void> | undefined
   try {
     const endpoints = announcements.map((one) => one.endpoint)
-    const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
+    const call = await run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
     ended = call.finished
     if (call.finished) watchCall(call.finished, session, rank)
     const options = { epoch: epoch.id, ...wait }
