@@ -29,7 +29,7 @@ export class KeptRing {
       }
     }
     this.#inUse = true
-    return this.#kept!.memory
+    return this.#kept.memory
   }
 
   /** The update is over: from now on the mapping goes when the ring's name does. */

@@ -121,10 +121,14 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       planMs += clock()
     }
     const ring = await run.resources.ring(planned.plan.ringBytes)
-    const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
     progress.phase = 'attach'
-    progress.workerState = await session.greeted(signal)
-    await session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
+    // The first buckets move while the worker still connects and maps the ring; loading them waits for that.
+    void session.greeted(signal).then(
+      (state) => (progress.workerState = state),
+      () => undefined, // the attach fails with it
+    )
+    void session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
+    const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
     progress.phase = 'pipeline'
     const attachMs = clock()
 
