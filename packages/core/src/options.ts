@@ -10,8 +10,12 @@ export interface ParameterServerOptions {
   readonly worldSize?: number
   /** Where the ranks meet, `tcp://host:port`; rank 0 binds it. Or a rendezvous that was joined already (it is then the caller's to close). */
   readonly rendezvous?: string | Rendezvous
-  /** Shared secret of the run; ranks that do not present it are turned away. */
+  /** Secret of the run: connections between ranks are encrypted with keys derived from it, and who does not have it is turned away. */
   readonly token?: string
+  /** Do without a secret although others on the network can reach the coordinator (default false, or `CKPT_INSECURE=1`). */
+  readonly insecure?: boolean
+  /** Ranks with a larger world size may join between updates, and make the world larger for all (default false); rank 0's counts. */
+  readonly elastic?: boolean
   /** Where the engine's parameters live (default: the host device). A device passed in is the caller's to close. */
   readonly device?: Device
   /** Keep ring and collective between updates (default false: the engine gets its memory back). */

@@ -9,6 +9,7 @@ export interface RankCalls {
       worldSize: number
       address: string
       token?: string
+      elastic?: boolean
       keepAlive: boolean
       timeoutMs: number
       heartbeatTimeoutMs?: number
