@@ -27,6 +27,11 @@ export interface ParameterServerOptions {
   /** Threads for copies and reads (default: the number of cores, at most 8). */
   readonly threads?: number
   readonly logger?: Logger
+  /**
+   * Serve this rank's numbers over HTTP on this port (default: `CKPT_METRICS_PORT`, else not at all): `/metrics`, `/healthz`, `/readyz`, on
+   * `CKPT_METRICS_HOST` (default 127.0.0.1).
+   */
+  readonly metricsPort?: number
 }
 
 const positive = z.coerce.number().positive()
@@ -56,4 +61,24 @@ export function memoryLimits(environment: NodeJS.ProcessEnv): MemoryLimits {
     ...(gigabytes !== undefined && { bucketBytes: Math.floor(gigabytes * GIB) }),
     ...(fraction !== undefined && { fraction }),
   }
+}
+
+const metricsSchema = z.object({
+  CKPT_METRICS_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
+  CKPT_METRICS_HOST: z.string().min(1).default('127.0.0.1'),
+})
+
+/** Where numbers are to be served; undefined for nowhere. @throws CkptError `INVALID_ARGUMENT` naming the variable. */
+export function metricsAddress(
+  port: number | undefined,
+  environment: NodeJS.ProcessEnv,
+): { port: number; host: string } | undefined {
+  const parsed = metricsSchema.safeParse(environment)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    const field = issue.path.join('.')
+    throw new CkptError('INVALID_ARGUMENT', `${field}=${environment[field]}: ${issue.message}`, { fields: { field } })
+  }
+  const chosen = port ?? parsed.data.CKPT_METRICS_PORT
+  return chosen === undefined ? undefined : { port: chosen, host: parsed.data.CKPT_METRICS_HOST }
 }

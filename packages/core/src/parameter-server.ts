@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { broadcast } from '@ckpt/broadcast'
+import type { Span } from '@opentelemetry/api'
 import {
   CkptError,
   type CallOptions,
@@ -16,10 +17,14 @@ import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import { EngineStates, type WorkerStatus } from './engine-states.ts'
+import { withDeadline } from './deadline.ts'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
-import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { serveMetrics, type Health } from './observe/metrics-server.ts'
+import { UpdateMetrics } from './observe/metrics.ts'
+import { describeUpdate, inSpan } from './observe/spans.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
@@ -30,6 +35,7 @@ import { UpdateResources } from './update/resources.ts'
 import { runUpdate } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
+const DEFAULT_DRAIN_MS = 30_000
 /** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
 const ORIGIN_GRACE_MS = 1000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
@@ -95,6 +101,9 @@ export class ParameterServer implements AsyncDisposable {
   readonly #keepAlive: boolean
   readonly #limits: MemoryLimits
   readonly #closing = new AbortController()
+  readonly #metrics: UpdateMetrics
+  #metricsServer: { close(): Promise<void> } | undefined
+  #draining = false
   #updating: Promise<unknown> | undefined
   #closed: Promise<void> | undefined
 
@@ -113,6 +122,12 @@ export class ParameterServer implements AsyncDisposable {
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false
     this.#limits = limits
+    this.#metrics = new UpdateMetrics({
+      rank: rendezvous.rank,
+      worldSize: () => this.worldSize,
+      engines: () => this.engineStates(),
+      hindrances: () => this.health().hindrances,
+    })
   }
 
   /**
@@ -121,6 +136,7 @@ export class ParameterServer implements AsyncDisposable {
    */
   static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
     const limits = memoryLimits(process.env)
+    const metrics = metricsAddress(options.metricsPort, process.env)
     let rendezvous: Rendezvous
     if (typeof options.rendezvous === 'object') rendezvous = options.rendezvous
     else {
@@ -142,7 +158,13 @@ export class ParameterServer implements AsyncDisposable {
     try {
       const threads = options.threads !== undefined ? { threads: options.threads } : {}
       const device = options.device ?? (await createHostDevice({ rank: rendezvous.rank, ...threads }))
-      return new ParameterServer(rendezvous, device, options, limits)
+      const server = new ParameterServer(rendezvous, device, options, limits)
+      if (metrics)
+        server.#metricsServer = await serveMetrics(server, metrics).catch(async (error: unknown) => {
+          await server.close()
+          throw error
+        })
+      return server
     } catch (error) {
       if (typeof options.rendezvous !== 'object') await rendezvous.close()
       throw error
@@ -177,14 +199,27 @@ export class ParameterServer implements AsyncDisposable {
    * socket and the tensor, `OUT_OF_MEMORY`, `UNSUPPORTED` for tensors on GPUs that the rank's device cannot read.
    */
   async registerCheckpoint(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
-    this.#assertOpen()
+    this.#assertTaking()
+    await inSpan('ckpt.register', { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank }, (span) =>
+      this.#register(name, source, options, span),
+    )
+  }
+
+  async #register(name: string, source: CheckpointSource, options: RegisterOptions, span: Span): Promise<void> {
     const started = performance.now()
-    await this.#store.register(name, source, options)
+    try {
+      await this.#store.register(name, source, options)
+    } catch (error) {
+      this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))
+      throw error
+    }
     this.#manifests.delete(name)
     const held = this.#store.metas(name)
     this.#encode(name, held, false) // now, so that gathering only sends
     const { tensors, segments } = held
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
+    this.#metrics.registered(bytes)
+    span.setAttributes({ 'ckpt.bytes': bytes, 'ckpt.tensors': tensors.count })
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
   }
 
@@ -264,15 +299,31 @@ export class ParameterServer implements AsyncDisposable {
    *   the ranks whose workers may hold parts of it.
    */
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    this.#assertOpen()
+    this.#assertTaking()
     if (this.#updating) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
-    const running = this.#update(name, options)
+    const running = this.#observed(name, options)
     this.#updating = running.catch(() => undefined)
     try {
       return await running
     } finally {
       this.#updating = undefined
     }
+  }
+
+  /** The update, with its span and numbers. */
+  #observed(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    const attributes = { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank, 'ckpt.engine': options.engine.name }
+    return inSpan('ckpt.update', attributes, async (span) => {
+      try {
+        const report = await this.#update(name, options)
+        this.#metrics.updated(options.engine.name, report)
+        describeUpdate(span, report)
+        return report
+      } catch (error) {
+        this.#metrics.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
+        throw error
+      }
+    })
   }
 
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
@@ -291,7 +342,10 @@ export class ParameterServer implements AsyncDisposable {
         signal,
         attempt: (attempt) => this.#attempt(attempt, options, signal),
         previous: () => this.#engines.previous(engine.name, (checkpoint) => this.#manifests.get(checkpoint)?.digest),
-        onRetry: ({ code }, attempt) => this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again'),
+        onRetry: ({ code }, attempt) => {
+          this.#metrics.retried()
+          this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
+        },
       },
     )
   }
@@ -308,6 +362,7 @@ export class ParameterServer implements AsyncDisposable {
     }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
+    this.#metrics.began(epoch.id)
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
     let ranks: readonly number[] = []
@@ -393,6 +448,64 @@ export class ParameterServer implements AsyncDisposable {
     return Math.floor(free * (this.#limits.fraction ?? DEFAULT_FRACTION))
   }
 
+  /** This rank's numbers in the text format of Prometheus; docs/operations.md says what they mean. */
+  metrics(): Promise<string> {
+    return this.#metrics.text()
+  }
+
+  /** The media type of {@link ParameterServer.metrics}. */
+  get metricsContentType(): string {
+    return this.#metrics.contentType
+  }
+
+  /** Tells the metrics what the last update could have taken at least, in milliseconds, where that was measured. */
+  noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
+    this.#metrics.limited(limitMs / 1000, report.totalMs / limitMs)
+  }
+
+  /** Whether this rank can take an update, and what it knows of engines that need one. */
+  health(): Health {
+    const { lost } = this.#rendezvous
+    const hindrances = [
+      ...(this.#closed ? ['closed'] : this.#draining ? ['draining'] : []),
+      ...(lost && !this.#closed ? [`membership lost: ${lost.message}`] : []),
+    ]
+    const state = this.#closed
+      ? 'closed'
+      : this.#draining
+        ? 'draining'
+        : lost
+          ? 'not ready'
+          : this.#updating
+            ? 'updating'
+            : 'ready'
+    const dirty = this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
+    return { rank: this.rank, worldSize: this.worldSize, state, hindrances, dirty }
+  }
+
+  /**
+   * Takes no further checkpoints and updates, lets a running update end (for `timeoutMs` at most, default 30,000), and closes: what to do on
+   * SIGTERM.
+   */
+  async drain(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    this.#draining = true
+    const running = this.#updating
+    if (running) {
+      const { timeoutMs = DEFAULT_DRAIN_MS } = options
+      this.#log.info({ timeoutMs }, 'draining: the running update may end')
+      await withDeadline(
+        running.then(() => undefined),
+        { what: 'the running update', timeoutMs },
+      ).catch(() => undefined)
+    }
+    await this.close()
+  }
+
+  #assertTaking(): void {
+    this.#assertOpen()
+    if (this.#draining) throw new CkptError('INVALID_STATE', 'the parameter server is draining')
+  }
+
   #assertOpen(): void {
     if (this.#closed) throw new CkptError('INVALID_STATE', 'the parameter server is closed')
   }
@@ -408,6 +521,7 @@ export class ParameterServer implements AsyncDisposable {
     await this.#updating
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
+      () => this.#metricsServer?.close(),
       () => this.#resources.release(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),

@@ -32,6 +32,10 @@ export class RejoiningRendezvous implements Rendezvous {
     return this.#member.worldSize
   }
 
+  get lost(): CkptError | undefined {
+    return this.#member.lost
+  }
+
   allGather<T>(key: string, value: T, options?: GatherOptions): Promise<T[]> {
     return this.#call(options, (member, left) => member.allGather(key, value, left))
   }
