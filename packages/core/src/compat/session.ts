@@ -1,7 +1,7 @@
 import { CkptError, type RingHandle, type RingTensor } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
-import type { UpdateSession } from '../update/session.ts'
+import type { UpdateSession, WorkerGreeting } from '../update/session.ts'
 import { abortPayload, bucketPayload, donePayload, ringPayload } from './payloads.ts'
 import { CounterFile } from './reference-counter.ts'
 
@@ -75,8 +75,8 @@ export class CompatSession implements UpdateSession {
   }
 
   /** Nothing: these workers do not greet. */
-  greeted(): Promise<undefined> {
-    return Promise.resolve(undefined)
+  greeted(): Promise<WorkerGreeting> {
+    return Promise.resolve({ protocol: 0, state: undefined, routes: undefined })
   }
 
   /** Hands the worker the ring once it connects. What is asked of the session before that is done waits for it; its failure is final. */
