@@ -5,6 +5,7 @@
  */
 export { ParameterServer, type GatherMetasOptions, type UpdateOptions } from './parameter-server.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+export { serveMetrics, type Health, type MetricsServerOptions, type Observable } from './observe/metrics-server.ts'
 export type { WorkerStatus } from './engine-states.ts'
 export type { DirectReport, OpaqueReport, StageTimes, StepTimes, UpdateReport } from './report.ts'
 export {
@@ -34,3 +35,4 @@ export {
   type CudaProbe,
   type NodeFacts,
 } from '@ckpt/transport'
+export type { Activity, HeldCheckpoint, Member, PastUpdate, RunningUpdate } from './activity.ts'

@@ -24,6 +24,9 @@ import { StagedWork, type Staging } from './staged-work.ts'
 import { vote } from './vote.ts'
 import { openSession, workerAddress } from './worker.ts'
 
+/** How long a failed update waits for the engine's call to end, in milliseconds. */
+const CALL_END_MS = 10_000
+
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
   readonly rendezvous: Rendezvous
@@ -101,9 +104,11 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
+  let ended: Promise<void> | undefined
   try {
     const endpoints = announcements.map((one) => one.endpoint)
-    const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
+    const call = await run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
+    ended = call.finished
     if (call.finished) watchCall(call.finished, session, rank)
     const options = { epoch: epoch.id, ...wait }
     const decision = await decide(run, session, endpoints, options)
@@ -147,6 +152,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   } catch (thrown) {
     const error = await run.fail(thrown)
     await session.abort(error.message)
+    // The engine's call ends with its workers; the next update then finds the engine at rest.
+    if (ended) await withDeadline(ended, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
     throw error
   } finally {
     signal.removeEventListener('abort', onAbort)
