@@ -71,7 +71,7 @@ def _shared(members: list[tuple[int, Region]]) -> set[int]:
 
 
 def _cells(array: npt.NDArray[_Number], region: Region, base: int, unit: int) -> npt.NDArray[_Number]:
-    size = array.itemsize
+    size: int = array.dtype.itemsize
     shape = (*(dim.length for dim in region.dims), region.row // unit)
     strides = (*(dim.destination // unit * size for dim in region.dims), size)
     return np.lib.stride_tricks.as_strided(array[(region.destination - base) // unit :], shape, strides)
