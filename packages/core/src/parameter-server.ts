@@ -11,7 +11,7 @@ import {
   type Rendezvous,
   type Strategy,
 } from '@ckpt/contract'
-import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOptions } from '@ckpt/memory'
+import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
 import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
