@@ -18,7 +18,14 @@ const ARROWS = {
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
   'apps/cli': ['packages/core', 'packages/models', 'packages/planner'],
-  'apps/harness': ['packages/core', 'packages/models', 'packages/safetensors', 'packages/transport', 'packages/vllm'],
+  'apps/harness': [
+    'packages/core',
+    'packages/models',
+    'packages/safetensors',
+    'packages/sglang',
+    'packages/transport',
+    'packages/vllm',
+  ],
   'apps/bench': [
     'packages/core',
     'packages/models',

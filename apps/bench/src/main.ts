@@ -22,6 +22,7 @@ import { renderTables } from './output/table.ts'
 import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import { interpreter } from './python.ts'
+import { ROW_PARALLEL, generateRowParallel } from './row-parallel.ts'
 import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
 
@@ -62,7 +63,7 @@ function count(text: string): number {
 
 const program = new Command('bench')
   .description('Measures weight updates of published models, scaled down to what this machine holds. Every byte is verified.')
-  .option('--model <name...>', `models, or all: ${MODELS.map(({ id }) => id).join(', ')}`, MATRIX)
+  .option('--model <name...>', `models, or all: ${MODELS.map(({ id }) => id).join(', ')}; or row-parallel`, MATRIX)
   .addOption(
     new Option('--backend <backend>', 'where the engine parameters live').choices(['auto', 'host', 'cuda']).default('auto'),
   )
@@ -99,9 +100,9 @@ if (result.runs.some((run) => !run.verified)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
-  if (options.strategy !== 'broadcast' && options.strategy !== 'all') {
-    program.error(`error: --strategy ${options.strategy} is not available in this version: only broadcast is`)
-  }
+  const { strategy: wanted } = options
+  if (wanted === 'p2p') return program.error('error: --strategy p2p is not available in this version')
+  const strategies = wanted === 'all' ? (['broadcast', 'direct'] as const) : [wanted]
   const onGpus = await usesGpus()
   const host = createHost()
   const runs: Run[] = []
@@ -125,36 +126,42 @@ async function bench(): Promise<BenchResult> {
       gpus ??= await measureH2d(python, options.ranks)
       ceilings ??= { copyBytesPerSecond: await copyCeiling(host) }
       const { bucketBytes, chunkBytes } = options
-      const measured = await measureGpu({
-        model,
-        checkpoint: generated,
-        ranks: options.ranks,
-        repeat: options.repeat,
-        gpus,
-        python,
-        host,
-        peer: options.peer !== undefined,
-        ...(bucketBytes !== undefined && { bucketBytes }),
-        ...(chunkBytes !== undefined && { chunkBytes }),
-        onStep: (step) => say(`${model.title}: ${step}`),
-      })
-      runs.push(...measured.runs)
-      peers.push(...measured.peers)
+      for (const strategy of strategies) {
+        const measured = await measureGpu({
+          model,
+          checkpoint: generated,
+          ranks: options.ranks,
+          repeat: options.repeat,
+          gpus,
+          python,
+          host,
+          strategy,
+          peer: options.peer !== undefined,
+          ...(bucketBytes !== undefined && { bucketBytes }),
+          ...(chunkBytes !== undefined && { chunkBytes }),
+          onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
+        })
+        runs.push(...measured.runs)
+        peers.push(...measured.peers)
+      }
       continue
     }
     ceilings ??= await measureCeilings(host, files)
     using ceiling = await copyProbe(host)
     for (const ranks of rankCounts) {
-      runs.push(
-        await measureUpdate({
+      for (const strategy of strategies) {
+        const measured = await measureUpdate({
           model,
           checkpoint: generated,
           ranks,
           repeat: options.repeat,
           copyCeiling: ceiling,
-          onStep: (step) => say(`${model.title}: ${step}`),
-        }),
-      )
+          strategy,
+          onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
+        })
+        if ('skipped' in measured) skipped.push({ what: `${strategy} of ${model.title}`, reason: measured.skipped })
+        else runs.push(measured)
+      }
     }
   }
   // What --validate compares are the updates alone.
@@ -246,6 +253,7 @@ async function checkpoints(): Promise<Scenario[]> {
   const ids = options.model.includes('all') ? MODELS.map(({ id }) => id) : options.model
   const host = createHost()
   return ids.map((id, index) => {
+    if (id === ROW_PARALLEL.id) return { model: ROW_PARALLEL, checkpoint: () => generateRowParallel(host, options.bytes) }
     const model = findModel(id)
     return { model, checkpoint: () => generateCheckpoint(host, model, options.bytes, BigInt(index + 1) << 32n) }
   })

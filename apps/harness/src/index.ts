@@ -8,7 +8,7 @@ export { EngineProcess, type EngineProcessOptions } from './cluster/engine-proce
 export { SOURCE_FLAGS, spawnSource, type Spawned } from './cluster/processes.ts'
 export type { RankResources, RankUpdate } from './cluster/rank-protocol.ts'
 export type { Verification } from './engine/parameters.ts'
-export { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
+export { generateCheckpoint, generateTensors, type GeneratedCheckpoint } from './checkpoint/generate.ts'
 export { leftovers } from './leftovers.ts'
 export { vllmEnvironment, type VllmEnvironment } from './vllm/environment.ts'
 export { generateModels, type ModelFamily, type ModelRequest, type TinyModels } from './vllm/models.ts'

@@ -6,7 +6,7 @@
 export { ParameterServer, type GatherMetasOptions, type UpdateOptions } from './parameter-server.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 export type { WorkerStatus } from './engine-states.ts'
-export type { StageTimes, StepTimes, UpdateReport } from './report.ts'
+export type { DirectReport, OpaqueReport, StageTimes, StepTimes, UpdateReport } from './report.ts'
 export {
   STAGES,
   joinSpans,
@@ -17,6 +17,7 @@ export {
   type TimelineStep,
 } from './timeline.ts'
 export { traceEvents, writeTrace, type TraceEvent } from './trace.ts'
+export { auto, direct, type DirectOptions } from '@ckpt/direct'
 export { controlEngine, controlRequest, type ControlEngineOptions } from './engines/control-engine.ts'
 export { gatherManifest } from './gather.ts'
 export { readMetas, writeMetas } from './metas-file.ts'
@@ -33,3 +34,4 @@ export {
   type CudaProbe,
   type NodeFacts,
 } from '@ckpt/transport'
+export type { Activity, HeldCheckpoint, Member, PastUpdate, RunningUpdate } from './activity.ts'

@@ -1,5 +1,5 @@
 import Table from 'cli-table3'
-import type { BenchResult, Run } from '../result.ts'
+import type { BenchResult, DirectAccount, Run } from '../result.ts'
 import { predictRuns } from '../validate.ts'
 import { publishedRows } from './published.ts'
 import { gigabytes, seconds } from './units.ts'
@@ -16,6 +16,7 @@ export function renderTables(result: BenchResult): string {
     published(result.runs),
   ]
   for (const run of result.runs) if (run.backend === 'cuda') parts.push(onGpu(run))
+  for (const run of result.runs) if (run.direct) parts.push(bytesAccount(run.title, run.direct))
   if (result.registration) {
     const { bytes, registerMs, ofCeiling, freshMs, freshOfCeiling } = result.registration
     const percent = (part: number) => `${(part * 100).toFixed(0)} %`
@@ -67,7 +68,7 @@ function updates(runs: readonly Run[]): string {
   })
   for (const run of runs) {
     table.push([
-      run.variant === undefined ? run.title : `${run.title}, ${run.variant}`,
+      [run.title, run.strategy === 'broadcast' ? undefined : run.strategy, run.variant].filter(Boolean).join(', '),
       run.scale,
       gigabytes(run.bytes),
       run.tensors,
@@ -94,6 +95,16 @@ function onGpu({ variant, steps, stages, peakDeviceBytes, ringBytes, registerInP
     `${variant}: ${steps ? times(steps) : ''}; stages ${times(stages)}; min ${seconds(run.updateMs.min)}, max ${seconds(run.updateMs.max)}`,
     `  extra device memory ${gigabytes(peakDeviceBytes)} (ring ${gigabytes(ringBytes)}), growth ${run.growthBytes ?? 0} bytes`,
     `  in place registered in ${seconds(registerInPlaceMs ?? 0)}, metas ${seconds(gatherMetasMs)}${again}, first attach ${seconds(run.firstAttachMs ?? 0)}`,
+  ].join('\n')
+}
+
+/** What a direct update moved, beside what it had to. */
+function bytesAccount(title: string, direct: DirectAccount): string {
+  const { neededBytes, uniqueBytes, h2dBytes, forwardedBytes, opaqueBytes, opaqueTensors, routes, copies, how } = direct
+  const opaque = opaqueTensors.length === 0 ? '' : ` (${opaqueTensors.join('; ')})`
+  return [
+    `${title}, direct: engine workers needed ${gigabytes(neededBytes)}, ${gigabytes(uniqueBytes)} of it different; over host links ${gigabytes(h2dBytes)} (${((h2dBytes / uniqueBytes) * 100).toFixed(2)} %), GPU to GPU ${gigabytes(forwardedBytes)}, through the ring ${gigabytes(opaqueBytes)}${opaque}`,
+    `  ${routes} routes in ${copies} copies: ${how}`,
   ].join('\n')
 }
 

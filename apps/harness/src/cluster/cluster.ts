@@ -11,6 +11,7 @@ import type { RankCall, RankCalls, RankUpdate } from './rank-protocol.ts'
 export interface ClusterOptions {
   readonly ranks: number
   readonly keepAlive?: boolean
+  readonly shareMemory?: boolean
   readonly timeoutMs?: number
   readonly heartbeatTimeoutMs?: number
   /** Threads of each rank. */
@@ -59,6 +60,7 @@ export class Cluster implements AsyncDisposable {
             address: cluster.address,
             token: cluster.token,
             keepAlive: options.keepAlive ?? false,
+            shareMemory: options.shareMemory ?? false,
             timeoutMs: options.timeoutMs ?? 60_000,
             ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
             ...(options.threads !== undefined && { threads: options.threads }),

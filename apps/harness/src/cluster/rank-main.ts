@@ -1,7 +1,7 @@
 /** A rank process of a test cluster: makes the calls its parent sends over the IPC channel. */
 import { readFileSync, readdirSync } from 'node:fs'
 import { CkptError, type Device } from '@ckpt/contract'
-import { ParameterServer, controlEngine } from '@ckpt/core'
+import { ParameterServer, controlEngine, direct } from '@ckpt/core'
 import { createCudaDevice } from '@ckpt/transport'
 import { standInCudaDevice } from '../compat/stand-in-device.ts'
 import type { RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
@@ -38,8 +38,10 @@ const handlers: Handlers = {
     const milliseconds = performance.now() - started
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
-  update({ name, engineSocket, protocol = 'ckpt', ...options }) {
-    return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket, protocol }), ...options })
+  update({ name, engineSocket, protocol = 'ckpt', strategy, ...options }) {
+    const chosen = strategy?.startsWith('direct') && { strategy: direct({ required: strategy === 'direct-required' }) }
+    const engine = controlEngine({ socket: engineSocket, protocol })
+    return parameterServer().update(name, { engine, ...options, ...chosen })
   },
   engineStates: () => Promise.resolve(parameterServer().engineStates()),
   resources: () => Promise.resolve(resources()),

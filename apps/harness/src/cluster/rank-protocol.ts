@@ -10,6 +10,7 @@ export interface RankCalls {
       address: string
       token?: string
       keepAlive: boolean
+      shareMemory?: boolean
       timeoutMs: number
       heartbeatTimeoutMs?: number
       threads?: number
@@ -36,6 +37,8 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
+  /** Default: broadcast. */
+  readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
   /** What the engine worker speaks (default: ckpt's own protocol). */
   readonly protocol?: WorkerProtocol
   readonly version?: string

@@ -59,7 +59,6 @@ export function predict(
   machine: MeasuredMachine,
   workload: (run: MeasuredRun) => Workload,
 ): Simulation | string {
-  if (run.strategy === 'direct' && run.backend === 'host') return 'the direct strategy is not modelled on the host device'
   if (run.strategy === 'p2p' && run.backend === 'host') return 'TCP between ranks on one machine is not modelled'
   const type = /H\d+/i.exec(machine.gpus?.names[0] ?? '')?.[0].toLowerCase() ?? 'h200'
   const rates = measuredRates(run, machine, topology(`${type}-8x400g`))

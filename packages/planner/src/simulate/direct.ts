@@ -32,6 +32,7 @@ export function simulateDirect(workload: Workload, rates: Rates): Simulation {
     memory = Math.max(memory, local * gpus + (rates.nicToGpu ? 0 : 2 * (kept - local) * here))
     nic = Math.max(nic, (local * (gpus - here)) / nicsPerHost, ((kept - local) * here) / nicsPerHost)
   }
+  if (rates.processors !== undefined) return onProcessors(workload, rates, kept)
   const linkRate = Math.min(rates.gatherRate, hostLinkRate(rates, Math.min(gpus, gpusPerHost)))
   const seconds = { link: link / linkRate, memory: memory / rates.hostMemoryRate, nic: nic / rates.nicRate }
   const pipeline = Math.max(seconds.link, seconds.memory, seconds.nic)
@@ -53,6 +54,27 @@ export function simulateDirect(workload: Workload, rates: Rates): Simulation {
       reloadMs: 0,
     },
     ...bottleneck(links),
+    deviceBytes: 0,
+    hostBytes: largest(heldBytes(workload.manifest)),
+    buckets: 0,
+    bucketBytes: 0,
+    mode: 'shard-exact',
+  }
+}
+
+/** Ranks that copy straight into their workers' parameters, on processors that do everything. */
+function onProcessors(workload: Workload, rates: Rates, kept: number): Simulation {
+  const { processors = 1, copyRate, updateSeconds } = rates
+  const receivers = workload.manifest.ranks.length
+  const control = updateSeconds * Math.max(1, receivers / processors) * 1000
+  const copies = ((kept * receivers) / copyRate / processors) * 1000
+  return {
+    system: 'ckpt',
+    strategy: 'direct',
+    receivers,
+    totalMs: control + copies,
+    stages: { controlMs: control, h2dMs: copies, networkMs: 0, broadcastMs: 0, reloadMs: 0 },
+    ...bottleneck([{ link: 'processors', bytes: kept * receivers, busyMs: copies }]),
     deviceBytes: 0,
     hostBytes: largest(heldBytes(workload.manifest)),
     buckets: 0,

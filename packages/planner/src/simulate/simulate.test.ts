@@ -50,7 +50,8 @@ describe('simulate', () => {
   })
 
   it('simulates 4,096 GPUs and the full metadata of Kimi-K2 in under ten seconds', { timeout: 30_000 }, () => {
-    const started = performance.now()
+    // Processor time: how long it takes beside other programs says nothing.
+    const before = process.cpuUsage()
     const cluster = workload('kimi-k2', 4096, 16)
     for (const strategy of ['broadcast', 'p2p', 'direct'] as const) {
       for (const system of ['ckpt', 'checkpoint-engine'] as const) {
@@ -59,7 +60,8 @@ describe('simulate', () => {
         else expect([system, strategy]).toEqual(['checkpoint-engine', 'direct'])
       }
     }
-    expect(performance.now() - started).toBeLessThan(10_000)
+    const { user, system } = process.cpuUsage(before)
+    expect((user + system) / 1000).toBeLessThan(10_000)
   })
 
   it('never beats its bound, and no faster part makes an update slower', () => {
