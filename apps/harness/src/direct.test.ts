@@ -64,7 +64,8 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
         expect(await engine.health()).toMatchObject({ version: `v${verify}`, dirty: false })
       }
       // Every byte that anybody needs crosses one host link once.
-      const sum = (value: (report: (typeof reports)[number]) => number) => reports.reduce((all, report) => all + value(report), 0)
+      const sum = (value: (report: (typeof reports)[number]) => number) =>
+        reports.reduce((all, report) => all + value(report), 0)
       expect(sum(({ direct }) => direct!.bytes!.h2d)).toBe(reports[0]!.direct!.bytes!.nodeNeeded)
       expect(sum(({ direct }) => direct!.bytes!.needed)).toBe(
         sum(({ direct }) => direct!.bytes!.h2d + direct!.bytes!.forwarded),

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { broadcast } from '@ckpt/broadcast'
+import type { Span } from '@opentelemetry/api'
 import {
   CkptError,
   type CallOptions,
@@ -11,16 +12,20 @@ import {
   type Rendezvous,
   type Strategy,
 } from '@ckpt/contract'
-import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOptions } from '@ckpt/memory'
+import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
 import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import { DirectState } from './direct/state.ts'
 import { EngineStates, type WorkerStatus } from './engine-states.ts'
+import { withDeadline } from './deadline.ts'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
-import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { serveMetrics, type Health } from './observe/metrics-server.ts'
+import { UpdateMetrics } from './observe/metrics.ts'
+import { describeUpdate, inSpan } from './observe/spans.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
@@ -34,6 +39,7 @@ import { aborted, anySignal, once } from './signals.ts'
 import { runUpdate } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
+const DEFAULT_DRAIN_MS = 30_000
 /** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
 const ORIGIN_GRACE_MS = 1000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
@@ -102,6 +108,9 @@ export class ParameterServer implements AsyncDisposable {
   readonly #closing = new AbortController()
   /** What this rank has been doing, for those who look on. */
   readonly activity = new Activity()
+  readonly #metrics: UpdateMetrics
+  #metricsServer: { close(): Promise<void> } | undefined
+  #draining = false
   #updating: Promise<unknown> | undefined
   #closed: Promise<void> | undefined
 
@@ -120,6 +129,12 @@ export class ParameterServer implements AsyncDisposable {
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false
     this.#limits = limits
+    this.#metrics = new UpdateMetrics({
+      rank: rendezvous.rank,
+      worldSize: () => this.worldSize,
+      engines: () => this.engineStates(),
+      hindrances: () => this.health().hindrances,
+    })
   }
 
   /**
@@ -128,6 +143,7 @@ export class ParameterServer implements AsyncDisposable {
    */
   static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
     const limits = memoryLimits(process.env)
+    const metrics = metricsAddress(options.metricsPort, process.env)
     let rendezvous: Rendezvous
     if (typeof options.rendezvous === 'object') rendezvous = options.rendezvous
     else {
@@ -137,6 +153,9 @@ export class ParameterServer implements AsyncDisposable {
         ...(options.worldSize !== undefined && { worldSize: options.worldSize }),
         ...(options.rendezvous !== undefined && { address: options.rendezvous }),
         ...(options.token !== undefined && { token: options.token }),
+        ...(options.insecure !== undefined && { insecure: options.insecure }),
+        ...(options.elastic !== undefined && { elastic: options.elastic }),
+        rejoin: true,
         ...(options.heartbeatMs !== undefined && { heartbeatMs: options.heartbeatMs }),
         ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
         timeoutMs: call.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
@@ -146,7 +165,13 @@ export class ParameterServer implements AsyncDisposable {
     try {
       const threads = options.threads !== undefined ? { threads: options.threads } : {}
       const device = options.device ?? (await createHostDevice({ rank: rendezvous.rank, ...threads }))
-      return new ParameterServer(rendezvous, device, options, limits)
+      const server = new ParameterServer(rendezvous, device, options, limits)
+      if (metrics)
+        server.#metricsServer = await serveMetrics(server, metrics).catch(async (error: unknown) => {
+          await server.close()
+          throw error
+        })
+      return server
     } catch (error) {
       if (typeof options.rendezvous !== 'object') await rendezvous.close()
       throw error
@@ -181,14 +206,27 @@ export class ParameterServer implements AsyncDisposable {
    * socket and the tensor, `OUT_OF_MEMORY`, `UNSUPPORTED` for tensors on GPUs that the rank's device cannot read.
    */
   async registerCheckpoint(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
-    this.#assertOpen()
+    this.#assertTaking()
+    await inSpan('ckpt.register', { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank }, (span) =>
+      this.#register(name, source, options, span),
+    )
+  }
+
+  async #register(name: string, source: CheckpointSource, options: RegisterOptions, span: Span): Promise<void> {
     const started = performance.now()
-    await this.#store.register(name, source, options)
+    try {
+      await this.#store.register(name, source, options)
+    } catch (error) {
+      this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))
+      throw error
+    }
     this.#manifests.delete(name)
     const held = this.#store.metas(name)
     this.#encode(name, held, false) // now, so that gathering only sends
     const { tensors, segments } = held
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
+    this.#metrics.registered(bytes)
+    span.setAttributes({ 'ckpt.bytes': bytes, 'ckpt.tensors': tensors.count })
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
     this.activity.registered({ name, bytes, tensors: tensors.count })
   }
@@ -273,11 +311,11 @@ export class ParameterServer implements AsyncDisposable {
    *   the ranks whose workers may hold parts of it.
    */
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    this.#assertOpen()
+    this.#assertTaking()
     if (this.#updating) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
     const { activity } = this
     activity.began(name, options.version ?? name, options.strategy?.name ?? 'broadcast')
-    const running = this.#update(name, options)
+    const running = this.#observed(name, options)
     this.#updating = running.catch(() => undefined)
     try {
       const report = await running
@@ -289,6 +327,22 @@ export class ParameterServer implements AsyncDisposable {
     } finally {
       this.#updating = undefined
     }
+  }
+
+  /** The update, with its span and numbers. */
+  #observed(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    const attributes = { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank, 'ckpt.engine': options.engine.name }
+    return inSpan('ckpt.update', attributes, async (span) => {
+      try {
+        const report = await this.#update(name, options)
+        this.#metrics.updated(options.engine.name, report)
+        describeUpdate(span, report)
+        return report
+      } catch (error) {
+        this.#metrics.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
+        throw error
+      }
+    })
   }
 
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
@@ -307,7 +361,10 @@ export class ParameterServer implements AsyncDisposable {
         signal,
         attempt: (attempt) => this.#attempt(attempt, options, signal),
         previous: () => this.#engines.previous(engine.name, (checkpoint) => this.#manifests.get(checkpoint)?.digest),
-        onRetry: ({ code }, attempt) => this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again'),
+        onRetry: ({ code }, attempt) => {
+          this.#metrics.retried()
+          this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
+        },
       },
     )
   }
@@ -325,6 +382,7 @@ export class ParameterServer implements AsyncDisposable {
     }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
+    this.#metrics.began(epoch.id)
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
     let ranks: readonly number[] = []
@@ -416,6 +474,64 @@ export class ParameterServer implements AsyncDisposable {
     return Math.floor(free * (this.#limits.fraction ?? DEFAULT_FRACTION))
   }
 
+  /** This rank's numbers in the text format of Prometheus; docs/operations.md says what they mean. */
+  metrics(): Promise<string> {
+    return this.#metrics.text()
+  }
+
+  /** The media type of {@link ParameterServer.metrics}. */
+  get metricsContentType(): string {
+    return this.#metrics.contentType
+  }
+
+  /** Tells the metrics what the last update could have taken at least, in milliseconds, where that was measured. */
+  noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
+    this.#metrics.limited(limitMs / 1000, report.totalMs / limitMs)
+  }
+
+  /** Whether this rank can take an update, and what it knows of engines that need one. */
+  health(): Health {
+    const { lost } = this.#rendezvous
+    const hindrances = [
+      ...(this.#closed ? ['closed'] : this.#draining ? ['draining'] : []),
+      ...(lost && !this.#closed ? [`membership lost: ${lost.message}`] : []),
+    ]
+    const state = this.#closed
+      ? 'closed'
+      : this.#draining
+        ? 'draining'
+        : lost
+          ? 'not ready'
+          : this.#updating
+            ? 'updating'
+            : 'ready'
+    const dirty = this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
+    return { rank: this.rank, worldSize: this.worldSize, state, hindrances, dirty }
+  }
+
+  /**
+   * Takes no further checkpoints and updates, lets a running update end (for `timeoutMs` at most, default 30,000), and closes: what to do on
+   * SIGTERM.
+   */
+  async drain(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    this.#draining = true
+    const running = this.#updating
+    if (running) {
+      const { timeoutMs = DEFAULT_DRAIN_MS } = options
+      this.#log.info({ timeoutMs }, 'draining: the running update may end')
+      await withDeadline(
+        running.then(() => undefined),
+        { what: 'the running update', timeoutMs },
+      ).catch(() => undefined)
+    }
+    await this.close()
+  }
+
+  #assertTaking(): void {
+    this.#assertOpen()
+    if (this.#draining) throw new CkptError('INVALID_STATE', 'the parameter server is draining')
+  }
+
   #assertOpen(): void {
     if (this.#closed) throw new CkptError('INVALID_STATE', 'the parameter server is closed')
   }
@@ -431,6 +547,7 @@ export class ParameterServer implements AsyncDisposable {
     await this.#updating
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
+      () => this.#metricsServer?.close(),
       () => this.#resources.release(),
       () => this.#direct.drop(),
       () => this.#store.close(),

@@ -9,6 +9,7 @@ export interface RankCalls {
       worldSize: number
       address: string
       token?: string
+      elastic?: boolean
       keepAlive: boolean
       shareMemory?: boolean
       timeoutMs: number

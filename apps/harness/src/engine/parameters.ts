@@ -70,7 +70,10 @@ export class Parameters {
       end = Math.ceil((end + bytes) / ALIGNMENT) * ALIGNMENT
     }
     const bytes = Math.max(end, ALIGNMENT)
-    const memory = await host.createShared(`${parametersPrefix(process.pid)}${randomBytes(6).toString('hex')}`, { bytes, lock: false })
+    const memory = await host.createShared(`${parametersPrefix(process.pid)}${randomBytes(6).toString('hex')}`, {
+      bytes,
+      lock: false,
+    })
     const recording = recordingOf(randomUUID(), list, layout, offsets, bytes)
     return new Parameters(host, memory, layout, offsets, options.threads, recording)
   }

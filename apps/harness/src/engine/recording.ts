@@ -21,7 +21,9 @@ export function recordingOf(
         layout.placements.get(name)!
       if (rowBytes === 0) return []
       const dims = rows === 1 ? [] : [rows, sourcePitch, destinationPitch]
-      return [{ tensor, storage: 0, sourceOffset, destinationOffset: offsets.get(parameter)! + destinationOffset, rowBytes, dims }]
+      return [
+        { tensor, storage: 0, sourceOffset, destinationOffset: offsets.get(parameter)! + destinationOffset, rowBytes, dims },
+      ]
     }),
     opaque: [],
   }

@@ -21,7 +21,8 @@ export async function expectedDigests(
     const list = byStorage.get(storage)
     if (list) list.push(at)
     else byStorage.set(storage, [at])
-    if (coverage.inOne(storage, offset, offset + (rows - 1) * pitch + rowBytes)) coverage.count(storage, offset, rows * rowBytes)
+    if (coverage.inOne(storage, offset, offset + (rows - 1) * pitch + rowBytes))
+      coverage.count(storage, offset, rows * rowBytes)
     else for (let row = 0; row < rows; row++) coverage.add(storage, offset + row * pitch, rowBytes)
   }
   const result: [number, bigint][] = []

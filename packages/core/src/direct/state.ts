@@ -23,8 +23,7 @@ export interface Proposal {
 
 /** Either everything is ready, or why the update has to be staged, and whether it is worth recording. */
 export type Decision =
-  | { readonly prepared: PreparedDirect }
-  | { readonly reason: string; readonly record: boolean; readonly recorded: boolean }
+  { readonly prepared: PreparedDirect } | { readonly reason: string; readonly record: boolean; readonly recorded: boolean }
 
 /** What one rank keeps of direct updates: its worker's recording, and the last update that was prepared. */
 export class DirectState {

@@ -24,19 +24,21 @@ export async function decide(
 ): Promise<Staged | Direct> {
   const { rendezvous, strategy } = run
   if (strategy.name !== 'direct') return STAGED
-  const decision = !canRecord(session) ? OTHER : await run.direct.decide({
-    device: run.device,
-    rank: rendezvous.rank,
-    manifest: run.manifest,
-    segments: run.segments,
-    session,
-    deviceUuids: endpoints.map(({ deviceUuid }) => deviceUuid),
-    exchanges: {
-      gather: (key, value) => rendezvous.allGather(key, value, options),
-      gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
-    },
-    signal: options.signal,
-  })
+  const decision = !canRecord(session)
+    ? OTHER
+    : await run.direct.decide({
+        device: run.device,
+        rank: rendezvous.rank,
+        manifest: run.manifest,
+        segments: run.segments,
+        session,
+        deviceUuids: endpoints.map(({ deviceUuid }) => deviceUuid),
+        exchanges: {
+          gather: (key, value) => rendezvous.allGather(key, value, options),
+          gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
+        },
+        signal: options.signal,
+      })
   if (strategy.required && 'reason' in decision && decision.recorded) {
     throw new CkptError('UNSUPPORTED', `the update cannot be direct: ${decision.reason}`, { fields: { rank: rendezvous.rank } })
   }

@@ -45,9 +45,11 @@ export function makeReport(
     ...(staged?.stats.order && { order: staged.stats.order }),
     ...(direct && { direct }),
     bytes: outcome.bytes,
-    ...(plan && whole && plan !== whole && {
-      kept: { tensors: whole.items.count - plan.items.count, bytes: whole.totalBytes - plan.totalBytes },
-    }),
+    ...(plan &&
+      whole &&
+      plan !== whole && {
+        kept: { tensors: whole.items.count - plan.items.count, bytes: whole.totalBytes - plan.totalBytes },
+      }),
     tensors: outcome.tensors,
     buckets: plan?.buckets.count ?? 0,
     ringBytes: plan?.ringBytes ?? 0,

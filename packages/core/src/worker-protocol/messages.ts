@@ -92,14 +92,7 @@ const ringSchema: z.ZodType<RingHandle> = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('cuda'), handle: bytes, offset: count, bytes: count, deviceUuid: z.string() }),
 ])
 
-const tensorSchema = z.tuple([
-  z.string(),
-  dtype,
-  z.array(count),
-  count,
-  count,
-  z.union([digestBytes, z.null()]),
-])
+const tensorSchema = z.tuple([z.string(), dtype, z.array(count), count, count, z.union([digestBytes, z.null()])])
 
 const fromRank = z.discriminatedUnion('type', [
   z.object({

@@ -1,11 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
-import {
-  CkptError,
-  type Recording,
-  type RingHandle,
-  type RingTensor,
-  type StorageHandle,
-} from '@ckpt/contract'
+import { CkptError, type Recording, type RingHandle, type RingTensor, type StorageHandle } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
 import type { RecordingSession, WorkerGreeting } from '../update/session.ts'
