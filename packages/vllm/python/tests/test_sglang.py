@@ -68,7 +68,9 @@ def schedule(updaters: list[Updater], asked: Any) -> list[tuple[bool, str]]:
 
 
 def state() -> Any:
-    return json.loads(sglang.around_runner(lambda *_: (False, ""), Updater(), SimpleNamespace(zmq_handles={"ckpt-status": ""}))[1])
+    return json.loads(
+        sglang.around_runner(lambda *_: (False, ""), Updater(), SimpleNamespace(zmq_handles={"ckpt-status": ""}))[1]
+    )
 
 
 def test_all_models_of_a_worker_are_loaded_over_one_connection() -> None:
@@ -88,7 +90,9 @@ def test_a_failure_is_no_success_and_leaves_the_worker_dirty() -> None:
     with Rank() as rank:
         outcome = in_thread(lambda: schedule([updater], request(rank)))
         assert rank.attach(TENSORS)["type"] == "ok"
-        answers = [rank.call("bucket", bucket=i, tensors=rank.put({n: t})) for i, (n, t) in enumerate(list(TENSORS.items())[:3])]
+        answers = [
+            rank.call("bucket", bucket=i, tensors=rank.put({n: t})) for i, (n, t) in enumerate(list(TENSORS.items())[:3])
+        ]
         assert [answer["type"] for answer in answers] == ["ok", "ok", "error"]
         assert "no room for k.b" in answers[2]["error"]["message"]
         rank.send("abort", reason="it failed")
