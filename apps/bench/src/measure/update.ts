@@ -16,6 +16,8 @@ export interface UpdateMeasurement {
   readonly repeat: number
   /** Readings of the copy ceiling, one right before each sample. */
   readonly copyCeiling: CeilingProbe
+  /** Port on which rank 0 serves its numbers meanwhile. */
+  readonly metricsPort?: number
   readonly onStep?: (step: string) => void
 }
 
@@ -32,6 +34,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     ranks,
     threads,
     keepAlive: true,
+    ...(options.metricsPort !== undefined && { metricsPort: options.metricsPort }),
     engine: { kind: 'typescript', checkpoint: checkpoint.directory },
   })
   onStep?.('registering')
@@ -50,12 +53,17 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     verifiedBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
     return reports
   }
+  /** What H2D, broadcast and reload of one update must move. */
+  const movedBytes = (reports: readonly UpdateReport[]) => reports[0]!.bytes * ranks + verifiedBytes
   // The first update makes ring and collective, which are kept: it is not a sample.
   await updateAndVerify(false, 'first')
   const ceilings: number[] = []
   for (let i = 0; i < repeat; i++) {
     ceilings.push(await options.copyCeiling.read())
-    samples.push(await updateAndVerify(false, `sample ${i + 1} of ${repeat}`))
+    const reports = await updateAndVerify(false, `sample ${i + 1} of ${repeat}`)
+    samples.push(reports)
+    const limitMs = (movedBytes(reports) / ceilings[i]!) * 1000
+    await cluster.all('noteLimit', (rank) => ({ totalMs: reports[rank]!.totalMs, limitMs }))
   }
   const digested = await updateAndVerify(true, 'with digests')
   const resources = await cluster.all('resources', () => undefined)
@@ -67,7 +75,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const first = median[0]!
   const last = samples.at(-1)!
   const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
-  const moved = first.bytes + first.bytes * (ranks - 1) + verifiedBytes
+  const moved = movedBytes(median)
   const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
   const ratio = summarize(slowest.map((milliseconds, i) => milliseconds / limits[i]!))
   return {

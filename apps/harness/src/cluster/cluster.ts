@@ -15,6 +15,8 @@ export interface ClusterOptions {
   readonly heartbeatTimeoutMs?: number
   /** Ranks may be added. */
   readonly elastic?: boolean
+  /** Port on which rank 0 serves its numbers; rank r takes the r-th after it. */
+  readonly metricsPort?: number
   /** Threads of each rank. */
   readonly threads?: number
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
@@ -60,7 +62,7 @@ export class Cluster implements AsyncDisposable {
   }
 
   #create(process: RankProcess): Promise<void> {
-    const { keepAlive = false, timeoutMs = 60_000, elastic, heartbeatTimeoutMs, threads, backend } = this.#options
+    const { keepAlive = false, timeoutMs = 60_000, elastic, heartbeatTimeoutMs, threads, backend, metricsPort } = this.#options
     return process.call('create', {
       rank: process.rank,
       worldSize: this.ranks.length,
@@ -69,6 +71,7 @@ export class Cluster implements AsyncDisposable {
       keepAlive,
       timeoutMs,
       ...(elastic !== undefined && { elastic }),
+      ...(metricsPort !== undefined && { metricsPort: metricsPort + process.rank }),
       ...(heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs }),
       ...(threads !== undefined && { threads }),
       ...(backend === 'cuda' && { gpu: process.rank }),

@@ -39,6 +39,10 @@ const handlers: Handlers = {
     return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...options })
   },
   engineStates: () => Promise.resolve(parameterServer().engineStates()),
+  noteLimit({ totalMs, limitMs }) {
+    parameterServer().noteLimit({ totalMs }, limitMs)
+    return Promise.resolve()
+  },
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
   close,
