@@ -17,8 +17,15 @@ const ARROWS = {
   'native/host': ['native/common'],
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
-  'apps/cli': ['packages/core', 'packages/models'],
-  'apps/harness': ['packages/core', 'packages/models', 'packages/safetensors', 'packages/transport'],
+  'apps/cli': ['packages/core', 'packages/models', 'packages/planner'],
+  'apps/harness': [
+    'packages/core',
+    'packages/models',
+    'packages/safetensors',
+    'packages/sglang',
+    'packages/transport',
+    'packages/vllm',
+  ],
   'apps/bench': [
     'packages/core',
     'packages/models',

@@ -3,7 +3,9 @@ import { CkptError } from '@ckpt/contract'
 import { Command } from 'commander'
 import { addDoctor } from './commands/doctor.ts'
 import { addLaunch } from './commands/launch.ts'
+import { addPlan } from './commands/plan.ts'
 import { addStatus } from './commands/status.ts'
+import { addServe } from './commands/serve.ts'
 import { addUpdate } from './commands/update.ts'
 
 const program = new Command('ckpt')
@@ -12,7 +14,9 @@ const program = new Command('ckpt')
   .enablePositionalOptions()
 addLaunch(program)
 addUpdate(program)
+addPlan(program)
 addStatus(program)
+addServe(program)
 addDoctor(program)
 
 try {

@@ -15,14 +15,19 @@ export interface EngineStart {
   readonly endpoints: readonly WorkerEndpoint[]
   /** The run's token: workers must present it. */
   readonly token: string
+  /** What the engine is to report as its version afterwards. */
+  readonly version?: string
   readonly timeoutMs: number
   readonly signal: AbortSignal
 }
 
 /** The engine's side of one update, as seen by one rank. */
 export interface EngineCall {
-  /** Resolves when the engine has finished its call; rejects (CkptError) when the engine failed or died. */
-  readonly finished: Promise<void>
+  /**
+   * Resolves when the engine has finished its call; rejects (CkptError) when the engine failed or died. Absent on a rank that called
+   * nothing, because another rank's call covers its worker.
+   */
+  readonly finished?: Promise<void>
 }
 
 /** What an engine worker says of itself. */
@@ -33,9 +38,17 @@ export interface WorkerState {
   readonly dirty: boolean
 }
 
+/**
+ * What an engine's workers speak: `ckpt` is this project's worker protocol (docs/worker-protocol.md), `checkpoint-engine` that of
+ * checkpoint-engine's stock worker extension (docs/compatibility.md), which compares no digests.
+ */
+export type WorkerProtocol = 'ckpt' | 'checkpoint-engine'
+
 /** How an inference engine is told to start its workers. Implementations: `@ckpt/vllm`, `@ckpt/sglang`, the reference engine. */
 export interface EngineAdapter {
   readonly name: string
+  /** What its workers speak (default: `ckpt`). */
+  readonly protocol?: WorkerProtocol
   /**
    * Waits until the engine answers; resolves to the state of the rank's worker, where the engine can tell.
    *

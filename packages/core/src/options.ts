@@ -20,6 +20,11 @@ export interface ParameterServerOptions {
   readonly device?: Device
   /** Keep ring and collective between updates (default false: the engine gets its memory back). */
   readonly keepAlive?: boolean
+  /**
+   * Hold checkpoints in memory that other ranks of this host can map, as direct updates over several ranks need it unless files are
+   * registered in place (default false).
+   */
+  readonly shareMemory?: boolean
   /** Deadline of every wait, in milliseconds (default 120,000). */
   readonly timeoutMs?: number
   readonly heartbeatMs?: number

@@ -12,10 +12,11 @@ import {
   type Rendezvous,
   type Strategy,
 } from '@ckpt/contract'
-import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOptions } from '@ckpt/memory'
+import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
 import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
+import { DirectState } from './direct/state.ts'
 import { EngineStates, type WorkerStatus } from './engine-states.ts'
 import { withDeadline } from './deadline.ts'
 import { gatherManifest } from './gather.ts'
@@ -32,6 +33,9 @@ import { PlanCache } from './update/plan-cache.ts'
 import type { UpdatePhase } from './update/progress.ts'
 import { updateWithRecovery, type Attempt } from './update/recovery.ts'
 import { UpdateResources } from './update/resources.ts'
+import { Activity } from './activity.ts'
+import { EMPTY_TABLE, NO_LEASE } from './nothing.ts'
+import { aborted, anySignal, once } from './signals.ts'
 import { runUpdate } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
@@ -51,11 +55,11 @@ export interface GatherMetasOptions extends CallOptions {
 export interface UpdateOptions extends CallOptions {
   /** How the inference engine's workers are reached. */
   readonly engine: EngineAdapter
-  /** Default: broadcast to all ranks. */
+  /** Default: broadcast to all ranks. See `direct()` for updates that bring each engine worker only what it needs. */
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
-  /** Send a digest with every tensor, which the worker compares before loading it (default true). */
+  /** Send a digest with every tensor, which the worker compares before loading it (default: where the worker can). */
   readonly verify?: boolean
   /** Most memory the ring may take, in bytes (default: half the free memory, or `PS_MEM_FRACTION` of it). */
   readonly ringBytes?: number
@@ -92,6 +96,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #store: CheckpointStore
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
+  readonly #direct = new DirectState()
   readonly #engines = new EngineStates()
   readonly #manifests = new Map<string, Manifest>()
   readonly #directory = new RuntimeDir()
@@ -101,6 +106,8 @@ export class ParameterServer implements AsyncDisposable {
   readonly #keepAlive: boolean
   readonly #limits: MemoryLimits
   readonly #closing = new AbortController()
+  /** What this rank has been doing, for those who look on. */
+  readonly activity = new Activity()
   readonly #metrics: UpdateMetrics
   #metricsServer: { close(): Promise<void> } | undefined
   #draining = false
@@ -113,10 +120,10 @@ export class ParameterServer implements AsyncDisposable {
     this.#device = device
     this.#ownsDevice = options.device === undefined
     const { readDevice } = device
-    this.#store = new CheckpointStore(
-      device.host,
-      readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
-    )
+    this.#store = new CheckpointStore(device.host, {
+      shareable: options.shareMemory ?? false,
+      ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
+    })
     this.#resources = new UpdateResources(device)
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
@@ -221,13 +228,17 @@ export class ParameterServer implements AsyncDisposable {
     this.#metrics.registered(bytes)
     span.setAttributes({ 'ckpt.bytes': bytes, 'ckpt.tensors': tensors.count })
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
+    this.activity.registered({ name, bytes, tensors: tensors.count })
   }
 
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
   unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
+    // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
+    void this.#direct.drop().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#manifests.delete(name)
     this.#encoded.delete(name)
+    this.activity.unregistered(name)
   }
 
   /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
@@ -249,6 +260,7 @@ export class ParameterServer implements AsyncDisposable {
     const before = this.#manifests.get(name)
     const manifest = await gatherManifest(this.#rendezvous, name, blob, before, { timeoutMs: this.#timeoutMs, ...call })
     this.#manifests.set(name, manifest)
+    this.activity.gathered(manifest)
     return manifest
   }
 
@@ -301,10 +313,17 @@ export class ParameterServer implements AsyncDisposable {
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
     this.#assertTaking()
     if (this.#updating) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
+    const { activity } = this
+    activity.began(name, options.version ?? name, options.strategy?.name ?? 'broadcast')
     const running = this.#observed(name, options)
     this.#updating = running.catch(() => undefined)
     try {
-      return await running
+      const report = await running
+      activity.ended(report)
+      return report
+    } catch (error) {
+      activity.failed(CkptError.from(error, 'UPDATE_FAILED'))
+      throw error
     } finally {
       this.#updating = undefined
     }
@@ -352,7 +371,8 @@ export class ParameterServer implements AsyncDisposable {
 
   async #attempt(attempt: Attempt, options: UpdateOptions, outer: AbortSignal): Promise<UpdateReport> {
     const { checkpoint: name, version, progress, failed } = attempt
-    const { engine, verify = true, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { engine, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { verify = engine.protocol !== 'checkpoint-engine' } = options
     const started = performance.now()
     // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
     await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
@@ -374,6 +394,8 @@ export class ParameterServer implements AsyncDisposable {
           device: this.#device,
           resources: this.#resources,
           plans: this.#plans,
+          staged: broadcast(),
+          direct: this.#direct,
           engine,
           strategy,
           manifest,
@@ -396,7 +418,10 @@ export class ParameterServer implements AsyncDisposable {
             this.#engines.said(engine.name, announcements)
           },
           fail,
-          ...(options.onProgress && { onProgress: options.onProgress }),
+          onProgress: (loaded, total) => {
+            this.activity.progressed(loaded, total)
+            options.onProgress?.(loaded, total)
+          },
         },
         epoch,
       )
@@ -409,6 +434,7 @@ export class ParameterServer implements AsyncDisposable {
     } catch (thrown) {
       const error = await fail(thrown)
       await this.#resources.release()
+      await this.#direct.drop()
       // Where the failure began its own error is thrown, elsewhere the abort that carries it.
       const abort: unknown = epoch.signal.reason
       const reported = CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
@@ -523,6 +549,7 @@ export class ParameterServer implements AsyncDisposable {
     const steps: (() => Promise<void> | void)[] = [
       () => this.#metricsServer?.close(),
       () => this.#resources.release(),
+      () => this.#direct.drop(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
       () => (this.#ownsDevice ? this.#device.close() : undefined),
@@ -541,41 +568,4 @@ export class ParameterServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
-}
-
-const EMPTY_TABLE = {
-  count: 0,
-  names: {
-    length: 0,
-    at: () => {
-      throw new RangeError('no tensors')
-    },
-  },
-  dtypes: new Uint8Array(0),
-  shapeIds: new Uint32Array(0),
-  shapes: [],
-  segments: new Uint32Array(0),
-  offsets: new Float64Array(0),
-  bytes: new Float64Array(0),
-}
-
-const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }
-
-/** `work`, done at its first call only; later calls get the first one's result. */
-function once<A, R>(work: (argument: A) => R): (argument: A) => R {
-  let result: { readonly value: R } | undefined
-  return (argument) => (result ??= { value: work(argument) }).value
-}
-
-/** Resolves when the signal is aborted, or after `timeoutMs`. */
-async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
-  if (signal.aborted) return
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, timeoutMs)
-    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
-  })
-}
-
-function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
-  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
 }

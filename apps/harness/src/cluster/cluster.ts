@@ -11,6 +11,7 @@ import type { RankCall, RankCalls, RankUpdate } from './rank-protocol.ts'
 export interface ClusterOptions {
   readonly ranks: number
   readonly keepAlive?: boolean
+  readonly shareMemory?: boolean
   readonly timeoutMs?: number
   readonly heartbeatTimeoutMs?: number
   /** Ranks may be added. */
@@ -21,6 +22,8 @@ export interface ClusterOptions {
   readonly threads?: number
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
+  /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA. */
+  readonly standInCuda?: boolean
   /** Engine workers, one a rank; absent for clusters that only gather. */
   readonly engine?: Omit<EngineProcessOptions, 'directory' | 'tpRank' | 'tpSize' | 'extra'> & {
     /** More arguments for the engine worker of a rank. */
@@ -62,14 +65,26 @@ export class Cluster implements AsyncDisposable {
   }
 
   #create(process: RankProcess): Promise<void> {
-    const { keepAlive = false, timeoutMs = 60_000, elastic, heartbeatTimeoutMs, threads, backend, metricsPort } = this.#options
+    const {
+      keepAlive = false,
+      shareMemory = false,
+      timeoutMs = 60_000,
+      standInCuda,
+      elastic,
+      heartbeatTimeoutMs,
+      threads,
+      backend,
+      metricsPort,
+    } = this.#options
     return process.call('create', {
       rank: process.rank,
       worldSize: this.ranks.length,
       address: this.address,
       token: this.token,
       keepAlive,
+      shareMemory,
       timeoutMs,
+      ...(standInCuda && { standInCuda: true }),
       ...(elastic !== undefined && { elastic }),
       ...(metricsPort !== undefined && { metricsPort: metricsPort + process.rank }),
       ...(heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs }),
@@ -122,11 +137,11 @@ export class Cluster implements AsyncDisposable {
     })
   }
 
-  /** Replaces the engine worker of a rank by a new process, without injected faults. */
-  async restartEngine(rank: number): Promise<void> {
+  /** Replaces the engine worker of a rank by a new process, without injected faults: with these further arguments only. */
+  async restartEngine(rank: number, extra: readonly string[] = []): Promise<void> {
     await this.engines[rank]?.process.stop('SIGKILL')
     const { extra: _, ...engine } = this.#options.engine!
-    this.engines[rank] = this.#newEngine(rank, engine)
+    this.engines[rank] = this.#newEngine(rank, engine, extra)
     await this.engines[rank].ready()
   }
 

@@ -1,4 +1,4 @@
-import type { SerializedError } from '@ckpt/contract'
+import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
 import type { CheckpointSource, RegisterOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
@@ -12,11 +12,14 @@ export interface RankCalls {
       elastic?: boolean
       metricsPort?: number
       keepAlive: boolean
+      shareMemory?: boolean
       timeoutMs: number
       heartbeatTimeoutMs?: number
       threads?: number
       /** Index of the GPU; absent for the host device. */
       gpu?: number
+      /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA (compat/stand_in_cuda.py). */
+      standInCuda?: boolean
     },
     void,
   ]
@@ -38,6 +41,10 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
+  /** Default: broadcast. */
+  readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
+  /** What the engine worker speaks (default: ckpt's own protocol). */
+  readonly protocol?: WorkerProtocol
   readonly version?: string
   readonly verify?: boolean
   readonly ringBytes?: number
