@@ -44,6 +44,10 @@ const handlers: Handlers = {
     return parameterServer().update(name, { engine, ...options, ...chosen })
   },
   engineStates: () => Promise.resolve(parameterServer().engineStates()),
+  noteLimit({ totalMs, limitMs }) {
+    parameterServer().noteLimit({ totalMs }, limitMs)
+    return Promise.resolve()
+  },
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
   close,

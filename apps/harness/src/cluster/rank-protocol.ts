@@ -10,6 +10,7 @@ export interface RankCalls {
       address: string
       token?: string
       elastic?: boolean
+      metricsPort?: number
       keepAlive: boolean
       shareMemory?: boolean
       timeoutMs: number
@@ -28,6 +29,8 @@ export interface RankCalls {
   update: [RankUpdate, UpdateReport]
   /** What the rank knows of the engine workers. */
   engineStates: [undefined, WorkerStatus[]]
+  /** What the rank's last update took, and what it could have taken at least, in milliseconds; for its metrics. */
+  noteLimit: [{ totalMs: number; limitMs: number }, void]
   resources: [undefined, RankResources]
   /** Memory of the rank's device, in bytes. */
   deviceMemory: [undefined, { free: number; total: number }]
