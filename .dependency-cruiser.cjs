@@ -18,7 +18,7 @@ const ARROWS = {
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
   'apps/cli': ['packages/core', 'packages/models'],
-  'apps/harness': ['packages/core', 'packages/models', 'packages/safetensors', 'packages/transport'],
+  'apps/harness': ['packages/broadcast', 'packages/core', 'packages/models', 'packages/safetensors', 'packages/transport'],
   'apps/bench': [
     'packages/core',
     'packages/models',

@@ -1,12 +1,15 @@
 /** A rank process of a test cluster: makes the calls its parent sends over the IPC channel. */
 import { readFileSync, readdirSync } from 'node:fs'
+import { broadcast } from '@ckpt/broadcast'
 import { CkptError } from '@ckpt/contract'
 import { ParameterServer, controlEngine } from '@ckpt/core'
 import { createCudaDevice, type CudaDevice } from '@ckpt/transport'
-import type { RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
+import { Hold, heldEngine, heldStrategy } from './hold.ts'
+import type { PointMessage, RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
 let server: ParameterServer | undefined
 let gpu: CudaDevice | undefined
+let hold: Hold | undefined
 
 function parameterServer(): ParameterServer {
   if (server) return server
@@ -20,9 +23,14 @@ const handlers: Handlers = {
     if (index !== undefined) gpu = await createCudaDevice({ index })
     server = await ParameterServer.create({ ...options, rendezvous: address, ...(gpu && { device: gpu }) })
   },
-  async register({ name, source, options }) {
+  async register({ name, source, options, watch = false }) {
     const started = performance.now()
-    await parameterServer().registerCheckpoint(name, source, options)
+    let told = !watch
+    const onProgress = () => {
+      if (!told) tell('register')
+      told = true
+    }
+    await parameterServer().registerCheckpoint(name, source, { ...options, onProgress })
     return { milliseconds: performance.now() - started }
   },
   unregister({ name }) {
@@ -35,8 +43,16 @@ const handlers: Handlers = {
     const milliseconds = performance.now() - started
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
-  update({ name, engineSocket, ...options }) {
-    return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...options })
+  update({ name, engineSocket, hold: at, ...options }) {
+    const engine = controlEngine({ socket: engineSocket })
+    if (at === undefined) return parameterServer().update(name, { engine, ...options })
+    hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))
+    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(broadcast(), hold) }
+    return parameterServer().update(name, { ...held, ...options })
+  },
+  go() {
+    hold?.go()
+    return Promise.resolve()
   },
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
@@ -69,9 +85,16 @@ process.on('message', (message: RankRequestMessage) => {
   const handler = handlers[message.call] as (argument: unknown) => Promise<unknown>
   handler(message.argument).then(
     (value) => reply({ id: message.id, value }),
-    (error: unknown) => reply({ id: message.id, error: CkptError.from(error, 'UPDATE_FAILED').toJSON() }),
+    (error: unknown) => {
+      const typed = CkptError.is(error)
+      reply({ id: message.id, error: CkptError.from(error, 'UPDATE_FAILED').toJSON(), typed })
+    },
   )
 })
+
+function tell(point: string): void {
+  if (process.connected) process.send!({ point } satisfies PointMessage)
+}
 
 function reply(message: RankReplyMessage): void {
   if (process.connected) process.send!(message)

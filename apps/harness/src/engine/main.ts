@@ -9,6 +9,7 @@ import { readIndex } from '@ckpt/safetensors'
 import { createHost } from '@ckpt/transport'
 import { z } from 'zod'
 import { failure, serveControl, type Answer } from './control-server.ts'
+import { InjectedFaults } from './injected-faults.ts'
 import { Parameters } from './parameters.ts'
 import { runUpdateSession } from './update-session.ts'
 
@@ -44,6 +45,7 @@ const parameters = await Parameters.allocate(
 let version: string | null = null
 let dirty = false
 let updating = false
+const faults = new InjectedFaults()
 let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
 const exitAt = values['exit-at-bucket'] === undefined ? undefined : Number(values['exit-at-bucket'])
 
@@ -59,7 +61,10 @@ async function update(body: unknown): Promise<Answer> {
       token,
       timeoutMs,
       device: values['device-uuid'],
-      beforeBucket(bucket) {
+      async before(message) {
+        await faults.before(message)
+        if (message.type !== 'bucket') return
+        const { bucket } = message
         if (bucket === exitAt) process.exit(9)
         if (bucket !== failAt) return
         failAt = undefined
@@ -93,6 +98,10 @@ const server = await serveControl(control, {
   'POST /poison': async () => {
     await parameters.poison()
     return { status: 200, body: {} }
+  },
+  'POST /fault': (body) => {
+    faults.arm(body)
+    return Promise.resolve({ status: 200, body: {} })
   },
   'POST /exit': () => {
     setImmediate(() => void stop(0))

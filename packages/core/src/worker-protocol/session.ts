@@ -1,4 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
+import { rmSync } from 'node:fs'
 import { CkptError, type EngineSession, type RingHandle, type RingTensor } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
@@ -10,6 +11,8 @@ import {
   type RankRequest,
   type WorkerMessage,
 } from './messages.ts'
+
+const IPC = 'ipc://'
 
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
 
@@ -105,10 +108,13 @@ export class WorkerSession implements EngineSession {
     clearTimeout(this.#watchdog)
   }
 
-  /** Closes the socket; what still waits fails. */
+  /** Closes the socket and removes its file; what still waits fails. */
   close(): void {
     this.fail(new CkptError('INVALID_STATE', `the session of rank ${this.#options.rank} is closed`))
-    if (!this.#socket.closed) this.#socket.close()
+    if (this.#socket.closed) return
+    this.#socket.close()
+    // ZeroMQ leaves the file: a process that updates for weeks would fill its directory.
+    if (this.#options.address.startsWith(IPC)) rmSync(this.#options.address.slice(IPC.length), { force: true })
   }
 
   async #request(message: RankRequest, what: string): Promise<Ok> {
