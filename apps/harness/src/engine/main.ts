@@ -13,6 +13,8 @@ import { InjectedFaults } from './injected-faults.ts'
 import { Parameters } from './parameters.ts'
 import { runUpdateSession } from './update-session.ts'
 
+/** How long an update waits for the one before to end. */
+const PATIENCE_MS = 5000
 const updateSchema = z.object({ address: z.string().startsWith('ipc://'), token: z.string(), timeoutMs: z.number().positive() })
 const verifySchema = z.object({ files: z.array(z.string()).min(1) })
 
@@ -45,14 +47,19 @@ const parameters = await Parameters.allocate(
 let version: string | null = null
 let dirty = false
 let updating = false
+let ended = Promise.resolve()
 const faults = new InjectedFaults()
 let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
 const exitAt = values['exit-at-bucket'] === undefined ? undefined : Number(values['exit-at-bucket'])
 
 async function update(body: unknown): Promise<Answer> {
   const { address, token, timeoutMs } = updateSchema.parse(body)
+  // The one before may have failed, and is about to notice.
+  if (updating) await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))])
   if (updating) return failure(409, new CkptError('INVALID_STATE', 'an update is running already'))
   updating = true
+  let end: () => void = () => undefined
+  ended = new Promise((resolve) => (end = resolve))
   try {
     const outcome = await runUpdateSession({
       host,
@@ -81,6 +88,7 @@ async function update(body: unknown): Promise<Answer> {
     return failure(outcome.error ? 500 : 409, error)
   } finally {
     updating = false
+    end()
   }
 }
 

@@ -58,25 +58,16 @@ export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
   const results: TrialResult[] = []
   let cluster = await FaultCluster.start(options)
   const alone = outsideBecause() === undefined
+  // Whatever waits in it has a deadline: several waits in a row, and processes to start.
+  const trialLimit = 8 * (options.timeoutMs + options.windowMs) + 20_000
   let queue: Case[] = []
   try {
     for (let number = 1; number <= options.trials && cases.length > 0; number++) {
       if (queue.length === 0) queue = random.shuffle(cases)
       const next = queue.pop()!
       const setting = { cluster, random, number, alone }
-      const result = await (
-        next.kind === 'update' ? updateTrial(setting, next.fault, next.point) : registerTrial(setting, next.fault)
-      ).catch((error: unknown): TrialResult => ({
-        trial: number,
-        fault: next.fault.name,
-        point: next.kind === 'update' ? next.point : 'register',
-        victim: -1,
-        state: 'mixed',
-        codes: [],
-        totalMs: 0,
-        breaks: [`the trial itself failed: ${error instanceof Error ? error.message : String(error)}`],
-        errors: [],
-      }))
+      const trial = next.kind === 'update' ? updateTrial(setting, next.fault, next.point) : registerTrial(setting, next.fault)
+      const result = await within(trial, trialLimit).catch((error: unknown) => failedTrial(number, next, error))
       results.push(result)
       options.onResult?.(result)
       // What a broken trial left behind is not to be taken for the next one's.
@@ -89,4 +80,23 @@ export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
     await cluster.close()
   }
   return { results, missing }
+}
+
+function failedTrial(trial: number, failed: Case, error: unknown): TrialResult {
+  const what = error instanceof Error ? error.message : String(error)
+  const point = failed.kind === 'update' ? failed.point : 'register'
+  const breaks = [`the trial itself failed: ${what}`]
+  return { trial, fault: failed.fault.name, point, victim: -1, state: 'mixed', codes: [], totalMs: 0, breaks, errors: [] }
+}
+
+async function within<T>(promise: Promise<T>, ms: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`it was not over within ${ms} ms`)), ms)
+  })
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
 }

@@ -7,6 +7,8 @@ import { CHECKPOINT, type FaultCluster } from './fault-cluster.ts'
 
 /** A second beyond the heartbeat window is what a survivor's error may take, and what a call may be over its deadline. */
 export const GRACE_MS = 1000
+/** How long a rank waits for its worker to answer an abort before it reports the error. */
+const ABORT_MS = 2000
 /** How long things that are given back in the background may take until they are. */
 const SETTLE_MS = 2000
 
@@ -16,7 +18,7 @@ export function callBreaks(
   victim: number,
   outcomes: readonly Outcome[],
   injectedAt: number,
-  windowMs: number,
+  { windowMs, timeoutMs }: { readonly windowMs: number; readonly timeoutMs: number },
 ): string[] {
   const breaks: string[] = []
   const say = (rank: number, what: string) => breaks.push(`rank ${rank} ${what}`)

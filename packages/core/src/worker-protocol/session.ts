@@ -47,6 +47,7 @@ export class WorkerSession implements EngineSession {
   #sequence = 0
   #watchdog: NodeJS.Timeout | undefined
   #greeted = false
+  #committed = false
 
   private constructor(options: WorkerSessionOptions) {
     this.#options = options
@@ -88,11 +89,13 @@ export class WorkerSession implements EngineSession {
   /** The worker serves `version` from now on. */
   async commit(version: string): Promise<void> {
     await this.#request({ type: 'commit', version }, 'commit')
+    this.#committed = true
   }
 
   /** Tells the worker, as well as still possible, that the update is off. Never throws. */
   async abort(reason: string): Promise<void> {
     if (!this.#greeted || this.#socket.closed || this.#failure?.code === 'ENGINE_WORKER_LOST') return
+    if (this.#committed) return // its update is over, and nobody would answer
     // An abort goes out even after a failure: the worker may be alive and waiting for the next bucket.
     this.#failure = undefined
     const answer = this.#request({ type: 'abort', reason }, 'abort')
