@@ -31,8 +31,8 @@ export function callBreaks(
     if (state === 'failed' && fault.expect === 'succeeds') say(rank, `failed: ${describe(error)}`)
     if (state === 'succeeded' && fault.expect === 'fails') say(rank, 'succeeded')
     if (state !== 'failed' || error === undefined || fault.expect === 'succeeds') continue
-    if (fault.within === 'window' && took > windowMs + GRACE_MS)
-      say(rank, `knew after ${Math.round(took)} ms only: ${describe(error)}`)
+    const limit = fault.within === 'window' ? windowMs + GRACE_MS : timeoutMs + ABORT_MS + GRACE_MS
+    if (took > limit) say(rank, `knew after ${Math.round(took)} ms only: ${describe(error)}`)
     const errors = chain(error)
     if (!errors.some(({ code }) => fault.codes.includes(code))) say(rank, `says another cause: ${describe(error)}`)
     // A rank that is cut off itself sees the coordinator gone.

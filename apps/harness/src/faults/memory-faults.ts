@@ -15,6 +15,9 @@ async function fillSharedMemory(left: number): Promise<() => void> {
     for (let rest = bavail * bsize - left; rest > 0; rest -= block.length) {
       await file.write(block, 0, Math.min(rest, block.length))
     }
+  } catch (error) {
+    // Others take of it too.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
   } finally {
     await file.close()
   }
