@@ -9,6 +9,7 @@ import {
   type WorkerMessage,
 } from '@ckpt/core/worker-protocol'
 import { Dealer } from 'zeromq'
+import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
 /** How long, in milliseconds, what came before the end of the connection may take to be read. */
@@ -16,6 +17,7 @@ const READ_REST_MS = 50
 
 export interface UpdateSessionOptions {
   readonly host: Host
+  readonly rings: KeptRing
   readonly parameters: Parameters
   readonly address: string
   readonly token: string
@@ -122,7 +124,7 @@ class Session {
   }
 
   async #handle(message: Exclude<RankMessage, { type: 'error' }>): Promise<void> {
-    const { host, parameters } = this.#options
+    const { host, parameters, rings } = this.#options
     switch (message.type) {
       case 'attach': {
         const given = Buffer.from(message.token)
@@ -131,7 +133,7 @@ class Session {
           throw new CkptError('ENGINE_UNAUTHORIZED', 'the rank presented a wrong token')
         }
         if (message.ring.kind !== 'shm') throw new CkptError('UNSUPPORTED', `a ${message.ring.kind} ring in a host engine`)
-        this.#ring = { memory: await host.openShared(message.ring.name), offset: message.ring.offset }
+        this.#ring = { memory: await rings.use(message.ring.name), offset: message.ring.offset }
         return
       }
       case 'bucket': {
@@ -170,7 +172,7 @@ class Session {
   }
 
   close(): void {
-    this.#ring?.memory.close()
+    if (this.#ring) this.#options.rings.release()
     this.#ring = undefined
   }
 }

@@ -62,7 +62,7 @@ export async function updateTrial(setting: TrialSetting, fault: Fault, point: Po
   const ended = await Promise.all(outcomes)
   await unprepare?.()
 
-  const breaks = callBreaks(fault, victim, ended, injectedAt, cluster.options)
+  const breaks = callBreaks(fault, victim, point, ended, injectedAt, cluster.options)
   const lost = { nobody: [], victim: [victim], everybody: cluster.everybody }[fault.lost]
   await cluster.heal(lost)
   breaks.push(...(await updateBreaks(cluster, `after-${number}`)))
