@@ -145,15 +145,15 @@ void Run(FuzzedDataProvider& data, PreparedPipeline prepared, World& world) {
   if (data.ConsumeBool()) pipeline.Abort({code::kAborted, "the fuzzer says so"});
   std::unique_lock<std::mutex> lock(mutex);
   const auto deadline = std::chrono::steady_clock::now() + kLongest;
-  for (std::size_t released = 0; !finished;) {
-    if (!lazy && released < delivered.size()) {
-      const auto bucket = delivered[released++];
-      lock.unlock();
-      pipeline.Release(bucket);
-      lock.lock();
-      continue;
-    }
-    if (changed.wait_until(lock, deadline) == std::cv_status::timeout) fuzz::Broken("a run does not end");
+  std::size_t released = 0;
+  const auto more = [&] { return finished || (!lazy && released < delivered.size()); };
+  while (true) {
+    if (!changed.wait_until(lock, deadline, more)) fuzz::Broken("a run does not end");
+    if (finished) return;
+    const auto bucket = delivered[released++];
+    lock.unlock();
+    pipeline.Release(bucket);
+    lock.lock();
   }
 }
 

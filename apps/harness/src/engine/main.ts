@@ -9,11 +9,8 @@ import { readIndex } from '@ckpt/safetensors'
 import { createHost } from '@ckpt/transport'
 import { z } from 'zod'
 import { failure, serveControl, type Answer } from './control-server.ts'
-<<<<<<< HEAD
 import { InjectedFaults } from './injected-faults.ts'
-=======
 import { KeptRing } from './kept-ring.ts'
->>>>>>> main
 import { Parameters } from './parameters.ts'
 import { runUpdateSession } from './update-session.ts'
 
