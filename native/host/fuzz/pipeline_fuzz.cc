@@ -2,10 +2,10 @@
 // failure or without, and touch nothing outside rings and sources.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstring>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -168,7 +168,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     // What stands where a peer's ring should be.
     const auto head = data.ConsumeBytes<std::uint8_t>(data.ConsumeIntegralInRange<std::size_t>(0, sizeof(RingControl)));
     auto* ring = world->rings[1];
-    std::memcpy(ring, head.data(), head.size());
+    std::copy(head.begin(), head.end(), reinterpret_cast<std::uint8_t*>(ring));
     if (data.ConsumeBool()) reinterpret_cast<RingControl*>(ring)->magic.store(kRingMagic);
     const auto mapped = data.ConsumeIntegralInRange<std::size_t>(0, kRing);
     const auto view = ViewRing(ring, mapped, nullptr);
