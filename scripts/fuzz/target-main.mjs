@@ -9,7 +9,9 @@ import { mutate, random } from './mutate.mjs'
 const [module, seed, seconds, state, replay] = process.argv.slice(2)
 const { fuzz } = await import(pathToFileURL(module).href)
 const file = openSync(state, 'w')
+/** Inputs and their bytes that the corpus may hold. */
 const CORPUS = 4000
+const CORPUS_BYTES = 16 * 2 ** 20
 /** Growth that garbage does not explain, in bytes. */
 const LEAK = 48 * 2 ** 20
 
@@ -27,6 +29,7 @@ if (replay !== undefined) {
 const numbers = random(Number(seed))
 const seeds = (await fuzz.seeds()).map((bytes) => Buffer.from(bytes))
 const corpus = [...seeds]
+let corpusBytes = 0
 const seen = new Set()
 for (const input of seeds) seen.add(await attempt(input))
 const until = performance.now() + Number(seconds) * 1000
@@ -46,7 +49,10 @@ while (last < until) {
   last = now
   if (!seen.has(outcome) && seen.size < CORPUS) {
     seen.add(outcome)
-    corpus.push(input)
+    if (corpusBytes + input.length <= CORPUS_BYTES) {
+      corpusBytes += input.length
+      corpus.push(Buffer.from(input)) // not the whole of what it was cut from
+    }
   }
   if (now - told > 1000) {
     told = now
@@ -69,5 +75,5 @@ process.exit(0)
 function held() {
   globalThis.gc?.()
   const { heapUsed, external } = process.memoryUsage()
-  return heapUsed + external
+  return heapUsed + external - corpusBytes
 }

@@ -83,7 +83,8 @@ function resources(): RankResources {
 
 process.on('message', (message: RankRequestMessage) => {
   const handler = handlers[message.call] as (argument: unknown) => Promise<unknown>
-  handler(message.argument).then(
+  const called = async () => handler(message.argument)
+  called().then(
     (value) => reply({ id: message.id, value }),
     (error: unknown) => {
       const typed = CkptError.is(error)

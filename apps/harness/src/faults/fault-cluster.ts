@@ -15,6 +15,9 @@ export interface FaultClusterOptions {
   /** Deadline of every wait, in milliseconds. */
   readonly timeoutMs: number
   readonly checkpoint: GeneratedCheckpoint
+  /** Rank r and a Python engine worker on GPU r, instead of the host device. Faults inside the worker cannot be had there. */
+  readonly gpus?: { readonly python: string }
+  readonly bucketBytes?: number
 }
 
 /** Name under which the campaign's checkpoint is registered on all ranks. */
@@ -79,7 +82,8 @@ export class FaultCluster {
   /** One rank's call of an update that all ranks make. */
   update(rank: number, options: Omit<RankUpdate, 'name' | 'engineSocket'>): Promise<unknown> {
     const { socket } = this.engines[rank]!
-    return this.ranks[rank]!.call('update', { name: CHECKPOINT, engineSocket: socket, bucketBytes: 2 ** 18, ...options })
+    const { bucketBytes = 2 ** 18 } = this.options
+    return this.ranks[rank]!.call('update', { name: CHECKPOINT, engineSocket: socket, bucketBytes, ...options })
   }
 
   /** Kills a rank's process, or its engine worker's. */
@@ -136,8 +140,9 @@ export class FaultCluster {
 
   async #startEngine(rank: number): Promise<void> {
     const { directory } = this.options.checkpoint
+    const { gpus } = this.options
     this.engines[rank] = new EngineProcess({
-      kind: 'typescript',
+      ...(gpus ? { kind: 'python', python: gpus.python, device: 'cuda' } : { kind: 'typescript' }),
       directory: this.#directory,
       checkpoint: directory,
       tpRank: rank,
@@ -158,7 +163,7 @@ export class FaultCluster {
           timeoutMs,
           heartbeatMs: Math.max(20, Math.floor(windowMs / 10)),
           heartbeatTimeoutMs: windowMs,
-          threads: 1,
+          ...(this.options.gpus ? { gpu: rank } : { threads: 1 }),
         }),
       ),
     )

@@ -29,7 +29,6 @@ export interface TrialResult {
 }
 
 const HELD_IN_RANK: readonly string[] = ['begin', 'plan', 'h2d', 'broadcast'] satisfies RankPoint[]
-/** Longest random moment of an update, in milliseconds: about as long as one takes. */
 const ANY_MS = 120
 
 /** What a trial needs of the campaign. */
@@ -39,6 +38,8 @@ export interface TrialSetting {
   readonly number: number
   /** Whether /dev/shm is the campaign's alone. */
   readonly alone: boolean
+  /** Longest random moment of an update, in milliseconds (default 120: about as long as one takes on the host device). */
+  readonly anyMs?: number
 }
 
 /** One fault in an update (or a gather) that all ranks call. Leaves the cluster whole. */
@@ -50,7 +51,8 @@ export async function updateTrial(setting: TrialSetting, fault: Fault, point: Po
   const victim = fault.victims === 'coordinator' ? 0 : random.between(fault.victims === 'member' ? 1 : 0, cluster.size - 1)
   const context: FaultContext = { cluster, victim, point, random }
   const unprepare = await fault.prepare?.(context)
-  const { calls, reached } = point === 'gather' ? gather(context) : await update(context, fault, `trial-${number}`)
+  const { calls, reached } =
+    point === 'gather' ? gather(context) : await update(context, fault, `trial-${number}`, setting.anyMs ?? ANY_MS)
   await reached
   const injectedAt = performance.now()
   const undo = await fault.inject?.(context)
@@ -82,7 +84,7 @@ async function update(context: FaultContext, fault: Fault, version: string): Pro
   const { cluster, victim, point, random } = context
   const inject = fault.inject !== undefined
   let reached: Promise<void> = Promise.resolve()
-  if (inject && point === 'any') reached = sleep(random.between(0, ANY_MS))
+  if (inject && point === 'any') reached = sleep(random.between(0, anyMs))
   else if (inject && HELD_IN_RANK.includes(point)) {
     reached = atPoint(cluster.ranks[victim]!.process, point, cluster.options.timeoutMs)
   } else if (inject) {
