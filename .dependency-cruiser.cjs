@@ -18,7 +18,14 @@ const ARROWS = {
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
   'apps/cli': ['packages/core', 'packages/models'],
-  'apps/harness': ['packages/broadcast', 'packages/core', 'packages/models', 'packages/safetensors', 'packages/transport'],
+  'apps/harness': [
+    'packages/broadcast',
+    'packages/core',
+    'packages/models',
+    'packages/safetensors',
+    'packages/transport',
+    'packages/vllm',
+  ],
   'apps/bench': [
     'packages/core',
     'packages/models',

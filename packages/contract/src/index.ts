@@ -45,6 +45,15 @@ export type {
   Ring,
   RingHandle,
 } from './device.ts'
-export type { EngineAdapter, EngineCall, EngineSession, EngineStart, RingTensor, WorkerEndpoint } from './engine.ts'
+export type {
+  EngineAdapter,
+  EngineCall,
+  EngineSession,
+  EngineStart,
+  RingTensor,
+  WorkerEndpoint,
+  WorkerProtocol,
+  WorkerState,
+} from './engine.ts'
 export type { Strategy, StrategyContext, StrategyResult } from './strategy.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

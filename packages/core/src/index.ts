@@ -5,6 +5,7 @@
  */
 export { ParameterServer, type GatherMetasOptions, type UpdateOptions } from './parameter-server.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+export type { WorkerStatus } from './engine-states.ts'
 export type { StageTimes, StepTimes, UpdateReport } from './report.ts'
 export {
   STAGES,

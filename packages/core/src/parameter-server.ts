@@ -15,6 +15,7 @@ import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOption
 import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
+import { EngineStates, type WorkerStatus } from './engine-states.ts'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
@@ -23,6 +24,8 @@ import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 import { PlanCache } from './update/plan-cache.ts'
+import type { UpdatePhase } from './update/progress.ts'
+import { updateWithRecovery, type Attempt } from './update/recovery.ts'
 import { UpdateResources } from './update/resources.ts'
 import { runUpdate } from './update/update.ts'
 
@@ -46,7 +49,7 @@ export interface UpdateOptions extends CallOptions {
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
-  /** Send a digest with every tensor, which the worker compares before loading it (default true). */
+  /** Send a digest with every tensor, which the worker compares before loading it (default: where the worker can). */
   readonly verify?: boolean
   /** Most memory the ring may take, in bytes (default: half the free memory, or `PS_MEM_FRACTION` of it). */
   readonly ringBytes?: number
@@ -56,6 +59,16 @@ export interface UpdateOptions extends CallOptions {
   readonly chunkBytes?: number
   /** Keep ring and collective after this update (default: as the parameter server was made). */
   readonly keepAlive?: boolean
+  /**
+   * Attempts after a first one that failed for a reason that may pass (default 0). Tensors that every worker has compared with their digests
+   * and loaded are not sent again, where the workers can tell that they still have them.
+   */
+  readonly retry?: number
+  /**
+   * When the update fails after workers were given parts of it: restore the version that this parameter server gave them last, if its
+   * checkpoint is still registered (default false). The update's error is thrown all the same, with `rolledBack` or `rollbackError`.
+   */
+  readonly rollback?: boolean
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }
 
@@ -73,6 +86,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #store: CheckpointStore
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
+  readonly #engines = new EngineStates()
   readonly #manifests = new Map<string, Manifest>()
   readonly #directory = new RuntimeDir()
   readonly #token = randomBytes(24).toString('base64url')
@@ -143,6 +157,14 @@ export class ParameterServer implements AsyncDisposable {
   /** The device whose memory the engine's parameters live in. */
   get device(): Device {
     return this.#device
+  }
+
+  /**
+   * What is known of the engine workers of all ranks: version, and whether a failed update left them dirty. An update that goes well makes
+   * them clean.
+   */
+  engineStates(): WorkerStatus[] {
+    return this.#engines.list()
   }
 
   /**
@@ -235,7 +257,8 @@ export class ParameterServer implements AsyncDisposable {
    * Moves the checkpoint into the engine's workers; all ranks call it with the same options. Gathers metas first where this was
    * not done.
    *
-   * @throws CkptError of whichever rank failed first, on every rank; on the others wrapped in `ABORTED` with its cause.
+   * @throws CkptError of whichever rank failed first, on every rank; on the others wrapped in `ABORTED` with its cause. Field `dirty` names
+   *   the ranks whose workers may hold parts of it.
    */
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
     this.#assertOpen()
@@ -250,9 +273,31 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    const { verify = true, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { engine, retry = 0, rollback = false, timeoutMs = this.#timeoutMs } = options
+    if (!Number.isInteger(retry) || retry < 0) {
+      throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts`, { fields: { field: 'retry' } })
+    }
+    const signal = anySignal(this.#closing.signal, options.signal)
+    return updateWithRecovery(
+      { checkpoint: name, version: options.version ?? name },
+      {
+        rendezvous: this.#rendezvous,
+        retry,
+        rollback,
+        timeoutMs,
+        signal,
+        attempt: (attempt) => this.#attempt(attempt, options, signal),
+        previous: () => this.#engines.previous(engine.name, (checkpoint) => this.#manifests.get(checkpoint)?.digest),
+        onRetry: ({ code }, attempt) => this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again'),
+      },
+    )
+  }
+
+  async #attempt(attempt: Attempt, options: UpdateOptions, outer: AbortSignal): Promise<UpdateReport> {
+    const { checkpoint: name, version, progress, failed } = attempt
+    const { engine, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { verify = engine.protocol !== 'checkpoint-engine' } = options
     const started = performance.now()
-    const outer = anySignal(this.#closing.signal, options.signal)
     // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
     await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
     const manifest = this.getMetas(name)
@@ -262,7 +307,8 @@ export class ParameterServer implements AsyncDisposable {
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
     const signal = anySignal(outer, epoch.signal)
-    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
+    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
+    let ranks: readonly number[] = []
     try {
       const { preferred } = this.#device
       const report = await runUpdate(
@@ -271,13 +317,13 @@ export class ParameterServer implements AsyncDisposable {
           device: this.#device,
           resources: this.#resources,
           plans: this.#plans,
-          engine: options.engine,
+          engine,
           strategy,
           manifest,
           segments: lease.segments,
           socketDir: this.#directory.path,
           token: this.#token,
-          version: options.version ?? name,
+          version,
           verify,
           ringLimit: options.ringBytes ?? (await this.#ringLimit()),
           bucketBytes: options.bucketBytes ?? null,
@@ -285,12 +331,20 @@ export class ParameterServer implements AsyncDisposable {
           chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
           timeoutMs,
           signal,
+          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}`,
+          progress,
+          ...(failed && { failed }),
+          onBegin: (announcements) => {
+            ranks = announcements.map(({ endpoint }) => endpoint.rank)
+            this.#engines.said(engine.name, announcements)
+          },
           fail,
           ...(options.onProgress && { onProgress: options.onProgress }),
         },
         epoch,
       )
       this.#rendezvous.endEpoch(epoch)
+      this.#engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
       if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report
       this.#log.info(summary, 'updated')
@@ -300,7 +354,9 @@ export class ParameterServer implements AsyncDisposable {
       await this.#resources.release()
       // Where the failure began its own error is thrown, elsewhere the abort that carries it.
       const abort: unknown = epoch.signal.reason
-      throw CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
+      const reported = CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
+      const dirty = this.#engines.failed(engine.name, ranks, this.rank, progress, reported)
+      throw dirty.length > 0 ? reported.with({ dirty }) : reported
     }
   }
 
@@ -315,8 +371,14 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /** Tells every rank; resolves to the error that this rank reports. */
-  async #failEpoch(epoch: Epoch, checkpoint: string, thrown: unknown, outer: AbortSignal): Promise<CkptError> {
-    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({ rank: this.rank, checkpoint, epoch: epoch.id })
+  async #failEpoch(
+    epoch: Epoch,
+    checkpoint: string,
+    thrown: unknown,
+    phase: UpdatePhase,
+    outer: AbortSignal,
+  ): Promise<CkptError> {
+    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({ rank: this.rank, checkpoint, epoch: epoch.id, phase })
     if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
     // The rank where it began logs it; the others only pass it on.
     if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')

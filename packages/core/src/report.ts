@@ -36,10 +36,14 @@ export interface UpdateReport {
   /** Bytes of the checkpoint's tensors, all of which this rank's worker was given. */
   readonly bytes: number
   readonly tensors: number
+  /** Attempts that it took, where it took more than one (`retry`). */
+  readonly attempts?: number
+  /** What an attempt before this one had brought everywhere already, so that it was not sent again; it counts in `bytes` and `tensors`. */
+  readonly kept?: { readonly tensors: number; readonly bytes: number }
   readonly buckets: number
   readonly ringBytes: number
   readonly bucketBytes: number
-  /** Whether every tensor carried a digest that the worker compared before loading it. */
+  /** Whether every tensor carried a digest that the worker compared before loading it (checkpoint-engine's workers cannot). */
   readonly verified: boolean
   /** Digest of the manifest that was applied. */
   readonly digest: string

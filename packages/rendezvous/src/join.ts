@@ -9,6 +9,7 @@ import { Session } from './client/session.ts'
 import { CoordinatorHost } from './coordinator/host.ts'
 import { coordinatorLost } from './errors.ts'
 import { checkJoinOptions, type JoinOptions } from './options.ts'
+import { curveClient } from './wire/curve.ts'
 import { PROTOCOL } from './wire/messages.ts'
 
 /**
@@ -22,6 +23,7 @@ export async function joinRendezvous(options: JoinOptions): Promise<Rendezvous> 
   const { settings, address, timeoutMs } = checkJoinOptions(options)
   const { rank, worldSize, standalone = false, signal } = options
   const incarnation = randomBytes(16).toString('hex')
+  const curve = worldSize > 1 || standalone ? await curveClient(settings.token) : undefined
   const host = rank === 0 && !standalone ? new CoordinatorHost(settings) : undefined
   let session: Session | undefined
   try {
@@ -30,7 +32,7 @@ export async function joinRendezvous(options: JoinOptions): Promise<Rendezvous> 
     session = new Session(
       coordinator,
       (why) => coordinatorLost(address, !standalone, why),
-      (onMessage, onError) => host?.linkLocal(onMessage) ?? connectLink(address, incarnation, onMessage, onError),
+      (onMessage, onError) => host?.linkLocal(onMessage) ?? connectLink(address, incarnation, curve, onMessage, onError),
     )
     await session.join(
       {

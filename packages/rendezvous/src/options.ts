@@ -1,6 +1,6 @@
 import { CkptError, type CallOptions } from '@ckpt/contract'
 
-import { parseAddress } from './wire/address.ts'
+import { isLoopback, parseAddress } from './wire/address.ts'
 
 export const DEFAULT_HEARTBEAT_MS = 500
 export const DEFAULT_HEARTBEAT_TIMEOUT_MS = 5000
@@ -11,8 +11,13 @@ export interface CoordinatorOptions {
   /** `tcp://host:port` to listen on; port 0 takes a free one, host `*` listens everywhere. */
   readonly address: string
   readonly worldSize: number
-  /** Shared secret that every joining rank must show. */
+  /**
+   * Secret of the run, the same on all ranks: keys are derived from it, connections are encrypted, and who does not have it gets no further
+   * than a closed connection. Needed unless the coordinator listens on the loopback interface only, or `insecure` is set.
+   */
   readonly token?: string
+  /** Do without a secret although others on the network can reach the coordinator (default false). */
+  readonly insecure?: boolean
   /** Time between two heartbeats in milliseconds (default 500); joining ranks follow it. */
   readonly heartbeatMs?: number
   /** A rank, or the coordinator, that is silent for this many milliseconds is lost (default 5000). */
@@ -65,7 +70,21 @@ export function checkJoinOptions(options: JoinOptions): { settings: Settings; ad
   checkTimeout(timeoutMs)
   if (options.address !== undefined) parseAddress(options.address, 'address')
   else if (worldSize > 1 || options.standalone) throw invalid('address', 'needed to find the coordinator')
+  if (options.address !== undefined && (worldSize > 1 || options.standalone))
+    checkSecret(options, options.bind ?? options.address)
   return { settings, address: options.address ?? 'in-process', timeoutMs }
+}
+
+/** @throws CkptError `INVALID_ARGUMENT` naming `token` when others on the network could speak to a coordinator at `address`. */
+export function checkSecret(
+  { token = '', insecure = false }: Pick<CoordinatorOptions, 'token' | 'insecure'>,
+  address: string,
+): void {
+  if (token !== '' || insecure || isLoopback(address)) return
+  throw invalid(
+    'token',
+    `anybody on the network could speak to a coordinator at ${address}: set CKPT_TOKEN or CKPT_TOKEN_FILE to the same secret on every node, or CKPT_INSECURE=1 to do without`,
+  )
 }
 
 /** @throws CkptError `INVALID_ARGUMENT` unless `timeoutMs` is a positive, finite number. */

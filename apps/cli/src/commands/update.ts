@@ -19,6 +19,8 @@ interface UpdateCommandOptions {
   readonly ringSize?: number
   readonly bucketSize?: number
   readonly timeout: number
+  readonly retry: number
+  readonly rollback?: boolean
   readonly saveMetas?: string
   readonly trace?: string
   readonly json?: boolean
@@ -44,6 +46,8 @@ export function addUpdate(program: Command): void {
     .addOption(new Option('--ring-size <size>', 'most memory the ring may take, such as 1GiB').argParser(parseSize))
     .addOption(new Option('--bucket-size <size>', 'preferred bucket size, such as 64MiB').argParser(parseSize))
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
+    .addOption(new Option('--retry <n>', 'further attempts after a failure that may pass').argParser(parseCount(0)).default(0))
+    .option('--rollback', 'restore the version before when the update fails half-way, while its checkpoint is registered')
     .option('--save-metas <file>', 'write the gathered metas to a file (rank 0)')
     .option('--trace <file>', 'write when every rank did what, as a trace for ui.perfetto.dev or chrome://tracing (rank 0)')
     .option('--json', 'print one JSON line a rank instead of a summary')
@@ -79,6 +83,8 @@ async function update(options: UpdateCommandOptions, signal: AbortSignal): Promi
   const report = await server.update(options.name, {
     engine: controlEngine({ socket: (rank) => options.engineControl.replaceAll('{rank}', String(rank)) }),
     verify: options.verify,
+    retry: options.retry,
+    rollback: options.rollback ?? false,
     signal,
     onProgress: (done, total) => bar.update(done, total),
     ...(options.version !== undefined && { version: options.version }),
@@ -112,6 +118,10 @@ function orderText({ name, chunkBytes, reason }: NonNullable<UpdateReport['order
   return `${name} in chunks of ${formatSize(chunkBytes)}: ${reason}`
 }
 
+function attemptsText({ attempts, kept }: UpdateReport): string {
+  return `${attempts} attempts${kept ? `; ${formatSize(kept.bytes)} that an earlier one had brought were not sent again` : ''}`
+}
+
 function summary(report: UpdateReport, ranks: number): string {
   const { stages, steps } = report
   const ms = (value: number) => `${value.toFixed(1)} ms`
@@ -122,6 +132,7 @@ function summary(report: UpdateReport, ranks: number): string {
     `  stages on rank ${report.rank}: H2D ${ms(stages.h2dMs)}, broadcast ${ms(stages.broadcastMs)}, reload ${ms(stages.reloadMs)}, idle ${ms(stages.idleMs)}`,
     `  ${report.mode} (${report.modeReason}); ${report.buckets} buckets through a ring of ${formatSize(report.ringBytes)}`,
     ...(report.order?.linksShared ? [`  ${orderText(report.order)}`] : []),
+    ...(report.attempts === undefined ? [] : [`  ${attemptsText(report)}`]),
     `  ${report.verified ? 'every tensor compared with its digest before it was loaded' : 'digests were not compared (--no-verify)'}`,
     '',
   ].join('\n')

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -16,6 +17,8 @@ export interface ClusterOptions {
   readonly threads?: number
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
+  /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA. */
+  readonly standInCuda?: boolean
   /** Engine workers, one a rank; absent for clusters that only gather. */
   readonly engine?: Omit<EngineProcessOptions, 'directory' | 'tpRank' | 'tpSize' | 'extra'> & {
     /** More arguments for the engine worker of a rank. */
@@ -27,11 +30,16 @@ export interface ClusterOptions {
 export class Cluster implements AsyncDisposable {
   readonly ranks: readonly RankProcess[]
   readonly engines: EngineProcess[]
+  /** The secret of this run. */
+  readonly token = randomBytes(24).toString('base64url')
+  /** Where the coordinator listens, `tcp://…`. */
+  readonly address: string
   readonly #directory: string
   readonly #options: ClusterOptions
   readonly #removeDirectory = () => rmSync(this.#directory, { recursive: true, force: true })
 
-  private constructor(options: ClusterOptions, directory: string) {
+  private constructor(options: ClusterOptions, directory: string, address: string) {
+    this.address = address
     this.#options = options
     this.#directory = directory
     process.on('exit', this.#removeDirectory)
@@ -40,21 +48,22 @@ export class Cluster implements AsyncDisposable {
   }
 
   static async start(options: ClusterOptions): Promise<Cluster> {
-    const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')))
+    const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')), `tcp://127.0.0.1:${await freePort()}`)
     try {
       await Promise.all([...cluster.ranks.map((rank) => rank.ready), ...cluster.engines.map((engine) => engine.ready())])
-      const address = `tcp://127.0.0.1:${await freePort()}`
       await Promise.all(
         cluster.ranks.map(({ rank }) =>
           cluster.ranks[rank]!.call('create', {
             rank,
             worldSize: options.ranks,
-            address,
+            address: cluster.address,
+            token: cluster.token,
             keepAlive: options.keepAlive ?? false,
             timeoutMs: options.timeoutMs ?? 60_000,
             ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
             ...(options.threads !== undefined && { threads: options.threads }),
             ...(options.backend === 'cuda' && { gpu: rank }),
+            ...(options.standInCuda && { standInCuda: true }),
           }),
         ),
       )
@@ -85,11 +94,11 @@ export class Cluster implements AsyncDisposable {
     })
   }
 
-  /** Replaces the engine worker of a rank by a new process, without injected faults. */
-  async restartEngine(rank: number): Promise<void> {
+  /** Replaces the engine worker of a rank by a new process, without injected faults: with these further arguments only. */
+  async restartEngine(rank: number, extra: readonly string[] = []): Promise<void> {
     await this.engines[rank]?.process.stop('SIGKILL')
     const { extra: _, ...engine } = this.#options.engine!
-    this.engines[rank] = this.#newEngine(rank, engine)
+    this.engines[rank] = this.#newEngine(rank, engine, extra)
     await this.engines[rank].ready()
   }
 

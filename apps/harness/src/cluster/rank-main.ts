@@ -1,14 +1,16 @@
 /** A rank process of a test cluster: makes the calls its parent sends over the IPC channel. */
 import { readFileSync, readdirSync } from 'node:fs'
 import { broadcast } from '@ckpt/broadcast'
-import { CkptError } from '@ckpt/contract'
+import { CkptError, type Device } from '@ckpt/contract'
 import { ParameterServer, controlEngine } from '@ckpt/core'
-import { createCudaDevice, type CudaDevice } from '@ckpt/transport'
+import { createCudaDevice } from '@ckpt/transport'
+import { standInCudaDevice } from '../compat/stand-in-device.ts'
 import { Hold, heldEngine, heldStrategy } from './hold.ts'
 import type { PointMessage, RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
 let server: ParameterServer | undefined
-let gpu: CudaDevice | undefined
+/** Where the rank was told of one; else it makes its own. */
+let device: Device | undefined
 let hold: Hold | undefined
 
 function parameterServer(): ParameterServer {
@@ -19,9 +21,10 @@ function parameterServer(): ParameterServer {
 type Handlers = { [K in RankCall]: (argument: RankCalls[K][0]) => Promise<RankCalls[K][1]> }
 
 const handlers: Handlers = {
-  async create({ address, gpu: index, ...options }) {
-    if (index !== undefined) gpu = await createCudaDevice({ index })
-    server = await ParameterServer.create({ ...options, rendezvous: address, ...(gpu && { device: gpu }) })
+  async create({ address, gpu: index, standInCuda = false, ...options }) {
+    if (index !== undefined) device = await createCudaDevice({ index })
+    if (standInCuda) device = await standInCudaDevice(options.rank)
+    server = await ParameterServer.create({ ...options, rendezvous: address, ...(device && { device }) })
   },
   async register({ name, source, options, watch = false }) {
     const started = performance.now()
@@ -43,8 +46,8 @@ const handlers: Handlers = {
     const milliseconds = performance.now() - started
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
-  update({ name, engineSocket, hold: at, ...options }) {
-    const engine = controlEngine({ socket: engineSocket })
+  update({ name, engineSocket, protocol = 'ckpt', hold: at, ...options }) {
+    const engine = controlEngine({ socket: engineSocket, protocol })
     if (at === undefined) return parameterServer().update(name, { engine, ...options })
     hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))
     const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(broadcast(), hold) }
@@ -54,6 +57,7 @@ const handlers: Handlers = {
     hold?.go()
     return Promise.resolve()
   },
+  engineStates: () => Promise.resolve(parameterServer().engineStates()),
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
   close,
@@ -62,8 +66,8 @@ const handlers: Handlers = {
 async function close(): Promise<void> {
   await server?.close()
   server = undefined
-  await gpu?.close()
-  gpu = undefined
+  await device?.close()
+  device = undefined
 }
 
 function resources(): RankResources {

@@ -1,5 +1,5 @@
-import type { SerializedError } from '@ckpt/contract'
-import type { CheckpointSource, RegisterOptions, UpdateReport } from '@ckpt/core'
+import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
+import type { CheckpointSource, RegisterOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
 import type { RankPoint } from './hold.ts'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
@@ -9,6 +9,7 @@ export interface RankCalls {
       rank: number
       worldSize: number
       address: string
+      token?: string
       keepAlive: boolean
       timeoutMs: number
       heartbeatMs?: number
@@ -16,6 +17,8 @@ export interface RankCalls {
       threads?: number
       /** Index of the GPU; absent for the host device. */
       gpu?: number
+      /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA (compat/stand_in_cuda.py). */
+      standInCuda?: boolean
     },
     void,
   ]
@@ -29,6 +32,8 @@ export interface RankCalls {
   update: [RankUpdate, UpdateReport]
   /** Lets a held update go on. */
   go: [undefined, void]
+  /** What the rank knows of the engine workers. */
+  engineStates: [undefined, WorkerStatus[]]
   resources: [undefined, RankResources]
   /** Memory of the rank's device, in bytes. */
   deviceMemory: [undefined, { free: number; total: number }]
@@ -39,6 +44,8 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
+  /** What the engine worker speaks (default: ckpt's own protocol). */
+  readonly protocol?: WorkerProtocol
   readonly version?: string
   readonly verify?: boolean
   readonly ringBytes?: number
@@ -48,6 +55,8 @@ export interface RankUpdate {
   readonly timeoutMs?: number
   /** The rank tells when it is at this point, and waits there for `go`. */
   readonly hold?: { readonly at: RankPoint; readonly bucket?: number }
+  readonly retry?: number
+  readonly rollback?: boolean
 }
 
 /** What a rank process holds, for leak checks. */

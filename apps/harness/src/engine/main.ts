@@ -2,6 +2,7 @@
  * The reference engine as a process: `node main.ts --control PATH --checkpoint DIR --tp-rank R --tp-size N`. The checkpoint is
  * read for names and shapes only, as an engine reads a model's configuration; weights arrive by updates.
  */
+import { randomUUID } from 'node:crypto'
 import { rmSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { CkptError } from '@ckpt/contract'
@@ -27,9 +28,13 @@ const { values } = parseArgs({
     'tp-size': { type: 'string', default: '1' },
     threads: { type: 'string', default: '1' },
     'device-uuid': { type: 'string', default: '' },
-    // Fault injection for tests: raise, or exit, before this bucket of the next update is loaded.
+    // Fault injection for tests: raise, exit, or stop (until SIGCONT), before this bucket of the next update is loaded.
     'fail-at-bucket': { type: 'string' },
     'exit-at-bucket': { type: 'string' },
+    'stop-at-bucket': { type: 'string' },
+    'fail-at-commit': { type: 'boolean', default: false },
+    // Updates that go well before the fault.
+    'spare-updates': { type: 'string', default: '0' },
   },
 })
 if (values.control === undefined || values.checkpoint === undefined) {
@@ -48,11 +53,16 @@ const parameters = await Parameters.allocate(
 )
 let version: string | null = null
 let dirty = false
+/** Names what the parameters hold; new whenever they change but by loading. */
+let state = randomUUID()
 let updating = false
 let ended = Promise.resolve()
 const faults = new InjectedFaults()
+let spare = Number(values['spare-updates'])
+let failAtCommit = values['fail-at-commit']
 let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
 const exitAt = values['exit-at-bucket'] === undefined ? undefined : Number(values['exit-at-bucket'])
+const stopAt = values['stop-at-bucket'] === undefined ? undefined : Number(values['stop-at-bucket'])
 
 async function update(body: unknown): Promise<Answer> {
   const { address, token, timeoutMs } = updateSchema.parse(body)
@@ -71,11 +81,18 @@ async function update(body: unknown): Promise<Answer> {
       token,
       timeoutMs,
       device: values['device-uuid'],
+      state,
       async before(message) {
         await faults.before(message)
+        if (spare > 0) return
+        if (message.type === 'commit' && failAtCommit) {
+          failAtCommit = false
+          throw new Error('injected failure at commit')
+        }
         if (message.type !== 'bucket') return
         const { bucket } = message
         if (bucket === exitAt) process.exit(9)
+        if (bucket === stopAt) process.kill(process.pid, 'SIGSTOP')
         if (bucket !== failAt) return
         failAt = undefined
         throw new Error(`injected failure at bucket ${bucket}`)
@@ -84,6 +101,8 @@ async function update(body: unknown): Promise<Answer> {
     if (outcome.version !== undefined) {
       version = outcome.version
       dirty = false
+      state = randomUUID()
+      spare--
       return { status: 200, body: { version } }
     }
     dirty ||= outcome.touched
@@ -108,6 +127,8 @@ const server = await serveControl(control, {
   'POST /verify': async (body) => ({ status: 200, body: await parameters.verify(verifySchema.parse(body).files) }),
   'POST /poison': async () => {
     await parameters.poison()
+    dirty = true
+    state = randomUUID()
     return { status: 200, body: {} }
   },
   'POST /fault': (body) => {

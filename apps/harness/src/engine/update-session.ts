@@ -22,6 +22,8 @@ export interface UpdateSessionOptions {
   readonly address: string
   readonly token: string
   readonly device: string
+  /** Names what the parameters hold. */
+  readonly state?: string
   /** Longest silence of the rank. */
   readonly timeoutMs: number
   /** Called before each message of the rank is handled; what it throws is the worker's error (for fault tests). */
@@ -54,6 +56,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         pid: process.pid,
         engine: 'ckpt reference engine',
         device: options.device,
+        ...(options.state !== undefined && { state: options.state }),
       }),
     )
     while (session.outcome === undefined) {

@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import {
   CkptError,
   type Device,
@@ -14,10 +13,14 @@ import { bucketTensors } from '@ckpt/planner'
 import { withDeadline } from '../deadline.ts'
 import { tensorCount } from '../manifest.ts'
 import type { UpdateReport } from '../report.ts'
-import { WorkerSession } from '../worker-protocol/session.ts'
-import { announce } from './begin.ts'
+import { announce, type Announcement } from './begin.ts'
 import type { PlanCache, PlannedUpdate } from './plan-cache.ts'
+import type { UpdateProgress } from './progress.ts'
 import type { UpdateResources } from './resources.ts'
+import { remainder } from './resume.ts'
+import type { UpdateSession } from './session.ts'
+import { vote } from './vote.ts'
+import { openSession, workerAddress } from './worker.ts'
 
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
@@ -39,6 +42,14 @@ export interface UpdateRun {
   readonly chunkBytes: number
   readonly timeoutMs: number
   readonly signal: AbortSignal
+  /** Whether and how a failure of this update is recovered from; the ranks must agree in it. */
+  readonly recovery: string
+  /** Notes how far this attempt came. */
+  readonly progress: UpdateProgress
+  /** The attempt before this one, when only what is missing is to be sent. */
+  readonly failed?: UpdateProgress
+  /** The ranks have told each other who takes part, and what their workers serve. */
+  readonly onBegin: (announcements: readonly Announcement[]) => void
   /** Tells the other ranks of a failure, once; resolves to the error to report. */
   readonly fail: (thrown: unknown) => Promise<CkptError>
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
@@ -46,47 +57,55 @@ export interface UpdateRun {
 
 /** One update on one rank, inside `epoch`. The other ranks know of a failure (by `fail`) before the worker is told. */
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
-  const { rendezvous, manifest, timeoutMs, signal } = run
+  const { rendezvous, progress, timeoutMs, signal } = run
   const { rank } = rendezvous
   const wait = { timeoutMs, signal }
   const startedAt = performance.now()
   const clock = stepClock(startedAt)
 
-  await run.engine.ready({ rank, timeoutMs, signal })
-  const address = `ipc://${join(run.socketDir, `worker-${rank}-${epoch.id}.sock`)}`
+  const state = await run.engine.ready({ rank, timeoutMs, signal })
+  const deviceUuid = run.device.uuid
+  const address = workerAddress(run.engine, { rank, deviceUuid, socketDir: run.socketDir, epoch: epoch.id })
   const announcements = await announce(
     rendezvous,
     epoch,
     {
-      checkpoint: manifest.checkpoint,
-      manifestDigest: manifest.digest,
+      checkpoint: run.manifest.checkpoint,
+      manifestDigest: run.manifest.digest,
       strategy: run.strategy.name,
       version: run.version,
       verify: run.verify,
       bucketBytes: run.bucketBytes,
       maxBucketBytes: run.maxBucketBytes,
       chunkBytes: run.chunkBytes,
+      recovery: run.recovery,
+      workerState: state ?? null,
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
-      endpoint: { rank, deviceUuid: run.device.uuid, address },
+      endpoint: { rank, deviceUuid, address },
     },
     wait,
   )
   const beginMs = clock()
 
   const ranks = announcements.map((one) => one.endpoint.rank)
-  const planned = run.plans.get(manifest, rank, {
-    ranks,
-    ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
-    ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
-    maxBucketBytes: run.maxBucketBytes,
-    chunkBytes: run.chunkBytes,
-  })
-  const planMs = clock()
+  run.onBegin(announcements)
+  const planFor = (manifest: Manifest) =>
+    run.plans.get(manifest, rank, {
+      ranks,
+      ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
+      ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
+      maxBucketBytes: run.maxBucketBytes,
+      chunkBytes: run.chunkBytes,
+    })
+  let { manifest } = run
+  const whole = planFor(manifest)
+  let planned = whole
+  let planMs = clock()
 
   const token = announcements[0]!.token
-  const session = await WorkerSession.bind({ rank, address, token, epoch: epoch.id, timeoutMs })
+  const session = await openSession(run.engine, { rank, address, token, epoch: epoch.id, timeoutMs })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
@@ -94,40 +113,55 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
     const endpoints = announcements.map((one) => one.endpoint)
     const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
-    watchCall(call.finished, session, rank)
+    if (call.finished) watchCall(call.finished, session, rank)
     const exchange = <T>(key: string, value: T) =>
       rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
+    if (run.failed) {
+      manifest = await remainder(rendezvous, epoch, run.manifest, run.failed, await session.greeted(signal), wait)
+      planned = planFor(manifest)
+      planMs += clock()
+    }
     const ring = await run.resources.ring(planned.plan.ringBytes)
+    progress.phase = 'attach'
     // The first buckets move while the worker still connects and maps the ring; loading them waits for that.
+    void session.greeted(signal).then(
+      (state) => (progress.workerState = state),
+      () => undefined, // the attach fails with it
+    )
     void session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
     const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
+    progress.phase = 'pipeline'
     const attachMs = clock()
 
+    const { plan, copies } = planned
     const result = await run.strategy.execute({
       rank,
-      plan: planned.plan,
-      copies: planned.copies,
+      plan,
+      copies,
       tensorsOf: (bucket) => {
-        const tensors = bucketTensors(planned.plan, manifest, bucket)
+        const tensors = bucketTensors(plan, manifest, bucket)
         return run.verify ? tensors : tensors.map(({ digest: _, ...tensor }) => tensor)
       },
       ring,
       collective,
-      session,
+      session: progress.watch(session),
       segments: run.segments,
       ...wait,
       ...(run.onProgress && { onProgress: run.onProgress }),
     })
     const pipelineMs = clock()
 
+    progress.phase = 'release'
     await session.release()
-    // Everybody's worker is prepared, or nobody commits: a rank that failed has aborted the epoch instead of voting.
-    await rendezvous.allGather('update/prepared', rank, { epoch: epoch.id, ...wait })
+    progress.phase = 'vote'
+    await vote(rendezvous, epoch, plan, wait)
+    progress.phase = 'commit'
     await session.commit(run.version)
     await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
-    await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    if (call.finished) await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
-    return report(run, epoch, planned, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
+    progress.phase = 'done'
+    return report(run, epoch, planned, whole, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
     const error = await run.fail(thrown)
     await session.abort(error.message)
@@ -142,7 +176,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
  * A call that ends before the update does fails the session. The worker's own answer travels on another channel and says more, so
  * it gets a moment to arrive first.
  */
-function watchCall(finished: Promise<void>, session: WorkerSession, rank: number): void {
+function watchCall(finished: Promise<void>, session: UpdateSession, rank: number): void {
   const failLater = (error: CkptError, milliseconds: number) => void setTimeout(() => session.fail(error), milliseconds).unref()
   finished.then(
     () =>
@@ -167,6 +201,7 @@ function report(
   run: UpdateRun,
   epoch: Epoch,
   { plan }: PlannedUpdate,
+  { plan: whole }: PlannedUpdate,
   result: StrategyResult,
   startedAt: number,
   steps: UpdateReport['steps'],
@@ -192,12 +227,15 @@ function report(
     mode: plan.mode,
     modeReason: plan.modeReason,
     ...(stats.order && { order: stats.order }),
-    bytes: plan.totalBytes,
+    bytes: whole.totalBytes,
+    ...(plan !== whole && {
+      kept: { tensors: whole.items.count - plan.items.count, bytes: whole.totalBytes - plan.totalBytes },
+    }),
     tensors: tensorCount(run.manifest),
     buckets: plan.buckets.count,
     ringBytes: plan.ringBytes,
     bucketBytes: plan.bucketBytes,
-    verified: run.verify,
+    verified: run.verify && run.engine.protocol !== 'checkpoint-engine',
     digest: run.manifest.digest,
     h2dBytes: stats.h2dBytes,
     broadcastBytes: stats.broadcastBytes,

@@ -15,6 +15,8 @@ const helloSchema = z.object({
   pid: count,
   engine: z.string(),
   device: z.string(),
+  // The worker's name for the parameters it has, new whenever they change but by loading; workers without one are sent everything.
+  state: z.string().max(128).optional(),
 })
 
 const okSchema = z.object({ type: z.literal('ok'), ...sequence, reloadMs: z.number().nonnegative().optional() })

@@ -1,8 +1,9 @@
 import { timingSafeEqual } from 'node:crypto'
 import { rmSync } from 'node:fs'
-import { CkptError, type EngineSession, type RingHandle, type RingTensor } from '@ckpt/contract'
+import { CkptError, type RingHandle, type RingTensor } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
+import type { UpdateSession } from '../update/session.ts'
 import {
   WORKER_PROTOCOL,
   decodeWorkerMessage,
@@ -13,6 +14,8 @@ import {
 } from './messages.ts'
 
 const IPC = 'ipc://'
+/** A worker says little: the longest is a traceback. */
+const MAX_MESSAGE_BYTES = 16 * 2 ** 20
 
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
 
@@ -36,12 +39,13 @@ export interface WorkerSessionOptions {
  * One rank's connection to its engine worker for one update: binds, waits for `hello`, then sends and matches answers by sequence
  * number. The first failure is final: every later call fails with the same error.
  */
-export class WorkerSession implements EngineSession {
-  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0 })
+export class WorkerSession implements UpdateSession {
+  readonly checksDigests = true
+  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0, maxMessageSize: MAX_MESSAGE_BYTES })
   readonly #options: WorkerSessionOptions
   readonly #pending = new Map<number, Pending>()
-  readonly #hello: Promise<void>
-  #greet!: { resolve: () => void; reject: (error: CkptError) => void }
+  readonly #hello: Promise<string | undefined>
+  #greet!: { resolve: (state: string | undefined) => void; reject: (error: CkptError) => void }
   #failure: CkptError | undefined
   #sending: Promise<void> = Promise.resolve()
   #sequence = 0
@@ -69,16 +73,21 @@ export class WorkerSession implements EngineSession {
     return session
   }
 
+  /** Waits for the worker's greeting; resolves to its name for the parameters it has, where it gives one. */
+  async greeted(signal: AbortSignal): Promise<string | undefined> {
+    const { timeoutMs, rank } = this.#options
+    const what = `engine worker of rank ${rank} has not connected`
+    return withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+  }
+
   /**
    * Hands the worker the ring as soon as it has greeted. What is asked of the session before that is done waits for it; its failure
    * fails the session, and so whatever waits.
    */
   attach(ring: RingHandle, totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
-    const { token, timeoutMs, rank } = this.#options
     const attach = async () => {
-      const what = `engine worker of rank ${rank} has not connected`
-      await withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
-      await this.#request({ type: 'attach', token, ring, ...totals }, 'attach')
+      await this.greeted(signal)
+      await this.#request({ type: 'attach', token: this.#options.token, ring, ...totals }, 'attach')
     }
     this.#attached = attach()
     this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
@@ -195,7 +204,7 @@ export class WorkerSession implements EngineSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
-      this.#greet.resolve()
+      this.#greet.resolve(message.state)
       return
     }
     const pending = this.#pending.get(message.seq)

@@ -2,6 +2,7 @@ import { CkptError, type Blob, type Epoch, type GatherOptions, type Rendezvous }
 
 import { checkTimeout, invalid } from '../options.ts'
 import { pack, protocolError, unpack, type GatherKind } from '../wire/messages.ts'
+import { MAX_FRAME_BYTES } from '../wire/socket.ts'
 import type { Session } from './session.ts'
 import type { Gathered, Wait } from './waits.ts'
 
@@ -42,6 +43,7 @@ export class RankRendezvous implements Rendezvous {
     } catch (error) {
       throw CkptError.from(error, 'INVALID_ARGUMENT', `value for ${JSON.stringify(key)} cannot be sent`, { field: 'value' })
     }
+    checkSize(payload, 'value', key)
     const { values } = await this.#gather('value', key, options, { payload })
     return values.map((bytes, i) => {
       try {
@@ -60,6 +62,7 @@ export class RankRendezvous implements Rendezvous {
     if (blob.digest.length === 0 || blob.digest.length > MAX_DIGEST) {
       throw invalid('digest', `${blob.digest.length} characters, 1 to ${MAX_DIGEST} are allowed`)
     }
+    checkSize(blob.payload, 'payload', key)
     return (await this.#gather('blob', key, options, { blob })).blobs
   }
 
@@ -136,4 +139,10 @@ export class RankRendezvous implements Rendezvous {
     if (!ascending) throw invalid('ranks', `[${ranks.join(', ')}] must be ascending ranks below ${this.worldSize}`)
     if (!ranks.includes(this.rank)) throw invalid('ranks', `[${ranks.join(', ')}] does not include rank ${this.rank} itself`)
   }
+}
+
+/** More would be taken for an attack by the other side, which breaks the connection. */
+function checkSize({ byteLength }: Uint8Array, field: string, key: string): void {
+  if (byteLength <= MAX_FRAME_BYTES) return
+  throw invalid(field, `${byteLength} bytes for ${JSON.stringify(key)}, at most ${MAX_FRAME_BYTES} are sent`)
 }

@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { Dealer } from 'zeromq'
 
 import { joinRendezvous, startCoordinator, type CoordinatorHandle } from '../index.ts'
+import { curveClient, type CurveClient } from '../wire/curve.ts'
 import { pack, unpack, PROTOCOL, type JoinMessage } from '../wire/messages.ts'
 
 const join: JoinMessage = {
@@ -21,12 +22,15 @@ const join: JoinMessage = {
 }
 const gather = { type: 'gather', id: 1, kind: 'barrier', key: 'k', ranks: null, epoch: null, timeoutMs: 1e6, digest: null }
 
+/** These know the run's secret; who does not is in strangers.test.ts. */
 describe('a coordinator among hostile peers', () => {
   let coordinator: CoordinatorHandle
   let faults: CkptError[]
+  let curve: CurveClient
 
   beforeEach(async () => {
     faults = []
+    curve = (await curveClient('secret'))!
     coordinator = await startCoordinator({
       address: 'tcp://127.0.0.1:0',
       worldSize: 2,
@@ -44,7 +48,7 @@ describe('a coordinator among hostile peers', () => {
     socket: Dealer
     answer: (...frames: Uint8Array[]) => Promise<{ type: string; error?: { code: string; message: string } }>
   } {
-    const socket = new Dealer({ linger: 0, receiveTimeout: 5000 })
+    const socket = new Dealer({ linger: 0, receiveTimeout: 5000, ...curve })
     socket.connect(coordinator.address)
     return {
       socket,

@@ -1,0 +1,43 @@
+import { CkptError } from '@ckpt/contract'
+import type { Dealer } from 'zeromq'
+
+/** A coordinator that is just going down breaks handshakes too, but not so many in a row. */
+const REFUSALS = 3
+
+/**
+ * Watches a connection's handshakes until the first one succeeds. A coordinator with another secret closes the connection without a word,
+ * which would otherwise show as a deadline only: `onError` gets `RENDEZVOUS_REJECTED` instead. `secured` says whether this side has a secret.
+ */
+export function watchHandshakes(dealer: Dealer, address: string, secured: boolean, onError: (error: CkptError) => void): void {
+  let refused = 0
+  const refuse = (why: string) =>
+    onError(
+      new CkptError('RENDEZVOUS_REJECTED', `the coordinator at ${address} ${why}`, {
+        fields: { peer: address, field: 'token' },
+      }),
+    )
+  const watch = async () => {
+    for await (const event of dealer.events) {
+      if (event.type === 'handshake') return
+      if (event.type === 'handshake:error:protocol' && mismatched(event.error)) {
+        return refuse(
+          secured
+            ? 'does not use a secret, but this rank does: set CKPT_TOKEN or CKPT_TOKEN_FILE where the coordinator runs too'
+            : 'uses a secret, but this rank has none: set CKPT_TOKEN or CKPT_TOKEN_FILE',
+        )
+      }
+      if (!event.type.startsWith('handshake:error')) continue
+      if (++refused >= REFUSALS && secured) {
+        return refuse(
+          `closed the connection ${refused} times in the handshake: the token of this rank is not the one of the run`,
+        )
+      }
+    }
+  }
+  // The events end with the socket; what goes wrong with them is no reason to lose a connection.
+  watch().catch(() => undefined)
+}
+
+function mismatched(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ERR_ZMTP_MECHANISM_MISMATCH'
+}
