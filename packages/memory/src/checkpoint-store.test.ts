@@ -314,7 +314,7 @@ describe('memory', () => {
     await writeBytes(path, header)
     await truncate(path, fileBytes)
     store = new CheckpointStore(host, { segmentBytes: gibibyte, lock: false })
-    const error = await failure(store.register('a', { files: [path] }))
+    const error = await failure(() => store.register('a', { files: [path] }))
     expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' })
     expect(error.message).toContain(`${4096 * gibibyte} bytes`)
     expect(store.has('a')).toBe(false)

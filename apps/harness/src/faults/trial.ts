@@ -80,7 +80,12 @@ interface Calls {
   readonly start?: () => void
 }
 
-async function update(context: FaultContext, fault: Fault, version: string): Promise<{ calls: Calls; reached: Promise<void> }> {
+async function update(
+  context: FaultContext,
+  fault: Fault,
+  version: string,
+  anyMs: number,
+): Promise<{ calls: Calls; reached: Promise<void> }> {
   const { cluster, victim, point, random } = context
   const inject = fault.inject !== undefined
   let reached: Promise<void> = Promise.resolve()
