@@ -32,7 +32,8 @@ export function spawnSource(name: string, module: URL, args: readonly string[] =
 }
 
 /** Resolves when the process says that it is at `point`; rejects when it ends before, or after `timeoutMs`. */
-export function atPoint({ child, name, stderr }: Spawned, point: string, timeoutMs: number): Promise<void> {
+export function atPoint(spawned: Spawned, point: string, timeoutMs: number): Promise<void> {
+  const { child, name } = spawned
   return new Promise((resolve, reject) => {
     const finish = (error?: Error) => {
       clearTimeout(timer)
@@ -44,7 +45,7 @@ export function atPoint({ child, name, stderr }: Spawned, point: string, timeout
     const onMessage = (message: unknown) => {
       if (typeof message === 'object' && message !== null && 'point' in message && message.point === point) finish()
     }
-    const onExit = () => finish(new Error(`${name} ended before it was at ${point}: ${stderr()}`))
+    const onExit = () => finish(new Error(`${name} ended before it was at ${point}: ${spawned.stderr()}`))
     const timer = setTimeout(() => finish(new Error(`${name} was not at ${point} within ${timeoutMs} ms`)), timeoutMs)
     child.on('message', onMessage)
     child.once('exit', onExit)

@@ -129,7 +129,7 @@ export class FaultCluster {
     for (const { process } of [...this.ranks, ...this.engines]) process.child.kill('SIGCONT')
     await Promise.all(this.ranks.map(({ process }) => process.stop()))
     await Promise.all(this.engines.map(({ process }) => process.stop()))
-    await Promise.all(this.links.map((link) => link?.close()))
+    for (const link of this.links) await link?.close()
     rmSync(this.#directory, { recursive: true, force: true })
   }
 
