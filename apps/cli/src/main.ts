@@ -3,6 +3,7 @@ import { CkptError } from '@ckpt/contract'
 import { Command } from 'commander'
 import { addDoctor } from './commands/doctor.ts'
 import { addLaunch } from './commands/launch.ts'
+import { addPlan } from './commands/plan.ts'
 import { addStatus } from './commands/status.ts'
 import { addServe } from './commands/serve.ts'
 import { addUpdate } from './commands/update.ts'
@@ -13,6 +14,7 @@ const program = new Command('ckpt')
   .enablePositionalOptions()
 addLaunch(program)
 addUpdate(program)
+addPlan(program)
 addStatus(program)
 addServe(program)
 addDoctor(program)

@@ -1,4 +1,4 @@
-import { CkptError, type Strategy, type StrategyContext, type StrategyResult } from '@ckpt/contract'
+import { CkptError, type StagedStrategy, type StrategyContext, type StrategyResult } from '@ckpt/contract'
 
 /**
  * The broadcast strategy: every bucket to every rank of the plan, through each rank's ring, into its engine worker.
@@ -7,7 +7,7 @@ import { CkptError, type Strategy, type StrategyContext, type StrategyResult } f
  * give its ring bytes back when the worker has answered. Several buckets are with the worker at a time, so its queue is never
  * empty while the ring holds more.
  */
-export function broadcast(): Strategy {
+export function broadcast(): StagedStrategy {
   return { name: 'broadcast', execute }
 }
 

@@ -15,6 +15,8 @@ export interface EngineStart {
   readonly endpoints: readonly WorkerEndpoint[]
   /** The run's token: workers must present it. */
   readonly token: string
+  /** What the engine is to report as its version afterwards. */
+  readonly version?: string
   readonly timeoutMs: number
   readonly signal: AbortSignal
 }

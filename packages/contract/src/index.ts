@@ -55,5 +55,7 @@ export type {
   WorkerProtocol,
   WorkerState,
 } from './engine.ts'
-export type { Strategy, StrategyContext, StrategyResult } from './strategy.ts'
+export type { DirectContext, DirectResult, DirectStrategy, StagedStrategy, Strategy, StrategyContext, StrategyResult } from './strategy.ts'
+export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages } from './direct.ts'
+export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { broadcast } from '@ckpt/broadcast'
+import type { Span } from '@opentelemetry/api'
 import {
   CkptError,
   type CallOptions,
@@ -11,15 +12,20 @@ import {
   type Rendezvous,
   type Strategy,
 } from '@ckpt/contract'
-import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOptions } from '@ckpt/memory'
+import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
 import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
+import { DirectState } from './direct/state.ts'
 import { EngineStates, type WorkerStatus } from './engine-states.ts'
+import { withDeadline } from './deadline.ts'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
-import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { serveMetrics, type Health } from './observe/metrics-server.ts'
+import { UpdateMetrics } from './observe/metrics.ts'
+import { describeUpdate, inSpan } from './observe/spans.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
@@ -27,9 +33,13 @@ import { PlanCache } from './update/plan-cache.ts'
 import type { UpdatePhase } from './update/progress.ts'
 import { updateWithRecovery, type Attempt } from './update/recovery.ts'
 import { UpdateResources } from './update/resources.ts'
+import { Activity } from './activity.ts'
+import { EMPTY_TABLE, NO_LEASE } from './nothing.ts'
+import { aborted, anySignal, once } from './signals.ts'
 import { runUpdate } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
+const DEFAULT_DRAIN_MS = 30_000
 /** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
 const ORIGIN_GRACE_MS = 1000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
@@ -45,7 +55,7 @@ export interface GatherMetasOptions extends CallOptions {
 export interface UpdateOptions extends CallOptions {
   /** How the inference engine's workers are reached. */
   readonly engine: EngineAdapter
-  /** Default: broadcast to all ranks. */
+  /** Default: broadcast to all ranks. See `direct()` for updates that bring each engine worker only what it needs. */
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
@@ -86,6 +96,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #store: CheckpointStore
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
+  readonly #direct = new DirectState()
   readonly #engines = new EngineStates()
   readonly #manifests = new Map<string, Manifest>()
   readonly #directory = new RuntimeDir()
@@ -95,6 +106,11 @@ export class ParameterServer implements AsyncDisposable {
   readonly #keepAlive: boolean
   readonly #limits: MemoryLimits
   readonly #closing = new AbortController()
+  /** What this rank has been doing, for those who look on. */
+  readonly activity = new Activity()
+  readonly #metrics: UpdateMetrics
+  #metricsServer: { close(): Promise<void> } | undefined
+  #draining = false
   #updating: Promise<unknown> | undefined
   #closed: Promise<void> | undefined
 
@@ -104,15 +120,21 @@ export class ParameterServer implements AsyncDisposable {
     this.#device = device
     this.#ownsDevice = options.device === undefined
     const { readDevice } = device
-    this.#store = new CheckpointStore(
-      device.host,
-      readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
-    )
+    this.#store = new CheckpointStore(device.host, {
+      shareable: options.shareMemory ?? false,
+      ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
+    })
     this.#resources = new UpdateResources(device)
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false
     this.#limits = limits
+    this.#metrics = new UpdateMetrics({
+      rank: rendezvous.rank,
+      worldSize: () => this.worldSize,
+      engines: () => this.engineStates(),
+      hindrances: () => this.health().hindrances,
+    })
   }
 
   /**
@@ -121,6 +143,7 @@ export class ParameterServer implements AsyncDisposable {
    */
   static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
     const limits = memoryLimits(process.env)
+    const metrics = metricsAddress(options.metricsPort, process.env)
     let rendezvous: Rendezvous
     if (typeof options.rendezvous === 'object') rendezvous = options.rendezvous
     else {
@@ -130,6 +153,9 @@ export class ParameterServer implements AsyncDisposable {
         ...(options.worldSize !== undefined && { worldSize: options.worldSize }),
         ...(options.rendezvous !== undefined && { address: options.rendezvous }),
         ...(options.token !== undefined && { token: options.token }),
+        ...(options.insecure !== undefined && { insecure: options.insecure }),
+        ...(options.elastic !== undefined && { elastic: options.elastic }),
+        rejoin: true,
         ...(options.heartbeatMs !== undefined && { heartbeatMs: options.heartbeatMs }),
         ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
         timeoutMs: call.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
@@ -139,7 +165,13 @@ export class ParameterServer implements AsyncDisposable {
     try {
       const threads = options.threads !== undefined ? { threads: options.threads } : {}
       const device = options.device ?? (await createHostDevice({ rank: rendezvous.rank, ...threads }))
-      return new ParameterServer(rendezvous, device, options, limits)
+      const server = new ParameterServer(rendezvous, device, options, limits)
+      if (metrics)
+        server.#metricsServer = await serveMetrics(server, metrics).catch(async (error: unknown) => {
+          await server.close()
+          throw error
+        })
+      return server
     } catch (error) {
       if (typeof options.rendezvous !== 'object') await rendezvous.close()
       throw error
@@ -174,22 +206,39 @@ export class ParameterServer implements AsyncDisposable {
    * socket and the tensor, `OUT_OF_MEMORY`, `UNSUPPORTED` for tensors on GPUs that the rank's device cannot read.
    */
   async registerCheckpoint(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
-    this.#assertOpen()
+    this.#assertTaking()
+    await inSpan('ckpt.register', { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank }, (span) =>
+      this.#register(name, source, options, span),
+    )
+  }
+
+  async #register(name: string, source: CheckpointSource, options: RegisterOptions, span: Span): Promise<void> {
     const started = performance.now()
-    await this.#store.register(name, source, options)
+    try {
+      await this.#store.register(name, source, options)
+    } catch (error) {
+      this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))
+      throw error
+    }
     this.#manifests.delete(name)
     const held = this.#store.metas(name)
     this.#encode(name, held, false) // now, so that gathering only sends
     const { tensors, segments } = held
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
+    this.#metrics.registered(bytes)
+    span.setAttributes({ 'ckpt.bytes': bytes, 'ckpt.tensors': tensors.count })
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
+    this.activity.registered({ name, bytes, tensors: tensors.count })
   }
 
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
   unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
+    // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
+    void this.#direct.drop().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#manifests.delete(name)
     this.#encoded.delete(name)
+    this.activity.unregistered(name)
   }
 
   /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
@@ -211,6 +260,7 @@ export class ParameterServer implements AsyncDisposable {
     const before = this.#manifests.get(name)
     const manifest = await gatherManifest(this.#rendezvous, name, blob, before, { timeoutMs: this.#timeoutMs, ...call })
     this.#manifests.set(name, manifest)
+    this.activity.gathered(manifest)
     return manifest
   }
 
@@ -261,15 +311,38 @@ export class ParameterServer implements AsyncDisposable {
    *   the ranks whose workers may hold parts of it.
    */
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    this.#assertOpen()
+    this.#assertTaking()
     if (this.#updating) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
-    const running = this.#update(name, options)
+    const { activity } = this
+    activity.began(name, options.version ?? name, options.strategy?.name ?? 'broadcast')
+    const running = this.#observed(name, options)
     this.#updating = running.catch(() => undefined)
     try {
-      return await running
+      const report = await running
+      activity.ended(report)
+      return report
+    } catch (error) {
+      activity.failed(CkptError.from(error, 'UPDATE_FAILED'))
+      throw error
     } finally {
       this.#updating = undefined
     }
+  }
+
+  /** The update, with its span and numbers. */
+  #observed(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    const attributes = { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank, 'ckpt.engine': options.engine.name }
+    return inSpan('ckpt.update', attributes, async (span) => {
+      try {
+        const report = await this.#update(name, options)
+        this.#metrics.updated(options.engine.name, report)
+        describeUpdate(span, report)
+        return report
+      } catch (error) {
+        this.#metrics.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
+        throw error
+      }
+    })
   }
 
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
@@ -288,7 +361,10 @@ export class ParameterServer implements AsyncDisposable {
         signal,
         attempt: (attempt) => this.#attempt(attempt, options, signal),
         previous: () => this.#engines.previous(engine.name, (checkpoint) => this.#manifests.get(checkpoint)?.digest),
-        onRetry: ({ code }, attempt) => this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again'),
+        onRetry: ({ code }, attempt) => {
+          this.#metrics.retried()
+          this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
+        },
       },
     )
   }
@@ -306,6 +382,7 @@ export class ParameterServer implements AsyncDisposable {
     }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
     const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
+    this.#metrics.began(epoch.id)
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
     let ranks: readonly number[] = []
@@ -317,6 +394,8 @@ export class ParameterServer implements AsyncDisposable {
           device: this.#device,
           resources: this.#resources,
           plans: this.#plans,
+          staged: broadcast(),
+          direct: this.#direct,
           engine,
           strategy,
           manifest,
@@ -339,7 +418,10 @@ export class ParameterServer implements AsyncDisposable {
             this.#engines.said(engine.name, announcements)
           },
           fail,
-          ...(options.onProgress && { onProgress: options.onProgress }),
+          onProgress: (loaded, total) => {
+            this.activity.progressed(loaded, total)
+            options.onProgress?.(loaded, total)
+          },
         },
         epoch,
       )
@@ -352,6 +434,7 @@ export class ParameterServer implements AsyncDisposable {
     } catch (thrown) {
       const error = await fail(thrown)
       await this.#resources.release()
+      await this.#direct.drop()
       // Where the failure began its own error is thrown, elsewhere the abort that carries it.
       const abort: unknown = epoch.signal.reason
       const reported = CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
@@ -391,6 +474,64 @@ export class ParameterServer implements AsyncDisposable {
     return Math.floor(free * (this.#limits.fraction ?? DEFAULT_FRACTION))
   }
 
+  /** This rank's numbers in the text format of Prometheus; docs/operations.md says what they mean. */
+  metrics(): Promise<string> {
+    return this.#metrics.text()
+  }
+
+  /** The media type of {@link ParameterServer.metrics}. */
+  get metricsContentType(): string {
+    return this.#metrics.contentType
+  }
+
+  /** Tells the metrics what the last update could have taken at least, in milliseconds, where that was measured. */
+  noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
+    this.#metrics.limited(limitMs / 1000, report.totalMs / limitMs)
+  }
+
+  /** Whether this rank can take an update, and what it knows of engines that need one. */
+  health(): Health {
+    const { lost } = this.#rendezvous
+    const hindrances = [
+      ...(this.#closed ? ['closed'] : this.#draining ? ['draining'] : []),
+      ...(lost && !this.#closed ? [`membership lost: ${lost.message}`] : []),
+    ]
+    const state = this.#closed
+      ? 'closed'
+      : this.#draining
+        ? 'draining'
+        : lost
+          ? 'not ready'
+          : this.#updating
+            ? 'updating'
+            : 'ready'
+    const dirty = this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
+    return { rank: this.rank, worldSize: this.worldSize, state, hindrances, dirty }
+  }
+
+  /**
+   * Takes no further checkpoints and updates, lets a running update end (for `timeoutMs` at most, default 30,000), and closes: what to do on
+   * SIGTERM.
+   */
+  async drain(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    this.#draining = true
+    const running = this.#updating
+    if (running) {
+      const { timeoutMs = DEFAULT_DRAIN_MS } = options
+      this.#log.info({ timeoutMs }, 'draining: the running update may end')
+      await withDeadline(
+        running.then(() => undefined),
+        { what: 'the running update', timeoutMs },
+      ).catch(() => undefined)
+    }
+    await this.close()
+  }
+
+  #assertTaking(): void {
+    this.#assertOpen()
+    if (this.#draining) throw new CkptError('INVALID_STATE', 'the parameter server is draining')
+  }
+
   #assertOpen(): void {
     if (this.#closed) throw new CkptError('INVALID_STATE', 'the parameter server is closed')
   }
@@ -406,7 +547,9 @@ export class ParameterServer implements AsyncDisposable {
     await this.#updating
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
+      () => this.#metricsServer?.close(),
       () => this.#resources.release(),
+      () => this.#direct.drop(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
       () => (this.#ownsDevice ? this.#device.close() : undefined),
@@ -425,41 +568,4 @@ export class ParameterServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
-}
-
-const EMPTY_TABLE = {
-  count: 0,
-  names: {
-    length: 0,
-    at: () => {
-      throw new RangeError('no tensors')
-    },
-  },
-  dtypes: new Uint8Array(0),
-  shapeIds: new Uint32Array(0),
-  shapes: [],
-  segments: new Uint32Array(0),
-  offsets: new Float64Array(0),
-  bytes: new Float64Array(0),
-}
-
-const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }
-
-/** `work`, done at its first call only; later calls get the first one's result. */
-function once<A, R>(work: (argument: A) => R): (argument: A) => R {
-  let result: { readonly value: R } | undefined
-  return (argument) => (result ??= { value: work(argument) }).value
-}
-
-/** Resolves when the signal is aborted, or after `timeoutMs`. */
-async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
-  if (signal.aborted) return
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, timeoutMs)
-    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
-  })
-}
-
-function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
-  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
 }

@@ -39,7 +39,10 @@ function codeFor(status: number, message: string): ErrorCode {
   if (status === 401 || status === 403 || /CKPT_ENGINE_KEY/.test(message)) return 'ENGINE_UNAUTHORIZED'
   if (status === 404 || status === 405 || lacksExtension(message)) return 'UNSUPPORTED'
   if (status === 429) return 'ENGINE_BUSY'
-  if (status >= 500) return /EngineCore|EngineDead|engine is dead/i.test(message) ? 'ENGINE_WORKER_LOST' : 'ENGINE_WORKER_ERROR'
+  if (status >= 500)
+    return /EngineCore|EngineDead|engine is dead|failed: cancelled$/i.test(message)
+      ? 'ENGINE_WORKER_LOST'
+      : 'ENGINE_WORKER_ERROR'
   return 'ENGINE_PROTOCOL'
 }
 

@@ -50,6 +50,11 @@ export class VllmEngine {
     }
   }
 
+  /** Whether it says that it is healthy. */
+  async alive(timeoutMs: number): Promise<boolean> {
+    return (await this.#unhealthy(timeoutMs, AbortSignal.timeout(timeoutMs))) === undefined
+  }
+
   async #unhealthy(timeoutMs: number, signal: AbortSignal): Promise<CkptError | undefined> {
     try {
       const answer = await this.http.request('GET', '/health', undefined, { timeoutMs, signal })

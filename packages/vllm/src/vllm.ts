@@ -8,6 +8,8 @@ import { checkOptions, type VllmOptions } from './options.ts'
 const ABORT_GRACE_MS = 5000
 /** For questions that an engine answers at once unless something is wrong. */
 const QUESTION_MS = 15_000
+/** For the same before an update. */
+const STATE_MS = 2000
 
 /**
  * Updates a running vLLM server. Its workers need this project's extension (`pip install ckpt-worker`, then
@@ -33,8 +35,13 @@ export function vllm(options: VllmOptions): EngineAdapter {
   }
   return {
     name: 'vllm',
+    ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' }),
     async ready({ rank, timeoutMs, signal }) {
-      await new VllmEngine(targetOf(rank), options).healthy(rank, timeoutMs, signal)
+      const engine = new VllmEngine(targetOf(rank), options)
+      await engine.healthy(rank, timeoutMs, signal)
+      if (options.via === 'checkpoint-engine') return undefined
+      // An engine that another server is updating does not answer; whether it may be updated is found out later.
+      return engine.state({ timeoutMs: Math.min(timeoutMs, STATE_MS), signal }).catch(() => undefined)
     },
     async start(start: EngineStart): Promise<EngineCall> {
       const instance = instanceOf(start.endpoints, start.rank, options.parallelSize)
@@ -81,8 +88,9 @@ class EngineUpdate {
       // Before resuming: a request in between would go on from prefixes of the old weights.
       if (this.#options.resetPrefixCache ?? true) await this.#engine.resetPrefixCache(limits)
     } catch (error) {
+      const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
       if (this.#paused) await this.#resumeIfWhole()
-      throw CkptError.from(error, 'ENGINE_WORKER_ERROR').with({ rank: this.#start.rank })
+      throw failure
     }
     if (this.#paused) await this.#engine.resume(limits)
   }
@@ -135,6 +143,14 @@ class EngineUpdate {
       ...(drafter !== undefined && { drafter }),
       ...(complete !== undefined && { complete }),
     }
+  }
+
+  /** An engine whose worker died may answer the call in any words, but it is not healthy then. */
+  async #failure(error: CkptError): Promise<CkptError> {
+    const { rank } = this.#start
+    if (error.code !== 'ENGINE_WORKER_ERROR' || (await this.#engine.alive(STATE_MS))) return error.with({ rank })
+    const text = `the engine at ${this.#engine.http.where} is gone: ${error.message}`
+    return new CkptError('ENGINE_WORKER_LOST', text, { cause: error, fields: { ...error.fields, rank } })
   }
 
   /** After a failure: requests go on where all weights are of one version, and stay frozen where not. */

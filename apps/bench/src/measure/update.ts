@@ -3,6 +3,7 @@ import { timelineOf, type UpdateReport } from '@ckpt/core'
 import type { Model } from '@ckpt/models'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
 import type { Run } from '../result.ts'
+import { account } from './account.ts'
 import { summarize } from '../statistics.ts'
 import type { CeilingProbe } from './ceilings.ts'
 
@@ -14,6 +15,7 @@ export interface UpdateMeasurement {
   readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
   readonly ranks: number
   readonly repeat: number
+  readonly strategy: 'broadcast' | 'direct'
   /** Readings of the copy ceiling, one right before each sample. */
   readonly copyCeiling: CeilingProbe
   readonly onStep?: (step: string) => void
@@ -24,8 +26,12 @@ export interface UpdateMeasurement {
  * slices. Before each update all parameters are overwritten, after it every byte is compared with the files; neither is timed. The
  * slowest rank counts. The copy ceiling is read before every sample, which is then held against that reading.
  */
-export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
-  const { model, checkpoint, ranks, repeat, onStep } = options
+export async function measureUpdate(options: UpdateMeasurement): Promise<Run | { skipped: string }> {
+  const { model, checkpoint, ranks, repeat, onStep, strategy } = options
+  const direct = strategy === 'direct'
+  // Ranks read each other's memory then: they have to be able to map it.
+  const inPlace = direct && checkpoint.directory.startsWith('/dev/shm/')
+  if (direct && !inPlace && ranks > 1) return { skipped: 'the checkpoint does not fit into /dev/shm, where ranks could share it' }
   onStep?.('starting processes')
   const threads = Math.max(1, Math.floor(cpus().length / ranks))
   await using cluster = await Cluster.start({
@@ -35,7 +41,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     engine: { kind: 'typescript', checkpoint: checkpoint.directory },
   })
   onStep?.('registering')
-  const registered = await cluster.register('bench', checkpoint.directory)
+  const registered = await cluster.register('bench', checkpoint.directory, { inPlace })
   const gathered = await cluster.all('gatherMetas', () => ({ name: 'bench' }))
   const samples: UpdateReport[][] = []
   let verified = true
@@ -43,7 +49,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const updateAndVerify = async (verify: boolean, version: string): Promise<UpdateReport[]> => {
     await Promise.all(cluster.engines.map((engine) => engine.poison()))
     onStep?.(`update ${version}`)
-    const reports = await cluster.update('bench', { verify, version })
+    const reports = await cluster.update('bench', { verify, version, strategy })
     onStep?.(`verifying ${version}`)
     const checks = await Promise.all(cluster.engines.map((engine) => engine.verify(checkpoint.files)))
     verified &&= checks.every((check) => check.verified)
@@ -52,6 +58,10 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   }
   // The first update makes ring and collective, which are kept: it is not a sample.
   await updateAndVerify(false, 'first')
+  if (direct) {
+    const [report] = await updateAndVerify(false, 'first direct')
+    if (report!.strategy !== 'direct') return { skipped: report!.direct?.fallback ?? 'no update was direct' }
+  }
   const ceilings: number[] = []
   for (let i = 0; i < repeat; i++) {
     ceilings.push(await options.copyCeiling.read())
@@ -67,7 +77,8 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const first = median[0]!
   const last = samples.at(-1)!
   const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
-  const moved = first.bytes + first.bytes * (ranks - 1) + verifiedBytes
+  const written = direct ? account(median) : undefined
+  const moved = written ? written.h2dBytes + written.forwardedBytes : first.bytes * ranks + verifiedBytes
   const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
   const ratio = summarize(slowest.map((milliseconds, i) => milliseconds / limits[i]!))
   return {
@@ -75,7 +86,8 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     title: model.title,
     scale: checkpoint.scale,
     backend: 'host',
-    strategy: 'broadcast',
+    strategy,
+    ...(written && { direct: written }),
     ranks,
     bytes: first.bytes,
     tensors: first.tensors,
@@ -89,7 +101,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     limit: {
       bytesPerSecond: summarize(ceilings).median,
       updateMs: summarize(limits).median,
-      how: `${moved} bytes that H2D, broadcast and reload must move, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
+      how: `${moved} bytes that ${direct ? 'have to be written to parameters' : 'H2D, broadcast and reload must move'}, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
     },
     ratioToLimit: ratio.median,
     ratios: ratio,

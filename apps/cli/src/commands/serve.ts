@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 import { ParameterServer, controlEngine, createCudaDevice, type CudaDevice } from '@ckpt/core'
-import { serveHttp, type HttpOptions } from '@ckpt/core/http'
+import { live, serveHttp, type HttpOptions } from '@ckpt/core/http'
 import { Option, type Command } from 'commander'
 import { pino, destination } from 'pino'
 import { interruptible } from '../interrupt.ts'
@@ -94,6 +94,7 @@ function httpOptions(options: ServeCommandOptions, rank: number, localRank: numb
   const token = tokenOf(options.tokenFile)
   return {
     host,
+    plugins: [live],
     ...(port !== undefined && { port: port + localRank }),
     ...(uds !== undefined && { socketPath: userPath(forRank(uds)) }),
     ...(token !== undefined && { token }),

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,8 +11,11 @@ import type { RankCall, RankCalls, RankUpdate } from './rank-protocol.ts'
 export interface ClusterOptions {
   readonly ranks: number
   readonly keepAlive?: boolean
+  readonly shareMemory?: boolean
   readonly timeoutMs?: number
   readonly heartbeatTimeoutMs?: number
+  /** Ranks may be added. */
+  readonly elastic?: boolean
   /** Threads of each rank. */
   readonly threads?: number
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
@@ -28,7 +31,7 @@ export interface ClusterOptions {
 
 /** Rank processes and their engine workers on this machine. `close` ends all of them and removes what they left. */
 export class Cluster implements AsyncDisposable {
-  readonly ranks: readonly RankProcess[]
+  readonly ranks: RankProcess[]
   readonly engines: EngineProcess[]
   /** The secret of this run. */
   readonly token = randomBytes(24).toString('base64url')
@@ -51,27 +54,63 @@ export class Cluster implements AsyncDisposable {
     const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')), `tcp://127.0.0.1:${await freePort()}`)
     try {
       await Promise.all([...cluster.ranks.map((rank) => rank.ready), ...cluster.engines.map((engine) => engine.ready())])
-      await Promise.all(
-        cluster.ranks.map(({ rank }) =>
-          cluster.ranks[rank]!.call('create', {
-            rank,
-            worldSize: options.ranks,
-            address: cluster.address,
-            token: cluster.token,
-            keepAlive: options.keepAlive ?? false,
-            timeoutMs: options.timeoutMs ?? 60_000,
-            ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
-            ...(options.threads !== undefined && { threads: options.threads }),
-            ...(options.backend === 'cuda' && { gpu: rank }),
-            ...(options.standInCuda && { standInCuda: true }),
-          }),
-        ),
-      )
+      await Promise.all(cluster.ranks.map((rank) => cluster.#create(rank)))
       return cluster
     } catch (error) {
       await cluster.close()
       throw error
     }
+  }
+
+  #create(process: RankProcess): Promise<void> {
+    const {
+      keepAlive = false,
+      shareMemory = false,
+      timeoutMs = 60_000,
+      standInCuda,
+      elastic,
+      heartbeatTimeoutMs,
+      threads,
+      backend,
+    } = this.#options
+    return process.call('create', {
+      rank: process.rank,
+      worldSize: this.ranks.length,
+      address: this.address,
+      token: this.token,
+      keepAlive,
+      shareMemory,
+      timeoutMs,
+      ...(standInCuda && { standInCuda: true }),
+      ...(elastic !== undefined && { elastic }),
+      ...(heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs }),
+      ...(threads !== undefined && { threads }),
+      ...(backend === 'cuda' && { gpu: process.rank }),
+    })
+  }
+
+  /** Kills a rank and starts it anew, as a new incarnation without any checkpoint. */
+  async restartRank(rank: number): Promise<void> {
+    await this.ranks[rank]?.process.stop('SIGKILL')
+    this.ranks[rank] = new RankProcess(rank)
+    await this.ranks[rank].ready
+    await this.#create(this.ranks[rank])
+  }
+
+  /** Workers of ranks that were added hold the same parts as the first ones, in a directory of their own. */
+  #engineDirectory(rank: number): string {
+    const directory = join(this.#directory, String(Math.floor(rank / this.#options.ranks)))
+    if (rank < this.#options.ranks) return this.#directory
+    mkdirSync(directory, { recursive: true })
+    return directory
+  }
+
+  /** One rank more, with an engine worker of its own. */
+  async addRank(): Promise<void> {
+    const rank = this.ranks.push(new RankProcess(this.ranks.length)) - 1
+    this.engines.push(this.#startEngine(rank))
+    await Promise.all([this.ranks[rank]!.ready, this.engines[rank]!.ready()])
+    await this.#create(this.ranks[rank]!)
   }
 
   #startEngine(rank: number): EngineProcess {
@@ -87,8 +126,8 @@ export class Cluster implements AsyncDisposable {
     return new EngineProcess({
       device: this.#options.backend === 'cuda' ? 'cuda' : 'cpu',
       ...engine,
-      directory: this.#directory,
-      tpRank: rank,
+      directory: this.#engineDirectory(rank),
+      tpRank: rank % this.#options.ranks,
       tpSize: this.#options.ranks,
       extra,
     })

@@ -2,7 +2,7 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import { broadcast } from '@ckpt/broadcast'
 import { CkptError, type Device } from '@ckpt/contract'
-import { ParameterServer, controlEngine } from '@ckpt/core'
+import { ParameterServer, controlEngine, direct } from '@ckpt/core'
 import { createCudaDevice } from '@ckpt/transport'
 import { standInCudaDevice } from '../compat/stand-in-device.ts'
 import { Hold, heldEngine, heldStrategy } from './hold.ts'
@@ -46,11 +46,12 @@ const handlers: Handlers = {
     const milliseconds = performance.now() - started
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
-  update({ name, engineSocket, protocol = 'ckpt', hold: at, ...options }) {
+  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, ...options }) {
+    const chosen = strategy?.startsWith('direct') ? direct({ required: strategy === 'direct-required' }) : undefined
     const engine = controlEngine({ socket: engineSocket, protocol })
-    if (at === undefined) return parameterServer().update(name, { engine, ...options })
+    if (at === undefined) return parameterServer().update(name, { engine, ...options, ...(chosen && { strategy: chosen }) })
     hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))
-    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(broadcast(), hold) }
+    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(chosen ?? broadcast(), hold) }
     return parameterServer().update(name, { ...held, ...options })
   },
   go() {

@@ -10,7 +10,9 @@ export interface RankCalls {
       worldSize: number
       address: string
       token?: string
+      elastic?: boolean
       keepAlive: boolean
+      shareMemory?: boolean
       timeoutMs: number
       heartbeatMs?: number
       heartbeatTimeoutMs?: number
@@ -44,6 +46,8 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
+  /** Default: broadcast. */
+  readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
   /** What the engine worker speaks (default: ckpt's own protocol). */
   readonly protocol?: WorkerProtocol
   readonly version?: string

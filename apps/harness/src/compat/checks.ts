@@ -17,7 +17,7 @@ export interface CompatCheck {
   /** One device each. */
   readonly ranks: number
   /** @throws AssertionError, or the CkptError of an update that should have gone well. */
-  run(environment: CompatEnvironment): Promise<void>
+  readonly run: (environment: CompatEnvironment) => Promise<void>
 }
 
 const PROTOCOL = { protocol: 'checkpoint-engine', bucketBytes: 2 ** 20 } as const
@@ -108,7 +108,7 @@ async function workerRaises(environment: CompatEnvironment, ranks: number): Prom
   await cluster.register('a', checkpoint.directory)
   const started = performance.now()
   const errors = await failures(cluster, {})
-  assert.ok(performance.now() - started < 10_000)
+  assert.ok(performance.now() - started < 15_000, 'well before anything times out')
   for (const [rank, error] of errors.entries()) {
     const own = rank === ranks - 1 ? error : (error.cause as CkptError)
     if (rank !== ranks - 1) assert.equal(error.code, 'ABORTED')
@@ -127,7 +127,7 @@ async function workerDies(environment: CompatEnvironment): Promise<void> {
   const started = performance.now()
   const [error] = await failures(cluster, {})
   assert.equal(error!.code, 'ENGINE_WORKER_LOST')
-  assert.ok(performance.now() - started < 5000)
+  assert.ok(performance.now() - started < 15_000, 'well before anything times out')
   await cluster.restartEngine(0, standIn(environment))
   await cluster.update('a', PROTOCOL)
   await verified(cluster, checkpoint)

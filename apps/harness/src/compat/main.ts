@@ -6,7 +6,8 @@ const python = process.env['CKPT_PYTHON'] ?? 'python3'
 const gpus = (await probeCuda().catch(() => undefined))?.devices.length ?? 0
 const missing = stockWorkerMissing(python)
 const counts = { passed: 0, failed: 0, skipped: 0 }
-for (const { name, ranks, run } of COMPAT_CHECKS) {
+for (const check of COMPAT_CHECKS) {
+  const { name, ranks } = check
   const reason = missing ?? (gpus < ranks ? `${ranks} GPUs are needed, there are ${gpus}` : undefined)
   if (reason !== undefined) {
     counts.skipped++
@@ -15,7 +16,7 @@ for (const { name, ranks, run } of COMPAT_CHECKS) {
   }
   const started = performance.now()
   try {
-    await run({ python, backend: 'cuda' })
+    await check.run({ python, backend: 'cuda' })
     counts.passed++
     process.stdout.write(`ok   ${name} (${(performance.now() - started).toFixed(0)} ms)\n`)
   } catch (error) {

@@ -8,14 +8,16 @@ import { createHostDevice } from '@ckpt/transport'
 export async function standInCudaDevice(rank: number): Promise<Device> {
   const device = await createHostDevice({ rank })
   const createRing = device.createRing.bind(device)
+  const uuid = device.uuid.replace('HOST-', 'GPU-')
   return Object.assign(device, {
+    uuid,
     async createRing(bytes: number): Promise<Ring> {
       const ring = await createRing(bytes)
       if (ring.handle.kind !== 'shm') return ring
       const handle = Buffer.alloc(64)
       handle.write(ring.handle.name)
       return Object.defineProperty(ring, 'handle', {
-        value: { ...ring.handle, kind: 'cuda', handle, deviceUuid: device.uuid },
+        value: { ...ring.handle, kind: 'cuda', handle, deviceUuid: uuid },
       })
     },
   })

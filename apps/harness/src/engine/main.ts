@@ -31,6 +31,11 @@ const { values } = parseArgs({
     // Fault injection for tests: raise, exit, or stop (until SIGCONT), before this bucket of the next update is loaded.
     'fail-at-bucket': { type: 'string' },
     'exit-at-bucket': { type: 'string' },
+    // Raise, or exit, at the release of the first direct update: its bytes are written then.
+    'fail-direct': { type: 'boolean', default: false },
+    'exit-direct': { type: 'boolean', default: false },
+    // Parameters in memory that nobody else can map.
+    unshared: { type: 'boolean', default: false },
     'stop-at-bucket': { type: 'string' },
     'fail-at-commit': { type: 'boolean', default: false },
     // Updates that go well before the fault.
@@ -58,6 +63,8 @@ let state = randomUUID()
 let updating = false
 let ended = Promise.resolve()
 const faults = new InjectedFaults()
+let recorded = false
+let failDirect = values['fail-direct']
 let spare = Number(values['spare-updates'])
 let failAtCommit = values['fail-at-commit']
 let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
@@ -81,6 +88,15 @@ async function update(body: unknown): Promise<Answer> {
       token,
       timeoutMs,
       device: values['device-uuid'],
+      recorded,
+      shared: !values.unshared,
+      onDirect: () => (dirty = true),
+      afterDirect() {
+        if (values['exit-direct']) process.exit(9)
+        if (!failDirect) return
+        failDirect = false
+        throw new Error('injected failure after a direct write')
+      },
       state,
       async before(message) {
         await faults.before(message)
@@ -101,6 +117,7 @@ async function update(body: unknown): Promise<Answer> {
     if (outcome.version !== undefined) {
       version = outcome.version
       dirty = false
+      recorded ||= outcome.recorded === true
       state = randomUUID()
       spare--
       return { status: 200, body: { version } }
@@ -146,7 +163,10 @@ async function stop(code: number): Promise<void> {
   process.exit(code)
 }
 
-process.on('exit', () => rmSync(control, { force: true }))
+process.on('exit', () => {
+  rmSync(control, { force: true })
+  parameters.close()
+})
 process.on('SIGINT', () => void stop(130))
 process.on('SIGTERM', () => void stop(143))
 // An engine whose parent is gone serves nobody.

@@ -69,7 +69,7 @@ const { value: anyValue } = fc.letrec<{ value: PythonValue }>((tie) => ({
 function read(pickles: readonly Buffer[]): Promise<string[]> {
   return new Promise((resolve, reject) => {
     const child = execFile(python, ['-c', READER], { maxBuffer: 2 ** 28 }, (error, stdout) =>
-      error ? reject(error) : resolve(stdout.split('\n').slice(0, -1)),
+      error ? reject(new Error(error.message)) : resolve(stdout.split('\n').slice(0, -1)),
     )
     child.stdin!.end(pickles.map((one) => `${one.toString('hex')}\n`).join(''))
   })

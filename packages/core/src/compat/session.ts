@@ -1,7 +1,7 @@
 import { CkptError, type RingHandle, type RingTensor } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
-import type { UpdateSession } from '../update/session.ts'
+import type { UpdateSession, WorkerGreeting } from '../update/session.ts'
 import { abortPayload, bucketPayload, donePayload, ringPayload } from './payloads.ts'
 import { CounterFile } from './reference-counter.ts'
 
@@ -75,10 +75,11 @@ export class CompatSession implements UpdateSession {
   }
 
   /** Nothing: these workers do not greet. */
-  greeted(): Promise<undefined> {
-    return Promise.resolve(undefined)
+  greeted(): Promise<WorkerGreeting> {
+    return Promise.resolve({ protocol: 0, state: undefined, routes: undefined })
   }
 
+  /** Hands the worker the ring once it connects. What is asked of the session before that is done waits for it; its failure is final. */
   attach(ring: RingHandle, _totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
     this.#attached = this.#attach(ring, signal)
     this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
@@ -90,9 +91,7 @@ export class CompatSession implements UpdateSession {
     const payload = ringPayload(ring, this.#counter)
     const { timeoutMs, rank } = this.#options
     this.#state = 'attaching'
-    const answer = this.#request(payload, 'attach')
-    answer.catch(() => undefined)
-    await withDeadline(answer, {
+    await withDeadline(this.#request(payload, 'attach'), {
       what: `engine worker of rank ${rank} has not taken the ring`,
       timeoutMs,
       signal,
@@ -193,8 +192,15 @@ export class CompatSession implements UpdateSession {
     const { rank } = this.#options
     const peer = `engine worker of rank ${rank}`
     this.#socket.events.on('accept', () => {
-      if (this.#connected)
+      if (this.#state === 'ended') {
+        // An engine with a second model (SGLang's draft model) comes again, and would wait for ever.
+        this.#state = 'new'
+        this.#farewell ??= this.#sayFarewell(
+          'the weights were given to another model of this engine: a session has one receiver',
+        )
+      } else if (this.#connected) {
         this.fail(new CkptError('ENGINE_PROTOCOL', `a second worker connected to rank ${rank}`, { fields: { rank, peer } }))
+      }
       this.#connected = true
     })
     this.#socket.events.on('disconnect', () => {

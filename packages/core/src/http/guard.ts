@@ -5,8 +5,8 @@ import type { FastifyRequest } from 'fastify'
 import type { HttpOptions } from './options.ts'
 
 export const DEFAULT_HOST = '127.0.0.1'
-/** Paths that need no token: they tell nothing but that the process is up. */
-const OPEN_PATHS = new Set(['/v1/healthz'])
+/** Paths that need no token: they tell nothing but that the process is up; the page at /live has no data in it. */
+const OPEN_PATHS = new Set(['/v1/healthz', '/live'])
 
 /** Whether `host` names this machine's loopback interface and nothing else. */
 export function isLoopback(host: string): boolean {

@@ -6,21 +6,26 @@ import {
   type HostMemory,
   type Manifest,
   type Rendezvous,
+  type StagedStrategy,
   type Strategy,
-  type StrategyResult,
 } from '@ckpt/contract'
-import { bucketTensors } from '@ckpt/planner'
 import { withDeadline } from '../deadline.ts'
-import { tensorCount } from '../manifest.ts'
+import type { DirectState } from '../direct/state.ts'
 import type { UpdateReport } from '../report.ts'
 import { announce, type Announcement } from './begin.ts'
-import type { PlanCache, PlannedUpdate } from './plan-cache.ts'
+import { decide } from './decide.ts'
+import { DirectWork } from './direct-work.ts'
+import { makeReport } from './make-report.ts'
+import type { PlanCache } from './plan-cache.ts'
 import type { UpdateProgress } from './progress.ts'
 import type { UpdateResources } from './resources.ts'
-import { remainder } from './resume.ts'
 import type { UpdateSession } from './session.ts'
+import { StagedWork, type Staging } from './staged-work.ts'
 import { vote } from './vote.ts'
 import { openSession, workerAddress } from './worker.ts'
+
+/** How long a failed update waits for the engine's call to end, in milliseconds. */
+const CALL_END_MS = 10_000
 
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
@@ -30,6 +35,9 @@ export interface UpdateRun {
   readonly plans: PlanCache
   readonly engine: EngineAdapter
   readonly strategy: Strategy
+  /** What moves buckets where the strategy is direct and something is staged all the same. */
+  readonly staged: StagedStrategy
+  readonly direct: DirectState
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
   readonly socketDir: string
@@ -91,80 +99,61 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
 
   const ranks = announcements.map((one) => one.endpoint.rank)
   run.onBegin(announcements)
-  const planFor = (manifest: Manifest) =>
-    run.plans.get(manifest, rank, {
-      ranks,
-      ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
-      ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
-      maxBucketBytes: run.maxBucketBytes,
-      chunkBytes: run.chunkBytes,
-    })
-  let { manifest } = run
-  const whole = planFor(manifest)
-  let planned = whole
-  let planMs = clock()
-
   const token = announcements[0]!.token
   const session = await openSession(run.engine, { rank, address, token, epoch: epoch.id, timeoutMs })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
+  let ended: Promise<void> | undefined
   try {
-    if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
     const endpoints = announcements.map((one) => one.endpoint)
-    const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
+    const call = await run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
+    ended = call.finished
     if (call.finished) watchCall(call.finished, session, rank)
-    const exchange = <T>(key: string, value: T) =>
-      rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
-    if (run.failed) {
-      manifest = await remainder(rendezvous, epoch, run.manifest, run.failed, await session.greeted(signal), wait)
-      planned = planFor(manifest)
-      planMs += clock()
+    const options = { epoch: epoch.id, ...wait }
+    const decision = await decide(run, session, endpoints, options)
+    const staging: Staging = {
+      run,
+      epoch,
+      session,
+      ranks,
+      fresh: announcements.some((one) => one.generation !== run.resources.generation),
+      ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
+      exchange: (key, value) => rendezvous.allGather(`collective/${key}`, value, options),
+      wait,
     }
-    const ring = await run.resources.ring(planned.plan.ringBytes)
+    const work =
+      'prepared' in decision ? new DirectWork(staging, decision.session, decision.prepared) : new StagedWork(staging, decision)
+    await work.plan()
+    const planMs = clock()
     progress.phase = 'attach'
-    // The first buckets move while the worker still connects and maps the ring; loading them waits for that.
     void session.greeted(signal).then(
-      (state) => (progress.workerState = state),
+      ({ state }) => (progress.workerState = state),
       () => undefined, // the attach fails with it
     )
-    void session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
-    const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
+    await work.attach()
     progress.phase = 'pipeline'
     const attachMs = clock()
 
-    const { plan, copies } = planned
-    const result = await run.strategy.execute({
-      rank,
-      plan,
-      copies,
-      tensorsOf: (bucket) => {
-        const tensors = bucketTensors(plan, manifest, bucket)
-        return run.verify ? tensors : tensors.map(({ digest: _, ...tensor }) => tensor)
-      },
-      ring,
-      collective,
-      session: progress.watch(session),
-      segments: run.segments,
-      ...wait,
-      ...(run.onProgress && { onProgress: run.onProgress }),
-    })
+    await work.execute()
     const pipelineMs = clock()
 
     progress.phase = 'release'
-    await session.release()
+    await work.release()
     progress.phase = 'vote'
-    await vote(rendezvous, epoch, plan, wait)
+    await vote(rendezvous, epoch, work.stands(), wait)
     progress.phase = 'commit'
-    await session.commit(run.version)
-    await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
+    await session.commit(run.version, run.manifest.digest)
+    await rendezvous.allGather('update/committed', rank, options)
     if (call.finished) await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
     progress.phase = 'done'
-    return report(run, epoch, planned, whole, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
+    return makeReport(run, epoch, work.outcome(), startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
     const error = await run.fail(thrown)
     await session.abort(error.message)
+    // The engine's call ends with its workers; the next update then finds the engine at rest.
+    if (ended) await withDeadline(ended, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
     throw error
   } finally {
     signal.removeEventListener('abort', onAbort)
@@ -194,55 +183,5 @@ function stepClock(last: number): () => number {
     const elapsed = now - last
     last = now
     return elapsed
-  }
-}
-
-function report(
-  run: UpdateRun,
-  epoch: Epoch,
-  { plan }: PlannedUpdate,
-  { plan: whole }: PlannedUpdate,
-  result: StrategyResult,
-  startedAt: number,
-  steps: UpdateReport['steps'],
-): UpdateReport {
-  const { stats, reloadMs, reloadSpans } = result
-  const spans = new Float64Array(stats.spans.length + (reloadSpans.length / 3) * 4)
-  spans.set(stats.spans)
-  for (let i = 0, at = stats.spans.length; i < reloadSpans.length; i += 3, at += 4) {
-    spans.set([2, reloadSpans[i]!, reloadSpans[i + 1]!, reloadSpans[i + 2]!], at)
-  }
-  // The ranks wait for each other between the step's begin and the pipeline's.
-  const lead = result.startedAt - (startedAt + steps.beginMs + steps.planMs + steps.attachMs)
-  for (let i = 0; i < spans.length; i += 4) {
-    spans[i + 2]! += lead
-    spans[i + 3]! += lead
-  }
-  return {
-    checkpoint: run.manifest.checkpoint,
-    version: run.version,
-    epoch: epoch.id,
-    rank: run.rendezvous.rank,
-    strategy: run.strategy.name,
-    mode: plan.mode,
-    modeReason: plan.modeReason,
-    ...(stats.order && { order: stats.order }),
-    bytes: whole.totalBytes,
-    ...(plan !== whole && {
-      kept: { tensors: whole.items.count - plan.items.count, bytes: whole.totalBytes - plan.totalBytes },
-    }),
-    tensors: tensorCount(run.manifest),
-    buckets: plan.buckets.count,
-    ringBytes: plan.ringBytes,
-    bucketBytes: plan.bucketBytes,
-    verified: run.verify && run.engine.protocol !== 'checkpoint-engine',
-    digest: run.manifest.digest,
-    h2dBytes: stats.h2dBytes,
-    broadcastBytes: stats.broadcastBytes,
-    startedUs: Math.round((performance.timeOrigin + startedAt) * 1000),
-    totalMs: steps.beginMs + steps.planMs + steps.attachMs + steps.pipelineMs + steps.commitMs,
-    steps,
-    stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },
-    spans,
   }
 }

@@ -79,10 +79,7 @@ describe('a coordinator among hostile peers', () => {
       pack({ ...join, rank: 2 ** 60 }),
       pack({ ...join, worldSize: '2' }),
       pack({ ...join, incarnation: 'x'.repeat(1000) }),
-      pack(gather),
-      pack({ type: 'want', id: 1, digests: ['x'] }),
       pack({ type: 'payload', id: 1 }),
-      pack({ type: 'abort', epoch: 1, error: { code: 'X', message: '', fields: {} } }),
     ]
     const { socket, answer } = peer()
     for (const frame of frames) {
@@ -90,6 +87,16 @@ describe('a coordinator among hostile peers', () => {
         type: 'dismissed',
         error: { code: 'RENDEZVOUS_PROTOCOL', fields: { peer: /^peer / } },
       })
+    }
+    expect(faults).toHaveLength(frames.length)
+    // What only members may send is what members of an earlier coordinator send too.
+    for (const message of [
+      gather,
+      { type: 'beat', ended: [] },
+      { type: 'want', id: 1, digests: ['x'] },
+      { type: 'abort', epoch: 1, error: { code: 'X', message: '', fields: {} } },
+    ]) {
+      expect(await answer(pack(message))).toMatchObject({ type: 'dismissed', error: { code: 'RANK_LOST' } })
     }
     expect(faults).toHaveLength(frames.length)
     socket.close()

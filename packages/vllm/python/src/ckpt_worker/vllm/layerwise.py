@@ -105,8 +105,8 @@ class LayerwiseLoad:
 def _repack(layer: torch.nn.Module) -> None:
     """Renews the packed copy of a layer's weights that vLLM's CPU backend multiplies by.
 
-    A layer that shares its weights with another one, as an output head does with tied embeddings, is not loaded itself: its weights
-    are new then, its copy is not.
+    A layer that shares its weights with another one, as an output head does with tied embeddings, is not loaded itself: its
+    weights are new then, its copy is not.
     """
     weight = getattr(layer, "weight", None)
     if hasattr(layer, "cpu_linear") and isinstance(weight, torch.Tensor) and weight.numel() > 0 and not weight.is_meta:
