@@ -1,4 +1,4 @@
-import type { EngineAdapter, Strategy } from '@ckpt/contract'
+import type { DirectContext, EngineAdapter, Strategy, StrategyContext } from '@ckpt/contract'
 
 /**
  * Where an update on a rank can be held, in this order: `begin` (the engine was asked whether it is ready; nothing announced), `plan`
@@ -53,13 +53,21 @@ export function heldEngine(engine: EngineAdapter, hold: Hold): EngineAdapter {
 
 /** `strategy`, held at `h2d` and `broadcast`. */
 export function heldStrategy(strategy: Strategy, hold: Hold): Strategy {
+  if (strategy.name === 'direct') {
+    return override(strategy, {
+      async execute(context: DirectContext) {
+        await hold.at('h2d')
+        return strategy.execute(context)
+      },
+    })
+  }
   return override(strategy, {
-    async execute(context) {
+    async execute(context: StrategyContext) {
       await hold.at('h2d')
       const { session } = context
       let bucket = 0
       const held = override(session, {
-        async load(...args) {
+        async load(...args: Parameters<typeof session.load>) {
           await hold.at('broadcast', bucket++)
           return session.load(...args)
         },
