@@ -1,4 +1,4 @@
-import type { EngineAdapter, Strategy } from '@ckpt/contract'
+import type { EngineAdapter, StagedStrategy } from '@ckpt/contract'
 
 /**
  * Where an update on a rank can be held, in this order: `begin` (the engine was asked whether it is ready; nothing announced), `plan`
@@ -52,7 +52,7 @@ export function heldEngine(engine: EngineAdapter, hold: Hold): EngineAdapter {
 }
 
 /** `strategy`, held at `h2d` and `broadcast`. */
-export function heldStrategy(strategy: Strategy, hold: Hold): Strategy {
+export function heldStrategy(strategy: StagedStrategy, hold: Hold): StagedStrategy {
   return override(strategy, {
     async execute(context) {
       await hold.at('h2d')
