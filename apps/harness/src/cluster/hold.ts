@@ -1,4 +1,4 @@
-import type { DirectContext, EngineAdapter, Strategy, StrategyContext } from '@ckpt/contract'
+import type { EngineAdapter, StagedStrategy } from '@ckpt/contract'
 
 /**
  * Where an update on a rank can be held, in this order: `begin` (the engine was asked whether it is ready; nothing announced), `plan`
@@ -52,22 +52,14 @@ export function heldEngine(engine: EngineAdapter, hold: Hold): EngineAdapter {
 }
 
 /** `strategy`, held at `h2d` and `broadcast`. */
-export function heldStrategy(strategy: Strategy, hold: Hold): Strategy {
-  if (strategy.name === 'direct') {
-    return override(strategy, {
-      async execute(context: DirectContext) {
-        await hold.at('h2d')
-        return strategy.execute(context)
-      },
-    })
-  }
+export function heldStrategy(strategy: StagedStrategy, hold: Hold): StagedStrategy {
   return override(strategy, {
-    async execute(context: StrategyContext) {
+    async execute(context) {
       await hold.at('h2d')
       const { session } = context
       let bucket = 0
       const held = override(session, {
-        async load(...args: Parameters<typeof session.load>) {
+        async load(...args) {
           await hold.at('broadcast', bucket++)
           return session.load(...args)
         },
