@@ -1,3 +1,4 @@
+import type { ChildProcess } from 'node:child_process'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { tmpdir } from 'node:os'
@@ -118,7 +119,7 @@ describe('while strangers try to get in', () => {
   }
 })
 
-function message(child: import('node:child_process').ChildProcess): Promise<unknown> {
+function message(child: ChildProcess): Promise<unknown> {
   return new Promise((resolve, reject) => {
     child.once('message', resolve)
     child.once('exit', (code) => reject(new Error(`the flood ended with ${code}`)))

@@ -187,7 +187,7 @@ function fromZ85(text: string): Buffer {
   const alphabet = '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#'
   const bytes = Buffer.alloc((text.length / 5) * 4)
   for (let i = 0; i < text.length / 5; i++) {
-    const five = [...text.slice(i * 5, i * 5 + 5)]
+    const five = Array.from(text.slice(i * 5, i * 5 + 5))
     bytes.writeUInt32BE(
       five.reduce((sum, letter) => sum * 85 + alphabet.indexOf(letter), 0),
       i * 4,
