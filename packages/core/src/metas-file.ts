@@ -1,3 +1,4 @@
+import { constants } from 'node:fs'
 import { readFile, rename, writeFile } from 'node:fs/promises'
 import { CkptError, type Manifest, type RankMetas } from '@ckpt/contract'
 import { decodeRankMetas, encodeRankMetas } from '@ckpt/rendezvous'
@@ -28,7 +29,8 @@ export async function writeMetas(path: string, manifest: Manifest): Promise<void
 export async function readMetas(path: string): Promise<Manifest> {
   let text: string
   try {
-    text = await readFile(path, 'utf8')
+    // Not waiting for the other end of a pipe.
+    text = await readFile(path, { encoding: 'utf8', flag: constants.O_RDONLY | constants.O_NONBLOCK })
   } catch (error) {
     throw CkptError.from(error, 'METAS_MALFORMED', `cannot read metas ${path}`, { file: path })
   }

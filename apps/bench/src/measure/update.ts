@@ -18,6 +18,8 @@ export interface UpdateMeasurement {
   readonly strategy: 'broadcast' | 'direct'
   /** Readings of the copy ceiling, one right before each sample. */
   readonly copyCeiling: CeilingProbe
+  /** Port on which rank 0 serves its numbers meanwhile. */
+  readonly metricsPort?: number
   readonly onStep?: (step: string) => void
 }
 
@@ -31,13 +33,15 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   const direct = strategy === 'direct'
   // Ranks read each other's memory then: they have to be able to map it.
   const inPlace = direct && checkpoint.directory.startsWith('/dev/shm/')
-  if (direct && !inPlace && ranks > 1) return { skipped: 'the checkpoint does not fit into /dev/shm, where ranks could share it' }
+  if (direct && !inPlace && ranks > 1)
+    return { skipped: 'the checkpoint does not fit into /dev/shm, where ranks could share it' }
   onStep?.('starting processes')
   const threads = Math.max(1, Math.floor(cpus().length / ranks))
   await using cluster = await Cluster.start({
     ranks,
     threads,
     keepAlive: true,
+    ...(options.metricsPort !== undefined && { metricsPort: options.metricsPort }),
     engine: { kind: 'typescript', checkpoint: checkpoint.directory },
   })
   onStep?.('registering')
@@ -56,6 +60,11 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     verifiedBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
     return reports
   }
+  /** What H2D, broadcast and reload of one update must move. */
+  const movedBytes = (reports: readonly UpdateReport[]) => {
+    const written = direct ? account(reports) : undefined
+    return written ? written.h2dBytes + written.forwardedBytes : reports[0]!.bytes * ranks + verifiedBytes
+  }
   // The first update makes ring and collective, which are kept: it is not a sample.
   await updateAndVerify(false, 'first')
   if (direct) {
@@ -65,7 +74,10 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   const ceilings: number[] = []
   for (let i = 0; i < repeat; i++) {
     ceilings.push(await options.copyCeiling.read())
-    samples.push(await updateAndVerify(false, `sample ${i + 1} of ${repeat}`))
+    const reports = await updateAndVerify(false, `sample ${i + 1} of ${repeat}`)
+    samples.push(reports)
+    const limitMs = (movedBytes(reports) / ceilings[i]!) * 1000
+    await cluster.all('noteLimit', (rank) => ({ totalMs: reports[rank]!.totalMs, limitMs }))
   }
   const digested = await updateAndVerify(true, 'with digests')
   const resources = await cluster.all('resources', () => undefined)
@@ -78,7 +90,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   const last = samples.at(-1)!
   const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
   const written = direct ? account(median) : undefined
-  const moved = written ? written.h2dBytes + written.forwardedBytes : first.bytes * ranks + verifiedBytes
+  const moved = movedBytes(median)
   const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
   const ratio = summarize(slowest.map((milliseconds, i) => milliseconds / limits[i]!))
   return {
