@@ -45,6 +45,18 @@ export type {
   Ring,
   RingHandle,
 } from './device.ts'
+export {
+  ONE_SIDED_COLUMNS,
+  type ConnectPeerOptions,
+  type EndpointDescriptor,
+  type OneSided,
+  type OneSidedKind,
+  type OneSidedPeer,
+  type OneSidedRequest,
+  type RegionDescriptor,
+  type RegisterRegionOptions,
+  type RegisteredRegion,
+} from './one-sided.ts'
 export type { EngineAdapter, EngineCall, EngineSession, EngineStart, RingTensor, WorkerEndpoint } from './engine.ts'
 export type { Strategy, StrategyContext, StrategyResult } from './strategy.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'
