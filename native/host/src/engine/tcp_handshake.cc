@@ -29,7 +29,9 @@ void GreetServer(int fd, const EndpointId& expected, const std::string& secret, 
   const auto check = [&](Io io, const char* step) {
     if (io == Io::kDone) return;
     if (stop()) throw Error(code::kAborted, "connecting was cancelled").WithPeer(peer);
-    const std::string what = io == Io::kStopped ? "no answer in time" : io == Io::kClosed ? "the connection was closed" : Error::Describe(number);
+    const std::string what = io == Io::kStopped  ? "no answer in time"
+                             : io == Io::kClosed ? "the connection was closed"
+                                                 : Error::Describe(number);
     throw Error(code::kPeerLost, "endpoint " + peer + ": " + what + " (" + step + ")").WithPeer(peer);
   };
   const auto protocol = [&](const std::string& what, const char* field) {

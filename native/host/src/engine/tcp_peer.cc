@@ -19,7 +19,7 @@ constexpr std::chrono::milliseconds kLookUp{50};
 }  // namespace
 
 TcpPeer::TcpPeer(TcpPeerOptions options, const Cancellation& cancellation)
-    : name_(options.addresses.empty() ? "" : ToText(options.addresses.front())) {
+    : name_(options.addresses.empty() ? "" : AddressText(options.addresses.front())) {
   const auto deadline = Clock::now() + options.timeout;
   const auto stop = [&] { return cancellation.cancelled(); };
   auto addresses = options.addresses;
@@ -30,7 +30,7 @@ TcpPeer::TcpPeer(TcpPeerOptions options, const Cancellation& cancellation)
     // The streams after the first go where that one got through.
     if (i == 0) addresses = {addresses[chosen]};
     ConfigureStream(stream->fd.get());
-    GreetServer(stream->fd.get(), options.endpoint, options.secret, ToText(addresses[0]), deadline, stop);
+    GreetServer(stream->fd.get(), options.endpoint, options.secret, AddressText(addresses[0]), deadline, stop);
     streams_.push_back(std::move(stream));
   }
   try {
@@ -197,10 +197,11 @@ void TcpPeer::Settle(Stream&, const Request& request, ReplyStatus status, std::u
     const std::string what = status == ReplyStatus::kOutsideRegion
                                  ? std::to_string(read.bytes) + " bytes at " + std::to_string(read.offset) + " leave it"
                                  : "its key is not, or no longer, registered";
-    request.batch->Fail(Error(code::kRegionRefused, "endpoint " + name_ + " refuses region " + std::to_string(read.region) + ": " + what)
-                            .WithPeer(name_)
-                            .WithField("region")
-                            .WithIndex(read.region));
+    request.batch->Fail(
+        Error(code::kRegionRefused, "endpoint " + name_ + " refuses region " + std::to_string(read.region) + ": " + what)
+            .WithPeer(name_)
+            .WithField("region")
+            .WithIndex(read.region));
   }
   request.batch->Done();
 }
@@ -213,7 +214,8 @@ bool TcpPeer::MayWait(const Stream& stream) {
   const auto still = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - stream.heard);
   const auto patience = batch.ended() ? std::min(batch.patience(), kAbortPatience) : batch.patience();
   if (still < patience) return true;
-  Lose(Error(code::kPeerLost, "endpoint " + name_ + " sent nothing for " + std::to_string(still.count()) + " ms").WithPeer(name_));
+  Lose(Error(code::kPeerLost, "endpoint " + name_ + " sent nothing for " + std::to_string(still.count()) + " ms")
+           .WithPeer(name_));
   return false;
 }
 

@@ -93,7 +93,8 @@ struct ReplyTrailer {
 };
 
 static_assert(sizeof(ClientHello) == 64 && sizeof(ServerHello) == 64 && sizeof(ClientProof) == 32 && sizeof(ServerProof) == 40);
-static_assert(sizeof(RequestHeader) == 24 && sizeof(WireExtent) == 32 && sizeof(ReplyHeader) == 16 && sizeof(ReplyTrailer) == 8);
+static_assert(sizeof(RequestHeader) == 24 && sizeof(WireExtent) == 32 && sizeof(ReplyHeader) == 16 &&
+              sizeof(ReplyTrailer) == 8);
 static_assert(std::is_trivially_copyable_v<RequestHeader> && std::is_trivially_copyable_v<WireExtent>);
 
 /// Proves both sides' knowledge of the secret over a new connection, from the connecting side.

@@ -153,7 +153,8 @@ bool TcpServer::Answer(int fd) {
   if (ReceiveBytes(fd, &request, sizeof request, unless_stopping, number) != Io::kDone) return false;
   if (request.operation != Operation::kRead || request.extents == 0 || request.extents > kMaxExtents) return false;
   std::array<WireExtent, kMaxExtents> extents;
-  if (ReceiveBytes(fd, extents.data(), request.extents * sizeof(WireExtent), unless_stopping, number) != Io::kDone) return false;
+  if (ReceiveBytes(fd, extents.data(), request.extents * sizeof(WireExtent), unless_stopping, number) != Io::kDone)
+    return false;
 
   UsedRegions used(regions_);
   ReplyHeader header{request.id, ReplyStatus::kOk, 0};

@@ -30,7 +30,7 @@ AddressList Resolve(const TcpAddress& address, bool passive, const char* failure
   addrinfo* list = nullptr;
   const int status = getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &list);
   if (status != 0) {
-    throw Error(failure, "cannot resolve " + address.host + ": " + gai_strerror(status)).WithPeer(ToText(address));
+    throw Error(failure, "cannot resolve " + address.host + ": " + gai_strerror(status)).WithPeer(AddressText(address));
   }
   return AddressList(list);
 }
@@ -71,7 +71,7 @@ TcpAddress ParseTcpAddress(const std::string& text) {
   return address;
 }
 
-std::string ToText(const TcpAddress& address) {
+std::string AddressText(const TcpAddress& address) {
   const bool six = address.host.find(':') != std::string::npos;
   return (six ? "[" + address.host + "]" : address.host) + ":" + std::to_string(address.port);
 }
@@ -79,7 +79,8 @@ std::string ToText(const TcpAddress& address) {
 ScopedFd ListenTcp(TcpAddress& address) {
   const auto list = Resolve(address, true, code::kInvalidArgument);
   const auto fail = [&](const char* call) {
-    return Error::System(code::kNativeFailure, std::string(call) + " on " + ToText(address), errno).WithPeer(ToText(address));
+    return Error::System(code::kNativeFailure, std::string(call) + " on " + AddressText(address), errno)
+        .WithPeer(AddressText(address));
   };
   ScopedFd fd(socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) throw fail("socket");
@@ -99,7 +100,7 @@ ScopedFd ConnectTcp(const std::vector<TcpAddress>& addresses, std::chrono::stead
                     const std::function<bool()>& stop, std::size_t& chosen) {
   std::string problems;
   const auto note = [&](std::size_t index, int number) {
-    problems += (problems.empty() ? "" : "; ") + ToText(addresses[index]) + ": " + Error::Describe(number);
+    problems += (problems.empty() ? "" : "; ") + AddressText(addresses[index]) + ": " + Error::Describe(number);
   };
   std::vector<Attempt> attempts;
   const auto succeeded = [&](Attempt& attempt) {
@@ -147,7 +148,7 @@ ScopedFd ConnectTcp(const std::vector<TcpAddress>& addresses, std::chrono::stead
     }
   }
   throw Error(code::kPeerLost, "cannot connect to the endpoint (" + problems + ")")
-      .WithPeer(addresses.empty() ? "" : ToText(addresses.front()));
+      .WithPeer(addresses.empty() ? "" : AddressText(addresses.front()));
 }
 
 void ConfigureStream(int fd) {

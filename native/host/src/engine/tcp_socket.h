@@ -22,7 +22,7 @@ struct TcpAddress {
 };
 /// @throws Error INVALID_ARGUMENT.
 TcpAddress ParseTcpAddress(const std::string& text);
-std::string ToText(const TcpAddress& address);
+std::string AddressText(const TcpAddress& address);
 
 /// Listens on `address` (port 0: any free one); `address.port` gets the port. @throws Error NATIVE_FAILURE naming the address.
 ScopedFd ListenTcp(TcpAddress& address);

@@ -72,8 +72,8 @@ void TestHashes() {
 }
 
 void TestAddresses() {
-  CHECK(ToText(ParseTcpAddress("127.0.0.1:80")) == "127.0.0.1:80");
-  CHECK(ToText(ParseTcpAddress("[::1]:65535")) == "[::1]:65535");
+  CHECK(AddressText(ParseTcpAddress("127.0.0.1:80")) == "127.0.0.1:80");
+  CHECK(AddressText(ParseTcpAddress("[::1]:65535")) == "[::1]:65535");
   for (const char* text : {"", "host", ":80", "host:", "host:70000", "host:8x", "::1:80"}) {
     CHECK(CodeOf([&] { ParseTcpAddress(text); }) == "INVALID_ARGUMENT");
   }
@@ -162,7 +162,8 @@ void TestCloseWhileRead() {
     TcpPeer peer(To(*server, 2), kNever);
     Bytes target(bytes->size());
     std::string code;
-    std::thread reader([&] { code = CodeOf([&] { peer.Read({{key, 0, target.data(), target.size(), 0}}, 5s, kNever, nullptr); }); });
+    std::thread reader(
+        [&] { code = CodeOf([&] { peer.Read({{key, 0, target.data(), target.size(), 0}}, 5s, kNever, nullptr); }); });
     std::this_thread::sleep_for(std::chrono::microseconds(150 * round));
     const auto region = server->regions().Close(key);
     // The owner would use the memory for something else now; under sanitizers only once nobody reads it.
