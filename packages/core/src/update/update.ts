@@ -98,8 +98,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     const exchange = <T>(key: string, value: T) =>
       rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
     const ring = await run.resources.ring(planned.plan.ringBytes)
+    // The first buckets move while the worker still connects and maps the ring; loading them waits for that.
+    void session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
     const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
-    await session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
     const attachMs = clock()
 
     const result = await run.strategy.execute({
