@@ -81,9 +81,13 @@ export class TcpEndpoint implements OneSided {
     return new Promise((resolve) => resolve(this.#register(memory, options)))
   }
 
-  #register(memory: HostMemory, { offset = 0, bytes = memory.bytes - offset, writable }: RegisterRegionOptions): RegisteredRegion {
+  #register(
+    memory: HostMemory,
+    { offset = 0, bytes = memory.bytes - offset, writable }: RegisterRegionOptions,
+  ): RegisteredRegion {
     this.#assertOpen()
-    if (writable === true) throw new CkptError('UNSUPPORTED', 'TCP endpoints serve reads only', { fields: { field: 'writable' } })
+    if (writable === true)
+      throw new CkptError('UNSUPPORTED', 'TCP endpoints serve reads only', { fields: { field: 'writable' } })
     const key = nativeSync(() => this.#native.register(nativeMemory(memory), offset, bytes))
     let closed: Promise<void> | undefined
     return { descriptor: { key, bytes }, close: () => (closed ??= this.#native.unregister(key)) }
