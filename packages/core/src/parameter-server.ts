@@ -154,6 +154,11 @@ export class ParameterServer implements AsyncDisposable {
     return this.#rendezvous.worldSize
   }
 
+  /** Bytes of this rank's memory that other ranks have pulled so far. */
+  get servedBytes(): number {
+    return this.#serving.servedBytes
+  }
+
   /** The device whose memory the engine's parameters live in. */
   get device(): Device {
     return this.#device

@@ -19,6 +19,7 @@ interface Served {
 export class Serving {
   readonly #make: () => Promise<readonly ServedEndpoint[]>
   #endpoints: Promise<readonly ServedEndpoint[]> | undefined
+  #made: readonly ServedEndpoint[] = []
   readonly #served = new Map<string, Served>()
   #closed = false
 
@@ -29,8 +30,13 @@ export class Serving {
 
   /** This rank's endpoints, made at the first call. */
   endpoints(): Promise<readonly ServedEndpoint[]> {
-    this.#endpoints ??= this.#make()
+    this.#endpoints ??= this.#make().then((made) => (this.#made = made))
     return this.#endpoints
+  }
+
+  /** Bytes that others have read from this rank, as far as its endpoints can tell. */
+  get servedBytes(): number {
+    return this.#made.reduce((sum, { endpoint }) => sum + (endpoint.servedBytes ?? 0), 0)
   }
 
   /** Opens a checkpoint's segments to readers, once a registration. */
