@@ -17,8 +17,16 @@ const ARROWS = {
   'native/host': ['native/common'],
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
-  'apps/cli': ['packages/core', 'packages/p2p', 'packages/models'],
-  'apps/harness': ['packages/core', 'packages/models', 'packages/p2p', 'packages/safetensors', 'packages/transport'],
+  'apps/cli': ['packages/core', 'packages/models', 'packages/p2p', 'packages/planner'],
+  'apps/harness': [
+    'packages/core',
+    'packages/models',
+    'packages/p2p',
+    'packages/safetensors',
+    'packages/sglang',
+    'packages/transport',
+    'packages/vllm',
+  ],
   'apps/bench': [
     'packages/core',
     'packages/models',

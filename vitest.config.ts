@@ -32,9 +32,23 @@ export default defineConfig({
           name: 'cluster',
           // Each of these starts several processes and watches what they leave: one file at a time.
           include: ['apps/harness/src/**/*.test.ts'],
+          exclude: ['apps/harness/src/vllm/*.engine.test.ts'],
           fileParallelism: false,
           testTimeout: 180_000,
           sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        ...source,
+        test: {
+          ...common,
+          name: 'engine',
+          // Real inference engines, which take minutes: `npm run test:engine`, or CKPT_ENGINE_TESTS=1.
+          include: process.env['CKPT_ENGINE_TESTS'] === '1' ? ['apps/harness/src/vllm/*.engine.test.ts'] : [],
+          fileParallelism: false,
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+          sequence: { groupOrder: 2 },
         },
       },
     ],

@@ -32,6 +32,8 @@ const CHECKS = {
   },
   'API reports': { command: script('api-report.mjs') },
   build: { command: script('build-check.mjs') },
+  release: { command: [...script('release-check.mjs'), '--only', 'changesets,pack,lint,install,readme,sbom'] },
+  'API pages': { command: [...script('api-docs.mjs'), '--check'] },
   changesets: { problems: changesetProblems },
   hygiene: { problems: hygieneProblems },
 }

@@ -26,6 +26,10 @@ export interface CudaGroupHandle {
 export interface CudaSourceHandle {
   readonly [tag]: 'source'
 }
+/** Copies into engine parameters, prepared. */
+export interface CudaDirectHandle {
+  readonly [tag]: 'direct'
+}
 export interface CudaCancellationHandle {
   readonly [tag]: 'cancellation'
 }
@@ -102,6 +106,15 @@ export interface CudaPipelineStats {
   readonly spans: Float64Array
 }
 
+/** See DirectStats of `@ckpt/contract`. */
+export interface CudaDirectStats {
+  readonly h2dMs: number
+  readonly forwardMs: number
+  readonly h2dBytes: number
+  readonly forwardBytes: number
+  readonly spans: Float64Array
+}
+
 export interface CudaPipeline {
   release(bucket: number): void
   /** @throws Error INVALID_ARGUMENT when the bucket is not one that arrives here. */
@@ -148,6 +161,21 @@ export interface NativeCuda {
     cancellation: CudaCancellationHandle,
     onProgress: ((bytes: number) => void) | undefined,
   ): Promise<number>
+  /**
+   * Copies (the columns of StridedCopy) from pinned memories into `storages`, then `forwards` among `storages`. Runs of `engineBytes`
+   * or more go to the copy engine, the others to a kernel, beside it or (not `together`) after it.
+   */
+  prepareDirect(
+    device: CudaDeviceHandle,
+    memories: readonly CudaRegistrationHandle[],
+    storages: readonly CudaSourceHandle[],
+    copies: Float64Array,
+    forwards: Float64Array,
+    engineBytes: number,
+    together: boolean,
+  ): Promise<CudaDirectHandle>
+  runDirect(job: CudaDirectHandle, cancellation: CudaCancellationHandle): Promise<CudaDirectStats>
+  closeDirect(job: CudaDirectHandle): Promise<void>
   newCancellation(): CudaCancellationHandle
   cancel(cancellation: CudaCancellationHandle): void
   /** What one member makes and all members join with: 128 bytes. */

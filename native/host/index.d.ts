@@ -15,6 +15,8 @@ export interface NativeAllocateOptions {
   readonly bytes: number
   readonly lock?: boolean | undefined
   readonly prefault?: boolean | undefined
+  /** Other processes of the user can map it, by its `name`. */
+  readonly shareable?: boolean | undefined
   readonly threads?: number | undefined
   /** Memory node that the pages should come from. */
   readonly numaNode?: number | undefined

@@ -5,6 +5,17 @@ import { fileURLToPath } from 'node:url'
 
 const directory = dirname(fileURLToPath(import.meta.url))
 const binary = join(directory, 'build', 'Release', 'ckpt_host.node')
+const platform = `@ckpt/native-host-${process.platform}-${process.arch}`
+
+/** Path of the addon: built here, or from the package of this platform; undefined where there is neither. */
+export function findAddon() {
+  if (existsSync(binary)) return binary
+  try {
+    return createRequire(import.meta.url).resolve(`${platform}/ckpt_host.node`)
+  } catch {
+    return undefined
+  }
+}
 
 /** What has to be installed for a build, as far as this machine lacks it. */
 function missingTools() {
@@ -31,6 +42,7 @@ function fixes(problem) {
   const lines = [`@ckpt/native-host cannot be loaded: ${problem}`]
   if (process.platform !== 'linux') lines.push(`- it runs on Linux only; this is ${process.platform}`)
   if (missing.length > 0) lines.push(`- install what the build needs: apt-get install -y ${missing.join(' ')}`)
+  else lines.push(`- install it built: npm install ${platform} (for glibc systems)`)
   lines.push(
     `- build it: pnpm --filter @ckpt/native-host build:native (in the repository), or npx cmake-js build in ${directory}`,
   )
@@ -38,11 +50,12 @@ function fixes(problem) {
 }
 
 function load() {
-  if (!existsSync(binary)) throw Object.assign(new Error(fixes('it is not built')), { code: 'ADDON_UNAVAILABLE', file: binary })
+  const addon = findAddon()
+  if (addon === undefined) throw Object.assign(new Error(fixes('it is not built')), { code: 'ADDON_UNAVAILABLE', file: binary })
   try {
-    return createRequire(import.meta.url)(binary)
+    return createRequire(import.meta.url)(addon)
   } catch (cause) {
-    throw Object.assign(new Error(fixes(cause.message), { cause }), { code: 'ADDON_UNAVAILABLE', file: binary })
+    throw Object.assign(new Error(fixes(cause.message), { cause }), { code: 'ADDON_UNAVAILABLE', file: addon })
   }
 }
 

@@ -9,6 +9,7 @@ import { createHost, probeCuda } from '@ckpt/transport'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
 import { machine } from './machine.ts'
+import { calibrate } from './measure/calibrate.ts'
 import { copyCeiling, copyProbe, measureCeilings } from './measure/ceilings.ts'
 import { measureGather } from './measure/gather.ts'
 import { measureGpu } from './measure/gpu.ts'
@@ -21,9 +22,12 @@ import { renderTables } from './output/table.ts'
 import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import { interpreter } from './python.ts'
+import { ROW_PARALLEL, generateRowParallel } from './row-parallel.ts'
 import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
 
+/** Ranks over which `--validate` measures on the host device. */
+const VALIDATED_RANKS = [1, 2, 4]
 /** What registration is measured with, where the memory allows it. */
 const REGISTRATION_BYTES = 4 * 2 ** 30
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
@@ -36,6 +40,7 @@ interface Options {
   readonly bytes: number
   readonly repeat: number
   readonly peer?: string
+  readonly validate?: boolean
   readonly bucketBytes?: number
   readonly chunkBytes?: number
   readonly checkpoint?: string
@@ -58,7 +63,7 @@ function count(text: string): number {
 
 const program = new Command('bench')
   .description('Measures weight updates of published models, scaled down to what this machine holds. Every byte is verified.')
-  .option('--model <name...>', `models, or all: ${MODELS.map(({ id }) => id).join(', ')}`, MATRIX)
+  .option('--model <name...>', `models, or all: ${MODELS.map(({ id }) => id).join(', ')}; or row-parallel`, MATRIX)
   .addOption(
     new Option('--backend <backend>', 'where the engine parameters live').choices(['auto', 'host', 'cuda']).default('auto'),
   )
@@ -69,6 +74,7 @@ const program = new Command('bench')
   .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 * 2 ** 30, '2GiB'))
   .addOption(new Option('--repeat <n>', 'timed updates a model').argParser(count).default(5))
   .addOption(new Option('--peer <peer>', 'measure another system in the same run').choices(['checkpoint-engine']))
+  .option('--validate', "compare updates over 1, 2 and 4 ranks with the simulator's predictions")
   .addOption(new Option('--bucket-bytes <size>', 'preferred bucket size, on GPUs').argParser(size))
   .addOption(new Option('--chunk-bytes <size>', 'what the stages overlap, on GPUs').argParser(size))
   .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
@@ -94,9 +100,9 @@ if (result.runs.some((run) => !run.verified)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
-  if (options.strategy === 'direct') program.error('error: --strategy direct is not available in this version')
+  const { strategy: wanted } = options
+  const strategies = wanted === 'all' ? (['broadcast', 'direct', 'p2p'] as const) : [wanted]
   const onGpus = await usesGpus()
-  const strategies = (['broadcast', 'p2p'] as const).filter((one) => options.strategy === 'all' || options.strategy === one)
   if (onGpus && options.strategy === 'p2p') {
     program.error('error: --strategy p2p is measured on the host device alone (--backend host)')
   }
@@ -106,7 +112,14 @@ async function bench(): Promise<BenchResult> {
   const skipped: Skipped[] = []
   let ceilings: BenchResult['ceilings'] | undefined
   let gpus: BenchResult['gpus']
-  for (const { model, checkpoint } of await checkpoints()) {
+  let processors: BenchResult['processors']
+  const rankCounts = options.validate && !onGpus ? VALIDATED_RANKS : [options.ranks]
+  const scenarios = await checkpoints()
+  if (options.validate && !onGpus) {
+    const models = scenarios.map(({ model }) => model)
+    processors = await calibrate(host, models, rankCounts, options.bytes, (step) => say(`calibrating: ${step}`))
+  }
+  for (const { model, checkpoint } of scenarios) {
     say(`${model.title}: generating`)
     using generated = await checkpoint()
     const files = generated.files.map((path) => ({ path, bytes: statSync(path).size }))
@@ -115,41 +128,49 @@ async function bench(): Promise<BenchResult> {
       gpus ??= await measureH2d(python, options.ranks)
       ceilings ??= { copyBytesPerSecond: await copyCeiling(host) }
       const { bucketBytes, chunkBytes } = options
-      const measured = await measureGpu({
-        model,
-        checkpoint: generated,
-        ranks: options.ranks,
-        repeat: options.repeat,
-        gpus,
-        python,
-        host,
-        peer: options.peer !== undefined,
-        ...(bucketBytes !== undefined && { bucketBytes }),
-        ...(chunkBytes !== undefined && { chunkBytes }),
-        onStep: (step) => say(`${model.title}: ${step}`),
-      })
-      runs.push(...measured.runs)
-      peers.push(...measured.peers)
+      for (const strategy of strategies) {
+        // Measured by a test of its own there: `CKPT_P2P_BYTES=… vitest run apps/harness/src/gpu-p2p.test.ts`.
+        if (strategy === 'p2p') continue
+        const measured = await measureGpu({
+          model,
+          checkpoint: generated,
+          ranks: options.ranks,
+          repeat: options.repeat,
+          gpus,
+          python,
+          host,
+          strategy,
+          peer: options.peer !== undefined,
+          ...(bucketBytes !== undefined && { bucketBytes }),
+          ...(chunkBytes !== undefined && { chunkBytes }),
+          onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
+        })
+        runs.push(...measured.runs)
+        peers.push(...measured.peers)
+      }
       continue
     }
     ceilings ??= await measureCeilings(host, files)
     using ceiling = await copyProbe(host)
-    for (const strategy of strategies) {
-      runs.push(
-        await measureUpdate({
+    for (const ranks of rankCounts) {
+      for (const strategy of strategies) {
+        const measured = await measureUpdate({
           model,
           checkpoint: generated,
-          strategy,
-          ranks: options.ranks,
+          ranks,
           repeat: options.repeat,
           copyCeiling: ceiling,
-          onStep: (step) => say(`${model.title}: ${strategies.length > 1 ? `${strategy}: ` : ''}${step}`),
-        }),
-      )
+          strategy,
+          onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
+        })
+        if ('skipped' in measured) skipped.push({ what: `${strategy} of ${model.title}`, reason: measured.skipped })
+        else runs.push(measured)
+      }
     }
   }
-  const registration = onGpus ? undefined : await register(host)
-  const gatherMetas = onGpus ? undefined : await gather()
+  // What --validate compares are the updates alone.
+  const registration = onGpus || options.validate ? undefined : await register(host)
+  const gatherMetas = onGpus || options.validate ? undefined : await gather()
   if (options.peer !== undefined && !onGpus) {
     say('planning beside checkpoint-engine')
     const compared = await comparePlanning({ model: findModel('kimi-k2'), ranks: 256, repeat: options.repeat })
@@ -162,6 +183,7 @@ async function bench(): Promise<BenchResult> {
     machine: machine(),
     ceilings: ceilings!,
     ...(gpus && { gpus }),
+    ...(processors && { processors }),
     runs,
     ...(gatherMetas && { gatherMetas }),
     ...(registration && { registration }),
@@ -235,6 +257,7 @@ async function checkpoints(): Promise<Scenario[]> {
   const ids = options.model.includes('all') ? MODELS.map(({ id }) => id) : options.model
   const host = createHost()
   return ids.map((id, index) => {
+    if (id === ROW_PARALLEL.id) return { model: ROW_PARALLEL, checkpoint: () => generateRowParallel(host, options.bytes) }
     const model = findModel(id)
     return { model, checkpoint: () => generateCheckpoint(host, model, options.bytes, BigInt(index + 1) << 32n) }
   })

@@ -1,4 +1,5 @@
 import type { Timeline, UpdateReport } from '@ckpt/core'
+import type { ProcessorCalibration } from '@ckpt/planner'
 import type { Samples } from './statistics.ts'
 
 /** The bench's JSON: schema 1. Times in milliseconds, sizes in bytes, rates in bytes per second. */
@@ -8,6 +9,8 @@ export interface BenchResult {
   readonly machine: Machine
   readonly ceilings: Ceilings
   readonly gpus?: Gpus
+  /** With `--validate`, on the host device: what its processors need for the parts of an update. */
+  readonly processors?: ProcessorCalibration
   readonly runs: readonly Run[]
   readonly gatherMetas?: GatherRun
   readonly registration?: RegistrationRun
@@ -91,8 +94,30 @@ export interface Run {
   readonly order?: NonNullable<UpdateReport['order']>
   /** What the stages of the last timed update moved, all ranks together. */
   readonly moved?: Moved
+  /** Where the strategy was direct. */
+  readonly direct?: DirectAccount
   /** The last timed update (on GPUs the median one), a timeline a rank; together no more than 4,000 spans. */
   readonly timelines?: readonly Timeline[]
+}
+
+/** The account of bytes of a direct update, all ranks together. */
+export interface DirectAccount {
+  /** What the engine workers needed; bytes that several need count for each. */
+  readonly neededBytes: number
+  /** The same, each byte once: what must cross host links. */
+  readonly uniqueBytes: number
+  /** What crossed host links, and how much of it that of the busiest rank. */
+  readonly h2dBytes: number
+  readonly h2dMostBytes: number
+  /** What was handed on from GPU to GPU. */
+  readonly forwardedBytes: number
+  /** Through the ring, to every rank. */
+  readonly opaqueBytes: number
+  /** Name and reason of the first ones. */
+  readonly opaqueTensors: readonly string[]
+  readonly routes: number
+  readonly copies: number
+  readonly how: string
 }
 
 /** Bytes that each stage moved. */

@@ -4,6 +4,9 @@ import { Command } from 'commander'
 import { addDoctor } from './commands/doctor.ts'
 import { addJoin } from './commands/join.ts'
 import { addLaunch } from './commands/launch.ts'
+import { addPlan } from './commands/plan.ts'
+import { addStatus } from './commands/status.ts'
+import { addServe } from './commands/serve.ts'
 import { addUpdate } from './commands/update.ts'
 
 const program = new Command('ckpt')
@@ -12,6 +15,9 @@ const program = new Command('ckpt')
   .enablePositionalOptions()
 addLaunch(program)
 addUpdate(program)
+addPlan(program)
+addStatus(program)
+addServe(program)
 addJoin(program)
 addDoctor(program)
 
@@ -23,7 +29,12 @@ try {
     process.stderr.write(`ckpt: ${error.code}: ${error.message}\n`)
     for (let cause = error.cause; cause instanceof Error; cause = cause.cause)
       process.stderr.write(`  because: ${cause.message}\n`)
-    const { traceback } = error.fields
+    const { traceback, dirty, rolledBack } = error.fields
+    if (Array.isArray(dirty))
+      process.stderr.write(
+        `  engine workers that hold parts of it: those of ranks ${dirty.join(', ')}; the next update repairs them\n`,
+      )
+    if (rolledBack !== undefined) process.stderr.write(`  version ${JSON.stringify(rolledBack)} has been restored\n`)
     if (traceback !== undefined) process.stderr.write(`${traceback}\n`)
   } else process.stderr.write(`ckpt: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)
 }

@@ -77,6 +77,23 @@ describe('ckpt update', () => {
     }
   })
 
+  it('is told from what the workers say of themselves by ckpt status', async () => {
+    const status = (...more: string[]) =>
+      ckpt(['status', '--engine-control', join(directory, 'engine-typescript-{rank}.sock'), '--nproc', String(RANKS), ...more])
+        .finished
+    expect(await status()).toMatchObject({ status: 0, stdout: expect.stringContaining('rank 1  ok     version step-1') })
+    await engines[1]!.poison()
+    const dirty = await status('--json')
+    expect(dirty.status).toBe(1)
+    expect(JSON.parse(dirty.stdout)).toEqual({
+      schema: 1,
+      workers: [
+        { rank: 0, version: 'step-1', dirty: false },
+        { rank: 1, version: 'step-1', dirty: true },
+      ],
+    })
+  })
+
   it('prints one JSON line a rank with --json', async () => {
     const { status, stdout } = await ckpt(update('--json', '--no-verify')).finished
     expect(status).toBe(0)
@@ -149,10 +166,10 @@ describe('ckpt update', () => {
 describe('ckpt launch', () => {
   it('gives every rank its environment and passes on the first failure', async () => {
     const script =
-      'const { RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT } = process.env; console.log([RANK, WORLD_SIZE, MASTER_ADDR, Number(MASTER_PORT) > 0].join(" "))'
+      'const { RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, CKPT_TOKEN_FILE } = process.env; const { mode } = require("fs").statSync(CKPT_TOKEN_FILE); console.log([RANK, WORLD_SIZE, MASTER_ADDR, Number(MASTER_PORT) > 0, (mode & 0o777).toString(8)].join(" "))'
     const { status, stdout } = await ckpt(['launch', '--nproc', '3', '--', process.execPath, '-e', script]).finished
     expect(status).toBe(0)
-    expect(stdout.trim().split('\n').sort()).toEqual([0, 1, 2].map((rank) => `${rank} 3 127.0.0.1 true`))
+    expect(stdout.trim().split('\n').sort()).toEqual([0, 1, 2].map((rank) => `${rank} 3 127.0.0.1 true 600`))
 
     const failing = 'if (process.env.RANK === "1") process.exit(7); setInterval(() => {}, 1000)'
     const failed = await ckpt(['launch', '--nproc', '2', '--', process.execPath, '-e', failing]).finished

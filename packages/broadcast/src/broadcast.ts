@@ -1,8 +1,8 @@
-import type { Strategy, StrategyContext, StrategyResult } from '@ckpt/contract'
+import type { StagedStrategy, StrategyContext, StrategyResult } from '@ckpt/contract'
 import { runPipeline } from './run-pipeline.ts'
 
 /** The broadcast strategy: every bucket to every rank of the plan, through each rank's ring, into its engine worker. */
-export function broadcast(): Strategy {
+export function broadcast(): StagedStrategy {
   return { name: 'broadcast', execute }
 }
 

@@ -1,3 +1,4 @@
+import type { DirectDevice } from './direct.ts'
 import type { CkptError } from './errors.ts'
 import type { Host, HostMemory, TransferStats } from './host.ts'
 import type { BucketColumns, CopyColumns, PipelineMode } from './plan.ts'
@@ -173,6 +174,8 @@ export interface Device extends Partial<DeviceReader> {
   readonly preferred: { readonly bucketBytes: number; readonly chunkBytes: number }
   /** Host memory services that belong to this device (for CUDA: pinned for it). */
   readonly host: Host
+  /** Writing into engine parameters; absent where the device cannot. */
+  readonly direct?: DirectDevice
   /** Free and total memory in bytes of where the ring would lie. */
   memory(): Promise<{ readonly free: number; readonly total: number }>
   createRing(bytes: number): Promise<Ring>

@@ -28,6 +28,9 @@ export const ERROR_CODES = {
   ENGINE_UNAUTHORIZED: { scope: 'engine', retryable: false },
   ENGINE_WORKER_ERROR: { scope: 'engine', retryable: true },
   ENGINE_WORKER_LOST: { scope: 'engine', retryable: true },
+  ROUTES_STALE: { scope: 'engine', retryable: true },
+  /** Another parameter server is updating the engine. */
+  ENGINE_BUSY: { scope: 'engine', retryable: true },
   DIGEST_MISMATCH: { scope: 'engine', retryable: true },
   // rank
   RANK_LOST: { scope: 'rank', retryable: true },

@@ -2,7 +2,7 @@
 export interface HostMemory {
   readonly bytes: number
   readonly kind: 'anonymous' | 'shared' | 'file'
-  /** Name in /dev/shm (without the leading slash) of `shared` memory, path of a `file`. */
+  /** Name in /dev/shm (without the leading slash) of `shared` memory; path of a `file`, and of `anonymous` memory that is shareable. */
   readonly name: string | undefined
   /** Whether the pages are locked in memory; where they are not, `lockError` says why. */
   readonly locked: boolean
@@ -25,6 +25,11 @@ export interface AllocateOptions {
   readonly lock?: boolean
   /** Touch every page before returning (default true). Pass false when a read follows that fills all of it. */
   readonly prefault?: boolean
+  /**
+   * Other processes of this user can map it by the path in its `name`, while it is open (default false). Its pages are those of shared
+   * memory, which the kernel may keep smaller.
+   */
+  readonly shareable?: boolean
   /** Threads that touch the pages (default: the number of cores, at most 8). */
   readonly threads?: number
   /** Memory node (NUMA) that the pages should come from, as long as it has any; nothing on a machine with one node. */

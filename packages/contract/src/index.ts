@@ -57,6 +57,29 @@ export {
   type RegisterRegionOptions,
   type RegisteredRegion,
 } from './one-sided.ts'
-export type { EngineAdapter, EngineCall, EngineSession, EngineStart, RingTensor, WorkerEndpoint } from './engine.ts'
-export type { AccessPoint, PullContext, PullStats, RankAccess, Strategy, StrategyContext, StrategyResult } from './strategy.ts'
+export type {
+  EngineAdapter,
+  EngineCall,
+  EngineSession,
+  EngineStart,
+  RingTensor,
+  WorkerEndpoint,
+  WorkerProtocol,
+  WorkerState,
+} from './engine.ts'
+export type {
+  AccessPoint,
+  DirectContext,
+  DirectResult,
+  DirectStrategy,
+  PullContext,
+  PullStats,
+  RankAccess,
+  StagedStrategy,
+  Strategy,
+  StrategyContext,
+  StrategyResult,
+} from './strategy.ts'
+export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages } from './direct.ts'
+export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

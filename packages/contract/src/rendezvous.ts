@@ -29,7 +29,10 @@ export interface Epoch {
 /** Ranks finding each other: small messages only. */
 export interface Rendezvous {
   readonly rank: number
+  /** Number of ranks; grows when ranks are added, which happens only while nobody waits for anybody. */
   readonly worldSize: number
+  /** Why this rank is a member no more; undefined while it is one. */
+  readonly lost?: CkptError | undefined
   /** Every rank's value, ascending by rank. @throws CkptError `RANK_MISSING` naming the ranks, `RANK_LOST`, `ABORTED`. */
   allGather<T>(key: string, value: T, options?: GatherOptions): Promise<T[]>
   /**

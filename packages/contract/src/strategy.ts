@@ -1,4 +1,5 @@
 import type { Collective, PipelineStats, Ring } from './device.ts'
+import type { DirectJob, DirectStats } from './direct.ts'
 import type { EngineSession, RingTensor } from './engine.ts'
 import type { Host, HostMemory } from './host.ts'
 import type { EndpointDescriptor, OneSided, RegionDescriptor } from './one-sided.ts'
@@ -80,9 +81,42 @@ export interface PullStats {
 }
 
 /** Executes a plan over the interfaces it is given. */
-export interface Strategy {
-  readonly name: 'broadcast' | 'p2p' | 'direct'
+export interface StagedStrategy {
+  readonly name: 'broadcast' | 'p2p'
   /** The ranks that receive; absent means all. */
   readonly ranks?: readonly number[]
   execute(context: StrategyContext): Promise<StrategyResult>
 }
+
+/** What a direct update works with on one rank. */
+export interface DirectContext {
+  readonly rank: number
+  /** Copies from host memory into parameters, ready to run. */
+  readonly job: DirectJob
+  /** Brings the opaque tensors through the ring; absent where there are none. */
+  readonly staged?: () => Promise<StrategyResult>
+  readonly signal: AbortSignal
+  /** Called with the bytes that this rank has written so far. */
+  readonly onProgress?: (writtenBytes: number, totalBytes: number) => void
+  readonly totalBytes: number
+}
+
+export interface DirectResult {
+  readonly stats: DirectStats
+  /** `performance.now()` just before the copies began: the zero of `stats.spans`. */
+  readonly startedAt: number
+  readonly staged?: StrategyResult
+}
+
+/**
+ * Writes only the bytes that each engine worker needs, straight into its parameters, once the engine was seen loading them. Until
+ * then, and where it cannot be done, updates are staged; the report says why.
+ */
+export interface DirectStrategy {
+  readonly name: 'direct'
+  /** Fail rather than stage an update that could have been recorded already, or that cannot be direct. */
+  readonly required: boolean
+  execute(context: DirectContext): Promise<DirectResult>
+}
+
+export type Strategy = StagedStrategy | DirectStrategy

@@ -5,7 +5,9 @@
  */
 export { ParameterServer, type GatherMetasOptions, type UpdateOptions } from './parameter-server.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
-export type { StageTimes, StepTimes, UpdateReport } from './report.ts'
+export { serveMetrics, type Health, type MetricsServerOptions, type Observable } from './observe/metrics-server.ts'
+export type { WorkerStatus } from './engine-states.ts'
+export type { DirectReport, OpaqueReport, StageTimes, StepTimes, UpdateReport } from './report.ts'
 export {
   STAGES,
   joinSpans,
@@ -16,6 +18,7 @@ export {
   type TimelineStep,
 } from './timeline.ts'
 export { traceEvents, writeTrace, type TraceEvent } from './trace.ts'
+export { auto, direct, type DirectOptions } from '@ckpt/direct'
 export { controlEngine, controlRequest, type ControlEngineOptions } from './engines/control-engine.ts'
 export { gatherManifest } from './gather.ts'
 export { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
@@ -33,3 +36,4 @@ export {
   type CudaProbe,
   type NodeFacts,
 } from '@ckpt/transport'
+export type { Activity, HeldCheckpoint, Member, PastUpdate, RunningUpdate } from './activity.ts'

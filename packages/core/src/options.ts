@@ -11,12 +11,21 @@ export interface ParameterServerOptions {
   readonly worldSize?: number
   /** Where the ranks meet, `tcp://host:port`; rank 0 binds it. Or a rendezvous that was joined already (it is then the caller's to close). */
   readonly rendezvous?: string | Rendezvous
-  /** Shared secret of the run; ranks that do not present it are turned away. */
+  /** Secret of the run: connections between ranks are encrypted with keys derived from it, and who does not have it is turned away. */
   readonly token?: string
+  /** Do without a secret although others on the network can reach the coordinator (default false, or `CKPT_INSECURE=1`). */
+  readonly insecure?: boolean
+  /** Ranks with a larger world size may join between updates, and make the world larger for all (default false); rank 0's counts. */
+  readonly elastic?: boolean
   /** Where the engine's parameters live (default: the host device). A device passed in is the caller's to close. */
   readonly device?: Device
   /** Keep ring and collective between updates (default false: the engine gets its memory back). */
   readonly keepAlive?: boolean
+  /**
+   * Hold checkpoints in memory that other ranks of this host can map, as direct updates over several ranks need it unless files are
+   * registered in place (default false).
+   */
+  readonly shareMemory?: boolean
   /** Deadline of every wait, in milliseconds (default 120,000). */
   readonly timeoutMs?: number
   readonly heartbeatMs?: number
@@ -29,6 +38,11 @@ export interface ParameterServerOptions {
    */
   readonly serve?: ServeOptions | false
   readonly logger?: Logger
+  /**
+   * Serve this rank's numbers over HTTP on this port (default: `CKPT_METRICS_PORT`, else not at all): `/metrics`, `/healthz`, `/readyz`, on
+   * `CKPT_METRICS_HOST` (default 127.0.0.1).
+   */
+  readonly metricsPort?: number
 }
 
 const positive = z.coerce.number().positive()
@@ -58,4 +72,24 @@ export function memoryLimits(environment: NodeJS.ProcessEnv): MemoryLimits {
     ...(gigabytes !== undefined && { bucketBytes: Math.floor(gigabytes * GIB) }),
     ...(fraction !== undefined && { fraction }),
   }
+}
+
+const metricsSchema = z.object({
+  CKPT_METRICS_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
+  CKPT_METRICS_HOST: z.string().min(1).default('127.0.0.1'),
+})
+
+/** Where numbers are to be served; undefined for nowhere. @throws CkptError `INVALID_ARGUMENT` naming the variable. */
+export function metricsAddress(
+  port: number | undefined,
+  environment: NodeJS.ProcessEnv,
+): { port: number; host: string } | undefined {
+  const parsed = metricsSchema.safeParse(environment)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    const field = issue.path.join('.')
+    throw new CkptError('INVALID_ARGUMENT', `${field}=${environment[field]}: ${issue.message}`, { fields: { field } })
+  }
+  const chosen = port ?? parsed.data.CKPT_METRICS_PORT
+  return chosen === undefined ? undefined : { port: chosen, host: parsed.data.CKPT_METRICS_HOST }
 }

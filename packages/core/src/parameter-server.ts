@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { broadcast } from '@ckpt/broadcast'
+import type { Span } from '@opentelemetry/api'
 import {
   CkptError,
   type CallOptions,
@@ -12,24 +13,36 @@ import {
   type Rendezvous,
   type Strategy,
 } from '@ckpt/contract'
-import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOptions } from '@ckpt/memory'
+import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
 import { encodeRankMetas, fetchPublished, joinRendezvous, rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
+import { DirectState } from './direct/state.ts'
+import { EngineStates, type WorkerStatus } from './engine-states.ts'
+import { withDeadline } from './deadline.ts'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
 import { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
-import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { serveMetrics, type Health } from './observe/metrics-server.ts'
+import { UpdateMetrics } from './observe/metrics.ts'
+import { describeUpdate, inSpan } from './observe/spans.ts'
 import { serveTcp } from './p2p/endpoints.ts'
 import { Serving } from './p2p/serving.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 import { PlanCache } from './update/plan-cache.ts'
+import type { UpdatePhase } from './update/progress.ts'
+import { updateWithRecovery, type Attempt } from './update/recovery.ts'
 import { UpdateResources } from './update/resources.ts'
+import { Activity } from './activity.ts'
+import { EMPTY_TABLE, NO_LEASE } from './nothing.ts'
+import { aborted, anySignal, once } from './signals.ts'
 import { runUpdate, type UpdateRun } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
+const DEFAULT_DRAIN_MS = 30_000
 /** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
 const ORIGIN_GRACE_MS = 1000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
@@ -45,11 +58,11 @@ export interface GatherMetasOptions extends CallOptions {
 export interface UpdateOptions extends CallOptions {
   /** How the inference engine's workers are reached. */
   readonly engine: EngineAdapter
-  /** Default: broadcast to all ranks. */
+  /** Default: broadcast to all ranks. See `direct()` for updates that bring each engine worker only what it needs. */
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
-  /** Send a digest with every tensor, which the worker compares before loading it (default true). */
+  /** Send a digest with every tensor, which the worker compares before loading it (default: where the worker can). */
   readonly verify?: boolean
   /** Most memory the ring may take, in bytes (default: half the free memory, or `PS_MEM_FRACTION` of it). */
   readonly ringBytes?: number
@@ -59,6 +72,16 @@ export interface UpdateOptions extends CallOptions {
   readonly chunkBytes?: number
   /** Keep ring and collective after this update (default: as the parameter server was made). */
   readonly keepAlive?: boolean
+  /**
+   * Attempts after a first one that failed for a reason that may pass (default 0). Tensors that every worker has compared with their digests
+   * and loaded are not sent again, where the workers can tell that they still have them.
+   */
+  readonly retry?: number
+  /**
+   * When the update fails after workers were given parts of it: restore the version that this parameter server gave them last, if its
+   * checkpoint is still registered (default false). The update's error is thrown all the same, with `rolledBack` or `rollbackError`.
+   */
+  readonly rollback?: boolean
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }
 
@@ -76,6 +99,8 @@ export class ParameterServer implements AsyncDisposable {
   readonly #store: CheckpointStore
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
+  readonly #direct = new DirectState()
+  readonly #engines = new EngineStates()
   readonly #manifests = new Map<string, Manifest>()
   /** How the ranks of each manifest are read from. */
   readonly #access = new Map<string, readonly RankAccess[]>()
@@ -89,6 +114,11 @@ export class ParameterServer implements AsyncDisposable {
   readonly #keepAlive: boolean
   readonly #limits: MemoryLimits
   readonly #closing = new AbortController()
+  /** What this rank has been doing, for those who look on. */
+  readonly activity = new Activity()
+  readonly #metrics: UpdateMetrics
+  #metricsServer: { close(): Promise<void> } | undefined
+  #draining = false
   #updating: Promise<unknown> | undefined
   #closed: Promise<void> | undefined
 
@@ -98,10 +128,10 @@ export class ParameterServer implements AsyncDisposable {
     this.#device = device
     this.#ownsDevice = options.device === undefined
     const { readDevice } = device
-    this.#store = new CheckpointStore(
-      device.host,
-      readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
-    )
+    this.#store = new CheckpointStore(device.host, {
+      shareable: options.shareMemory ?? false,
+      ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
+    })
     this.#resources = new UpdateResources(device)
     const { serve } = options
     this.#serving = new Serving(async () => {
@@ -113,6 +143,12 @@ export class ParameterServer implements AsyncDisposable {
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false
     this.#limits = limits
+    this.#metrics = new UpdateMetrics({
+      rank: rendezvous.rank,
+      worldSize: () => this.worldSize,
+      engines: () => this.engineStates(),
+      hindrances: () => this.health().hindrances,
+    })
   }
 
   /**
@@ -121,6 +157,7 @@ export class ParameterServer implements AsyncDisposable {
    */
   static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
     const limits = memoryLimits(process.env)
+    const metrics = metricsAddress(options.metricsPort, process.env)
     let rendezvous: Rendezvous
     if (typeof options.rendezvous === 'object') rendezvous = options.rendezvous
     else {
@@ -130,6 +167,9 @@ export class ParameterServer implements AsyncDisposable {
         ...(options.worldSize !== undefined && { worldSize: options.worldSize }),
         ...(options.rendezvous !== undefined && { address: options.rendezvous }),
         ...(options.token !== undefined && { token: options.token }),
+        ...(options.insecure !== undefined && { insecure: options.insecure }),
+        ...(options.elastic !== undefined && { elastic: options.elastic }),
+        rejoin: true,
         ...(options.heartbeatMs !== undefined && { heartbeatMs: options.heartbeatMs }),
         ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
         timeoutMs: call.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
@@ -139,7 +179,13 @@ export class ParameterServer implements AsyncDisposable {
     try {
       const threads = options.threads !== undefined ? { threads: options.threads } : {}
       const device = options.device ?? (await createHostDevice({ rank: rendezvous.rank, ...threads }))
-      return new ParameterServer(rendezvous, device, options, limits)
+      const server = new ParameterServer(rendezvous, device, options, limits)
+      if (metrics)
+        server.#metricsServer = await serveMetrics(server, metrics).catch(async (error: unknown) => {
+          await server.close()
+          throw error
+        })
+      return server
     } catch (error) {
       if (typeof options.rendezvous !== 'object') await rendezvous.close()
       throw error
@@ -165,29 +211,54 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /**
+   * What is known of the engine workers of all ranks: version, and whether a failed update left them dirty. An update that goes well makes
+   * them clean.
+   */
+  engineStates(): WorkerStatus[] {
+    return this.#engines.list()
+  }
+
+  /**
    * Reads a checkpoint into host memory under `name`. A failed registration changes nothing.
    *
    * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED` and `CHECKPOINT_UNREADABLE` naming the file, or the trainer's
    * socket and the tensor, `OUT_OF_MEMORY`, `UNSUPPORTED` for tensors on GPUs that the rank's device cannot read.
    */
   async registerCheckpoint(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
-    this.#assertOpen()
+    this.#assertTaking()
+    await inSpan('ckpt.register', { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank }, (span) =>
+      this.#register(name, source, options, span),
+    )
+  }
+
+  async #register(name: string, source: CheckpointSource, options: RegisterOptions, span: Span): Promise<void> {
     const started = performance.now()
-    await this.#store.register(name, source, options)
+    try {
+      await this.#store.register(name, source, options)
+    } catch (error) {
+      this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))
+      throw error
+    }
     this.#manifests.delete(name)
     const held = this.#store.metas(name)
     this.#encode(name, held, false) // now, so that gathering only sends
     const { tensors, segments } = held
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
+    this.#metrics.registered(bytes)
+    span.setAttributes({ 'ckpt.bytes': bytes, 'ckpt.tensors': tensors.count })
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
+    this.activity.registered({ name, bytes, tensors: tensors.count })
   }
 
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
   unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
+    // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
+    void this.#direct.drop().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#serving.close(name)
     this.#manifests.delete(name)
     this.#encoded.delete(name)
+    this.activity.unregistered(name)
   }
 
   /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
@@ -213,6 +284,7 @@ export class ParameterServer implements AsyncDisposable {
     this.#access.set(name, await this.#rendezvous.allGather<RankAccess>(`access/${name}`, { rank: this.rank, points }, wait))
     this.#manifests.set(name, manifest)
     this.#foreign.delete(name)
+    this.activity.gathered(manifest)
     return manifest
   }
 
@@ -298,40 +370,92 @@ export class ParameterServer implements AsyncDisposable {
    * Moves the checkpoint into the engine's workers; all ranks call it with the same options. Gathers metas first where this was
    * not done.
    *
-   * @throws CkptError of whichever rank failed first, on every rank; on the others wrapped in `ABORTED` with its cause.
+   * @throws CkptError of whichever rank failed first, on every rank; on the others wrapped in `ABORTED` with its cause. Field `dirty` names
+   *   the ranks whose workers may hold parts of it.
    */
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    this.#assertOpen()
+    this.#assertTaking()
     if (this.#updating) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
-    const running = this.#update(name, options)
+    const { activity } = this
+    activity.began(name, options.version ?? name, options.strategy?.name ?? 'broadcast')
+    const running = this.#observed(name, options)
     this.#updating = running.catch(() => undefined)
     try {
-      return await running
+      const report = await running
+      activity.ended(report)
+      return report
+    } catch (error) {
+      activity.failed(CkptError.from(error, 'UPDATE_FAILED'))
+      throw error
     } finally {
       this.#updating = undefined
     }
   }
 
+  /** The update, with its span and numbers. */
+  #observed(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    const attributes = { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank, 'ckpt.engine': options.engine.name }
+    return inSpan('ckpt.update', attributes, async (span) => {
+      try {
+        const report = await this.#update(name, options)
+        this.#metrics.updated(options.engine.name, report)
+        describeUpdate(span, report)
+        return report
+      } catch (error) {
+        this.#metrics.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
+        throw error
+      }
+    })
+  }
+
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    const { verify = true, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { engine, retry = 0, rollback = false, timeoutMs = this.#timeoutMs } = options
+    if (!Number.isInteger(retry) || retry < 0) {
+      throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts`, { fields: { field: 'retry' } })
+    }
+    const signal = anySignal(this.#closing.signal, options.signal)
+    return updateWithRecovery(
+      { checkpoint: name, version: options.version ?? name },
+      {
+        rendezvous: this.#rendezvous,
+        retry,
+        rollback,
+        ...(options.strategy?.name === 'p2p' && options.strategy.ranks && { ranks: options.strategy.ranks }),
+        timeoutMs,
+        signal,
+        attempt: (attempt) => this.#attempt(attempt, options, signal),
+        previous: () => this.#engines.previous(engine.name, (checkpoint) => this.#manifests.get(checkpoint)?.digest),
+        onRetry: ({ code }, attempt) => {
+          this.#metrics.retried()
+          this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
+        },
+      },
+    )
+  }
+
+  async #attempt(attempt: Attempt, options: UpdateOptions, outer: AbortSignal): Promise<UpdateReport> {
+    const { checkpoint: name, version, progress, failed } = attempt
+    const { engine, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
+    const { verify = engine.protocol !== 'checkpoint-engine' } = options
     const started = performance.now()
-    const outer = anySignal(this.#closing.signal, options.signal)
-    const { ranks } = strategy
-    if (ranks && !ranks.includes(this.rank)) {
-      throw new CkptError('INVALID_ARGUMENT', `rank ${this.rank} is not among the ranks ${ranks.join(', ')} that receive`, {
-        fields: { field: 'ranks', ranks },
+    const receivers = strategy.name === 'p2p' ? strategy.ranks : undefined
+    if (receivers && !receivers.includes(this.rank)) {
+      throw new CkptError('INVALID_ARGUMENT', `rank ${this.rank} is not among the ranks ${receivers.join(', ')} that receive`, {
+        fields: { field: 'ranks', ranks: receivers },
       })
     }
     // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
-    if (!ranks) await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
+    if (!receivers) await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
     const manifest = this.getMetas(name)
     if (tensorCount(manifest) === 0) {
       throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
     }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
-    const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer, ...(ranks && { ranks }) })
+    const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer, ...(receivers && { ranks: receivers }) })
+    this.#metrics.began(epoch.id)
     const signal = anySignal(outer, epoch.signal)
-    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
+    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
+    let ranks: readonly number[] = []
     try {
       const { preferred } = this.#device
       const report = await runUpdate(
@@ -340,14 +464,16 @@ export class ParameterServer implements AsyncDisposable {
           device: this.#device,
           resources: this.#resources,
           plans: this.#plans,
-          engine: options.engine,
+          staged: broadcast(),
+          direct: this.#direct,
+          engine,
           strategy,
           manifest,
           segments: lease.segments,
           ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
           socketDir: this.#directory.path,
           token: this.#token,
-          version: options.version ?? name,
+          version,
           verify,
           ringLimit: options.ringBytes ?? (await this.#ringLimit()),
           bucketBytes: options.bucketBytes ?? null,
@@ -355,12 +481,23 @@ export class ParameterServer implements AsyncDisposable {
           chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
           timeoutMs,
           signal,
+          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}`,
+          progress,
+          ...(failed && { failed }),
+          onBegin: (announcements) => {
+            ranks = announcements.map(({ endpoint }) => endpoint.rank)
+            this.#engines.said(engine.name, announcements)
+          },
           fail,
-          ...(options.onProgress && { onProgress: options.onProgress }),
+          onProgress: (loaded, total) => {
+            this.activity.progressed(loaded, total)
+            options.onProgress?.(loaded, total)
+          },
         },
         epoch,
       )
       this.#rendezvous.endEpoch(epoch)
+      this.#engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
       if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report
       this.#log.info(summary, 'updated')
@@ -368,9 +505,12 @@ export class ParameterServer implements AsyncDisposable {
     } catch (thrown) {
       const error = await fail(thrown)
       await this.#resources.release()
+      await this.#direct.drop()
       // Where the failure began its own error is thrown, elsewhere the abort that carries it.
       const abort: unknown = epoch.signal.reason
-      throw CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
+      const reported = CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
+      const dirty = this.#engines.failed(engine.name, ranks, this.rank, progress, reported)
+      throw dirty.length > 0 ? reported.with({ dirty }) : reported
     }
   }
 
@@ -395,8 +535,14 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /** Tells every rank; resolves to the error that this rank reports. */
-  async #failEpoch(epoch: Epoch, checkpoint: string, thrown: unknown, outer: AbortSignal): Promise<CkptError> {
-    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({ rank: this.rank, checkpoint, epoch: epoch.id })
+  async #failEpoch(
+    epoch: Epoch,
+    checkpoint: string,
+    thrown: unknown,
+    phase: UpdatePhase,
+    outer: AbortSignal,
+  ): Promise<CkptError> {
+    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({ rank: this.rank, checkpoint, epoch: epoch.id, phase })
     if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
     // The rank where it began logs it; the others only pass it on.
     if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
@@ -407,6 +553,64 @@ export class ParameterServer implements AsyncDisposable {
   async #ringLimit(): Promise<number> {
     const { free } = await this.#device.memory()
     return Math.floor(free * (this.#limits.fraction ?? DEFAULT_FRACTION))
+  }
+
+  /** This rank's numbers in the text format of Prometheus; docs/operations.md says what they mean. */
+  metrics(): Promise<string> {
+    return this.#metrics.text()
+  }
+
+  /** The media type of {@link ParameterServer.metrics}. */
+  get metricsContentType(): string {
+    return this.#metrics.contentType
+  }
+
+  /** Tells the metrics what the last update could have taken at least, in milliseconds, where that was measured. */
+  noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
+    this.#metrics.limited(limitMs / 1000, report.totalMs / limitMs)
+  }
+
+  /** Whether this rank can take an update, and what it knows of engines that need one. */
+  health(): Health {
+    const { lost } = this.#rendezvous
+    const hindrances = [
+      ...(this.#closed ? ['closed'] : this.#draining ? ['draining'] : []),
+      ...(lost && !this.#closed ? [`membership lost: ${lost.message}`] : []),
+    ]
+    const state = this.#closed
+      ? 'closed'
+      : this.#draining
+        ? 'draining'
+        : lost
+          ? 'not ready'
+          : this.#updating
+            ? 'updating'
+            : 'ready'
+    const dirty = this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
+    return { rank: this.rank, worldSize: this.worldSize, state, hindrances, dirty }
+  }
+
+  /**
+   * Takes no further checkpoints and updates, lets a running update end (for `timeoutMs` at most, default 30,000), and closes: what to do on
+   * SIGTERM.
+   */
+  async drain(options: { readonly timeoutMs?: number } = {}): Promise<void> {
+    this.#draining = true
+    const running = this.#updating
+    if (running) {
+      const { timeoutMs = DEFAULT_DRAIN_MS } = options
+      this.#log.info({ timeoutMs }, 'draining: the running update may end')
+      await withDeadline(
+        running.then(() => undefined),
+        { what: 'the running update', timeoutMs },
+      ).catch(() => undefined)
+    }
+    await this.close()
+  }
+
+  #assertTaking(): void {
+    this.#assertOpen()
+    if (this.#draining) throw new CkptError('INVALID_STATE', 'the parameter server is draining')
   }
 
   #assertOpen(): void {
@@ -424,8 +628,10 @@ export class ParameterServer implements AsyncDisposable {
     await this.#updating
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
+      () => this.#metricsServer?.close(),
       () => this.#resources.release(),
       () => this.#serving.end(),
+      () => this.#direct.drop(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
       () => (this.#ownsDevice ? this.#device.close() : undefined),
@@ -448,41 +654,4 @@ export class ParameterServer implements AsyncDisposable {
 
 function publishedKey(name: string): string {
   return `published-metas/${name}`
-}
-
-const EMPTY_TABLE = {
-  count: 0,
-  names: {
-    length: 0,
-    at: () => {
-      throw new RangeError('no tensors')
-    },
-  },
-  dtypes: new Uint8Array(0),
-  shapeIds: new Uint32Array(0),
-  shapes: [],
-  segments: new Uint32Array(0),
-  offsets: new Float64Array(0),
-  bytes: new Float64Array(0),
-}
-
-const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }
-
-/** `work`, done at its first call only; later calls get the first one's result. */
-function once<A, R>(work: (argument: A) => R): (argument: A) => R {
-  let result: { readonly value: R } | undefined
-  return (argument) => (result ??= { value: work(argument) }).value
-}
-
-/** Resolves when the signal is aborted, or after `timeoutMs`. */
-async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
-  if (signal.aborted) return
-  await new Promise<void>((resolve) => {
-    const timer = setTimeout(resolve, timeoutMs)
-    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
-  })
-}
-
-function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
-  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
 }

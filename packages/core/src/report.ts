@@ -21,6 +21,42 @@ export interface StepTimes {
   readonly commitMs: number
 }
 
+/** A tensor that went through the ring in a direct update, why, and the rank whose engine worker makes it so. */
+export interface OpaqueReport {
+  readonly name: string
+  readonly reason: string
+  readonly rank: number
+}
+
+/** What was direct about an update whose strategy is. */
+export interface DirectReport {
+  /** Why the update was staged all the same; absent where it was direct. */
+  readonly fallback?: string
+  /** What watching the engine load brought, where that was done. */
+  readonly recorded?: string
+  readonly opaque: readonly OpaqueReport[]
+  /** The account of bytes on this rank. */
+  readonly bytes?: {
+    /** What the engine worker needed, without opaque tensors. */
+    readonly needed: number
+    /** What crossed this rank's host link. */
+    readonly h2d: number
+    /** What this rank handed on to other workers, GPU to GPU. */
+    readonly forwarded: number
+    /** Opaque tensors, through the ring. */
+    readonly opaque: number
+    /** What all workers of the host needed, each byte once. */
+    readonly nodeNeeded: number
+  }
+  readonly routes?: number
+  /** Copies that the routes came to. */
+  readonly copies?: number
+  /** Parameters whose digest was compared, where digests were asked for. */
+  readonly parameters?: number
+  /** How the device copied. */
+  readonly how?: string
+}
+
 /** What `update` resolves to. */
 export interface UpdateReport {
   readonly checkpoint: string
@@ -33,13 +69,19 @@ export interface UpdateReport {
   readonly modeReason: string
   /** How H2D and broadcasts were laid in time, and what that was chosen by; absent where there was nothing to choose. */
   readonly order?: PipelineOrder
+  /** About direct updates, where the strategy is `direct`. */
+  readonly direct?: DirectReport
   /** Bytes of the checkpoint's tensors, all of which this rank's worker was given. */
   readonly bytes: number
   readonly tensors: number
+  /** Attempts that it took, where it took more than one (`retry`). */
+  readonly attempts?: number
+  /** What an attempt before this one had brought everywhere already, so that it was not sent again; it counts in `bytes` and `tensors`. */
+  readonly kept?: { readonly tensors: number; readonly bytes: number }
   readonly buckets: number
   readonly ringBytes: number
   readonly bucketBytes: number
-  /** Whether every tensor carried a digest that the worker compared before loading it. */
+  /** Whether every tensor carried a digest that the worker compared before loading it (checkpoint-engine's workers cannot). */
   readonly verified: boolean
   /** Digest of the manifest that was applied. */
   readonly digest: string

@@ -30,7 +30,7 @@ export interface PoolStats {
 export async function allocateAll(
   host: Host,
   sizes: readonly number[],
-  options: { readonly lock: boolean; readonly prefault: boolean },
+  options: { readonly lock: boolean; readonly prefault: boolean; readonly shareable?: boolean },
 ): Promise<HostMemory[]> {
   const results = await Promise.allSettled(sizes.map((bytes) => host.allocate({ bytes, ...options })))
   const failed = results.find((result) => result.status === 'rejected')
@@ -50,12 +50,14 @@ export async function allocateAll(
 export class BlockPool {
   readonly #host: Host
   readonly #lock: boolean
+  readonly #shareable: boolean
   readonly #free = new Set<HostMemory>()
   readonly #used = new Set<HostMemory>()
   #allocations = 0
 
-  constructor(host: Host, lock: boolean) {
+  constructor(host: Host, lock: boolean, shareable = false) {
     this.#host = host
+    this.#shareable = shareable
     this.#lock = lock
   }
 
@@ -137,7 +139,7 @@ export class BlockPool {
     if (sizes.length === 0) return []
     try {
       const rounded = sizes.map((bytes) => Math.ceil(bytes / BLOCK_GRANULE) * BLOCK_GRANULE)
-      const fresh = await allocateAll(this.#host, rounded, { lock: this.#lock, prefault })
+      const fresh = await allocateAll(this.#host, rounded, { lock: this.#lock, prefault, shareable: this.#shareable })
       this.#allocations += fresh.length
       for (const memory of fresh) this.#used.add(memory)
       return fresh

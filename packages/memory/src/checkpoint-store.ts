@@ -30,6 +30,8 @@ export const DEFAULT_SEGMENT_BYTES = 8 * 1024 ** 3
 export interface CheckpointStoreOptions {
   /** Largest segment in bytes (default 8 GiB); only a single larger tensor exceeds it. */
   readonly segmentBytes?: number
+  /** Other ranks of this host can map the memory, as direct updates of several ranks need it (default false). */
+  readonly shareable?: boolean
   /** Lock memory unless a registration says otherwise (default true). Where the system refuses, the memory is used unlocked. */
   readonly lock?: boolean
   /** Reads GPU memory into memory of the host (default: none; tensors on GPUs are refused). */
@@ -84,6 +86,7 @@ export class CheckpointStore {
   readonly #host: Host
   readonly #reader: DeviceReader | undefined
   readonly #lock: boolean
+  readonly #shareable: boolean
   readonly #segmentBytes: number
   readonly #pool: BlockPool
   readonly #entries = new Map<string, Entry>()
@@ -96,13 +99,14 @@ export class CheckpointStore {
     this.#host = host
     this.#reader = options.reader
     this.#lock = options.lock ?? true
+    this.#shareable = options.shareable ?? false
     this.#segmentBytes = options.segmentBytes ?? DEFAULT_SEGMENT_BYTES
     if (!Number.isSafeInteger(this.#segmentBytes) || this.#segmentBytes < 1) {
       throw new CkptError('INVALID_ARGUMENT', `segmentBytes ${this.#segmentBytes} is not a whole number above 0`, {
         fields: { field: 'segmentBytes' },
       })
     }
-    this.#pool = new BlockPool(host, this.#lock)
+    this.#pool = new BlockPool(host, this.#lock, this.#shareable)
   }
 
   /** Names of the registered checkpoints, in the order of registration. */
@@ -253,6 +257,7 @@ export class CheckpointStore {
       reader: this.#reader,
       pool: pooled ? this.#pool : undefined,
       lock: options.lock ?? this.#lock,
+      shareable: this.#shareable,
       segmentLimit: this.#segmentBytes,
       removeFiles: options.removeFiles === true,
       signal,

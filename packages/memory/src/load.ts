@@ -27,6 +27,7 @@ export interface LoadContext {
   /** Takes memory from here; absent means memory of its own. */
   readonly pool: BlockPool | undefined
   readonly lock: boolean
+  readonly shareable: boolean
   readonly segmentLimit: number
   readonly removeFiles: boolean
   readonly signal: AbortSignal
@@ -83,9 +84,10 @@ async function filled(
   prefault: boolean,
   fill: (memories: HostMemory[]) => Promise<void>,
 ): Promise<Loaded> {
+  const { lock, shareable } = context
   const blocks =
     context.pool === undefined
-      ? (await allocateAll(context.host, layout.segmentBytes, { lock: context.lock, prefault })).map(ownBlock)
+      ? (await allocateAll(context.host, layout.segmentBytes, { lock, prefault, shareable })).map(ownBlock)
       : await context.pool.acquire(layout.segmentBytes, prefault)
   try {
     throwIfAborted(context.signal)

@@ -1,5 +1,5 @@
 import { runPipeline } from '@ckpt/broadcast'
-import { CkptError, type Strategy, type StrategyContext, type StrategyResult } from '@ckpt/contract'
+import { CkptError, type StagedStrategy, type StrategyContext, type StrategyResult } from '@ckpt/contract'
 import { bounceLanding, ringLanding } from './landing.ts'
 import { Puller } from './puller.ts'
 import { Sources } from './sources.ts'
@@ -20,7 +20,7 @@ export interface P2pOptions {
  *
  * @throws CkptError `INVALID_ARGUMENT` when `ranks` is empty.
  */
-export function p2p({ ranks }: P2pOptions): Strategy {
+export function p2p({ ranks }: P2pOptions): StagedStrategy {
   if (ranks.length === 0) {
     throw new CkptError('INVALID_ARGUMENT', 'p2p needs at least one rank that receives', { fields: { field: 'ranks' } })
   }

@@ -10,3 +10,23 @@ export { planBroadcast, planP2p, type P2pPlanOptions } from './plan.ts'
 export { modelPull, type ModelledPull, type PullModel } from './pull-model.ts'
 export { pullOf } from './pulls.ts'
 export { assignReceivers, type Assignment, type AssignmentInput, type Endpoint } from './receivers.ts'
+export {
+  planDirect,
+  type DirectPlan,
+  type DirectPlanOptions,
+  type OpaqueName,
+  type RankDirectPlan,
+  type RecordedRank,
+} from './direct/plan.ts'
+export { subsetOf } from './direct/subset.ts'
+export { LOADERS, dealtWorkload, predict, simulate, topology } from './simulate/index.ts'
+export type {
+  LinkUse,
+  MeasuredMachine,
+  MeasuredRun,
+  ProcessorCalibration,
+  Rates,
+  SimulateOptions,
+  Simulation,
+  Workload,
+} from './simulate/index.ts'

@@ -15,6 +15,7 @@ describe('rendezvousOptionsFromEnv', () => {
   it('reads what launchers set', () => {
     const env = { RANK: '3', WORLD_SIZE: '8', MASTER_ADDR: 'node-1.cluster', MASTER_PORT: '1234', CKPT_TOKEN: 's' }
     expect(rendezvousOptionsFromEnv(env)).toEqual({ rank: 3, worldSize: 8, address: 'tcp://node-1.cluster:1234', token: 's' })
+    expect(rendezvousOptionsFromEnv({ CKPT_INSECURE: '1' })).toMatchObject({ insecure: true })
     expect(rendezvousOptionsFromEnv({ ...env, MASTER_ADDR: 'fd00::1' }).address).toBe('tcp://[fd00::1]:1234')
   })
 
@@ -32,6 +33,7 @@ describe('rendezvousOptionsFromEnv', () => {
     ['MASTER_ADDR', { MASTER_ADDR: '' }],
     ['MASTER_ADDR', { MASTER_ADDR: 'a b' }],
     ['CKPT_TOKEN', { CKPT_TOKEN: '' }],
+    ['CKPT_INSECURE', { CKPT_INSECURE: 'yes' }],
     ['CKPT_TOKEN_FILE', { CKPT_TOKEN: 'a', CKPT_TOKEN_FILE: 'b' }],
     ['CKPT_TOKEN_FILE', { CKPT_TOKEN_FILE: '/does/not/exist' }],
     ['CKPT_TOKEN_FILE', { CKPT_TOKEN_FILE: '/' }],

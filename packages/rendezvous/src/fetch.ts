@@ -5,6 +5,7 @@ import { CkptError, type CallOptions } from '@ckpt/contract'
 import { connectLink, type Link } from './client/link.ts'
 import { checkTimeout, DEFAULT_TIMEOUT_MS } from './options.ts'
 import { startDeadline } from './timers.ts'
+import { curveClient } from './wire/curve.ts'
 import { pack, PROTOCOL, readCoordinatorMessage, type RankMessage } from './wire/messages.ts'
 import type { Frames } from './wire/socket.ts'
 
@@ -20,13 +21,14 @@ export interface FetchOptions extends CallOptions {
  * What a rank has published under `key`, without joining; undefined where nobody has. The coordinator of a world of one rank
  * listens only where it is `standalone`.
  *
- * @throws CkptError `RENDEZVOUS_REJECTED` for a wrong token, `RANK_MISSING` when the coordinator does not answer in time,
+ * @throws CkptError `RANK_MISSING` when the coordinator does not answer in time, as it does not where the token is wrong,
  * `INVALID_ARGUMENT` naming the option, `ABORTED` by the signal.
  */
 export async function fetchPublished(key: string, options: FetchOptions): Promise<Uint8Array | undefined> {
   const { address, token = '', timeoutMs = DEFAULT_TIMEOUT_MS, signal } = options
   checkTimeout(timeoutMs)
   const peer = `the coordinator at ${address}`
+  const curve = await curveClient(token)
   let link: Link | undefined
   let settle = (): void => undefined
   let answered = false
@@ -42,7 +44,7 @@ export async function fetchPublished(key: string, options: FetchOptions): Promis
           reject(CkptError.from(error, 'RENDEZVOUS_PROTOCOL'))
         }
       }
-      link = connectLink(address, randomBytes(16).toString('hex'), receive, reject)
+      link = connectLink(address, randomBytes(16).toString('hex'), curve, receive, reject)
       const stop = startDeadline(timeoutMs, () => {
         reject(new CkptError('RANK_MISSING', `no answer from ${peer} within ${timeoutMs} ms`, { fields: { peer } }))
       })

@@ -36,7 +36,9 @@ describe('joining', () => {
     ['address', { rank: 0, worldSize: 2 }],
     ['address', { rank: 0, worldSize: 2, address: 'ipc://x' }],
     ['address', { rank: 0, worldSize: 2, address: 'tcp://host:99999' }],
-    ['address', { rank: 0, worldSize: 2, address: 'tcp://192.0.2.1:4000' }],
+    ['address', { rank: 0, worldSize: 2, address: 'tcp://192.0.2.1:4000', token: 't' }],
+    ['token', { rank: 0, worldSize: 2, address: 'tcp://192.0.2.1:4000' }],
+    ['token', { rank: 0, worldSize: 2, address: 'tcp://127.0.0.1:4000', bind: 'tcp://*:4000' }],
     ['heartbeatMs', { rank: 0, worldSize: 1, heartbeatMs: 0 }],
     ['heartbeatTimeoutMs', { rank: 0, worldSize: 1, heartbeatMs: 100, heartbeatTimeoutMs: 100 }],
     ['timeoutMs', { rank: 0, worldSize: 1, timeoutMs: Infinity }],
@@ -52,9 +54,10 @@ describe('joining', () => {
     const twice = await failure(joinRendezvous(options))
     expect(twice).toMatchObject({ code: 'RENDEZVOUS_REJECTED', fields: { rank: 1 } })
     expect(twice.message).toContain(`rank 1 has already joined: process ${process.pid}`)
-    expect(await failure(joinRendezvous({ ...options, rank: 0, token: 'wrong' }))).toMatchObject({
-      code: 'RENDEZVOUS_REJECTED',
-    })
+    const wrong = await failure(joinRendezvous({ ...options, rank: 0, token: 'wrong' }))
+    expect(wrong).toMatchObject({ code: 'RENDEZVOUS_REJECTED', fields: { peer: coordinator.address, field: 'token' } })
+    const { token: _, ...none } = options
+    expect((await failure(joinRendezvous({ ...none, rank: 0 }))).message).toContain('this rank has none')
     expect(await failure(joinRendezvous({ ...options, rank: 0, worldSize: 4 }))).toMatchObject({ code: 'RENDEZVOUS_REJECTED' })
     // Once the first has left, its place is free.
     await first.close()

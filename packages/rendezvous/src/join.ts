@@ -4,33 +4,48 @@ import { hostname } from 'node:os'
 import type { Rendezvous } from '@ckpt/contract'
 
 import { connectLink } from './client/link.ts'
+import { RejoiningRendezvous } from './client/rejoining.ts'
 import { RankRendezvous } from './client/rendezvous.ts'
 import { Session } from './client/session.ts'
 import { CoordinatorHost } from './coordinator/host.ts'
 import { coordinatorLost } from './errors.ts'
-import { checkJoinOptions, type JoinOptions } from './options.ts'
+import { checkJoinOptions, DEFAULT_TIMEOUT_MS, type JoinOptions } from './options.ts'
+import { curveClient } from './wire/curve.ts'
 import { PROTOCOL } from './wire/messages.ts'
 
 /**
  * Joins as one rank. Rank 0 also runs the coordinator, unless it is `standalone`; when rank 0 closes, the others lose it. The coordinator may
- * come up later than the ranks, up to their deadline. After a membership ended (`RANK_LOST`), join again: that is a new incarnation.
+ * come up later than the ranks, up to their deadline. After a membership ended (`RANK_LOST`), join again, which is a new incarnation, or let
+ * `rejoin` do that.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the option, `RENDEZVOUS_REJECTED` (wrong token or world size, rank taken), `RANK_MISSING`
  * when the coordinator does not answer in time, `ABORTED` by the signal.
  */
 export async function joinRendezvous(options: JoinOptions): Promise<Rendezvous> {
+  const member = await enter(options)
+  const { rank, standalone = false, rejoin = false, signal: _, timeoutMs = DEFAULT_TIMEOUT_MS, ...rest } = options
+  // The coordinator in this process lives as long as the rank does.
+  if (!rejoin || (rank === 0 && !standalone)) return member
+  return new RejoiningRendezvous(member, timeoutMs, ({ timeoutMs: within, ...call }) =>
+    enter({ ...rest, rank, standalone, timeoutMs, ...call }, within),
+  )
+}
+
+async function enter(options: JoinOptions, withinMs?: number): Promise<RankRendezvous> {
   const { settings, address, timeoutMs } = checkJoinOptions(options)
-  const { rank, worldSize, standalone = false, signal } = options
+  const { rank, worldSize, standalone = false, elastic = false, signal } = options
+  const alone = worldSize === 1 && !standalone && !elastic
   const incarnation = randomBytes(16).toString('hex')
+  const curve = alone ? undefined : await curveClient(settings.token)
   const host = rank === 0 && !standalone ? new CoordinatorHost(settings) : undefined
   let session: Session | undefined
   try {
-    if (host && worldSize > 1) await host.listen(options.bind ?? address)
+    if (host && !alone) await host.listen(options.bind ?? address)
     const coordinator = standalone ? `the coordinator at ${address}` : `rank 0 (the coordinator at ${address})`
     session = new Session(
       coordinator,
       (why) => coordinatorLost(address, !standalone, why),
-      (onMessage, onError) => host?.linkLocal(onMessage) ?? connectLink(address, incarnation, onMessage, onError),
+      (onMessage, onError) => host?.linkLocal(onMessage) ?? connectLink(address, incarnation, curve, onMessage, onError),
     )
     await session.join(
       {
@@ -43,10 +58,10 @@ export async function joinRendezvous(options: JoinOptions): Promise<Rendezvous> 
         host: hostname(),
         pid: process.pid,
       },
-      timeoutMs,
+      withinMs ?? timeoutMs,
       signal,
     )
-    return new RankRendezvous({ rank, worldSize, coordinator, timeoutMs }, session)
+    return new RankRendezvous({ rank, coordinator, timeoutMs }, session)
   } catch (error) {
     await session?.close(coordinatorLost(address, !standalone, 'was not joined'))
     await host?.close()

@@ -1,6 +1,6 @@
 import { CkptError, type CallOptions } from '@ckpt/contract'
 
-import { parseAddress } from './wire/address.ts'
+import { isLoopback, parseAddress } from './wire/address.ts'
 
 export const DEFAULT_HEARTBEAT_MS = 500
 export const DEFAULT_HEARTBEAT_TIMEOUT_MS = 5000
@@ -11,8 +11,18 @@ export interface CoordinatorOptions {
   /** `tcp://host:port` to listen on; port 0 takes a free one, host `*` listens everywhere. */
   readonly address: string
   readonly worldSize: number
-  /** Shared secret that every joining rank must show. */
+  /**
+   * Secret of the run, the same on all ranks: keys are derived from it, connections are encrypted, and who does not have it gets no further
+   * than a closed connection. Needed unless the coordinator listens on the loopback interface only, or `insecure` is set.
+   */
   readonly token?: string
+  /** Do without a secret although others on the network can reach the coordinator (default false). */
+  readonly insecure?: boolean
+  /**
+   * Ranks may be added while nobody waits for anybody: one that joins with a larger world size makes the world larger for all (default
+   * false: it is rejected). Concerns the coordinator.
+   */
+  readonly elastic?: boolean
   /** Time between two heartbeats in milliseconds (default 500); joining ranks follow it. */
   readonly heartbeatMs?: number
   /** A rank, or the coordinator, that is silent for this many milliseconds is lost (default 5000). */
@@ -30,6 +40,8 @@ export interface JoinOptions extends CallOptions, Omit<CoordinatorOptions, 'addr
   readonly bind?: string
   /** The coordinator runs elsewhere (`startCoordinator`): rank 0 connects as the others do. */
   readonly standalone?: boolean
+  /** Join again, as a new incarnation, at the next call after the membership was lost; the coordinator may have been restarted (default false). */
+  readonly rejoin?: boolean
   /** Deadline for joining, and default deadline of every later wait, in milliseconds (default 60000). */
   readonly timeoutMs?: number
 }
@@ -38,6 +50,7 @@ export interface JoinOptions extends CallOptions, Omit<CoordinatorOptions, 'addr
 export interface Settings {
   readonly worldSize: number
   readonly token: string
+  readonly elastic: boolean
   readonly heartbeatMs: number
   readonly heartbeatTimeoutMs: number
   readonly onFault: (error: CkptError) => void
@@ -45,14 +58,14 @@ export interface Settings {
 
 /** @throws CkptError `INVALID_ARGUMENT` naming the option. */
 export function settingsOf(options: Omit<CoordinatorOptions, 'address'>): Settings {
-  const { worldSize, token = '', heartbeatMs = DEFAULT_HEARTBEAT_MS, onFault = () => undefined } = options
+  const { worldSize, token = '', elastic = false, heartbeatMs = DEFAULT_HEARTBEAT_MS, onFault = () => undefined } = options
   const { heartbeatTimeoutMs = Math.max(DEFAULT_HEARTBEAT_TIMEOUT_MS, 3 * heartbeatMs) } = options
   if (!Number.isSafeInteger(worldSize) || worldSize < 1) throw invalid('worldSize', `${worldSize} is not a number of ranks`)
   if (!(heartbeatMs >= 1 && Number.isFinite(heartbeatMs))) throw invalid('heartbeatMs', `${heartbeatMs} is not a time`)
   if (!(heartbeatTimeoutMs >= 2 * heartbeatMs && Number.isFinite(heartbeatTimeoutMs))) {
     throw invalid('heartbeatTimeoutMs', `${heartbeatTimeoutMs} is not at least twice heartbeatMs (${heartbeatMs})`)
   }
-  return { worldSize, token, heartbeatMs, heartbeatTimeoutMs, onFault }
+  return { worldSize, token, elastic, heartbeatMs, heartbeatTimeoutMs, onFault }
 }
 
 /** Join options with everything checked and defaults filled in. @throws CkptError `INVALID_ARGUMENT` naming the option. */
@@ -63,9 +76,24 @@ export function checkJoinOptions(options: JoinOptions): { settings: Settings; ad
     throw invalid('rank', `${rank} is not a rank of a world of ${worldSize}`)
   }
   checkTimeout(timeoutMs)
-  if (options.address !== undefined) parseAddress(options.address, 'address')
-  else if (worldSize > 1 || options.standalone) throw invalid('address', 'needed to find the coordinator')
+  const alone = worldSize === 1 && !options.standalone && !settings.elastic
+  if (options.address !== undefined) {
+    parseAddress(options.address, 'address')
+    if (!alone) checkSecret(options, options.bind ?? options.address)
+  } else if (!alone) throw invalid('address', 'needed to find the coordinator')
   return { settings, address: options.address ?? 'in-process', timeoutMs }
+}
+
+/** @throws CkptError `INVALID_ARGUMENT` naming `token` when others on the network could speak to a coordinator at `address`. */
+export function checkSecret(
+  { token = '', insecure = false }: Pick<CoordinatorOptions, 'token' | 'insecure'>,
+  address: string,
+): void {
+  if (token !== '' || insecure || isLoopback(address)) return
+  throw invalid(
+    'token',
+    `anybody on the network could speak to a coordinator at ${address}: set CKPT_TOKEN or CKPT_TOKEN_FILE to the same secret on every node, or CKPT_INSECURE=1 to do without`,
+  )
 }
 
 /** @throws CkptError `INVALID_ARGUMENT` unless `timeoutMs` is a positive, finite number. */

@@ -1,12 +1,13 @@
 import { linkSync, mkdirSync, rmSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import type { Host } from '@ckpt/contract'
+import { CkptError, type Host } from '@ckpt/contract'
 import { timelineOf, type UpdateReport } from '@ckpt/core'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
 import type { Model } from '@ckpt/models'
 import { PeerCluster } from '../peer/ranks.ts'
 import type { Gpus, PeerRun, Run } from '../result.ts'
 import { summarize, type Samples } from '../statistics.ts'
+import { account } from './account.ts'
 import { digestsOf, poisonAll, sameDigests } from './engines.ts'
 
 /** Bucket sizes in GiB of which the peer gets the best. */
@@ -23,6 +24,7 @@ export interface GpuMeasurement {
   readonly gpus: Gpus
   readonly python: string
   readonly host: Host
+  readonly strategy: 'broadcast' | 'direct'
   /** Measure checkpoint-engine in the same run, alternating. */
   readonly peer: boolean
   readonly bucketBytes?: number
@@ -80,6 +82,7 @@ export async function measureGpu(options: GpuMeasurement): Promise<GpuResult> {
       atItsBest.push(await turns.peer())
     }
   }
+  if (options.strategy === 'direct') return directResult(turns, cluster, kept, asItComes, atItsBest, bestBucket)
   const before = await turns.freeBytes()
   const released: UpdateReport[][] = []
   await turns.own(false)
@@ -106,6 +109,30 @@ export async function measureGpu(options: GpuMeasurement): Promise<GpuResult> {
   ]
   const peers = peer === undefined ? [] : turns.comparisons(kept, asItComes, atItsBest, bestBucket, released)
   return { runs, peers }
+}
+
+/** Direct updates keep neither ring nor collective: there is nothing to release. */
+async function directResult(
+  turns: Turns,
+  cluster: Cluster,
+  kept: readonly UpdateReport[][],
+  asItComes: readonly PeerSample[],
+  atItsBest: readonly PeerSample[],
+  bestBucket: number,
+): Promise<GpuResult> {
+  const free = await turns.freeBytes()
+  const digested = await turns.own(true, true)
+  const after = await turns.freeBytes()
+  const resources = await cluster.all('resources', () => undefined)
+  const run = turns.run(kept, {
+    digestUpdateMs: slowest(digested),
+    peakHostBytes: Math.max(...resources.map((one) => one.peakResidentBytes)),
+    peakDeviceBytes: Math.max(...kept.flat().map((report) => report.ringBytes)),
+    growthBytes: Math.max(...free.map((bytes, rank) => bytes - after[rank]!)),
+    variant: 'kept',
+  })
+  const peers = asItComes.length === 0 ? [] : turns.comparisons(kept, asItComes, atItsBest, bestBucket, [])
+  return { runs: [run], peers }
 }
 
 interface PeerSample {
@@ -193,8 +220,17 @@ class Turns {
     this.#ownVerified = checks.every((check) => check.verified)
     this.#verifiedBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
     this.#reference = await digestsOf(engines)
-    // Prepares what is prepared per bucket.
+    // Prepares what is prepared per bucket; where the strategy is direct this one is recorded, and the next one prepared.
     await this.own(true)
+    if (this.#options.strategy === 'direct') {
+      const [report] = await this.own(true)
+      if (report!.strategy !== 'direct') {
+        throw new CkptError(
+          'UNSUPPORTED',
+          `no direct update: ${report!.direct?.fallback ?? ''} (${report!.direct?.recorded ?? ''})`,
+        )
+      }
+    }
     if (this.#peer === undefined) return
     await this.peer()
     await this.peer()
@@ -253,7 +289,8 @@ class Turns {
       title: model.title,
       scale: checkpoint.scale,
       backend: 'cuda',
-      strategy: 'broadcast',
+      strategy: this.#options.strategy,
+      ...(first.direct && { direct: account(median) }),
       ranks,
       bytes: first.bytes,
       tensors: first.tensors,
@@ -277,8 +314,8 @@ class Turns {
         commitMs: stepMs('commitMs'),
       },
       ...rest,
-      limit: this.#limit(first.bytes),
-      ratioToLimit: updateMs.median / this.#limit(first.bytes).updateMs,
+      limit: this.#limit(needed(median)),
+      ratioToLimit: updateMs.median / this.#limit(needed(median)).updateMs,
       verified: this.#ownVerified,
       verifiedBytes: this.#verifiedBytes,
       digest: first.digest,
@@ -298,7 +335,7 @@ class Turns {
     released: readonly UpdateReport[][],
   ): PeerRun[] {
     const { ranks, model } = this.#options
-    const limit = this.#limit(kept[0]![0]!.bytes).updateMs
+    const limit = this.#limit(needed(kept[0]!)).updateMs
     const compare = (what: string, own: Samples, peer: Samples, more: Partial<PeerRun> = {}): PeerRun => ({
       peer: 'checkpoint-engine',
       version: this.#peer!.version,
@@ -322,7 +359,7 @@ class Turns {
     const once = (value: number) => summarize([value])
     return [
       update('update, as it comes (auto_pg=True)', kept.slice(0, half), asItComes),
-      update('update, as it comes, ours releasing everything', released, asItComes),
+      ...(released.length > 0 ? [update('update, as it comes, ours releasing everything', released, asItComes)] : []),
       update(`update, at its best (auto_pg=False, ${bestBucket} GiB buckets)`, kept.slice(half), atItsBest),
       compare('registration with a copy', once(this.#register.own), once(this.#register.peer)),
       compare('registration in place', once(this.#register.ownInPlace), once(this.#register.peerInPlace)),
@@ -344,6 +381,7 @@ class Turns {
   #update(keepAlive: boolean, verify: boolean): Promise<UpdateReport[]> {
     const { bucketBytes, chunkBytes } = this.#options
     return this.#cluster.update(NAME, {
+      strategy: this.#options.strategy,
       keepAlive,
       verify,
       version: NAME,
@@ -365,6 +403,12 @@ class Turns {
     for (let i = 0; i < this.#options.repeat; i++) samples.push(await measure())
     return summarize(samples)
   }
+}
+
+/** Bytes that must cross host links, each once: all of the checkpoint, or in a direct update what the engine workers need of it. */
+function needed(reports: readonly UpdateReport[]): number {
+  const { bytes, direct } = reports[0]!
+  return direct?.bytes ? direct.bytes.nodeNeeded + direct.bytes.opaque : bytes
 }
 
 /** The communicators that were let go are gone by then. */

@@ -5,6 +5,7 @@ import { timelineOf, type UpdateReport } from '@ckpt/core'
 import type { Model } from '@ckpt/models'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
 import type { Run } from '../result.ts'
+import { account } from './account.ts'
 import { summarize } from '../statistics.ts'
 import type { CeilingProbe } from './ceilings.ts'
 
@@ -15,9 +16,9 @@ export interface UpdateMeasurement {
   readonly model: Pick<Model, 'id' | 'title'>
   readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
   /** With `p2p` the ranks join from the saved metas of as many others, which hold the checkpoint, over TCP on this machine. */
-  readonly strategy: 'broadcast' | 'p2p'
   readonly ranks: number
   readonly repeat: number
+  readonly strategy: 'broadcast' | 'direct' | 'p2p'
   /** Readings of the copy ceiling, one right before each sample. */
   readonly copyCeiling: CeilingProbe
   readonly onStep?: (step: string) => void
@@ -28,9 +29,14 @@ export interface UpdateMeasurement {
  * slices. Before each update all parameters are overwritten, after it every byte is compared with the files; neither is timed. The
  * slowest rank counts. The copy ceiling is read before every sample, which is then held against that reading.
  */
-export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
-  const { model, checkpoint, ranks, repeat, onStep } = options
-  const pulls = options.strategy === 'p2p'
+export async function measureUpdate(options: UpdateMeasurement): Promise<Run | { skipped: string }> {
+  const { model, checkpoint, ranks, repeat, onStep, strategy } = options
+  const direct = strategy === 'direct'
+  const pulls = strategy === 'p2p'
+  // Ranks read each other's memory then: they have to be able to map it.
+  const inPlace = direct && checkpoint.directory.startsWith('/dev/shm/')
+  if (direct && !inPlace && ranks > 1)
+    return { skipped: 'the checkpoint does not fit into /dev/shm, where ranks could share it' }
   onStep?.('starting processes')
   const threads = Math.max(1, Math.floor(cpus().length / ranks))
   await using cluster = await Cluster.start({
@@ -42,7 +48,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   await using others = pulls ? await Cluster.start({ ranks, threads }) : undefined
   const owners = others ?? cluster
   onStep?.('registering')
-  const registered = await owners.register('bench', checkpoint.directory)
+  const registered = await owners.register('bench', checkpoint.directory, { inPlace })
   const gathered = await owners.all('gatherMetas', () => ({ name: 'bench', digests: pulls }))
   if (pulls) await loadMetas(owners, cluster)
   const p2p = pulls ? { p2p: cluster.ranks.map(({ rank }) => rank) } : {}
@@ -52,7 +58,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const updateAndVerify = async (verify: boolean, version: string): Promise<UpdateReport[]> => {
     await Promise.all(cluster.engines.map((engine) => engine.poison()))
     onStep?.(`update ${version}`)
-    const reports = await cluster.update('bench', { verify, version, ...p2p })
+    const reports = await cluster.update('bench', { verify, version, ...(pulls ? p2p : { strategy }) })
     onStep?.(`verifying ${version}`)
     const checks = await Promise.all(cluster.engines.map((engine) => engine.verify(checkpoint.files)))
     verified &&= checks.every((check) => check.verified)
@@ -61,6 +67,10 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   }
   // The first update makes ring and collective, which are kept: it is not a sample.
   await updateAndVerify(false, 'first')
+  if (direct) {
+    const [report] = await updateAndVerify(false, 'first direct')
+    if (report!.strategy !== 'direct') return { skipped: report!.direct?.fallback ?? 'no update was direct' }
+  }
   const ceilings: number[] = []
   for (let i = 0; i < repeat; i++) {
     ceilings.push(await options.copyCeiling.read())
@@ -76,8 +86,10 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const first = median[0]!
   const last = samples.at(-1)!
   const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
+  const written = direct ? account(median) : undefined
   // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
-  const moved = first.bytes * (pulls ? 2 : 1) + first.bytes * (ranks - 1) + verifiedBytes
+  const staged = first.bytes * (pulls ? ranks + 1 : ranks) + verifiedBytes
+  const moved = written ? written.h2dBytes + written.forwardedBytes : staged
   const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
   const ratio = summarize(slowest.map((milliseconds, i) => milliseconds / limits[i]!))
   return {
@@ -85,7 +97,8 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     title: model.title,
     scale: checkpoint.scale,
     backend: 'host',
-    strategy: options.strategy,
+    strategy,
+    ...(written && { direct: written }),
     ranks,
     bytes: first.bytes,
     tensors: first.tensors,
@@ -99,7 +112,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     limit: {
       bytesPerSecond: summarize(ceilings).median,
       updateMs: summarize(limits).median,
-      how: `${moved} bytes that ${pulls ? 'both ends of the pull' : 'H2D'}, broadcast and reload must move, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
+      how: `${moved} bytes that ${direct ? 'have to be written to parameters' : `${pulls ? 'both ends of the pull' : 'H2D'}, broadcast and reload must move`}, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
     },
     ratioToLimit: ratio.median,
     ratios: ratio,

@@ -1,6 +1,7 @@
 import type { BenchResult } from '../result.ts'
+import { lead } from './html/lead.ts'
 import { html, Markup } from './html/markup.ts'
-import { bytes, headline, limits, machine, peers, skipped, timelines } from './html/sections.ts'
+import { bytes, headline, limits, machine, peers, predictions, skipped, timelines } from './html/sections.ts'
 import { STYLE } from './html/style.ts'
 import { renderJson } from './json.ts'
 
@@ -26,8 +27,8 @@ export function renderHtml(result: BenchResult): string {
       <body>
         <h1>ckpt bench</h1>
         <p class="quiet">${startedAt.slice(0, 16).replace('T', ' ')} UTC · ${on.cpu}, ${on.cores} cores · ${verdict}</p>
-        ${headline(result)} ${limits(result)} ${peers(result)} ${timelines(result)} ${bytes(result)} ${machine(result)}
-        ${skipped(result)}
+        ${lead(result)} ${limits(result)} ${headline(result)} ${peers(result)} ${timelines(result)} ${bytes(result)}
+        ${predictions(result)} ${machine(result)} ${skipped(result)}
         <details>
           <summary>All figures but the timelines</summary>
           <pre>${renderJson(figures)}</pre>

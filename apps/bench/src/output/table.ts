@@ -1,5 +1,6 @@
 import Table from 'cli-table3'
-import type { BenchResult, Run } from '../result.ts'
+import type { BenchResult, DirectAccount, Run } from '../result.ts'
+import { predictRuns } from '../validate.ts'
 import { publishedRows } from './published.ts'
 import { gigabytes, seconds } from './units.ts'
 
@@ -15,6 +16,7 @@ export function renderTables(result: BenchResult): string {
     published(result.runs),
   ]
   for (const run of result.runs) if (run.backend === 'cuda') parts.push(onGpu(run))
+  for (const run of result.runs) if (run.direct) parts.push(bytesAccount(run.title, run.direct))
   if (result.registration) {
     const { bytes, registerMs, ofCeiling, freshMs, freshOfCeiling } = result.registration
     const percent = (part: number) => `${(part * 100).toFixed(0)} %`
@@ -33,6 +35,7 @@ export function renderTables(result: BenchResult): string {
       `${peer.what} of ${peer.model} over ${peer.ranks} ranks: ${seconds(peer.oursMs.median)}; ${peer.peer} ${peer.version}: ${seconds(peer.peerMs.median)} (${peer.ratio.toFixed(peer.ratio < 10 ? 2 : 0)} times as long)`,
     )
   }
+  if (result.processors) parts.push(predictions(result))
   for (const { what, reason } of result.skipped) parts.push(`not measured: ${what}: ${reason}`)
   return `${parts.join('\n')}\n`
 }
@@ -65,7 +68,7 @@ function updates(runs: readonly Run[]): string {
   })
   for (const run of runs) {
     table.push([
-      run.variant === undefined ? run.title : `${run.title}, ${run.variant}`,
+      [run.title, run.strategy === 'broadcast' ? undefined : run.strategy, run.variant].filter(Boolean).join(', '),
       run.scale,
       gigabytes(run.bytes),
       run.tensors,
@@ -95,6 +98,16 @@ function onGpu({ variant, steps, stages, peakDeviceBytes, ringBytes, registerInP
   ].join('\n')
 }
 
+/** What a direct update moved, beside what it had to. */
+function bytesAccount(title: string, direct: DirectAccount): string {
+  const { neededBytes, uniqueBytes, h2dBytes, forwardedBytes, opaqueBytes, opaqueTensors, routes, copies, how } = direct
+  const opaque = opaqueTensors.length === 0 ? '' : ` (${opaqueTensors.join('; ')})`
+  return [
+    `${title}, direct: engine workers needed ${gigabytes(neededBytes)}, ${gigabytes(uniqueBytes)} of it different; over host links ${gigabytes(h2dBytes)} (${((h2dBytes / uniqueBytes) * 100).toFixed(2)} %), GPU to GPU ${gigabytes(forwardedBytes)}, through the ring ${gigabytes(opaqueBytes)}${opaque}`,
+    `  ${routes} routes in ${copies} copies: ${how}`,
+  ].join('\n')
+}
+
 /** How H2D and broadcasts were laid in time, of runs whose links carry both. */
 function orders(runs: readonly Run[]): string[] {
   return runs.flatMap(({ title, order }) => (order?.linksShared ? [`${title}: ${order.name}: ${order.reason}`] : []))
@@ -112,4 +125,18 @@ function published(runs: readonly Run[]): string {
     }
   }
   return table.length === 0 ? '' : table.toString()
+}
+
+/** Updates beside what the simulator makes of them. */
+function predictions(result: BenchResult): string {
+  const table = new Table({
+    head: ['simulated', 'ranks', 'measured', 'samples', 'predicted', 'error'],
+    style: { head: [], border: [] },
+  })
+  for (const { run, predictedMs, error, reason } of predictRuns(result)) {
+    const { title, ranks, updateMs } = run
+    const found = predictedMs === undefined ? [reason ?? '', ''] : [seconds(predictedMs), `${(error! * 100).toFixed(1)} %`]
+    table.push([title, ranks, seconds(updateMs.median), `${seconds(updateMs.min)} to ${seconds(updateMs.max)}`, ...found])
+  }
+  return table.toString()
 }

@@ -19,6 +19,8 @@ interface UpdateCommandOptions {
   readonly ringSize?: number
   readonly bucketSize?: number
   readonly timeout: number
+  readonly retry: number
+  readonly rollback?: boolean
   readonly saveMetas?: string
   readonly publishMetas?: boolean
   readonly hold?: boolean
@@ -46,6 +48,8 @@ export function addUpdate(program: Command): void {
     .addOption(new Option('--ring-size <size>', 'most memory the ring may take, such as 1GiB').argParser(parseSize))
     .addOption(new Option('--bucket-size <size>', 'preferred bucket size, such as 64MiB').argParser(parseSize))
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
+    .addOption(new Option('--retry <n>', 'further attempts after a failure that may pass').argParser(parseCount(0)).default(0))
+    .option('--rollback', 'restore the version before when the update fails half-way, while its checkpoint is registered')
     .option('--save-metas <file>', 'write the gathered metas to a file (rank 0)')
     .option('--publish-metas', 'leave the gathered metas with the coordinator, for `ckpt join --coordinator`')
     .option('--hold', 'afterwards keep the checkpoint, for others to join from, until interrupted')
@@ -84,6 +88,8 @@ async function update(options: UpdateCommandOptions, signal: AbortSignal): Promi
   const report = await server.update(options.name, {
     engine: controlEngine({ socket: (rank) => options.engineControl.replaceAll('{rank}', String(rank)) }),
     verify: options.verify,
+    retry: options.retry,
+    rollback: options.rollback ?? false,
     signal,
     onProgress: (done, total) => bar.update(done, total),
     ...(options.version !== undefined && { version: options.version }),
@@ -139,6 +145,10 @@ function pullText({ bytes, busyMs, sources, lost }: NonNullable<UpdateReport['pu
   return `pulled ${formatSize(bytes)} in ${busyMs.toFixed(1)} ms: ${from}${gone}`
 }
 
+function attemptsText({ attempts, kept }: UpdateReport): string {
+  return `${attempts} attempts${kept ? `; ${formatSize(kept.bytes)} that an earlier one had brought were not sent again` : ''}`
+}
+
 export function summary(report: UpdateReport, ranks: number): string {
   const { stages, steps } = report
   const ms = (value: number) => `${value.toFixed(1)} ms`
@@ -150,6 +160,7 @@ export function summary(report: UpdateReport, ranks: number): string {
     ...(report.pull ? [`  ${pullText(report.pull)}`] : []),
     `  ${report.mode} (${report.modeReason}); ${report.buckets} buckets through a ring of ${formatSize(report.ringBytes)}`,
     ...(report.order?.linksShared ? [`  ${orderText(report.order)}`] : []),
+    ...(report.attempts === undefined ? [] : [`  ${attemptsText(report)}`]),
     `  ${report.verified ? 'every tensor compared with its digest before it was loaded' : 'digests were not compared (--no-verify)'}`,
     '',
   ].join('\n')

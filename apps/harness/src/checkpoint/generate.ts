@@ -34,13 +34,22 @@ export async function generateCheckpoint(
 ): Promise<GeneratedCheckpoint> {
   const scale = resolveScale(model, { bytes })
   const tensors = checkpointTensors(model, { bytes })
-  const total = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
   const { layers, moe, vocab } = model.architecture
   const kept = [`${scale.layers} of ${layers} layers`]
   if (moe) kept.push(`${scale.experts} of ${moe.experts} experts`)
   if (scale.vocab !== vocab) kept.push(`${scale.vocab} of ${vocab} vocabulary rows`)
   if (scale.width !== 1) kept.push(`widths divided by ${scale.width}`)
-  const directory = join(scratchRoot(total), `ckpt-checkpoint-${process.pid}-${model.id}-${label}`)
+  return generateTensors(host, tensors, { id: model.id, label, seed, scale: kept.join(', ') })
+}
+
+/** Writes a checkpoint of these tensors, in several shards; see {@link generateCheckpoint}. */
+export async function generateTensors(
+  host: Host,
+  tensors: readonly CheckpointTensor[],
+  { id, label, seed, scale }: { readonly id: string; readonly label: string; readonly seed: bigint; readonly scale: string },
+): Promise<GeneratedCheckpoint> {
+  const total = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
+  const directory = join(scratchRoot(total), `ckpt-checkpoint-${process.pid}-${id}-${label}`)
   const remove = () => rmSync(directory, { recursive: true, force: true })
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   process.on('exit', remove)
@@ -50,7 +59,7 @@ export async function generateCheckpoint(
     files,
     bytes: total,
     tensors: tensors.length,
-    scale: kept.join(', '),
+    scale,
     [Symbol.dispose]() {
       process.off('exit', remove)
       remove()

@@ -1,4 +1,5 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,10 +11,11 @@ import type { RankCall, RankCalls, RankUpdate } from './rank-protocol.ts'
 export interface ClusterOptions {
   readonly ranks: number
   readonly keepAlive?: boolean
+  readonly shareMemory?: boolean
   readonly timeoutMs?: number
-  /** Secret of the run. */
-  readonly token?: string
   readonly heartbeatTimeoutMs?: number
+  /** Ranks may be added. */
+  readonly elastic?: boolean
   /** Threads of each rank. */
   readonly threads?: number
   /** More environment of each rank's process. */
@@ -22,6 +24,8 @@ export interface ClusterOptions {
   readonly through?: readonly string[]
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
+  /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA. */
+  readonly standInCuda?: boolean
   /** Engine workers, one a rank; absent for clusters that only gather. */
   readonly engine?: Omit<EngineProcessOptions, 'directory' | 'tpRank' | 'tpSize' | 'extra'> & {
     /** More arguments for the engine worker of a rank. */
@@ -31,45 +35,30 @@ export interface ClusterOptions {
 
 /** Rank processes and their engine workers on this machine. `close` ends all of them and removes what they left. */
 export class Cluster implements AsyncDisposable {
-  readonly ranks: readonly RankProcess[]
+  readonly ranks: RankProcess[]
   readonly engines: EngineProcess[]
+  /** The secret of this run. */
+  readonly token = randomBytes(24).toString('base64url')
+  /** Where the coordinator listens, `tcp://…`. */
+  readonly address: string
   readonly #directory: string
-  #address = ''
   readonly #options: ClusterOptions
   readonly #removeDirectory = () => rmSync(this.#directory, { recursive: true, force: true })
 
-  private constructor(options: ClusterOptions, directory: string) {
+  private constructor(options: ClusterOptions, directory: string, address: string) {
+    this.address = address
     this.#options = options
     this.#directory = directory
     process.on('exit', this.#removeDirectory)
     this.engines = options.engine ? Array.from({ length: options.ranks }, (_, rank) => this.#startEngine(rank)) : []
-    this.ranks = Array.from({ length: options.ranks }, (_, rank) => {
-      const { env, through } = options
-      return new RankProcess(rank, { ...(env && { env: env(rank) }), ...(through && { through }) })
-    })
+    this.ranks = Array.from({ length: options.ranks }, (_, rank) => this.#newRank(rank))
   }
 
   static async start(options: ClusterOptions): Promise<Cluster> {
-    const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')))
+    const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')), `tcp://127.0.0.1:${await freePort()}`)
     try {
       await Promise.all([...cluster.ranks.map((rank) => rank.ready), ...cluster.engines.map((engine) => engine.ready())])
-      const address = `tcp://127.0.0.1:${await freePort()}`
-      cluster.#address = address
-      await Promise.all(
-        cluster.ranks.map(({ rank }) =>
-          cluster.ranks[rank]!.call('create', {
-            rank,
-            worldSize: options.ranks,
-            address,
-            keepAlive: options.keepAlive ?? false,
-            timeoutMs: options.timeoutMs ?? 60_000,
-            ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
-            ...(options.token !== undefined && { token: options.token }),
-            ...(options.threads !== undefined && { threads: options.threads }),
-            ...(options.backend === 'cuda' && { gpu: rank }),
-          }),
-        ),
-      )
+      await Promise.all(cluster.ranks.map((rank) => cluster.#create(rank)))
       return cluster
     } catch (error) {
       await cluster.close()
@@ -77,9 +66,60 @@ export class Cluster implements AsyncDisposable {
     }
   }
 
-  /** Where its coordinator listens. */
-  get address(): string {
-    return this.#address
+  #create(process: RankProcess): Promise<void> {
+    const {
+      keepAlive = false,
+      shareMemory = false,
+      timeoutMs = 60_000,
+      standInCuda,
+      elastic,
+      heartbeatTimeoutMs,
+      threads,
+      backend,
+    } = this.#options
+    return process.call('create', {
+      rank: process.rank,
+      worldSize: this.ranks.length,
+      address: this.address,
+      token: this.token,
+      keepAlive,
+      shareMemory,
+      timeoutMs,
+      ...(standInCuda && { standInCuda: true }),
+      ...(elastic !== undefined && { elastic }),
+      ...(heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs }),
+      ...(threads !== undefined && { threads }),
+      ...(backend === 'cuda' && { gpu: process.rank }),
+    })
+  }
+
+  #newRank(rank: number): RankProcess {
+    const { env, through } = this.#options
+    return new RankProcess(rank, { ...(env && { env: env(rank) }), ...(through && { through }) })
+  }
+
+  /** Kills a rank and starts it anew, as a new incarnation without any checkpoint. */
+  async restartRank(rank: number): Promise<void> {
+    await this.ranks[rank]?.process.stop('SIGKILL')
+    this.ranks[rank] = this.#newRank(rank)
+    await this.ranks[rank].ready
+    await this.#create(this.ranks[rank])
+  }
+
+  /** Workers of ranks that were added hold the same parts as the first ones, in a directory of their own. */
+  #engineDirectory(rank: number): string {
+    const directory = join(this.#directory, String(Math.floor(rank / this.#options.ranks)))
+    if (rank < this.#options.ranks) return this.#directory
+    mkdirSync(directory, { recursive: true })
+    return directory
+  }
+
+  /** One rank more, with an engine worker of its own. */
+  async addRank(): Promise<void> {
+    const rank = this.ranks.push(this.#newRank(this.ranks.length)) - 1
+    this.engines.push(this.#startEngine(rank))
+    await Promise.all([this.ranks[rank]!.ready, this.engines[rank]!.ready()])
+    await this.#create(this.ranks[rank]!)
   }
 
   #startEngine(rank: number): EngineProcess {
@@ -95,19 +135,19 @@ export class Cluster implements AsyncDisposable {
     return new EngineProcess({
       device: this.#options.backend === 'cuda' ? 'cuda' : 'cpu',
       ...engine,
-      directory: this.#directory,
-      tpRank: rank,
+      directory: this.#engineDirectory(rank),
+      tpRank: rank % this.#options.ranks,
       tpSize: this.#options.ranks,
       extra,
       ...(this.#options.through && { through: this.#options.through }),
     })
   }
 
-  /** Replaces the engine worker of a rank by a new process, without injected faults. */
-  async restartEngine(rank: number): Promise<void> {
+  /** Replaces the engine worker of a rank by a new process, without injected faults: with these further arguments only. */
+  async restartEngine(rank: number, extra: readonly string[] = []): Promise<void> {
     await this.engines[rank]?.process.stop('SIGKILL')
     const { extra: _, ...engine } = this.#options.engine!
-    this.engines[rank] = this.#newEngine(rank, engine)
+    this.engines[rank] = this.#newEngine(rank, engine, extra)
     await this.engines[rank].ready()
   }
 

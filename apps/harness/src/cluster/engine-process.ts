@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process'
+import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { controlRequest } from '@ckpt/core'
 import { CkptError } from '@ckpt/contract'
 import { spawnSource, wrap, type Spawned } from './processes.ts'
-import type { Verification } from '../engine/parameters.ts'
+import { parametersPrefix, type Verification } from '../engine/parameters.ts'
 
 export interface EngineProcessOptions {
   readonly kind: 'typescript' | 'python'
@@ -40,6 +41,7 @@ export class EngineProcess {
       this.process = spawnSource(name, new URL('../engine/main.ts', import.meta.url), [...args, '--checkpoint', checkpoint], {
         ...(options.through && { through: options.through }),
       })
+      this.process.child.once('exit', () => this.#removeParameters())
     } else {
       const main = program === undefined ? ['-m', 'ckpt_worker.reference'] : [program]
       const where = device === 'cuda' ? ['--device', `cuda:${tpRank}`] : []
@@ -48,6 +50,12 @@ export class EngineProcess {
       })
       this.process = wrap(name, child)
     }
+  }
+
+  /** What a process that was killed could not remove itself. */
+  #removeParameters(): void {
+    const prefix = parametersPrefix(this.process.child.pid ?? 0)
+    for (const name of readdirSync('/dev/shm')) if (name.startsWith(prefix)) rmSync(join('/dev/shm', name), { force: true })
   }
 
   /** Waits until it answers. @throws CkptError `ENGINE_UNREACHABLE` with what it printed. */

@@ -1,13 +1,15 @@
 /** A rank process of a test cluster: makes the calls its parent sends over the IPC channel. */
 import { readFileSync, readdirSync } from 'node:fs'
-import { CkptError } from '@ckpt/contract'
-import { ParameterServer, controlEngine } from '@ckpt/core'
+import { CkptError, type Device } from '@ckpt/contract'
+import { ParameterServer, controlEngine, direct } from '@ckpt/core'
 import { p2p } from '@ckpt/p2p'
-import { createCudaDevice, type CudaDevice } from '@ckpt/transport'
+import { createCudaDevice } from '@ckpt/transport'
+import { standInCudaDevice } from '../compat/stand-in-device.ts'
 import type { RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
 let server: ParameterServer | undefined
-let gpu: CudaDevice | undefined
+/** Where the rank was told of one; else it makes its own. */
+let device: Device | undefined
 
 function parameterServer(): ParameterServer {
   if (server) return server
@@ -17,9 +19,10 @@ function parameterServer(): ParameterServer {
 type Handlers = { [K in RankCall]: (argument: RankCalls[K][0]) => Promise<RankCalls[K][1]> }
 
 const handlers: Handlers = {
-  async create({ address, gpu: index, ...options }) {
-    if (index !== undefined) gpu = await createCudaDevice({ index })
-    server = await ParameterServer.create({ ...options, rendezvous: address, ...(gpu && { device: gpu }) })
+  async create({ address, gpu: index, standInCuda = false, ...options }) {
+    if (index !== undefined) device = await createCudaDevice({ index })
+    if (standInCuda) device = await standInCudaDevice(options.rank)
+    server = await ParameterServer.create({ ...options, rendezvous: address, ...(device && { device }) })
   },
   async register({ name, source, options }) {
     const started = performance.now()
@@ -48,10 +51,14 @@ const handlers: Handlers = {
   async loadMetas({ path }) {
     await parameterServer().loadMetas(path)
   },
-  update({ name, engineSocket, p2p: ranks, ...options }) {
-    const strategy = ranks && { strategy: p2p({ ranks }) }
-    return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...strategy, ...options })
+  update({ name, engineSocket, protocol = 'ckpt', strategy, p2p: ranks, ...options }) {
+    const chosen = ranks
+      ? { strategy: p2p({ ranks }) }
+      : strategy?.startsWith('direct') && { strategy: direct({ required: strategy === 'direct-required' }) }
+    const engine = controlEngine({ socket: engineSocket, protocol })
+    return parameterServer().update(name, { engine, ...options, ...chosen })
   },
+  engineStates: () => Promise.resolve(parameterServer().engineStates()),
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
   close,
@@ -60,8 +67,8 @@ const handlers: Handlers = {
 async function close(): Promise<void> {
   await server?.close()
   server = undefined
-  await gpu?.close()
-  gpu = undefined
+  await device?.close()
+  device = undefined
 }
 
 function resources(): RankResources {

@@ -1,5 +1,5 @@
-import type { SerializedError } from '@ckpt/contract'
-import type { CheckpointSource, RegisterOptions, UpdateReport } from '@ckpt/core'
+import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
+import type { CheckpointSource, RegisterOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
 export interface RankCalls {
@@ -8,13 +8,17 @@ export interface RankCalls {
       rank: number
       worldSize: number
       address: string
+      token?: string
+      elastic?: boolean
       keepAlive: boolean
+      shareMemory?: boolean
       timeoutMs: number
       heartbeatTimeoutMs?: number
-      token?: string
       threads?: number
       /** Index of the GPU; absent for the host device. */
       gpu?: number
+      /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA (compat/stand_in_cuda.py). */
+      standInCuda?: boolean
     },
     void,
   ]
@@ -24,9 +28,11 @@ export interface RankCalls {
   saveMetas: [{ name: string; path: string }, void]
   loadMetas: [{ path: string }, void]
   publishMetas: [{ name: string }, void]
-  fetchMetas: [{ name: string; address: string; token: string }, void]
+  fetchMetas: [{ name: string; address: string; token: string; timeoutMs: number }, void]
   servedBytes: [undefined, number]
   update: [RankUpdate, UpdateReport]
+  /** What the rank knows of the engine workers. */
+  engineStates: [undefined, WorkerStatus[]]
   resources: [undefined, RankResources]
   /** Memory of the rank's device, in bytes. */
   deviceMemory: [undefined, { free: number; total: number }]
@@ -37,8 +43,12 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
-  /** Ranks that pull the checkpoint (p2p); absent for a broadcast to all. */
+  /** Ranks that pull the checkpoint, by p2p. */
   readonly p2p?: readonly number[]
+  /** Default: broadcast. */
+  readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
+  /** What the engine worker speaks (default: ckpt's own protocol). */
+  readonly protocol?: WorkerProtocol
   readonly version?: string
   readonly verify?: boolean
   readonly ringBytes?: number
@@ -46,6 +56,8 @@ export interface RankUpdate {
   readonly chunkBytes?: number
   readonly keepAlive?: boolean
   readonly timeoutMs?: number
+  readonly retry?: number
+  readonly rollback?: boolean
 }
 
 /** What a rank process holds, for leak checks. */

@@ -2,6 +2,7 @@
  * The reference engine as a process: `node main.ts --control PATH --checkpoint DIR --tp-rank R --tp-size N`. The checkpoint is
  * read for names and shapes only, as an engine reads a model's configuration; weights arrive by updates.
  */
+import { randomUUID } from 'node:crypto'
 import { rmSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { CkptError } from '@ckpt/contract'
@@ -24,9 +25,18 @@ const { values } = parseArgs({
     'tp-size': { type: 'string', default: '1' },
     threads: { type: 'string', default: '1' },
     'device-uuid': { type: 'string', default: '' },
-    // Fault injection for tests: raise, or exit, before this bucket of the next update is loaded.
+    // Fault injection for tests: raise, exit, or stop (until SIGCONT), before this bucket of the next update is loaded.
     'fail-at-bucket': { type: 'string' },
     'exit-at-bucket': { type: 'string' },
+    // Raise, or exit, at the release of the first direct update: its bytes are written then.
+    'fail-direct': { type: 'boolean', default: false },
+    'exit-direct': { type: 'boolean', default: false },
+    // Parameters in memory that nobody else can map.
+    unshared: { type: 'boolean', default: false },
+    'stop-at-bucket': { type: 'string' },
+    'fail-at-commit': { type: 'boolean', default: false },
+    // Updates that go well before the fault.
+    'spare-updates': { type: 'string', default: '0' },
   },
 })
 if (values.control === undefined || values.checkpoint === undefined) {
@@ -45,9 +55,16 @@ const parameters = await Parameters.allocate(
 )
 let version: string | null = null
 let dirty = false
+/** Names what the parameters hold; new whenever they change but by loading. */
+let state = randomUUID()
 let updating = false
+let recorded = false
+let failDirect = values['fail-direct']
+let spare = Number(values['spare-updates'])
+let failAtCommit = values['fail-at-commit']
 let failAt = values['fail-at-bucket'] === undefined ? undefined : Number(values['fail-at-bucket'])
 const exitAt = values['exit-at-bucket'] === undefined ? undefined : Number(values['exit-at-bucket'])
+const stopAt = values['stop-at-bucket'] === undefined ? undefined : Number(values['stop-at-bucket'])
 
 async function update(body: unknown): Promise<Answer> {
   const { address, token, timeoutMs } = updateSchema.parse(body)
@@ -62,8 +79,25 @@ async function update(body: unknown): Promise<Answer> {
       token,
       timeoutMs,
       device: values['device-uuid'],
+      recorded,
+      shared: !values.unshared,
+      onDirect: () => (dirty = true),
+      afterDirect() {
+        if (values['exit-direct']) process.exit(9)
+        if (!failDirect) return
+        failDirect = false
+        throw new Error('injected failure after a direct write')
+      },
+      state,
+      beforeCommit() {
+        if (!failAtCommit || spare > 0) return
+        failAtCommit = false
+        throw new Error('injected failure at commit')
+      },
       beforeBucket(bucket) {
+        if (spare > 0) return
         if (bucket === exitAt) process.exit(9)
+        if (bucket === stopAt) process.kill(process.pid, 'SIGSTOP')
         if (bucket !== failAt) return
         failAt = undefined
         throw new Error(`injected failure at bucket ${bucket}`)
@@ -72,6 +106,9 @@ async function update(body: unknown): Promise<Answer> {
     if (outcome.version !== undefined) {
       version = outcome.version
       dirty = false
+      recorded ||= outcome.recorded === true
+      state = randomUUID()
+      spare--
       return { status: 200, body: { version } }
     }
     dirty ||= outcome.touched
@@ -95,6 +132,8 @@ const server = await serveControl(control, {
   'POST /verify': async (body) => ({ status: 200, body: await parameters.verify(verifySchema.parse(body).files) }),
   'POST /poison': async () => {
     await parameters.poison()
+    dirty = true
+    state = randomUUID()
     return { status: 200, body: {} }
   },
   'POST /exit': () => {
@@ -108,7 +147,10 @@ async function stop(code: number): Promise<void> {
   process.exit(code)
 }
 
-process.on('exit', () => rmSync(control, { force: true }))
+process.on('exit', () => {
+  rmSync(control, { force: true })
+  parameters.close()
+})
 process.on('SIGINT', () => void stop(130))
 process.on('SIGTERM', () => void stop(143))
 // An engine whose parent is gone serves nobody.

@@ -1,7 +1,17 @@
+import { randomBytes, randomUUID } from 'node:crypto'
 import { closeSync, openSync, readSync } from 'node:fs'
-import { CkptError, STRIDED_COPY_COLUMNS, type Host, type HostMemory, type RingTensor } from '@ckpt/contract'
+import {
+  CkptError,
+  STRIDED_COPY_COLUMNS,
+  type Host,
+  type HostMemory,
+  type Recording,
+  type RingTensor,
+  type StorageHandle,
+} from '@ckpt/contract'
 import { readHeader } from '@ckpt/safetensors'
-import { engineLayout, type Layout, type LayoutTensor, type Placement } from './layout.ts'
+import { engineLayout, type Layout, type LayoutTensor, type Placement } from '@ckpt/models'
+import { recordingOf } from './recording.ts'
 
 const ALIGNMENT = 256
 
@@ -14,6 +24,11 @@ export interface Verification {
   readonly mismatches: readonly string[]
 }
 
+/** How the shared memory of a process's parameters is named. */
+export function parametersPrefix(pid: number): string {
+  return `ckpt-engine-${pid}-`
+}
+
 /** The parameters of one engine worker: TP slices of fused tensors, in one range of host memory. */
 export class Parameters {
   readonly #host: Host
@@ -21,8 +36,18 @@ export class Parameters {
   readonly #layout: Layout
   readonly #offsets: ReadonlyMap<string, number>
   readonly #threads: number
+  /** What `load` copies where. */
+  readonly recording: Recording
 
-  private constructor(host: Host, memory: HostMemory, layout: Layout, offsets: ReadonlyMap<string, number>, threads: number) {
+  private constructor(
+    host: Host,
+    memory: HostMemory,
+    layout: Layout,
+    offsets: ReadonlyMap<string, number>,
+    threads: number,
+    recording: Recording,
+  ) {
+    this.recording = recording
     this.#host = host
     this.#memory = memory
     this.#layout = layout
@@ -36,19 +61,44 @@ export class Parameters {
     tensors: Iterable<LayoutTensor>,
     options: { tpRank: number; tpSize: number; threads: number },
   ): Promise<Parameters> {
-    const layout = engineLayout(tensors, options.tpRank, options.tpSize)
+    const list = [...tensors]
+    const layout = engineLayout(list, options.tpRank, options.tpSize)
     const offsets = new Map<string, number>()
     let end = 0
     for (const [name, bytes] of layout.parameters) {
       offsets.set(name, end)
       end = Math.ceil((end + bytes) / ALIGNMENT) * ALIGNMENT
     }
-    const memory = await host.allocate({ bytes: Math.max(end, ALIGNMENT), lock: false })
-    return new Parameters(host, memory, layout, offsets, options.threads)
+    const bytes = Math.max(end, ALIGNMENT)
+    const memory = await host.createShared(`${parametersPrefix(process.pid)}${randomBytes(6).toString('hex')}`, {
+      bytes,
+      lock: false,
+    })
+    const recording = recordingOf(randomUUID(), list, layout, offsets, bytes)
+    return new Parameters(host, memory, layout, offsets, options.threads, recording)
   }
 
   get bytes(): number {
     return this.#memory.bytes
+  }
+
+  /** How a rank gets at the parameters. */
+  get storages(): readonly StorageHandle[] {
+    return [{ kind: 'file', path: `/dev/shm/${this.#memory.name}`, offset: 0, bytes: this.#memory.bytes }]
+  }
+
+  /** Compares digests that a rank sent with those of the parameters. @throws CkptError `DIGEST_MISMATCH` naming the first. */
+  async check(digests: readonly (readonly [index: number, digest: Uint8Array])[]): Promise<void> {
+    const parameters = digests.map(([index]) => this.recording.parameters[index]!)
+    const ranges = parameters.map(({ offset, bytes }) => ({ memory: 0, offset, bytes }))
+    const found = await this.#host.digest([this.#memory], ranges)
+    digests.forEach(([, expected], i) => {
+      const value = Buffer.from(expected.buffer, expected.byteOffset, 8).readBigUInt64LE()
+      if (found[i] === value) return
+      const { name } = parameters[i]!
+      const text = `parameter ${name} has digest ${found[i]!.toString(16)}, not ${value.toString(16)}`
+      throw new CkptError('DIGEST_MISMATCH', text, { fields: { tensor: name } })
+    })
   }
 
   /** Copies this worker's slices of `tensors`, which lie in `ring` from `ringOffset` on. */
@@ -136,6 +186,7 @@ export class Parameters {
   }
 
   close(): void {
+    this.#memory.unlink()
     this.#memory.close()
   }
 }

@@ -4,8 +4,10 @@ import {
   WORKER_PROTOCOL,
   decodeRankMessage,
   encodeMessage,
+  recordingFrame,
   ringTensor,
   type RankMessage,
+  type RoutesAnswer,
   type WorkerMessage,
 } from '@ckpt/core/worker-protocol'
 import { Dealer } from 'zeromq'
@@ -19,10 +21,21 @@ export interface UpdateSessionOptions {
   readonly address: string
   readonly token: string
   readonly device: string
+  /** Whether an update was recorded before. */
+  readonly recorded: boolean
+  /** Names what the parameters hold. */
+  readonly state?: string
   /** Longest silence of the rank. */
   readonly timeoutMs: number
   /** Called before each bucket is loaded; what it throws is the worker's error (for fault tests). */
+  /** Called when a rank is about to write into the parameters. */
+  readonly onDirect?: () => void
+  /** Called when the rank has written; what it throws is the worker's error (for fault tests). */
+  readonly afterDirect?: () => void
+  /** Whether ranks are told where the parameters lie (default true). */
+  readonly shared?: boolean
   readonly beforeBucket?: (bucket: number) => void | Promise<void>
+  readonly beforeCommit?: () => void
 }
 
 export interface UpdateOutcome {
@@ -30,6 +43,8 @@ export interface UpdateOutcome {
   readonly version: string | undefined
   /** Whether anything was loaded. */
   readonly touched: boolean
+  /** Whether the rank asked for a recording. */
+  readonly recorded?: boolean
   /** Why the update was aborted, or the worker's own error. */
   readonly reason?: string
   readonly error?: CkptError
@@ -49,6 +64,9 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         pid: process.pid,
         engine: 'ckpt reference engine',
         device: options.device,
+        // Until an update was recorded: this engine knows its routes, but a rank is to ask for them as it does elsewhere.
+        ...(options.recorded && { routes: options.parameters.recording.id }),
+        ...(options.state !== undefined && { state: options.state }),
       }),
     )
     while (session.outcome === undefined) {
@@ -77,6 +95,9 @@ class Session {
   readonly #options: UpdateSessionOptions
   #ring: { readonly memory: HostMemory; readonly offset: number } | undefined
   #failure: CkptError | undefined
+  #attached = false
+  #record = false
+  #direct = false
   touched = false
   outcome: UpdateOutcome | undefined
 
@@ -84,11 +105,20 @@ class Session {
     this.#options = options
   }
 
-  async answer(message: Exclude<RankMessage, { type: 'error' }>): Promise<WorkerMessage> {
+  async answer(message: Exclude<RankMessage, { type: 'error' }>): Promise<WorkerMessage | RoutesAnswer> {
     const { seq, epoch } = message
     try {
       if (this.#failure && message.type !== 'abort') throw this.#failure
       const started = performance.now()
+      if (message.type === 'routes' || message.type === 'storages') {
+        this.#checkToken(message.token)
+        const { recording, storages } = this.#options.parameters
+        if (message.type === 'storages') {
+          if (this.#options.shared === false) return { type: 'ok', seq, epoch, reason: 'this engine shares no memory' }
+          return { type: 'ok', seq, epoch, storages: [...storages] }
+        }
+        return { type: 'ok', seq, epoch, routes: recordingFrame(recording) }
+      }
       await this.#handle(message)
       return { type: 'ok', seq, epoch, ...(message.type === 'bucket' && { reloadMs: performance.now() - started }) }
     } catch (error) {
@@ -109,11 +139,10 @@ class Session {
     const { host, parameters, rings } = this.#options
     switch (message.type) {
       case 'attach': {
-        const given = Buffer.from(message.token)
-        const expected = Buffer.from(this.#options.token)
-        if (given.length !== expected.length || !timingSafeEqual(given, expected)) {
-          throw new CkptError('ENGINE_UNAUTHORIZED', 'the rank presented a wrong token')
-        }
+        this.#checkToken(message.token)
+        this.#attached = true
+        this.#record = message.record === true
+        if (message.ring === null) return
         if (message.ring.kind !== 'shm') throw new CkptError('UNSUPPORTED', `a ${message.ring.kind} ring in a host engine`)
         this.#ring = { memory: await rings.use(message.ring.name), offset: message.ring.offset }
         return
@@ -137,11 +166,25 @@ class Session {
         await parameters.load(memory, offset, tensors)
         return
       }
+      case 'routes':
+      case 'storages':
+        // Answered in `answer`.
+        return
+      case 'direct':
+        if (!this.#attached) throw new CkptError('ENGINE_PROTOCOL', 'direct before attach')
+        if (message.routes !== parameters.recording.id) throw new CkptError('ROUTES_STALE', 'the rank knows another recording')
+        this.touched = true
+        this.#direct = true
+        this.#options.onDirect?.()
+        return
       case 'release':
         this.close()
+        if (this.#direct) this.#options.afterDirect?.()
+        await parameters.check(message.digests ?? [])
         return
       case 'commit':
-        this.outcome = { version: message.version, touched: this.touched }
+        this.#options.beforeCommit?.()
+        this.outcome = { version: message.version, touched: this.touched, recorded: this.#record }
         return
       case 'abort':
         this.close()
@@ -151,6 +194,14 @@ class Session {
           reason: message.reason,
           ...(this.#failure && { error: this.#failure }),
         }
+    }
+  }
+
+  #checkToken(token: string): void {
+    const given = Buffer.from(token)
+    const expected = Buffer.from(this.#options.token)
+    if (given.length !== expected.length || !timingSafeEqual(given, expected)) {
+      throw new CkptError('ENGINE_UNAUTHORIZED', 'the rank presented a wrong token')
     }
   }
 

@@ -10,6 +10,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ckpt::cuda::RegisterProbe(env, exports);
   ckpt::cuda::RegisterMemory(env, exports);
   ckpt::cuda::RegisterDeviceReader(env, exports);
+  ckpt::cuda::RegisterDirect(env, exports);
   ckpt::cuda::RegisterGroup(env, exports);
   ckpt::cuda::RegisterKernels(env, exports);
   ckpt::cuda::RegisterOrders(env, exports);

@@ -72,7 +72,7 @@ Napi::Value CloseSource(const Napi::CallbackInfo& info) {
 }
 
 /// Runs of one row, cut where a slice of the registration ends.
-void AppendRows(std::vector<DeviceRead>& reads, const SourceObject& source, std::uint64_t source_offset,
+void AppendRows(std::vector<DeviceRead>& reads, std::size_t index, const SourceObject& source, std::uint64_t source_offset,
                 const RegistrationObject& memory, std::uint64_t memory_offset, std::uint64_t bytes) {
   const bool pinned = memory.registration != nullptr && memory.registration->pinned();
   const std::size_t slice = memory.registration ? memory.registration->slice_bytes() : bytes;
@@ -82,7 +82,7 @@ void AppendRows(std::vector<DeviceRead>& reads, const SourceObject& source, std:
     const std::uint64_t length = std::min<std::uint64_t>(bytes - at, room);
     // The driver tells pinned memory by its address in any copy.
     auto* to = const_cast<std::byte*>(memory.data) + offset;
-    const DeviceRead read{source.pointer + source_offset + at, to, static_cast<std::size_t>(length), pinned};
+    const DeviceRead read{source.pointer + source_offset + at, to, static_cast<std::size_t>(length), pinned, index};
     if (memory.registration && offset % slice == 0)
       reads.push_back(read);
     else
@@ -124,7 +124,7 @@ Napi::Value ReadDeviceOf(const Napi::CallbackInfo& info) {
           bytes > memories[memory]->bytes - memory_offset) {
         throw Error(code::kInvalidArgument, "a read leaves its host memory").WithField("memory");
       }
-      AppendRows(reads, *sources[source], source_offset, *memories[memory], memory_offset, bytes);
+      AppendRows(reads, source, *sources[source], source_offset, *memories[memory], memory_offset, bytes);
     }
     Environment::Options options;
     options.cancellation = Box<CancellationObject>::Get(info[4], "cancellation")->cancellation;

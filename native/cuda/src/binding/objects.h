@@ -62,6 +62,7 @@ struct CancellationObject {
 void RegisterProbe(Napi::Env env, Napi::Object exports);
 void RegisterMemory(Napi::Env env, Napi::Object exports);
 void RegisterDeviceReader(Napi::Env env, Napi::Object exports);
+void RegisterDirect(Napi::Env env, Napi::Object exports);
 void RegisterGroup(Napi::Env env, Napi::Object exports);
 void RegisterKernels(Napi::Env env, Napi::Object exports);
 void RegisterOrders(Napi::Env env, Napi::Object exports);

@@ -26,8 +26,7 @@ struct Batch {
   }
 };
 
-/// `batched` is cleared where the driver refuses a batch: it did (CUDA 13.0) on a GPU whose context the host memory had not
-/// been registered in, and it does so before it copies anything.
+/// `batched` is cleared where the driver refuses a batch, which it does before it copies anything.
 void Enqueue(Batch& batch, const Stream& stream, bool& batched) {
   const Driver& driver = Driver::Get();
   const abi::Api& api = driver.api();
@@ -74,7 +73,8 @@ void AppendRead(std::vector<DeviceRead>& reads, const DeviceRead& read) {
   if (read.bytes == 0) return;
   if (!reads.empty()) {
     DeviceRead& last = reads.back();
-    if (last.from + last.bytes == read.from && last.to + last.bytes == read.to && last.pinned == read.pinned) {
+    const bool goes_on = last.from + last.bytes == read.from && last.to + last.bytes == read.to;
+    if (goes_on && last.pinned == read.pinned && last.source == read.source) {
       last.bytes += read.bytes;
       return;
     }

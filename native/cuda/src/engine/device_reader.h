@@ -37,9 +37,12 @@ struct DeviceRead {
   std::size_t bytes;
   /// Whether the host memory is page-locked.
   bool pinned;
+  /// The allocation that it is read from, by any number: the driver refuses copies that run on into another one, even where the
+  /// addresses go on.
+  std::size_t source;
 };
 
-/// Appends a run, as a longer last one where it continues that on both sides.
+/// Appends a run, as a longer last one where it continues that on both sides, in the same allocation.
 void AppendRead(std::vector<DeviceRead>& reads, const DeviceRead& read);
 
 /// Copies device memory to the host on a stream of its own, in batches where the driver can. Returns the bytes copied. No copy

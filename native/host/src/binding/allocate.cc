@@ -20,6 +20,7 @@ struct AllocateOptions {
   std::size_t bytes;
   bool lock;
   bool prefault;
+  bool shareable;
   unsigned threads;
   std::optional<int> numa_node;
 
@@ -30,6 +31,7 @@ struct AllocateOptions {
     if (bytes == 0) throw Error(code::kInvalidArgument, "bytes must be above 0").WithField("bytes");
     lock = ToFlag(options.Get("lock"), true);
     prefault = ToFlag(options.Get("prefault"), true);
+    shareable = ToFlag(options.Get("shareable"), false);
     threads = ToThreads(options.Get("threads"));
     if (const Napi::Value node = options.Get("numaNode"); !node.IsUndefined()) {
       const std::uint64_t number = ToUnsigned(node, "numaNode");
@@ -46,7 +48,7 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
     return Environment::Of(info.Env())
         .Run(
             [options](const Task& task) {
-              auto mapping = Mapping::Anonymous(options.bytes);
+              auto mapping = options.shareable ? Mapping::Shareable(options.bytes) : Mapping::Anonymous(options.bytes);
               if (options.numa_node) mapping->PreferNode(*options.numa_node);
               if (options.prefault) mapping->Populate(task.pool(), options.threads, task.cancellation());
               if (options.lock) mapping->Lock();

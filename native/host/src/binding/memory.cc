@@ -80,7 +80,7 @@ Napi::Value Memory::GetBytes(const Napi::CallbackInfo& info) {
 Napi::Value Memory::GetKind(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), KindName(kind_)); }
 
 Napi::Value Memory::GetName(const Napi::CallbackInfo& info) {
-  if (kind_ == Mapping::Kind::kAnonymous) return info.Env().Undefined();
+  if (name_.empty()) return info.Env().Undefined();
   return Napi::String::New(info.Env(), name_);
 }
 

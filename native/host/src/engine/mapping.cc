@@ -46,8 +46,8 @@ std::size_t FileBytes(int fd) {
 
 }  // namespace
 
-Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory)
-    : kind_(kind), name_(std::move(name)), memory_(std::move(memory)) {}
+Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd)
+    : kind_(kind), name_(std::move(name)), memory_(std::move(memory)), fd_(std::move(fd)) {}
 
 std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
   RequireAvailable(bytes);
@@ -70,6 +70,19 @@ std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
   }
   whole.Release();
   return std::make_shared<Mapping>(Kind::kAnonymous, "", ScopedMmap(start, bytes));
+}
+
+std::shared_ptr<Mapping> Mapping::Shareable(std::size_t bytes) {
+  RequireAvailable(bytes);
+  ScopedFd fd(::memfd_create("ckpt", MFD_CLOEXEC));
+  if (!fd) throw Error::System(code::kOutOfMemory, "memfd_create", errno);
+  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+    throw Error::System(code::kOutOfMemory, "cannot size shareable memory to " + std::to_string(bytes) + " bytes", errno);
+  }
+  ScopedMmap memory = Map(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), "shareable memory");
+  ::madvise(memory.data(), bytes, MADV_HUGEPAGE);
+  std::string path = "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(fd.get());
+  return std::make_shared<Mapping>(Kind::kAnonymous, std::move(path), std::move(memory), std::move(fd));
 }
 
 std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::size_t bytes) {

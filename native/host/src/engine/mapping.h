@@ -7,6 +7,7 @@
 #include <string>
 
 #include "ckpt/cancellation.h"
+#include "ckpt/fd.h"
 #include "ckpt/mmap.h"
 #include "ckpt/worker_pool.h"
 
@@ -19,6 +20,9 @@ class Mapping {
 
   /// Private memory, 2 MiB aligned, advised to use huge pages. @throws Error OUT_OF_MEMORY.
   static std::shared_ptr<Mapping> Anonymous(std::size_t bytes);
+  /// Memory without a name in any file system that other processes of this user can map all the same, by name(): a path in /proc
+  /// that holds while this mapping lives. @throws Error OUT_OF_MEMORY.
+  static std::shared_ptr<Mapping> Shareable(std::size_t bytes);
   /// New POSIX shared memory, mode 0600. Its pages are not there yet: call Populate or Reserve before any use.
   /// @throws Error OUT_OF_MEMORY, INVALID_ARGUMENT (the name is taken or malformed).
   static std::shared_ptr<Mapping> CreateShared(const std::string& name, std::size_t bytes);
@@ -29,14 +33,14 @@ class Mapping {
   /// @throws Error CHECKPOINT_UNREADABLE naming the file.
   static std::shared_ptr<Mapping> File(const std::string& path);
 
-  Mapping(Kind kind, std::string name, ScopedMmap memory);
+  Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd = ScopedFd());
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
   std::byte* data() const { return memory_.data(); }
   std::size_t size() const { return memory_.size(); }
   Kind kind() const { return kind_; }
-  /// Name in /dev/shm without a slash, path of a file, empty for anonymous memory.
+  /// Name in /dev/shm without a slash, path of a file or of shareable memory, empty for other anonymous memory.
   const std::string& name() const { return name_; }
   bool locked() const;
   /// Why the pages are not locked; empty where they are, or where nobody asked.
@@ -62,6 +66,7 @@ class Mapping {
   const Kind kind_;
   const std::string name_;
   const ScopedMmap memory_;
+  const ScopedFd fd_;
   mutable std::mutex mutex_;
   bool locked_ = false;
   std::string lock_error_;

@@ -1,5 +1,5 @@
 import { request } from 'node:http'
-import { CkptError, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
+import { CkptError, type EngineAdapter, type EngineCall, type EngineStart, type WorkerProtocol } from '@ckpt/contract'
 import { z } from 'zod'
 import { abortError } from '../deadline.ts'
 
@@ -9,6 +9,8 @@ const errorSchema = z.object({ error: z.object({ type: z.string(), message: z.st
 export interface ControlEngineOptions {
   /** Path of the unix socket on which the engine worker of the given rank listens (docs/worker-protocol.md, "control socket"). */
   readonly socket: string | ((rank: number) => string)
+  /** What the worker speaks (default: `ckpt`). */
+  readonly protocol?: WorkerProtocol
 }
 
 /**
@@ -19,13 +21,15 @@ export function controlEngine(options: ControlEngineOptions): EngineAdapter {
   const socketOf = (rank: number) => (typeof options.socket === 'string' ? options.socket : options.socket(rank))
   return {
     name: 'control',
+    ...(options.protocol && { protocol: options.protocol }),
     async ready({ rank, timeoutMs, signal }) {
       const socketPath = socketOf(rank)
       const deadline = performance.now() + timeoutMs
       for (;;) {
         try {
-          healthSchema.parse(await controlRequest(socketPath, 'GET', '/health', undefined, { signal, timeoutMs: 2000 }))
-          return
+          const health = await controlRequest(socketPath, 'GET', '/health', undefined, { signal, timeoutMs: 2000 })
+          const { version, dirty } = healthSchema.parse(health)
+          return { version, dirty }
         } catch (error) {
           if (signal.aborted) throw abortError(signal)
           if (performance.now() > deadline) {

@@ -1,6 +1,6 @@
-import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint } from '@ckpt/contract'
+import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint, type WorkerState } from '@ckpt/contract'
 
-/** What the ranks tell each other at the start of an update; all but the last four must agree. */
+/** What the ranks tell each other at the start of an update; all but the last five must agree. */
 export interface Announcement {
   readonly checkpoint: string
   readonly manifestDigest: string
@@ -10,6 +10,10 @@ export interface Announcement {
   readonly bucketBytes: number | null
   readonly maxBucketBytes: number
   readonly chunkBytes: number
+  /** What is done after a failure. */
+  readonly recovery: string
+  /** What the rank's worker serves; null where the engine does not tell. */
+  readonly workerState: WorkerState | null
   /** Kept ring and collective: where the ranks differ, all of them start anew. */
   readonly generation: string
   /** The run's token for workers; rank 0's counts. */
@@ -27,6 +31,7 @@ const MUST_AGREE = [
   'bucketBytes',
   'maxBucketBytes',
   'chunkBytes',
+  'recovery',
 ] as const
 
 /** Everybody's announcement. @throws CkptError `METAS_STALE` or `INVALID_ARGUMENT` naming the ranks that disagree and the field. */

@@ -1,4 +1,3 @@
-import { join } from 'node:path'
 import {
   CkptError,
   type Device,
@@ -8,17 +7,26 @@ import {
   type Manifest,
   type PullContext,
   type Rendezvous,
+  type StagedStrategy,
   type Strategy,
-  type StrategyResult,
 } from '@ckpt/contract'
-import { bucketTensors, pullOf } from '@ckpt/planner'
 import { withDeadline } from '../deadline.ts'
-import { tensorCount } from '../manifest.ts'
+import type { DirectState } from '../direct/state.ts'
 import type { UpdateReport } from '../report.ts'
-import { WorkerSession } from '../worker-protocol/session.ts'
-import { announce } from './begin.ts'
-import type { PlanCache, PlannedUpdate } from './plan-cache.ts'
+import { announce, type Announcement } from './begin.ts'
+import { decide } from './decide.ts'
+import { DirectWork } from './direct-work.ts'
+import { makeReport } from './make-report.ts'
+import type { PlanCache } from './plan-cache.ts'
+import type { UpdateProgress } from './progress.ts'
 import type { UpdateResources } from './resources.ts'
+import type { UpdateSession } from './session.ts'
+import { StagedWork, type Staging } from './staged-work.ts'
+import { vote } from './vote.ts'
+import { openSession, workerAddress } from './worker.ts'
+
+/** How long a failed update waits for the engine's call to end, in milliseconds. */
+const CALL_END_MS = 10_000
 
 /** Everything one update needs, resolved. */
 export interface UpdateRun {
@@ -28,6 +36,9 @@ export interface UpdateRun {
   readonly plans: PlanCache
   readonly engine: EngineAdapter
   readonly strategy: Strategy
+  /** What moves buckets where the strategy is direct and something is staged all the same. */
+  readonly staged: StagedStrategy
+  readonly direct: DirectState
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
   /** What receivers pull with, in a p2p update; `joining`: they are not ranks of the manifest. */
@@ -42,6 +53,14 @@ export interface UpdateRun {
   readonly chunkBytes: number
   readonly timeoutMs: number
   readonly signal: AbortSignal
+  /** Whether and how a failure of this update is recovered from; the ranks must agree in it. */
+  readonly recovery: string
+  /** Notes how far this attempt came. */
+  readonly progress: UpdateProgress
+  /** The attempt before this one, when only what is missing is to be sent. */
+  readonly failed?: UpdateProgress
+  /** The ranks have told each other who takes part, and what their workers serve. */
+  readonly onBegin: (announcements: readonly Announcement[]) => void
   /** Tells the other ranks of a failure, once; resolves to the error to report. */
   readonly fail: (thrown: unknown) => Promise<CkptError>
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
@@ -49,95 +68,95 @@ export interface UpdateRun {
 
 /** One update on one rank, inside `epoch`. The other ranks know of a failure (by `fail`) before the worker is told. */
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
-  const { rendezvous, manifest, timeoutMs, signal } = run
+  const { rendezvous, progress, timeoutMs, signal } = run
   const { rank } = rendezvous
-  const wait = { timeoutMs, signal, ...(run.strategy.ranks && { ranks: run.strategy.ranks }) }
+  const wait = { timeoutMs, signal, ...(run.strategy.name === 'p2p' && run.strategy.ranks && { ranks: run.strategy.ranks }) }
   const startedAt = performance.now()
   const clock = stepClock(startedAt)
 
-  await run.engine.ready({ rank, timeoutMs, signal })
-  const address = `ipc://${join(run.socketDir, `worker-${rank}-${epoch.id}.sock`)}`
+  const state = await run.engine.ready({ rank, timeoutMs, signal })
+  const deviceUuid = run.device.uuid
+  const address = workerAddress(run.engine, { rank, deviceUuid, socketDir: run.socketDir, epoch: epoch.id })
   const announcements = await announce(
     rendezvous,
     epoch,
     {
-      checkpoint: manifest.checkpoint,
-      manifestDigest: manifest.digest,
+      checkpoint: run.manifest.checkpoint,
+      manifestDigest: run.manifest.digest,
       strategy: run.strategy.name,
       version: run.version,
       verify: run.verify,
       bucketBytes: run.bucketBytes,
       maxBucketBytes: run.maxBucketBytes,
       chunkBytes: run.chunkBytes,
+      recovery: run.recovery,
+      workerState: state ?? null,
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
-      endpoint: { rank, deviceUuid: run.device.uuid, address },
+      endpoint: { rank, deviceUuid, address },
     },
     wait,
   )
   const beginMs = clock()
 
   const ranks = announcements.map((one) => one.endpoint.rank)
-  const planOptions = {
-    ranks,
-    ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
-    ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
-    maxBucketBytes: run.maxBucketBytes,
-    chunkBytes: run.chunkBytes,
-  }
-  const { pull } = run
-  const planned = pull ? run.plans.p2p(manifest, planOptions, pull.joining) : run.plans.broadcast(manifest, rank, planOptions)
-  const planMs = clock()
-
+  run.onBegin(announcements)
   const token = announcements[0]!.token
-  const session = await WorkerSession.bind({ rank, address, token, epoch: epoch.id, timeoutMs })
+  const session = await openSession(run.engine, { rank, address, token, epoch: epoch.id, timeoutMs })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
+  let ended: Promise<void> | undefined
   try {
-    if (announcements.some((one) => one.generation !== run.resources.generation)) await run.resources.release()
     const endpoints = announcements.map((one) => one.endpoint)
-    const call = await run.engine.start({ rank, endpoints, token, timeoutMs, signal })
-    watchCall(call.finished, session, rank)
-    const exchange = <T>(key: string, value: T) =>
-      rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
-    const ring = await run.resources.ring(planned.plan.ringBytes)
-    // The first buckets move while the worker still connects and maps the ring; loading them waits for that.
-    void session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
-    const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
+    const call = await run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
+    ended = call.finished
+    if (call.finished) watchCall(call.finished, session, rank)
+    const options = { epoch: epoch.id, ...wait }
+    const decision = await decide(run, session, endpoints, options)
+    const staging: Staging = {
+      run,
+      epoch,
+      session,
+      ranks,
+      fresh: announcements.some((one) => one.generation !== run.resources.generation),
+      ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
+      exchange: (key, value) => rendezvous.allGather(`collective/${key}`, value, options),
+      wait,
+    }
+    const work =
+      'prepared' in decision ? new DirectWork(staging, decision.session, decision.prepared) : new StagedWork(staging, decision)
+    await work.plan()
+    const planMs = clock()
+    progress.phase = 'attach'
+    void session.greeted(signal).then(
+      ({ state }) => (progress.workerState = state),
+      () => undefined, // the attach fails with it
+    )
+    await work.attach()
+    progress.phase = 'pipeline'
     const attachMs = clock()
 
-    const result = await run.strategy.execute({
-      rank,
-      plan: planned.plan,
-      copies: planned.copies,
-      tensorsOf: (bucket) => {
-        const tensors = bucketTensors(planned.plan, manifest, bucket)
-        return run.verify ? tensors : tensors.map(({ digest: _, ...tensor }) => tensor)
-      },
-      ring,
-      collective,
-      session,
-      segments: run.segments,
-      ...(pull && { pull: { ...pull, pullOf: (bucket, lost) => pullOf(planned.plan, manifest, bucket, lost) } }),
-      timeoutMs,
-      signal,
-      ...(run.onProgress && { onProgress: run.onProgress }),
-    })
+    await work.execute()
     const pipelineMs = clock()
 
-    await session.release()
-    // Everybody's worker is prepared, or nobody commits: a rank that failed has aborted the epoch instead of voting.
-    await rendezvous.allGather('update/prepared', rank, { epoch: epoch.id, ...wait })
-    await session.commit(run.version)
-    await rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
-    await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    progress.phase = 'release'
+    await work.release()
+    progress.phase = 'vote'
+    await vote(rendezvous, epoch, work.stands(), wait)
+    progress.phase = 'commit'
+    await session.commit(run.version, run.manifest.digest)
+    await rendezvous.allGather('update/committed', rank, options)
+    if (call.finished) await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
     const commitMs = clock()
-    return report(run, epoch, planned, result, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
+    progress.phase = 'done'
+    return makeReport(run, epoch, work.outcome(), startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
     const error = await run.fail(thrown)
     await session.abort(error.message)
+    // The engine's call ends with its workers; the next update then finds the engine at rest.
+    if (ended) await withDeadline(ended, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
     throw error
   } finally {
     signal.removeEventListener('abort', onAbort)
@@ -149,7 +168,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
  * A call that ends before the update does fails the session. The worker's own answer travels on another channel and says more, so
  * it gets a moment to arrive first.
  */
-function watchCall(finished: Promise<void>, session: WorkerSession, rank: number): void {
+function watchCall(finished: Promise<void>, session: UpdateSession, rank: number): void {
   const failLater = (error: CkptError, milliseconds: number) => void setTimeout(() => session.fail(error), milliseconds).unref()
   finished.then(
     () =>
@@ -167,59 +186,5 @@ function stepClock(last: number): () => number {
     const elapsed = now - last
     last = now
     return elapsed
-  }
-}
-
-function report(
-  run: UpdateRun,
-  epoch: Epoch,
-  { plan }: PlannedUpdate,
-  result: StrategyResult,
-  startedAt: number,
-  steps: UpdateReport['steps'],
-): UpdateReport {
-  const { stats, reloadMs, reloadSpans } = result
-  const pullSpans = result.pull?.spans ?? new Float64Array(0)
-  const spans = new Float64Array(stats.spans.length + ((reloadSpans.length + pullSpans.length) / 3) * 4)
-  spans.set(stats.spans)
-  let at = stats.spans.length
-  for (const [stage, list] of [
-    [2, reloadSpans],
-    [3, pullSpans],
-  ] as const) {
-    for (let i = 0; i < list.length; i += 3, at += 4) spans.set([stage, list[i]!, list[i + 1]!, list[i + 2]!], at)
-  }
-  // The ranks wait for each other between the step's begin and the pipeline's.
-  const lead = result.startedAt - (startedAt + steps.beginMs + steps.planMs + steps.attachMs)
-  for (let i = 0; i < spans.length; i += 4) {
-    spans[i + 2]! += lead
-    spans[i + 3]! += lead
-  }
-  return {
-    checkpoint: run.manifest.checkpoint,
-    version: run.version,
-    epoch: epoch.id,
-    rank: run.rendezvous.rank,
-    strategy: run.strategy.name,
-    mode: plan.mode,
-    modeReason: plan.modeReason,
-    ...(stats.order && { order: stats.order }),
-    bytes: plan.totalBytes,
-    tensors: tensorCount(run.manifest),
-    buckets: plan.buckets.count,
-    ringBytes: plan.ringBytes,
-    bucketBytes: plan.bucketBytes,
-    verified: run.verify,
-    digest: run.manifest.digest,
-    h2dBytes: stats.h2dBytes,
-    broadcastBytes: stats.broadcastBytes,
-    startedUs: Math.round((performance.timeOrigin + startedAt) * 1000),
-    totalMs: steps.beginMs + steps.planMs + steps.attachMs + steps.pipelineMs + steps.commitMs,
-    steps,
-    ...(result.pull && {
-      pull: { bytes: result.pull.bytes, busyMs: result.pull.busyMs, sources: result.pull.sources, lost: result.pull.lost },
-    }),
-    stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },
-    spans,
   }
 }

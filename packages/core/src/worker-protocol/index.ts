@@ -8,10 +8,12 @@ export {
   decodeRankMessage,
   decodeWorkerMessage,
   encodeMessage,
+  recordingFrame,
   ringTensor,
   tensorFrame,
   type RankMessage,
   type RankRequest,
+  type RoutesAnswer,
   type TensorFrame,
   type WorkerMessage,
 } from './messages.ts'

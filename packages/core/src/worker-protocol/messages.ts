@@ -1,9 +1,19 @@
-import { CkptError, DTYPES, type DType, type RingHandle, type RingTensor } from '@ckpt/contract'
+import {
+  CkptError,
+  DTYPES,
+  type DType,
+  type Recording,
+  type RingHandle,
+  type RingTensor,
+  type StorageHandle,
+} from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
 
 /** Version of the worker protocol that this package speaks (docs/worker-protocol.md). */
-export const WORKER_PROTOCOL = 1
+export const WORKER_PROTOCOL = 2
+/** The oldest one that a rank still speaks with a worker. */
+export const OLDEST_WORKER_PROTOCOL = 1
 
 const count = z.number().int().nonnegative()
 const sequence = { seq: count, epoch: count }
@@ -15,9 +25,57 @@ const helloSchema = z.object({
   pid: count,
   engine: z.string(),
   device: z.string(),
+  // The worker's name for the parameters it has, new whenever they change but by loading; workers without one are sent everything.
+  state: z.string().max(128).optional(),
+  routes: z.string().nullish(),
 })
 
-const okSchema = z.object({ type: z.literal('ok'), ...sequence, reloadMs: z.number().nonnegative().optional() })
+const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'expected bytes')
+/** Whole numbers over 2^32 come as 64-bit integers from some packers. */
+const whole = z.union([count, z.bigint().nonnegative().max(BigInt(Number.MAX_SAFE_INTEGER)).transform(Number)])
+const dtype = z.enum(DTYPES as [DType, ...DType[]])
+
+/** A recording as it stands in the answer to `routes`. */
+export const recordingSchema: z.ZodType<Recording> = z.object({
+  id: z.string(),
+  tensors: z.array(
+    z.tuple([z.string(), dtype, z.array(whole)]).transform(([name, type, shape]) => ({ name, dtype: type, shape })),
+  ),
+  storages: z.array(whole),
+  parameters: z.array(
+    z
+      .tuple([z.string(), whole, whole, whole])
+      .transform(([name, storage, offset, size]) => ({ name, storage, offset, bytes: size })),
+  ),
+  routes: z.array(
+    z
+      .tuple([whole, whole, whole, whole, whole, z.array(whole)])
+      .transform(([tensor, storage, sourceOffset, destinationOffset, rowBytes, dims]) => ({
+        tensor,
+        storage,
+        sourceOffset,
+        destinationOffset,
+        rowBytes,
+        dims,
+      })),
+  ),
+  opaque: z.array(z.tuple([whole, z.string()]).transform(([tensor, reason]) => ({ tensor, reason }))),
+})
+
+/** A storage's handle. */
+export const storageSchema: z.ZodType<StorageHandle> = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('file'), path: z.string(), offset: whole, bytes: whole }),
+  z.object({ kind: z.literal('cuda'), handle: bytes, offset: whole, bytes: whole, deviceUuid: z.string() }),
+])
+
+const okSchema = z.object({
+  type: z.literal('ok'),
+  ...sequence,
+  reloadMs: z.number().nonnegative().optional(),
+  routes: recordingSchema.nullish(),
+  reason: z.string().optional(),
+  storages: z.array(storageSchema).optional(),
+})
 
 const errorSchema = z.object({
   type: z.literal('error'),
@@ -27,27 +85,31 @@ const errorSchema = z.object({
 
 const fromWorker = z.discriminatedUnion('type', [helloSchema, okSchema, errorSchema])
 
-const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'expected bytes')
+const digestBytes = bytes.refine((value) => value.byteLength === 8, 'expected 8 bytes')
 
 const ringSchema: z.ZodType<RingHandle> = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('shm'), name: z.string().regex(/^[\w.-]+$/), offset: count, bytes: count }),
   z.object({ kind: z.literal('cuda'), handle: bytes, offset: count, bytes: count, deviceUuid: z.string() }),
 ])
 
-const tensorSchema = z.tuple([
-  z.string(),
-  z.enum(DTYPES as [DType, ...DType[]]),
-  z.array(count),
-  count,
-  count,
-  z.union([bytes.refine((value) => value.byteLength === 8, 'expected 8 bytes'), z.null()]),
-])
+const tensorSchema = z.tuple([z.string(), dtype, z.array(count), count, count, z.union([digestBytes, z.null()])])
 
 const fromRank = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('attach'), ...sequence, token: z.string(), ring: ringSchema, tensors: count, bytes: count }),
+  z.object({
+    type: z.literal('attach'),
+    ...sequence,
+    token: z.string(),
+    ring: ringSchema.nullable(),
+    tensors: count,
+    bytes: count,
+    record: z.boolean().optional(),
+  }),
   z.object({ type: z.literal('bucket'), ...sequence, bucket: count, tensors: z.array(tensorSchema) }),
-  z.object({ type: z.literal('release'), ...sequence }),
-  z.object({ type: z.literal('commit'), ...sequence, version: z.string() }),
+  z.object({ type: z.literal('routes'), ...sequence, token: z.string() }),
+  z.object({ type: z.literal('storages'), ...sequence, token: z.string() }),
+  z.object({ type: z.literal('direct'), ...sequence, routes: z.string() }),
+  z.object({ type: z.literal('release'), ...sequence, digests: z.array(z.tuple([count, digestBytes])).optional() }),
+  z.object({ type: z.literal('commit'), ...sequence, version: z.string(), digest: z.string().optional() }),
   z.object({ type: z.literal('abort'), ...sequence, reason: z.string() }),
   // The answer to a greeting that is refused; nothing follows it.
   z.object({ type: z.literal('error'), ...sequence, error: z.object({ type: z.string(), message: z.string() }) }),
@@ -57,6 +119,8 @@ const fromRank = z.discriminatedUnion('type', [
 export type WorkerMessage = z.infer<typeof fromWorker>
 /** A message a rank sends. */
 export type RankMessage = z.infer<typeof fromRank>
+/** The answer to `routes` as a worker writes it: with {@link recordingFrame}. */
+export type RoutesAnswer = { type: 'ok'; seq: number; epoch: number; routes: object | null; reason?: string }
 /** A rank's message before its sequence number and epoch are known. */
 export type RankRequest = RankMessage extends infer M ? (M extends RankMessage ? Omit<M, 'seq' | 'epoch'> : never) : never
 /** A tensor of a `bucket` message: name, dtype, shape, offset, bytes, digest. */
@@ -67,7 +131,7 @@ const packr = new Packr({ useRecords: false, variableMapSize: true })
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, int64AsType: 'bigint' })
 
 /** One frame that holds `message`. The buffer is the caller's alone: ZeroMQ may send it later without a copy. */
-export function encodeMessage(message: WorkerMessage | RankMessage): Buffer {
+export function encodeMessage(message: WorkerMessage | RankMessage | RoutesAnswer): Buffer {
   return Buffer.from(packr.pack(message))
 }
 
@@ -100,14 +164,35 @@ function decode<T>(schema: z.ZodType<T>, frame: Uint8Array, peer: string): T {
   })
 }
 
+/** What {@link recordingSchema} reads. */
+export function recordingFrame(recording: Recording): object {
+  return {
+    id: recording.id,
+    tensors: recording.tensors.map(({ name, dtype: type, shape }) => [name, type, shape]),
+    storages: recording.storages,
+    parameters: recording.parameters.map(({ name, storage, offset, bytes: size }) => [name, storage, offset, size]),
+    routes: recording.routes.map((route) => [
+      route.tensor,
+      route.storage,
+      route.sourceOffset,
+      route.destinationOffset,
+      route.rowBytes,
+      route.dims,
+    ]),
+    opaque: recording.opaque.map(({ tensor, reason }) => [tensor, reason]),
+  }
+}
+
+/** 8 bytes, little-endian. */
+export function digestFrame(digest: bigint): Buffer {
+  const bytes = Buffer.alloc(8)
+  bytes.writeBigUInt64LE(digest)
+  return bytes
+}
+
 /** `tensor` as it stands in a `bucket` message. */
 export function tensorFrame(tensor: RingTensor): TensorFrame {
-  let digest: Uint8Array | null = null
-  if (tensor.digest !== undefined) {
-    const bytes = Buffer.alloc(8)
-    bytes.writeBigUInt64LE(tensor.digest)
-    digest = bytes
-  }
+  const digest = tensor.digest === undefined ? null : digestFrame(tensor.digest)
   return [tensor.name, tensor.dtype, [...tensor.shape], tensor.offset, tensor.bytes, digest]
 }
 

@@ -67,7 +67,7 @@ describe('a worker session', () => {
     expect(await worker.ok()).toMatchObject({ type: 'bucket', bucket: 0 })
     expect(await worker.ok()).toMatchObject({ type: 'bucket', bucket: 1 })
     expect(await Promise.all(loads)).toEqual([{ reloadMs: 2 }, { reloadMs: 2 }])
-    const end = session.release().then(() => session.commit('v2'))
+    const end = session.release().then(() => session.commit('v2', 'd'))
     expect(await worker.ok()).toMatchObject({ type: 'release' })
     expect(await worker.ok()).toMatchObject({ type: 'commit', version: 'v2' })
     await end
@@ -107,7 +107,7 @@ describe('a worker session', () => {
     for (const load of loads) {
       expect(await load).toMatchObject({ code: 'ENGINE_WORKER_ERROR', fields: { rank: 3, traceback: 'line 1', tensor: 'a' } })
     }
-    await expect(session.commit('v')).rejects.toMatchObject({ code: 'ENGINE_WORKER_ERROR' })
+    await expect(session.commit('v', 'd')).rejects.toMatchObject({ code: 'ENGINE_WORKER_ERROR' })
     const abort = session.abort('it failed')
     expect(await worker.receive()).toMatchObject({ type: 'bucket', bucket: 1 })
     expect(await worker.ok()).toMatchObject({ type: 'abort', reason: 'it failed' })

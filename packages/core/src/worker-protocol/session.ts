@@ -1,15 +1,21 @@
 import { timingSafeEqual } from 'node:crypto'
-import { CkptError, type EngineSession, type RingHandle, type RingTensor } from '@ckpt/contract'
+import { CkptError, type Recording, type RingHandle, type RingTensor, type StorageHandle } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
+import type { RecordingSession, WorkerGreeting } from '../update/session.ts'
 import {
+  OLDEST_WORKER_PROTOCOL,
   WORKER_PROTOCOL,
   decodeWorkerMessage,
+  digestFrame,
   encodeMessage,
   tensorFrame,
   type RankRequest,
   type WorkerMessage,
 } from './messages.ts'
+
+/** The longest that a worker says is a recording of some hundred thousand tensors. */
+const MAX_MESSAGE_BYTES = 128 * 2 ** 20
 
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
 
@@ -18,6 +24,9 @@ interface Pending {
   readonly resolve: (answer: Ok) => void
   readonly reject: (error: CkptError) => void
 }
+
+/** Types of worker errors that are codes of ours. */
+const OWN_CODES = ['DIGEST_MISMATCH', 'ROUTES_STALE'] as const
 
 export interface WorkerSessionOptions {
   readonly rank: number
@@ -33,12 +42,13 @@ export interface WorkerSessionOptions {
  * One rank's connection to its engine worker for one update: binds, waits for `hello`, then sends and matches answers by sequence
  * number. The first failure is final: every later call fails with the same error.
  */
-export class WorkerSession implements EngineSession {
-  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0 })
+export class WorkerSession implements RecordingSession {
+  readonly checksDigests = true
+  readonly #socket = new Dealer({ linger: 0, sendHighWaterMark: 0, receiveHighWaterMark: 0, maxMessageSize: MAX_MESSAGE_BYTES })
   readonly #options: WorkerSessionOptions
   readonly #pending = new Map<number, Pending>()
-  readonly #hello: Promise<void>
-  #greet!: { resolve: () => void; reject: (error: CkptError) => void }
+  readonly #hello: Promise<WorkerGreeting>
+  #greet!: { resolve: (greeting: WorkerGreeting) => void; reject: (error: CkptError) => void }
   #failure: CkptError | undefined
   #sending: Promise<void> = Promise.resolve()
   #sequence = 0
@@ -65,20 +75,49 @@ export class WorkerSession implements EngineSession {
     return session
   }
 
+  /** Waits for the worker's greeting. @throws CkptError `ENGINE_UNREACHABLE`. */
+  async greeted(signal: AbortSignal): Promise<WorkerGreeting> {
+    const { timeoutMs, rank } = this.#options
+    const what = `engine worker of rank ${rank} has not connected`
+    return withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+  }
+
   /**
-   * Hands the worker the ring as soon as it has greeted. What is asked of the session before that is done waits for it; its failure
-   * fails the session, and so whatever waits.
+   * Hands the worker the ring (or none where no bucket will come) as soon as it has greeted. What is asked of the session before that
+   * is done waits for it; its failure fails the session, and so whatever waits.
    */
-  attach(ring: RingHandle, totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
-    const { token, timeoutMs, rank } = this.#options
+  attach(
+    ring: RingHandle | null,
+    totals: { tensors: number; bytes: number },
+    signal: AbortSignal,
+    record = false,
+  ): Promise<void> {
+    const { token } = this.#options
     const attach = async () => {
-      const what = `engine worker of rank ${rank} has not connected`
-      await withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
-      await this.#request({ type: 'attach', token, ring, ...totals }, 'attach')
+      await this.greeted(signal)
+      await this.#request({ type: 'attach', token, ring, ...totals, ...(record && { record }) }, 'attach')
     }
     this.#attached = attach()
     this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
     return this.#attached
+  }
+
+  /** What the worker was seen to copy, or why there is no recording. */
+  async routes(): Promise<Recording | string> {
+    const { routes, reason } = await this.#request({ type: 'routes', token: this.#options.token }, 'routes')
+    return routes ?? reason ?? 'the worker has no recording'
+  }
+
+  /** How the recording's storages are reached, or why they are not. */
+  async storages(): Promise<readonly StorageHandle[] | string> {
+    const answer = await this.#request({ type: 'storages', token: this.#options.token }, 'storages')
+    return answer.storages ?? answer.reason ?? 'the worker shares no parameters'
+  }
+
+  /** From the answer on parameters may be written, until `release`. */
+  async direct(routes: string): Promise<void> {
+    await this.#attached
+    await this.#request({ type: 'direct', routes }, 'direct')
   }
 
   async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
@@ -87,15 +126,16 @@ export class WorkerSession implements EngineSession {
     return { reloadMs: answer.reloadMs ?? 0 }
   }
 
-  /** All bytes are there: the worker finishes loading and lets go of the ring. */
-  async release(): Promise<void> {
+  /** All bytes are there: the worker finishes loading, lets go of the ring, and compares digests of the recording's parameters. */
+  async release(digests?: readonly (readonly [parameter: number, digest: bigint])[]): Promise<void> {
     await this.#attached
-    await this.#request({ type: 'release' }, 'release')
+    const frames = digests?.map(([index, digest]): [number, Uint8Array] => [index, digestFrame(digest)])
+    await this.#request({ type: 'release', ...(frames && { digests: frames }) }, 'release')
   }
 
-  /** The worker serves `version` from now on. */
-  async commit(version: string): Promise<void> {
-    await this.#request({ type: 'commit', version }, 'commit')
+  /** The worker serves `version`, whose bytes the manifest's `digest` tells, from now on. */
+  async commit(version: string, digest: string): Promise<void> {
+    await this.#request({ type: 'commit', version, digest }, 'commit')
   }
 
   /** Tells the worker, as well as still possible, that the update is off. Never throws. */
@@ -178,7 +218,7 @@ export class WorkerSession implements EngineSession {
     if (message.type === 'hello') {
       if (this.#greeted)
         throw new CkptError('ENGINE_PROTOCOL', `a second worker greeted rank ${rank}`, { fields: { rank, peer } })
-      if (message.protocol !== WORKER_PROTOCOL) {
+      if (message.protocol < OLDEST_WORKER_PROTOCOL || message.protocol > WORKER_PROTOCOL) {
         const text = `${peer} speaks worker protocol ${message.protocol}, this rank speaks ${WORKER_PROTOCOL}`
         throw this.#refuse(new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer, field: 'protocol' } }))
       }
@@ -186,7 +226,7 @@ export class WorkerSession implements EngineSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
-      this.#greet.resolve()
+      this.#greet.resolve({ protocol: message.protocol, state: message.state, routes: message.routes ?? undefined })
       return
     }
     const pending = this.#pending.get(message.seq)
@@ -198,7 +238,7 @@ export class WorkerSession implements EngineSession {
       return
     }
     const { error } = message
-    const code = error.type === 'DIGEST_MISMATCH' ? 'DIGEST_MISMATCH' : 'ENGINE_WORKER_ERROR'
+    const code = OWN_CODES.find((one) => one === error.type) ?? 'ENGINE_WORKER_ERROR'
     const text = `${peer} failed at ${pending.what}: ${error.type}: ${error.message}`
     const failure = new CkptError(code, text, {
       fields: { rank, traceback: error.traceback, ...(error.tensor !== undefined && { tensor: error.tensor }) },

@@ -2,7 +2,9 @@ import { CkptError } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 
 import { parseAddress } from '../wire/address.ts'
+import type { CurveClient } from '../wire/curve.ts'
 import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
+import { watchHandshakes } from './handshakes.ts'
 
 /** One rank's connection to the coordinator. Messages arrive in the order in which they were sent. */
 export interface Link {
@@ -11,10 +13,14 @@ export interface Link {
   close(gone?: boolean): Promise<void>
 }
 
-/** Connects to a coordinator, which may come up later; `routingId` at most 255 ASCII characters, must be unique and not be guessable. */
+/**
+ * Connects to a coordinator, which may come up later; `routingId` at most 255 ASCII characters, must be unique and not be guessable. `onError`
+ * is called with `RENDEZVOUS_REJECTED` when the coordinator has another secret.
+ */
 export function connectLink(
   address: string,
   routingId: string,
+  curve: CurveClient | undefined,
   onMessage: (frames: Frames) => void,
   onError: (error: CkptError) => void,
 ): Link {
@@ -22,8 +28,10 @@ export function connectLink(
     ipv6: parseAddress(address, 'address').host.includes(':'),
     sendHighWaterMark: 0,
     maxMessageSize: MAX_FRAME_BYTES,
+    ...curve,
   })
   dealer.routingId = routingId
+  watchHandshakes(dealer, address, curve !== undefined, onError)
   try {
     dealer.connect(address)
   } catch (error) {

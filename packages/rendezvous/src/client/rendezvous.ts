@@ -2,6 +2,7 @@ import { CkptError, type Blob, type Epoch, type GatherOptions, type Rendezvous }
 
 import { checkTimeout, invalid } from '../options.ts'
 import { pack, protocolError, unpack, type GatherKind } from '../wire/messages.ts'
+import { MAX_FRAME_BYTES } from '../wire/socket.ts'
 import type { Session } from './session.ts'
 import type { Gathered, Wait } from './waits.ts'
 
@@ -12,7 +13,6 @@ const MAX_KEY = 1024
 
 export interface RankIdentity {
   readonly rank: number
-  readonly worldSize: number
   /** Name of the coordinator, for errors. */
   readonly coordinator: string
   /** Default deadline in milliseconds. */
@@ -22,17 +22,22 @@ export interface RankIdentity {
 /** {@link Rendezvous} over a session with the coordinator. */
 export class RankRendezvous implements Rendezvous {
   readonly rank: number
-  readonly worldSize: number
   readonly #identity: RankIdentity
   readonly #session: Session
-  readonly #everybody: readonly number[]
 
   constructor(identity: RankIdentity, session: Session) {
     this.rank = identity.rank
-    this.worldSize = identity.worldSize
     this.#identity = identity
     this.#session = session
-    this.#everybody = Array.from({ length: identity.worldSize }, (_, rank) => rank)
+  }
+
+  get worldSize(): number {
+    return this.#session.everybody.length
+  }
+
+  /** Why this membership is over; undefined while it is not. */
+  get lost(): CkptError | undefined {
+    return this.#session.ended
   }
 
   async allGather<T>(key: string, value: T, options?: GatherOptions): Promise<T[]> {
@@ -42,13 +47,14 @@ export class RankRendezvous implements Rendezvous {
     } catch (error) {
       throw CkptError.from(error, 'INVALID_ARGUMENT', `value for ${JSON.stringify(key)} cannot be sent`, { field: 'value' })
     }
+    checkSize(payload, 'value', key)
     const { values } = await this.#gather('value', key, options, { payload })
     return values.map((bytes, i) => {
       try {
         return unpack(bytes) as T
       } catch (error) {
         throw protocolError(
-          `rank ${(options?.ranks ?? this.#everybody)[i]}`,
+          `rank ${(options?.ranks ?? this.#session.everybody)[i]}`,
           `its value for ${JSON.stringify(key)} is malformed`,
           error,
         )
@@ -66,6 +72,7 @@ export class RankRendezvous implements Rendezvous {
     if (blob.digest.length === 0 || blob.digest.length > MAX_DIGEST) {
       throw invalid('digest', `${blob.digest.length} characters, 1 to ${MAX_DIGEST} are allowed`)
     }
+    checkSize(blob.payload, 'payload', key)
     return (await this.#gather('blob', key, options, { blob })).blobs
   }
 
@@ -96,11 +103,11 @@ export class RankRendezvous implements Rendezvous {
     options: GatherOptions = {},
     brings: { payload?: Uint8Array; blob?: Blob } = {},
   ): Promise<Extract<Gathered, { kind: K }>> {
-    const { ranks = this.#everybody, epoch, signal, timeoutMs = this.#identity.timeoutMs } = options
+    const { ranks, epoch, signal, timeoutMs = this.#identity.timeoutMs } = options
     const session = this.#session
     if (key.length > MAX_KEY) throw invalid('key', `${key.length} characters, at most ${MAX_KEY} are allowed`)
     checkTimeout(timeoutMs)
-    this.#checkRanks(ranks)
+    if (ranks) this.#checkRanks(ranks)
     const refusal = session.ended ?? (epoch === undefined ? undefined : session.epochs.refusal(epoch))
     if (refusal) throw refusal
     const what = kind === 'epoch' ? 'beginEpoch' : `${kind} gather ${JSON.stringify(key)}`
@@ -118,7 +125,7 @@ export class RankRendezvous implements Rendezvous {
         timeoutMs: timeoutMs + Math.min(session.windowMs, LONGEST_GRACE_MS),
         onTimeout: (wait) => {
           cancel(wait)
-          const others = ranks.filter((rank) => rank !== this.rank)
+          const others = (ranks ?? session.everybody).filter((rank) => rank !== this.rank)
           const { coordinator } = this.#identity
           const why = `${what}: nothing from ranks ${others.join(', ')} after ${timeoutMs} ms, and ${coordinator} does not answer`
           return new CkptError('RANK_MISSING', why, { fields: { ranks: others, rank: this.rank, peer: coordinator, key } })
@@ -142,4 +149,10 @@ export class RankRendezvous implements Rendezvous {
     if (!ascending) throw invalid('ranks', `[${ranks.join(', ')}] must be ascending ranks below ${this.worldSize}`)
     if (!ranks.includes(this.rank)) throw invalid('ranks', `[${ranks.join(', ')}] does not include rank ${this.rank} itself`)
   }
+}
+
+/** More would be taken for an attack by the other side, which breaks the connection. */
+function checkSize({ byteLength }: Uint8Array, field: string, key: string): void {
+  if (byteLength <= MAX_FRAME_BYTES) return
+  throw invalid(field, `${byteLength} bytes for ${JSON.stringify(key)}, at most ${MAX_FRAME_BYTES} are sent`)
 }

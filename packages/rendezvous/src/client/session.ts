@@ -32,6 +32,7 @@ export class Session {
   readonly #link: Link
   #heard = performance.now()
   #windowMs = Infinity
+  #everybody: readonly number[] = []
   #stopHeartbeat: () => void = () => undefined
   #ended: CkptError | undefined
   #onFarewell: () => void = () => undefined
@@ -54,6 +55,11 @@ export class Session {
   /** Why this membership is over; undefined while it is not. */
   get ended(): CkptError | undefined {
     return this.#ended
+  }
+
+  /** All ranks, members or not. */
+  get everybody(): readonly number[] {
+    return this.#everybody
   }
 
   /** How long the coordinator may be silent, in milliseconds. */
@@ -146,7 +152,11 @@ export class Session {
 
   #handle(message: CoordinatorMessage, payloads: readonly Uint8Array[]): void {
     switch (message.type) {
+      case 'world':
+        this.#resize(message.worldSize)
+        return
       case 'welcome':
+        this.#resize(message.worldSize)
         this.#windowMs = message.heartbeatTimeoutMs
         this.#stopHeartbeat()
         this.#stopHeartbeat = startHeartbeat(message.heartbeatMs, (stalledMs) => this.#beat(stalledMs))
@@ -183,6 +193,10 @@ export class Session {
     }
   }
 
+  #resize(worldSize: number): void {
+    this.#everybody = Array.from({ length: worldSize }, (_, rank) => rank)
+  }
+
   #gathered(message: Extract<CoordinatorMessage, { type: 'gathered' }>, values: readonly Uint8Array[]): void {
     const { id, epoch: epochId, digests } = message
     const wait = this.waits.get(id)
@@ -194,7 +208,7 @@ export class Session {
       return
     }
     const { kind } = wait
-    const count = wait.ranks.length
+    const count = (wait.ranks ?? this.everybody).length
     if (kind === 'epoch' && epoch) this.waits.resolve(id, { kind, epoch })
     else if (kind === 'barrier') this.waits.resolve(id, { kind })
     else if (kind === 'value' && values.length === count) this.waits.resolve(id, { kind, values })
@@ -215,7 +229,7 @@ export class Session {
     const blobs = (wait.digests ?? []).map((digest, i) => {
       const payload = wait.payloads.get(digest)
       if (!payload) throw protocolError(this.#peer, `no payload ${digest}`)
-      this.#blobs.put(wait.key, wait.ranks[i]!, digest, payload)
+      this.#blobs.put(wait.key, (wait.ranks ?? this.everybody)[i]!, digest, payload)
       return { digest, payload }
     })
     this.waits.resolve(wait.id, { kind: 'blob', blobs })

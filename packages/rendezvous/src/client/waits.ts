@@ -16,7 +16,8 @@ export interface Wait {
   readonly kind: GatherKind
   readonly key: string
   readonly epoch: number | undefined
-  readonly ranks: readonly number[]
+  /** Undefined for everybody, whoever that is when the wait ends. */
+  readonly ranks: readonly number[] | undefined
   /** What this rank brings, for a gather of blobs. */
   readonly blob: Blob | undefined
   /** The digests gathered, and the payloads of them found so far. */

@@ -21,7 +21,12 @@ import {
 import type { Frames } from '../wire/socket.ts'
 import { Epochs, type OpenEpoch } from './epochs.ts'
 import { Gathers, type Contribution, type Gather } from './gathers.ts'
-import { Members, type Member } from './members.ts'
+import { Applicants } from './applicants.ts'
+import { Members, taken, type Member } from './members.ts'
+
+/** A message may be on its way when its sender dies: only what comes this many milliseconds after another asked for its place counts. */
+const SETTLE_MS = 100
+const MAX_RANKS = 65_536
 
 /** Keys whose latest publication is kept. */
 const MAX_PUBLISHED = 16
@@ -40,7 +45,8 @@ export class Coordinator {
   readonly #gathers = new Gathers()
   readonly #epochs = new Epochs()
   readonly #blobs: BlobStore
-  readonly #everybody: readonly number[]
+  readonly #applicants = new Applicants()
+  #everybody: readonly number[] = []
   /** What ranks have published, by key; keys in order of last use. */
   readonly #published = new Map<string, Uint8Array>()
 
@@ -48,7 +54,7 @@ export class Coordinator {
     this.#settings = settings
     this.#send = send
     this.#blobs = new BlobStore(settings.heartbeatTimeoutMs)
-    this.#everybody = Array.from({ length: settings.worldSize }, (_, rank) => rank)
+    this.#resize(settings.worldSize)
   }
 
   /** Handles one message of the connection `peer`. Never throws: whoever breaks the protocol is told so and dismissed. */
@@ -62,6 +68,7 @@ export class Coordinator {
       if (!member) return this.#stranger(peer, name, message)
       if (member.gone) return this.#tell(member.peer, { type: 'dismissed', error: errorData(member.gone) })
       member.heard = performance.now()
+      this.#settle(member)
       this.#handle(member, message, frames)
     } catch (error) {
       const fault = CkptError.from(error, 'RENDEZVOUS_PROTOCOL', `a message of ${name} could not be handled`, { peer: name })
@@ -86,6 +93,7 @@ export class Coordinator {
         this.#tell(member.peer, { type: 'beat' })
       }
     }
+    if (this.#idle) for (const { peer, message } of this.#applicants.takeNewcomers()) this.receive(peer, [pack(message)])
     this.#blobs.sweep()
   }
 
@@ -133,24 +141,53 @@ export class Coordinator {
     }
   }
 
-  /** A message of somebody who is no member; an honest one was a member of a coordinator before this one, or has been replaced. */
+  /** A message of somebody who is no member: one of a coordinator before this one, or one that has been replaced. */
   #stranger(peer: string, name: string, message: RankMessage): void {
     if (message.type === 'leave') return
-    if (message.type !== 'beat') throw protocolError(name, `${message.type} before join`)
-    const error = new CkptError('RANK_LOST', `${name} is not a member (any more): join again`, { fields: { peer: name } })
+    const text = `${name} is not a member (any more): join again`
+    const error = new CkptError('RANK_LOST', text, { fields: { peer: name, rejoin: true } })
     this.#tell(peer, { type: 'dismissed', error: errorData(error) })
   }
 
   #join(peer: string, message: JoinMessage): void {
-    const { worldSize, heartbeatMs, heartbeatTimeoutMs } = this.#settings
+    const { heartbeatMs, heartbeatTimeoutMs, elastic } = this.#settings
     const { rank } = message
+    const worldSize = this.#everybody.length
     if (!sameSecret(message.token, this.#settings.token)) throw rejected(rank, 'its token is not the one of this run')
     if (message.protocol !== PROTOCOL)
       throw rejected(rank, `it speaks protocol ${message.protocol}, this coordinator ${PROTOCOL}`)
-    if (message.worldSize !== worldSize) throw rejected(rank, `it expects ${message.worldSize} ranks, there are ${worldSize}`)
-    if (rank >= worldSize) throw rejected(rank, `ranks go up to ${worldSize - 1}`)
+    if (message.worldSize !== worldSize && !elastic)
+      throw rejected(rank, `it expects ${message.worldSize} ranks, there are ${worldSize}`)
+    const size = Math.max(worldSize, message.worldSize)
+    if (size > MAX_RANKS) throw rejected(rank, `${size} ranks are more than ${MAX_RANKS}`)
+    if (rank >= size) throw rejected(rank, `ranks go up to ${size - 1}`)
+    // Who waits for everybody must find the same ranks from beginning to end.
+    if (size > worldSize && !this.#idle) return this.#applicants.newcomer(peer, message)
+    const rival = this.#members.byPeer(peer) ? undefined : this.#members.rivalOf(peer, message)
+    if (rival) return this.#replacedApplicant(this.#applicants.contend(peer, message), rival)
     this.#members.add(peer, message)
-    this.#tell(peer, { type: 'welcome', heartbeatMs, heartbeatTimeoutMs })
+    if (size > worldSize) this.#resize(size)
+    this.#tell(peer, { type: 'welcome', worldSize: size, heartbeatMs, heartbeatTimeoutMs })
+  }
+
+  /** A rank that is heard of keeps its place: who asked for it meanwhile is turned away. */
+  #settle(member: Member): void {
+    const applicant = this.#applicants.refuse(member.rank, Math.min(SETTLE_MS, this.#settings.heartbeatMs))
+    if (applicant) this.#tell(applicant.peer, { type: 'dismissed', error: errorData(taken(member)) })
+  }
+
+  #replacedApplicant(peer: string | undefined, rival: Member): void {
+    if (peer !== undefined) this.#tell(peer, { type: 'dismissed', error: errorData(taken(rival)) })
+  }
+
+  /** Whether nobody waits for anybody. */
+  get #idle(): boolean {
+    return this.#epochs.size === 0 && this.#gathers.size === 0
+  }
+
+  #resize(worldSize: number): void {
+    this.#everybody = Array.from({ length: worldSize }, (_, rank) => rank)
+    for (const member of this.#members.live()) this.#tell(member.peer, { type: 'world', worldSize })
   }
 
   #fetch(peer: string, { protocol, token, key }: FetchMessage): void {
@@ -295,6 +332,8 @@ export class Coordinator {
       this.#abort(epoch, rank, reason)
       this.#epochs.leave(epoch.id, rank)
     }
+    const applicant = this.#applicants.admit(rank)
+    if (applicant) this.receive(applicant.peer, [pack(applicant.message)])
   }
 
   #tell(peer: string, message: CoordinatorMessage, payloads: readonly Uint8Array[] = []): void {

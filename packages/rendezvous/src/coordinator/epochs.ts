@@ -14,6 +14,11 @@ export class Epochs {
   readonly #open = new Map<number, OpenEpoch>()
   #last = 0
 
+  /** Epochs that some rank is still inside of. */
+  get size(): number {
+    return this.#open.size
+  }
+
   begin(ranks: readonly number[]): OpenEpoch {
     const epoch: OpenEpoch = { id: ++this.#last, ranks, inside: new Set(ranks) }
     this.#open.set(epoch.id, epoch)

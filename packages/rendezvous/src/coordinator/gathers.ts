@@ -33,6 +33,11 @@ export class Gathers {
   /** Gathers that members wait in, by the ids they gave them. */
   readonly #waits = new Map<Member, Map<number, Gather>>()
 
+  /** Keys under which somebody waits. */
+  get size(): number {
+    return this.#slots.size
+  }
+
   /** The gather that a member waits in under this id. */
   waitOf(member: Member, id: number): Gather | undefined {
     return this.#waits.get(member)?.get(id)

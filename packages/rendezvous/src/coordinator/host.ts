@@ -1,11 +1,12 @@
 import { CkptError } from '@ckpt/contract'
-import { Router } from 'zeromq'
+import { Context, Router } from 'zeromq'
 
 import type { Link } from '../client/link.ts'
 import { coordinatorLost } from '../errors.ts'
-import { settingsOf, type CoordinatorOptions, type Settings } from '../options.ts'
+import { checkSecret, settingsOf, type CoordinatorOptions, type Settings } from '../options.ts'
 import { startHeartbeat } from '../timers.ts'
 import { bindEndpoint } from '../wire/address.ts'
+import { curveServer } from '../wire/curve.ts'
 import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
 import { Coordinator } from './coordinator.ts'
 
@@ -13,6 +14,10 @@ import { Coordinator } from './coordinator.ts'
 const LOCAL_PEER = 'local'
 /** Messages kept for a peer that does not read; ZeroMQ drops what exceeds them, and its heartbeat will have ended long before. */
 const SEND_HIGH_WATER_MARK = 10_000
+/** Who has not shown the run's key after this many milliseconds is disconnected. */
+const HANDSHAKE_MS = 3000
+/** Connections that may wait to be accepted: those of a large cluster, or of a flood that honest ones come in between. */
+const BACKLOG = 4096
 
 /** A running coordinator. */
 export interface CoordinatorHandle {
@@ -26,6 +31,7 @@ export interface CoordinatorHandle {
 export class CoordinatorHost implements CoordinatorHandle {
   address = 'in-process'
   readonly #coordinator: Coordinator
+  readonly #token: string
   readonly #onFault: (error: CkptError) => void
   readonly #stopHeartbeat: () => void
   #socket: FrameSocket | undefined
@@ -34,6 +40,7 @@ export class CoordinatorHost implements CoordinatorHandle {
 
   constructor(settings: Settings) {
     this.#onFault = settings.onFault
+    this.#token = settings.token
     this.#coordinator = new Coordinator(settings, (peer, frames) => {
       if (peer === LOCAL_PEER) queueMicrotask(() => this.#deliver?.(frames))
       else this.#socket?.send([Buffer.from(peer, 'hex'), ...frames])
@@ -44,12 +51,18 @@ export class CoordinatorHost implements CoordinatorHandle {
   /** @throws CkptError `INVALID_ARGUMENT` when the address cannot be listened on. */
   async listen(address: string): Promise<void> {
     const { endpoint, ipv6 } = await bindEndpoint(address)
+    const curve = await curveServer(this.#token)
     // A rank that reconnects takes its place over; routing ids are random, so that nobody else can.
     const router = new Router({
       ipv6,
       handover: true,
+      // A thread of its own: strangers who knock here hold up no other socket of this process.
+      context: new Context({ blocky: false }),
+      backlog: BACKLOG,
+      handshakeInterval: HANDSHAKE_MS,
       sendHighWaterMark: SEND_HIGH_WATER_MARK,
       maxMessageSize: MAX_FRAME_BYTES,
+      ...curve,
     })
     try {
       await router.bind(endpoint)
@@ -93,10 +106,13 @@ export class CoordinatorHost implements CoordinatorHandle {
 /**
  * Starts a coordinator of its own, for worlds in which rank 0 does not run it (`standalone` in the join options).
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the option, also when the address cannot be listened on.
+ * @throws CkptError `INVALID_ARGUMENT` naming the option, also when the address cannot be listened on, or would let the network speak to it
+ *   without a secret.
  */
 export async function startCoordinator(options: CoordinatorOptions): Promise<CoordinatorHandle> {
-  const host = new CoordinatorHost(settingsOf(options))
+  const settings = settingsOf(options)
+  checkSecret(options, options.address)
+  const host = new CoordinatorHost(settings)
   try {
     await host.listen(options.address)
   } catch (error) {

@@ -7,6 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { Dealer } from 'zeromq'
 
 import { joinRendezvous, startCoordinator, type CoordinatorHandle } from '../index.ts'
+import { curveClient, type CurveClient } from '../wire/curve.ts'
 import { pack, unpack, PROTOCOL, type JoinMessage } from '../wire/messages.ts'
 
 const join: JoinMessage = {
@@ -21,12 +22,15 @@ const join: JoinMessage = {
 }
 const gather = { type: 'gather', id: 1, kind: 'barrier', key: 'k', ranks: null, epoch: null, timeoutMs: 1e6, digest: null }
 
+/** These know the run's secret; who does not is in strangers.test.ts. */
 describe('a coordinator among hostile peers', () => {
   let coordinator: CoordinatorHandle
   let faults: CkptError[]
+  let curve: CurveClient
 
   beforeEach(async () => {
     faults = []
+    curve = (await curveClient('secret'))!
     coordinator = await startCoordinator({
       address: 'tcp://127.0.0.1:0',
       worldSize: 2,
@@ -44,7 +48,7 @@ describe('a coordinator among hostile peers', () => {
     socket: Dealer
     answer: (...frames: Uint8Array[]) => Promise<{ type: string; error?: { code: string; message: string } }>
   } {
-    const socket = new Dealer({ linger: 0, receiveTimeout: 5000 })
+    const socket = new Dealer({ linger: 0, receiveTimeout: 5000, ...curve })
     socket.connect(coordinator.address)
     return {
       socket,
@@ -75,10 +79,7 @@ describe('a coordinator among hostile peers', () => {
       pack({ ...join, rank: 2 ** 60 }),
       pack({ ...join, worldSize: '2' }),
       pack({ ...join, incarnation: 'x'.repeat(1000) }),
-      pack(gather),
-      pack({ type: 'want', id: 1, digests: ['x'] }),
       pack({ type: 'payload', id: 1 }),
-      pack({ type: 'abort', epoch: 1, error: { code: 'X', message: '', fields: {} } }),
     ]
     const { socket, answer } = peer()
     for (const frame of frames) {
@@ -86,6 +87,16 @@ describe('a coordinator among hostile peers', () => {
         type: 'dismissed',
         error: { code: 'RENDEZVOUS_PROTOCOL', fields: { peer: /^peer / } },
       })
+    }
+    expect(faults).toHaveLength(frames.length)
+    // What only members may send is what members of an earlier coordinator send too.
+    for (const message of [
+      gather,
+      { type: 'beat', ended: [] },
+      { type: 'want', id: 1, digests: ['x'] },
+      { type: 'abort', epoch: 1, error: { code: 'X', message: '', fields: {} } },
+    ]) {
+      expect(await answer(pack(message))).toMatchObject({ type: 'dismissed', error: { code: 'RANK_LOST' } })
     }
     expect(faults).toHaveLength(frames.length)
     socket.close()

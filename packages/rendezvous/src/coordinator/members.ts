@@ -33,6 +33,12 @@ export class Members {
     return [...this.#byRank.values()].filter((member) => member.gone === undefined)
   }
 
+  /** The incarnation of the rank that lives elsewhere, or did a moment ago, as far as is known. */
+  rivalOf(peer: string, { rank, incarnation }: JoinMessage): Member | undefined {
+    const known = this.#byRank.get(rank)
+    return known?.gone === undefined && known?.incarnation !== incarnation && known?.peer !== peer ? known : undefined
+  }
+
   /** @throws CkptError `RENDEZVOUS_REJECTED` when the rank already lives elsewhere. */
   add(peer: string, join: JoinMessage): Member {
     const { rank, incarnation, host, pid } = join
@@ -43,11 +49,7 @@ export class Members {
     }
     if (known && known.gone === undefined) {
       if (known.peer === peer && known.incarnation === incarnation) return known
-      throw new CkptError(
-        'RENDEZVOUS_REJECTED',
-        `rank ${rank} has already joined: process ${known.pid} on ${known.host}, incarnation ${known.incarnation}`,
-        { fields: { rank } },
-      )
+      throw taken(known)
     }
     if (known) this.#byPeer.delete(known.peer)
     const member: Member = { rank, peer, incarnation, host, pid, heard: performance.now(), gone: undefined }
@@ -62,4 +64,13 @@ export class Members {
     if (!member) return `rank ${rank} (never joined)`
     return member.gone ? `rank ${rank} (lost)` : `rank ${rank} (process ${member.pid} on ${member.host})`
   }
+}
+
+/** A rank can be in one place only. */
+export function taken({ rank, pid, host, incarnation }: Member): CkptError {
+  return new CkptError(
+    'RENDEZVOUS_REJECTED',
+    `rank ${rank} has already joined: process ${pid} on ${host}, incarnation ${incarnation}`,
+    { fields: { rank } },
+  )
 }

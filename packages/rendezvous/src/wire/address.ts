@@ -15,6 +15,12 @@ export function parseAddress(address: string, field: string): { host: string; po
   return { host: match[1] ?? match[2]!, port }
 }
 
+/** Whether only processes of this machine reach the address. A name that is not `localhost` may stand for anything. */
+export function isLoopback(address: string): boolean {
+  const { host } = parseAddress(address, 'address')
+  return host === 'localhost' || host === '::1' || /^127(?:\.\d{1,3}){3}$/.test(host)
+}
+
 /** The endpoint to bind for an address whose host may be a name; ZeroMQ itself binds to numbers and interfaces only. */
 export async function bindEndpoint(address: string): Promise<{ endpoint: string; ipv6: boolean }> {
   const { host, port } = parseAddress(address, 'address')

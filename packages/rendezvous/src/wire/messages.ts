@@ -7,7 +7,8 @@ import { z } from 'zod'
  * A rank starts with `join` and is answered with `welcome` or `dismissed`; each side then sends `beat` at the welcome's interval.
  * A `gather` is answered with `gathered` or `failed`; in between the coordinator may `need` the payload of a blob, and after it
  * the rank may `want` payloads it lacks. What a rank has sent to be `publish`ed stays; whoever knows the token may `fetch` it without
- * being a member, and is answered with `published`. `dismissed` ends a membership: the rank is lost, was faulty, or the coordinator closes.
+ * being a member, and is answered with `published`. `world` says that ranks were added, before any answer that concerns them. `dismissed`
+ * ends a membership: the rank is lost, was faulty, or the coordinator closes.
  */
 export const PROTOCOL = 1
 
@@ -60,7 +61,13 @@ const rankMessage = z.discriminatedUnion('type', [
 ])
 
 const coordinatorMessage = z.discriminatedUnion('type', [
-  z.object({ type: z.literal('welcome'), heartbeatMs: z.number().positive(), heartbeatTimeoutMs: z.number().positive() }),
+  z.object({
+    type: z.literal('welcome'),
+    worldSize: z.int().min(1),
+    heartbeatMs: z.number().positive(),
+    heartbeatTimeoutMs: z.number().positive(),
+  }),
+  z.object({ type: z.literal('world'), worldSize: z.int().min(1) }),
   z.object({ type: z.literal('beat') }),
   z.object({ type: z.literal('gathered'), id, epoch: id.nullable(), digests: z.array(digest).nullable() }),
   z.object({ type: z.literal('need'), id }),

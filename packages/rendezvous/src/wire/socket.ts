@@ -5,8 +5,8 @@ import type { Dealer, Router } from 'zeromq'
 /** A message of several frames. Frames are sent without a copy: they must not be changed once they were handed over. */
 export type Frames = readonly Uint8Array[]
 
-/** Bytes that one frame may have; a peer that sends more is disconnected. */
-export const MAX_FRAME_BYTES = 256 * 2 ** 20
+/** Bytes that one frame may have; a peer that sends more is disconnected. Metas of a trillion parameters take a megabyte or two. */
+export const MAX_FRAME_BYTES = 64 * 2 ** 20
 /** How long `close` waits, in milliseconds, for what was sent to leave this process. */
 const LINGER_MS = 1000
 const GONE_LINGER_MS = 50

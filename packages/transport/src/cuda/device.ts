@@ -14,6 +14,7 @@ import { native } from '../addon.ts'
 import { createHost } from '../host/host.ts'
 import { cudaAddon, probeCuda } from './addon.ts'
 import { CudaCollective } from './collective.ts'
+import { CudaDirect } from './direct.ts'
 import { CudaHost } from './host.ts'
 import { cudaMemory } from './memory.ts'
 import { readDeviceMemory } from './reader.ts'
@@ -48,6 +49,7 @@ export class CudaDevice implements Device {
   readonly preferred = { bucketBytes: 128 * 2 ** 20, chunkBytes: 32 * 2 ** 20 }
   readonly uuid: string
   readonly host: CudaHost
+  readonly direct: CudaDirect
   /** What the GPU is and where it sits. */
   readonly info: CudaDeviceInfo
   readonly #device: CudaDeviceHandle
@@ -61,6 +63,7 @@ export class CudaDevice implements Device {
     this.uuid = info.uuid
     this.#device = device
     this.host = new CudaHost(createHost(), device, info.numaNode)
+    this.direct = new CudaDirect(device, info, this.host)
   }
 
   memory(): Promise<{ free: number; total: number }> {

@@ -4,6 +4,7 @@ import { hostname, totalmem } from 'node:os'
 import { CkptError, type Collective, type CollectiveOptions, type Device, type Host, type Ring } from '@ckpt/contract'
 import { hostAddon } from '../addon.ts'
 import { HostCollective } from './collective.ts'
+import { HostDirect } from './direct.ts'
 import { createHost } from './host.ts'
 import { createHostRing, removeStaleRings, type HostRing } from './ring.ts'
 
@@ -33,6 +34,7 @@ class HostDevice implements Device {
   readonly preferred = { bucketBytes: 32 * 2 ** 20, chunkBytes: 2 * 2 ** 20 }
   readonly uuid: string
   readonly host: Host
+  readonly direct: HostDirect
   readonly #threads: number | undefined
   readonly #rings = new Set<HostRing>()
   readonly #collectives = new Set<HostCollective>()
@@ -41,6 +43,7 @@ class HostDevice implements Device {
   constructor(host: Host, { rank, threads }: HostDeviceOptions) {
     this.host = host
     this.#threads = threads
+    this.direct = new HostDirect(host, threads)
     const id =
       rank === undefined ? randomBytes(8).toString('hex') : createHash('sha256').update(`${hostname()}\n${rank}`).digest('hex')
     this.uuid = `HOST-${id.slice(0, 16)}`

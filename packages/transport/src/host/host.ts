@@ -50,7 +50,7 @@ class AddonHost implements Host {
     signal?.addEventListener('abort', cancel, { once: true })
     try {
       const stats = await timed(() =>
-        this.#addon.read(files, memories.map(nativeMemory), rows, threads, onProgress, cancellation),
+        this.#addon.read(files, memories.map(nativeMemory), rows, threads, rising(onProgress), cancellation),
       )
       onProgress?.(stats.bytes)
       return stats
@@ -96,4 +96,15 @@ async function timed(transfer: () => Promise<number>): Promise<TransferStats> {
 
 function aborted(signal: AbortSignal): CkptError {
   return new CkptError('ABORTED', 'reading files was aborted', { cause: signal.reason })
+}
+
+/** Several threads report how far all of them are, and a lower figure may arrive after a higher one: it is left out. */
+function rising(onProgress: ((bytes: number) => void) | undefined): ((bytes: number) => void) | undefined {
+  if (onProgress === undefined) return undefined
+  let most = -1
+  return (bytes) => {
+    if (bytes <= most) return
+    most = bytes
+    onProgress(bytes)
+  }
 }

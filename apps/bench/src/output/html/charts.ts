@@ -1,7 +1,8 @@
 import { STAGES, joinSpans, type Timeline } from '@ckpt/core'
 import * as Plot from '@observablehq/plot'
 import { parseHTML } from 'linkedom'
-import type { Run } from '../../result.ts'
+import type { PeerRun, Run } from '../../result.ts'
+import { runLabels } from '../labels.ts'
 import { Markup } from './markup.ts'
 
 const WIDTH = 1160
@@ -18,24 +19,36 @@ function svg(label: string, options: object): Markup {
   return new Markup(outerHTML.replace(/(\d+\.\d\d)\d+/g, '$1'))
 }
 
-/** Each run's median over its limit, with its fastest and slowest sample; the rule is the limit. */
-export function limitBars(runs: readonly Run[]): Markup {
-  const rows = runs.map((run, index) => ({
-    label: labels(runs)[index]!,
+/** Each run's median over its limit, with its fastest and slowest sample; below it what peers took. The rule is the limit. */
+export function limitBars(runs: readonly Run[], peers: readonly PeerRun[]): Markup {
+  const names = runLabels(runs)
+  const own = runs.map((run, index) => ({
+    label: names[index]!,
     ratio: run.ratioToLimit,
     min: run.updateMs.min / run.limit.updateMs,
     max: run.updateMs.max / run.limit.updateMs,
+    fill: 'var(--ours)',
   }))
-  return svg('median update time over the limit', {
-    height: 70 + 34 * rows.length,
+  const others = peers.flatMap(({ peer, version, what, model, peerMs, ratioToLimit }) => {
+    if (ratioToLimit === undefined || own.length === 0) return []
+    const limit = peerMs.median / ratioToLimit
+    const label = `${peer} ${version}, ${model}: ${what.replace(/^update, /, '').replace(/ \(.*/, '')}`
+    return { label, ratio: ratioToLimit, min: peerMs.min / limit, max: peerMs.max / limit, fill: 'var(--theirs)' }
+  })
+  const once = others.filter(({ label }, index) => others.findIndex((one) => one.label === label) === index)
+  // The same samples of the peer may stand beside several of ours.
+  const rows = [...own, ...once.filter(({ label }) => !label.includes(', ours '))]
+  const slowest = Math.max(1.2, ...rows.map(({ max }) => max))
+  return svg('update time over the limit', {
+    height: 70 + 30 * rows.length,
     marginTop: 24,
     marginBottom: 40,
-    marginLeft: 240,
+    marginLeft: 12 + 6.2 * Math.max(...rows.map(({ label }) => label.length)),
     marginRight: 60,
-    x: { label: 'update time / limit', domain: [0, Math.max(1.2, ...rows.map(({ max }) => max * 1.05))], grid: true },
-    y: { label: null, domain: rows.map(({ label }) => label), padding: 0.4 },
+    x: { label: 'update time / limit', domain: [0, slowest * 1.05], grid: true },
+    y: { label: null, domain: rows.map(({ label }) => label), padding: 0.35, tickSize: 0 },
     marks: [
-      Plot.barX(rows, { x: 'ratio', y: 'label', fill: 'var(--ours)' }),
+      Plot.barX(rows, { x: 'ratio', y: 'label', fill: 'fill' }),
       Plot.link(rows, { x1: 'min', x2: 'max', y: 'label', stroke: 'currentColor', strokeWidth: 1.5 }),
       Plot.tickX(rows, { x: 'min', y: 'label', stroke: 'currentColor', insetTop: 6, insetBottom: 6 }),
       Plot.tickX(rows, { x: 'max', y: 'label', stroke: 'currentColor', insetTop: 6, insetBottom: 6 }),
@@ -45,18 +58,12 @@ export function limitBars(runs: readonly Run[]): Markup {
         text: ({ ratio }: { ratio: number }) => ratio.toFixed(2),
         dx: 8,
         textAnchor: 'start',
+        fontWeight: 600,
+        fontSize: 12,
       }),
       Plot.ruleX([1], { stroke: 'var(--limit)', strokeWidth: 2 }),
       Plot.text([1], { x: (value: number) => value, frameAnchor: 'top', dy: -14, text: () => 'limit', fill: 'var(--limit)' }),
     ],
-  })
-}
-
-/** Titles, told apart by what differs where a model has several runs. */
-function labels(runs: readonly Run[]): string[] {
-  return runs.map((run) => {
-    const same = runs.filter(({ title }) => title === run.title).length
-    return same === 1 ? run.title : `${run.title}, ${run.strategy} on ${run.ranks} (${run.backend})`
   })
 }
 

@@ -1,5 +1,7 @@
 import type { Timeline } from '@ckpt/core'
 import type { BenchResult, Run } from '../../result.ts'
+import { predictRuns } from '../../validate.ts'
+import { runLabels } from '../labels.ts'
 import { publishedRows } from '../published.ts'
 import { gigabytes, seconds } from '../units.ts'
 import { limitBars, timelineChart } from './charts.ts'
@@ -28,13 +30,16 @@ function rows(head: readonly (string | Markup)[], body: readonly Markup[]): Mark
 
 /** The runs, beside what is published for the whole models. */
 export function headline({ runs }: BenchResult): Markup {
+  const anyPublished = runs.some((run) => publishedRows(run.model).length > 0)
   const body = runs.map((run) => {
     const published = publishedRows(run.model).map(
       (row) => html`${row.broadcastSeconds.toFixed(2)} s<small>${row.devices}</small>`,
     )
     return html`<tr>
       <th scope="row">${run.title}<small>${run.scale}</small></th>
-      <td>${run.strategy}<small>${run.backend}, ${run.ranks} ranks</small></td>
+      <td>
+        ${run.strategy}<small>${run.backend}, ${run.ranks} ranks${run.variant === undefined ? '' : `, ${run.variant}`}</small>
+      </td>
       <td>${gigabytes(run.bytes)}<small>${run.tensors.toLocaleString('en')} tensors</small></td>
       <td>
         ${seconds(run.updateMs.median)}<small
@@ -48,7 +53,7 @@ export function headline({ runs }: BenchResult): Markup {
       <td>${seconds(run.limit.updateMs)}</td>
       <td>${run.ratioToLimit.toFixed(2)}</td>
       <td>${run.verified ? html`<span class="good">every byte</span>` : html`<span class="bad">FAILED</span>`}</td>
-      <td>${published.length === 0 ? '–' : published}</td>
+      ${anyPublished ? html`<td>${published.length === 0 ? '–' : published}</td>` : undefined}
     </tr>`
   })
   const head = [
@@ -63,19 +68,20 @@ export function headline({ runs }: BenchResult): Markup {
     'ratio to limit',
     'verified',
   ]
+  if (!anyPublished) return rows(head, body)
   return html`${rows([...head, html`published<small>checkpoint-engine, whole model, broadcast</small>`], body)}
     <p class="quiet">The published figures are for whole models on other machines: for orientation, not for comparison.</p>`
 }
 
 /** Bars of the runs against their limits. */
-export function limits({ runs }: BenchResult): Markup {
+export function limits({ runs, peers: others }: BenchResult): Markup {
   const how = [...new Set(runs.map(({ limit }) => limit.how.replace(/^\d+ bytes/, 'the bytes')))]
   return html`<h2>Against the limit</h2>
     <p>
       Median of the timed updates over the least time this machine could take; the whisker spans the fastest and the slowest
       sample. The limit is: ${how.join('; ')}.
     </p>
-    <figure>${limitBars(runs)}</figure>`
+    <figure>${limitBars(runs, others)}</figure>`
 }
 
 /** Other systems measured in the same run. */
@@ -110,7 +116,7 @@ export function timelines({ runs }: BenchResult): Markup | undefined {
         <span style="--swatch: var(--broadcast)">broadcast</span><span style="--swatch: var(--reload)">reload</span></span
       >
     </p>
-    ${drawn.map((run) => timeline(run, maxSpans))}`
+    ${drawn.map((run) => timeline(run, runLabels(runs)[runs.indexOf(run)]!, maxSpans))}`
 }
 
 type TimedRun = Run & { readonly timelines: readonly Timeline[] }
@@ -119,11 +125,11 @@ function hasTimelines(run: Run): run is TimedRun {
   return run.timelines !== undefined && run.timelines.length > 0
 }
 
-function timeline(run: TimedRun, maxSpans: number): Markup {
+function timeline(run: TimedRun, label: string, maxSpans: number): Markup {
   const { stages } = run
   const shown = run.timelines.slice(0, RANKS_A_RUN)
   const left = run.timelines.length - shown.length
-  return html`<h3>${run.title}</h3>
+  return html`<h3>${label}</h3>
     <figure>
       ${timelineChart(shown, maxSpans)}
       <figcaption>
@@ -155,6 +161,26 @@ export function bytes({ runs }: BenchResult): Markup | undefined {
   return html`<h2>Bytes moved</h2>
     <p>Per update, all ranks together.</p>
     ${rows(head, body)}`
+}
+
+/** Runs beside what the simulator makes of them, where rates were measured apart from the updates. */
+export function predictions(result: BenchResult): Markup | undefined {
+  const predicted = predictRuns(result)
+  const labels = runLabels(result.runs)
+  const body = predicted.flatMap(({ run, predictedMs, error }, index) =>
+    predictedMs === undefined
+      ? []
+      : html`<tr>
+          <th scope="row">${labels[index]}</th>
+          <td>${seconds(run.updateMs.median)}<small>${seconds(run.updateMs.min)} to ${seconds(run.updateMs.max)}</small></td>
+          <td>${seconds(predictedMs)}</td>
+          <td>${error! >= 0 ? '+' : '−'}${Math.abs(error! * 100).toFixed(1)} %</td>
+        </tr>`,
+  )
+  if (body.length === 0) return undefined
+  return html`<h2>Simulated</h2>
+    <p>What the simulator predicts from rates measured in the same run, apart from the updates.</p>
+    ${rows(['run', 'measured', 'predicted', 'error'], body)}`
 }
 
 /** The machine, its ceilings, and the measurements that are not updates. */

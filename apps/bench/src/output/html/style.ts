@@ -2,13 +2,13 @@
 export const STYLE = `
 :root {
   color-scheme: light dark; --page: #fff; --text: #1a1c20; --quiet: #5b616b; --line: #d9dce1; --good: #17713b; --bad: #b3261e;
-  --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #b3261e; --ours: #2f6fd0;
+  --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #b3261e; --ours: #2f6fd0; --theirs: #9aa1ac;
   font: 15px/1.5 system-ui, sans-serif;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #15171b; --text: #e6e8ec; --quiet: #9ba2ad; --line: #363b44; --good: #6cc690; --bad: #f2837b;
-    --h2d: #6ea3f2; --broadcast: #f0a848; --reload: #5fc08b; --step: #6d7480; --step-other: #4a505a; --limit: #f2837b; --ours: #6ea3f2;
+    --h2d: #6ea3f2; --broadcast: #f0a848; --reload: #5fc08b; --step: #6d7480; --step-other: #4a505a; --limit: #f2837b; --ours: #6ea3f2; --theirs: #7b8390;
   }
 }
 * { box-sizing: border-box }
@@ -20,6 +20,9 @@ th, td { padding: .4rem .7rem .4rem 0; text-align: left; vertical-align: top; bo
 thead th { font-weight: 600; color: var(--quiet); font-size: .85rem; vertical-align: bottom } tbody th { font-weight: 600 }
 td { white-space: nowrap } small { display: block; white-space: normal; font-weight: 400; font-size: .8rem }
 .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
+ul.lead { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem; margin: 1.5rem 0 0; padding: 0; list-style: none }
+ul.lead li { border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem } ul.lead b { display: block; font-size: 1.75rem; line-height: 1.2 }
+ul.lead span { color: var(--quiet); font-size: .9rem }
 figure { margin: .5rem 0 1.5rem } figure svg { width: 100%; height: auto; display: block; font-size: 11px }
 .key { display: inline-flex; gap: 1.25rem; flex-wrap: wrap } .key span::before {
   content: ''; display: inline-block; width: .75em; height: .75em; margin-right: .4em; border-radius: 2px; background: var(--swatch)
@@ -29,11 +32,11 @@ pre { overflow: auto; max-height: 30rem; font-size: .75rem; padding: .75rem; bor
 @media print {
   :root {
     color-scheme: light; --page: #fff; --text: #000; --quiet: #444; --line: #bbb; --good: #0f5c2e; --bad: #8c1a14;
-    --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #8c1a14; --ours: #2f6fd0;
+    --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #8c1a14; --ours: #2f6fd0; --theirs: #9aa1ac;
     font-size: 10pt;
   }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
-  body { padding: 0; max-width: none } details { display: none } figure, tr { break-inside: avoid } h2, h3 { break-after: avoid }
+  body { padding: 0; max-width: none } details { display: none } figure, tr, li { break-inside: avoid } ul.lead b { font-size: 15pt } h2, h3 { break-after: avoid }
   .scroll { overflow: visible }
 }
 `

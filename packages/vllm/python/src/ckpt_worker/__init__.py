@@ -9,23 +9,29 @@ from .errors import (
     ProtocolError,
     RingError,
     SilenceError,
+    StaleRoutesError,
     StateError,
     UnauthorizedError,
     UnsupportedError,
     WorkerError,
 )
+from .recording import DirectState, Recording, Tracer
 from .session import Loader, UpdateResult, run_update
 
 __all__ = [
     "AbortedError",
+    "DirectState",
     "DigestMismatchError",
     "LayoutError",
     "Loader",
     "PeerLostError",
     "ProtocolError",
+    "Recording",
     "RingError",
     "SilenceError",
+    "StaleRoutesError",
     "StateError",
+    "Tracer",
     "UnauthorizedError",
     "UnsupportedError",
     "UpdateResult",

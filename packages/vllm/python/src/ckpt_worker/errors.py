@@ -72,3 +72,9 @@ class LayoutError(WorkerError):
     """A tensor that does not fit the engine's parameters; ``tensor`` names it."""
 
     code = "INVALID_ARGUMENT"
+
+
+class StaleRoutesError(WorkerError):
+    """There is no recording that fits the parameters as they are now."""
+
+    code = "ROUTES_STALE"

@@ -1,4 +1,4 @@
-"""Messages of the worker protocol, version 1 (docs/worker-protocol.md): one MessagePack map a frame."""
+"""Messages of the worker protocol, version 2 (docs/worker-protocol.md): one MessagePack map a frame."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr
 from .dtypes import DTYPE_BITS, tensor_bytes
 from .errors import ProtocolError
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 #: Longest frame that is taken, in bytes: a bucket of a million tensors fits.
 MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 #: Length of a CUDA IPC memory handle, in bytes (``CU_IPC_HANDLE_SIZE``).
@@ -46,6 +46,8 @@ class Hello(Message, frozen=True, tag="hello"):
     engine: str
     device: str
     protocol: int = PROTOCOL_VERSION
+    #: Id of the recording that this worker holds and that fits its parameters.
+    routes: str | None = None
 
 
 class Ok(Message, frozen=True, tag="ok", omit_defaults=True):
@@ -54,6 +56,11 @@ class Ok(Message, frozen=True, tag="ok", omit_defaults=True):
     seq: int
     epoch: int
     reload_ms: float | None = None
+    #: The recording (for ``routes`` only), or else why there is none.
+    routes: Any = None
+    reason: str | None = None
+    #: Handles (for ``storages`` only).
+    storages: Any = None
 
 
 class Error(Message, frozen=True, tag="error"):
@@ -108,9 +115,11 @@ class Attach(RankMessage, frozen=True, tag="attach"):
     """Starts an update; ``tensors`` and ``size`` (bytes) are the totals that the buckets add up to."""
 
     token: str
-    ring: ShmRing | CudaRing
+    ring: ShmRing | CudaRing | None
     tensors: Whole
     size: Whole = msgspec.field(name="bytes")
+    #: Watch what the loader copies where.
+    record: bool = False
 
 
 class Bucket(RankMessage, frozen=True, tag="bucket"):
@@ -120,14 +129,36 @@ class Bucket(RankMessage, frozen=True, tag="bucket"):
     tensors: list[TensorEntry]
 
 
+class Routes(RankMessage, frozen=True, tag="routes"):
+    """Asks for the recording."""
+
+    token: str
+
+
+class Storages(RankMessage, frozen=True, tag="storages"):
+    """Asks for handles of the recording's storages."""
+
+    token: str
+
+
+class Direct(RankMessage, frozen=True, tag="direct"):
+    """The rank is about to write into the storages of the recording that ``routes`` names."""
+
+    routes: str
+
+
 class Release(RankMessage, frozen=True, tag="release"):
-    """Every bucket was sent: finish loading, let go of the ring."""
+    """Every bucket was sent, everything is written: finish loading, let go of the ring, compare digests."""
+
+    #: Index of the parameter in the recording, and 8 bytes, little-endian.
+    digests: list[tuple[int, Annotated[bytes, Meta(min_length=8, max_length=8)]]] | None = None
 
 
 class Commit(RankMessage, frozen=True, tag="commit"):
-    """Serve ``version`` from now on."""
+    """Serve ``version`` from now on; ``digest`` tells its bytes."""
 
     version: str
+    digest: str | None = None
 
 
 class Abort(RankMessage, frozen=True, tag="abort"):
@@ -136,7 +167,7 @@ class Abort(RankMessage, frozen=True, tag="abort"):
     reason: str
 
 
-FromRank = Attach | Bucket | Release | Commit | Abort | Error
+FromRank = Attach | Bucket | Routes | Storages | Direct | Release | Commit | Abort | Error
 FromWorker = Hello | Ok | Error
 
 _encoder = msgspec.msgpack.Encoder()
@@ -160,7 +191,8 @@ def decode_from_rank(frame: bytes | memoryview) -> FromRank:
             _settle_entry(entry)
     elif isinstance(message, Attach):
         ring = message.ring
-        ring.offset, ring.size = _whole(ring.offset, "ring.offset"), _whole(ring.size, "ring.bytes")
+        if ring is not None:
+            ring.offset, ring.size = _whole(ring.offset, "ring.offset"), _whole(ring.size, "ring.bytes")
         force_setattr(message, "tensors", _whole(message.tensors, "tensors"))
         force_setattr(message, "size", _whole(message.size, "bytes"))
     return message

@@ -15,22 +15,26 @@ import torch
 
 from .bucket import open_bucket
 from .connection import Connection
-from .errors import AbortedError, ProtocolError, StateError, UnauthorizedError, WorkerError
+from .errors import AbortedError, ProtocolError, StateError, UnauthorizedError, UnsupportedError, WorkerError
 from .fence import Fence, lane_for
 from .protocol import (
     Abort,
     Attach,
     Bucket,
     Commit,
+    Direct,
     Error,
     ErrorInfo,
     FromRank,
     Hello,
     Ok,
     Release,
+    Routes,
+    Storages,
     decode_from_rank,
     sender_of,
 )
+from .recording import DirectState, Tracer
 from .ring import Ring, open_ring
 
 #: Takes the tensors of one bucket. They lie in the ring: copy what is needed, keep none of them, write to none of them.
@@ -67,6 +71,7 @@ def run_update(
     engine: str = "python",
     device_uuid: str = "",
     cancelled: Callable[[], bool] = lambda: False,
+    direct: DirectState | None = None,
 ) -> UpdateResult:
     """Connects to a rank and takes one update from it, to its commit.
 
@@ -80,6 +85,7 @@ def run_update(
     :param engine: what the worker calls itself.
     :param device_uuid: UUID of the device, for the rank to check that it talks to the right worker.
     :param cancelled: asked a few times a second while waiting; true ends the update.
+    :param direct: what lets updates be recorded and ranks write into parameters; the same one for every update of an engine.
     :raises AbortedError: when the rank aborts the update.
     :raises SilenceError: when nothing comes from the rank for ``timeout``.
     :raises PeerLostError: when the rank dies.
@@ -89,9 +95,10 @@ def run_update(
     :raises Exception: whatever ``loader``, ``finish`` or ``commit`` raises; the rank was told, with the traceback.
     """
     with Connection(address, timeout, cancelled) as connection:
-        update = _Update(connection, token, loader, finish, torch.device(device), commit)
+        update = _Update(connection, token, loader, finish, torch.device(device), commit, direct)
         try:
-            connection.send(Hello(token=token, pid=os.getpid(), engine=engine, device=device_uuid))
+            known = None if direct is None else direct.id
+            connection.send(Hello(token=token, pid=os.getpid(), engine=engine, device=device_uuid, routes=known))
             return update.run()
         finally:
             update.close()
@@ -106,8 +113,11 @@ class _Update:
         finish: Callable[[], None] | None,
         device: torch.device,
         commit: Callable[[str], None] | None,
+        direct: DirectState | None,
     ) -> None:
         self._connection = connection
+        self._direct = direct
+        self._tracer: Tracer | None = None
         self._token = token
         self._loader = loader
         self._finish = finish
@@ -187,10 +197,16 @@ class _Update:
             self._unmap()
             self._connection.send(Ok(message.seq, message.epoch))
             raise AbortedError(f"the rank aborted the update: {message.reason}")
+        if isinstance(message, Routes | Storages):
+            self._connection.send(self._describe(message))
+            return None
         if isinstance(message, Attach):
             self._attach(message)
+        elif isinstance(message, Direct):
+            self._current_update(message)
+            self._begin_direct(message)
         elif isinstance(message, Release):
-            self._release(self._current_update(message))
+            self._release(message, self._current_update(message))
         else:
             self._current_update(message)
             if not self._prepared:
@@ -202,27 +218,56 @@ class _Update:
             return UpdateResult(message.version, self._tensors, self._bytes, self._buckets, self._reload_ms)
         return None
 
-    def _current_update(self, message: Bucket | Release | Commit) -> Attach:
+    def _describe(self, message: Routes | Storages) -> Ok:
+        self._check_token(message.token)
+        direct = self._direct
+        if direct is None:
+            return Ok(message.seq, message.epoch, reason="this engine lets nobody write into its parameters")
+        if isinstance(message, Storages):
+            try:
+                return Ok(message.seq, message.epoch, storages=direct.handles())
+            except UnsupportedError as error:
+                return Ok(message.seq, message.epoch, reason=str(error))
+        recording = direct.recording
+        if recording is None:
+            return Ok(message.seq, message.epoch, reason=direct.refusal)
+        return Ok(message.seq, message.epoch, routes=recording.describe())
+
+    def _begin_direct(self, message: Direct) -> None:
+        if self._direct is None:
+            raise UnsupportedError("this engine lets nobody write into its parameters")
+        if self._prepared:
+            raise StateError("a direct came after the release")
+        if self._device.type == "cuda":
+            # Nothing of the engine reads or writes its parameters any more, on whichever stream.
+            torch.cuda.synchronize(self._device)
+        self._direct.begin(message.routes)
+
+    def _current_update(self, message: Bucket | Direct | Release | Commit) -> Attach:
         if self._attached is None:
             raise StateError(f"a {type(message).__name__.lower()} came before the attach")
         if message.epoch != self._attached.epoch:
             raise StateError(f"epoch {message.epoch} was not attached, {self._attached.epoch} was")
         return self._attached
 
-    def _attach(self, message: Attach) -> None:
-        if not hmac.compare_digest(message.token.encode(), self._token.encode()):
+    def _check_token(self, token: str) -> None:
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
             raise UnauthorizedError("the rank does not know the run's token")
+
+    def _attach(self, message: Attach) -> None:
+        self._check_token(message.token)
         if self._attached is not None and message.epoch == self._attached.epoch:
             raise StateError(f"epoch {message.epoch} is attached already")
         self._unmap()
-        self._ring = open_ring(message.ring, self._device)
+        self._ring = None if message.ring is None else open_ring(message.ring, self._device)
+        self._tracer = self._direct.watch() if message.record and self._direct is not None else None
         self._attached = message
         self._prepared = False
         self._tensors = self._bytes = self._buckets = 0
 
     def _load(self, message: Bucket, attached: Attach) -> None:
         if self._ring is None:
-            raise StateError("a bucket came after the release")
+            raise StateError("a bucket came after the release, or without a ring")
         self._tensors += len(message.tensors)
         self._bytes += sum(entry.size for entry in message.tensors)
         if self._tensors > attached.tensors or self._bytes > attached.size:
@@ -230,18 +275,24 @@ class _Update:
         with self._lane.loads():
             named = open_bucket(self._ring.data, message.tensors)
             feed = self._feed(named)
-            self._loader(feed)
-            feed.close()
+            with self._watch(message, named):
+                self._loader(feed)
+                feed.close()
             self._answers.append(_Answer(message.seq, message.epoch, self._lane.fence()))
         self._current = None
         self._buckets += 1
+
+    def _watch(self, message: Bucket, named: list[tuple[str, torch.Tensor]]) -> contextlib.AbstractContextManager[None]:
+        if self._tracer is None or self._ring is None:
+            return contextlib.nullcontext()
+        return self._tracer.watch(self._ring.data, message.tensors, named)
 
     def _feed(self, named: list[tuple[str, torch.Tensor]]) -> Generator[tuple[str, torch.Tensor], None, None]:
         for name, tensor in named:
             self._current = name
             yield name, tensor
 
-    def _release(self, attached: Attach) -> None:
+    def _release(self, message: Release, attached: Attach) -> None:
         if self._prepared:
             raise StateError("a second release came")
         if self._tensors != attached.tensors or self._bytes != attached.size:
@@ -253,6 +304,12 @@ class _Update:
                 self._finish()
             self._lane.drain()
         self._unmap()
+        if self._direct is not None:
+            if message.digests is not None:
+                self._direct.verify(message.digests)
+            if self._tracer is not None:
+                self._direct.record(self._tracer)
+        self._tracer = None
         self._prepared = True
 
     def _unmap(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from ..cuda_driver import device_uuid
 from ..digest import digest, flat_bytes
 from ..errors import StateError
+from ..recording import DirectState
 from ..session import UpdateResult, run_update
 from .files import CheckpointFiles
 from .parameters import Parameters
@@ -38,6 +39,7 @@ class ReferenceEngine:
         self.uuid = uuid or device_uuid(device)
         self._tp_rank, self._tp_size, self._device = tp_rank, tp_size, device
         self._parameters = Parameters(tp_rank, tp_size, device)
+        self._direct = DirectState(lambda: self._parameters.tensors, self._touch)
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._version: str | None = None
@@ -68,6 +70,7 @@ class ReferenceEngine:
                     engine="reference-python",
                     device_uuid=self.uuid,
                     cancelled=self._stopping.is_set,
+                    direct=self._direct,
                 )
             finally:
                 self._parameters.discard()
@@ -113,6 +116,9 @@ class ReferenceEngine:
             return False
         self._turn.release()
         return True
+
+    def _touch(self) -> None:
+        self._dirty = True
 
     def _load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         self._dirty = True

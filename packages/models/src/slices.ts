@@ -165,3 +165,17 @@ function place({ tensor }: Part, split: Split, parameter: string, offset: number
     rows: 1,
   }
 }
+
+/**
+ * Bytes that each engine worker keeps of each of `tensors`, in their order, at a tensor parallelism of `tpSize`: what its
+ * {@link engineLayout} places. All workers of an engine keep equally many.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` when a tensor stands twice.
+ */
+export function keptBytes(tensors: readonly LayoutTensor[], tpSize: number): Float64Array {
+  const { placements } = engineLayout(tensors, 0, tpSize)
+  return Float64Array.from(tensors, ({ name }) => {
+    const { rows, rowBytes } = placements.get(name)!
+    return rows * rowBytes
+  })
+}

@@ -1,0 +1,49 @@
+import type { BenchResult, PeerRun, Run } from '../../result.ts'
+import { gigabytes, seconds } from '../units.ts'
+import { html, type Markup } from './markup.ts'
+
+/** A run and the fastest a peer was at the same update. */
+export interface Lead {
+  readonly run: Run
+  readonly peer?: PeerRun
+}
+
+/** Updates by others that stand beside runs of a model. */
+export function peerUpdates(peers: readonly PeerRun[], model: string): PeerRun[] {
+  return peers.filter((peer) => peer.model === model && peer.ratioToLimit !== undefined)
+}
+
+/** What the page says first: the run nearest to its limit, and the best the peer did beside it. */
+export function leadOf({ runs, peers }: BenchResult): Lead | undefined {
+  const [run] = [...runs].sort((a, b) => a.ratioToLimit - b.ratioToLimit)
+  if (run === undefined) return undefined
+  const [peer] = peerUpdates(peers, run.model).sort((a, b) => a.peerMs.median - b.peerMs.median)
+  return { run, ...(peer && { peer }) }
+}
+
+/** The figures that a reader came for, large. */
+export function lead(result: BenchResult): Markup | undefined {
+  const found = leadOf(result)
+  if (found === undefined) return undefined
+  const { run, peer } = found
+  const where = run.backend === 'cuda' ? 'GPU' : 'rank'
+  const figures: [string, string][] = [
+    [
+      seconds(run.updateMs.median),
+      `for ${gigabytes(run.bytes)} of ${run.title} to ${run.ranks} ${where}${run.ranks === 1 ? '' : 's'}`,
+    ],
+    [`${run.ratioToLimit.toFixed(2)} ×`, 'the least time that this machine could take, measured in the same run'],
+  ]
+  if (peer !== undefined) {
+    const times = peer.peerMs.median / run.updateMs.median
+    figures.push([`${times.toFixed(1)} ×`, `as fast as ${peer.peer} ${peer.version} at its best, same run, same files`])
+  }
+  const verified = result.runs.filter((one) => one.verified).length
+  figures.push([
+    verified === result.runs.length ? 'every byte' : `${verified} of ${result.runs.length}`,
+    verified === result.runs.length ? 'of every run compared with the files' : 'runs gave the engines the files’ bytes',
+  ])
+  return html`<ul class="lead">
+    ${figures.map(([figure, text]) => html`<li><b>${figure}</b><span>${text}</span></li>`)}
+  </ul>`
+}

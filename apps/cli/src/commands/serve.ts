@@ -1,0 +1,117 @@
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { CkptError } from '@ckpt/contract'
+import { ParameterServer, controlEngine, createCudaDevice, type CudaDevice } from '@ckpt/core'
+import { live, serveHttp, type HttpOptions } from '@ckpt/core/http'
+import { Option, type Command } from 'commander'
+import { pino, destination } from 'pino'
+import { interruptible } from '../interrupt.ts'
+import { parseCount } from '../sizes.ts'
+import { launch } from './launch.ts'
+
+interface ServeCommandOptions {
+  readonly host: string
+  readonly port?: number
+  readonly uds?: string
+  readonly tokenFile?: string
+  readonly root?: string
+  readonly backend: 'host' | 'cuda'
+  readonly engineControl?: string
+  readonly nproc?: number
+  readonly keepAlive?: boolean
+  readonly timeout: number
+  readonly verbose?: boolean
+}
+
+/** Adds `ckpt serve`. */
+export function addServe(program: Command): void {
+  program
+    .command('serve')
+    .description("hold checkpoints and update engines when told to, over checkpoint-engine's HTTP API (docs/http-api.md)")
+    .option('--host <address>', 'address to listen on; others than loopback need a token and --root', '127.0.0.1')
+    .addOption(
+      new Option('--port <port>', 'port of the first rank on this machine; the next ranks take the next ports').argParser(
+        parseCount(1),
+      ),
+    )
+    .option('--uds <path>', 'unix socket to listen on instead; {rank} stands for the rank')
+    .option('--token-file <path>', 'file with the bearer token that callers must present (default: CKPT_HTTP_TOKEN)')
+    .option('--root <directory>', 'directory that checkpoint files must lie in')
+    .addOption(
+      new Option('--backend <kind>', "where the engine's parameters live; with cuda, rank r has GPU LOCAL_RANK")
+        .choices(['host', 'cuda'])
+        .default('host'),
+    )
+    .option(
+      '--engine-control <path>',
+      "control socket of a rank's engine worker ({rank} stands for the rank), instead of update_url and stock workers",
+    )
+    .addOption(new Option('--nproc <n>', 'start this many ranks on this machine').argParser(parseCount(1)))
+    .option('--keep-alive', 'keep ring and communicator between updates')
+    .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
+    .option('--verbose', 'log what happens, as JSON lines on stderr')
+    .action(async (options: ServeCommandOptions) => {
+      if (options.nproc !== undefined && process.env['RANK'] === undefined) {
+        const self = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
+        process.exitCode = await launch(self, { nproc: options.nproc, nnodes: 1, nodeRank: 0, masterAddr: '127.0.0.1' })
+        return
+      }
+      await interruptible((signal) => serve(options, signal))
+    })
+}
+
+async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise<void> {
+  const localRank = Number(process.env['LOCAL_RANK'] ?? 0)
+  const logger = pino({ level: options.verbose ? 'debug' : 'warn' }, destination({ fd: 2, sync: true }))
+  let device: CudaDevice | undefined
+  try {
+    if (options.backend === 'cuda') device = await createCudaDevice({ index: localRank })
+    const timeoutMs = options.timeout * 1000
+    const { keepAlive = false } = options
+    const server = await ParameterServer.create({ timeoutMs, logger, keepAlive, ...(device && { device }) }, { signal })
+    try {
+      const http = await serveHttp(server, httpOptions(options, server.rank, localRank))
+      try {
+        process.stdout.write(`${JSON.stringify({ rank: server.rank, listening: http.address, device: server.device.uuid })}\n`)
+        if (!signal.aborted) await once(signal, 'abort')
+        await server.close() // first, so that a running update ends and its caller is answered
+      } finally {
+        await http.close()
+      }
+    } finally {
+      await server.close()
+    }
+    process.exitCode = 0 // told to end, it ended: no failure
+  } finally {
+    await device?.close()
+  }
+}
+
+function httpOptions(options: ServeCommandOptions, rank: number, localRank: number): HttpOptions {
+  const { host, port, uds, root, engineControl } = options
+  const forRank = (path: string) => path.replaceAll('{rank}', String(rank))
+  const token = tokenOf(options.tokenFile)
+  return {
+    host,
+    plugins: [live],
+    ...(port !== undefined && { port: port + localRank }),
+    ...(uds !== undefined && { socketPath: userPath(forRank(uds)) }),
+    ...(token !== undefined && { token }),
+    ...(root !== undefined && { root: userPath(root) }),
+    ...(engineControl !== undefined && { engine: () => controlEngine({ socket: userPath(forRank(engineControl)) }) }),
+  }
+}
+
+function tokenOf(file: string | undefined): string | undefined {
+  if (file === undefined) return process.env['CKPT_HTTP_TOKEN']
+  try {
+    return readFileSync(userPath(file), 'utf8').trim()
+  } catch (error) {
+    throw CkptError.from(error, 'INVALID_ARGUMENT', `cannot read the token`, { file, field: 'token-file' })
+  }
+}
+
+function userPath(path: string): string {
+  return resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
+}

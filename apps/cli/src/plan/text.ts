@@ -1,0 +1,71 @@
+import type { Simulation } from '@ckpt/planner'
+import { formatSize } from '../sizes.ts'
+
+/** Rows of cells as columns of text, numbers to the right; with `markdown` as a table of it. */
+export function columns(head: readonly string[], rows: readonly (readonly string[])[], markdown = false): string {
+  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]!.length)))
+  const right = head.map(
+    (_, column) => rows.length > 0 && rows.every((row) => /^[-–<]?[\d.]/.test(row[column]!) || row[column] === '–'),
+  )
+  const line = (cells: readonly string[]) =>
+    cells.map((cell, column) => (right[column] ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
+  if (!markdown) return [head, ...rows].map((cells) => line(cells).join('  ').trimEnd()).join('\n')
+  const rule = widths.map((width, column) => (right[column] ? `${'-'.repeat(width - 1)}:` : '-'.repeat(width)))
+  return [line(head), rule, ...rows.map(line)].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+}
+
+/** Milliseconds for people. */
+export function time(milliseconds: number): string {
+  return milliseconds >= 1000
+    ? `${(milliseconds / 1000).toFixed(2)} s`
+    : `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`
+}
+
+/** One table of times and memory, then the links of each simulation. */
+export function describe(simulations: readonly Simulation[]): string {
+  const stage = (milliseconds: number) => (milliseconds === 0 ? '–' : time(milliseconds))
+  const times = columns(
+    [
+      'system',
+      'strategy',
+      'to',
+      'update',
+      'bound',
+      'bottleneck',
+      'H2D',
+      'network',
+      'broadcast',
+      'reload',
+      'GPU memory',
+      'host memory',
+    ],
+    simulations.map(({ system, strategy, receivers, totalMs, boundMs, stages, ...rest }) => [
+      system,
+      strategy,
+      String(receivers),
+      time(totalMs),
+      time(boundMs),
+      rest.bottleneck,
+      stage(stages.h2dMs),
+      stage(stages.networkMs),
+      stage(stages.broadcastMs),
+      stage(stages.reloadMs),
+      rest.deviceBytes === 0 ? '–' : formatSize(rest.deviceBytes),
+      formatSize(rest.hostBytes),
+    ]),
+  )
+  const links = columns(
+    ['system', 'strategy', 'link', 'bytes', 'busy', 'of the update'],
+    simulations.flatMap(({ system, strategy, totalMs, links: used }) =>
+      used.map(({ link, bytes, busyMs }) => [
+        system,
+        strategy,
+        link,
+        formatSize(bytes),
+        time(busyMs),
+        `${((busyMs / totalMs) * 100).toFixed(0)} %`,
+      ]),
+    ),
+  )
+  return `${times}\n\nThe busiest link of each kind:\n\n${links}\n`
+}

@@ -1,0 +1,67 @@
+import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { tensorBytes, type DType } from '@ckpt/contract'
+import { writeFile } from '@ckpt/safetensors'
+
+/** Dtypes that both torch and Python's safetensors package have. */
+const DTYPES: readonly DType[] = ['BF16', 'F16', 'F32', 'F64', 'F8_E4M3', 'F8_E5M2', 'BOOL', 'U8', 'I8', 'I16', 'I32', 'I64']
+
+export interface RandomCheckpoint extends Disposable {
+  readonly directory: string
+  readonly files: readonly string[]
+  readonly bytes: number
+  readonly tensors: number
+}
+
+/**
+ * Safetensors files with tensors of random dtypes, shapes and bytes, scalars and empty ones among them: about `bytes` in all. The
+ * same `seed` gives the same names, dtypes and shapes; bytes are new each time.
+ */
+export async function randomCheckpoint(seed: number, bytes: number, files = 3): Promise<RandomCheckpoint> {
+  const directory = mkdtempSync(join(tmpdir(), 'ckpt-random-'))
+  const random = mulberry32(seed)
+  const whole = (below: number) => Math.floor(random() * below)
+  const shards = Array.from({ length: files }, () => [] as { name: string; dtype: DType; shape: number[]; data: Uint8Array }[])
+  let total = 0
+  let count = 0
+  while (total < bytes) {
+    const dtype = DTYPES[whole(DTYPES.length)]!
+    const dimensions = whole(5)
+    const side = Math.max(1, Math.round((1 + random() * 2 ** 20) ** (1 / Math.max(1, dimensions))))
+    const shape = Array.from({ length: dimensions }, () => 1 + whole(side))
+    if (count % 23 === 5) shape.push(0)
+    const size = tensorBytes(dtype, shape)
+    const data = randomBytes(size)
+    // A byte that is neither 0 nor 1 is no boolean; loaders may normalise it.
+    if (dtype === 'BOOL') data.forEach((byte, index) => (data[index] = byte & 1))
+    shards[whole(files)]!.push({ name: `model.layers.${count}.${'é'.repeat(whole(3))}weight`, dtype, shape, data })
+    total += size
+    count += 1
+  }
+  const paths: string[] = []
+  for (const [index, shard] of shards.entries()) {
+    const path = join(directory, `model-${index}.safetensors`)
+    await writeFile(path, shard)
+    paths.push(path)
+  }
+  return {
+    directory,
+    files: paths,
+    bytes: total,
+    tensors: count,
+    [Symbol.dispose]: () => rmSync(directory, { recursive: true, force: true }),
+  }
+}
+
+/** A small generator of numbers in [0, 1) that a seed fixes (mulberry32, public domain). */
+function mulberry32(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = Math.imul(state ^ (state >>> 15), state | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+}

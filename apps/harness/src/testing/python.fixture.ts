@@ -1,0 +1,22 @@
+import { execFileSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+/** The Python of the repository's own environment, or the one that CKPT_PYTHON names. */
+export function interpreter(): string {
+  const local = fileURLToPath(new URL('../../../../.venv/bin/python', import.meta.url))
+  return process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
+}
+
+/** Why Python engines cannot run here, or undefined. */
+export function missing(...modules: string[]): string | undefined {
+  try {
+    execFileSync(interpreter(), ['-c', `import ${modules.join(', ')}`], { stdio: 'pipe' })
+    return undefined
+  } catch (error) {
+    return String((error as { stderr?: Buffer }).stderr ?? error)
+      .trim()
+      .split('\n')
+      .at(-1)
+  }
+}

@@ -1,0 +1,33 @@
+import { execFile } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { PROMPTS, TOKENS, vllmVariables, type Completion } from './server.ts'
+
+const run = promisify(execFile)
+
+/**
+ * What vLLM answers with each model's weights as it loads them from disk itself, in a process that ends then. About 15 s, and 5 s a model on one
+ * worker, 30 s on several.
+ */
+export async function expectedFromDisk(
+  python: string,
+  models: readonly string[],
+  tensorParallelSize: number,
+): Promise<readonly (readonly Completion[])[]> {
+  const home = mkdtempSync(join(tmpdir(), `ckpt-expected-${process.pid}-`))
+  try {
+    const [requests, answers] = [join(home, 'requests.json'), join(home, 'answers.json')]
+    writeFileSync(requests, JSON.stringify({ models, prompts: PROMPTS, tokens: TOKENS, tensorParallelSize }))
+    const program = fileURLToPath(new URL('./expected.py', import.meta.url))
+    // One process where that is possible: each engine process imports everything anew.
+    const one = tensorParallelSize === 1 ? { VLLM_ENABLE_V1_MULTIPROCESSING: '0' } : {}
+    const env = { ...process.env, ...vllmVariables(home), ...one }
+    await run(python, [program, requests, answers], { timeout: 600_000, env, maxBuffer: 2 ** 26 })
+    return JSON.parse(readFileSync(answers, 'utf8')) as Completion[][]
+  } finally {
+    rmSync(home, { recursive: true, force: true })
+  }
+}

@@ -1,0 +1,221 @@
+import { spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { CkptError } from '@ckpt/contract'
+import { z } from 'zod'
+import { freePort } from '../cluster/cluster.ts'
+import { wrap, type Spawned } from '../cluster/processes.ts'
+
+const START_TIMEOUT_MS = 300_000
+
+export interface VllmServerOptions {
+  /** Interpreter that has vLLM. */
+  readonly python: string
+  /** Directory of the model. */
+  readonly model: string
+  /** `dummy` for weights that are made up, `auto` for those on disk. */
+  readonly loadFormat: 'dummy' | 'auto'
+  readonly tensorParallelSize?: number
+  /** More of vLLM's own arguments. */
+  readonly extra?: readonly string[]
+  /** More environment, such as CKPT_ENGINE_KEY. */
+  readonly env?: Readonly<Record<string, string>>
+  /** Class that extends the workers (default: the worker package's). */
+  readonly extension?: string
+}
+
+/** What vLLM answered: token ids, and log probabilities exactly as they were printed. */
+export interface Completion {
+  readonly tokens: readonly string[]
+  readonly logprobs: readonly string[]
+}
+
+const completionSchema = z.object({
+  choices: z.tuple([z.object({ logprobs: z.object({ tokens: z.array(z.string()), token_logprobs: z.array(z.number()) }) })]),
+})
+
+/** Prompts that exercise several lengths; numbers are token ids. */
+export const PROMPTS: readonly (readonly number[])[] = [
+  [5, 6, 7, 8],
+  [100],
+  [41, 300, 17, 9, 250, 77, 10, 11, 12],
+  Array.from({ length: 40 }, (_, index) => (index * 37 + 11) % 500),
+]
+
+/** Tokens of each answer. */
+export const TOKENS = 24
+
+/** Environment in which vLLM keeps to itself: its files under `home`, one thread a worker, nothing from the network. */
+export function vllmVariables(home: string): Record<string, string> {
+  return {
+    VLLM_SERVER_DEV_MODE: '1',
+    // Cores are shared with the rest of the test.
+    VLLM_CPU_OMP_THREADS_BIND: 'nobind',
+    OMP_NUM_THREADS: '1',
+    VLLM_CACHE_ROOT: home,
+    HF_HOME: home,
+    HF_HUB_OFFLINE: '1',
+    VLLM_NO_USAGE_STATS: '1',
+    DO_NOT_TRACK: '1',
+  }
+}
+
+/** A real vLLM server (OpenAI API, development endpoints on) on the CPU, on a port of the loopback interface. */
+export class VllmServer implements AsyncDisposable {
+  readonly process: Spawned
+  readonly url: string
+  readonly #model: string
+  readonly #home: string
+  #output = ''
+
+  private constructor(options: VllmServerOptions, port: number) {
+    this.url = `http://127.0.0.1:${port}`
+    this.#model = options.model
+    this.#home = mkdtempSync(join(tmpdir(), `ckpt-vllm-${process.pid}-`))
+    const { tensorParallelSize = 1, extension = 'ckpt_worker.vllm.WorkerExtension', extra = [] } = options
+    const args = [
+      ...['-m', 'vllm.entrypoints.openai.api_server', '--model', options.model, '--load-format', options.loadFormat],
+      ...['--host', '127.0.0.1', '--port', String(port), '--tensor-parallel-size', String(tensorParallelSize)],
+      ...['--worker-extension-cls', extension, '--enforce-eager', '--max-model-len', '256', '--max-num-seqs', '4'],
+      ...['--kv-cache-memory-bytes', String(64 * 2 ** 20), '--disable-uvicorn-access-log', ...extra],
+    ]
+    const child = spawn(options.python, args, {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: {
+        ...process.env,
+        ...vllmVariables(this.#home),
+        ...options.env,
+      },
+    })
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (this.#output = (this.#output + text).slice(-40_000)))
+    this.process = wrap('vLLM', child)
+  }
+
+  /** Starts a server; `ready` waits for it. */
+  static async start(options: VllmServerOptions): Promise<VllmServer> {
+    return new VllmServer(options, await freePort())
+  }
+
+  /** Starts a server and waits until it answers. */
+  static async serving(options: VllmServerOptions): Promise<VllmServer> {
+    const server = await VllmServer.start(options)
+    try {
+      await server.ready()
+      return server
+    } catch (error) {
+      await server.stop()
+      throw error
+    }
+  }
+
+  /** Waits until it is healthy. @throws CkptError `ENGINE_UNREACHABLE` with what it printed. */
+  async ready(timeoutMs = START_TIMEOUT_MS): Promise<void> {
+    const deadline = performance.now() + timeoutMs
+    while (!(await this.#healthy())) {
+      const { exitCode, signalCode } = this.process.child
+      if (exitCode !== null || signalCode !== null || performance.now() > deadline) {
+        throw new CkptError('ENGINE_UNREACHABLE', `vLLM does not serve (exit ${signalCode ?? exitCode}): ${this.output()}`)
+      }
+      await sleep(250)
+    }
+  }
+
+  async #healthy(): Promise<boolean> {
+    try {
+      return (await fetch(`${this.url}/health`, { signal: AbortSignal.timeout(5000) })).ok
+    } catch {
+      return false
+    }
+  }
+
+  /** The last that it printed. */
+  output(): string {
+    return `${this.#output.slice(-6000)}\n${this.process.stderr()}`
+  }
+
+  /** Greedy tokens and their log probabilities for each prompt, one request after the other. */
+  async complete(prompts: readonly (readonly number[])[] = PROMPTS, tokens = TOKENS): Promise<Completion[]> {
+    const answers: Completion[] = []
+    for (const prompt of prompts) {
+      const text = await this.post('/v1/completions', {
+        model: this.#model,
+        prompt,
+        max_tokens: tokens,
+        temperature: 0,
+        logprobs: 0,
+        ignore_eos: true,
+      })
+      const { logprobs } = completionSchema.parse(JSON.parse(text)).choices[0]
+      const digits = /"token_logprobs":\[([^\]]*)\]/.exec(text)![1]!
+      answers.push({ tokens: logprobs.tokens, logprobs: digits.split(',') })
+    }
+    return answers
+  }
+
+  /** Posts JSON; the answer's text. */
+  async post(path: string, body: unknown): Promise<string> {
+    const answer = await fetch(this.url + path, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+      signal: AbortSignal.timeout(120_000),
+    })
+    const text = await answer.text()
+    if (!answer.ok) throw new CkptError('ENGINE_PROTOCOL', `${path} answered ${answer.status}: ${text}`)
+    return text
+  }
+
+  /** Processes of the server's own that run its workers. */
+  workers(): number[] {
+    return descendants(this.process.child.pid!).filter((pid) => /^VLLM::Worker/.test(titleOf(pid)))
+  }
+
+  /** Ends it and all its processes, and removes what it wrote. */
+  async stop(): Promise<void> {
+    const all = this.process.child.pid === undefined ? [] : descendants(this.process.child.pid)
+    await this.process.stop('SIGTERM', 8000)
+    for (const pid of all) {
+      try {
+        process.kill(pid, 'SIGKILL')
+      } catch {
+        // gone already
+      }
+    }
+    rmSync(this.#home, { recursive: true, force: true })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+  }
+}
+
+function titleOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
+  } catch {
+    return ''
+  }
+}
+
+function descendants(root: number): number[] {
+  const children = new Map<number, number[]>()
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue
+    try {
+      const parent = Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${name}/status`, 'utf8'))![1])
+      children.set(parent, [...(children.get(parent) ?? []), Number(name)])
+    } catch {
+      // gone meanwhile
+    }
+  }
+  const found: number[] = []
+  const queue = [root]
+  for (let next = queue.pop(); next !== undefined; next = queue.pop()) {
+    const own = children.get(next) ?? []
+    found.push(...own)
+    queue.push(...own)
+  }
+  return found
+}

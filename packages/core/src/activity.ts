@@ -1,0 +1,133 @@
+import { EventEmitter } from 'node:events'
+import type { CkptError, Manifest } from '@ckpt/contract'
+import type { UpdateReport } from './report.ts'
+import { timelineOf, type Timeline } from './timeline.ts'
+
+/** A rank as the last gathered metas know it. */
+export interface Member {
+  readonly rank: number
+  readonly host: string
+  readonly device: string
+}
+
+/** A checkpoint that this rank holds. */
+export interface HeldCheckpoint {
+  readonly name: string
+  readonly bytes: number
+  readonly tensors: number
+}
+
+/** An update that is under way on this rank. */
+export interface RunningUpdate {
+  readonly checkpoint: string
+  readonly version: string
+  readonly strategy: string
+  /** Milliseconds since 1970. */
+  readonly startedMs: number
+  readonly loadedBytes: number
+  readonly totalBytes: number
+  /** [milliseconds since its start, bytes loaded by then], at most 500 of them. */
+  readonly loads: readonly (readonly [milliseconds: number, bytes: number])[]
+}
+
+/** An update that is over. */
+export interface PastUpdate {
+  readonly checkpoint: string
+  readonly version: string
+  readonly strategy: string
+  readonly startedMs: number
+  readonly totalMs: number
+  readonly bytes?: number
+  /** Of those that went well. */
+  readonly steps?: UpdateReport['steps']
+  readonly timeline?: Timeline
+  /** Of those that did not. */
+  readonly error?: { readonly code: string; readonly message: string }
+}
+
+const MAX_LOADS = 500
+const MAX_HISTORY = 50
+/** Timelines are kept for the newest updates alone, joined to so many spans. */
+const MAX_TIMELINES = 5
+const MAX_SPANS = 1500
+
+/** What a rank has been doing: for those who look on. Emits `change` after every change. */
+export class Activity extends EventEmitter<{ change: [] }> {
+  readonly #checkpoints = new Map<string, HeldCheckpoint>()
+  readonly #history: PastUpdate[] = []
+  #members: readonly Member[] = []
+  #running: (Omit<RunningUpdate, 'loads'> & { loads: [number, number][] }) | undefined
+
+  /** By name. */
+  get checkpoints(): HeldCheckpoint[] {
+    return [...this.#checkpoints.values()].sort((a, b) => a.name.localeCompare(b.name))
+  }
+
+  get members(): readonly Member[] {
+    return this.#members
+  }
+
+  get running(): RunningUpdate | undefined {
+    return this.#running
+  }
+
+  /** The newest first. */
+  get history(): readonly PastUpdate[] {
+    return this.#history
+  }
+
+  registered(checkpoint: HeldCheckpoint): void {
+    this.#checkpoints.set(checkpoint.name, checkpoint)
+    this.emit('change')
+  }
+
+  unregistered(name: string): void {
+    if (this.#checkpoints.delete(name)) this.emit('change')
+  }
+
+  gathered({ ranks }: Manifest): void {
+    this.#members = ranks.map(({ rank, host, deviceUuid }) => ({ rank, host, device: deviceUuid }))
+    this.emit('change')
+  }
+
+  began(checkpoint: string, version: string, strategy: string): void {
+    const startedMs = Date.now()
+    this.#running = { checkpoint, version, strategy, startedMs, loadedBytes: 0, totalBytes: 0, loads: [] }
+    this.emit('change')
+  }
+
+  progressed(loadedBytes: number, totalBytes: number): void {
+    const running = this.#running
+    if (running === undefined) return
+    const { loads } = running
+    loads.push([Date.now() - running.startedMs, loadedBytes])
+    // Every other one goes, the last one stays: the curve keeps its shape.
+    const kept = loads.length > MAX_LOADS ? loads.filter((_, index) => index % 2 === (loads.length - 1) % 2) : loads
+    this.#running = { ...running, loadedBytes, totalBytes, loads: kept }
+    this.emit('change')
+  }
+
+  ended(report: UpdateReport): void {
+    const { checkpoint, version, strategy, totalMs, bytes, steps, startedUs } = report
+    const timeline = timelineOf(report, { maxSpans: MAX_SPANS })
+    this.#over({ checkpoint, version, strategy, startedMs: startedUs / 1000, totalMs, bytes, steps, timeline })
+  }
+
+  failed({ code, message }: CkptError): void {
+    if (this.#running === undefined) return
+    const { checkpoint, version, strategy, startedMs } = this.#running
+    this.#over({ checkpoint, version, strategy, startedMs, totalMs: Date.now() - startedMs, error: { code, message } })
+  }
+
+  #over(update: PastUpdate): void {
+    this.#running = undefined
+    this.#history.unshift(update)
+    this.#history.length = Math.min(this.#history.length, MAX_HISTORY)
+    const old = this.#history[MAX_TIMELINES]
+    if (old?.timeline !== undefined) {
+      const { timeline: _, ...rest } = old
+      this.#history[MAX_TIMELINES] = rest
+    }
+    this.emit('change')
+  }
+}

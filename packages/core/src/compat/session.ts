@@ -1,0 +1,256 @@
+import { CkptError, type RingHandle, type RingTensor } from '@ckpt/contract'
+import { Dealer } from 'zeromq'
+import { withDeadline } from '../deadline.ts'
+import type { UpdateSession, WorkerGreeting } from '../update/session.ts'
+import { abortPayload, bucketPayload, donePayload, ringPayload } from './payloads.ts'
+import { CounterFile } from './reference-counter.ts'
+
+interface Pending {
+  readonly what: string
+  readonly sentAt: number
+  readonly resolve: (reloadMs: number) => void
+  readonly reject: (error: CkptError) => void
+}
+
+/** A traceback is text of a few kilobytes; nothing else comes from a worker. */
+const MAX_ANSWER_BYTES = 16 * 2 ** 20
+/** A worker that is gone may have answered before: this long its last answer may still be on its way. */
+const LAST_ANSWER_MS = 250
+/** Longest time that a worker is still told, after this rank is done with it, that its update is off. */
+const FAREWELL_MS = 10_000
+
+export interface CompatSessionOptions {
+  readonly rank: number
+  /** ZeroMQ address to bind. */
+  readonly address: string
+  /** Longest time the worker may take to answer anything while it owes an answer. */
+  readonly timeoutMs: number
+}
+
+/**
+ * One rank's connection to a worker that runs checkpoint-engine's stock `update_weights_from_ipc` (its release 0.4.2): pickles go to
+ * the worker, raw bytes come back, empty ones where all went well, else a traceback. Nothing that comes back is ever unpickled.
+ *
+ * The worker has a REP socket. This side speaks to it as a REQ socket does, but is a DEALER: several buckets may be with the worker
+ * at a time, which it takes one by one and answers in order, and an abort can be sent while it works. The first failure is final.
+ */
+export class CompatSession implements UpdateSession {
+  readonly checksDigests = false
+  readonly #socket = new Dealer({
+    linger: 1000,
+    sendHighWaterMark: 0,
+    receiveHighWaterMark: 0,
+    maxMessageSize: MAX_ANSWER_BYTES,
+  })
+  readonly #options: CompatSessionOptions
+  readonly #pending: Pending[] = []
+  #state: 'new' | 'attaching' | 'attached' | 'released' | 'ended' = 'new'
+  #failure: CkptError | undefined
+  #attached: Promise<void> = Promise.resolve()
+  #sending: Promise<void> = Promise.resolve()
+  #answeredAt = 0
+  #connected = false
+  #watchdog: NodeJS.Timeout | undefined
+  #counter: CounterFile | undefined
+  #farewell: Promise<void> | undefined
+  /** Answers that nobody waits for any more. */
+  #afterFailure: (() => void) | undefined
+
+  private constructor(options: CompatSessionOptions) {
+    this.#options = options
+  }
+
+  /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
+  static async bind(options: CompatSessionOptions): Promise<CompatSession> {
+    const session = new CompatSession(options)
+    try {
+      session.#watchConnections()
+      await session.#socket.bind(options.address)
+    } catch (error) {
+      session.#socket.close()
+      throw CkptError.from(error, 'ENGINE_UNREACHABLE', `cannot bind ${options.address}`, { rank: options.rank })
+    }
+    void session.#receive()
+    return session
+  }
+
+  /** Nothing: these workers do not greet. */
+  greeted(): Promise<WorkerGreeting> {
+    return Promise.resolve({ protocol: 0, state: undefined, routes: undefined })
+  }
+
+  /** Hands the worker the ring once it connects. What is asked of the session before that is done waits for it; its failure is final. */
+  attach(ring: RingHandle, _totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
+    this.#attached = this.#attach(ring, signal)
+    this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
+    return this.#attached
+  }
+
+  async #attach(ring: RingHandle, signal: AbortSignal): Promise<void> {
+    this.#counter = new CounterFile()
+    const payload = ringPayload(ring, this.#counter)
+    const { timeoutMs, rank } = this.#options
+    this.#state = 'attaching'
+    await withDeadline(this.#request(payload, 'attach'), {
+      what: `engine worker of rank ${rank} has not taken the ring`,
+      timeoutMs,
+      signal,
+      code: 'ENGINE_UNREACHABLE',
+    })
+    this.#state = 'attached'
+  }
+
+  async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
+    await this.#attached
+    return { reloadMs: await this.#request(bucketPayload(tensors), `bucket ${bucket}`) }
+  }
+
+  /** The first `None`: the worker has loaded everything and lets go of the ring. */
+  async release(): Promise<void> {
+    await this.#attached
+    await this.#request(donePayload(), 'release')
+    this.#state = 'released'
+  }
+
+  /** The second `None`: the worker runs its post hook. What it serves has no version in this protocol. */
+  async commit(): Promise<void> {
+    await this.#request(donePayload(), 'commit')
+    this.#state = 'ended'
+  }
+
+  /**
+   * Makes the worker raise `reason`. There is no answer to that; the worker reads it when it is done with what it is doing, or when it
+   * connects, so the socket stays open for that while, also after `close`.
+   */
+  abort(reason: string): Promise<void> {
+    if (this.#state !== 'ended' && !this.#socket.closed) this.#farewell ??= this.#sayFarewell(reason)
+    return Promise.resolve()
+  }
+
+  /** Fails everything that waits, now and later, with `error`. */
+  fail(error: CkptError): void {
+    this.#failure ??= error
+    for (const pending of this.#pending) pending.reject(error)
+    clearTimeout(this.#watchdog)
+  }
+
+  close(): void {
+    this.fail(new CkptError('INVALID_STATE', `the session of rank ${this.#options.rank} is closed`))
+    void (this.#farewell ?? Promise.resolve()).then(() => {
+      if (!this.#socket.closed) this.#socket.close()
+      this.#counter?.close()
+    })
+  }
+
+  async #sayFarewell(reason: string): Promise<void> {
+    const farewell = async () => {
+      // A worker that has not taken the ring answers whatever comes first with its error, then waits for one more message.
+      const owesAttach = this.#state === 'new' || this.#state === 'attaching'
+      await this.#send(abortPayload(reason))
+      if (!owesAttach) return
+      await new Promise<void>((resolve) => (this.#afterFailure = resolve))
+      await this.#send(abortPayload(reason))
+    }
+    const timeoutMs = Math.min(FAREWELL_MS, this.#options.timeoutMs)
+    await withDeadline(farewell(), { what: 'farewell', timeoutMs }).catch(() => undefined)
+  }
+
+  async #request(payload: Buffer, what: string): Promise<number> {
+    if (this.#failure) throw this.#failure
+    const answer = new Promise<number>((resolve, reject) =>
+      this.#pending.push({ what, sentAt: performance.now(), resolve, reject }),
+    )
+    answer.catch(() => undefined)
+    this.#watch()
+    this.#send(payload).catch((error: unknown) => {
+      if (!this.#socket.closed) this.fail(CkptError.from(error, 'ENGINE_PROTOCOL', `sending ${what}`))
+    })
+    return answer
+  }
+
+  /** A DEALER allows one send at a time; the empty frame is the one a REQ socket puts before its message. */
+  #send(payload: Buffer): Promise<void> {
+    this.#sending = this.#sending.then(async () => {
+      if (!this.#socket.closed) await this.#socket.send(['', payload])
+    })
+    return this.#sending
+  }
+
+  /** While answers are owed, one must come within the timeout. */
+  #watch(): void {
+    clearTimeout(this.#watchdog)
+    const [oldest] = this.#pending
+    if (oldest === undefined || this.#failure) return
+    const { rank, timeoutMs } = this.#options
+    this.#watchdog = setTimeout(() => {
+      const text = `engine worker of rank ${rank} did not answer ${oldest.what} within ${timeoutMs} ms`
+      this.fail(new CkptError(this.#connected ? 'ENGINE_WORKER_LOST' : 'ENGINE_UNREACHABLE', text, { fields: { rank } }))
+    }, timeoutMs)
+  }
+
+  #watchConnections(): void {
+    const { rank } = this.#options
+    const peer = `engine worker of rank ${rank}`
+    this.#socket.events.on('accept', () => {
+      if (this.#state === 'ended') {
+        // An engine with a second model (SGLang's draft model) comes again, and would wait for ever.
+        this.#state = 'new'
+        this.#farewell ??= this.#sayFarewell(
+          'the weights were given to another model of this engine: a session has one receiver',
+        )
+      } else if (this.#connected) {
+        this.fail(new CkptError('ENGINE_PROTOCOL', `a second worker connected to rank ${rank}`, { fields: { rank, peer } }))
+      }
+      this.#connected = true
+    })
+    this.#socket.events.on('disconnect', () => {
+      if (this.#state === 'ended') return
+      setTimeout(() => {
+        if (this.#state === 'ended') return
+        const at = this.#pending[0]?.what ?? 'the next bucket'
+        this.fail(new CkptError('ENGINE_WORKER_LOST', `${peer} went away at ${at}`, { fields: { rank, peer } }))
+      }, LAST_ANSWER_MS).unref()
+    })
+  }
+
+  async #receive(): Promise<void> {
+    const { rank } = this.#options
+    const peer = `engine worker of rank ${rank}`
+    try {
+      for await (const frames of this.#socket) {
+        const [delimiter, answer] = frames
+        if (frames.length !== 2 || delimiter!.length !== 0) {
+          const text = `${peer} sent ${frames.length} frames that are no answer`
+          throw new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer } })
+        }
+        this.#handle(answer!, peer)
+      }
+    } catch (error) {
+      if (!this.#socket.closed) this.fail(CkptError.from(error, 'ENGINE_PROTOCOL', peer))
+    }
+  }
+
+  #handle(answer: Buffer, peer: string): void {
+    const { rank } = this.#options
+    const pending = this.#pending.shift()
+    this.#watch()
+    if (pending === undefined) {
+      this.#afterFailure?.()
+      return
+    }
+    const now = performance.now()
+    const reloadMs = now - Math.max(pending.sentAt, this.#answeredAt)
+    this.#answeredAt = now
+    if (answer.length === 0) {
+      pending.resolve(reloadMs)
+      return
+    }
+    const traceback = answer.toString()
+    const summary = traceback.trimEnd().split('\n').at(-1) ?? ''
+    const failure = new CkptError('ENGINE_WORKER_ERROR', `${peer} failed at ${pending.what}: ${summary}`, {
+      fields: { rank, traceback },
+    })
+    pending.reject(failure)
+    this.fail(failure)
+  }
+}

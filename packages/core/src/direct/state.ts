@@ -1,0 +1,113 @@
+import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
+import type { RecordingSession } from '../update/session.ts'
+import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
+import { PreparedDirect } from './prepared.ts'
+
+/** Ranks tell each other small values (`gather`) and larger ones that are sent only when they changed (`gatherBlobs`). */
+export interface Exchanges {
+  gather<T>(key: string, value: T): Promise<T[]>
+  gatherBlobs(key: string, blob: { digest: string; payload: Uint8Array }): Promise<{ digest: string; payload: Uint8Array }[]>
+}
+
+export interface Proposal {
+  readonly device: Device
+  readonly rank: number
+  readonly manifest: Manifest
+  readonly segments: readonly HostMemory[]
+  readonly session: RecordingSession
+  /** Of all ranks that take part. */
+  readonly deviceUuids: readonly string[]
+  readonly exchanges: Exchanges
+  readonly signal: AbortSignal
+}
+
+/** Either everything is ready, or why the update has to be staged, and whether it is worth recording. */
+export type Decision =
+  { readonly prepared: PreparedDirect } | { readonly reason: string; readonly record: boolean; readonly recorded: boolean }
+
+/** What one rank keeps of direct updates: its worker's recording, and the last update that was prepared. */
+export class DirectState {
+  #recording: Recording | undefined
+  #own: { readonly key: string; readonly blob: { digest: string; payload: Uint8Array } } | undefined
+  readonly #offers = new Map<string, Offer>()
+  #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
+
+  /** The recording that a worker has just made. */
+  learn(recording: Recording): void {
+    this.#recording = recording
+  }
+
+  /**
+   * Whether this update can be direct; all ranks come to the same decision. What was prepared for the same checkpoint and the same
+   * workers is used again.
+   */
+  async decide(proposal: Proposal): Promise<Decision> {
+    const { exchanges, manifest, rank, device } = proposal
+    const blobs = await exchanges.gatherBlobs('direct/offers', await this.#offer(proposal))
+    const offers = blobs.map(({ digest, payload }) => {
+      let offer = this.#offers.get(digest)
+      if (offer === undefined) this.#offers.set(digest, (offer = decodeOffer(payload)))
+      return offer
+    })
+    const digests = blobs.map(({ digest }) => digest)
+    for (const known of this.#offers.keys()) if (!digests.includes(known)) this.#offers.delete(known)
+    const refused = offers.filter((offer) => 'refused' in offer)
+    if (refused.length > 0) {
+      const [first] = refused
+      const record = refused.some((offer) => !offer.recorded)
+      return { reason: `rank ${first!.rank}: ${first!.refused}`, record, recorded: !record }
+    }
+    const key = JSON.stringify([manifest.digest, digests])
+    let problem: { readonly reason: string; readonly misfit: boolean } | null = null
+    if (this.#prepared?.key !== key) {
+      await this.drop()
+      try {
+        const value = await PreparedDirect.make(device, rank, manifest, proposal.segments, offers as Offered[])
+        this.#prepared = { key, value }
+      } catch (error) {
+        const { message, fields } = CkptError.from(error, 'UNSUPPORTED')
+        problem = { reason: message, misfit: fields['misfit'] === true }
+      }
+    }
+    const problems = await exchanges.gather('direct/prepared', problem)
+    const failed = problems.find((one) => one !== null)
+    if (failed) {
+      await this.drop()
+      // Another kind of checkpoint than the one recorded: this one is.
+      return { reason: failed.reason, record: failed.misfit, recorded: !failed.misfit }
+    }
+    return { prepared: this.#prepared!.value }
+  }
+
+  /** Unmaps what was prepared. */
+  async drop(): Promise<void> {
+    const prepared = this.#prepared?.value
+    this.#prepared = undefined
+    await prepared?.[Symbol.asyncDispose]()
+  }
+
+  async #offer({ session, signal, rank, segments, device, deviceUuids }: Proposal): Promise<ReturnType<typeof encodeOffer>> {
+    const { routes, protocol } = await session.greeted(signal)
+    if (device.direct === undefined) {
+      return encodeOffer({ rank, refused: `a ${device.kind} device cannot write into parameters`, recorded: true })
+    }
+    if (routes === undefined) {
+      const refused = protocol < 2 ? 'the engine worker cannot record' : 'what its engine worker copies where is not known yet'
+      return encodeOffer({ rank, refused, recorded: protocol < 2 })
+    }
+    const offered = segments.map(offerSegment)
+    const key = JSON.stringify([routes, offered, deviceUuids])
+    if (this.#own?.key === key) return this.#own.blob
+    if (this.#recording?.id !== routes) {
+      const recording = await session.routes()
+      if (typeof recording === 'string') return encodeOffer({ rank, refused: recording, recorded: false })
+      this.#recording = recording
+    }
+    const storages = await session.storages()
+    if (typeof storages === 'string') return encodeOffer({ rank, refused: storages, recorded: true })
+    const reaches = await device.direct.reaches(deviceUuids)
+    const blob = encodeOffer({ rank, recording: this.#recording, storages, segments: offered, reaches })
+    this.#own = { key, blob }
+    return blob
+  }
+}

@@ -1,0 +1,45 @@
+import { LIVE_SCRIPT } from './script.ts'
+
+const STYLE = `
+:root { color-scheme: light dark; --page: #fff; --text: #1a1c20; --quiet: #5b616b; --line: #d9dce1; --good: #17713b; --bad: #b3261e;
+  --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; font: 15px/1.5 system-ui, sans-serif }
+@media (prefers-color-scheme: dark) { :root { --page: #15171b; --text: #e6e8ec; --quiet: #9ba2ad; --line: #363b44; --good: #6cc690;
+  --bad: #f2837b; --h2d: #6ea3f2; --broadcast: #f0a848; --reload: #5fc08b; --step: #6d7480; --step-other: #4a505a } }
+* { box-sizing: border-box }
+body { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; background: var(--page); color: var(--text) }
+h1 { font-size: 1.5rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem }
+.quiet { color: var(--quiet) } .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
+thead th { color: var(--quiet); font-size: .85rem } td { white-space: nowrap } td:last-child { white-space: normal; overflow-wrap: anywhere }
+progress { width: 100%; height: 1rem } svg { width: 100%; display: block; margin: .4rem 0 } svg text { font-size: 11px; fill: currentColor }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 0 2.5rem }
+.h2d { fill: var(--h2d) } .broadcast { fill: var(--broadcast) } .reload { fill: var(--reload) } .step { fill: var(--step) } .other { fill: var(--step-other) }
+polyline { fill: none; stroke: var(--reload); stroke-width: 2 }
+`
+
+/** The page at `/live`: no data in it, and nothing loaded from elsewhere. */
+export function livePage(nonce: string): string {
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>ckpt live</title>
+<style nonce="${nonce}">${STYLE}</style>
+</head>
+<body>
+<h1>ckpt <span id="rank" class="quiet"></span></h1>
+<p id="connection" class="quiet" role="status">connecting</p>
+<section><h2>Update</h2><div id="running"></div></section>
+<div class="columns">
+<section><h2>Members</h2><div id="members"></div></section>
+<section><h2>Engines</h2><div id="engines"></div></section>
+</div>
+<section><h2>Checkpoints on this rank</h2><div id="checkpoints"></div></section>
+<section><h2>History</h2><div id="history"></div></section>
+<script type="module" nonce="${nonce}">${LIVE_SCRIPT}</script>
+</body>
+</html>
+`
+}

@@ -1,0 +1,86 @@
+import { randomBytes } from 'node:crypto'
+import { PassThrough } from 'node:stream'
+import type { FastifyInstance } from 'fastify'
+import type { ParameterServer } from '../../parameter-server.ts'
+import type { HttpPlugin } from '../options.ts'
+import { livePage } from './page.ts'
+
+/** At most this often a page is told of changes, in milliseconds. */
+const INTERVAL_MS = 100
+/** What a proxy or a browser takes for a dead connection is longer. */
+const HEARTBEAT_MS = 15_000
+
+/** Everything the page shows, as `GET /v1/live` gives it. */
+export function liveState(server: ParameterServer) {
+  const { activity, rank, worldSize, device } = server
+  const { checkpoints, members, running, history } = activity
+  const own = { rank, host: '', device: device.uuid }
+  return {
+    now: Date.now(),
+    rank,
+    worldSize,
+    device: { kind: device.kind, uuid: device.uuid },
+    members: members.length > 0 ? members : [own],
+    checkpoints,
+    engines: server.engineStates(),
+    running: running ?? null,
+    history,
+  }
+}
+
+/**
+ * A page at `/live` that shows this rank's members, checkpoints, updates and engines as they change; `GET /v1/live` gives the same as
+ * JSON, `GET /v1/live/events` as a stream of server-sent events. With a token, open `/live#token=…`: the page itself holds no data.
+ */
+export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) => {
+  const open = new Set<PassThrough>()
+  app.addHook('preClose', () => {
+    for (const stream of open) stream.end()
+    return Promise.resolve()
+  })
+
+  app.get('/live', { schema: { hide: true } }, (_, reply) => {
+    const nonce = randomBytes(16).toString('base64')
+    const policy = `default-src 'none'; connect-src 'self'; style-src 'nonce-${nonce}'; script-src 'nonce-${nonce}'`
+    void reply.header('content-security-policy', `${policy}; base-uri 'none'; frame-ancestors 'none'`)
+    void reply.header('cache-control', 'no-store')
+    return reply.type('text/html; charset=utf-8').send(livePage(nonce))
+  })
+
+  app.get(
+    '/v1/live',
+    { schema: { summary: 'Members, checkpoints, updates and engines as this rank knows them' } },
+    (_, reply) => reply.type('application/json').send(JSON.stringify(liveState(server))),
+  )
+
+  app.get(
+    '/v1/live/events',
+    { schema: { summary: 'The same, whenever it changes, as server-sent events' } },
+    (request, reply) => {
+      const stream = new PassThrough()
+      open.add(stream)
+      let timer: NodeJS.Timeout | undefined
+      let sent = 0
+      const send = () => {
+        timer = undefined
+        sent = performance.now()
+        // Whoever does not read is not sent more: the next state has everything.
+        if (!stream.writableNeedDrain) stream.write(`data: ${JSON.stringify(liveState(server))}\n\n`)
+      }
+      // The first change after a quiet while goes out at once: an update may be short.
+      const changed = () => void (timer ??= setTimeout(send, Math.max(0, sent + INTERVAL_MS - performance.now())))
+      const heartbeat = setInterval(() => void stream.write(': \n\n'), HEARTBEAT_MS)
+      server.activity.on('change', changed)
+      const close = () => {
+        open.delete(stream)
+        clearTimeout(timer)
+        clearInterval(heartbeat)
+        server.activity.off('change', changed)
+      }
+      stream.on('close', close).on('error', close)
+      request.raw.on('close', () => stream.destroy())
+      send()
+      return reply.header('cache-control', 'no-store').type('text/event-stream').send(stream)
+    },
+  )
+}

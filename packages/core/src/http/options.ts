@@ -1,0 +1,29 @@
+import type { EngineAdapter, Strategy } from '@ckpt/contract'
+import type { FastifyInstance } from 'fastify'
+import type { ParameterServer } from '../parameter-server.ts'
+import type { UpdateRequest } from './schemas.ts'
+
+/** Adds routes of its own to the API, below the same authorisation. */
+export type HttpPlugin = (app: FastifyInstance, server: ParameterServer) => void | Promise<void>
+
+/** Where the API listens, whom it lets in, and what it may read. */
+export interface HttpOptions {
+  /** Address to listen on (default 127.0.0.1). Another one than the loopback interface's needs `token` and `root`. */
+  readonly host?: string
+  /** Port to listen on (default 0: a free one). */
+  readonly port?: number
+  /** Unix socket to listen on instead; only the user may open it. */
+  readonly socketPath?: string
+  /** Bearer token that every request but the health check must carry. */
+  readonly token?: string
+  /** Directory that checkpoint files must lie in, links followed (default: any, where only this machine's users reach the API). */
+  readonly root?: string
+  /** Largest request body in bytes (default 16 MiB). */
+  readonly bodyLimit?: number
+  /** How the engine of an update is reached (default: one call of `update_url`, as checkpoint-engine makes it). */
+  readonly engine?: (request: UpdateRequest) => EngineAdapter
+  /** What executes an update of given ranks (default: such an update is `UNSUPPORTED`). */
+  readonly strategy?: (ranks: readonly number[]) => Strategy
+  /** Further routes. */
+  readonly plugins?: readonly HttpPlugin[]
+}

@@ -1,0 +1,112 @@
+import { CkptError } from '@ckpt/contract'
+import type { FastifyInstance } from 'fastify'
+import type { ZodTypeProvider } from 'fastify-type-provider-zod'
+import { z } from 'zod'
+import { tensorCount } from '../manifest.ts'
+import type { ParameterServer } from '../parameter-server.ts'
+import { collectiveCall } from './collective-call.ts'
+import type { HttpOptions } from './options.ts'
+import { checkpointFiles } from './paths.ts'
+import {
+  checkpointParams,
+  failed,
+  gathered,
+  registerRequest,
+  registered,
+  unregisterQuery,
+  unregistered,
+  updateRequest,
+  updated,
+} from './schemas.ts'
+
+const FAILURES = { '4xx': failed, '5xx': failed }
+
+/** The routes of checkpoint-engine's API, on one rank. What concerns all ranks has to be called on every rank. */
+export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer, options: HttpOptions): void {
+  const app = plain.withTypeProvider<ZodTypeProvider>()
+
+  app.route({
+    method: 'GET',
+    url: '/v1/healthz',
+    schema: { summary: 'Whether the process is up; needs no token', response: { 200: z.undefined() } },
+    handler: () => Promise.resolve(undefined),
+  })
+
+  app.route({
+    method: 'POST',
+    url: '/v1/checkpoints/:name/files',
+    schema: {
+      summary: 'Register a checkpoint from safetensors files of this rank',
+      params: checkpointParams,
+      body: registerRequest,
+      response: { 200: registered, ...FAILURES },
+    },
+    async handler({ params, body }) {
+      const started = performance.now()
+      const files = await checkpointFiles(body.files, options.root)
+      await server.registerCheckpoint(params.name, { files })
+      return { files: files.length, milliseconds: performance.now() - started }
+    },
+  })
+
+  app.route({
+    method: 'DELETE',
+    url: '/v1/checkpoints/:name',
+    schema: {
+      summary: 'Give the memory of a checkpoint back; one that is not registered is no error',
+      params: checkpointParams,
+      querystring: unregisterQuery,
+      response: { 200: unregistered, ...FAILURES },
+    },
+    handler({ params, query }) {
+      try {
+        server.unregisterCheckpoint(params.name, { force: query.force })
+        return Promise.resolve({ unregistered: true })
+      } catch (error) {
+        if (CkptError.is(error, 'CHECKPOINT_UNKNOWN')) return Promise.resolve({ unregistered: false })
+        throw error
+      }
+    },
+  })
+
+  app.route({
+    method: 'POST',
+    url: '/v1/checkpoints/:name/gather-metas',
+    schema: {
+      summary: 'Learn what every rank holds; call it on all ranks',
+      params: checkpointParams,
+      response: { 200: gathered, ...FAILURES },
+    },
+    async handler({ params }) {
+      const manifest = await server.gatherMetas(params.name)
+      const bytes = manifest.ranks.reduce((sum, rank) => sum + rank.tensors.bytes.reduce((a, b) => a + b, 0), 0)
+      return { tensors: tensorCount(manifest), bytes, ranks: manifest.ranks.length, digest: manifest.digest }
+    },
+  })
+
+  app.route({
+    method: 'POST',
+    url: '/v1/checkpoints/:name/update',
+    schema: {
+      summary: 'Move the checkpoint into running engine workers; call it on all ranks',
+      params: checkpointParams,
+      body: updateRequest,
+      response: { 200: updated, ...FAILURES },
+    },
+    async handler({ params, body }) {
+      const { engine = collectiveCall, strategy } = options
+      if (body.ranks.length > 0 && strategy === undefined) {
+        throw new CkptError('UNSUPPORTED', 'this server updates all ranks only: leave ranks empty', {
+          fields: { field: 'ranks' },
+        })
+      }
+      const report = await server.update(params.name, {
+        engine: engine(body),
+        timeoutMs: body.timeout * 1000,
+        ...(body.ranks.length > 0 && { strategy: strategy!(body.ranks) }),
+      })
+      const { version, tensors, bytes, buckets, verified, totalMs, steps } = report
+      return { version, tensors, bytes, buckets, verified, milliseconds: totalMs, steps: { ...steps } }
+    },
+  })
+}

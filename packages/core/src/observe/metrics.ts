@@ -1,0 +1,156 @@
+import { CkptError } from '@ckpt/contract'
+import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { WorkerStatus } from '../engine-states.ts'
+import type { UpdateReport } from '../report.ts'
+
+/** From an update within one machine to one of the largest models over slow links, in seconds. */
+const BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300]
+
+export interface MetricsSources {
+  readonly rank: number
+  readonly worldSize: () => number
+  readonly engines: () => readonly WorkerStatus[]
+  /** Why the rank cannot take an update now; empty when it can. */
+  readonly hindrances: () => readonly string[]
+}
+
+/** One rank's numbers for Prometheus. Names and meanings stand in docs/operations.md. */
+export class UpdateMetrics {
+  readonly #registry = new Registry()
+  readonly #updates: Counter<'engine' | 'strategy' | 'result'>
+  readonly #failures: Counter<'code'>
+  readonly #attempts: Counter
+  readonly #rollbacks: Counter
+  readonly #bytes: Counter<'stage'>
+  readonly #stages: Counter<'stage'>
+  readonly #duration: Histogram<'engine' | 'strategy'>
+  readonly #last: Readonly<Record<'seconds' | 'bytes' | 'step' | 'stage' | 'epoch' | 'limit' | 'ratio', Gauge>>
+  readonly #registered: Counter
+
+  constructor({ rank, worldSize, engines, hindrances }: MetricsSources) {
+    this.#registry.setDefaultLabels({ rank: String(rank) })
+    const registers = [this.#registry]
+    const counter = <T extends string>(name: string, help: string, labelNames: T[] = []) =>
+      new Counter<T>({ name, help, labelNames, registers })
+    const gauge = (name: string, help: string, labelNames: string[] = []) => new Gauge({ name, help, labelNames, registers })
+
+    this.#updates = counter('ckpt_updates_total', 'Updates by how they ended (ok, failed)', ['engine', 'strategy', 'result'])
+    this.#failures = counter('ckpt_failures_total', 'Failed updates and registrations by the code of the error that began it', [
+      'code',
+    ])
+    this.#attempts = counter('ckpt_retries_total', 'Attempts at updates after a first one that failed')
+    this.#rollbacks = counter('ckpt_rollbacks_total', 'Failed updates after which the version before was restored')
+    this.#bytes = counter('ckpt_bytes_total', "Bytes that passed through this rank's stages, with padding", ['stage'])
+    this.#stages = counter('ckpt_stage_seconds_total', 'Time of the stages of updates that went well', ['stage'])
+    this.#registered = counter('ckpt_registered_bytes_total', 'Bytes of checkpoints read into host memory')
+    this.#duration = new Histogram({
+      name: 'ckpt_update_seconds',
+      help: 'Time of updates that went well, as update() reports it',
+      labelNames: ['engine', 'strategy'],
+      buckets: BUCKETS,
+      registers,
+    })
+    this.#last = {
+      seconds: gauge('ckpt_last_update_seconds', 'Time of the last update that went well'),
+      bytes: gauge('ckpt_last_update_bytes', 'Bytes of the checkpoint that was applied last'),
+      step: gauge('ckpt_last_update_step_seconds', 'Steps of the last update, which follow one another', ['step']),
+      stage: gauge('ckpt_last_update_stage_seconds', 'Stages of the last update, which overlap', ['stage']),
+      epoch: gauge('ckpt_epoch', 'Epoch of the last attempt at an update'),
+      limit: gauge('ckpt_update_limit_seconds', 'Least time that the last update could have taken, where that was measured'),
+      ratio: gauge('ckpt_update_ratio_to_limit', 'Time of the last update over its limit, where that was measured'),
+    }
+    new Gauge({
+      name: 'ckpt_dirty_engines',
+      help: 'Engine workers, of all ranks, that may hold parts of an update, as this rank knows it',
+      labelNames: ['engine'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { engine, dirty } of engines()) this.inc({ engine }, dirty ? 1 : 0)
+      },
+    })
+    new Gauge({
+      name: 'ckpt_engine_version_info',
+      help: 'Version that each engine worker serves, as this rank knows it; always 1',
+      labelNames: ['engine', 'worker', 'version'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { engine, rank: worker, version } of engines()) this.set({ engine, worker, version: version ?? '' }, 1)
+      },
+    })
+    new Gauge({ name: 'ckpt_world_size', help: 'Number of ranks', registers, collect() { this.set(worldSize()) } }) // prettier-ignore
+    new Gauge({
+      name: 'ckpt_ready',
+      help: 'Whether this rank can take an update',
+      registers,
+      collect() {
+        this.set(hindrances().length === 0 ? 1 : 0)
+      },
+    })
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType
+  }
+
+  /** All of them in the text format of Prometheus. */
+  text(): Promise<string> {
+    return this.#registry.metrics()
+  }
+
+  registered(bytes: number): void {
+    this.#registered.inc(bytes)
+  }
+
+  began(epoch: number): void {
+    this.#last.epoch.set(epoch)
+  }
+
+  retried(): void {
+    this.#attempts.inc()
+  }
+
+  updated(engine: string, report: UpdateReport): void {
+    const { strategy, stages, steps } = report
+    const seconds = report.totalMs / 1000
+    this.#updates.inc({ engine, strategy, result: 'ok' })
+    this.#duration.observe({ engine, strategy }, seconds)
+    this.#last.seconds.set(seconds)
+    this.#last.bytes.set(report.bytes)
+    this.#bytes.inc({ stage: 'h2d' }, report.h2dBytes)
+    this.#bytes.inc({ stage: 'broadcast' }, report.broadcastBytes)
+    this.#bytes.inc({ stage: 'reload' }, report.bytes - (report.kept?.bytes ?? 0))
+    for (const [name, milliseconds] of Object.entries(stages) as [string, number][]) {
+      const stage = name.replace(/Ms$/, '')
+      this.#stages.inc({ stage }, milliseconds / 1000)
+      this.#last.stage.set({ stage }, milliseconds / 1000)
+    }
+    for (const [name, milliseconds] of Object.entries(steps) as [string, number][]) {
+      this.#last.step.set({ step: name.replace(/Ms$/, '') }, milliseconds / 1000)
+    }
+    // A limit is that of one update.
+    this.#last.limit.remove()
+    this.#last.ratio.remove()
+  }
+
+  limited(seconds: number, ratio: number): void {
+    this.#last.limit.set(seconds)
+    this.#last.ratio.set(ratio)
+  }
+
+  failed(engine: string, strategy: string, error: CkptError): void {
+    this.#updates.inc({ engine, strategy, result: 'failed' })
+    this.#failures.inc({ code: originOf(error).code })
+    if (error.fields['rolledBack'] !== undefined) this.#rollbacks.inc()
+  }
+
+  refused(error: CkptError): void {
+    this.#failures.inc({ code: error.code })
+  }
+}
+
+/** The error that began it: an abort carries that of another rank. */
+function originOf(error: CkptError): CkptError {
+  return error.code === 'ABORTED' && CkptError.is(error.cause) ? error.cause : error
+}

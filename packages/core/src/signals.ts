@@ -1,0 +1,19 @@
+/** `work`, done at its first call only; later calls get the first one's result. */
+export function once<A, R>(work: (argument: A) => R): (argument: A) => R {
+  let result: { readonly value: R } | undefined
+  return (argument) => (result ??= { value: work(argument) }).value
+}
+
+/** Resolves when the signal is aborted, or after `timeoutMs`. */
+export async function aborted(signal: AbortSignal, timeoutMs: number): Promise<void> {
+  if (signal.aborted) return
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, timeoutMs)
+    signal.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
+  })
+}
+
+/** Aborted when the first of these is; those that are not there do not count. */
+export function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
+  return AbortSignal.any(signals.filter((signal) => signal !== undefined))
+}

@@ -1,0 +1,46 @@
+import { CkptError, type WorkerEndpoint } from '@ckpt/contract'
+import type { Decision } from '../direct/state.ts'
+import { canRecord, type RecordingSession, type UpdateSession } from './session.ts'
+import type { UpdateRun } from './update.ts'
+
+type Staged = Extract<Decision, { reason: string }>
+type Direct = Extract<Decision, { prepared: object }> & { readonly session: RecordingSession }
+
+/** An update that is staged because its strategy is. */
+const STAGED: Staged = { reason: '', record: false, recorded: false }
+/** What checkpoint-engine's workers speak knows nothing of parameters; all ranks have the same engine. */
+const OTHER: Staged = { reason: 'the engine’s workers speak another protocol', record: false, recorded: true }
+
+/**
+ * Whether this update is direct; all ranks come to the same decision.
+ *
+ * @throws CkptError `UNSUPPORTED` with the reason, where the strategy requires a direct update and it was recorded already.
+ */
+export async function decide(
+  run: UpdateRun,
+  session: UpdateSession,
+  endpoints: readonly WorkerEndpoint[],
+  options: { epoch: number; timeoutMs: number; signal: AbortSignal },
+): Promise<Staged | Direct> {
+  const { rendezvous, strategy } = run
+  if (strategy.name !== 'direct') return STAGED
+  const decision = !canRecord(session)
+    ? OTHER
+    : await run.direct.decide({
+        device: run.device,
+        rank: rendezvous.rank,
+        manifest: run.manifest,
+        segments: run.segments,
+        session,
+        deviceUuids: endpoints.map(({ deviceUuid }) => deviceUuid),
+        exchanges: {
+          gather: (key, value) => rendezvous.allGather(key, value, options),
+          gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
+        },
+        signal: options.signal,
+      })
+  if (strategy.required && 'reason' in decision && decision.recorded) {
+    throw new CkptError('UNSUPPORTED', `the update cannot be direct: ${decision.reason}`, { fields: { rank: rendezvous.rank } })
+  }
+  return 'prepared' in decision ? { ...decision, session: session as RecordingSession } : decision
+}

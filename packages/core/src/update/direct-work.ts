@@ -1,0 +1,116 @@
+import type { DirectResult, DirectStrategy, Manifest, RingHandle, StrategyContext } from '@ckpt/contract'
+import { subsetOf } from '@ckpt/planner'
+import type { PreparedDirect } from '../direct/prepared.ts'
+import { tensorCount } from '../manifest.ts'
+import type { PlannedUpdate } from './plan-cache.ts'
+import type { RecordingSession } from './session.ts'
+import { contextFor, stage, type Outcome, type Staging } from './staged-work.ts'
+import type { vote } from './vote.ts'
+
+/** The most that the ring for opaque tensors takes, where none of them is larger. */
+const RING_BYTES = 64 * 2 ** 20
+
+/** Straight into the parameters; opaque tensors through a small ring. */
+export class DirectWork {
+  readonly #staging: Staging
+  readonly #session: RecordingSession
+  readonly #prepared: PreparedDirect
+  #opaque: { readonly manifest: Manifest; readonly planned: PlannedUpdate } | undefined
+  #context: StrategyContext | undefined
+  #result: DirectResult | undefined
+
+  constructor(staging: Staging, session: RecordingSession, prepared: PreparedDirect) {
+    this.#staging = staging
+    this.#session = session
+    this.#prepared = prepared
+  }
+
+  plan(): Promise<void> {
+    const { run, ringBytes } = this.#staging
+    const { opaque } = this.#prepared.plan
+    if (opaque.length > 0) {
+      const manifest = subsetOf(run.manifest, new Set(opaque.map(({ name }) => name)))
+      const largest = Math.max(...manifest.ranks.flatMap(({ tensors }) => [...tensors.bytes]), 0)
+      const wanted = Math.max(RING_BYTES, Math.ceil(largest / 4096) * 4096)
+      this.#opaque = { manifest, planned: stage(this.#staging, manifest, Math.min(ringBytes, wanted)) }
+    }
+    return Promise.resolve()
+  }
+
+  async attach(): Promise<void> {
+    const { run, wait } = this.#staging
+    const session = this.#session
+    const opaque = this.#opaque
+    const plan = opaque?.planned.plan
+    const totals = { tensors: plan?.items.count ?? 0, bytes: plan?.totalBytes ?? 0 }
+    const attach = (ring: RingHandle | null) => void session.attach(ring, totals, wait.signal)
+    if (opaque === undefined) attach(null)
+    else {
+      this.#context = await contextFor(this.#staging, opaque.manifest, opaque.planned, (ring) => attach(ring.handle))
+    }
+    run.progress.touched = true
+    await session.direct(this.#prepared.recording.id)
+    // Others write into this worker's parameters too: nobody begins before all workers are ready.
+    await this.#staging.exchange('direct/begin', run.rendezvous.rank)
+  }
+
+  async execute(): Promise<void> {
+    const { run, wait } = this.#staging
+    const context = this.#context
+    const onProgress = run.onProgress
+    this.#result = await (run.strategy as DirectStrategy).execute({
+      rank: run.rendezvous.rank,
+      job: this.#prepared.job,
+      ...(context && { staged: () => run.staged.execute(context) }),
+      signal: wait.signal,
+      totalBytes: this.#prepared.own.neededBytes,
+      ...(onProgress && { onProgress }),
+    })
+    // What others hand on has arrived when all have finished.
+    if (this.#prepared.plan.ranks.size > 1) await this.#staging.exchange('direct/end', run.rendezvous.rank)
+  }
+
+  async release(): Promise<void> {
+    const { run } = this.#staging
+    await this.#session.release(run.verify ? await this.#prepared.digests() : undefined)
+  }
+
+  /** What this rank votes for. */
+  stands(): Parameters<typeof vote>[2] {
+    const { manifest } = this.#staging.run
+    const { recording, checkpointBytes } = this.#prepared
+    const none = new Uint32Array(0)
+    const items = { count: recording.tensors.length, tensor: none, bucketOffset: new Float64Array(0) }
+    return { manifestDigest: manifest.digest, totalBytes: checkpointBytes, items }
+  }
+
+  outcome(): Outcome {
+    const { run } = this.#staging
+    const { own, plan, recording } = this.#prepared
+    const { stats, startedAt, staged } = this.#result!
+    const opaqueBytes = this.#opaque?.planned.plan.totalBytes ?? 0
+    return {
+      ...(this.#opaque && { planned: this.#opaque.planned }),
+      ...(staged && { staged }),
+      spans: stats.spans,
+      stages: { h2dMs: stats.h2dMs, forwardMs: stats.forwardMs, h2dBytes: stats.h2dBytes },
+      startedAt,
+      tensors: tensorCount(run.manifest),
+      bytes: this.#prepared.checkpointBytes,
+      direct: {
+        opaque: plan.opaque,
+        bytes: {
+          needed: own.neededBytes,
+          h2d: stats.h2dBytes,
+          forwarded: stats.forwardBytes,
+          opaque: opaqueBytes,
+          nodeNeeded: plan.uniqueBytes,
+        },
+        routes: own.routes,
+        copies: own.copies.length / 8 + own.forwards.length / 8,
+        parameters: recording.parameters.length,
+        how: run.device.direct?.how ?? '',
+      },
+    }
+  }
+}

@@ -1,0 +1,166 @@
+import type { Epoch, Exchange, Manifest, Ring, StrategyContext, StrategyResult } from '@ckpt/contract'
+import { bucketTensors, pullOf } from '@ckpt/planner'
+import { tensorCount } from '../manifest.ts'
+import type { DirectReport } from '../report.ts'
+import type { PlannedUpdate } from './plan-cache.ts'
+import { remainder } from './resume.ts'
+import { canRecord, type UpdateSession } from './session.ts'
+import type { UpdateRun } from './update.ts'
+import type { vote } from './vote.ts'
+
+/** What a staged update, or the staged part of a direct one, works with. */
+export interface Staging {
+  readonly run: UpdateRun
+  readonly epoch: Epoch
+  readonly session: UpdateSession
+  readonly ranks: readonly number[]
+  /** Whether some rank has lost its ring or collective, so that all make them anew. */
+  readonly fresh: boolean
+  /** The most that the ring may take. */
+  readonly ringBytes: number
+  readonly exchange: Exchange
+  /** Deadline of every wait, and the ranks that take part where those are not all. */
+  readonly wait: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] }
+}
+
+/** What an update did, for its report. */
+export interface Outcome {
+  readonly planned?: PlannedUpdate
+  /** The plan of everything, where only a part was left to send. */
+  readonly whole?: PlannedUpdate
+  readonly staged?: StrategyResult
+  readonly direct?: DirectReport
+  readonly spans?: Float64Array
+  readonly stages?: { readonly h2dMs: number; readonly forwardMs: number; readonly h2dBytes: number }
+  readonly startedAt: number
+  readonly tensors: number
+  /** Of the checkpoint. */
+  readonly bytes: number
+}
+
+/** The plan of all of a manifest's tensors, its ring and its collective. */
+export function stage(staging: Staging, manifest: Manifest, ringBytes = staging.ringBytes): PlannedUpdate {
+  const { run, ranks } = staging
+  const options = {
+    ranks,
+    ringBytes,
+    ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
+    maxBucketBytes: run.maxBucketBytes,
+    chunkBytes: run.chunkBytes,
+  }
+  if (run.pull) return run.plans.p2p(manifest, options, run.pull.joining)
+  return run.plans.broadcast(manifest, run.rendezvous.rank, options)
+}
+
+/** Makes what a plan needs. `attach` is called with the ring as soon as it is there. */
+export async function contextFor(
+  staging: Staging,
+  manifest: Manifest,
+  planned: PlannedUpdate,
+  attach: (ring: Ring) => void,
+): Promise<StrategyContext> {
+  const { run, session, ranks, wait } = staging
+  const { rank } = run.rendezvous
+  if (staging.fresh) await run.resources.release()
+  const ring = await run.resources.ring(planned.plan.ringBytes)
+  // The first buckets move while the worker still maps the ring; loading them waits for that.
+  attach(ring)
+  const collective = await run.resources.collective(ranks, rank, staging.exchange, wait.timeoutMs, wait.signal)
+  return {
+    rank,
+    plan: planned.plan,
+    copies: planned.copies,
+    tensorsOf: (bucket) => {
+      const tensors = bucketTensors(planned.plan, manifest, bucket)
+      return run.verify ? tensors : tensors.map(({ digest: _, ...tensor }) => tensor)
+    },
+    ring,
+    collective,
+    session: run.progress.watch(session),
+    segments: run.segments,
+    ...(run.pull && { pull: { ...run.pull, pullOf: (bucket, lost) => pullOf(planned.plan, manifest, bucket, lost) } }),
+    timeoutMs: wait.timeoutMs,
+    signal: wait.signal,
+    ...(run.onProgress && { onProgress: run.onProgress }),
+  }
+}
+
+/** Everything through the ring; recorded where the next update could then be direct. */
+export class StagedWork {
+  readonly #staging: Staging
+  readonly #why: { readonly reason: string; readonly record: boolean }
+  #manifest: Manifest
+  #whole: PlannedUpdate | undefined
+  #planned: PlannedUpdate | undefined
+  #context: StrategyContext | undefined
+  #result: StrategyResult | undefined
+  #recorded: string | undefined
+
+  constructor(staging: Staging, why: { reason: string; record: boolean }) {
+    this.#staging = staging
+    this.#manifest = staging.run.manifest
+    // What is left of a failed attempt is not all that the engine's loader does.
+    this.#why = staging.run.failed ? { ...why, record: false } : why
+  }
+
+  async plan(): Promise<void> {
+    const { run, epoch, session, wait } = this.#staging
+    this.#whole = this.#planned = stage(this.#staging, this.#manifest)
+    if (run.failed === undefined) return
+    const { state } = await session.greeted(wait.signal)
+    this.#manifest = await remainder(run.rendezvous, epoch, run.manifest, run.failed, state, wait)
+    this.#planned = stage(this.#staging, this.#manifest)
+  }
+
+  /** What this rank votes for. */
+  stands(): Parameters<typeof vote>[2] {
+    return this.#planned!.plan
+  }
+
+  async attach(): Promise<void> {
+    const { session, wait } = this.#staging
+    const { plan } = this.#planned!
+    const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
+    this.#context = await contextFor(this.#staging, this.#manifest, this.#planned!, (ring) => {
+      if (canRecord(session)) void session.attach(ring.handle, totals, wait.signal, this.#why.record)
+      else void session.attach(ring.handle, totals, wait.signal)
+    })
+  }
+
+  async execute(): Promise<void> {
+    const { strategy, staged } = this.#staging.run
+    this.#result = await (strategy.name === 'direct' ? staged : strategy).execute(this.#context!)
+  }
+
+  async release(): Promise<void> {
+    const { session, run } = this.#staging
+    await session.release()
+    if (!this.#why.record || !canRecord(session)) return
+    const recording = await session.routes()
+    if (typeof recording === 'string') this.#recorded = recording
+    else {
+      run.direct.learn(recording)
+      const { routes, opaque } = recording
+      this.#recorded = `recorded: ${routes.length} routes, ${opaque.length} opaque tensors`
+    }
+  }
+
+  outcome(): Outcome {
+    const { run } = this.#staging
+    return {
+      planned: this.#planned!,
+      whole: this.#whole!,
+      staged: this.#result!,
+      startedAt: this.#result!.startedAt,
+      tensors: tensorCount(run.manifest),
+      bytes: this.#whole!.plan.totalBytes,
+      ...(run.strategy.name === 'direct' && {
+        direct: {
+          fallback: this.#why.reason,
+          ...(this.#recorded !== undefined && { recorded: this.#recorded }),
+          opaque: [],
+        },
+      }),
+    }
+  }
+}

@@ -1,0 +1,39 @@
+import { CkptError, type Epoch, type Rendezvous, type TransferPlan } from '@ckpt/contract'
+
+/** What a rank stands for when its worker is prepared: the two-phase commit's first phase. */
+interface Vote {
+  readonly rank: number
+  /** Digest of the manifest whose tensors were loaded. */
+  readonly manifest: string
+  readonly tensors: number
+  readonly bytes: number
+}
+
+/**
+ * Resolves when every rank's worker is prepared with the same tensors, or rejects: a rank that failed has aborted the epoch instead of
+ * voting, and votes that differ are an error. Nobody commits before.
+ *
+ * @throws CkptError `DIGEST_MISMATCH` naming the ranks that prepared something else, `ABORTED`, `RANK_LOST`, `RANK_MISSING`.
+ */
+export async function vote(
+  rendezvous: Rendezvous,
+  epoch: Epoch,
+  plan: Pick<TransferPlan, 'manifestDigest' | 'totalBytes' | 'items'>,
+  options: { timeoutMs: number; signal: AbortSignal },
+): Promise<void> {
+  const { rank } = rendezvous
+  const own: Vote = { rank, manifest: plan.manifestDigest, tensors: plan.items.count, bytes: plan.totalBytes }
+  const votes = await rendezvous.allGather('update/prepared', own, { epoch: epoch.id, ...options })
+  const other = votes.filter(
+    ({ manifest, tensors, bytes }) => manifest !== own.manifest || tensors !== own.tensors || bytes !== own.bytes,
+  )
+  if (other.length === 0) return
+  const ranks = other.map((one) => one.rank)
+  throw new CkptError(
+    'DIGEST_MISMATCH',
+    `the workers of ranks ${ranks.join(', ')} are prepared with other tensors than rank ${rank}'s`,
+    {
+      fields: { ranks, field: 'manifest' },
+    },
+  )
+}

@@ -1,0 +1,33 @@
+import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import type { EngineAdapter } from '@ckpt/contract'
+import { CompatSession } from '../compat/session.ts'
+import { WorkerSession } from '../worker-protocol/session.ts'
+import type { UpdateSession } from './session.ts'
+
+export interface WorkerAddressOptions {
+  readonly rank: number
+  readonly deviceUuid: string
+  /** Directory of this process's sockets. */
+  readonly socketDir: string
+  readonly epoch: number
+}
+
+/**
+ * Where a worker is to connect. checkpoint-engine's workers may run where they do not see this process's files, so theirs is an
+ * abstract socket, with a name that nobody can guess.
+ */
+export function workerAddress(engine: EngineAdapter, options: WorkerAddressOptions): string {
+  const { rank, deviceUuid, socketDir, epoch } = options
+  return engine.protocol === 'checkpoint-engine'
+    ? `ipc://@checkpoint-engine-${deviceUuid}-${randomBytes(12).toString('hex')}.sock`
+    : `ipc://${join(socketDir, `worker-${rank}-${epoch}.sock`)}`
+}
+
+/** Binds the socket of this rank's worker. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
+export function openSession(
+  engine: EngineAdapter,
+  options: { rank: number; address: string; token: string; epoch: number; timeoutMs: number },
+): Promise<UpdateSession> {
+  return engine.protocol === 'checkpoint-engine' ? CompatSession.bind(options) : WorkerSession.bind(options)
+}

@@ -1,0 +1,36 @@
+import { CkptError, type DirectContext, type DirectResult, type DirectStrategy } from '@ckpt/contract'
+
+export interface DirectOptions {
+  /**
+   * Fail with `UNSUPPORTED` and the reason instead of staging an update, but for the one that is recorded (default false: it is
+   * staged, and the report says why).
+   */
+  readonly required?: boolean
+}
+
+/**
+ * Shard-exact updates (docs/direct.md). The first update of an engine is staged and recorded; from then on each rank writes only
+ * the bytes that its engine worker needs, from host memory straight into the parameters. Tensors that the engine computes with go on
+ * through the ring.
+ */
+export function direct(options: DirectOptions = {}): DirectStrategy {
+  return { name: 'direct', required: options.required ?? false, execute }
+}
+
+/** Direct where the engine's routes are known and can be used, else staged and recorded; the report says why. */
+export function auto(): DirectStrategy {
+  return direct({ required: false })
+}
+
+async function execute(context: DirectContext): Promise<DirectResult> {
+  const { job, signal, totalBytes } = context
+  signal.throwIfAborted()
+  const startedAt = performance.now()
+  const work = [job.run(signal), context.staged?.()] as const
+  const [written, staged] = await Promise.allSettled(work)
+  if (written.status === 'rejected')
+    throw CkptError.from(written.reason, 'UPDATE_FAILED', 'writing parameters', { rank: context.rank })
+  if (staged.status === 'rejected') throw staged.reason
+  context.onProgress?.(totalBytes, totalBytes)
+  return { stats: written.value, startedAt, ...(staged.value && { staged: staged.value }) }
+}

@@ -1,0 +1,55 @@
+import { DTYPES, type Manifest, type Recording } from '@ckpt/contract'
+
+/** Where a tensor of a manifest is held. */
+export interface Holder {
+  readonly rank: number
+  readonly host: string
+  readonly segment: number
+  readonly offset: number
+}
+
+/** Every tensor of a manifest by its name: what it is, and who holds it. */
+export interface Held {
+  readonly bytes: number
+  readonly dtype: string
+  readonly shape: readonly number[]
+  readonly holders: Holder[]
+}
+
+/** All tensors of a manifest by name; ranks that hold the same one stand ascending. */
+export function heldTensors(manifest: Manifest): Map<string, Held> {
+  const found = new Map<string, Held>()
+  for (const { rank, host, tensors } of manifest.ranks) {
+    for (let row = 0; row < tensors.count; row++) {
+      const name = tensors.names.at(row)
+      const holder = { rank, host, segment: tensors.segments[row]!, offset: tensors.offsets[row]! }
+      const known = found.get(name)
+      if (known) known.holders.push(holder)
+      else {
+        found.set(name, {
+          bytes: tensors.bytes[row]!,
+          dtype: DTYPES[tensors.dtypes[row]!]!,
+          shape: tensors.shapes[tensors.shapeIds[row]!]!,
+          holders: [holder],
+        })
+      }
+    }
+  }
+  return found
+}
+
+/** Why an engine that was recorded with one checkpoint cannot take another by its routes; undefined where it can. */
+export function misfit(held: ReadonlyMap<string, Held>, recording: Recording): string | undefined {
+  for (const { name, dtype, shape } of recording.tensors) {
+    const tensor = held.get(name)
+    if (tensor === undefined) return `the checkpoint lacks tensor ${name}, which the recorded one had`
+    if (tensor.dtype !== dtype || tensor.shape.length !== shape.length || tensor.shape.some((n, i) => n !== shape[i])) {
+      const came = `${tensor.dtype} [${tensor.shape.join(', ')}]`
+      return `tensor ${name} is ${came}, the recorded one was ${dtype} [${shape.join(', ')}]`
+    }
+  }
+  if (held.size === recording.tensors.length) return undefined
+  const known = new Set(recording.tensors.map(({ name }) => name))
+  for (const name of held.keys()) if (!known.has(name)) return `tensor ${name} was not in the recorded checkpoint`
+  return `the checkpoint has ${held.size} tensors, the recorded one had ${recording.tensors.length}`
+}

@@ -1,0 +1,5 @@
+export { LOADERS, topology, type Rates } from './rates.ts'
+export type { LinkUse, Simulation } from './result.ts'
+export { simulate, type SimulateOptions } from './simulate.ts'
+export { dealtWorkload, type Workload } from './workload.ts'
+export { predict, type MeasuredMachine, type MeasuredRun, type ProcessorCalibration } from './bench.ts'

@@ -1,0 +1,191 @@
+import type { TransferPlan } from '@ckpt/contract'
+import type { Rates } from './rates.ts'
+import { type LinkUse, type Simulation, bottleneck } from './result.ts'
+import { type Workload, bucketLoads, heldBytes, largest, sum } from './workload.ts'
+
+/** When the stages of a plan work, in seconds since its pipeline began; bytes by rank. */
+interface Timeline {
+  readonly end: number
+  readonly h2d: number
+  readonly network: number
+  readonly broadcast: number
+  readonly reload: number
+}
+
+/**
+ * How long a staged update (broadcast or p2p) takes: the plan's buckets in their order through the links they need. A bucket waits for
+ * its owner's and its receiver's links, for the ring bytes it overwrites, for the broadcasts before it (a communicator runs one at a
+ * time) and for the worker; inside a bucket the stages overlap by chunks.
+ */
+export function simulateStaged(plan: TransferPlan, workload: Workload, rates: Rates): Simulation {
+  const receivers = plan.ranks.length
+  const hosts = new Set(plan.ranks.map((rank) => Math.floor(rank / rates.gpusPerHost))).size
+  const held = heldBytes(workload.manifest)
+  const loads = bucketLoads(plan, workload)
+  const timeline =
+    rates.processors === undefined
+      ? overLinks(plan, loads, rates, receivers, hosts)
+      : onProcessors(plan, loads, rates, receivers)
+  // A rank's steps before and after the pipeline follow each other: more processors than ranks do not shorten them.
+  const turns = rates.processors === undefined ? 1 : Math.max(1, receivers / rates.processors)
+  const control = rates.updateSeconds * turns
+  const limits = bottleneck(linkUse(plan, timeline, rates, { receivers, hosts, kept: sum(loads.keptBytes) }))
+  return {
+    system: 'ckpt',
+    strategy: plan.strategy,
+    receivers,
+    totalMs: control * 1000 + Math.max(timeline.end * 1000, limits.boundMs),
+    stages: {
+      controlMs: control * 1000,
+      h2dMs: timeline.h2d * 1000,
+      networkMs: timeline.network * 1000,
+      broadcastMs: timeline.broadcast * 1000,
+      reloadMs: timeline.reload * 1000,
+    },
+    ...limits,
+    deviceBytes: plan.ringBytes,
+    hostBytes: largest(held),
+    buckets: plan.buckets.count,
+    bucketBytes: plan.bucketBytes,
+    mode: plan.mode,
+  }
+}
+
+/** What a broadcast brings to each receiver: NVLink inside a host, all NICs of a host between hosts. */
+export function broadcastRate(rates: Rates, hosts: number): number {
+  return hosts > 1 ? Math.min(rates.peerRate, rates.nicsPerHost * rates.nicRate) : rates.peerRate
+}
+
+/** A GPU's own link, or its part of what the host's memory gives. */
+export function hostLinkRate(rates: Rates, active = rates.gpusPerHost): number {
+  return Math.min(rates.h2dRate, rates.hostMemoryRate / Math.max(1, active))
+}
+
+/** The NIC that a rank uses, numbered over the cluster. */
+export function nicOf(rank: number, { gpusPerHost, nicsPerHost }: Rates): number {
+  const host = Math.floor(rank / gpusPerHost)
+  return host * nicsPerHost + Math.floor(((rank % gpusPerHost) * nicsPerHost) / gpusPerHost)
+}
+
+function overLinks(
+  { buckets, chunkBytes, mode, strategy, ranks }: TransferPlan,
+  { keptBytes, tensors }: ReturnType<typeof bucketLoads>,
+  rates: Rates,
+  receivers: number,
+  hosts: number,
+): Timeline {
+  const h2dRate = hostLinkRate(rates, Math.min(receivers, rates.gpusPerHost))
+  const overNics = strategy === 'p2p'
+  const viaHost = !overNics || !rates.nicToGpu
+  const shared = receivers === 1 ? Infinity : broadcastRate(rates, hosts)
+  const most = largest(buckets.owner)
+  const highest = Math.max(most, ranks.at(-1) ?? 0)
+  const linkFree = new Float64Array(highest + 1)
+  const linkBusy = new Float64Array(highest + 1)
+  const nics = nicOf(highest, rates) + 1
+  const sendFree = new Float64Array(nics)
+  const receiveFree = new Float64Array(nics)
+  const nicBusy = new Float64Array(nics)
+  const released = new Float64Array(buckets.count)
+  let collectiveFree = 0
+  let workerFree = 0
+  let broadcast = 0
+  let reload = 0
+  for (let bucket = 0; bucket < buckets.count; bucket++) {
+    const bytes = buckets.bytes[bucket]!
+    const chunk = Math.min(chunkBytes, bytes)
+    const receiver = buckets.receiver[bucket]!
+    const after = buckets.after[bucket]!
+    let start = after < 0 ? 0 : released[after]!
+    if (mode === 'serial') start = Math.max(start, workerFree)
+    let first = start
+    let end = start
+    if (overNics) {
+      const from = nicOf(buckets.owner[bucket]!, rates)
+      const to = nicOf(receiver, rates)
+      first = Math.max(start, sendFree[from]!, receiveFree[to]!)
+      end = first + bytes / rates.nicRate
+      sendFree[from] = end
+      receiveFree[to] = end
+      nicBusy[to]! += bytes / rates.nicRate
+      if (from !== to) nicBusy[from]! += bytes / rates.nicRate
+      first += chunk / rates.nicRate
+    }
+    if (viaHost) {
+      const began = Math.max(first, linkFree[receiver]!)
+      const took = bytes / h2dRate
+      end = Math.max(began + took, overNics ? end + chunk / h2dRate : 0)
+      first = began + chunk / h2dRate
+      linkFree[receiver] = end
+      linkBusy[receiver]! += took
+    }
+    if (shared !== Infinity) {
+      const began = Math.max(first, collectiveFree)
+      end = Math.max(began + bytes / shared, end + chunk / shared)
+      collectiveFree = end
+      broadcast += bytes / shared
+    }
+    const work = keptBytes[bucket]! / rates.copyRate + tensors[bucket]! * rates.tensorSeconds + rates.bucketSeconds
+    workerFree = Math.max(workerFree, end) + work
+    reload += work
+    released[bucket] = workerFree
+  }
+  return { end: workerFree, h2d: largest(linkBusy), network: largest(nicBusy), broadcast, reload }
+}
+
+/** Ranks and workers on processors that do everything: whatever the order, all of the work has to be done by them. */
+function onProcessors(
+  { buckets }: TransferPlan,
+  { keptBytes, tensors }: ReturnType<typeof bucketLoads>,
+  rates: Rates,
+  receivers: number,
+): Timeline {
+  const { processors = 1, h2dRate, peerRate, copyRate, tensorSeconds, bucketSeconds } = rates
+  let h2d = 0
+  let broadcast = 0
+  let reload = 0
+  let messages = 0
+  for (let bucket = 0; bucket < buckets.count; bucket++) {
+    const bytes = buckets.bytes[bucket]!
+    h2d += bytes / h2dRate
+    broadcast += ((receivers - 1) * bytes) / peerRate
+    reload += receivers * (keptBytes[bucket]! / copyRate + tensors[bucket]! * tensorSeconds)
+    messages += receivers * bucketSeconds
+  }
+  const end = (h2d + broadcast + reload + messages) / processors
+  return { end, h2d: h2d / receivers, network: 0, broadcast: broadcast / receivers, reload: reload / receivers }
+}
+
+function linkUse(
+  { totalBytes, strategy, buckets, ranks }: TransferPlan,
+  timeline: Timeline,
+  rates: Rates,
+  { receivers, hosts, kept }: { receivers: number; hosts: number; kept: number },
+): LinkUse[] {
+  if (rates.processors !== undefined) {
+    const moved = totalBytes * receivers + kept * receivers
+    return [{ link: 'processors', bytes: moved, busyMs: timeline.end * 1000 }]
+  }
+  const brought = new Map<number, number>(ranks.map((rank) => [rank, 0]))
+  for (let bucket = 0; bucket < buckets.count; bucket++) {
+    const to = buckets.receiver[bucket]!
+    brought.set(to, (brought.get(to) ?? 0) + buckets.bytes[bucket]!)
+  }
+  const most = largest(brought.values())
+  const perHost = Math.min(receivers, rates.gpusPerHost)
+  const shared = receivers > 1 ? totalBytes - totalBytes / receivers : 0
+  const between = hosts > 1 ? (totalBytes * (1 - 1 / hosts)) / rates.nicsPerHost : 0
+  const viaHost = strategy === 'broadcast' || !rates.nicToGpu
+  const ms = (bytes: number, rate: number) => (bytes / rate) * 1000
+  return [
+    { link: 'host link', bytes: viaHost ? most : 0, busyMs: timeline.h2d * 1000 },
+    { link: 'host memory', bytes: most * perHost, busyMs: ms(most * perHost, rates.hostMemoryRate) },
+    { link: 'NVLink', bytes: shared, busyMs: ms(shared, rates.peerRate) },
+    {
+      link: 'NIC',
+      bytes: between + (strategy === 'p2p' ? timeline.network * rates.nicRate : 0),
+      busyMs: ms(between, rates.nicRate) + timeline.network * 1000,
+    },
+    { link: 'reload', bytes: kept, busyMs: timeline.reload * 1000 },
+  ]
+}

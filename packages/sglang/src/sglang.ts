@@ -1,0 +1,153 @@
+import { CkptError, type EngineAdapter, type EngineCall, type EngineStart, type WorkerEndpoint } from '@ckpt/contract'
+import { z } from 'zod'
+import { checkOptions, type SglangOptions } from './options.ts'
+import { SglangServer, type Limits } from './server.ts'
+
+/** For questions that an engine answers at once unless something is wrong. */
+const QUESTION_MS = 15_000
+
+/** What this project's plug-in answers when it is asked what its worker serves. */
+const stateSchema = z.object({ version: z.string().nullable(), dirty: z.boolean() })
+type State = z.infer<typeof stateSchema>
+
+/**
+ * Updates running SGLang servers by `/update_weights_from_ipc`. One rank of each server makes the one call that covers all of its workers:
+ * it keeps requests off, has the workers take the weights, and lets requests on again.
+ *
+ * That SGLang reports success is not taken for proof. An update ends well only where besides every worker's own session did, digests
+ * included with the protocol `ckpt`, and where the server then says that it serves the new version. After a failure the server stays
+ * paused, since its weights may be partly new; the next update that succeeds lets requests on again.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming the option. Updates fail with `ENGINE_UNREACHABLE`, `ENGINE_UNAUTHORIZED`,
+ * `ENGINE_WORKER_ERROR`, `ENGINE_WORKER_LOST`, `ENGINE_PROTOCOL`, `TIMEOUT`.
+ */
+export function sglang(options: SglangOptions): EngineAdapter {
+  checkOptions(options)
+  const protocol = options.protocol ?? 'checkpoint-engine'
+  return {
+    name: 'sglang',
+    protocol,
+    async ready({ rank, timeoutMs, signal }) {
+      const server = new SglangServer(options, rank)
+      try {
+        await server.listening(rank, { timeoutMs, signal })
+      } finally {
+        await server.close()
+      }
+    },
+    start(start: EngineStart): Promise<EngineCall> {
+      const own = endpointsOfServer(start, options.parallelSize)
+      if (own?.[0]!.rank !== start.rank) return Promise.resolve({})
+      const server = new SglangServer(options, start.rank)
+      const finished = update(server, start, own, { ...options, protocol }).finally(() => server.close())
+      finished.catch(() => undefined) // whoever waits for the update sees it; here only the unhandled case is silenced
+      return Promise.resolve({ finished })
+    },
+  }
+}
+
+async function update(
+  server: SglangServer,
+  start: EngineStart,
+  endpoints: readonly WorkerEndpoint[],
+  options: SglangOptions,
+): Promise<void> {
+  const limits = { timeoutMs: start.timeoutMs, signal: start.signal }
+  const { pause = 'retract', flushCache = pause !== 'in_place' } = options
+  if (pause === 'none') return await take(server, start, endpoints, options, flushCache)
+  await server.pause(pause, limits)
+  try {
+    await take(server, start, endpoints, options, false)
+    // Apart from the update, so that a cache that SGLang keeps is told from weights that it did not take.
+    if (flushCache) await server.flushCache(limits)
+  } catch (error) {
+    await resumeIfWhole(server, options)
+    throw error
+  }
+  await server.resume(limits)
+}
+
+/** Has the workers take the weights, then asks the server what it serves. */
+async function take(
+  server: SglangServer,
+  { signal, timeoutMs, token, version }: EngineStart,
+  endpoints: readonly WorkerEndpoint[],
+  options: SglangOptions,
+  flushCache: boolean,
+): Promise<void> {
+  await server.updateWeights(
+    {
+      zmq_handles: handles({ token, timeoutMs }, endpoints, options),
+      flush_cache: flushCache,
+      ...(version !== undefined && { weight_version: version }),
+    },
+    { timeoutMs, signal },
+  )
+  const limits = { timeoutMs: QUESTION_MS, signal }
+  const served = await server.weightVersion(limits)
+  if (version !== undefined && served !== version)
+    throw disagrees(server, `the server says that it serves ${served}, not ${version}`)
+  if (options.protocol !== 'ckpt') return
+  for (const state of await workerStates(server, options, limits)) {
+    if (state.dirty || (version !== undefined && state.version !== version))
+      throw disagrees(server, `a worker says ${JSON.stringify(state)}`)
+  }
+}
+
+function disagrees(server: SglangServer, what: string): CkptError {
+  const text = `${server.where} reported success, but ${what}`
+  return new CkptError('ENGINE_WORKER_ERROR', text, { fields: { peer: server.where } })
+}
+
+/** After a failure requests are let on again only where the workers say that their weights are of one version: our plug-in's can. */
+async function resumeIfWhole(server: SglangServer, options: SglangOptions): Promise<void> {
+  if (options.protocol !== 'ckpt') return
+  const limits = { timeoutMs: QUESTION_MS }
+  try {
+    const states = await workerStates(server, options, limits)
+    if (states.every(({ dirty }) => !dirty)) await server.resume(limits)
+  } catch {
+    // It stays paused, and the update's own error is thrown.
+  }
+}
+
+async function workerStates(server: SglangServer, { engineKey }: SglangOptions, limits: Limits): Promise<readonly State[]> {
+  const question = engineKey === undefined ? {} : { key: engineKey }
+  const handles = { 'ckpt-status': JSON.stringify(question) }
+  return statesIn(await server.updateWeights({ zmq_handles: handles, flush_cache: false }, limits))
+}
+
+/** SGLang joins what its workers say with ` | `. */
+function statesIn(message: string): State[] {
+  return message.split(' | ').map((part) => {
+    try {
+      return stateSchema.parse(JSON.parse(part))
+    } catch {
+      return { version: null, dirty: true }
+    }
+  })
+}
+
+/** What tells each worker where to connect: by device, or as this project's plug-in reads it. */
+function handles(
+  { token, timeoutMs }: Pick<EngineStart, 'token' | 'timeoutMs'>,
+  endpoints: readonly WorkerEndpoint[],
+  { protocol, engineKey }: SglangOptions,
+): Record<string, string> {
+  if (protocol !== 'ckpt') return Object.fromEntries(endpoints.map(({ deviceUuid, address }) => [deviceUuid, address]))
+  const call = { endpoints, token, timeoutMs, ...(engineKey !== undefined && { key: engineKey }) }
+  return { ckpt: JSON.stringify(call) }
+}
+
+/** The endpoints of the rank's server, ascending; undefined for a rank that takes no part. @throws CkptError `INVALID_ARGUMENT`. */
+function endpointsOfServer({ endpoints, rank }: EngineStart, parallelSize: number): readonly WorkerEndpoint[] | undefined {
+  if (endpoints.length % parallelSize !== 0) {
+    const ranks = endpoints.map((endpoint) => endpoint.rank)
+    const text = `${ranks.length} ranks do not make whole SGLang servers of ${parallelSize} ranks`
+    throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'parallelSize', ranks } })
+  }
+  const at = endpoints.findIndex((endpoint) => endpoint.rank === rank)
+  if (at === -1) return undefined
+  const first = at - (at % parallelSize)
+  return endpoints.slice(first, first + parallelSize)
+}

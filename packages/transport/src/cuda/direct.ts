@@ -1,0 +1,193 @@
+import {
+  CkptError,
+  STRIDED_COPY_COLUMNS,
+  type DirectCopies,
+  type DirectDevice,
+  type DirectJob,
+  type DirectStats,
+  type HostMemory,
+  type MappedStorages,
+  type StorageHandle,
+} from '@ckpt/contract'
+import type { CudaDeviceHandle, CudaDeviceInfo, CudaDirectHandle, CudaSourceHandle } from '@ckpt/native-cuda'
+import { native } from '../addon.ts'
+import { cudaAddon, probeCuda } from './addon.ts'
+import type { CudaHost } from './host.ts'
+import { cudaMemory, type CudaHostMemory } from './memory.ts'
+
+/** Runs from this size on go to the copy engine: below it each of them would cost it more than the kernel needs. */
+const ENGINE_BYTES = 256 * 1024
+
+/** Parameters in GPU memory, mapped by CUDA IPC: long runs by the copy engine, all else by a kernel that reads pinned memory. */
+export class CudaDirect implements DirectDevice {
+  readonly how = `runs of ${ENGINE_BYTES / 1024} KiB and more by the copy engine in batches, shorter ones by a gathering kernel`
+  readonly #device: CudaDeviceHandle
+  readonly #info: CudaDeviceInfo
+  readonly #host: CudaHost
+
+  constructor(device: CudaDeviceHandle, info: CudaDeviceInfo, host: CudaHost) {
+    this.#device = device
+    this.#info = info
+    this.#host = host
+  }
+
+  async reaches(deviceUuids: readonly string[]): Promise<boolean> {
+    const { devices } = await probeCuda()
+    return deviceUuids.every((uuid) => {
+      const other = devices.find((device) => device.uuid === uuid)
+      return other !== undefined && (uuid === this.#info.uuid || this.#info.peerAccess[other.index] === true)
+    })
+  }
+
+  async map(handles: readonly StorageHandle[]): Promise<CudaStorages> {
+    const opened = new Map<string, { source: CudaSourceHandle; bytes: number }>()
+    try {
+      const places = []
+      for (const [index, storage] of handles.entries()) {
+        if (storage.kind !== 'cuda') {
+          throw new CkptError('INVALID_ARGUMENT', `storage ${index} is a ${storage.kind}, not GPU memory`, {
+            fields: { field: 'storages', storage: index },
+          })
+        }
+        const handle = Buffer.from(storage.handle.buffer, storage.handle.byteOffset, storage.handle.byteLength)
+        const key = handle.toString('latin1')
+        let mapped = opened.get(key)
+        if (mapped === undefined) {
+          mapped = await native(() => cudaAddon().openForeign(this.#device, handle)).catch((error: unknown) => {
+            throw CkptError.from(error, 'NATIVE_FAILURE', 'mapping parameters', { storage: index })
+          })
+          opened.set(key, mapped)
+        }
+        if (storage.offset + storage.bytes > mapped.bytes) {
+          throw new CkptError('INVALID_ARGUMENT', `storage ${index} leaves its allocation of ${mapped.bytes} bytes`, {
+            fields: { field: 'storages', storage: index },
+          })
+        }
+        places.push({ source: mapped.source, offset: storage.offset })
+      }
+      return new CudaStorages(
+        [...opened.values()].map(({ source }) => source),
+        places,
+      )
+    } catch (error) {
+      await closeSources([...opened.values()].map(({ source }) => source))
+      throw error
+    }
+  }
+
+  /** Mapped and pinned for this GPU. */
+  mapMemory(path: string): Promise<HostMemory> {
+    return this.#host.mapFile(path, { lock: true })
+  }
+
+  async prepare(job: DirectCopies): Promise<DirectJob> {
+    if (!(job.storages instanceof CudaStorages)) {
+      throw new CkptError('INVALID_ARGUMENT', 'the storages were not mapped by a GPU', { fields: { field: 'storages' } })
+    }
+    const { places, sources } = job.storages
+    const indexOf = new Map(sources.map((source, index) => [source, index]))
+    const moved = (rows: Float64Array, columns: readonly number[]): Float64Array => {
+      const result = rows.slice()
+      for (let at = 0; at < rows.length; at += STRIDED_COPY_COLUMNS) {
+        for (const column of columns) {
+          const place = places[rows[at + column]!]!
+          result[at + column] = indexOf.get(place.source)!
+          result[at + column + 1]! += place.offset
+        }
+      }
+      return result
+    }
+    const used: CudaHostMemory[] = []
+    const free = () => used.splice(0).forEach((memory) => memory.done())
+    try {
+      const registrations = job.memories.map(cudaMemory).map((memory) => {
+        if (!memory.locked) {
+          const why = memory.lockError === undefined ? '' : `: ${memory.lockError}`
+          throw new CkptError('UNSUPPORTED', `host memory is not pinned, GPUs cannot read it${why}`)
+        }
+        const registration = memory.use()
+        used.push(memory)
+        return registration
+      })
+      const { engineBytes, together } = tuning()
+      const handle = await native(() =>
+        cudaAddon().prepareDirect(
+          this.#device,
+          registrations,
+          sources,
+          moved(job.copies, [3]),
+          moved(job.forwards, [0, 3]),
+          engineBytes,
+          together,
+        ),
+      )
+      return new CudaDirectJob(handle, free)
+    } catch (error) {
+      free()
+      throw error
+    }
+  }
+}
+
+/** How copies are split; the environment may say otherwise, for measurements. */
+function tuning(): { engineBytes: number; together: boolean } {
+  const bytes = Number(process.env['CKPT_DIRECT_ENGINE_BYTES'] ?? ENGINE_BYTES)
+  return {
+    engineBytes: Number.isSafeInteger(bytes) && bytes > 0 ? bytes : ENGINE_BYTES,
+    together: process.env['CKPT_DIRECT_TOGETHER'] !== '0',
+  }
+}
+
+class CudaStorages implements MappedStorages {
+  readonly sources: readonly CudaSourceHandle[]
+  readonly places: readonly { readonly source: CudaSourceHandle; readonly offset: number }[]
+
+  constructor(sources: readonly CudaSourceHandle[], places: CudaStorages['places']) {
+    this.sources = sources
+    this.places = places
+  }
+
+  close(): Promise<void> {
+    return closeSources(this.sources)
+  }
+}
+
+async function closeSources(sources: readonly CudaSourceHandle[]): Promise<void> {
+  await Promise.all(sources.map((source) => native(() => cudaAddon().closeSource(source))))
+}
+
+class CudaDirectJob implements DirectJob {
+  readonly #handle: CudaDirectHandle
+  readonly #free: () => void
+  #running: Promise<unknown> | undefined
+
+  constructor(handle: CudaDirectHandle, free: () => void) {
+    this.#handle = handle
+    this.#free = free
+  }
+
+  async run(signal: AbortSignal): Promise<DirectStats> {
+    if (this.#running) throw new CkptError('INVALID_STATE', 'the direct job is running already')
+    if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED')
+    const addon = cudaAddon()
+    const cancellation = addon.newCancellation()
+    const cancel = (): void => addon.cancel(cancellation)
+    signal.addEventListener('abort', cancel, { once: true })
+    const running = native(() => addon.runDirect(this.#handle, cancellation))
+    this.#running = running.catch(() => undefined)
+    try {
+      return await running
+    } catch (error) {
+      throw signal.aborted ? CkptError.from(signal.reason, 'ABORTED') : error
+    } finally {
+      signal.removeEventListener('abort', cancel)
+      this.#running = undefined
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#running
+    await native(() => cudaAddon().closeDirect(this.#handle))
+    this.#free()
+  }
+}

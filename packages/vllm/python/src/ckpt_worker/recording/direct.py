@@ -1,0 +1,97 @@
+"""What a worker keeps between updates so that ranks may write into its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..digest import digest_tensor
+from ..errors import DigestMismatchError, StaleRoutesError, UnsupportedError
+from .recording import Recording
+from .settle import Refusal, settle
+from .tracer import Tracer
+
+_MASK = (1 << 64) - 1
+
+
+class DirectState:
+    """One engine worker's recording. Keep it as long as the engine; it holds no parameter."""
+
+    def __init__(
+        self, parameters: Callable[[], Mapping[str, torch.Tensor]], touched: Callable[[], None] = lambda: None
+    ) -> None:
+        """
+        :param parameters: everything that the engine computes with (parameters and buffers), by name, as it is now.
+        :param touched: called before a rank writes: the parameters are no whole version until the next commit.
+        """
+        self._parameters = parameters
+        self._touched = touched
+        self._recording: Recording | None = None
+        self._refusal = "no update was recorded"
+
+    @property
+    def id(self) -> str | None:
+        """Id of the recording, if there is one that fits the parameters. One that does not is dropped."""
+        found = self.recording
+        return None if found is None else found.id
+
+    @property
+    def recording(self) -> Recording | None:
+        """The recording, if there is one that fits the parameters. One that does not is dropped."""
+        if self._recording is not None and not self._recording.fits(self._parameters()):
+            self._recording, self._refusal = None, "parameters have moved since the update that was recorded"
+        return self._recording
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no recording."""
+        return self._refusal
+
+    def watch(self) -> Tracer:
+        """Begins to watch an update."""
+        return Tracer(frozenset(self._parameters()))
+
+    def record(self, tracer: Tracer) -> None:
+        """Takes what was watched, in place of what was known."""
+        self._recording = None
+        try:
+            self._recording = settle(tracer, self._parameters())
+        except Refusal as refusal:
+            self._refusal = str(refusal)
+
+    def handles(self) -> list[dict[str, Any]]:
+        """The storages' handles. Raises UnsupportedError with the reason where they cannot be shared, StaleRoutesError."""
+        found = self._known()
+        if isinstance(found.handles, str):
+            raise UnsupportedError(found.handles)
+        return found.handles
+
+    def begin(self, recording: str) -> None:
+        """A rank is about to write. Raises StaleRoutesError when the recording is another one, or fits no more."""
+        found = self._known()
+        if found.id != recording:
+            raise StaleRoutesError("the rank knows another recording than this worker")
+        self._touched()
+
+    def verify(self, digests: list[tuple[int, bytes]]) -> None:
+        """Compares parameters, by their index in the recording, with what the rank says that they hold now.
+
+        :raises DigestMismatchError: naming the first that differs.
+        """
+        found, parameters = self._known(), self._parameters()
+        if not digests:
+            return
+        named = [found.parameters[index].name for index, _ in digests]
+        values = torch.stack([digest_tensor(parameters[name]).cpu() for name in named]).tolist()
+        for name, value, (_, expected) in zip(named, values, digests, strict=True):
+            if value & _MASK != int.from_bytes(expected, "little"):
+                text = f"parameter {name!r} has digest {value & _MASK:016x}, not {int.from_bytes(expected, 'little'):016x}"
+                raise DigestMismatchError(text, tensor=name)
+
+    def _known(self) -> Recording:
+        found = self.recording
+        if found is None:
+            raise StaleRoutesError(self._refusal)
+        return found

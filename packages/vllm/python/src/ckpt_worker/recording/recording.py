@@ -1,0 +1,94 @@
+"""The outcome of watching an update: routes, opaque tensors, and where the parameters lay."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from .regions import Region
+
+
+class Place(NamedTuple):
+    """Where a parameter lies: address and size of its storage, and its view of that."""
+
+    address: int
+    size: int
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def place_of(tensor: torch.Tensor) -> Place:
+    """Where a tensor lies now."""
+    storage = tensor.untyped_storage()
+    return Place(
+        storage.data_ptr(),
+        storage.nbytes(),
+        int(tensor.storage_offset()),
+        tuple(tensor.shape),
+        tuple(tensor.stride()),
+        tensor.dtype,
+    )
+
+
+class Route(NamedTuple):
+    """A region of a tensor and where it goes in a storage; both by index."""
+
+    tensor: int
+    storage: int
+    region: Region
+
+
+class Parameter(NamedTuple):
+    """A contiguous parameter that routes write to the last byte."""
+
+    name: str
+    storage: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one worker's loader copies where. Immutable."""
+
+    #: Name, dtype, shape.
+    tensors: list[tuple[str, str, list[int]]]
+    #: Sizes in bytes.
+    storages: list[int]
+    parameters: list[Parameter]
+    routes: list[Route]
+    #: Reason by the tensor's index.
+    opaque: dict[int, str]
+    #: How the storages are shared, one each; a reason where they cannot be.
+    handles: list[dict[str, Any]] | str
+    #: Where the parameters lay that routes write to.
+    places: Mapping[str, Place]
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def fits(self, parameters: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the parameters lie where they did."""
+        for name, place in self.places.items():
+            tensor = parameters.get(name)
+            if tensor is None or place_of(tensor) != place:
+                return False
+        return True
+
+    def describe(self) -> dict[str, Any]:
+        """As docs/worker-protocol.md has it."""
+        return {
+            "id": self.id,
+            "tensors": self.tensors,
+            "storages": self.storages,
+            "parameters": [list(parameter) for parameter in self.parameters],
+            "routes": [
+                [r.tensor, r.storage, r.region.source, r.region.destination, r.region.row, [n for d in r.region.dims for n in d]]
+                for r in self.routes
+            ],
+            "opaque": [[tensor, reason] for tensor, reason in self.opaque.items()],
+        }

@@ -1,0 +1,114 @@
+"""Strided copies in bytes: their normal form, and their parts by the tensors that they read."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+
+class Dim(NamedTuple):
+    """``count`` steps, so many bytes apart on each side."""
+
+    count: int
+    source: int
+    destination: int
+
+
+class Region(NamedTuple):
+    """Runs of ``row`` bytes; ``dims`` over them, outermost first. Offsets in bytes."""
+
+    source: int
+    destination: int
+    row: int
+    dims: tuple[Dim, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes copied."""
+        total = self.row
+        for dim in self.dims:
+            total *= dim.count
+        return total
+
+    @property
+    def source_end(self) -> int:
+        """Just behind the last byte read."""
+        return self.source + self.row + sum((dim.count - 1) * dim.source for dim in self.dims)
+
+    @property
+    def destination_end(self) -> int:
+        """Just behind the last byte written."""
+        return self.destination + self.row + sum((dim.count - 1) * dim.destination for dim in self.dims)
+
+
+class Extent(NamedTuple):
+    """Where a tensor lies in the ring, in bytes."""
+
+    start: int
+    end: int
+    name: str
+
+
+def region_of(destination: torch.Tensor, source: torch.Tensor, source_offset: int, destination_offset: int) -> Region:
+    """The copy of ``source`` to ``destination`` (of one shape and element size), with as few dimensions as possible."""
+    size = destination.element_size()
+    dims = [
+        Dim(count, s * size, d * size)
+        for count, s, d in zip(destination.shape, source.stride(), destination.stride(), strict=True)
+        if count != 1
+    ]
+    return normal(Region(source_offset, destination_offset, size, tuple(dims)))
+
+
+def normal(region: Region) -> Region:
+    """The same bytes with neighbouring dimensions joined; dimensions by falling destination stride."""
+    row = region.row
+    merged: list[Dim] = []
+    for dim in sorted(region.dims, key=lambda dim: (dim.destination, dim.source)):
+        if dim.count == 1:
+            continue
+        if not merged and dim.source == row and dim.destination == row:
+            row *= dim.count
+            continue
+        inner = merged[-1] if merged else None
+        if inner and dim.source == inner.count * inner.source and dim.destination == inner.count * inner.destination:
+            merged[-1] = Dim(inner.count * dim.count, inner.source, inner.destination)
+        else:
+            merged.append(dim)
+    return Region(region.source, region.destination, row, tuple(reversed(merged)))
+
+
+def parts(region: Region, extents: Sequence[Extent]) -> Iterator[tuple[Extent | None, Region]]:
+    """The region cut where it goes from one tensor to the next; None where it reads bytes of no tensor.
+
+    :param extents: ascending and apart. Source offsets of the parts count from their tensor's start.
+    """
+    index = bisect.bisect_right(extents, region.source, key=lambda extent: extent.start) - 1
+    extent = extents[index] if index >= 0 else None
+    if extent is not None and region.source_end <= extent.end:
+        yield extent, normal(region._replace(source=region.source - extent.start))
+        return
+    if region.dims:
+        widest = max(region.dims, key=lambda dim: dim.source)
+        others = tuple(dim for dim in region.dims if dim is not widest)
+        for step in range(widest.count):
+            source, destination = region.source + step * widest.source, region.destination + step * widest.destination
+            yield from parts(Region(source, destination, region.row, others), extents)
+        return
+    if extent is None or region.source >= extent.end:
+        yield None, region
+        return
+    head = extent.end - region.source
+    yield extent, Region(region.source - extent.start, region.destination, head, ())
+    yield from parts(Region(extent.end, region.destination + head, region.row - head, ()), extents)
+
+
+def extent_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """First byte of a tensor and the one behind its last, as addresses."""
+    if tensor.numel() == 0:
+        return tensor.data_ptr(), tensor.data_ptr()
+    last = sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()

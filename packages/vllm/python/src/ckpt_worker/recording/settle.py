@@ -1,0 +1,172 @@
+"""From what was watched to a recording: everything that is not surely a copy of bytes becomes opaque."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+
+from ..digest import digest_tensor
+from ..errors import UnsupportedError
+from .overlaps import overlapping
+from .recording import Parameter, Recording, Route, place_of
+from .regions import Region
+from .storages import share
+from .tracer import Copied, Tracer
+
+#: Two-dimensional copies that a tensor's routes may take; more of them cost more than loading it does.
+_MOST_COPIES: Final = 65536
+
+
+class Refusal(Exception):  # noqa: N818 - no failure: the update goes on
+    """Why there is no recording."""
+
+
+def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor]) -> Recording:
+    """The recording of an update whose loading is finished, post-processing included.
+
+    :param parameters: everything that the engine computes with, by name.
+    :raises Refusal: when nothing of the update is a route.
+    """
+    made = parameters.keys() - tracer.before
+    if made:
+        raise Refusal(f"{len(made)} parameters were made by this update ({min(made)}, …): the next one can be recorded")
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in parameters.values() if t.numel()}
+    opaque = dict(tracer.opaque)
+    copies = _kept(tracer, storages, opaque)
+    _check_digests(copies, storages, opaque)
+    _check_writes(tracer, copies, parameters, opaque)
+    by_storage = _routes(copies, opaque)
+    for address, routes in by_storage.items():
+        for index in overlapping([region for _, region in routes]):
+            opaque.setdefault(routes[index][0], "another copy writes to some of the same bytes")
+        by_storage[address] = [route for route in routes if route[0] not in opaque]
+    # Tensors that came to be opaque in a later storage.
+    used = [address for address, routes in by_storage.items() if any(name not in opaque for name, _ in routes)]
+    if not used:
+        reasons = sorted(set(opaque.values()))[:3]
+        raise Refusal(f"none of {len(tracer.tensors)} tensors is copied as it is: {'; '.join(reasons) or 'nothing was copied'}")
+    try:
+        handles = share([storages[address] for address in used])
+    except UnsupportedError as error:
+        handles = str(error)
+    # Sharing may have moved them.
+    now = {address: (index, storages[address]) for index, address in enumerate(used)}
+    indices = {name: index for index, name in enumerate(tracer.tensors)}
+    routes = [
+        Route(indices[name], now[address][0], region)
+        for address in used
+        for name, region in by_storage[address]
+        if name not in opaque
+    ]
+    moved = {storage.data_ptr(): index for index, storage in now.values()}
+    return Recording(
+        tensors=[(name, dtype, shape) for name, (dtype, shape) in tracer.tensors.items()],
+        storages=[storage.nbytes() for _, storage in now.values()],
+        parameters=_whole(parameters, moved, routes),
+        routes=routes,
+        opaque={indices[name]: reason for name, reason in opaque.items()},
+        handles=handles,
+        places={
+            name: place_of(tensor)
+            for name, tensor in parameters.items()
+            if tensor.numel() and tensor.untyped_storage().data_ptr() in moved
+        },
+    )
+
+
+def _kept(tracer: Tracer, storages: Mapping[int, torch.UntypedStorage], opaque: dict[str, str]) -> list[Copied]:
+    kept = []
+    for copied in tracer.copies:
+        names = {name for name, _ in copied.parts}
+        reason = None
+        if copied.storage.expired() or copied.address not in storages:
+            reason = "it is copied to memory that is no parameter, or no longer"
+        elif copied.guided is not None:
+            reason = f"it is loaded after the loader had looked at values ({copied.guided})"
+        if reason is None:
+            kept.append(copied)
+            continue
+        for name in names:
+            opaque.setdefault(name, reason)
+    return kept
+
+
+def _check_digests(copies: list[Copied], storages: Mapping[int, torch.UntypedStorage], opaque: dict[str, str]) -> None:
+    """The replay: what was copied must be what is there now."""
+    if not copies:
+        return
+    expected = torch.stack([copied.digest for copied in copies]).tolist()
+    found = torch.stack([_digest_there(copied, storages[copied.address]) for copied in copies]).tolist()
+    for copied, before, after in zip(copies, expected, found, strict=True):
+        if before != after:
+            for name, _ in copied.parts:
+                opaque.setdefault(name, "its bytes were changed after they were copied")
+
+
+def _digest_there(copied: Copied, storage: torch.UntypedStorage) -> torch.Tensor:
+    view = torch.empty(0, dtype=copied.dtype, device=storage.device)
+    view.set_(storage, copied.offset, copied.shape, copied.stride)
+    return digest_tensor(view.contiguous())
+
+
+def _check_writes(
+    tracer: Tracer, copies: list[Copied], parameters: Mapping[str, torch.Tensor], opaque: dict[str, str]
+) -> None:
+    """Whatever else was written to a parameter: over routes, or as a filling beside them."""
+    for write in tracer.writes:
+        if write.storage.expired():
+            continue
+        start, end = write.start, write.end
+        if not write.names:
+            # A constant that no route brings back: all of the parameter goes on being loaded.
+            for tensor in parameters.values():
+                if not tensor.numel():
+                    continue
+                address = tensor.data_ptr()
+                size = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()
+                if tensor.is_contiguous():
+                    size = tensor.numel() * tensor.element_size()
+                if address < write.end and write.start < address + size:
+                    start, end = min(start, address), max(end, address + size)
+        for copied in copies:
+            for name, region in copied.parts:
+                if copied.address + region.destination < end and start < copied.address + region.destination_end:
+                    opaque.setdefault(name, f"the loader also writes to its parameter: {write.operation}")
+
+
+def _routes(copies: list[Copied], opaque: dict[str, str]) -> dict[int, list[tuple[str, Region]]]:
+    """By the storage's address; what was copied twice in the same way stands once."""
+    count: dict[str, int] = {}
+    found: dict[int, dict[tuple[str, Region], None]] = {}
+    for copied in copies:
+        for name, region in copied.parts:
+            outer = 1
+            for dim in region.dims[:-1]:
+                outer *= dim.count
+            count[name] = count.get(name, 0) + outer
+            found.setdefault(copied.address, {})[name, region] = None
+    for name, copies_of in count.items():
+        if copies_of > _MOST_COPIES:
+            opaque.setdefault(name, f"it would take {copies_of} strided copies")
+    return {address: [route for route in routes if route[0] not in opaque] for address, routes in found.items()}
+
+
+def _whole(parameters: Mapping[str, torch.Tensor], storages: Mapping[int, int], routes: list[Route]) -> list[Parameter]:
+    """Contiguous parameters that routes cover; routes do not overlap, so their sizes tell."""
+    spans: dict[tuple[int, int, int], str] = {}
+    for name, tensor in parameters.items():
+        index = storages.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None
+        if index is not None and tensor.is_contiguous():
+            size = tensor.element_size()
+            spans.setdefault((index, int(tensor.storage_offset()) * size, tensor.numel() * size), name)
+    by_storage: dict[int, list[Region]] = {}
+    for route in routes:
+        by_storage.setdefault(route.storage, []).append(route.region)
+    whole = []
+    for (storage, offset, size), name in spans.items():
+        inside = (r for r in by_storage.get(storage, ()) if r.destination >= offset and r.destination_end <= offset + size)
+        if sum(region.size for region in inside) == size:
+            whole.append(Parameter(name, storage, offset, size))
+    return whole

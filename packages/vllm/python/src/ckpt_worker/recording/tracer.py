@@ -1,0 +1,264 @@
+"""Watches every tensor operation of a loader: what it copies out of the ring, what it computes with, what else it writes."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..digest import digest_tensor
+from ..protocol import TensorEntry
+from .regions import Extent, Region, extent_of, parts, region_of
+
+_aten: Final = torch.ops.aten
+#: Operations whose results do not depend on the values of what they are given, or that move no bytes.
+_VALUELESS: Final = frozenset(
+    {"set_", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_empty", "new_zeros"}
+    | {"new_ones", "new_full", "new_empty_strided", "is_same_size", "is_pinned", "sym_size", "sym_stride", "sym_numel"}
+    | {"sym_storage_offset", "record_stream"}
+)
+#: Ways out of torch: who takes them may read the bytes, unseen.
+_EXITS: Final[frozenset[Callable[..., Any]]] = frozenset(
+    getattr(torch.Tensor, name)
+    for name in ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "__reduce_ex__", "__cuda_array_interface__")
+    if hasattr(torch.Tensor, name) and callable(getattr(torch.Tensor, name))
+)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A copy out of the ring, byte for byte."""
+
+    parts: list[tuple[str, Region]]
+    #: The storage written to, and its address then.
+    storage: StorageWeakRef
+    address: int
+    #: Shape, strides and offset of the destination in its storage, in elements of ``dtype``.
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    #: Digest of the bytes copied, in the order of the shape; 0-dimensional.
+    digest: torch.Tensor
+    #: Whether the loader had looked at values of tensors before.
+    guided: str | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """Anything else that was written somewhere: addresses of its bytes, and the tensors that it was computed from."""
+
+    storage: StorageWeakRef
+    start: int
+    end: int
+    names: frozenset[str]
+    operation: str
+
+
+class Tracer:
+    """What the loads of one update did. Not safe for use by several threads at once."""
+
+    def __init__(self, before: frozenset[str] = frozenset()) -> None:
+        """
+        :param before: names of the parameters that there are already.
+        """
+        self.before = before
+        #: In the order in which they came: name, dtype, shape.
+        self.tensors: dict[str, tuple[str, list[int]]] = {}
+        self.copies: list[Copied] = []
+        self.writes: list[Written] = []
+        #: Why a tensor is opaque; the first reason counts.
+        self.opaque: dict[str, str] = {}
+        self._derived: dict[int, tuple[StorageWeakRef, frozenset[str]]] = {}
+        self._guided: str | None = None
+        self._base = self._end = 0
+        self._extents: list[Extent] = []
+
+    @contextlib.contextmanager
+    def watch(
+        self, ring: torch.Tensor, entries: Sequence[TensorEntry], named: Iterable[tuple[str, torch.Tensor]]
+    ) -> Iterator[None]:
+        """Operations inside the block are watched.
+
+        :param ring: the ring's bytes.
+        :param named: the tensors that the loader gets, one an entry.
+        """
+        self._base = ring.data_ptr()
+        self._end = self._base + ring.numel()
+        self._extents = sorted(Extent(e.offset, e.offset + e.size, e.name) for e in entries if e.size)
+        for entry, (name, tensor) in zip(entries, named, strict=True):
+            if name in self.tensors:
+                self._mark(name, "the update brought it twice")
+            self.tensors[name] = (entry.dtype, list(entry.shape))
+            if tensor.numel() and not self._in_ring(tensor):
+                self._mark(name, "it does not lie in the ring as its element type needs it")
+        with _Functions(self), _Operations(self):
+            yield
+
+    def saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """One operation, after it was done."""
+        name = func.overloadpacket.__name__
+        if name in _VALUELESS:
+            return
+        if func is _aten.copy_.default and self._in_ring(args[1]):
+            self._copy(args[0], args[1])
+            return
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.numel()]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        written = list(_written(func, args, kwargs))
+        reading = [tensor for tensor in inputs if self._in_ring(tensor)]
+        if reading and outputs and not written and all(self._in_ring(tensor) or not tensor.numel() for tensor in outputs):
+            return  # views
+        names: set[str] = set()
+        for tensor in reading:
+            names |= self._names(tensor)
+        for one in names:
+            self._mark(one, f"it is computed with: {func}")
+        for tensor in inputs:
+            names |= self._origin(tensor)
+        derived = frozenset(names)
+        if derived and (not outputs or torch.Tag.dynamic_output_shape in func.tags):
+            self._guided = self._guided or min(derived)
+        for tensor in outputs:
+            if derived and tensor.numel() and not self._in_ring(tensor):
+                storage = tensor.untyped_storage()
+                known = self._origin(tensor)
+                self._derived[storage.data_ptr()] = (StorageWeakRef(storage), derived | known)
+        for tensor in written:
+            self._write(tensor, derived, str(func))
+
+    def left(self, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """A call that may let the bytes of a tensor out of torch."""
+        tensors = [leaf for leaf in args[:1] if isinstance(leaf, torch.Tensor) and leaf.numel()]
+        for tensor in tensors:
+            names = self._names(tensor) if self._in_ring(tensor) else self._origin(tensor)
+            for name in names:
+                self._mark(name, f"its bytes are read outside torch: {func.__name__}")
+            if names:
+                self._guided = self._guided or min(names)
+
+    def _copy(self, destination: torch.Tensor, source: torch.Tensor) -> None:
+        if destination.numel() == 0:
+            return
+        names = self._names(source)
+        reason = _not_bytewise(destination, source)
+        if reason is not None:
+            for name in names:
+                self._mark(name, reason)
+            self._write(destination, frozenset(names), "aten.copy_.default")
+            return
+        source = source.expand(destination.shape)
+        storage = destination.untyped_storage()
+        region = region_of(
+            destination, source, source.data_ptr() - self._base, destination.data_ptr() - storage.data_ptr()
+        )
+        found = list(parts(region, self._extents))
+        if any(extent is None for extent, _ in found):
+            for name in names:
+                self._mark(name, "bytes beside it are copied with it")
+            self._write(destination, frozenset(names), "aten.copy_.default")
+            return
+        self.copies.append(
+            Copied(
+                [(extent.name, part) for extent, part in found if extent is not None],
+                StorageWeakRef(storage),
+                storage.data_ptr(),
+                tuple(destination.shape),
+                tuple(destination.stride()),
+                int(destination.storage_offset()),
+                destination.dtype,
+                digest_tensor(source.contiguous()),
+                self._guided,
+            )
+        )
+
+    def _write(self, tensor: torch.Tensor, names: frozenset[str], operation: str) -> None:
+        if tensor.numel() == 0:
+            return
+        storage = tensor.untyped_storage()
+        if names:
+            self._derived[storage.data_ptr()] = (StorageWeakRef(storage), names | self._origin(tensor))
+        self.writes.append(Written(StorageWeakRef(storage), *extent_of(tensor), names, operation))
+
+    def _mark(self, name: str, reason: str) -> None:
+        self.opaque.setdefault(name, reason)
+
+    def _in_ring(self, tensor: Any) -> bool:
+        if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta" or tensor.layout != torch.strided:
+            return False
+        return tensor.numel() > 0 and self._base <= tensor.data_ptr() < self._end
+
+    def _names(self, tensor: torch.Tensor) -> set[str]:
+        """Tensors that a tensor over the ring may read."""
+        start, end = (address - self._base for address in extent_of(tensor))
+        first = bisect.bisect_right(self._extents, start, key=lambda extent: extent.start) - 1
+        names = set()
+        for extent in self._extents[max(first, 0) :]:
+            if extent.start >= end:
+                break
+            if extent.end > start:
+                names.add(extent.name)
+        return names
+
+    def _origin(self, tensor: torch.Tensor) -> frozenset[str]:
+        """Tensors of the ring that another one was computed from."""
+        if tensor.device.type == "meta" or tensor.layout != torch.strided:
+            return frozenset()
+        found = self._derived.get(tensor.untyped_storage().data_ptr())
+        if found is None or found[0].expired():
+            return frozenset()
+        return found[1]
+
+
+def _not_bytewise(destination: torch.Tensor, source: torch.Tensor) -> str | None:
+    """Why copying is more than moving bytes."""
+    if destination.dtype != source.dtype:
+        return f"it is cast from {source.dtype} to {destination.dtype}"
+    if destination.device != source.device:
+        return f"it is copied to {destination.device}"
+    if any(t.is_conj() or t.is_neg() for t in (destination, source)):
+        return "it is copied with its sign or conjugate changed"
+    if any(stride == 0 and count > 1 for count, stride in zip(destination.shape, destination.stride(), strict=True)):
+        return "it is copied to elements that share memory"
+    return None
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[index] if index < len(args) else kwargs.get(argument.name)
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, torch.Tensor):
+                yield leaf
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self._tracer.saw(func, args, kwargs, result)
+        return result
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _EXITS:
+            self._tracer.left(func, args)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,51 @@
+"""Loading straight into the parameters that serve, for versions of vLLM that cannot reload layer by layer."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+
+import torch
+
+from ..errors import UnsupportedError
+from .loads import Coverage, Named, Target, feed
+
+
+class InPlaceLoad:
+    """Writes every tensor where the model's own loader puts it. Only for parameters that still have the checkpoint's form.
+
+    :raises UnsupportedError: for a model whose parameters do not.
+    """
+
+    def __init__(self, targets: list[Target], device: torch.device) -> None:
+        for target in targets:
+            _check_form(target)
+        self._targets, self._device = targets, device
+        self._coverage = Coverage(targets)
+        self.changed = False
+
+    def load(self, tensors: Iterable[Named]) -> None:
+        """Loads at once."""
+        self.changed = True
+        feed(self._targets, tensors, self._coverage, [])
+
+    def finish(self) -> None:
+        """Lets vLLM compute what it derives from the parameters."""
+        self._coverage.check()
+        process = importlib.import_module("vllm.model_executor.model_loader.utils").process_weights_after_loading
+        for target in self._targets:
+            process(target.model, target.config, self._device)
+
+    def abandon(self) -> None:
+        """Nothing to put back: what was written stays."""
+
+
+def _check_form(target: Target) -> None:
+    quantization = getattr(target.config, "quantization", None)
+    if quantization is not None:
+        text = f"this version of vLLM cannot reload a model that is quantised ({quantization}) in pieces without damage"
+        raise UnsupportedError(f"{text}: its layers were repacked after the first load; update vLLM")
+    for name, parameter in target.model.named_parameters():
+        if parameter.numel() == 0 or parameter.is_meta:
+            text = f"this version of vLLM has dropped parameter {name!r} after the first load and cannot make it anew"
+            raise UnsupportedError(f"{text}; update vLLM", tensor=name)

@@ -1,0 +1,28 @@
+import { CkptError, type WorkerEndpoint } from '@ckpt/contract'
+
+/** One engine instance, as far as an update concerns it. */
+export interface Instance {
+  /** Its ranks' endpoints, in the order of its workers. */
+  readonly endpoints: readonly WorkerEndpoint[]
+  /** The rank that makes the instance's one call. */
+  readonly leader: number
+}
+
+/**
+ * The instance that the rank's worker belongs to: `parallelSize` consecutive ranks of those that take part. Undefined for a rank that
+ * takes no part.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` where the ranks do not make whole instances.
+ */
+export function instanceOf(endpoints: readonly WorkerEndpoint[], rank: number, parallelSize: number): Instance | undefined {
+  if (endpoints.length % parallelSize !== 0) {
+    const ranks = endpoints.map((endpoint) => endpoint.rank)
+    const text = `${ranks.length} ranks do not make whole engine instances of ${parallelSize} workers`
+    throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'parallelSize', ranks } })
+  }
+  const sorted = [...endpoints].sort((a, b) => a.rank - b.rank)
+  const position = sorted.findIndex((endpoint) => endpoint.rank === rank)
+  if (position === -1) return undefined
+  const first = position - (position % parallelSize)
+  return { endpoints: sorted.slice(first, first + parallelSize), leader: sorted[first]!.rank }
+}

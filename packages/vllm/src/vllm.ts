@@ -1,0 +1,168 @@
+import { CkptError, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
+import { VllmEngine } from './engine.ts'
+import { instanceOf, type Instance } from './instance.ts'
+import { EngineLock } from './lock.ts'
+import { checkOptions, type VllmOptions } from './options.ts'
+
+/** How long an engine may take to end its call once the update was aborted, before its connection is closed. */
+const ABORT_GRACE_MS = 5000
+/** For questions that an engine answers at once unless something is wrong. */
+const QUESTION_MS = 15_000
+/** For the same before an update. */
+const STATE_MS = 2000
+
+/**
+ * Updates a running vLLM server. Its workers need this project's extension (`pip install ckpt-worker`, then
+ * `VLLM_SERVER_DEV_MODE=1 vllm serve … --worker-extension-cls ckpt_worker.vllm.WorkerExtension`).
+ *
+ * One rank of each instance makes one call that covers all of the instance's workers. Requests are paused around it, and the prefix cache is
+ * dropped. After a failure that left weights partly new the engine stays paused; the next update that succeeds resumes it.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming the option. Updates fail with `ENGINE_UNREACHABLE`, `ENGINE_UNAUTHORIZED`, `ENGINE_BUSY`,
+ * `ENGINE_WORKER_ERROR`, `ENGINE_WORKER_LOST`, `ENGINE_PROTOCOL`, `UNSUPPORTED`.
+ */
+export function vllm(options: VllmOptions): EngineAdapter {
+  checkOptions(options)
+  const targetOf = (rank: number) => {
+    const { url, socketPath, apiKey, tls, headers } = options
+    return {
+      ...(url !== undefined && { url: typeof url === 'string' ? url : url(rank) }),
+      ...(socketPath !== undefined && { socketPath: typeof socketPath === 'string' ? socketPath : socketPath(rank) }),
+      ...(apiKey !== undefined && { apiKey }),
+      ...(tls !== undefined && { tls }),
+      ...(headers !== undefined && { headers }),
+    }
+  }
+  return {
+    name: 'vllm',
+    ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' }),
+    async ready({ rank, timeoutMs, signal }) {
+      const engine = new VllmEngine(targetOf(rank), options)
+      await engine.healthy(rank, timeoutMs, signal)
+      if (options.via === 'checkpoint-engine') return undefined
+      // An engine that another server is updating does not answer; whether it may be updated is found out later.
+      return engine.state({ timeoutMs: Math.min(timeoutMs, STATE_MS), signal }).catch(() => undefined)
+    },
+    async start(start: EngineStart): Promise<EngineCall> {
+      const instance = instanceOf(start.endpoints, start.rank, options.parallelSize)
+      if (instance === undefined || instance.leader !== start.rank) return {}
+      const target = targetOf(start.rank)
+      const engine = new VllmEngine(target, options)
+      const lock = await EngineLock.take(target, engine.http.where)
+      try {
+        const limits = { timeoutMs: start.timeoutMs, signal: start.signal }
+        const mode = options.pause ?? 'keep'
+        const paused = mode !== false && (await engine.pause(mode, limits))
+        const finished = new EngineUpdate(engine, options, start, instance, paused).run()
+        const released = finished.finally(() => lock[Symbol.asyncDispose]())
+        released.catch(() => undefined) // whoever waits for the update sees it; here only the unhandled case is silenced
+        return { finished: released }
+      } catch (error) {
+        await lock[Symbol.asyncDispose]()
+        throw error
+      }
+    },
+  }
+}
+
+/** What one instance does for one update, from the call to its workers to resuming. */
+class EngineUpdate {
+  readonly #engine: VllmEngine
+  readonly #options: VllmOptions
+  readonly #start: EngineStart
+  readonly #instance: Instance
+  readonly #paused: boolean
+
+  constructor(engine: VllmEngine, options: VllmOptions, start: EngineStart, instance: Instance, paused: boolean) {
+    this.#engine = engine
+    this.#options = options
+    this.#start = start
+    this.#instance = instance
+    this.#paused = paused
+  }
+
+  async run(): Promise<void> {
+    const limits = { timeoutMs: this.#start.timeoutMs }
+    try {
+      await this.#call()
+      // Before resuming: a request in between would go on from prefixes of the old weights.
+      if (this.#options.resetPrefixCache ?? true) await this.#engine.resetPrefixCache(limits)
+    } catch (error) {
+      const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
+      if (this.#paused) await this.#resumeIfWhole()
+      throw failure
+    }
+    if (this.#paused) await this.#engine.resume(limits)
+  }
+
+  /** The workers' own call. An abort reaches them by the worker protocol; only if that does not end the call its connection is closed. */
+  async #call(): Promise<void> {
+    const { signal } = this.#start
+    const late = new AbortController()
+    let timer: NodeJS.Timeout | undefined
+    const onAbort = () => (timer = setTimeout(() => late.abort(signal.reason), ABORT_GRACE_MS))
+    signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) onAbort()
+    try {
+      const answers = await this.#ask({ signal: late.signal })
+      const workers = this.#instance.endpoints.length
+      if (answers !== undefined && answers.length !== workers) {
+        const text = `the engine at ${this.#engine.http.where} has ${answers.length} workers, parallelSize says ${workers}`
+        throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'parallelSize' } })
+      }
+    } finally {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', onAbort)
+    }
+  }
+
+  async #ask(limits: { signal: AbortSignal }): Promise<readonly unknown[] | undefined> {
+    const { endpoints } = this.#instance
+    const { via = 'extension' } = this.#options
+    if (via === 'checkpoint-engine') {
+      const addresses = Object.fromEntries(endpoints.map(({ deviceUuid, address }) => [deviceUuid, address]))
+      return this.#engine.rpc('update_weights_from_ipc', [addresses], limits)
+    }
+    if (via === 'extension') return this.#engine.rpc('ckpt_update', [this.#body()], limits)
+    await this.#engine.post('/init_weight_transfer_engine', { init_info: {} }, limits)
+    await this.#engine.post('/start_weight_update', undefined, limits)
+    await this.#engine.post('/update_weights', { update_info: { call: this.#body() } }, limits)
+    await this.#engine.post('/finish_weight_update', {}, limits)
+    return undefined
+  }
+
+  /** As `UpdateCall` of the Python package reads it. */
+  #body(): unknown {
+    const { token, timeoutMs } = this.#start
+    const { engineKey, drafter, complete } = this.#options
+    return {
+      endpoints: this.#instance.endpoints,
+      token,
+      timeoutMs,
+      ...(engineKey !== undefined && { key: engineKey }),
+      ...(drafter !== undefined && { drafter }),
+      ...(complete !== undefined && { complete }),
+    }
+  }
+
+  /** An engine whose worker died may answer the call in any words, but it is not healthy then. */
+  async #failure(error: CkptError): Promise<CkptError> {
+    const { rank } = this.#start
+    if (error.code !== 'ENGINE_WORKER_ERROR' || (await this.#engine.alive(STATE_MS))) return error.with({ rank })
+    const text = `the engine at ${this.#engine.http.where} is gone: ${error.message}`
+    return new CkptError('ENGINE_WORKER_LOST', text, { cause: error, fields: { ...error.fields, rank } })
+  }
+
+  /** After a failure: requests go on where all weights are of one version, and stay frozen where not. */
+  async #resumeIfWhole(): Promise<void> {
+    let reason: string
+    try {
+      const { dirty } = await this.#engine.state({ timeoutMs: QUESTION_MS })
+      if (!dirty) return await this.#engine.resume({ timeoutMs: QUESTION_MS })
+      reason = 'its weights are partly new'
+    } catch (error) {
+      reason = `it does not say what its weights are: ${error instanceof Error ? error.message : String(error)}`
+    }
+    this.#options.onEvent?.({ kind: 'left-paused', reason: `the engine at ${this.#engine.http.where}: ${reason}` })
+  }
+}

@@ -1,0 +1,108 @@
+import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pnpm } from '../lib/pnpm.mjs'
+import { run } from '../lib/process.mjs'
+import { ROOT } from '../lib/root.mjs'
+import { workspacePackages } from '../lib/workspace.mjs'
+
+const PLATFORM = `${process.platform}-${process.arch}`
+
+/** What of the workspace is published: public packages, apps among them. */
+export function publicPackages() {
+  return workspacePackages().filter(({ manifest }) => manifest.private !== true)
+}
+
+/**
+ * Packs every public package, and one package with the built addon for this platform for each addon, into `out`. Addons get what the
+ * workspace must not have: their platform package as an optional dependency, and the script that builds them where it is missing.
+ * @returns {Promise<{ name: string, version: string, file: string, dir?: string, platform?: boolean }[]>} `dir` as in the workspace
+ * @throws Error with what pnpm or npm said
+ */
+export async function packAll(out) {
+  rmSync(out, { recursive: true, force: true })
+  mkdirSync(out, { recursive: true })
+  const packed = []
+  for (const { dir, name, manifest } of publicPackages()) {
+    const { version } = manifest
+    const file = join(out, tarball(name, version))
+    await must('pnpm pack', await pnpm(['pack', '--pack-destination', out], { cwd: join(ROOT, dir), capture: true }))
+    packed.push({ name, version, file, dir })
+    if (!existsSync(join(ROOT, dir, 'install.mjs'))) {
+      await rewrite(out, file, (published) => withRepository(published, dir))
+      continue
+    }
+    const platform = await packPlatform(out, { dir, name, version })
+    await rewrite(out, file, (published) => ({
+      ...withRepository(published, dir),
+      scripts: { install: 'node install.mjs' },
+      optionalDependencies: { ...published.optionalDependencies, [`${name}-${PLATFORM}`]: version },
+    }))
+    if (platform !== undefined) packed.push(platform)
+  }
+  return packed
+}
+
+/** The addon that was built here as a package of its own; undefined where there is none. */
+async function packPlatform(out, { dir, name, version }) {
+  const release = join(ROOT, dir, 'build/Release')
+  const addons = existsSync(release) ? readdirSync(release).filter((entry) => entry.endsWith('.node')) : []
+  if (addons.length === 0) return undefined
+  const staging = join(out, 'platform')
+  mkdirSync(staging, { recursive: true })
+  for (const addon of addons) cpSync(join(release, addon), join(staging, addon))
+  cpSync(join(ROOT, 'LICENSE'), join(staging, 'LICENSE'))
+  const full = `${name}-${PLATFORM}`
+  const manifest = {
+    name: full,
+    version,
+    description: `The addon of ${name}, built for ${PLATFORM} with glibc.`,
+    license: 'MIT',
+    engines: { node: '>=20.17' },
+    type: 'commonjs',
+    os: [process.platform],
+    cpu: [process.arch],
+    libc: ['glibc'],
+    main: addons[0],
+    files: addons,
+    publishConfig: { access: 'public', provenance: true },
+  }
+  writeFileSync(join(staging, 'package.json'), JSON.stringify(withRepository(manifest, dir), undefined, 2))
+  writeFileSync(
+    join(staging, 'README.md'),
+    `# ${full}\n\n${manifest.description} Installed by ${name}; not for use by itself.\n`,
+  )
+  await must('npm pack', await run('npm', ['pack', '--pack-destination', out], { cwd: staging, capture: true }))
+  rmSync(staging, { recursive: true })
+  return { name: full, version, file: join(out, tarball(full, version)), platform: true }
+}
+
+/** Changes the package.json inside a tarball. */
+async function rewrite(out, file, change) {
+  const staging = join(out, 'rewritten')
+  mkdirSync(staging, { recursive: true })
+  await must('tar', await run('tar', ['-xzf', file, '-C', staging], { capture: true }))
+  const at = join(staging, 'package/package.json')
+  writeFileSync(at, `${JSON.stringify(change(JSON.parse(readFileSync(at, 'utf8'))), undefined, 2)}\n`)
+  rmSync(file)
+  await must(
+    'npm pack',
+    await run('npm', ['pack', '--ignore-scripts', '--pack-destination', out], { cwd: join(staging, 'package'), capture: true }),
+  )
+  rmSync(staging, { recursive: true })
+}
+
+/** npm's provenance wants to know the repository; CI does. */
+function withRepository(manifest, directory) {
+  const slug = process.env.GITHUB_REPOSITORY
+  return slug === undefined
+    ? manifest
+    : { ...manifest, repository: { type: 'git', url: `git+https://github.com/${slug}.git`, directory } }
+}
+
+function tarball(name, version) {
+  return `${name.replace('@', '').replace('/', '-')}-${version}.tgz`
+}
+
+async function must(what, { code, output }) {
+  if (code !== 0) throw new Error(`${what} failed (${code}):\n${output}`)
+}
