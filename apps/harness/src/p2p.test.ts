@@ -169,7 +169,7 @@ describe('p2p', { timeout: 60_000 }, () => {
       joining.all('fetchMetas', () => ({ name: 'a', address: old.address, token, timeoutMs: 3000 }))
     expect(await failure(fetch_(old.token))).toMatchObject({ code: 'CHECKPOINT_UNKNOWN', fields: { checkpoint: 'a' } })
     await old.ranks[1]!.call('publishMetas', { name: 'a' })
-    expect(await failure(fetch_('of another'))).toMatchObject({ code: 'RANK_MISSING' })
+    expect(await failure(fetch_('of another'))).toMatchObject({ code: 'RENDEZVOUS_REJECTED' })
     await fetch_(old.token)
     await joining.update('a', { p2p: [0] })
     await expectVerified(joining)

@@ -21,7 +21,7 @@ export interface FetchOptions extends CallOptions {
  * What a rank has published under `key`, without joining; undefined where nobody has. The coordinator of a world of one rank
  * listens only where it is `standalone`.
  *
- * @throws CkptError `RANK_MISSING` when the coordinator does not answer in time, as it does not where the token is wrong,
+ * @throws CkptError `RENDEZVOUS_REJECTED` for a wrong token, `RANK_MISSING` when the coordinator does not answer in time,
  * `INVALID_ARGUMENT` naming the option, `ABORTED` by the signal.
  */
 export async function fetchPublished(key: string, options: FetchOptions): Promise<Uint8Array | undefined> {
