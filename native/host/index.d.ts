@@ -3,10 +3,12 @@
  * `@ckpt/contract`'s codes) and, where known, `errno`, `file`, `field`, `peer` and `index`. `@ckpt/transport` is the typed way to use it.
  */
 
+import type { NativeCancellation } from './cancellation.d.ts'
 import type { NativeMemory } from './memory.d.ts'
 import type { NativeOneSided } from './one-sided.d.ts'
 import type { NativePipelines } from './pipeline.d.ts'
 
+export type { NativeCancellation } from './cancellation.d.ts'
 export type { NativeMemory } from './memory.d.ts'
 export type { NativeOneSided, NativeTcpEndpoint, NativeTcpPeer } from './one-sided.d.ts'
 export type { NativePipeline, NativePipelineJob, NativePipelines, NativePipelineStats } from './pipeline.d.ts'
@@ -20,11 +22,6 @@ export interface NativeAllocateOptions {
   readonly threads?: number | undefined
   /** Memory node that the pages should come from. */
   readonly numaNode?: number | undefined
-}
-
-/** Cancels the operation it was given to: that then rejects with code ABORTED, once no thread is at work on it any more. */
-export interface NativeCancellation {
-  cancel(): void
 }
 
 /** What the addon exports. Lists of rows go in flat, as one Float64Array whose columns each function names. */

@@ -1,4 +1,4 @@
-import type { NativeCancellation } from './index.d.ts'
+import type { NativeCancellation } from './cancellation.d.ts'
 import type { NativeMemory } from './memory.d.ts'
 
 /** Listens, and serves reads of registered memory on threads of its own. */

@@ -64,9 +64,9 @@ describe('two hosts', { timeout: 120_000 }, () => {
       let joins = 0
       for (let round = 0; round < 4; round++) {
         for (let i = 0; i < 6; i++) alone.push((await old.update('a'))[0]!.totalMs)
-        let over = false
+        const state = { over: false }
         const loop = (async () => {
-          while (!over) {
+          while (!state.over) {
             const report = await join_()
             joins++
             expect(report).toMatchObject({ verified: true, bytes: checkpoint.bytes })
@@ -74,7 +74,7 @@ describe('two hosts', { timeout: 120_000 }, () => {
           }
         })()
         for (let i = 0; i < 6; i++) beside.push((await old.update('a'))[0]!.totalMs)
-        over = true
+        state.over = true
         await loop
       }
       // Bit for bit, and what it was read from is served still.

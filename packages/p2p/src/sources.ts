@@ -70,7 +70,7 @@ export class Sources {
 
   async close(): Promise<void> {
     const peers = await Promise.allSettled(this.#peers.values())
-    await Promise.all(peers.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value.peer.close() : undefined)))
+    await Promise.all(peers.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value.peer.close()] : [])))
   }
 
   async #readRuns(runs: PullRuns, { memory, offset }: Place): Promise<void> {

@@ -29,10 +29,10 @@ export interface SpawnOptions {
  * IPC channel.
  */
 export function spawnSource(name: string, module: URL, args: readonly string[] = [], options: SpawnOptions = {}): Spawned {
-  const [command = process.execPath, ...before] = [...(options.through ?? []), process.execPath]
+  const [command, ...before] = options.through ?? []
   const child = fork(fileURLToPath(module), args, {
-    execPath: command,
-    execArgv: [...before, ...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
+    execPath: command ?? process.execPath,
+    execArgv: [...before, ...(command === undefined ? [] : [process.execPath]), ...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
     env: { ...process.env, ...options.env },
     stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     serialization: 'advanced',
