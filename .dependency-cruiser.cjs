@@ -19,6 +19,7 @@ const ARROWS = {
   'native/rdma': ['native/common'],
   'apps/cli': ['packages/core', 'packages/models', 'packages/p2p', 'packages/planner'],
   'apps/harness': [
+    'packages/broadcast',
     'packages/core',
     'packages/models',
     'packages/p2p',
@@ -41,7 +42,7 @@ const ARROWS = {
 
 const ANY_PACKAGE = '^(packages|native|apps)/[^/]+/'
 // Tests may also use what their package.json names under devDependencies; pnpm lets nothing else be resolved.
-const TEST = '([.](test|fixture|bench)[.]ts$|/test/|/[^/]+[.]config[.]ts$)'
+const TEST = '([.](test|fixture|bench|fuzz)[.]ts$|/test/|/[^/]+[.]config[.]ts$)'
 
 function arrow([name, allowed]) {
   const targets = [name, 'packages/contract', ...allowed].map((target) => `^${target}/`)

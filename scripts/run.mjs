@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// bench, test or ckpt with all set-up done first: node scripts/run.mjs <bench|test|ckpt> [args…]
+// A program with all set-up done first: node scripts/run.mjs <bench|test|ckpt|faults> [args…]
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -7,7 +7,11 @@ import { exitLike, run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
 import { ensureSetup, SetupError } from './setup.mjs'
 
-const PROGRAMS = { bench: 'apps/bench/src/main.ts', ckpt: 'apps/cli/src/main.ts' }
+const PROGRAMS = {
+  bench: 'apps/bench/src/main.ts',
+  ckpt: 'apps/cli/src/main.ts',
+  faults: 'apps/harness/src/faults/main.ts',
+}
 const SCRIPTS = { test: 'scripts/test.mjs' }
 
 const [what, ...rest] = process.argv.slice(2)
@@ -15,7 +19,9 @@ const [what, ...rest] = process.argv.slice(2)
 const args = rest[0] === '--' ? rest.slice(1) : rest
 
 if (!(what in PROGRAMS) && !(what in SCRIPTS)) {
-  process.stderr.write('usage: node scripts/run.mjs <bench|test|ckpt> [args…]\n')
+  process.stderr.write(
+    `usage: node scripts/run.mjs <${[...Object.keys(PROGRAMS), ...Object.keys(SCRIPTS)].join('|')}> [args…]\n`,
+  )
   process.exit(2)
 }
 

@@ -23,7 +23,9 @@ const { values } = parseArgs({
 const rank = Number(process.env['RANK'] ?? 0)
 const timeoutMs = Number(values.timeout) * 1000
 const parallelSize = Number(values['parallel-size'])
-const say = (text: string) => void (rank === 0 && process.stdout.write(`${text}\n`))
+const say = (text: string) => {
+  if (rank === 0) process.stdout.write(`${text}\n`)
+}
 
 /** What `--update` asks for, in order. */
 async function strategies(server: ParameterServer): Promise<(Strategy | undefined)[]> {
@@ -58,7 +60,9 @@ try {
   const engine = vllm({
     ...(values.uds === undefined ? { url: values.url } : { socketPath: values.uds }),
     parallelSize,
-    onEvent: (event) => event.kind !== 'waiting' && say(JSON.stringify(event)),
+    onEvent: (event) => {
+      if (event.kind !== 'waiting') say(JSON.stringify(event))
+    },
   })
   if (values['load-metas'] !== undefined) {
     const metas = await server.loadMetas(values['load-metas'])

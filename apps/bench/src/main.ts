@@ -44,6 +44,7 @@ interface Options {
   readonly bucketBytes?: number
   readonly chunkBytes?: number
   readonly checkpoint?: string
+  readonly metricsPort?: number
   readonly json?: string
   readonly report?: string
   readonly trace?: string
@@ -78,6 +79,12 @@ const program = new Command('bench')
   .addOption(new Option('--bucket-bytes <size>', 'preferred bucket size, on GPUs').argParser(size))
   .addOption(new Option('--chunk-bytes <size>', 'what the stages overlap, on GPUs').argParser(size))
   .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
+  .addOption(
+    new Option(
+      '--metrics-port <port>',
+      "serve the ranks' numbers for Prometheus meanwhile (host backend): rank 0 on this port, the next on the next ones",
+    ).argParser(count),
+  )
   .option('--json <file>', 'write the result as JSON')
   .option('--report <file>', 'write the result as a self-contained HTML page')
   .option('--trace <file>', "write each run's last timed update as a trace for ui.perfetto.dev; several runs: a file each")
@@ -161,6 +168,7 @@ async function bench(): Promise<BenchResult> {
           repeat: options.repeat,
           copyCeiling: ceiling,
           strategy,
+          ...(options.metricsPort !== undefined && { metricsPort: options.metricsPort }),
           onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
         })
         if ('skipped' in measured) skipped.push({ what: `${strategy} of ${model.title}`, reason: measured.skipped })

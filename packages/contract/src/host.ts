@@ -88,6 +88,11 @@ export interface MemoryRange {
 
 /** Everything ckpt does with host memory; done natively on threads of its own, never on libuv's pool. */
 export interface Host {
+  /**
+   * Bytes of memory that can be had now without swapping, as far as the system tells. Memory is taken as it is first touched, so that
+   * one allocation cannot see what others have promised: who makes several asks for their sum first.
+   */
+  availableBytes?(): number
   /** Anonymous memory on huge pages where the kernel grants them. @throws CkptError `OUT_OF_MEMORY`. */
   allocate(options: AllocateOptions): Promise<HostMemory>
   /** New POSIX shared memory, mode 0600. @throws CkptError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` when the name is taken. */

@@ -1,3 +1,4 @@
+import { constants } from 'node:fs'
 import { readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { CkptError, type Manifest, type RankAccess, type RankMetas } from '@ckpt/contract'
 import { decodeRankMetas, encodeRankMetas } from '@ckpt/rendezvous'
@@ -49,7 +50,8 @@ export async function readMetas(path: string): Promise<Metas> {
   let text: string
   let mode: number
   try {
-    text = await readFile(path, 'utf8')
+    // Not waiting for the other end of a pipe.
+    text = await readFile(path, { encoding: 'utf8', flag: constants.O_RDONLY | constants.O_NONBLOCK })
     mode = (await stat(path)).mode
   } catch (error) {
     throw CkptError.from(error, 'METAS_MALFORMED', `cannot read metas ${path}`, { file: path })

@@ -32,6 +32,11 @@ export async function allocateAll(
   sizes: readonly number[],
   options: { readonly lock: boolean; readonly prefault: boolean; readonly shareable?: boolean },
 ): Promise<HostMemory[]> {
+  const total = sizes.reduce((sum, bytes) => sum + bytes, 0)
+  const available = host.availableBytes?.() ?? Infinity
+  if (total > available) {
+    throw new CkptError('OUT_OF_MEMORY', `${total} bytes of memory are needed and ${available} are available`)
+  }
   const results = await Promise.allSettled(sizes.map((bytes) => host.allocate({ bytes, ...options })))
   const failed = results.find((result) => result.status === 'rejected')
   const memories = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))

@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm, symlink, truncate, unlink, writeFile as writeByt
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { CkptError, tensorAt, type Host } from '@ckpt/contract'
+import { headerFor } from '@ckpt/safetensors'
 import { createHost } from '@ckpt/transport'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { CheckpointStore } from './checkpoint-store.ts'
@@ -301,5 +302,21 @@ describe('files in place', () => {
     await store.register('x', { files: paths }, { inPlace: true, share: { index: 1, count: 2 } })
     expect(contents(store, 'x')).toEqual(await fromDisk([paths[1]!]))
     await unlink(paths[0]!)
+  })
+})
+
+describe('memory', () => {
+  it('is refused by the sum of what a checkpoint needs, before any of it is read', async () => {
+    const path = join(directory, 'far-too-large.safetensors')
+    const gibibyte = 2 ** 30
+    const tensors = Array.from({ length: 4096 }, (_, i) => ({ name: `t.${i}`, dtype: 'U8' as const, shape: [gibibyte] }))
+    const { header, fileBytes } = headerFor(tensors)
+    await writeBytes(path, header)
+    await truncate(path, fileBytes)
+    store = new CheckpointStore(host, { segmentBytes: gibibyte, lock: false })
+    const error = await failure(() => store.register('a', { files: [path] }))
+    expect(error).toMatchObject({ code: 'OUT_OF_MEMORY' })
+    expect(error.message).toContain(`${4096 * gibibyte} bytes`)
+    expect(store.has('a')).toBe(false)
   })
 })

@@ -266,3 +266,19 @@ with safe_open(sys.argv[1], "np") as f:
     )
   })
 })
+
+describe('what is no regular file', () => {
+  it('is refused at once, also a pipe that nobody writes to', async () => {
+    execFileSync('mkfifo', [at('pipe.safetensors'), at('model.safetensors.index.json')])
+    await mkdir(at('directory.safetensors'))
+    for (const name of ['pipe.safetensors', 'directory.safetensors']) {
+      const error = await failure(readHeader(at(name)))
+      expect(error).toMatchObject({ code: 'CHECKPOINT_UNREADABLE', fields: { file: at(name) } })
+      expect(error.message).toContain('not a regular file')
+    }
+    expect(await failure(readIndex(directory))).toMatchObject({
+      code: 'CHECKPOINT_UNREADABLE',
+      fields: { file: at('model.safetensors.index.json') },
+    })
+  })
+})

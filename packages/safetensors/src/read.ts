@@ -1,3 +1,4 @@
+import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import { CkptError } from '@ckpt/contract'
 import { headerLength, LENGTH_BYTES, parseHeader, type SafetensorsHeader } from './header.ts'
@@ -11,9 +12,8 @@ import { malformed, unreadable } from './malformed.ts'
 export async function readHeader(path: string): Promise<SafetensorsHeader> {
   let handle: FileHandle | undefined
   try {
-    handle = await open(path, 'r')
+    handle = await openRegular(path)
     const stat = await handle.stat()
-    if (!stat.isFile()) throw new CkptError('CHECKPOINT_UNREADABLE', `${path}: not a regular file`, { fields: { file: path } })
     const source = { file: path, fileBytes: stat.size }
     const start = await readUpTo(handle, Buffer.alloc(Math.min(LENGTH_BYTES, stat.size)), 0)
     const length = headerLength(start, source)
@@ -26,6 +26,23 @@ export async function readHeader(path: string): Promise<SafetensorsHeader> {
     throw CkptError.is(error) ? error : unreadable(path, error)
   } finally {
     await handle?.close()
+  }
+}
+
+/**
+ * Opens a regular file to read it. Anything else is refused, and never waited for: opening a pipe that nobody writes to would block one of
+ * the process's few file threads for good.
+ *
+ * @throws CkptError `CHECKPOINT_UNREADABLE`, or what the system says.
+ */
+export async function openRegular(path: string): Promise<FileHandle> {
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    if ((await handle.stat()).isFile()) return handle
+    throw new CkptError('CHECKPOINT_UNREADABLE', `${path}: not a regular file`, { fields: { file: path } })
+  } catch (error) {
+    await handle.close()
+    throw error
   }
 }
 

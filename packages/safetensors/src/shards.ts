@@ -1,11 +1,11 @@
 import { isUtf8 } from 'node:buffer'
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 import type { SafetensorsHeader } from './header.ts'
 import { JsonCursor } from './json-cursor.ts'
 import { malformed, quote, unreadable } from './malformed.ts'
-import { readHeader } from './read.ts'
+import { openRegular, readHeader } from './read.ts'
 
 const INDEX_SUFFIX = '.safetensors.index.json'
 const SUFFIX = '.safetensors'
@@ -104,7 +104,7 @@ async function readSharded(index: string): Promise<CheckpointFiles> {
 }
 
 async function readWeightMap(index: string): Promise<Map<string, string>> {
-  const text = await readFile(index).catch((error: unknown) => Promise.reject(unreadable(index, error)))
+  const text = await readRegular(index)
   if (!isUtf8(text)) throw malformed({ file: index, field: 'index' }, 'the index is not valid UTF-8')
   const cursor = new JsonCursor(text, index, 'index')
   const keys = new Set<string>()
@@ -134,6 +134,15 @@ async function readWeightMap(index: string): Promise<Map<string, string>> {
   if (!keys.has('weight_map')) throw malformed({ file: index, field: 'weight_map' }, 'weight_map is missing')
   if (weightMap.size === 0) throw malformed({ file: index, field: 'weight_map' }, 'weight_map names no tensor')
   return weightMap
+}
+
+async function readRegular(path: string): Promise<Buffer> {
+  try {
+    await using file = await openRegular(path)
+    return await file.readFile()
+  } catch (error) {
+    throw CkptError.is(error) ? error : unreadable(path, error)
+  }
 }
 
 /** Which header holds a tensor; no name may stand in two. */

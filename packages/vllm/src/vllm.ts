@@ -35,6 +35,7 @@ export function vllm(options: VllmOptions): EngineAdapter {
   }
   return {
     name: 'vllm',
+    ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' as const }),
     ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' }),
     async ready({ rank, timeoutMs, signal }) {
       const engine = new VllmEngine(targetOf(rank), options)

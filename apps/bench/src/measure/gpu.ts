@@ -82,7 +82,7 @@ export async function measureGpu(options: GpuMeasurement): Promise<GpuResult> {
       atItsBest.push(await turns.peer())
     }
   }
-  if (options.strategy === 'direct') return directResult(turns, cluster, kept, asItComes, atItsBest, bestBucket)
+  if (options.strategy === 'direct') return await directResult(turns, cluster, kept, asItComes, atItsBest, bestBucket)
   const before = await turns.freeBytes()
   const released: UpdateReport[][] = []
   await turns.own(false)

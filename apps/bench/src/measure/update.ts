@@ -21,6 +21,8 @@ export interface UpdateMeasurement {
   readonly strategy: 'broadcast' | 'direct' | 'p2p'
   /** Readings of the copy ceiling, one right before each sample. */
   readonly copyCeiling: CeilingProbe
+  /** Port on which rank 0 serves its numbers meanwhile. */
+  readonly metricsPort?: number
   readonly onStep?: (step: string) => void
 }
 
@@ -43,6 +45,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     ranks,
     threads,
     keepAlive: true,
+    ...(options.metricsPort !== undefined && { metricsPort: options.metricsPort }),
     engine: { kind: 'typescript', checkpoint: checkpoint.directory },
   })
   await using others = pulls ? await Cluster.start({ ranks, threads }) : undefined
@@ -65,6 +68,13 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     verifiedBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
     return reports
   }
+  /** What H2D, broadcast and reload of one update must move. */
+  const movedBytes = (reports: readonly UpdateReport[]) => {
+    const written = direct ? account(reports) : undefined
+    if (written) return written.h2dBytes + written.forwardedBytes
+    // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
+    return reports[0]!.bytes * (pulls ? ranks + 1 : ranks) + verifiedBytes
+  }
   // The first update makes ring and collective, which are kept: it is not a sample.
   await updateAndVerify(false, 'first')
   if (direct) {
@@ -74,7 +84,10 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   const ceilings: number[] = []
   for (let i = 0; i < repeat; i++) {
     ceilings.push(await options.copyCeiling.read())
-    samples.push(await updateAndVerify(false, `sample ${i + 1} of ${repeat}`))
+    const reports = await updateAndVerify(false, `sample ${i + 1} of ${repeat}`)
+    samples.push(reports)
+    const limitMs = (movedBytes(reports) / ceilings[i]!) * 1000
+    await cluster.all('noteLimit', (rank) => ({ totalMs: reports[rank]!.totalMs, limitMs }))
   }
   const digested = await updateAndVerify(true, 'with digests')
   const resources = await cluster.all('resources', () => undefined)
@@ -87,9 +100,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   const last = samples.at(-1)!
   const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
   const written = direct ? account(median) : undefined
-  // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
-  const staged = first.bytes * (pulls ? ranks + 1 : ranks) + verifiedBytes
-  const moved = written ? written.h2dBytes + written.forwardedBytes : staged
+  const moved = movedBytes(median)
   const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
   const ratio = summarize(slowest.map((milliseconds, i) => milliseconds / limits[i]!))
   return {

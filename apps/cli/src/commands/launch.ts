@@ -14,6 +14,8 @@ export interface LaunchOptions {
   readonly nodeRank: number
   readonly masterAddr: string
   readonly masterPort?: number
+  /** Port on which the first rank of this node serves its numbers; the others take the ports after it. */
+  readonly metricsPort?: number
 }
 
 const GRACE_MS = 5000
@@ -31,6 +33,12 @@ export function addLaunch(program: Command): void {
     .option('--master-addr <host>', 'address of rank 0', '127.0.0.1')
     .addOption(
       new Option('--master-port <port>', 'port of rank 0 (default: a free one on a single node)').argParser(parseCount(1)),
+    )
+    .addOption(
+      new Option(
+        '--metrics-port <port>',
+        "serve the ranks' numbers for Prometheus: the first rank of this node on this port, the next on the next ones",
+      ).argParser(parseCount(1)),
     )
     .argument('<command...>', 'the command and its arguments, after --')
     .action(async (command: string[], options: LaunchOptions) => {
@@ -61,6 +69,7 @@ export async function launch(command: readonly string[], options: LaunchOptions)
         WORLD_SIZE: String(nnodes * nproc),
         MASTER_ADDR: masterAddr,
         MASTER_PORT: String(port),
+        ...(options.metricsPort !== undefined && { CKPT_METRICS_PORT: String(options.metricsPort + local) }),
         ...(ownSecret && { CKPT_TOKEN_FILE: tokenFile }),
       },
     }),

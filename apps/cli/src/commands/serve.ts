@@ -75,7 +75,7 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
       try {
         process.stdout.write(`${JSON.stringify({ rank: server.rank, listening: http.address, device: server.device.uuid })}\n`)
         if (!signal.aborted) await once(signal, 'abort')
-        await server.close() // first, so that a running update ends and its caller is answered
+        await server.drain() // first, so that a running update ends well and its caller is answered
       } finally {
         await http.close()
       }

@@ -21,6 +21,7 @@ interface UpdateCommandOptions {
   readonly timeout: number
   readonly retry: number
   readonly rollback?: boolean
+  readonly metricsPort?: number
   readonly saveMetas?: string
   readonly publishMetas?: boolean
   readonly hold?: boolean
@@ -50,6 +51,12 @@ export function addUpdate(program: Command): void {
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
     .addOption(new Option('--retry <n>', 'further attempts after a failure that may pass').argParser(parseCount(0)).default(0))
     .option('--rollback', 'restore the version before when the update fails half-way, while its checkpoint is registered')
+    .addOption(
+      new Option(
+        '--metrics-port <port>',
+        "serve the ranks' numbers for Prometheus meanwhile: the first rank of this node on this port, the next on the next ones",
+      ).argParser(parseCount(1)),
+    )
     .option('--save-metas <file>', 'write the gathered metas to a file (rank 0)')
     .option('--publish-metas', 'leave the gathered metas with the coordinator, for `ckpt join --coordinator`')
     .option('--hold', 'afterwards keep the checkpoint, for others to join from, until interrupted')
@@ -59,7 +66,9 @@ export function addUpdate(program: Command): void {
     .action(async (options: UpdateCommandOptions) => {
       if (options.nproc !== undefined && process.env['RANK'] === undefined) {
         const self = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
-        process.exitCode = await launch(self, { nproc: options.nproc, nnodes: 1, nodeRank: 0, masterAddr: '127.0.0.1' })
+        const { nproc, metricsPort } = options
+        const single = { nnodes: 1, nodeRank: 0, masterAddr: '127.0.0.1' }
+        process.exitCode = await launch(self, { nproc, ...single, ...(metricsPort !== undefined && { metricsPort }) })
         return
       }
       await interruptible((signal) => update(options, signal))
@@ -69,7 +78,16 @@ export function addUpdate(program: Command): void {
 async function update(options: UpdateCommandOptions, signal: AbortSignal): Promise<void> {
   const timeoutMs = options.timeout * 1000
   const logger = pino({ level: options.verbose ? 'debug' : 'silent' }, destination({ fd: 2, sync: true }))
-  await using server = await ParameterServer.create({ timeoutMs, logger }, { signal })
+  // A launcher has told each rank its own port.
+  const metricsPort = process.env['CKPT_METRICS_PORT'] === undefined ? options.metricsPort : undefined
+  await using server = await ParameterServer.create(
+    {
+      timeoutMs,
+      logger,
+      ...(metricsPort !== undefined && { metricsPort: metricsPort + Number(process.env['LOCAL_RANK'] ?? 0) }),
+    },
+    { signal },
+  )
   const first = server.rank === 0
   const bars = first && !options.json
   {

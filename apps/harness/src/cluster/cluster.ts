@@ -16,6 +16,8 @@ export interface ClusterOptions {
   readonly heartbeatTimeoutMs?: number
   /** Ranks may be added. */
   readonly elastic?: boolean
+  /** Port on which rank 0 serves its numbers; rank r takes the r-th after it. */
+  readonly metricsPort?: number
   /** Threads of each rank. */
   readonly threads?: number
   /** More environment of each rank's process. */
@@ -76,6 +78,7 @@ export class Cluster implements AsyncDisposable {
       heartbeatTimeoutMs,
       threads,
       backend,
+      metricsPort,
     } = this.#options
     return process.call('create', {
       rank: process.rank,
@@ -87,6 +90,7 @@ export class Cluster implements AsyncDisposable {
       timeoutMs,
       ...(standInCuda && { standInCuda: true }),
       ...(elastic !== undefined && { elastic }),
+      ...(metricsPort !== undefined && { metricsPort: metricsPort + process.rank }),
       ...(heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs }),
       ...(threads !== undefined && { threads }),
       ...(backend === 'cuda' && { gpu: process.rank }),

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { controlRequest } from '@ckpt/core'
 import { CkptError } from '@ckpt/contract'
 import { spawnSource, wrap, type Spawned } from './processes.ts'
+import type { InjectedFault } from '../engine/injected-faults.ts'
 import { parametersPrefix, type Verification } from '../engine/parameters.ts'
 
 export interface EngineProcessOptions {
@@ -82,6 +83,17 @@ export class EngineProcess {
 
   async verify(files: readonly string[]): Promise<Verification> {
     return (await controlRequest(this.socket, 'POST', '/verify', { files })) as Verification
+  }
+
+  /** Arms a fault for the next update (TypeScript engines only). */
+  async fault(fault: InjectedFault): Promise<void> {
+    await controlRequest(this.socket, 'POST', '/fault', fault)
+  }
+
+  /** Lets an engine that is held go on. */
+  go(): void {
+    const { child } = this.process
+    if (child.connected) child.send({ go: true }, () => undefined) // it may have been killed meanwhile
   }
 
   async poison(): Promise<void> {

@@ -40,6 +40,27 @@ export function spawnSource(name: string, module: URL, args: readonly string[] =
   return wrap(name, child)
 }
 
+/** Resolves when the process says that it is at `point`; rejects when it ends before, or after `timeoutMs`. */
+export function atPoint(spawned: Spawned, point: string, timeoutMs: number): Promise<void> {
+  const { child, name } = spawned
+  return new Promise((resolve, reject) => {
+    const finish = (error?: Error) => {
+      clearTimeout(timer)
+      child.off('message', onMessage)
+      child.off('exit', onExit)
+      if (error) reject(error)
+      else resolve()
+    }
+    const onMessage = (message: unknown) => {
+      if (typeof message === 'object' && message !== null && 'point' in message && message.point === point) finish()
+    }
+    const onExit = () => finish(new Error(`${name} ended before it was at ${point}: ${spawned.stderr()}`))
+    const timer = setTimeout(() => finish(new Error(`${name} was not at ${point} within ${timeoutMs} ms`)), timeoutMs)
+    child.on('message', onMessage)
+    child.once('exit', onExit)
+  })
+}
+
 /** Keeps a child's last stderr lines and ends it in good order. */
 export function wrap(name: string, child: ChildProcess): Spawned {
   let tail = ''

@@ -1,15 +1,18 @@
 /** A rank process of a test cluster: makes the calls its parent sends over the IPC channel. */
 import { readFileSync, readdirSync } from 'node:fs'
+import { broadcast } from '@ckpt/broadcast'
 import { CkptError, type Device } from '@ckpt/contract'
 import { ParameterServer, controlEngine, direct } from '@ckpt/core'
 import { p2p } from '@ckpt/p2p'
 import { createCudaDevice } from '@ckpt/transport'
 import { standInCudaDevice } from '../compat/stand-in-device.ts'
-import type { RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
+import { Hold, heldEngine, heldStrategy } from './hold.ts'
+import type { PointMessage, RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
 let server: ParameterServer | undefined
 /** Where the rank was told of one; else it makes its own. */
 let device: Device | undefined
+let hold: Hold | undefined
 
 function parameterServer(): ParameterServer {
   if (server) return server
@@ -24,9 +27,14 @@ const handlers: Handlers = {
     if (standInCuda) device = await standInCudaDevice(options.rank)
     server = await ParameterServer.create({ ...options, rendezvous: address, ...(device && { device }) })
   },
-  async register({ name, source, options }) {
+  async register({ name, source, options, watch = false }) {
     const started = performance.now()
-    await parameterServer().registerCheckpoint(name, source, options)
+    let told = !watch
+    const onProgress = () => {
+      if (!told) tell('register')
+      told = true
+    }
+    await parameterServer().registerCheckpoint(name, source, { ...options, onProgress })
     return { milliseconds: performance.now() - started }
   },
   unregister({ name }) {
@@ -51,14 +59,24 @@ const handlers: Handlers = {
   async loadMetas({ path }) {
     await parameterServer().loadMetas(path)
   },
-  update({ name, engineSocket, protocol = 'ckpt', strategy, p2p: ranks, ...options }) {
-    const chosen = ranks
-      ? { strategy: p2p({ ranks }) }
-      : strategy?.startsWith('direct') && { strategy: direct({ required: strategy === 'direct-required' }) }
+  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, ...options }) {
+    const whole = strategy?.startsWith('direct') ? direct({ required: strategy === 'direct-required' }) : undefined
+    const chosen = ranks ? p2p({ ranks }) : whole
     const engine = controlEngine({ socket: engineSocket, protocol })
-    return parameterServer().update(name, { engine, ...options, ...chosen })
+    if (at === undefined) return parameterServer().update(name, { engine, ...options, ...(chosen && { strategy: chosen }) })
+    hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))
+    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(chosen ?? broadcast(), hold) }
+    return parameterServer().update(name, { ...held, ...options })
+  },
+  go() {
+    hold?.go()
+    return Promise.resolve()
   },
   engineStates: () => Promise.resolve(parameterServer().engineStates()),
+  noteLimit({ totalMs, limitMs }) {
+    parameterServer().noteLimit({ totalMs }, limitMs)
+    return Promise.resolve()
+  },
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
   close,
@@ -88,11 +106,19 @@ function resources(): RankResources {
 
 process.on('message', (message: RankRequestMessage) => {
   const handler = handlers[message.call] as (argument: unknown) => Promise<unknown>
-  handler(message.argument).then(
+  const called = async () => handler(message.argument)
+  called().then(
     (value) => reply({ id: message.id, value }),
-    (error: unknown) => reply({ id: message.id, error: CkptError.from(error, 'UPDATE_FAILED').toJSON() }),
+    (error: unknown) => {
+      const typed = CkptError.is(error)
+      reply({ id: message.id, error: CkptError.from(error, 'UPDATE_FAILED').toJSON(), typed })
+    },
   )
 })
+
+function tell(point: string): void {
+  if (process.connected) process.send!({ point } satisfies PointMessage)
+}
 
 function reply(message: RankReplyMessage): void {
   if (process.connected) process.send!(message)

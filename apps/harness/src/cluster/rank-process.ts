@@ -1,6 +1,6 @@
 import { CkptError } from '@ckpt/contract'
 import { spawnSource, type Spawned, type SpawnOptions } from './processes.ts'
-import type { RankCall, RankCalls, RankReplyMessage } from './rank-protocol.ts'
+import type { PointMessage, RankCall, RankCalls, RankReplyMessage } from './rank-protocol.ts'
 
 interface Waiting {
   readonly resolve: (value: unknown) => void
@@ -19,10 +19,11 @@ export class RankProcess {
     this.rank = rank
     this.process = spawnSource(`rank ${rank}`, new URL('./rank-main.ts', import.meta.url), [], options)
     this.ready = new Promise((resolve, reject) => this.#waiting.set(-1, { resolve: () => resolve(), reject }))
-    this.process.child.on('message', (message: RankReplyMessage) => {
+    this.process.child.on('message', (message: RankReplyMessage | PointMessage) => {
+      if ('point' in message) return
       const waiting = this.#waiting.get(message.id)
       this.#waiting.delete(message.id)
-      if ('error' in message) waiting?.reject(CkptError.deserialize(message.error))
+      if ('error' in message) waiting?.reject(Object.assign(CkptError.deserialize(message.error), { typed: message.typed }))
       else waiting?.resolve(message.value)
     })
     this.process.child.on('exit', (code, signal) => {

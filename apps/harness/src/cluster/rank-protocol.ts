@@ -1,5 +1,6 @@
 import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
 import type { CheckpointSource, RegisterOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
+import type { RankPoint } from './hold.ts'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
 export interface RankCalls {
@@ -10,9 +11,11 @@ export interface RankCalls {
       address: string
       token?: string
       elastic?: boolean
+      metricsPort?: number
       keepAlive: boolean
       shareMemory?: boolean
       timeoutMs: number
+      heartbeatMs?: number
       heartbeatTimeoutMs?: number
       threads?: number
       /** Index of the GPU; absent for the host device. */
@@ -22,17 +25,25 @@ export interface RankCalls {
     },
     void,
   ]
-  register: [{ name: string; source: CheckpointSource; options: RegisterOptions }, { milliseconds: number }]
+  /** With `watch` the rank tells when bytes have begun to come in (it does not wait there). */
+  register: [{ name: string; source: CheckpointSource; options: RegisterOptions; watch?: boolean }, { milliseconds: number }]
   unregister: [{ name: string }, void]
-  gatherMetas: [{ name: string; digests?: boolean }, { milliseconds: number; tensors: number; digest: string }]
+  gatherMetas: [
+    { name: string; digests?: boolean; timeoutMs?: number },
+    { milliseconds: number; tensors: number; digest: string },
+  ]
   saveMetas: [{ name: string; path: string }, void]
   loadMetas: [{ path: string }, void]
   publishMetas: [{ name: string }, void]
   fetchMetas: [{ name: string; address: string; token: string; timeoutMs: number }, void]
   servedBytes: [undefined, number]
   update: [RankUpdate, UpdateReport]
+  /** Lets a held update go on. */
+  go: [undefined, void]
   /** What the rank knows of the engine workers. */
   engineStates: [undefined, WorkerStatus[]]
+  /** What the rank's last update took, and what it could have taken at least, in milliseconds; for its metrics. */
+  noteLimit: [{ totalMs: number; limitMs: number }, void]
   resources: [undefined, RankResources]
   /** Memory of the rank's device, in bytes. */
   deviceMemory: [undefined, { free: number; total: number }]
@@ -56,6 +67,8 @@ export interface RankUpdate {
   readonly chunkBytes?: number
   readonly keepAlive?: boolean
   readonly timeoutMs?: number
+  /** The rank tells when it is at this point, and waits there for `go`. */
+  readonly hold?: { readonly at: RankPoint; readonly bucket?: number }
   readonly retry?: number
   readonly rollback?: boolean
 }
@@ -79,4 +92,12 @@ export interface RankRequestMessage {
   readonly argument: unknown
 }
 
-export type RankReplyMessage = { readonly id: number } & ({ readonly value: unknown } | { readonly error: SerializedError })
+/** A rank's answer to a call. `typed` says whether what was thrown was a CkptError; anything else has become one on the way. */
+export type RankReplyMessage = { readonly id: number } & (
+  { readonly value: unknown } | { readonly error: SerializedError; readonly typed: boolean }
+)
+
+/** Sent when a process is at the point it was told to watch for. */
+export interface PointMessage {
+  readonly point: string
+}

@@ -10,10 +10,13 @@ import { readIndex } from '@ckpt/safetensors'
 import { createHost } from '@ckpt/transport'
 import { z } from 'zod'
 import { failure, serveControl, type Answer } from './control-server.ts'
+import { InjectedFaults } from './injected-faults.ts'
 import { KeptRing } from './kept-ring.ts'
 import { Parameters } from './parameters.ts'
 import { runUpdateSession } from './update-session.ts'
 
+/** How long an update waits for the one before to end. */
+const PATIENCE_MS = 5000
 const updateSchema = z.object({ address: z.string().startsWith('ipc://'), token: z.string(), timeoutMs: z.number().positive() })
 const verifySchema = z.object({ files: z.array(z.string()).min(1) })
 
@@ -58,6 +61,8 @@ let dirty = false
 /** Names what the parameters hold; new whenever they change but by loading. */
 let state = randomUUID()
 let updating = false
+let ended = Promise.resolve()
+const faults = new InjectedFaults()
 let recorded = false
 let failDirect = values['fail-direct']
 let spare = Number(values['spare-updates'])
@@ -68,8 +73,12 @@ const stopAt = values['stop-at-bucket'] === undefined ? undefined : Number(value
 
 async function update(body: unknown): Promise<Answer> {
   const { address, token, timeoutMs } = updateSchema.parse(body)
+  // The one before may have failed, and is about to notice.
+  if (updating) await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))])
   if (updating) return failure(409, new CkptError('INVALID_STATE', 'an update is running already'))
   updating = true
+  let end: () => void = () => undefined
+  ended = new Promise((resolve) => (end = resolve))
   try {
     const outcome = await runUpdateSession({
       host,
@@ -89,13 +98,15 @@ async function update(body: unknown): Promise<Answer> {
         throw new Error('injected failure after a direct write')
       },
       state,
-      beforeCommit() {
-        if (!failAtCommit || spare > 0) return
-        failAtCommit = false
-        throw new Error('injected failure at commit')
-      },
-      beforeBucket(bucket) {
+      async before(message) {
+        await faults.before(message)
         if (spare > 0) return
+        if (message.type === 'commit' && failAtCommit) {
+          failAtCommit = false
+          throw new Error('injected failure at commit')
+        }
+        if (message.type !== 'bucket') return
+        const { bucket } = message
         if (bucket === exitAt) process.exit(9)
         if (bucket === stopAt) process.kill(process.pid, 'SIGSTOP')
         if (bucket !== failAt) return
@@ -116,6 +127,7 @@ async function update(body: unknown): Promise<Answer> {
     return failure(outcome.error ? 500 : 409, error)
   } finally {
     updating = false
+    end()
   }
 }
 
@@ -135,6 +147,10 @@ const server = await serveControl(control, {
     dirty = true
     state = randomUUID()
     return { status: 200, body: {} }
+  },
+  'POST /fault': (body) => {
+    faults.arm(body)
+    return Promise.resolve({ status: 200, body: {} })
   },
   'POST /exit': () => {
     setImmediate(() => void stop(0))

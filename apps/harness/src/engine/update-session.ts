@@ -14,6 +14,9 @@ import { Dealer } from 'zeromq'
 import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
+/** How long, in milliseconds, what came before the end of the connection may take to be read. */
+const READ_REST_MS = 50
+
 export interface UpdateSessionOptions {
   readonly host: Host
   readonly rings: KeptRing
@@ -27,15 +30,14 @@ export interface UpdateSessionOptions {
   readonly state?: string
   /** Longest silence of the rank. */
   readonly timeoutMs: number
-  /** Called before each bucket is loaded; what it throws is the worker's error (for fault tests). */
   /** Called when a rank is about to write into the parameters. */
   readonly onDirect?: () => void
   /** Called when the rank has written; what it throws is the worker's error (for fault tests). */
   readonly afterDirect?: () => void
   /** Whether ranks are told where the parameters lie (default true). */
   readonly shared?: boolean
-  readonly beforeBucket?: (bucket: number) => void | Promise<void>
-  readonly beforeCommit?: () => void
+  /** Called before each message of the rank is handled; what it throws is the worker's error (for fault tests). */
+  readonly before?: (message: RankMessage) => void | Promise<void>
 }
 
 export interface UpdateOutcome {
@@ -54,6 +56,8 @@ export interface UpdateOutcome {
 export async function runUpdateSession(options: UpdateSessionOptions): Promise<UpdateOutcome> {
   const socket = new Dealer({ linger: 1000, receiveTimeout: options.timeoutMs, sendTimeout: options.timeoutMs })
   const session = new Session(options)
+  // The rank binds an address for this update alone: a connection that is gone will not come back.
+  const lost = new Promise<undefined>((resolve) => socket.events.on('disconnect', () => resolve(undefined)))
   try {
     socket.connect(options.address)
     await socket.send(
@@ -70,12 +74,16 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
       }),
     )
     while (session.outcome === undefined) {
-      let frames: Buffer[]
+      let frames: Buffer[] | undefined
       try {
-        frames = await socket.receive()
+        frames = await receive(socket, lost)
       } catch (error) {
         const reason = `the rank was silent for ${options.timeoutMs} ms`
         return { version: undefined, touched: session.touched, reason, error: CkptError.from(error, 'TIMEOUT', reason) }
+      }
+      if (frames === undefined) {
+        const reason = 'the rank closed the connection in the middle of the update'
+        return { version: undefined, touched: session.touched, reason, error: new CkptError('RANK_LOST', reason) }
       }
       const message = decodeRankMessage(frames[0]!, 'the rank')
       if (message.type === 'error') {
@@ -89,6 +97,14 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
     session.close()
     socket.close()
   }
+}
+
+/** The next message; nothing when the connection is `lost` and all that had come before was read. */
+async function receive(socket: Dealer, lost: Promise<undefined>): Promise<Buffer[] | undefined> {
+  const next = socket.receive()
+  next.catch(() => undefined) // it may be given up on
+  const moment = () => new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), READ_REST_MS))
+  return Promise.race([next, lost.then(moment)])
 }
 
 class Session {
@@ -110,6 +126,7 @@ class Session {
     try {
       if (this.#failure && message.type !== 'abort') throw this.#failure
       const started = performance.now()
+      await this.#options.before?.(message)
       if (message.type === 'routes' || message.type === 'storages') {
         this.#checkToken(message.token)
         const { recording, storages } = this.#options.parameters
@@ -149,7 +166,6 @@ class Session {
       }
       case 'bucket': {
         if (!this.#ring) throw new CkptError('ENGINE_PROTOCOL', 'a bucket before attach')
-        await this.#options.beforeBucket?.(message.bucket)
         const tensors = message.tensors.map(ringTensor)
         const { memory, offset } = this.#ring
         const checked = tensors.filter((tensor) => tensor.digest !== undefined)
@@ -183,7 +199,6 @@ class Session {
         await parameters.check(message.digests ?? [])
         return
       case 'commit':
-        this.#options.beforeCommit?.()
         this.outcome = { version: message.version, touched: this.touched, recorded: this.#record }
         return
       case 'abort':

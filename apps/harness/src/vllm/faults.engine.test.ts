@@ -147,7 +147,9 @@ describe('real vLLM, when something goes wrong', () => {
     await ranks.update('first', {
       engine: adapter(),
       ...SMALL,
-      onProgress: () => (second ??= failure(others.update('second', { engine: adapter(), ...SMALL }))),
+      onProgress: () => {
+        second ??= failure(others.update('second', { engine: adapter(), ...SMALL }))
+      },
     })
     const { error, milliseconds } = await second!
     expect(error.code).toBe('ENGINE_BUSY')

@@ -133,10 +133,11 @@ std::shared_ptr<Mapping> Mapping::OpenShared(const std::string& name) {
 
 std::shared_ptr<Mapping> Mapping::File(const std::string& path) {
   bool writable = true;
-  ScopedFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  // Not waiting for the other end of a pipe, which is refused below.
+  ScopedFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
   if (!fd) {
     writable = false;
-    fd = ScopedFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    fd = ScopedFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   }
   if (!fd) throw Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", errno).WithFile(path);
   struct stat status{};

@@ -35,7 +35,11 @@ void WritePlain(std::byte* data, std::size_t words, std::uint64_t seed, std::uin
 }
 
 #if defined(__x86_64__)
+#if defined(__clang__)
+#define CKPT_AVX512 __attribute__((target("avx512f,avx512dq")))  // it does not know the preference
+#else
 #define CKPT_AVX512 __attribute__((target("avx512f,avx512dq,prefer-vector-width=512")))
+#endif
 #define CKPT_AVX2 __attribute__((target("avx2")))
 
 CKPT_AVX512 std::uint64_t SumAvx512(const std::byte* data, std::size_t words, std::uint64_t first) {

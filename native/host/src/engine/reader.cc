@@ -46,7 +46,8 @@ Error Short(const std::string& path, std::uint64_t wanted, std::uint64_t size) {
 
 /// Opens a file of which the first `wanted` bytes will be read.
 ScopedFd Open(const std::string& path, std::uint64_t wanted) {
-  ScopedFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // Not waiting for the other end of a pipe, which is refused below.
+  ScopedFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd) throw Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", errno).WithFile(path);
   struct stat status{};
   if (::fstat(fd.get(), &status) != 0) {

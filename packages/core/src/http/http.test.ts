@@ -45,6 +45,19 @@ describe('the HTTP API of one rank', () => {
   }
   const files = () => ({ files: [file] })
 
+  it('serves numbers and readiness to those who have the token', async () => {
+    const { http, call } = await serve({ token: TOKEN })
+    expect([(await call('GET', '/metrics')).status, (await call('GET', '/v1/readyz')).status]).toEqual([401, 401])
+    const authorization = { authorization: `Bearer ${TOKEN}` }
+    const metrics = await fetch(`${http.address}/metrics`, { headers: authorization })
+    expect(metrics.headers.get('content-type')).toContain('version=0.0.4')
+    expect(await metrics.text()).toContain('ckpt_ready{rank="0"} 1')
+    expect(await call('GET', '/v1/readyz', undefined, authorization)).toMatchObject({
+      status: 200,
+      body: { state: 'ready', dirty: [] },
+    })
+  })
+
   it('registers, gathers and unregisters, and says what is wrong', async () => {
     const { call } = await serve()
     expect(await call('GET', '/v1/healthz')).toEqual({ status: 200, body: undefined })

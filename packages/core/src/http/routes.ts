@@ -32,6 +32,13 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
     handler: () => Promise.resolve(undefined),
   })
 
+  plain.get('/metrics', async (_, reply) => reply.type(server.metricsContentType).send(await server.metrics()))
+
+  plain.get('/v1/readyz', (_, reply) => {
+    const health = server.health()
+    return reply.status(health.hindrances.length === 0 ? 200 : 503).send(health)
+  })
+
   app.route({
     method: 'POST',
     url: '/v1/checkpoints/:name/files',

@@ -75,7 +75,7 @@ describe('a worker session', () => {
 
   it.each([
     [{ token: 'guess' }, 'ENGINE_UNAUTHORIZED'],
-    [{ protocol: 2 }, 'ENGINE_PROTOCOL'],
+    [{ protocol: 99 }, 'ENGINE_PROTOCOL'],
   ])('refuses a worker that greets with %o, and tells it so', async (greeting, code) => {
     await worker.greet(greeting)
     await expect(session.attach(RING, TOTALS, never)).rejects.toMatchObject({ code, fields: { rank: 3 } })

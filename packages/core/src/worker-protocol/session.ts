@@ -1,4 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
+import { rmSync } from 'node:fs'
 import { CkptError, type Recording, type RingHandle, type RingTensor, type StorageHandle } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
@@ -14,6 +15,7 @@ import {
   type WorkerMessage,
 } from './messages.ts'
 
+const IPC = 'ipc://'
 /** The longest that a worker says is a recording of some hundred thousand tensors. */
 const MAX_MESSAGE_BYTES = 128 * 2 ** 20
 
@@ -54,6 +56,7 @@ export class WorkerSession implements RecordingSession {
   #sequence = 0
   #watchdog: NodeJS.Timeout | undefined
   #greeted = false
+  #committed = false
   #attached: Promise<void> = Promise.resolve()
 
   private constructor(options: WorkerSessionOptions) {
@@ -136,11 +139,13 @@ export class WorkerSession implements RecordingSession {
   /** The worker serves `version`, whose bytes the manifest's `digest` tells, from now on. */
   async commit(version: string, digest: string): Promise<void> {
     await this.#request({ type: 'commit', version, digest }, 'commit')
+    this.#committed = true
   }
 
   /** Tells the worker, as well as still possible, that the update is off. Never throws. */
   async abort(reason: string): Promise<void> {
     if (!this.#greeted || this.#socket.closed || this.#failure?.code === 'ENGINE_WORKER_LOST') return
+    if (this.#committed) return // its update is over, and nobody would answer
     // An abort goes out even after a failure: the worker may be alive and waiting for the next bucket.
     this.#failure = undefined
     const answer = this.#request({ type: 'abort', reason }, 'abort')
@@ -156,10 +161,13 @@ export class WorkerSession implements RecordingSession {
     clearTimeout(this.#watchdog)
   }
 
-  /** Closes the socket; what still waits fails. */
+  /** Closes the socket and removes its file; what still waits fails. */
   close(): void {
     this.fail(new CkptError('INVALID_STATE', `the session of rank ${this.#options.rank} is closed`))
-    if (!this.#socket.closed) this.#socket.close()
+    if (this.#socket.closed) return
+    this.#socket.close()
+    // ZeroMQ leaves the file: a process that updates for weeks would fill its directory.
+    if (this.#options.address.startsWith(IPC)) rmSync(this.#options.address.slice(IPC.length), { force: true })
   }
 
   async #request(message: RankRequest, what: string): Promise<Ok> {

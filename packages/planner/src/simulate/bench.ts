@@ -63,8 +63,15 @@ export function predict(
   const type = /H\d+/i.exec(machine.gpus?.names[0] ?? '')?.[0].toLowerCase() ?? 'h200'
   const rates = measuredRates(run, machine, topology(`${type}-8x400g`))
   if (rates === undefined) return 'rates were not measured apart from the updates (bench --validate does)'
+  let work: Workload
+  try {
+    work = workload(run)
+  } catch (error) {
+    // A checkpoint of the user's own: its tensors are not known here.
+    return error instanceof Error ? error.message : String(error)
+  }
   return simulate({
-    workload: workload(run),
+    workload: work,
     rates,
     strategy: run.strategy as Simulation['strategy'],
     tpSize: run.ranks,

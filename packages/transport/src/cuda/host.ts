@@ -21,6 +21,10 @@ export class CudaHost implements Host {
     this.#place = numaNode < 0 ? {} : { numaNode }
   }
 
+  availableBytes(): number {
+    return this.#host.availableBytes?.() ?? Infinity
+  }
+
   async allocate(options: AllocateOptions): Promise<HostMemory> {
     const memory = await this.#host.allocate({ ...this.#place, ...options, lock: false })
     // What is not touched yet is pinned slice by slice while it is filled (`read`): the driver would touch it on one thread.

@@ -16,6 +16,9 @@ import { NativeRun } from '../run.ts'
 import { nativeMemory } from './memory.ts'
 import { hostRing, type HostRing } from './ring.ts'
 
+/** How much later than an exchange's own deadline, in milliseconds, it is given up on. */
+const EXCHANGE_GRACE_MS = 500
+
 /** What the members tell each other before each run. */
 interface Offer {
   /** The member's ring in /dev/shm. */
@@ -102,7 +105,9 @@ export class HostCollective implements Collective {
     const offer: Offer = { ring: ring.handle.name, generation: nativeSync(() => addon.ringGeneration(own)), plan }
     const { exchange, timeoutMs, signal } = this.#options
     const key = `host-pipeline-${this.#runs++}`
-    const offers = await within(exchange(key, offer), timeoutMs, signal, `the other members to start pipeline ${key}`)
+    // The exchange has a deadline of its own, and its error names who is missing: it comes first.
+    const longest = timeoutMs + EXCHANGE_GRACE_MS
+    const offers = await within(exchange(key, offer), longest, signal, `the other members to start pipeline ${key}`)
     if (offers.length !== this.size) {
       throw new CkptError('INVALID_ARGUMENT', `${offers.length} members answered, not ${this.size}`)
     }

@@ -23,6 +23,10 @@ class AddonHost implements Host {
     this.#addon = addon
   }
 
+  availableBytes(): number {
+    return this.#addon.availableBytes()
+  }
+
   async allocate(options: AllocateOptions): Promise<HostMemory> {
     return new NativeHostMemory(await native(() => this.#addon.allocate(options)))
   }

@@ -103,6 +103,7 @@ def test_whole_numbers_above_32_bits_may_come_as_floats() -> None:
     )
     assert isinstance(attach, Attach)
     assert isinstance(attach.size, int)
+    assert attach.ring is not None
     assert isinstance(attach.ring.size, int)
 
 

@@ -76,7 +76,7 @@ class Engine:
         tensors = {name: tensor for bucket in buckets for name, tensor in bucket.items()}
         for route in recording.routes:
             source = flat_bytes(tensors[recording.tensors[route.tensor][0]].contiguous())
-            shape = (*(dim.count for dim in route.region.dims), route.region.row)
+            shape = (*(dim.length for dim in route.region.dims), route.region.row)
             take = source.as_strided(shape, (*(dim.source for dim in route.region.dims), 1), route.region.source)
             into = (*(dim.destination for dim in route.region.dims), 1)
             files[route.storage].as_strided(shape, into, route.region.destination).copy_(take)

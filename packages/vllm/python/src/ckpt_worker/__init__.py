@@ -20,8 +20,8 @@ from .session import Loader, UpdateResult, run_update
 
 __all__ = [
     "AbortedError",
-    "DirectState",
     "DigestMismatchError",
+    "DirectState",
     "LayoutError",
     "Loader",
     "PeerLostError",

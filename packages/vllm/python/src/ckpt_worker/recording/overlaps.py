@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .regions import Region
+
+#: Bytes of memory that a comparison may take; whatever would take more is said to overlap.
+_MOST_CELLS: Final = 1 << 29
+_Number = TypeVar("_Number", np.uint8, np.int64)
 
 
 def overlapping(regions: Sequence[Region]) -> set[int]:
@@ -42,7 +47,7 @@ def _plain(region: Region) -> bool:
     for dim in reversed(region.dims):
         if dim.destination < extent:
             return False
-        extent += (dim.count - 1) * dim.destination
+        extent += (dim.length - 1) * dim.destination
     return True
 
 
@@ -52,6 +57,8 @@ def _shared(members: list[tuple[int, Region]]) -> set[int]:
     for _, region in members:
         unit = math.gcd(unit, region.destination - base, region.row, *(dim.destination for dim in region.dims))
     cells = (max(region.destination_end for _, region in members) - base) // unit
+    if cells > _MOST_CELLS:
+        return {index for index, _ in members}
     counts = np.zeros(cells, dtype=np.uint8)
     for _, region in members:
         # One cell after the other where a region's own rows may meet; what is written twice must count twice.
@@ -63,8 +70,8 @@ def _shared(members: list[tuple[int, Region]]) -> set[int]:
     return {index for index, region in members if bool((_cells(counts, region, base, unit) > 1).any())}
 
 
-def _cells(array: npt.NDArray[np.generic], region: Region, base: int, unit: int) -> npt.NDArray[np.generic]:
-    size = array.itemsize
-    shape = (*(dim.count for dim in region.dims), region.row // unit)
+def _cells(array: npt.NDArray[_Number], region: Region, base: int, unit: int) -> npt.NDArray[_Number]:
+    size: int = array.dtype.itemsize
+    shape = (*(dim.length for dim in region.dims), region.row // unit)
     strides = (*(dim.destination // unit * size for dim in region.dims), size)
     return np.lib.stride_tricks.as_strided(array[(region.destination - base) // unit :], shape, strides)

@@ -87,8 +87,8 @@ class Recording:
             "storages": self.storages,
             "parameters": [list(parameter) for parameter in self.parameters],
             "routes": [
-                [r.tensor, r.storage, r.region.source, r.region.destination, r.region.row, [n for d in r.region.dims for n in d]]
-                for r in self.routes
+                [tensor, storage, region.source, region.destination, region.row, [n for dim in region.dims for n in dim]]
+                for tensor, storage, region in self.routes
             ],
             "opaque": [[tensor, reason] for tensor, reason in self.opaque.items()],
         }

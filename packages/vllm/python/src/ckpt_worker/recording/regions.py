@@ -10,9 +10,9 @@ import torch
 
 
 class Dim(NamedTuple):
-    """``count`` steps, so many bytes apart on each side."""
+    """``length`` steps, so many bytes apart on each side."""
 
-    count: int
+    length: int
     source: int
     destination: int
 
@@ -30,18 +30,18 @@ class Region(NamedTuple):
         """Bytes copied."""
         total = self.row
         for dim in self.dims:
-            total *= dim.count
+            total *= dim.length
         return total
 
     @property
     def source_end(self) -> int:
         """Just behind the last byte read."""
-        return self.source + self.row + sum((dim.count - 1) * dim.source for dim in self.dims)
+        return self.source + self.row + sum((dim.length - 1) * dim.source for dim in self.dims)
 
     @property
     def destination_end(self) -> int:
         """Just behind the last byte written."""
-        return self.destination + self.row + sum((dim.count - 1) * dim.destination for dim in self.dims)
+        return self.destination + self.row + sum((dim.length - 1) * dim.destination for dim in self.dims)
 
 
 class Extent(NamedTuple):
@@ -68,14 +68,14 @@ def normal(region: Region) -> Region:
     row = region.row
     merged: list[Dim] = []
     for dim in sorted(region.dims, key=lambda dim: (dim.destination, dim.source)):
-        if dim.count == 1:
+        if dim.length == 1:
             continue
         if not merged and dim.source == row and dim.destination == row:
-            row *= dim.count
+            row *= dim.length
             continue
         inner = merged[-1] if merged else None
-        if inner and dim.source == inner.count * inner.source and dim.destination == inner.count * inner.destination:
-            merged[-1] = Dim(inner.count * dim.count, inner.source, inner.destination)
+        if inner and dim.source == inner.length * inner.source and dim.destination == inner.length * inner.destination:
+            merged[-1] = Dim(inner.length * dim.length, inner.source, inner.destination)
         else:
             merged.append(dim)
     return Region(region.source, region.destination, row, tuple(reversed(merged)))
@@ -94,7 +94,7 @@ def parts(region: Region, extents: Sequence[Extent]) -> Iterator[tuple[Extent | 
     if region.dims:
         widest = max(region.dims, key=lambda dim: dim.source)
         others = tuple(dim for dim in region.dims if dim is not widest)
-        for step in range(widest.count):
+        for step in range(widest.length):
             source, destination = region.source + step * widest.source, region.destination + step * widest.destination
             yield from parts(Region(source, destination, region.row, others), extents)
         return

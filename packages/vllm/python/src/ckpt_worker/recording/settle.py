@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -38,15 +38,14 @@ def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor]) -> Recording:
     _check_digests(copies, storages, opaque)
     _check_writes(tracer, copies, parameters, opaque)
     by_storage = _routes(copies, opaque)
-    for address, routes in by_storage.items():
-        for index in overlapping([region for _, region in routes]):
-            opaque.setdefault(routes[index][0], "another copy writes to some of the same bytes")
-        by_storage[address] = [route for route in routes if route[0] not in opaque]
-    # Tensors that came to be opaque in a later storage.
-    used = [address for address, routes in by_storage.items() if any(name not in opaque for name, _ in routes)]
+    for found in by_storage.values():
+        for index in overlapping([region for _, region in found]):
+            opaque.setdefault(found[index][0], "another copy writes to some of the same bytes")
+    used = [address for address, found in by_storage.items() if any(name not in opaque for name, _ in found)]
     if not used:
         reasons = sorted(set(opaque.values()))[:3]
         raise Refusal(f"none of {len(tracer.tensors)} tensors is copied as it is: {'; '.join(reasons) or 'nothing was copied'}")
+    handles: list[dict[str, Any]] | str
     try:
         handles = share([storages[address] for address in used])
     except UnsupportedError as error:
@@ -111,9 +110,7 @@ def _digest_there(copied: Copied, storage: torch.UntypedStorage) -> torch.Tensor
     return digest_tensor(view.contiguous())
 
 
-def _check_writes(
-    tracer: Tracer, copies: list[Copied], parameters: Mapping[str, torch.Tensor], opaque: dict[str, str]
-) -> None:
+def _check_writes(tracer: Tracer, copies: list[Copied], parameters: Mapping[str, torch.Tensor], opaque: dict[str, str]) -> None:
     """Whatever else was written to a parameter: over routes, or as a filling beside them."""
     for write in tracer.writes:
         if write.storage.expired():
@@ -125,7 +122,7 @@ def _check_writes(
                 if not tensor.numel():
                     continue
                 address = tensor.data_ptr()
-                size = tensor.untyped_storage().nbytes() - tensor.storage_offset() * tensor.element_size()
+                size = tensor.untyped_storage().nbytes() - int(tensor.storage_offset()) * tensor.element_size()
                 if tensor.is_contiguous():
                     size = tensor.numel() * tensor.element_size()
                 if address < write.end and write.start < address + size:
@@ -144,7 +141,7 @@ def _routes(copies: list[Copied], opaque: dict[str, str]) -> dict[int, list[tupl
         for name, region in copied.parts:
             outer = 1
             for dim in region.dims[:-1]:
-                outer *= dim.count
+                outer *= dim.length
             count[name] = count.get(name, 0) + outer
             found.setdefault(copied.address, {})[name, region] = None
     for name, copies_of in count.items():

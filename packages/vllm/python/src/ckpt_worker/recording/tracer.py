@@ -157,9 +157,7 @@ class Tracer:
             return
         source = source.expand(destination.shape)
         storage = destination.untyped_storage()
-        region = region_of(
-            destination, source, source.data_ptr() - self._base, destination.data_ptr() - storage.data_ptr()
-        )
+        region = region_of(destination, source, source.data_ptr() - self._base, destination.data_ptr() - storage.data_ptr())
         found = list(parts(region, self._extents))
         if any(extent is None for extent, _ in found):
             for name in names:
@@ -243,7 +241,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterat
 
 class _Operations(TorchDispatchMode):
     def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tracer = tracer
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

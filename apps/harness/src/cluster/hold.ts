@@ -1,0 +1,89 @@
+import type { DirectContext, EngineAdapter, Strategy, StrategyContext } from '@ckpt/contract'
+
+/**
+ * Where an update on a rank can be held, in this order: `begin` (the engine was asked whether it is ready; nothing announced), `plan`
+ * (the plan is made, the worker's socket bound, no ring yet), `h2d` (ring and worker are attached, no byte moved), `broadcast`
+ * (a bucket is complete in the ring, its worker does not know yet).
+ */
+export type RankPoint = 'begin' | 'plan' | 'h2d' | 'broadcast'
+
+/** Stops an update at a point until it is let go; `reached` is called when it stands there. */
+export class Hold {
+  readonly #point: RankPoint
+  readonly #bucket: number
+  readonly #reached: () => void
+  readonly #gone: Promise<void>
+  #go!: () => void
+  #standing = false
+
+  /** `bucket` counts the buckets of this rank as they are completed, for the point `broadcast`. */
+  constructor(point: RankPoint, bucket: number, reached: () => void) {
+    this.#point = point
+    this.#bucket = bucket
+    this.#reached = reached
+    this.#gone = new Promise((resolve) => (this.#go = resolve))
+  }
+
+  /** Waits where the hold is, returns at once elsewhere. */
+  async at(point: RankPoint, bucket = 0): Promise<void> {
+    if (point !== this.#point || (point === 'broadcast' && bucket < this.#bucket)) return
+    if (!this.#standing) this.#reached()
+    this.#standing = true
+    await this.#gone
+  }
+
+  go(): void {
+    this.#go()
+  }
+}
+
+/** `engine`, held at `begin` and `plan`. */
+export function heldEngine(engine: EngineAdapter, hold: Hold): EngineAdapter {
+  return override(engine, {
+    async ready(options) {
+      await engine.ready(options)
+      await hold.at('begin')
+    },
+    async start(options) {
+      await hold.at('plan')
+      return engine.start(options)
+    },
+  })
+}
+
+/** `strategy`, held at `h2d` and `broadcast`. */
+export function heldStrategy(strategy: Strategy, hold: Hold): Strategy {
+  if (strategy.name === 'direct') {
+    return override(strategy, {
+      async execute(context: DirectContext) {
+        await hold.at('h2d')
+        return strategy.execute(context)
+      },
+    })
+  }
+  return override(strategy, {
+    async execute(context: StrategyContext) {
+      await hold.at('h2d')
+      const { session } = context
+      let bucket = 0
+      const held = override(session, {
+        async load(...args: Parameters<typeof session.load>) {
+          await hold.at('broadcast', bucket++)
+          return session.load(...args)
+        },
+      })
+      return strategy.execute({ ...context, session: held })
+    },
+  })
+}
+
+/** `target` with some methods replaced; everything else is its own, private state included. */
+function override<T extends object>(target: T, methods: Partial<T>): T {
+  return new Proxy(target, {
+    get(object, key) {
+      if (key in methods) return Reflect.get(methods, key) as unknown
+      const value: unknown = Reflect.get(object, key)
+      return typeof value === 'function' ? (value.bind(object) as unknown) : value
+    },
+  })
+}

@@ -1,0 +1,102 @@
+import type { Fault, Point } from './fault.ts'
+import { FaultCluster, type FaultClusterOptions } from './fault-cluster.ts'
+import { LINK_FAULTS } from './link-faults.ts'
+import { MEMORY_FAULTS } from './memory-faults.ts'
+import { PROCESS_FAULTS } from './process-faults.ts'
+import { Random } from './random.ts'
+import { REGISTER_FAULTS, type RegisterFault } from './register-faults.ts'
+import { canMountDisks, outsideBecause } from './sandbox.ts'
+import { registerTrial, updateTrial, type TrialResult } from './trial.ts'
+import { WORKER_FAULTS } from './worker-faults.ts'
+
+export interface CampaignOptions extends FaultClusterOptions {
+  readonly trials: number
+  readonly seed: number
+  /** Only faults whose name holds this. */
+  readonly only?: string
+  readonly onResult?: (result: TrialResult) => void
+}
+
+export interface Campaign {
+  readonly results: readonly TrialResult[]
+  /** Faults that could not be had here, and why. */
+  readonly missing: readonly { readonly fault: string; readonly reason: string }[]
+}
+
+type Case =
+  | { readonly kind: 'update'; readonly fault: Fault; readonly point: Point }
+  | { readonly kind: 'register'; readonly fault: RegisterFault }
+
+/** Every fault at every point it has on this machine, and the faults that it has not. */
+function catalogue(only: string): { cases: Case[]; missing: Campaign['missing'] } {
+  const outside = outsideBecause()
+  const missing: { fault: string; reason: string }[] = []
+  const cases: Case[] = []
+  const common = [...PROCESS_FAULTS, ...LINK_FAULTS, ...WORKER_FAULTS]
+  for (const fault of [...common, ...MEMORY_FAULTS]) {
+    if (!fault.name.includes(only)) continue
+    if (outside !== undefined && !common.includes(fault)) missing.push({ fault: fault.name, reason: outside })
+    else cases.push(...fault.points.map((point) => ({ kind: 'update' as const, fault, point })))
+  }
+  for (const fault of REGISTER_FAULTS) {
+    if (!fault.name.includes(only)) continue
+    const reason =
+      fault.missing?.() ?? (fault.name === 'disk read error' && !canMountDisks() ? 'file systems cannot be mounted' : undefined)
+    if (reason === undefined) cases.push({ kind: 'register', fault })
+    else missing.push({ fault: fault.name, reason })
+  }
+  return { cases, missing }
+}
+
+/**
+ * Trials one after another on one cluster: every case once in a random order, then again in another, and so on. The same seed gives the
+ * same faults, points, victims and delays.
+ */
+export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
+  const random = new Random(options.seed)
+  const { cases, missing } = catalogue(options.only ?? '')
+  const results: TrialResult[] = []
+  let cluster = await FaultCluster.start(options)
+  const alone = outsideBecause() === undefined
+  // Whatever waits in it has a deadline: several waits in a row, and processes to start.
+  const trialLimit = 8 * (options.timeoutMs + options.windowMs) + 20_000
+  let queue: Case[] = []
+  try {
+    for (let number = 1; number <= options.trials && cases.length > 0; number++) {
+      if (queue.length === 0) queue = random.shuffle(cases)
+      const next = queue.pop()!
+      const setting = { cluster, random, number, alone }
+      const trial = next.kind === 'update' ? updateTrial(setting, next.fault, next.point) : registerTrial(setting, next.fault)
+      const result = await within(trial, trialLimit).catch((error: unknown) => failedTrial(number, next, error))
+      results.push(result)
+      options.onResult?.(result)
+      // What a broken trial left behind is not to be taken for the next one's.
+      if (result.breaks.length > 0) {
+        await cluster.close()
+        cluster = await FaultCluster.start(options)
+      }
+    }
+  } finally {
+    await cluster.close()
+  }
+  return { results, missing }
+}
+
+function failedTrial(trial: number, failed: Case, error: unknown): TrialResult {
+  const what = error instanceof Error ? error.message : String(error)
+  const point = failed.kind === 'update' ? failed.point : 'register'
+  const breaks = [`the trial itself failed: ${what}`]
+  return { trial, fault: failed.fault.name, point, victim: -1, state: 'mixed', codes: [], totalMs: 0, breaks, errors: [] }
+}
+
+async function within<T>(promise: Promise<T>, ms: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`it was not over within ${ms} ms`)), ms)
+  })
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,175 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
+import { freePort } from '../cluster/cluster.ts'
+import { EngineProcess } from '../cluster/engine-process.ts'
+import { RankProcess } from '../cluster/rank-process.ts'
+import type { RankUpdate } from '../cluster/rank-protocol.ts'
+import { FaultyLink } from './link.ts'
+
+export interface FaultClusterOptions {
+  readonly ranks: number
+  /** Silence after which a rank, or the coordinator, is lost, in milliseconds. */
+  readonly windowMs: number
+  /** Deadline of every wait, in milliseconds. */
+  readonly timeoutMs: number
+  readonly checkpoint: GeneratedCheckpoint
+  /** Rank r and a Python engine worker on GPU r, instead of the host device. Faults inside the worker cannot be had there. */
+  readonly gpus?: { readonly python: string }
+  readonly bucketBytes?: number
+}
+
+/** Name under which the campaign's checkpoint is registered on all ranks. */
+export const CHECKPOINT = 'a'
+
+/** Ranks and engine workers that can be hurt one by one and made whole again. */
+export class FaultCluster {
+  readonly options: FaultClusterOptions
+  readonly ranks: RankProcess[] = []
+  readonly engines: EngineProcess[] = []
+  /** Connection of each rank to the coordinator; rank 0, which runs it, has none. */
+  readonly links: (FaultyLink | undefined)[] = []
+  /** Processes that have ended, by choice of the campaign. */
+  readonly dead = new Set<number>()
+  readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-faults-'))
+  #port = 0
+
+  private constructor(options: FaultClusterOptions) {
+    this.options = options
+  }
+
+  static async start(options: FaultClusterOptions): Promise<FaultCluster> {
+    const cluster = new FaultCluster(options)
+    try {
+      cluster.#port = await freePort()
+      const all = Array.from({ length: options.ranks }, (_, rank) => rank)
+      await Promise.all(
+        all.map(async (rank) => {
+          cluster.links[rank] = rank === 0 ? undefined : await FaultyLink.open(cluster.#port)
+          await Promise.all([cluster.#startRank(rank), cluster.#startEngine(rank)])
+        }),
+      )
+      await cluster.#join(all)
+      await Promise.all(all.map((rank) => cluster.register(rank)))
+      return cluster
+    } catch (error) {
+      await cluster.close()
+      throw error
+    }
+  }
+
+  get size(): number {
+    return this.options.ranks
+  }
+
+  get everybody(): number[] {
+    return Array.from({ length: this.size }, (_, rank) => rank)
+  }
+
+  /** Process ids of what runs now. */
+  get pids(): number[] {
+    return [...this.ranks, ...this.engines].map(({ process }) => process.child.pid!)
+  }
+
+  /** A rank registers its share of the campaign's checkpoint. */
+  async register(rank: number, inPlace = false): Promise<void> {
+    const share = { index: rank, count: this.size }
+    const source = { directory: this.options.checkpoint.directory }
+    await this.ranks[rank]!.call('register', { name: CHECKPOINT, source, options: { share, inPlace } })
+  }
+
+  /** One rank's call of an update that all ranks make. */
+  update(rank: number, options: Omit<RankUpdate, 'name' | 'engineSocket'>): Promise<unknown> {
+    const { socket } = this.engines[rank]!
+    const { bucketBytes = 2 ** 18 } = this.options
+    return this.ranks[rank]!.call('update', { name: CHECKPOINT, engineSocket: socket, bucketBytes, ...options })
+  }
+
+  /** Kills a rank's process, or its engine worker's. */
+  async kill(what: 'rank' | 'engine', rank: number): Promise<void> {
+    const { process } = (what === 'rank' ? this.ranks : this.engines)[rank]!
+    this.dead.add(process.child.pid!)
+    await process.stop('SIGKILL')
+  }
+
+  /**
+   * Replaces processes that ended, and makes ranks join anew that are no members any more. Ranks whose process goes on keep nothing:
+   * what a rank held before is checked by updates in which it is a member still.
+   */
+  async heal(lost: readonly number[]): Promise<void> {
+    for (const link of this.links) link?.restore()
+    const ended = this.everybody.filter((rank) => !isRunning(this.ranks[rank]!))
+    const leaving = lost.filter((rank) => !ended.includes(rank))
+    // Rank 0 last: it runs the coordinator.
+    await Promise.all(leaving.filter((rank) => rank !== 0).map((rank) => this.ranks[rank]!.call('close', undefined)))
+    if (leaving.includes(0)) await this.ranks[0]!.call('close', undefined)
+    await Promise.all(
+      this.everybody.map(async (rank) => {
+        if (ended.includes(rank)) {
+          this.dead.add(this.ranks[rank]!.process.child.pid!)
+          await this.#startRank(rank)
+        }
+        if (!isRunning(this.engines[rank]!)) {
+          this.dead.add(this.engines[rank]!.process.child.pid!)
+          await this.#startEngine(rank)
+        }
+      }),
+    )
+    const joining = [...ended, ...leaving].sort((a, b) => a - b)
+    if (joining.includes(0)) {
+      this.#port = await freePort()
+      for (const link of this.links) if (link) link.target = this.#port
+    }
+    await this.#join(joining)
+    await Promise.all(joining.map((rank) => this.register(rank)))
+  }
+
+  async close(): Promise<void> {
+    for (const { process } of [...this.ranks, ...this.engines]) process.child.kill('SIGCONT')
+    await Promise.all(this.ranks.map(({ process }) => process.stop()))
+    await Promise.all(this.engines.map(({ process }) => process.stop()))
+    for (const link of this.links) await link?.close()
+    rmSync(this.#directory, { recursive: true, force: true })
+  }
+
+  async #startRank(rank: number): Promise<void> {
+    this.ranks[rank] = new RankProcess(rank)
+    await this.ranks[rank].ready
+  }
+
+  async #startEngine(rank: number): Promise<void> {
+    const { directory } = this.options.checkpoint
+    const { gpus } = this.options
+    this.engines[rank] = new EngineProcess({
+      ...(gpus ? { kind: 'python', python: gpus.python, device: 'cuda' } : { kind: 'typescript' }),
+      directory: this.#directory,
+      checkpoint: directory,
+      tpRank: rank,
+      tpSize: this.size,
+    })
+    await this.engines[rank].ready()
+  }
+
+  async #join(ranks: readonly number[]): Promise<void> {
+    const { windowMs, timeoutMs } = this.options
+    await Promise.all(
+      ranks.map((rank) =>
+        this.ranks[rank]!.call('create', {
+          rank,
+          worldSize: this.size,
+          address: this.links[rank]?.address ?? `tcp://127.0.0.1:${this.#port}`,
+          keepAlive: false,
+          timeoutMs,
+          heartbeatMs: Math.max(20, Math.floor(windowMs / 10)),
+          heartbeatTimeoutMs: windowMs,
+          ...(this.options.gpus ? { gpu: rank } : { threads: 1 }),
+        }),
+      ),
+    )
+  }
+}
+
+function isRunning({ process: { child } }: RankProcess | EngineProcess): boolean {
+  return child.exitCode === null && child.signalCode === null
+}

@@ -1,0 +1,135 @@
+import { readdirSync, readFileSync, statfsSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { chain, describe, type Outcome } from './outcome.ts'
+import type { Fault, Point } from './fault.ts'
+import { CHECKPOINT, type FaultCluster } from './fault-cluster.ts'
+
+/** A second beyond the heartbeat window is what a survivor's error may take, and what a call may be over its deadline. */
+export const GRACE_MS = 1000
+/** How long a rank waits for its worker to answer an abort before it reports the error. */
+const ABORT_MS = 2000
+/** How long things that are given back in the background may take until they are. */
+const SETTLE_MS = 2000
+
+/** What is wrong with how the calls ended; nothing when all is well. A random moment may come after the end. `injectedAt` by `performance.now()`. */
+export function callBreaks(
+  fault: Fault,
+  victim: number,
+  point: Point,
+  outcomes: readonly Outcome[],
+  injectedAt: number,
+  { windowMs, timeoutMs }: { readonly windowMs: number; readonly timeoutMs: number },
+): string[] {
+  const breaks: string[] = []
+  const say = (rank: number, what: string) => breaks.push(`rank ${rank} ${what}`)
+  for (const { rank, state, error, typed, at } of outcomes) {
+    const survivor = rank !== victim || fault.spares !== 'victim'
+    const took = at - injectedAt
+    if (state === 'hung') say(rank, 'hung past its deadline')
+    if (state === 'failed' && !typed && survivor) say(rank, `threw something that is no CkptError: ${describe(error)}`)
+    if (!survivor) continue
+    if (state === 'failed' && fault.expect === 'succeeds') say(rank, `failed: ${describe(error)}`)
+    if (state === 'succeeded' && fault.expect === 'fails' && point !== 'any') say(rank, 'succeeded')
+    if (state !== 'failed' || error === undefined || fault.expect === 'succeeds') continue
+    const limit = fault.within === 'window' ? windowMs + GRACE_MS : timeoutMs + ABORT_MS + GRACE_MS
+    if (took > limit) say(rank, `knew after ${Math.round(took)} ms only: ${describe(error)}`)
+    const errors = chain(error)
+    if (!errors.some(({ code }) => fault.codes.includes(code))) say(rank, `says another cause: ${describe(error)}`)
+    // A rank that is cut off itself sees the coordinator gone.
+    const culprits = rank === victim ? [victim, 0] : [victim]
+    if (!errors.some((one) => culprits.some((culprit) => names(one, culprit, fault.names))))
+      say(rank, `does not name the cause: ${describe(error)}`)
+  }
+  return breaks
+}
+
+function names(
+  error: { message: string; fields: Readonly<Record<string, unknown>> },
+  victim: number,
+  pattern?: RegExp,
+): boolean {
+  const { message, fields } = error
+  if (pattern !== undefined) return pattern.test(message)
+  const { rank, ranks, member } = fields
+  if (rank === victim || member === victim || (Array.isArray(ranks) && ranks.includes(victim))) return true
+  return new RegExp(`\\b(rank|member) ${victim}\\b`).test(message)
+}
+
+/** Bytes of /dev/shm that are taken. */
+export function sharedBytes(): number {
+  const { blocks, bfree, bsize } = statfsSync('/dev/shm')
+  return (blocks - bfree) * bsize
+}
+
+/** What processes left that is not there while none of them is in an update; `alone` says that /dev/shm is nobody else's. */
+export async function leftoverBreaks(cluster: FaultCluster, alone: boolean, sharedBefore: number): Promise<string[]> {
+  const until = performance.now() + SETTLE_MS
+  for (;;) {
+    const breaks = leftoversNow(cluster, alone, sharedBefore)
+    if (breaks.length === 0 || performance.now() > until) return breaks
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}
+
+function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: number): string[] {
+  const breaks: string[] = []
+  const ours = new Set([...cluster.pids, ...cluster.dead])
+  for (const pid of cluster.dead) if (isThere(pid)) breaks.push(`process ${pid} is still there`)
+  for (const name of readdirSync('/dev/shm')) {
+    const pid = /^ckpt-(\d+)-/.exec(name)?.[1]
+    if (pid !== undefined && (alone || ours.has(Number(pid)))) breaks.push(`/dev/shm/${name} was left`)
+  }
+  const runtime = process.env['XDG_RUNTIME_DIR'] ?? tmpdir()
+  for (const name of readdirSync(runtime)) {
+    const pid = Number(/^ckpt-(\d+)-\w{6}$/.exec(name)?.[1])
+    if (!ours.has(pid)) continue
+    const path = join(runtime, name)
+    if (cluster.dead.has(pid)) breaks.push(`${path} of a dead process was left`)
+    else
+      breaks.push(
+        ...readdirSync(path)
+          .filter((file) => file.startsWith('worker-'))
+          .map((file) => `socket ${path}/${file} was left`),
+      )
+  }
+  if (alone && sharedBytes() > sharedBefore)
+    breaks.push(`${sharedBytes() - sharedBefore} bytes of device memory (/dev/shm) were left`)
+  return breaks
+}
+
+function isThere(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch {
+    return false
+  }
+}
+
+/** Updates all engines from what is registered and compares every parameter with the files. Nothing when all is well. */
+export async function updateBreaks(cluster: FaultCluster, version: string): Promise<string[]> {
+  try {
+    await Promise.all(cluster.engines.map((engine) => engine.poison()))
+    await Promise.all(cluster.everybody.map((rank) => cluster.update(rank, { version })))
+    const states = await Promise.all(
+      cluster.engines.map(async (engine) => ({
+        ...(await engine.verify(cluster.options.checkpoint.files)),
+        ...(await engine.health()),
+      })),
+    )
+    return states.flatMap((state, rank) => {
+      const wrong: string[] = []
+      if (!state.verified)
+        wrong.push(`${state.mismatches.length} parameters of engine ${rank} are wrong: ${state.mismatches[0]}`)
+      if (state.version !== version) wrong.push(`engine ${rank} serves ${state.version}, not ${version}`)
+      if (state.dirty) wrong.push(`engine ${rank} is still dirty`)
+      return wrong
+    })
+  } catch (error) {
+    return [`the next update of ${CHECKPOINT} failed: ${error instanceof Error ? describeAny(error) : String(error)}`]
+  }
+}
+
+function describeAny(error: Error): string {
+  return describe(error as Parameters<typeof describe>[0])
+}

@@ -1,0 +1,102 @@
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
+
+type Mode = 'open' | 'cut' | 'silent'
+
+/** A rank's connection to the coordinator, through a proxy that can hold it up, cut it, or swallow it. */
+export class FaultyLink {
+  readonly #server: Server
+  readonly #sockets = new Set<Socket>()
+  #mode: Mode = 'open'
+  #delayMs = 0
+  #held: (() => void)[] = []
+  /** Port of the coordinator. */
+  target: number
+
+  private constructor(target: number) {
+    this.target = target
+    this.#server = createServer((socket) => this.#accept(socket))
+  }
+
+  static async open(target: number): Promise<FaultyLink> {
+    const link = new FaultyLink(target)
+    await new Promise<void>((resolve, reject) => {
+      link.#server.once('error', reject)
+      link.#server.listen(0, '127.0.0.1', resolve)
+    })
+    return link
+  }
+
+  get address(): string {
+    return `tcp://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
+  }
+
+  /** Passes everything on `delayMs` later than it came (for what comes from now on). */
+  delay(delayMs: number): void {
+    this.#delayMs = delayMs
+  }
+
+  /** Ends all connections and refuses new ones, until `restore`. */
+  cut(): void {
+    this.#mode = 'cut'
+    this.#destroy()
+  }
+
+  /** Ends all connections; new ones are served at once. */
+  blip(): void {
+    this.#destroy()
+  }
+
+  /** Passes nothing on, and tells nobody; `restore` lets go what has come meanwhile. */
+  silence(): void {
+    this.#mode = 'silent'
+  }
+
+  restore(): void {
+    this.#mode = 'open'
+    this.#delayMs = 0
+    const held = this.#held
+    this.#held = []
+    for (const pass of held) pass()
+  }
+
+  async close(): Promise<void> {
+    this.#destroy()
+    await new Promise((resolve) => this.#server.close(resolve))
+  }
+
+  #destroy(): void {
+    this.#held = []
+    for (const socket of this.#sockets) socket.destroy()
+    this.#sockets.clear()
+  }
+
+  #accept(near: Socket): void {
+    if (this.#mode === 'cut') {
+      near.destroy()
+      return
+    }
+    const far = connect(this.target, '127.0.0.1')
+    for (const [from, to] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      this.#sockets.add(from)
+      from.setNoDelay(true)
+      from.on('data', (data: Buffer) => this.#pass(to, data))
+      from.on('error', () => undefined)
+      from.on('close', () => {
+        this.#sockets.delete(from)
+        to.destroy()
+      })
+    }
+  }
+
+  #pass(to: Socket, data: Buffer): void {
+    const write = () => {
+      if (!to.destroyed) to.write(data)
+    }
+    if (this.#mode === 'silent') this.#held.push(write)
+    else if (this.#delayMs > 0) setTimeout(write, this.#delayMs)
+    else write()
+  }
+}

@@ -1,0 +1,90 @@
+import { closeSync, openSync, readSync, rmSync, statfsSync, writeSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { readIndex } from '@ckpt/safetensors'
+import type { Fault } from './fault.ts'
+import { CHECKPOINT } from './fault-cluster.ts'
+
+const FILLER = '/dev/shm/fault-campaign-filler'
+
+/** Takes all of /dev/shm but `left` bytes, until it is called back. */
+async function fillSharedMemory(left: number): Promise<() => void> {
+  const { bavail, bsize } = statfsSync('/dev/shm')
+  const file = await open(FILLER, 'w')
+  try {
+    const block = Buffer.alloc(2 ** 20, 1)
+    for (let rest = bavail * bsize - left; rest > 0; rest -= block.length) {
+      await file.write(block, 0, Math.min(rest, block.length))
+    }
+  } catch (error) {
+    // Others take of it too.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+  } finally {
+    await file.close()
+  }
+  return () => rmSync(FILLER, { force: true })
+}
+
+/** Inverts one byte of every tensor of the campaign's checkpoint; a second time restores it. */
+async function flip(directory: string): Promise<void> {
+  for (const header of (await readIndex(directory)).headers) {
+    const fd = openSync(header.file, 'r+')
+    try {
+      const byte = Buffer.alloc(1)
+      for (const { begin, end } of header.tensors) {
+        if (begin === end) continue
+        readSync(fd, byte, 0, 1, header.dataStart + begin)
+        byte[0]! ^= 0xff
+        writeSync(fd, byte, 0, 1, header.dataStart + begin)
+      }
+    } finally {
+      closeSync(fd)
+    }
+  }
+}
+
+/**
+ * Faults of memory that is shared by name. They need a /dev/shm of their own (see sandbox.ts): others would be hit too, and what they do
+ * would be taken for leaks.
+ */
+export const MEMORY_FAULTS: readonly Fault[] = [
+  {
+    name: 'no room for rings',
+    points: ['begin', 'plan'],
+    victims: 'any',
+    expect: 'fails',
+    codes: ['OUT_OF_MEMORY'],
+    names: /\/dev\/shm/,
+    within: 'window',
+    lost: 'nobody',
+    inject: () => fillSharedMemory(64 * 1024),
+  },
+  {
+    name: 'file in place changes',
+    points: ['begin'],
+    victims: 'any',
+    expect: 'fails',
+    codes: ['DIGEST_MISMATCH'],
+    names: /digest of \S+/,
+    within: 'window',
+    lost: 'nobody',
+    async prepare({ cluster, victim }) {
+      await inPlace(cluster.ranks[victim]!, () => cluster.register(victim, true))
+      return async () => {
+        await inPlace(cluster.ranks[victim]!, () => cluster.register(victim))
+      }
+    },
+    async inject({ cluster }) {
+      const { directory } = cluster.options.checkpoint
+      await flip(directory)
+      return () => flip(directory)
+    },
+  },
+]
+
+async function inPlace(
+  rank: { call(name: 'unregister', argument: { name: string }): Promise<void> },
+  register: () => Promise<void>,
+): Promise<void> {
+  await rank.call('unregister', { name: CHECKPOINT })
+  await register()
+}

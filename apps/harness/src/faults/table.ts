@@ -1,0 +1,39 @@
+import { POINTS } from './fault.ts'
+import type { Campaign } from './campaign.ts'
+import type { TrialResult } from './trial.ts'
+
+/** Trials by fault and point: how many, how many broke an invariant, the slowest survivor's error, what codes came. */
+export function table({ results, missing }: Campaign): string {
+  const faults = [...new Set(results.map(({ fault }) => fault))].sort()
+  const rows = [['fault', 'point', 'trials', 'breaks', 'ended', 'error after', 'codes']]
+  for (const fault of faults) {
+    for (const point of POINTS) {
+      const some = results.filter((result) => result.fault === fault && result.point === point)
+      if (some.length > 0) rows.push([fault, point, ...summary(some)])
+    }
+  }
+  rows.push(['all', '', ...summary(results)])
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
+  const lines = rows.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column]!))
+      .join('  ')
+      .trimEnd(),
+  )
+  for (const { fault, reason } of missing) lines.push(`not run: ${fault}: ${reason}`)
+  return lines.join('\n')
+}
+
+function summary(results: readonly TrialResult[]): string[] {
+  const broken = results.filter(({ breaks }) => breaks.length > 0).length
+  const times = results.flatMap(({ errorMs }) => errorMs ?? [])
+  const states = new Map<string, number>()
+  for (const { state } of results) states.set(state, (states.get(state) ?? 0) + 1)
+  return [
+    String(results.length),
+    String(broken),
+    [...states].map(([state, count]) => `${count} ${state}`).join(', '),
+    times.length === 0 ? '' : `${(Math.max(...times) / 1000).toFixed(2)} s`,
+    [...new Set(results.flatMap(({ codes }) => codes))].sort().join(' '),
+  ]
+}

@@ -1,0 +1,102 @@
+import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { model } from '@ckpt/models'
+import { createHost, probeCuda } from '@ckpt/transport'
+import { describe, expect, it } from 'vitest'
+import { generateCheckpoint } from './checkpoint/generate.ts'
+import { FaultCluster } from './faults/fault-cluster.ts'
+import type { Fault, Point } from './faults/fault.ts'
+import { updateBreaks } from './faults/invariants.ts'
+import { PROCESS_FAULTS } from './faults/process-faults.ts'
+import { Random } from './faults/random.ts'
+import { updateTrial } from './faults/trial.ts'
+
+const gpus = (await probeCuda().catch(() => undefined))?.devices.length ?? 0
+const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))
+const python = process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
+const KILLS = Number(process.env['CKPT_GPU_KILLS'] ?? 20)
+const SEED = Number(process.env['CKPT_GPU_SEED'] ?? 1)
+/** What the driver keeps of processes that come and go, in bytes; a ring or a communicator that stayed would be far larger. */
+const GRANULES = 32 * 2 ** 20
+/** How long a killed process's memory and a communicator's farewell may take, in milliseconds. */
+const SETTLE_MS = 5000
+
+/** Engine workers take seconds to start, so they are killed less often; most moments are random. */
+function plan(random: Random): { fault: Fault; point: Point }[] {
+  const fault = (name: string) => PROCESS_FAULTS.find((one) => one.name === name)!
+  const held: Point[] = ['begin', 'plan', 'h2d', 'broadcast']
+  return random.shuffle(
+    Array.from({ length: KILLS }, (_, i) => {
+      if (i % 10 === 9) return { fault: fault('engine killed'), point: 'any' as const }
+      return {
+        fault: fault(i % 3 === 0 ? 'coordinator killed' : 'rank killed'),
+        point: i % 2 === 0 ? 'any' : held[(i >> 1) % 4]!,
+      }
+    }),
+  )
+}
+
+describe('gpu: kills in broadcast updates', () => {
+  it(
+    'end on the survivors with a typed error, give device memory back, and the next update is right',
+    { timeout: 300_000 },
+    async (context) => {
+      if (gpus < 2) context.skip(`2 GPUs are needed, there are ${gpus}`)
+      using checkpoint = await generateCheckpoint(
+        createHost(),
+        model('qwen3-30b-a3b'),
+        512 * 2 ** 20,
+        BigInt(SEED),
+        'gpu-faults',
+      )
+      const random = new Random(SEED)
+      const cluster = await FaultCluster.start({
+        ranks: 2,
+        windowMs: 1000,
+        timeoutMs: 15_000,
+        checkpoint,
+        gpus: { python },
+        bucketBytes: 2 ** 22,
+      })
+      const free = async () =>
+        (await Promise.all(cluster.ranks.map((rank) => rank.call('deviceMemory', undefined)))).map((one) => one.free)
+      const breaks: string[] = []
+      try {
+        // The first update loads libraries; the second is what the others will be like.
+        breaks.push(...(await updateBreaks(cluster, 'first')))
+        const started = performance.now()
+        await Promise.all(cluster.everybody.map((rank) => cluster.update(rank, { version: 'second' })))
+        const anyMs = Math.ceil(performance.now() - started)
+        await sleep(SETTLE_MS / 2)
+        const before = await free()
+        console.log(
+          `an update takes ${anyMs} ms; free device memory ${before.map((bytes) => (bytes / 2 ** 20).toFixed(0)).join(', ')} MiB`,
+        )
+        for (const [index, { fault, point }] of plan(random).entries()) {
+          const result = await updateTrial({ cluster, random, number: index + 1, alone: false, anyMs }, fault, point)
+          const until = performance.now() + SETTLE_MS
+          let after = await free()
+          while (after.some((bytes, rank) => bytes < before[rank]! - GRANULES) && performance.now() < until) {
+            await sleep(100)
+            after = await free()
+          }
+          const missing = after.map((bytes, rank) => before[rank]! - bytes)
+          const error =
+            result.errorMs === undefined ? '' : ` after ${(result.errorMs / 1000).toFixed(2)} s (${result.codes.join(' ')})`
+          console.log(
+            `${index + 1} ${fault.name} at ${point}, rank ${result.victim}: ${result.state}${error}, ${(result.totalMs / 1000).toFixed(1)} s in all, ` +
+              `device memory ${missing.map((bytes) => `${(-bytes / 2 ** 20).toFixed(1)} MiB`).join(', ')}`,
+          )
+          const lost = missing.flatMap((bytes, rank) =>
+            bytes > GRANULES ? `${bytes} bytes of GPU ${rank} did not come back` : [],
+          )
+          breaks.push(...[...result.breaks, ...lost].map((what) => `${index + 1} ${fault.name} at ${point}: ${what}`))
+        }
+      } finally {
+        await cluster.close()
+      }
+      expect(breaks).toEqual([])
+    },
+  )
+})
