@@ -2,6 +2,7 @@
 import { CkptError } from '@ckpt/contract'
 import { Command } from 'commander'
 import { addDoctor } from './commands/doctor.ts'
+import { addJoin } from './commands/join.ts'
 import { addLaunch } from './commands/launch.ts'
 import { addPlan } from './commands/plan.ts'
 import { addStatus } from './commands/status.ts'
@@ -17,6 +18,7 @@ addUpdate(program)
 addPlan(program)
 addStatus(program)
 addServe(program)
+addJoin(program)
 addDoctor(program)
 
 try {

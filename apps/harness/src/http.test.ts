@@ -80,8 +80,10 @@ describe("a client of checkpoint-engine's API, unchanged,", { timeout: 120_000 }
     const apis = workers.map((_, rank) => join(directory, `api-${rank}.sock`))
     const serve = (rank: number): Spawned =>
       spawnSource(`rank ${rank}`, new URL('./compat/serve-main.ts', import.meta.url), [apis[rank]!], {
-        ...{ RANK: String(rank), WORLD_SIZE: String(RANKS), MASTER_ADDR: '127.0.0.1', MASTER_PORT: port },
-        CKPT_TOKEN: 'a secret of the run',
+        env: {
+          ...{ RANK: String(rank), WORLD_SIZE: String(RANKS), MASTER_ADDR: '127.0.0.1', MASTER_PORT: port },
+          CKPT_TOKEN: 'a secret of the run',
+        },
       })
     const ranks = apis.map((_, rank) => serve(rank))
     for (const rank of ranks) ended.push(() => rank.stop())

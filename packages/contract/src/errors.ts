@@ -38,6 +38,12 @@ export const ERROR_CODES = {
   RENDEZVOUS_PROTOCOL: { scope: 'rank', retryable: false },
   RENDEZVOUS_REJECTED: { scope: 'rank', retryable: false },
   ADDON_UNAVAILABLE: { scope: 'rank', retryable: false },
+  /** A one-sided endpoint does not answer, or its connection broke. */
+  PEER_LOST: { scope: 'rank', retryable: true },
+  /** The secret of a one-sided endpoint was not proven. */
+  PEER_UNAUTHORIZED: { scope: 'rank', retryable: false },
+  /** What answers at an endpoint's address speaks another protocol, or is another endpoint. */
+  PEER_PROTOCOL: { scope: 'rank', retryable: false },
   // checkpoint
   CHECKPOINT_UNKNOWN: { scope: 'checkpoint', retryable: false },
   CHECKPOINT_EXISTS: { scope: 'checkpoint', retryable: false },
@@ -46,6 +52,8 @@ export const ERROR_CODES = {
   CHECKPOINT_UNREADABLE: { scope: 'checkpoint', retryable: true },
   METAS_MALFORMED: { scope: 'checkpoint', retryable: false },
   METAS_STALE: { scope: 'checkpoint', retryable: true },
+  /** A one-sided endpoint does not know the region's key (any more), or the range lies outside of it. */
+  REGION_REFUSED: { scope: 'checkpoint', retryable: false },
 } as const satisfies Record<string, CodeInfo>
 
 /** A stable error code: a key of {@link ERROR_CODES}. */

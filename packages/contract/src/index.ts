@@ -16,7 +16,7 @@ export {
   type TensorTable,
 } from './tensor.ts'
 export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
-export type { BucketColumns, CopyColumns, ItemColumns, PipelineMode, TransferPlan } from './plan.ts'
+export type { BucketColumns, BucketPull, CopyColumns, ItemColumns, PipelineMode, PullRuns, TransferPlan } from './plan.ts'
 export {
   STRIDED_COPY_COLUMNS,
   type AllocateOptions,
@@ -45,6 +45,18 @@ export type {
   Ring,
   RingHandle,
 } from './device.ts'
+export {
+  ONE_SIDED_COLUMNS,
+  type ConnectPeerOptions,
+  type EndpointDescriptor,
+  type OneSided,
+  type OneSidedKind,
+  type OneSidedPeer,
+  type OneSidedRequest,
+  type RegionDescriptor,
+  type RegisterRegionOptions,
+  type RegisteredRegion,
+} from './one-sided.ts'
 export type {
   EngineAdapter,
   EngineCall,
@@ -55,7 +67,19 @@ export type {
   WorkerProtocol,
   WorkerState,
 } from './engine.ts'
-export type { DirectContext, DirectResult, DirectStrategy, StagedStrategy, Strategy, StrategyContext, StrategyResult } from './strategy.ts'
+export type {
+  AccessPoint,
+  DirectContext,
+  DirectResult,
+  DirectStrategy,
+  PullContext,
+  PullStats,
+  RankAccess,
+  StagedStrategy,
+  Strategy,
+  StrategyContext,
+  StrategyResult,
+} from './strategy.ts'
 export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages } from './direct.ts'
 export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

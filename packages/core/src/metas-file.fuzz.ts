@@ -28,7 +28,7 @@ export const fuzz = {
         }),
       )
       const rank = { host: 'h', deviceUuid: 'u', segments: [{ kind: 'anonymous' as const, bytes: 1024 }], tensors, digest: '' }
-      await writeMetas(path, manifestOf('a', [{ ...rank, rank: 0 }]))
+      await writeMetas(path, { manifest: manifestOf('a', [{ ...rank, rank: 0 }]), access: [] })
       seeds.push(readFileSync(path))
     }
     return seeds
@@ -36,7 +36,7 @@ export const fuzz = {
   async run(input: Uint8Array): Promise<string> {
     writeFileSync(path, input)
     try {
-      const manifest = await readMetas(path)
+      const { manifest } = await readMetas(path)
       return `${manifest.ranks.length} ranks`
     } catch (error) {
       if (!CkptError.is(error, 'METAS_MALFORMED')) throw error

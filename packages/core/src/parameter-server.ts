@@ -9,11 +9,12 @@ import {
   type EngineAdapter,
   type Epoch,
   type Manifest,
+  type RankAccess,
   type Rendezvous,
   type Strategy,
 } from '@ckpt/contract'
 import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
-import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
+import { encodeRankMetas, fetchPublished, joinRendezvous, rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import { DirectState } from './direct/state.ts'
@@ -21,11 +22,13 @@ import { EngineStates, type WorkerStatus } from './engine-states.ts'
 import { withDeadline } from './deadline.ts'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
-import { readMetas, writeMetas } from './metas-file.ts'
+import { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
 import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import { serveMetrics, type Health } from './observe/metrics-server.ts'
 import { UpdateMetrics } from './observe/metrics.ts'
 import { describeUpdate, inSpan } from './observe/spans.ts'
+import { serveTcp } from './p2p/endpoints.ts'
+import { Serving } from './p2p/serving.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
@@ -36,7 +39,7 @@ import { UpdateResources } from './update/resources.ts'
 import { Activity } from './activity.ts'
 import { EMPTY_TABLE, NO_LEASE } from './nothing.ts'
 import { aborted, anySignal, once } from './signals.ts'
-import { runUpdate } from './update/update.ts'
+import { runUpdate, type UpdateRun } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
 const DEFAULT_DRAIN_MS = 30_000
@@ -99,6 +102,11 @@ export class ParameterServer implements AsyncDisposable {
   readonly #direct = new DirectState()
   readonly #engines = new EngineStates()
   readonly #manifests = new Map<string, Manifest>()
+  /** How the ranks of each manifest are read from. */
+  readonly #access = new Map<string, readonly RankAccess[]>()
+  /** Manifests that were loaded: of another world than this rank's. */
+  readonly #foreign = new Set<string>()
+  readonly #serving: Serving
   readonly #directory = new RuntimeDir()
   readonly #token = randomBytes(24).toString('base64url')
   readonly #log: Logger
@@ -125,6 +133,12 @@ export class ParameterServer implements AsyncDisposable {
       ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
     })
     this.#resources = new UpdateResources(device)
+    const { serve } = options
+    this.#serving = new Serving(async () => {
+      if (serve === false) return []
+      const { rendezvous: met } = options
+      return serveTcp(serve ?? {}, process.env, typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address)
+    })
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false
@@ -186,6 +200,11 @@ export class ParameterServer implements AsyncDisposable {
     return this.#rendezvous.worldSize
   }
 
+  /** Bytes of this rank's memory that other ranks have pulled so far. */
+  get servedBytes(): number {
+    return this.#serving.servedBytes
+  }
+
   /** The device whose memory the engine's parameters live in. */
   get device(): Device {
     return this.#device
@@ -236,6 +255,7 @@ export class ParameterServer implements AsyncDisposable {
     // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
     void this.#direct.drop().catch(() => undefined)
     this.#store.unregister(name, options)
+    this.#serving.close(name)
     this.#manifests.delete(name)
     this.#encoded.delete(name)
     this.activity.unregistered(name)
@@ -258,10 +278,21 @@ export class ParameterServer implements AsyncDisposable {
     const held = known ? this.#store.metas(name) : { segments: [], tensors: EMPTY_TABLE }
     const blob = this.#encode(name, held, digests)
     const before = this.#manifests.get(name)
-    const manifest = await gatherManifest(this.#rendezvous, name, blob, before, { timeoutMs: this.#timeoutMs, ...call })
+    const wait = { timeoutMs: this.#timeoutMs, ...call }
+    const manifest = await gatherManifest(this.#rendezvous, name, blob, before, wait)
+    const points = known ? await this.#serve(name) : []
+    this.#access.set(name, await this.#rendezvous.allGather<RankAccess>(`access/${name}`, { rank: this.rank, points }, wait))
     this.#manifests.set(name, manifest)
+    this.#foreign.delete(name)
     this.activity.gathered(manifest)
     return manifest
+  }
+
+  /** Opens what this rank holds to readers. */
+  async #serve(name: string): Promise<RankAccess['points']> {
+    using lease = this.#store.lease(name)
+    const { segments } = this.#store.metas(name)
+    return await this.#serving.serve(name, segments, segments, lease.segments)
   }
 
   readonly #encoded = new Map<string, { held: object; digests: boolean; blob: ReturnType<typeof encodeRankMetas> }>()
@@ -293,13 +324,45 @@ export class ParameterServer implements AsyncDisposable {
 
   /** Writes the gathered metas to a file, from which a new instance can join. */
   async saveMetas(name: string, path: string): Promise<void> {
-    await writeMetas(path, this.getMetas(name))
+    await writeMetas(path, { manifest: this.getMetas(name), access: this.#access.get(name) ?? [] })
   }
 
-  /** Takes metas from a file that {@link ParameterServer.saveMetas} wrote. @throws CkptError `METAS_MALFORMED`. */
+  /**
+   * Takes metas from a file that {@link ParameterServer.saveMetas} wrote, of another world: ranks of this one can then pull that
+   * checkpoint by a p2p update. @throws CkptError `METAS_MALFORMED`.
+   */
   async loadMetas(path: string): Promise<Manifest> {
-    const manifest = await readMetas(path)
+    return this.#adopt(await readMetas(path))
+  }
+
+  /**
+   * Leaves the gathered metas with the coordinator, from where a new instance that knows the run's token can {@link
+   * ParameterServer.fetchMetas}. One rank calls it, again after each registration.
+   */
+  publishMetas(name: string): void {
+    const text = encodeMetas({ manifest: this.getMetas(name), access: this.#access.get(name) ?? [] })
+    this.#rendezvous.publish(publishedKey(name), Buffer.from(text))
+  }
+
+  /**
+   * Takes the metas that another world's coordinator was left with, as {@link ParameterServer.loadMetas} does from a file.
+   *
+   * @throws CkptError `CHECKPOINT_UNKNOWN` where nothing was published, `RENDEZVOUS_REJECTED`, `RANK_MISSING`, `METAS_MALFORMED`.
+   */
+  async fetchMetas(name: string, from: FetchOptions): Promise<Manifest> {
+    const payload = await fetchPublished(publishedKey(name), { timeoutMs: this.#timeoutMs, ...from })
+    if (payload === undefined) {
+      throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name} were published at ${from.address}`, {
+        fields: { checkpoint: name, peer: from.address },
+      })
+    }
+    return this.#adopt(decodeMetas(Buffer.from(payload).toString(), `metas of ${from.address}`, true))
+  }
+
+  #adopt({ manifest, access }: Metas): Manifest {
     this.#manifests.set(manifest.checkpoint, manifest)
+    this.#access.set(manifest.checkpoint, access)
+    this.#foreign.add(manifest.checkpoint)
     return manifest
   }
 
@@ -357,6 +420,7 @@ export class ParameterServer implements AsyncDisposable {
         rendezvous: this.#rendezvous,
         retry,
         rollback,
+        ...(options.strategy?.name === 'p2p' && options.strategy.ranks && { ranks: options.strategy.ranks }),
         timeoutMs,
         signal,
         attempt: (attempt) => this.#attempt(attempt, options, signal),
@@ -374,14 +438,20 @@ export class ParameterServer implements AsyncDisposable {
     const { engine, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
     const { verify = engine.protocol !== 'checkpoint-engine' } = options
     const started = performance.now()
-    // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
-    await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
+    const receivers = strategy.name === 'p2p' ? strategy.ranks : undefined
+    if (receivers && !receivers.includes(this.rank)) {
+      throw new CkptError('INVALID_ARGUMENT', `rank ${this.rank} is not among the ranks ${receivers.join(', ')} that receive`, {
+        fields: { field: 'ranks', ranks: receivers },
+      })
+    }
+    // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
+    if (!receivers) await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
     const manifest = this.getMetas(name)
     if (tensorCount(manifest) === 0) {
       throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
     }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
-    const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
+    const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer, ...(receivers && { ranks: receivers }) })
     this.#metrics.began(epoch.id)
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
@@ -400,6 +470,7 @@ export class ParameterServer implements AsyncDisposable {
           strategy,
           manifest,
           segments: lease.segments,
+          ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
           socketDir: this.#directory.path,
           token: this.#token,
           version,
@@ -451,6 +522,16 @@ export class ParameterServer implements AsyncDisposable {
     this.#assertOpen()
     const timeline = timelineOf(report, { maxSpans: Math.floor(GATHERED_SPANS / this.worldSize) })
     return this.#rendezvous.allGather('timelines', timeline, { timeoutMs: this.#timeoutMs, ...options })
+  }
+
+  async #pull(checkpoint: string): Promise<NonNullable<UpdateRun['pull']>> {
+    return {
+      checkpoint,
+      access: this.#access.get(checkpoint) ?? [],
+      endpoints: (await this.#serving.endpoints()).map(({ endpoint }) => endpoint),
+      host: this.#device.host,
+      joining: this.#foreign.has(checkpoint),
+    }
   }
 
   /** Tells every rank; resolves to the error that this rank reports. */
@@ -549,6 +630,7 @@ export class ParameterServer implements AsyncDisposable {
     const steps: (() => Promise<void> | void)[] = [
       () => this.#metricsServer?.close(),
       () => this.#resources.release(),
+      () => this.#serving.end(),
       () => this.#direct.drop(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
@@ -568,4 +650,8 @@ export class ParameterServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
+}
+
+function publishedKey(name: string): string {
+  return `published-metas/${name}`
 }

@@ -127,6 +127,7 @@ it('traceEvents gives a rank its process, a stage its thread, and times from the
     [1, 'H2D'],
     [2, 'broadcast'],
     [3, 'reload'],
+    [4, 'pull'],
   ])
   const complete = events.filter(({ ph }) => ph === 'X')
   expect(complete.map(({ tid, ts, dur }) => [tid, ts, dur])).toEqual([

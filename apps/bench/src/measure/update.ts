@@ -1,4 +1,6 @@
-import { cpus } from 'node:os'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { timelineOf, type UpdateReport } from '@ckpt/core'
 import type { Model } from '@ckpt/models'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
@@ -13,9 +15,10 @@ const MAX_SPANS = 4000
 export interface UpdateMeasurement {
   readonly model: Pick<Model, 'id' | 'title'>
   readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
+  /** With `p2p` the ranks join from the saved metas of as many others, which hold the checkpoint, over TCP on this machine. */
   readonly ranks: number
   readonly repeat: number
-  readonly strategy: 'broadcast' | 'direct'
+  readonly strategy: 'broadcast' | 'direct' | 'p2p'
   /** Readings of the copy ceiling, one right before each sample. */
   readonly copyCeiling: CeilingProbe
   /** Port on which rank 0 serves its numbers meanwhile. */
@@ -31,6 +34,7 @@ export interface UpdateMeasurement {
 export async function measureUpdate(options: UpdateMeasurement): Promise<Run | { skipped: string }> {
   const { model, checkpoint, ranks, repeat, onStep, strategy } = options
   const direct = strategy === 'direct'
+  const pulls = strategy === 'p2p'
   // Ranks read each other's memory then: they have to be able to map it.
   const inPlace = direct && checkpoint.directory.startsWith('/dev/shm/')
   if (direct && !inPlace && ranks > 1)
@@ -44,16 +48,20 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     ...(options.metricsPort !== undefined && { metricsPort: options.metricsPort }),
     engine: { kind: 'typescript', checkpoint: checkpoint.directory },
   })
+  await using others = pulls ? await Cluster.start({ ranks, threads }) : undefined
+  const owners = others ?? cluster
   onStep?.('registering')
-  const registered = await cluster.register('bench', checkpoint.directory, { inPlace })
-  const gathered = await cluster.all('gatherMetas', () => ({ name: 'bench' }))
+  const registered = await owners.register('bench', checkpoint.directory, { inPlace })
+  const gathered = await owners.all('gatherMetas', () => ({ name: 'bench', digests: pulls }))
+  if (pulls) await loadMetas(owners, cluster)
+  const p2p = pulls ? { p2p: cluster.ranks.map(({ rank }) => rank) } : {}
   const samples: UpdateReport[][] = []
   let verified = true
   let verifiedBytes = 0
   const updateAndVerify = async (verify: boolean, version: string): Promise<UpdateReport[]> => {
     await Promise.all(cluster.engines.map((engine) => engine.poison()))
     onStep?.(`update ${version}`)
-    const reports = await cluster.update('bench', { verify, version, strategy })
+    const reports = await cluster.update('bench', { verify, version, ...(pulls ? p2p : { strategy }) })
     onStep?.(`verifying ${version}`)
     const checks = await Promise.all(cluster.engines.map((engine) => engine.verify(checkpoint.files)))
     verified &&= checks.every((check) => check.verified)
@@ -63,7 +71,9 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   /** What H2D, broadcast and reload of one update must move. */
   const movedBytes = (reports: readonly UpdateReport[]) => {
     const written = direct ? account(reports) : undefined
-    return written ? written.h2dBytes + written.forwardedBytes : reports[0]!.bytes * ranks + verifiedBytes
+    if (written) return written.h2dBytes + written.forwardedBytes
+    // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
+    return reports[0]!.bytes * (pulls ? ranks + 1 : ranks) + verifiedBytes
   }
   // The first update makes ring and collective, which are kept: it is not a sample.
   await updateAndVerify(false, 'first')
@@ -113,7 +123,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     limit: {
       bytesPerSecond: summarize(ceilings).median,
       updateMs: summarize(limits).median,
-      how: `${moved} bytes that ${direct ? 'have to be written to parameters' : 'H2D, broadcast and reload must move'}, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
+      how: `${moved} bytes that ${direct ? 'have to be written to parameters' : `${pulls ? 'both ends of the pull' : 'H2D'}, broadcast and reload must move`}, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
     },
     ratioToLimit: ratio.median,
     ratios: ratio,
@@ -130,5 +140,17 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
       reloadBytes: verifiedBytes,
     },
     timelines: last.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
+  }
+}
+
+/** Has `joining` learn what `owners` hold as a new instance does, from a file. */
+async function loadMetas(owners: Cluster, joining: Cluster): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'ckpt-bench-metas-'))
+  try {
+    const path = join(directory, 'metas')
+    await owners.ranks[0]!.call('saveMetas', { name: 'bench', path })
+    await joining.all('loadMetas', () => ({ path }))
+  } finally {
+    rmSync(directory, { recursive: true })
   }
 }

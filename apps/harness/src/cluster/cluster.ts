@@ -20,6 +20,10 @@ export interface ClusterOptions {
   readonly metricsPort?: number
   /** Threads of each rank. */
   readonly threads?: number
+  /** More environment of each rank's process. */
+  readonly env?: (rank: number) => NodeJS.ProcessEnv
+  /** Command line that is to start ranks and engine workers, such as `nsenter` with its arguments. */
+  readonly through?: readonly string[]
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
   /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA. */
@@ -49,7 +53,7 @@ export class Cluster implements AsyncDisposable {
     this.#directory = directory
     process.on('exit', this.#removeDirectory)
     this.engines = options.engine ? Array.from({ length: options.ranks }, (_, rank) => this.#startEngine(rank)) : []
-    this.ranks = Array.from({ length: options.ranks }, (_, rank) => new RankProcess(rank))
+    this.ranks = Array.from({ length: options.ranks }, (_, rank) => this.#newRank(rank))
   }
 
   static async start(options: ClusterOptions): Promise<Cluster> {
@@ -93,10 +97,15 @@ export class Cluster implements AsyncDisposable {
     })
   }
 
+  #newRank(rank: number): RankProcess {
+    const { env, through } = this.#options
+    return new RankProcess(rank, { ...(env && { env: env(rank) }), ...(through && { through }) })
+  }
+
   /** Kills a rank and starts it anew, as a new incarnation without any checkpoint. */
   async restartRank(rank: number): Promise<void> {
     await this.ranks[rank]?.process.stop('SIGKILL')
-    this.ranks[rank] = new RankProcess(rank)
+    this.ranks[rank] = this.#newRank(rank)
     await this.ranks[rank].ready
     await this.#create(this.ranks[rank])
   }
@@ -111,7 +120,7 @@ export class Cluster implements AsyncDisposable {
 
   /** One rank more, with an engine worker of its own. */
   async addRank(): Promise<void> {
-    const rank = this.ranks.push(new RankProcess(this.ranks.length)) - 1
+    const rank = this.ranks.push(this.#newRank(this.ranks.length)) - 1
     this.engines.push(this.#startEngine(rank))
     await Promise.all([this.ranks[rank]!.ready, this.engines[rank]!.ready()])
     await this.#create(this.ranks[rank]!)
@@ -134,6 +143,7 @@ export class Cluster implements AsyncDisposable {
       tpRank: rank % this.#options.ranks,
       tpSize: this.#options.ranks,
       extra,
+      ...(this.#options.through && { through: this.#options.through }),
     })
   }
 

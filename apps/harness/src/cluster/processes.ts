@@ -17,14 +17,23 @@ export interface Spawned {
   stop(signal?: NodeJS.Signals, graceMs?: number): Promise<void>
 }
 
+/** More of how a process is started. */
+export interface SpawnOptions {
+  readonly env?: NodeJS.ProcessEnv
+  /** Command line that is to start it, such as `nsenter` or `taskset` with their arguments (default: none). */
+  readonly through?: readonly string[]
+}
+
 /**
  * Starts `module` (a file URL of a TypeScript source; `pnpm bundle` puts the built file's in its place) as a child process with an
  * IPC channel.
  */
-export function spawnSource(name: string, module: URL, args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Spawned {
+export function spawnSource(name: string, module: URL, args: readonly string[] = [], options: SpawnOptions = {}): Spawned {
+  const [command, ...before] = options.through ?? []
   const child = fork(fileURLToPath(module), args, {
-    execArgv: [...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
-    env: { ...process.env, ...env },
+    execPath: command ?? process.execPath,
+    execArgv: [...before, ...(command === undefined ? [] : [process.execPath]), ...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
+    env: { ...process.env, ...options.env },
     stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     serialization: 'advanced',
   })

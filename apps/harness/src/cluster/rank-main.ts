@@ -3,6 +3,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { broadcast } from '@ckpt/broadcast'
 import { CkptError, type Device } from '@ckpt/contract'
 import { ParameterServer, controlEngine, direct } from '@ckpt/core'
+import { p2p } from '@ckpt/p2p'
 import { createCudaDevice } from '@ckpt/transport'
 import { standInCudaDevice } from '../compat/stand-in-device.ts'
 import { Hold, heldEngine, heldStrategy } from './hold.ts'
@@ -46,8 +47,21 @@ const handlers: Handlers = {
     const milliseconds = performance.now() - started
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
-  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, ...options }) {
-    const chosen = strategy?.startsWith('direct') ? direct({ required: strategy === 'direct-required' }) : undefined
+  saveMetas: ({ name, path }) => parameterServer().saveMetas(name, path),
+  publishMetas({ name }) {
+    parameterServer().publishMetas(name)
+    return Promise.resolve()
+  },
+  async fetchMetas({ name, ...from }) {
+    await parameterServer().fetchMetas(name, from)
+  },
+  servedBytes: () => Promise.resolve(parameterServer().servedBytes),
+  async loadMetas({ path }) {
+    await parameterServer().loadMetas(path)
+  },
+  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, ...options }) {
+    const whole = strategy?.startsWith('direct') ? direct({ required: strategy === 'direct-required' }) : undefined
+    const chosen = ranks ? p2p({ ranks }) : whole
     const engine = controlEngine({ socket: engineSocket, protocol })
     if (at === undefined) return parameterServer().update(name, { engine, ...options, ...(chosen && { strategy: chosen }) })
     hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))

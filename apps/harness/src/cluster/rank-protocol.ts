@@ -32,6 +32,11 @@ export interface RankCalls {
     { name: string; digests?: boolean; timeoutMs?: number },
     { milliseconds: number; tensors: number; digest: string },
   ]
+  saveMetas: [{ name: string; path: string }, void]
+  loadMetas: [{ path: string }, void]
+  publishMetas: [{ name: string }, void]
+  fetchMetas: [{ name: string; address: string; token: string; timeoutMs: number }, void]
+  servedBytes: [undefined, number]
   update: [RankUpdate, UpdateReport]
   /** Lets a held update go on. */
   go: [undefined, void]
@@ -49,6 +54,8 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
+  /** Ranks that pull the checkpoint, by p2p. */
+  readonly p2p?: readonly number[]
   /** Default: broadcast. */
   readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
   /** What the engine worker speaks (default: ckpt's own protocol). */

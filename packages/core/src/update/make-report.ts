@@ -28,6 +28,8 @@ export function makeReport(
     for (let i = 0; i < reloadSpans.length; i += 3) {
       add(2, reloadSpans[i]!, reloadSpans[i + 1]!, reloadSpans[i + 2]!, staged.startedAt)
     }
+    const pulls = staged.pull?.spans ?? []
+    for (let i = 0; i < pulls.length; i += 3) add(3, pulls[i]!, pulls[i + 1]!, pulls[i + 2]!, staged.startedAt)
   }
   const written = outcome.spans ?? new Float64Array(0)
   for (let i = 0; i < written.length; i += 4) {
@@ -44,6 +46,9 @@ export function makeReport(
     modeReason: plan?.modeReason ?? 'nothing passes through a ring',
     ...(staged?.stats.order && { order: staged.stats.order }),
     ...(direct && { direct }),
+    ...(staged?.pull && {
+      pull: { bytes: staged.pull.bytes, busyMs: staged.pull.busyMs, sources: staged.pull.sources, lost: staged.pull.lost },
+    }),
     bytes: outcome.bytes,
     ...(plan &&
       whole &&

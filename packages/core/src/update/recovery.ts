@@ -20,6 +20,8 @@ export interface Attempt {
 
 export interface Recovery {
   readonly rendezvous: Rendezvous
+  /** Those that take part, where these are not all. */
+  readonly ranks?: readonly number[]
   /** Further attempts after the first. */
   readonly retry: number
   readonly rollback: boolean
@@ -103,7 +105,11 @@ async function agree(recovery: Recovery, own: Proposal): Promise<'retry' | 'rest
   if (signal.aborted) return 'nothing'
   try {
     const timeoutMs = Math.min(recovery.timeoutMs, AGREE_MS)
-    const all = await rendezvous.allGather('update/recover', own, { timeoutMs, signal })
+    const all = await rendezvous.allGather('update/recover', own, {
+      timeoutMs,
+      signal,
+      ...(recovery.ranks && { ranks: recovery.ranks }),
+    })
     if (all.every((one) => one.retry)) return 'retry'
     const restore = own.restore !== '' && all.every((one) => one.restore === own.restore)
     return restore && all.some((one) => one.touched) ? 'restore' : 'nothing'

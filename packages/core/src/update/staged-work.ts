@@ -1,5 +1,5 @@
 import type { Epoch, Exchange, Manifest, Ring, StrategyContext, StrategyResult } from '@ckpt/contract'
-import { bucketTensors } from '@ckpt/planner'
+import { bucketTensors, pullOf } from '@ckpt/planner'
 import { tensorCount } from '../manifest.ts'
 import type { DirectReport } from '../report.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
@@ -19,7 +19,8 @@ export interface Staging {
   /** The most that the ring may take. */
   readonly ringBytes: number
   readonly exchange: Exchange
-  readonly wait: { readonly timeoutMs: number; readonly signal: AbortSignal }
+  /** Deadline of every wait, and the ranks that take part where those are not all. */
+  readonly wait: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] }
 }
 
 /** What an update did, for its report. */
@@ -40,13 +41,15 @@ export interface Outcome {
 /** The plan of all of a manifest's tensors, its ring and its collective. */
 export function stage(staging: Staging, manifest: Manifest, ringBytes = staging.ringBytes): PlannedUpdate {
   const { run, ranks } = staging
-  return run.plans.get(manifest, run.rendezvous.rank, {
+  const options = {
     ranks,
     ringBytes,
     ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
     maxBucketBytes: run.maxBucketBytes,
     chunkBytes: run.chunkBytes,
-  })
+  }
+  if (run.pull) return run.plans.p2p(manifest, options, run.pull.joining)
+  return run.plans.broadcast(manifest, run.rendezvous.rank, options)
 }
 
 /** Makes what a plan needs. `attach` is called with the ring as soon as it is there. */
@@ -75,7 +78,9 @@ export async function contextFor(
     collective,
     session: run.progress.watch(session),
     segments: run.segments,
-    ...wait,
+    ...(run.pull && { pull: { ...run.pull, pullOf: (bucket, lost) => pullOf(planned.plan, manifest, bucket, lost) } }),
+    timeoutMs: wait.timeoutMs,
+    signal: wait.signal,
     ...(run.onProgress && { onProgress: run.onProgress }),
   }
 }

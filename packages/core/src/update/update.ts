@@ -5,6 +5,7 @@ import {
   type Epoch,
   type HostMemory,
   type Manifest,
+  type PullContext,
   type Rendezvous,
   type StagedStrategy,
   type Strategy,
@@ -40,6 +41,8 @@ export interface UpdateRun {
   readonly direct: DirectState
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
+  /** What receivers pull with, in a p2p update; `joining`: they are not ranks of the manifest. */
+  readonly pull?: Omit<PullContext, 'pullOf'> & { readonly joining: boolean }
   readonly socketDir: string
   readonly token: string
   readonly version: string
@@ -67,7 +70,7 @@ export interface UpdateRun {
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
   const { rendezvous, progress, timeoutMs, signal } = run
   const { rank } = rendezvous
-  const wait = { timeoutMs, signal }
+  const wait = { timeoutMs, signal, ...(run.strategy.name === 'p2p' && run.strategy.ranks && { ranks: run.strategy.ranks }) }
   const startedAt = performance.now()
   const clock = stepClock(startedAt)
 

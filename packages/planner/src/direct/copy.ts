@@ -92,7 +92,8 @@ function join(last: Copy, next: Copy): boolean {
     last.destinationPitch = destinationStep
   } else {
     if (sourceStep !== last.rows * last.sourcePitch || destinationStep !== last.rows * last.destinationPitch) return false
-    if (next.rows > 1 && (next.sourcePitch !== last.sourcePitch || next.destinationPitch !== last.destinationPitch)) return false
+    if (next.rows > 1 && (next.sourcePitch !== last.sourcePitch || next.destinationPitch !== last.destinationPitch))
+      return false
   }
   last.rows += next.rows
   return true

@@ -40,7 +40,10 @@ function routesFor(cut: Cut, tensor: number, rank: number, ranks: number, at: nu
       }
     case 'repeated':
       // One row for every row of the parameter, as an expanded copy has it.
-      return { routes: [{ ...base, sourceOffset: 0, rowBytes: COLUMNS, dims: [ranks + 1, 0, COLUMNS] }], bytes: COLUMNS * (ranks + 1) }
+      return {
+        routes: [{ ...base, sourceOffset: 0, rowBytes: COLUMNS, dims: [ranks + 1, 0, COLUMNS] }],
+        bytes: COLUMNS * (ranks + 1),
+      }
     default:
       return { routes: [], bytes: 0 }
   }
@@ -81,7 +84,12 @@ function world(cuts: readonly Cut[], ranks: number, owners: readonly number[], s
 }
 
 /** Runs a flat list of copies, and counts how often each byte is written. */
-function run(rows: Float64Array, sources: readonly Uint8Array[], targets: readonly Uint8Array[], counts: readonly Uint8Array[]): void {
+function run(
+  rows: Float64Array,
+  sources: readonly Uint8Array[],
+  targets: readonly Uint8Array[],
+  counts: readonly Uint8Array[],
+): void {
   for (let at = 0; at < rows.length; at += 8) {
     const [source, from, fromPitch, target, to, toPitch, bytes, count] = rows.subarray(at, at + 8) as unknown as number[]
     for (let row = 0; row < count!; row++) {
@@ -103,7 +111,12 @@ function execute({ recordings, memories }: World, plan: DirectPlan): Uint8Array[
   }
   for (const [rank, own] of plan.ranks) {
     const targets = own.targets.map((target) => storages[target.rank]!)
-    run(own.forwards, [storages[rank]!], targets, own.targets.map((target) => counts[target.rank]!))
+    run(
+      own.forwards,
+      [storages[rank]!],
+      targets,
+      own.targets.map((target) => counts[target.rank]!),
+    )
   }
   const opaque = new Set(plan.opaque.map(({ name }) => name))
   recordings.forEach((recording, rank) => {
@@ -162,7 +175,9 @@ describe('a direct plan', () => {
           expect(sum('h2dBytes')).toBe(plan.uniqueBytes)
           expect(sum('neededBytes')).toBe(sum('h2dBytes') + sum('forwardBytes'))
           if (!forward) expect(sum('forwardBytes')).toBe(0)
-          expect(plan.opaque.map(({ name }) => name)).toEqual(cuts.flatMap((one, i) => (one === 'opaque' ? [`t${i}`] : [])).sort())
+          expect(plan.opaque.map(({ name }) => name)).toEqual(
+            cuts.flatMap((one, i) => (one === 'opaque' ? [`t${i}`] : [])).sort(),
+          )
           expect(planDirect(given.manifest, options)).toEqual(plan)
         },
       ),
@@ -214,7 +229,10 @@ describe('a direct plan', () => {
 it('a subset of a manifest keeps what it names, with a digest of its own', () => {
   const { manifest } = world(['whole', 'rows', 'whole'], 2, [0, 1, 0], 0)
   const subset = subsetOf(manifest, new Set(['t2']))
-  expect(subset.ranks.map(({ tensors }) => Array.from({ length: tensors.count }, (_, i) => tensors.names.at(i)))).toEqual([['t2'], []])
+  expect(subset.ranks.map(({ tensors }) => Array.from({ length: tensors.count }, (_, i) => tensors.names.at(i)))).toEqual([
+    ['t2'],
+    [],
+  ])
   expect(subset.digest).not.toBe(manifest.digest)
   expect(subset.digest).not.toBe(subsetOf(manifest, new Set(['t1'])).digest)
 })

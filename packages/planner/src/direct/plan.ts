@@ -200,9 +200,7 @@ function handOn(from: Route, need: Need, targets: Map<string, number>): Copy[] {
     sourceOffset: from.destinationOffset,
     destinationOffset: need.route.destinationOffset,
     rowBytes: from.rowBytes,
-    dims: dims.map((value, index) =>
-      index % 3 === 0 ? value : index % 3 === 1 ? dims[index + 1]! : need.route.dims[index]!,
-    ),
+    dims: dims.map((value, index) => (index % 3 === 0 ? value : index % 3 === 1 ? dims[index + 1]! : need.route.dims[index]!)),
   }
   return [...expand(between, from.storage, 0)]
 }

@@ -44,6 +44,10 @@ export class RejoiningRendezvous implements Rendezvous {
     return this.#call(options, (member, left) => member.allGatherBlobs(key, blob, left))
   }
 
+  publish(key: string, payload: Uint8Array): void {
+    this.#member.publish(key, payload)
+  }
+
   barrier(key: string, options?: GatherOptions): Promise<void> {
     return this.#call(options, (member, left) => member.barrier(key, left))
   }

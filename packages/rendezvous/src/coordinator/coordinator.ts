@@ -13,6 +13,7 @@ import {
   protocolError,
   readRankMessage,
   type CoordinatorMessage,
+  type FetchMessage,
   type GatherMessage,
   type JoinMessage,
   type RankMessage,
@@ -26,6 +27,9 @@ import { Members, taken, type Member } from './members.ts'
 /** A message may be on its way when its sender dies: only what comes this many milliseconds after another asked for its place counts. */
 const SETTLE_MS = 100
 const MAX_RANKS = 65_536
+
+/** Keys whose latest publication is kept. */
+const MAX_PUBLISHED = 16
 
 /** Sends a message to the connection with this routing id. */
 export type SendTo = (peer: string, frames: Frames) => void
@@ -43,6 +47,8 @@ export class Coordinator {
   readonly #blobs: BlobStore
   readonly #applicants = new Applicants()
   #everybody: readonly number[] = []
+  /** What ranks have published, by key; keys in order of last use. */
+  readonly #published = new Map<string, Uint8Array>()
 
   constructor(settings: Settings, send: SendTo) {
     this.#settings = settings
@@ -58,6 +64,7 @@ export class Coordinator {
     try {
       const message = readRankMessage(frames, name)
       if (message.type === 'join') return this.#join(peer, message)
+      if (message.type === 'fetch') return this.#fetch(peer, message)
       if (!member) return this.#stranger(peer, name, message)
       if (member.gone) return this.#tell(member.peer, { type: 'dismissed', error: errorData(member.gone) })
       member.heard = performance.now()
@@ -99,7 +106,7 @@ export class Coordinator {
     }
   }
 
-  #handle(member: Member, message: Exclude<RankMessage, JoinMessage>, frames: Frames): void {
+  #handle(member: Member, message: Exclude<RankMessage, JoinMessage | FetchMessage>, frames: Frames): void {
     switch (message.type) {
       case 'beat':
         for (const id of message.ended) this.#epochs.leave(id, member.rank)
@@ -116,6 +123,11 @@ export class Coordinator {
         return
       case 'want':
         this.#deliver(member, message.id, message.digests)
+        return
+      case 'publish':
+        this.#published.delete(message.key)
+        this.#published.set(message.key, frames[1]!)
+        for (const key of this.#published.keys()) if (this.#published.size > MAX_PUBLISHED) this.#published.delete(key)
         return
       case 'cancel': {
         const gather = this.#gathers.waitOf(member, message.id)
@@ -176,6 +188,14 @@ export class Coordinator {
   #resize(worldSize: number): void {
     this.#everybody = Array.from({ length: worldSize }, (_, rank) => rank)
     for (const member of this.#members.live()) this.#tell(member.peer, { type: 'world', worldSize })
+  }
+
+  #fetch(peer: string, { protocol, token, key }: FetchMessage): void {
+    const refuse = (why: string) => new CkptError('RENDEZVOUS_REJECTED', `${key} may not be fetched: ${why}`)
+    if (!sameSecret(token, this.#settings.token)) throw refuse('the token is not the one of this run')
+    if (protocol !== PROTOCOL) throw refuse(`protocol ${protocol}, this coordinator speaks ${PROTOCOL}`)
+    const payload = this.#published.get(key)
+    this.#tell(peer, { type: 'published', key, found: payload !== undefined }, payload ? [payload] : [])
   }
 
   #gather(member: Member, message: GatherMessage, value: Uint8Array | undefined): void {

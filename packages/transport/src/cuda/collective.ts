@@ -93,6 +93,9 @@ export class CudaCollective implements Collective {
   async run(job: PipelineJob): Promise<PipelineRun> {
     if (this.#state !== 'ready') throw new CkptError('INVALID_STATE', STATES[this.#state])
     const ring = cudaRing(job.ring)
+    if (job.arrivals?.into === 'ring') {
+      throw new CkptError('UNSUPPORTED', 'bytes cannot arrive in the ring of a GPU: let them arrive in pinned memory')
+    }
     const memories = job.sources.map(cudaMemory)
     const used: typeof memories = []
     const letGo = (): void => {
@@ -216,6 +219,7 @@ function nativeJob(
     chunkBytes: job.chunkBytes,
     serial: job.mode === 'serial',
     alternating: false,
+    arrivals: job.arrivals !== undefined,
     timeoutMs: Math.ceil(job.timeoutMs),
   }
 }
