@@ -3,7 +3,7 @@
 #include <string>
 
 #include "cuda_abi.h"
-#include "library.h"
+#include "ckpt/library.h"
 
 namespace ckpt::cuda {
 
