@@ -100,9 +100,7 @@ export class RdmaDevice {
   }
 
   async registerDmabuf({ fd, offset = 0, bytes, address = 0n }, access = {}) {
-    return new RdmaMemoryRegion(
-      await addon().registerDmabuf(this.#handle, fd, offset, bytes, address, withDefaults(access)),
-    )
+    return new RdmaMemoryRegion(await addon().registerDmabuf(this.#handle, fd, offset, bytes, address, withDefaults(access)))
   }
 
   async createQueuePair({ port = 1, gidIndex, depth = DEFAULT_DEPTH }) {

@@ -6,7 +6,19 @@ import type { Kernel } from './kernel.ts'
 import { programPath } from './needs.ts'
 
 /** Modules of the guest; those that they need come with them. */
-const MODULES = ['crc32_generic', 'crc32c_generic', 'rdma_rxe', 'rdma_ucm', 'veth', 'dummy', 'virtio_pci', 'virtio_net', '9pnet_virtio', '9p', 'sch_netem']
+const MODULES = [
+  'crc32_generic',
+  'crc32c_generic',
+  'rdma_rxe',
+  'rdma_ucm',
+  'veth',
+  'dummy',
+  'virtio_pci',
+  'virtio_net',
+  '9pnet_virtio',
+  '9p',
+  'sch_netem',
+]
 const MERGED = ['bin', 'sbin', 'lib', 'lib64']
 /** Made by the kernel or by /init. */
 const MOUNT_POINTS = ['proc', 'sys', 'dev', 'usr', 'job', 'tmp', 'run', 'etc']
@@ -42,10 +54,14 @@ function moduleFiles(kernel: Kernel): string[] {
   for (const module of MODULES) {
     let text: string
     try {
-      text = execFileSync(programPath('modprobe') ?? 'modprobe', ['-d', kernel.root, '-S', kernel.version, '--show-depends', module], {
-        encoding: 'utf8',
-        stdio: ['ignore', 'pipe', 'pipe'],
-      })
+      text = execFileSync(
+        programPath('modprobe') ?? 'modprobe',
+        ['-d', kernel.root, '-S', kernel.version, '--show-depends', module],
+        {
+          encoding: 'utf8',
+          stdio: ['ignore', 'pipe', 'pipe'],
+        },
+      )
     } catch (error) {
       // Some kernels have these two built in, under another name.
       if (module.startsWith('crc32')) continue

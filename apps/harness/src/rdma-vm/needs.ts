@@ -18,7 +18,8 @@ const FOLDERS = ['/usr/sbin', '/usr/bin', '/sbin', '/bin']
 
 /** Why the VM cannot run on this machine; undefined where nothing is missing. What it downloads is not looked at. */
 export function missingForVm(): string | undefined {
-  if (process.platform !== 'linux' || process.arch !== 'x64') return `it runs on Linux x64; this is ${process.platform} ${process.arch}`
+  if (process.platform !== 'linux' || process.arch !== 'x64')
+    return `it runs on Linux x64; this is ${process.platform} ${process.arch}`
   const packages = new Set(PROGRAMS.filter(([program]) => programPath(program) === undefined).map(([, name]) => name))
   if (!existsSync('/etc/libibverbs.d/rxe.driver')) packages.add('ibverbs-providers')
   if (packages.size > 0) return `missing packages: apt-get install -y --no-install-recommends ${[...packages].join(' ')}`
@@ -27,7 +28,7 @@ export function missingForVm(): string | undefined {
 
 /** Where a program lies; undefined where it is not installed. */
 export function programPath(program: string): string | undefined {
-  const folders = [...(process.env.PATH ?? '').split(delimiter).filter(Boolean), ...FOLDERS]
+  const folders = [...(process.env['PATH'] ?? '').split(delimiter).filter(Boolean), ...FOLDERS]
   return folders.map((folder) => join(folder, program)).find(executable)
 }
 

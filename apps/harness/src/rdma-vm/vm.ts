@@ -9,8 +9,10 @@ export interface VmFiles {
 
 export interface VmOptions {
   readonly files: VmFiles
-  /** Folder that the guest sees as /job, with the `job.sh` that it runs. */
+  /** Folder that the guest sees as /job. */
   readonly job: string
+  /** Name, without `.sh`, of the file there that the guest runs. */
+  readonly script: string
   readonly cores: number
   readonly memoryMiB: number
   /** A wire to another VM: sockets of this side and the other. */
@@ -62,7 +64,7 @@ export function runVm(options: VmOptions): Promise<number> {
   })
 }
 
-function flags({ files, job, cores, memoryMiB, wire }: VmOptions): string[] {
+function flags({ files, job, script, cores, memoryMiB, wire }: VmOptions): string[] {
   const share = (id: string, path: string, readonly: boolean): string[] => [
     ...['-fsdev', `local,id=${id},path=${path},security_model=none${readonly ? ',readonly=on' : ''}`],
     ...['-device', `virtio-9p-pci,fsdev=${id},mount_tag=${id}`],
@@ -71,7 +73,7 @@ function flags({ files, job, cores, memoryMiB, wire }: VmOptions): string[] {
     // Emulation on purpose: it runs everywhere, and /dev/kvm may be there without being usable.
     ...['-M', 'pc', '-accel', 'tcg,thread=multi', '-cpu', 'Nehalem', '-m', `${memoryMiB}M`, '-smp', String(cores)],
     ...['-nodefaults', '-nographic', '-no-reboot', '-serial', 'stdio', '-kernel', files.kernel, '-initrd', files.initrd],
-    ...['-append', 'console=ttyS0 quiet panic=-1 mitigations=off'],
+    ...['-append', `console=ttyS0 quiet panic=-1 mitigations=off ckpt.script=${script}`],
     ...['-device', 'isa-debug-exit,iobase=0xf4,iosize=4'],
     ...share('host_usr', '/usr', true),
     ...share('job', job, false),

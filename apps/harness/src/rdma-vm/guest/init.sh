@@ -1,5 +1,5 @@
 #!/box/busybox sh
-# First program of the guest: mounts, modules, then the job that the host laid into /job. Ends the machine with the job's exit code.
+# First program of the guest: mounts, modules, then the script of /job that the command line names. Ends the machine with the script's exit code.
 export PATH=/usr/sbin:/usr/bin:/box HOME=/tmp
 /box/busybox --install -s /box
 mount -t proc proc /proc
@@ -25,5 +25,9 @@ ip link set lo up
 # Registered memory is locked memory.
 ulimit -l unlimited
 cd /job
-sh ./job.sh
+# What the firmware wrote has no end of line.
+echo
+# Not busybox's shell, which has commands of its own for ip and others.
+script=$(sed 's/.*ckpt\.script=\([a-z-]*\).*/\1/' /proc/cmdline)
+/usr/bin/sh "./$script.sh"
 finish $?
