@@ -31,4 +31,8 @@ export {
   type CudaLibrary,
   type CudaProbe,
   type NodeFacts,
+  type RdmaChoice,
+  type RdmaDeviceInfo,
+  type RdmaNic,
+  type RdmaProbe,
 } from '@ckpt/transport'

@@ -83,7 +83,7 @@ function flags({ files, job, script, cores, memoryMiB, wire }: VmOptions): strin
           '-netdev',
           `dgram,id=wire,local.type=unix,local.path=${wire.local},remote.type=unix,remote.path=${wire.remote}`,
           '-device',
-          `virtio-net-pci,netdev=wire,host_mtu=${WIRE_MTU},mac=${wire.mac}`,
+          `virtio-net-pci,netdev=wire,romfile=,host_mtu=${WIRE_MTU},mac=${wire.mac}`,
         ]),
   ]
 }

@@ -101,7 +101,7 @@ await test('a closed region is REGION_REFUSED', async () => {
 })
 
 /** The whole memory again and again, so that something can happen in the middle. */
-const MANY_TIMES = Array.from({ length: 24 }, () => [0, 0, BYTES] as const)
+const MANY_TIMES = Array.from({ length: 12 }, () => [0, 0, BYTES] as const)
 
 /** Called once, when bytes are moving. */
 function onceMoving(act: () => void): (bytes: number) => void {
