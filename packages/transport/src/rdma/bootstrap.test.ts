@@ -48,7 +48,10 @@ async function reach(descriptor: EndpointDescriptor, secret = SECRET): Promise<B
 
 /** A server that does whatever `behave` does with the first connection. */
 async function impostor(behave: (socket: Socket) => void): Promise<EndpointDescriptor> {
-  const server = createServer(behave).listen(0, '127.0.0.1')
+  const server = createServer((socket) => {
+    socket.on('error', () => undefined)
+    behave(socket)
+  }).listen(0, '127.0.0.1')
   closing.push(() => server.close())
   await once(server, 'listening')
   const { port } = server.address() as { port: number }
@@ -108,7 +111,7 @@ describe('finding a peer', () => {
   it('is not taken in by one who repeats the greeting without the secret', async () => {
     const descriptor = await impostor((socket) => {
       const channel = new Channel(socket, 'server')
-      socket.on('data', () => {
+      socket.once('data', () => {
         channel.send({ magic: 'ckpt-rdma', protocol: RDMA_PROTOCOL, id: ID, nonce: ID })
         channel.secure('another secret', ID, ID, ID)
         channel.send({ type: 'resolved', seq: 0, regions: [] })
