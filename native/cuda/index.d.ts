@@ -88,6 +88,8 @@ export interface CudaPipelineJob {
   readonly serial: boolean
   /** All copies of a round, then all its broadcasts; otherwise both overlap. */
   readonly alternating: boolean
+  /** Own buckets are copied from the sources only once `arrived` was called for them. */
+  readonly arrivals: boolean
   readonly timeoutMs: number
 }
 
@@ -102,6 +104,8 @@ export interface CudaPipelineStats {
 
 export interface CudaPipeline {
   release(bucket: number): void
+  /** @throws Error INVALID_ARGUMENT when the bucket is not one that arrives here. */
+  arrived(bucket: number): void
   abort(message: string): void
 }
 

@@ -1,12 +1,14 @@
 /**
  * The native addon as it is: synchronous checks, promises for everything that takes time. Errors carry `code` (of
- * `@ckpt/contract`'s codes) and, where known, `errno`, `file`, `field` and `peer`. `@ckpt/transport` is the typed way to use it.
+ * `@ckpt/contract`'s codes) and, where known, `errno`, `file`, `field`, `peer` and `index`. `@ckpt/transport` is the typed way to use it.
  */
 
 import type { NativeMemory } from './memory.d.ts'
+import type { NativeOneSided } from './one-sided.d.ts'
 import type { NativePipelines } from './pipeline.d.ts'
 
 export type { NativeMemory } from './memory.d.ts'
+export type { NativeOneSided, NativeTcpEndpoint, NativeTcpPeer } from './one-sided.d.ts'
 export type { NativePipeline, NativePipelineJob, NativePipelines, NativePipelineStats } from './pipeline.d.ts'
 
 export interface NativeAllocateOptions {
@@ -24,7 +26,7 @@ export interface NativeCancellation {
 }
 
 /** What the addon exports. Lists of rows go in flat, as one Float64Array whose columns each function names. */
-export interface NativeHost extends NativePipelines {
+export interface NativeHost extends NativePipelines, NativeOneSided {
   allocate(options: NativeAllocateOptions): Promise<NativeMemory>
   createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>
   openShared(name: string): Promise<NativeMemory>

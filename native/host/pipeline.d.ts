@@ -22,6 +22,8 @@ export interface NativePipelineJob {
   readonly timeoutMs: number
   /** The same for all members, above `ringGeneration` of every ring. */
   readonly generation: number
+  /** Where bytes of own buckets come while the run is under way; undefined where the sources hold them already. */
+  readonly arriveIn?: 'sources' | 'ring' | undefined
 }
 
 export interface NativePipelineStats {
@@ -37,6 +39,8 @@ export interface NativePipelineStats {
 export interface NativePipeline {
   /** @throws Error INVALID_ARGUMENT when the bucket was not delivered yet, INVALID_STATE when it was released before. */
   release(bucket: number): void
+  /** @throws Error INVALID_ARGUMENT when the bucket is not one that arrives here, INVALID_STATE when it came before. */
+  arrived(bucket: number): void
   abort(message: string): void
 }
 
@@ -58,5 +62,7 @@ export interface NativePipelines {
     job: NativePipelineJob,
     onBucket: (bucket: number) => void,
     onFinished: (error: Error | undefined, stats: NativePipelineStats | undefined) => void,
+    /** Where bytes arrive in the ring: an own bucket's bytes of it are free; in order. */
+    onWritable?: (bucket: number) => void,
   ): NativePipeline
 }

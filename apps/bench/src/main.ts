@@ -1,13 +1,15 @@
 /** `pnpm bench`: updates of scaled-down published models over real processes, against limits measured in the same run. */
 import { statSync, writeFileSync } from 'node:fs'
+import { freemem } from 'node:os'
 import { resolve } from 'node:path'
 import { MODELS, model as findModel, type Model } from '@ckpt/models'
 import { readIndex } from '@ckpt/safetensors'
+import type { Host } from '@ckpt/contract'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
 import { machine } from './machine.ts'
-import { copyCeiling, measureCeilings } from './measure/ceilings.ts'
+import { copyCeiling, copyProbe, measureCeilings } from './measure/ceilings.ts'
 import { measureGather } from './measure/gather.ts'
 import { measureGpu } from './measure/gpu.ts'
 import { measureH2d } from './measure/h2d.ts'
@@ -19,9 +21,11 @@ import { renderTables } from './output/table.ts'
 import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import { interpreter } from './python.ts'
-import type { BenchResult, GatherRun, PeerRun, Run, Skipped } from './result.ts'
+import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run, Skipped } from './result.ts'
 import { summarize } from './statistics.ts'
 
+/** What registration is measured with, where the memory allows it. */
+const REGISTRATION_BYTES = 4 * 2 ** 30
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
 
 interface Options {
@@ -99,7 +103,6 @@ async function bench(): Promise<BenchResult> {
   const peers: PeerRun[] = []
   const skipped: Skipped[] = []
   let ceilings: BenchResult['ceilings'] | undefined
-  let registration: BenchResult['registration']
   let gpus: BenchResult['gpus']
   for (const { model, checkpoint } of await checkpoints()) {
     say(`${model.title}: generating`)
@@ -128,19 +131,19 @@ async function bench(): Promise<BenchResult> {
       continue
     }
     ceilings ??= await measureCeilings(host, files)
-    registration ??= await measureRegistration(host, generated.files, options.repeat)
+    using ceiling = await copyProbe(host)
     runs.push(
       await measureUpdate({
         model,
         checkpoint: generated,
         ranks: options.ranks,
         repeat: options.repeat,
-        // Measured again right before: on a shared machine the ceiling moves, and the higher one is the stricter limit.
-        copyBytesPerSecond: Math.max(ceilings.copyBytesPerSecond, await copyCeiling(host)),
+        copyCeiling: ceiling,
         onStep: (step) => say(`${model.title}: ${step}`),
       }),
     )
   }
+  const registration = onGpus ? undefined : await register(host)
   const gatherMetas = onGpus ? undefined : await gather()
   if (options.peer !== undefined && !onGpus) {
     say('planning beside checkpoint-engine')
@@ -160,6 +163,19 @@ async function bench(): Promise<BenchResult> {
     peers,
     skipped,
   }
+}
+
+/** Registration of 4 GiB, or of what fits three times into the free memory: the files, what they are read into, and the ceiling's memory. */
+async function register(host: Host): Promise<RegistrationRun> {
+  say('registration: generating')
+  using generated = await (options.checkpoint === undefined ? large(host) : existing(userPath(options.checkpoint)))
+  say('registration: measuring')
+  return await measureRegistration(host, generated.files, options.repeat)
+}
+
+function large(host: Host): Promise<GeneratedCheckpoint> {
+  const bytes = Math.min(REGISTRATION_BYTES, Math.floor(freemem() / 3.5))
+  return generateCheckpoint(host, findModel('kimi-k2'), bytes, 9n << 32n, 'registration')
 }
 
 function gather(): Promise<GatherRun> {
@@ -209,11 +225,7 @@ interface Scenario {
 async function checkpoints(): Promise<Scenario[]> {
   if (options.checkpoint !== undefined) {
     const directory = userPath(options.checkpoint)
-    const { files, headers } = await readIndex(directory)
-    const tensors = headers.flatMap((header) => header.tensors)
-    const bytes = tensors.reduce((sum, { begin, end }) => sum + end - begin, 0)
-    const given = { directory, files, bytes, tensors: tensors.length, scale: 'as it is', [Symbol.dispose]: () => undefined }
-    return [{ model: { id: directory, title: directory }, checkpoint: () => Promise.resolve(given) }]
+    return [{ model: { id: directory, title: directory }, checkpoint: () => existing(directory) }]
   }
   const ids = options.model.includes('all') ? MODELS.map(({ id }) => id) : options.model
   const host = createHost()
@@ -221,4 +233,12 @@ async function checkpoints(): Promise<Scenario[]> {
     const model = findModel(id)
     return { model, checkpoint: () => generateCheckpoint(host, model, options.bytes, BigInt(index + 1) << 32n) }
   })
+}
+
+/** A checkpoint that is there already; disposing of it leaves it there. */
+async function existing(directory: string): Promise<GeneratedCheckpoint> {
+  const { files, headers } = await readIndex(directory)
+  const tensors = headers.flatMap((header) => header.tensors)
+  const bytes = tensors.reduce((sum, { begin, end }) => sum + end - begin, 0)
+  return { directory, files, bytes, tensors: tensors.length, scale: 'as it is', [Symbol.dispose]: () => undefined }
 }

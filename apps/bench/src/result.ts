@@ -79,6 +79,8 @@ export interface Run {
   readonly peakHostBytes: number
   readonly limit: { readonly bytesPerSecond: number; readonly updateMs: number; readonly how: string }
   readonly ratioToLimit: number
+  /** Each sample against the ceiling that was read right before it; absent where the ceiling was measured once. */
+  readonly ratios?: Samples
   readonly verified: boolean
   readonly verifiedBytes: number
   readonly digest: string
@@ -116,9 +118,9 @@ export interface RegistrationRun {
   readonly registerMs: Samples
   /** Into memory that the system gives anew. */
   readonly freshMs: Samples
-  /** The same bytes read into warm memory by plain reads, all cores, same run. */
+  /** The same bytes read into warm memory by plain reads, all cores: the median of those before each registration. */
   readonly limitMs: number
-  /** Part of the ceiling that the median registration reached. */
+  /** Part of the ceiling, read right before, that a registration reached: the median. */
   readonly ofCeiling: number
   readonly freshOfCeiling: number
 }

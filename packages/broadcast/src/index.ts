@@ -4,3 +4,4 @@
  * @packageDocumentation
  */
 export { broadcast } from './broadcast.ts'
+export { runPipeline, type PipelineParts } from './run-pipeline.ts'

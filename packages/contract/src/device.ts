@@ -18,6 +18,8 @@ export interface Ring {
   readonly bytes: number
   /** What the worker needs to map it. */
   readonly handle: RingHandle
+  /** Where it lies in host memory of this process; absent where it does not. One-sided reads may then land in it. */
+  readonly place?: { readonly memory: HostMemory; readonly offset: number }
   close(): Promise<void>
 }
 
@@ -47,6 +49,15 @@ export interface PipelineJob {
   readonly timeoutMs: number
   /** Called once a bucket, in order, when all its bytes are in this member's ring. */
   readonly onBucket: (bucket: number) => void
+  /**
+   * Bytes of this member's own buckets come from elsewhere while the pipeline runs; absent where `sources` hold them already. Every
+   * own bucket then waits for {@link PipelineRun.arrived}.
+   *
+   * `sources`: they come into `sources`, from where `copies` bring them into the ring. `ring`: they come into the ring itself
+   * ({@link Ring.place}); there are no copies, and `onWritable` is called once an own bucket, in order, when its bytes of the ring
+   * are free.
+   */
+  readonly arrivals?: { readonly into: 'sources' } | { readonly into: 'ring'; readonly onWritable: (bucket: number) => void }
 }
 
 /** A way to lay H2D and broadcasts in time, and how long it took on the slowest member. Times in milliseconds. */
@@ -93,6 +104,8 @@ export interface PipelineRun {
   readonly finished: Promise<PipelineStats>
   /** The engine worker is done with this bucket (and, since it works in order, with every earlier one). */
   release(bucket: number): void
+  /** All bytes of this own bucket have come ({@link PipelineJob.arrivals}); in any order, once a bucket. */
+  arrived(bucket: number): void
   /** Stops as soon as no copy is under way; `finished` rejects with `reason`. */
   abort(reason: CkptError): void
 }

@@ -16,7 +16,7 @@ export {
   type TensorTable,
 } from './tensor.ts'
 export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
-export type { BucketColumns, CopyColumns, ItemColumns, PipelineMode, TransferPlan } from './plan.ts'
+export type { BucketColumns, BucketPull, CopyColumns, ItemColumns, PipelineMode, PullRuns, TransferPlan } from './plan.ts'
 export {
   STRIDED_COPY_COLUMNS,
   type AllocateOptions,
@@ -58,5 +58,5 @@ export {
   type RegisteredRegion,
 } from './one-sided.ts'
 export type { EngineAdapter, EngineCall, EngineSession, EngineStart, RingTensor, WorkerEndpoint } from './engine.ts'
-export type { Strategy, StrategyContext, StrategyResult } from './strategy.ts'
+export type { AccessPoint, PullContext, PullStats, RankAccess, Strategy, StrategyContext, StrategyResult } from './strategy.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

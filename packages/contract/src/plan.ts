@@ -52,6 +52,26 @@ export interface TransferPlan {
   readonly items: ItemColumns
 }
 
+/** Runs of bytes that one rank's segments hold of a bucket, as columns. */
+export interface PullRuns {
+  /** Rank of the manifest. */
+  readonly rank: number
+  readonly count: number
+  /** Index of the rank's segment. */
+  readonly segment: Float64Array
+  readonly segmentOffset: Float64Array
+  readonly bucketOffset: Float64Array
+  readonly bytes: Float64Array
+}
+
+/** From where a bucket's bytes can be read. */
+export interface BucketPull {
+  /** One entry a rank. */
+  readonly from: readonly PullRuns[]
+  /** Names of tensors that no rank which can be read from holds. */
+  readonly missing: readonly string[]
+}
+
 /** Copies from one rank's segments into its own buckets, merged where source and destination are contiguous. */
 export interface CopyColumns {
   readonly count: number

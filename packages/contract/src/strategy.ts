@@ -1,7 +1,37 @@
 import type { Collective, PipelineStats, Ring } from './device.ts'
 import type { EngineSession, RingTensor } from './engine.ts'
-import type { HostMemory } from './host.ts'
-import type { CopyColumns, TransferPlan } from './plan.ts'
+import type { Host, HostMemory } from './host.ts'
+import type { EndpointDescriptor, OneSided, RegionDescriptor } from './one-sided.ts'
+import type { BucketPull, CopyColumns, TransferPlan } from './plan.ts'
+
+/** An endpoint through which one rank's segments of a checkpoint can be read. Plain JSON. */
+export interface AccessPoint {
+  readonly endpoint: EndpointDescriptor
+  /** By segment index. Keys are those of one registration of the checkpoint: a later one has others. */
+  readonly regions: readonly RegionDescriptor[]
+  /** What the endpoint wants proven. */
+  readonly secret: string
+}
+
+/** How others read what one rank holds of a checkpoint. */
+export interface RankAccess {
+  readonly rank: number
+  /** The best first; a reader takes the first of a kind that it has. Empty where the rank serves nothing. */
+  readonly points: readonly AccessPoint[]
+}
+
+/** What receivers of a p2p update pull with. */
+export interface PullContext {
+  readonly checkpoint: string
+  /** Of the ranks in the manifest. */
+  readonly access: readonly RankAccess[]
+  /** This rank's endpoints, to connect from. */
+  readonly endpoints: readonly OneSided[]
+  /** Makes memory that the device copies from. */
+  readonly host: Host
+  /** From where a bucket can be read without the ranks in `lost`. */
+  readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
+}
 
 /** What a strategy works with on one rank. */
 export interface StrategyContext {
@@ -16,6 +46,8 @@ export interface StrategyContext {
   readonly session: EngineSession
   /** This rank's segments of the checkpoint, by segment index; leased for the whole update. */
   readonly segments: readonly HostMemory[]
+  /** What this rank pulls with, in a p2p update. */
+  readonly pull?: PullContext
   readonly timeoutMs: number
   readonly signal: AbortSignal
   /** Called with the bytes that this rank's worker has loaded so far. */
@@ -30,6 +62,21 @@ export interface StrategyResult {
   readonly startedAt: number
   /** [bucket, start, end] of each load, in milliseconds since the pipeline began: from handing it over to the worker's answer. */
   readonly reloadSpans: Float64Array
+  /** What was pulled from other ranks, where anything was. */
+  readonly pull?: PullStats
+}
+
+/** What one rank pulled from others. */
+export interface PullStats {
+  readonly bytes: number
+  /** Time in which at least one read was under way, in milliseconds. */
+  readonly busyMs: number
+  /** Bytes by rank of the manifest. */
+  readonly sources: readonly { readonly rank: number; readonly bytes: number }[]
+  /** Ranks that could not be read from (any more), with the reason. */
+  readonly lost: readonly { readonly rank: number; readonly code: string; readonly message: string }[]
+  /** [bucket, start, end] of each pull, in milliseconds since the pipeline began. */
+  readonly spans: Float64Array
 }
 
 /** Executes a plan over the interfaces it is given. */

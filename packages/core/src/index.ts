@@ -18,7 +18,8 @@ export {
 export { traceEvents, writeTrace, type TraceEvent } from './trace.ts'
 export { controlEngine, controlRequest, type ControlEngineOptions } from './engines/control-engine.ts'
 export { gatherManifest } from './gather.ts'
-export { readMetas, writeMetas } from './metas-file.ts'
+export { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
+export type { ServeOptions } from './p2p/endpoints.ts'
 export { manifestOf, tensorCount } from './manifest.ts'
 export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'
 export {

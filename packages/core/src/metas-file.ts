@@ -1,8 +1,9 @@
-import { readFile, rename, writeFile } from 'node:fs/promises'
-import { CkptError, type Manifest, type RankMetas } from '@ckpt/contract'
+import { readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { CkptError, type Manifest, type RankAccess, type RankMetas } from '@ckpt/contract'
 import { decodeRankMetas, encodeRankMetas } from '@ckpt/rendezvous'
 import { z } from 'zod'
 import { manifestOf } from './manifest.ts'
+import { accessSchema, holdsSecret, restoreAccess, storeAccess } from './p2p/access.ts'
 
 const fileSchema = z.object({
   format: z.literal('ckpt-metas'),
@@ -10,28 +11,58 @@ const fileSchema = z.object({
   checkpoint: z.string().min(1),
   digest: z.string(),
   ranks: z.array(z.object({ rank: z.number().int().nonnegative(), digest: z.string(), metas: z.base64() })).min(1),
+  access: accessSchema.default([]),
 })
 
-/** Writes a manifest as versioned JSON (the ranks' metas in their compact encoding, base64). The file appears whole or not at all. */
-export async function writeMetas(path: string, manifest: Manifest): Promise<void> {
+/** What a new instance needs to join: what there is, and how it is read. */
+export interface Metas {
+  readonly manifest: Manifest
+  readonly access: readonly RankAccess[]
+}
+
+/** Metas as versioned JSON text: the ranks' metas in their compact encoding, base64, and how the ranks are read from. */
+export function encodeMetas({ manifest, access }: Metas): string {
   const ranks = manifest.ranks.map((metas) => {
     const { digest, payload } = encodeRankMetas(metas)
     return { rank: metas.rank, digest, metas: Buffer.from(payload).toString('base64') }
   })
-  const content = { format: 'ckpt-metas', version: 1, checkpoint: manifest.checkpoint, digest: manifest.digest, ranks }
+  const { checkpoint, digest } = manifest
+  const content = { format: 'ckpt-metas', version: 1, checkpoint, digest, ranks, access: storeAccess(access, process.env) }
+  return `${JSON.stringify(content)}\n`
+}
+
+/**
+ * Writes {@link encodeMetas} to a file that only its owner may read: it may hold the secrets of endpoints. The file appears whole or
+ * not at all.
+ */
+export async function writeMetas(path: string, metas: Metas): Promise<void> {
   const temporary = `${path}.${process.pid}.tmp`
-  await writeFile(temporary, `${JSON.stringify(content)}\n`, { mode: 0o600 })
+  await writeFile(temporary, encodeMetas(metas), { mode: 0o600 })
   await rename(temporary, path)
 }
 
-/** The manifest that {@link writeMetas} wrote. @throws CkptError `METAS_MALFORMED` naming the file and field. */
-export async function readMetas(path: string): Promise<Manifest> {
+/**
+ * What {@link writeMetas} wrote. @throws CkptError `METAS_MALFORMED` naming the file and field, also where a file with secrets may be
+ * read by others than its owner.
+ */
+export async function readMetas(path: string): Promise<Metas> {
   let text: string
+  let mode: number
   try {
     text = await readFile(path, 'utf8')
+    mode = (await stat(path)).mode
   } catch (error) {
     throw CkptError.from(error, 'METAS_MALFORMED', `cannot read metas ${path}`, { file: path })
   }
+  return decodeMetas(text, path, (mode & 0o077) === 0)
+}
+
+/**
+ * What {@link encodeMetas} encoded. `path` names it in errors; `isPrivate`: nobody else can have read it.
+ *
+ * @throws CkptError `METAS_MALFORMED` naming the field.
+ */
+export function decodeMetas(text: string, path: string, isPrivate: boolean): Metas {
   let content: unknown
   try {
     content = JSON.parse(text)
@@ -57,5 +88,11 @@ export async function readMetas(path: string): Promise<Manifest> {
       fields: { file: path, field: 'digest' },
     })
   }
-  return manifest
+  const { access } = parsed.data
+  if (!isPrivate && holdsSecret(access)) {
+    throw new CkptError('METAS_MALFORMED', `${path} holds secrets, but others may read it: chmod 600 ${path}`, {
+      fields: { file: path, field: 'access' },
+    })
+  }
+  return { manifest, access: restoreAccess(access, process.env, path) }
 }

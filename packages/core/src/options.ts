@@ -1,6 +1,7 @@
 import { CkptError, type Device, type Rendezvous } from '@ckpt/contract'
 import type { Logger } from 'pino'
 import { z } from 'zod'
+import type { ServeOptions } from './p2p/endpoints.ts'
 
 const GIB = 2 ** 30
 
@@ -22,6 +23,11 @@ export interface ParameterServerOptions {
   readonly heartbeatTimeoutMs?: number
   /** Threads for copies and reads (default: the number of cores, at most 8). */
   readonly threads?: number
+  /**
+   * How this rank serves what it holds to ranks that pull it (p2p), or false to serve nothing (default: over TCP, on the address that
+   * the other ranks are reached from). Receivers pull through it as well.
+   */
+  readonly serve?: ServeOptions | false
   readonly logger?: Logger
 }
 

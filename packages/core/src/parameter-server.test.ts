@@ -52,7 +52,7 @@ describe('a parameter server of one rank', () => {
     const manifest = await server.gatherMetas('one')
     const path = join(directory, 'metas.json')
     await server.saveMetas('one', path)
-    expect((await readMetas(path)).digest).toBe(manifest.digest)
+    expect((await readMetas(path)).manifest.digest).toBe(manifest.digest)
     const other = await ParameterServer.create({ rank: 0, worldSize: 1 })
     try {
       expect((await other.loadMetas(path)).digest).toBe(manifest.digest)

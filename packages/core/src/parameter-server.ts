@@ -8,6 +8,7 @@ import {
   type EngineAdapter,
   type Epoch,
   type Manifest,
+  type RankAccess,
   type Rendezvous,
   type Strategy,
 } from '@ckpt/contract'
@@ -17,14 +18,16 @@ import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
-import { readMetas, writeMetas } from './metas-file.ts'
+import { decodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
 import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { serveTcp } from './p2p/endpoints.ts'
+import { Serving } from './p2p/serving.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 import { PlanCache } from './update/plan-cache.ts'
 import { UpdateResources } from './update/resources.ts'
-import { runUpdate } from './update/update.ts'
+import { runUpdate, type UpdateRun } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
 /** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
@@ -74,6 +77,11 @@ export class ParameterServer implements AsyncDisposable {
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
   readonly #manifests = new Map<string, Manifest>()
+  /** How the ranks of each manifest are read from. */
+  readonly #access = new Map<string, readonly RankAccess[]>()
+  /** Manifests that were loaded: of another world than this rank's. */
+  readonly #foreign = new Set<string>()
+  readonly #serving: Serving
   readonly #directory = new RuntimeDir()
   readonly #token = randomBytes(24).toString('base64url')
   readonly #log: Logger
@@ -95,6 +103,12 @@ export class ParameterServer implements AsyncDisposable {
       readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
     )
     this.#resources = new UpdateResources(device)
+    const { serve } = options
+    this.#serving = new Serving(async () => {
+      if (serve === false) return []
+      const { rendezvous: met } = options
+      return serveTcp(serve ?? {}, process.env, typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address)
+    })
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false
@@ -166,6 +180,7 @@ export class ParameterServer implements AsyncDisposable {
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
   unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
     this.#store.unregister(name, options)
+    this.#serving.close(name)
     this.#manifests.delete(name)
     this.#encoded.delete(name)
   }
@@ -187,9 +202,20 @@ export class ParameterServer implements AsyncDisposable {
     const held = known ? this.#store.metas(name) : { segments: [], tensors: EMPTY_TABLE }
     const blob = this.#encode(name, held, digests)
     const before = this.#manifests.get(name)
-    const manifest = await gatherManifest(this.#rendezvous, name, blob, before, { timeoutMs: this.#timeoutMs, ...call })
+    const wait = { timeoutMs: this.#timeoutMs, ...call }
+    const manifest = await gatherManifest(this.#rendezvous, name, blob, before, wait)
+    const points = known ? await this.#serve(name) : []
+    this.#access.set(name, await this.#rendezvous.allGather<RankAccess>(`access/${name}`, { rank: this.rank, points }, wait))
     this.#manifests.set(name, manifest)
+    this.#foreign.delete(name)
     return manifest
+  }
+
+  /** Opens what this rank holds to readers. */
+  async #serve(name: string): Promise<RankAccess['points']> {
+    using lease = this.#store.lease(name)
+    const { segments } = this.#store.metas(name)
+    return await this.#serving.serve(name, segments, segments, lease.segments)
   }
 
   readonly #encoded = new Map<string, { held: object; digests: boolean; blob: ReturnType<typeof encodeRankMetas> }>()
@@ -221,13 +247,26 @@ export class ParameterServer implements AsyncDisposable {
 
   /** Writes the gathered metas to a file, from which a new instance can join. */
   async saveMetas(name: string, path: string): Promise<void> {
-    await writeMetas(path, this.getMetas(name))
+    await writeMetas(path, { manifest: this.getMetas(name), access: this.#access.get(name) ?? [] })
   }
 
-  /** Takes metas from a file that {@link ParameterServer.saveMetas} wrote. @throws CkptError `METAS_MALFORMED`. */
+  /**
+   * Takes metas from a file that {@link ParameterServer.saveMetas} wrote, of another world: ranks of this one can then pull that
+   * checkpoint by a p2p update. @throws CkptError `METAS_MALFORMED`.
+   */
   async loadMetas(path: string): Promise<Manifest> {
-    const manifest = await readMetas(path)
+    return this.#adopt(await readMetas(path))
+  }
+
+  /** The same from the text of such a file (or of what a coordinator has published). */
+  takeMetas(text: string): Manifest {
+    return this.#adopt(decodeMetas(text, 'the metas', true))
+  }
+
+  #adopt({ manifest, access }: Metas): Manifest {
     this.#manifests.set(manifest.checkpoint, manifest)
+    this.#access.set(manifest.checkpoint, access)
+    this.#foreign.add(manifest.checkpoint)
     return manifest
   }
 
@@ -253,14 +292,20 @@ export class ParameterServer implements AsyncDisposable {
     const { verify = true, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
     const started = performance.now()
     const outer = anySignal(this.#closing.signal, options.signal)
-    // Always gathered anew: another rank may have registered again, and what has not changed is not sent again.
-    await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
+    const { ranks } = strategy
+    if (ranks && !ranks.includes(this.rank)) {
+      throw new CkptError('INVALID_ARGUMENT', `rank ${this.rank} is not among the ranks ${ranks.join(', ')} that receive`, {
+        fields: { field: 'ranks', ranks },
+      })
+    }
+    // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
+    if (!ranks) await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
     const manifest = this.getMetas(name)
     if (tensorCount(manifest) === 0) {
       throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
     }
     using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
-    const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer })
+    const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer, ...(ranks && { ranks }) })
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, outer))
     try {
@@ -275,6 +320,7 @@ export class ParameterServer implements AsyncDisposable {
           strategy,
           manifest,
           segments: lease.segments,
+          ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
           socketDir: this.#directory.path,
           token: this.#token,
           version: options.version ?? name,
@@ -314,6 +360,16 @@ export class ParameterServer implements AsyncDisposable {
     return this.#rendezvous.allGather('timelines', timeline, { timeoutMs: this.#timeoutMs, ...options })
   }
 
+  async #pull(checkpoint: string): Promise<NonNullable<UpdateRun['pull']>> {
+    return {
+      checkpoint,
+      access: this.#access.get(checkpoint) ?? [],
+      endpoints: (await this.#serving.endpoints()).map(({ endpoint }) => endpoint),
+      host: this.#device.host,
+      joining: this.#foreign.has(checkpoint),
+    }
+  }
+
   /** Tells every rank; resolves to the error that this rank reports. */
   async #failEpoch(epoch: Epoch, checkpoint: string, thrown: unknown, outer: AbortSignal): Promise<CkptError> {
     const error = CkptError.from(thrown, 'UPDATE_FAILED').with({ rank: this.rank, checkpoint, epoch: epoch.id })
@@ -345,6 +401,7 @@ export class ParameterServer implements AsyncDisposable {
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
       () => this.#resources.release(),
+      () => this.#serving.end(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
       () => (this.#ownsDevice ? this.#device.close() : undefined),

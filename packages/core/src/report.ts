@@ -1,4 +1,4 @@
-import type { PipelineMode, PipelineOrder } from '@ckpt/contract'
+import type { PipelineMode, PipelineOrder, PullStats } from '@ckpt/contract'
 
 /** Where one rank's part of an update spent its time, in milliseconds. Stages overlap, so they may add up to more than the whole. */
 export interface StageTimes {
@@ -46,13 +46,15 @@ export interface UpdateReport {
   /** What passed through this rank's copy engines: its own part of the checkpoint, and what was broadcast, both with padding. */
   readonly h2dBytes: number
   readonly broadcastBytes: number
+  /** What this rank pulled from other ranks, and from which; in p2p updates. */
+  readonly pull?: Omit<PullStats, 'spans'>
   readonly totalMs: number
   /** Wall clock when the steps began, in microseconds since 1970, by which reports of several ranks are laid side by side. */
   readonly startedUs: number
   readonly steps: StepTimes
   readonly stages: StageTimes
   /**
-   * [stage, bucket, start, end] per span in milliseconds since the pipeline step began; stage 0 H2D, 1 broadcast, 2 reload. A reload
+   * [stage, bucket, start, end] per span in milliseconds since the pipeline step began; stage 0 H2D, 1 broadcast, 2 reload, 3 pull. A reload
    * lasts from handing the bucket over to the worker's answer, so it may begin while an earlier one is still under way.
    */
   readonly spans: Float64Array

@@ -1,7 +1,7 @@
 import type { UpdateReport } from './report.ts'
 
 /** The stages of the pipeline, by the numbers that spans carry. */
-export const STAGES = ['H2D', 'broadcast', 'reload'] as const
+export const STAGES = ['H2D', 'broadcast', 'reload', 'pull'] as const
 
 /**
  * [stage, first bucket, buckets, start, end]: what one stage did, on how many buckets, in whole microseconds since the timeline's

@@ -1,4 +1,4 @@
-import { CkptError, type Manifest } from '@ckpt/contract'
+import { CkptError, type Manifest, type TensorTable } from '@ckpt/contract'
 import { type Replica, findReplicas } from './replicas.ts'
 
 /** What one owner contributes: rows of its table in segment order. */
@@ -30,7 +30,7 @@ export function chooseOwners(manifest: Manifest, members: readonly number[]): Sh
       return
     }
     const rows = skipped === undefined ? every(tensors.count) : remaining(skipped)
-    if (rows.length > 0) shares.push({ position, rank, rows: inSegmentOrder(manifest, position, rows) })
+    if (rows.length > 0) shares.push({ position, rank, rows: inSegmentOrder(tensors, rows) })
   })
   return shares
 }
@@ -116,17 +116,27 @@ function remaining(skipped: Uint8Array): Uint32Array {
   return rows.subarray(0, count)
 }
 
-/** `rows`, or a sorted copy of them where a table is not in segment order. */
-function inSegmentOrder(manifest: Manifest, position: number, rows: Uint32Array): Uint32Array {
-  const { segments, offsets } = manifest.ranks[position]!.tensors
-  for (let i = 1; i < rows.length; i++) {
-    const before = rows[i - 1]!
-    const row = rows[i]!
-    if (segments[before]! > segments[row]! || (segments[before] === segments[row] && offsets[before]! > offsets[row]!)) {
-      return rows.slice().sort((x, y) => segments[x]! - segments[y]! || offsets[x]! - offsets[y]! || x - y)
-    }
+/** Tables never change, so whether one is in segment order is looked at once. */
+const ordered = new WeakMap<TensorTable, boolean>()
+
+/** `rows` (ascending), or a sorted copy of them where the table is not in segment order. */
+function inSegmentOrder(table: TensorTable, rows: Uint32Array): Uint32Array {
+  let inOrder = ordered.get(table)
+  if (inOrder === undefined) {
+    inOrder = isInSegmentOrder(table)
+    ordered.set(table, inOrder)
   }
-  return rows
+  if (inOrder) return rows
+  const { segments, offsets } = table
+  return rows.slice().sort((x, y) => segments[x]! - segments[y]! || offsets[x]! - offsets[y]! || x - y)
+}
+
+function isInSegmentOrder({ count, segments, offsets }: TensorTable): boolean {
+  for (let row = 1; row < count; row++) {
+    if (segments[row - 1]! > segments[row]!) return false
+    if (segments[row - 1] === segments[row] && offsets[row - 1]! > offsets[row]!) return false
+  }
+  return true
 }
 
 function sum(values: Float64Array): number {

@@ -12,6 +12,11 @@ import { chooseMode, chooseSizes } from './sizes.ts'
 export interface P2pPlanOptions extends PlanOptions {
   /** Ranks that receive. Every rank of the manifest serves what it holds. */
   readonly ranks: readonly number[]
+  /**
+   * The receivers are ranks of another world than the manifest's: their numbers mean nothing there (default false: they are ranks of
+   * the manifest).
+   */
+  readonly joining?: boolean
   /** NICs of each rank, each named uniquely in the cluster (`host/device`). A rank not listed has one of its own. */
   readonly nics?: ReadonlyMap<number, readonly string[]>
 }
@@ -36,9 +41,10 @@ export function planBroadcast(manifest: Manifest, options: PlanOptions): Transfe
 export function planP2p(manifest: Manifest, options: P2pPlanOptions): TransferPlan {
   const resolved = resolveOptions(options)
   const known = knownRanks(manifest)
-  const ranks = resolveRanks(options.ranks, known)
+  const joining = options.joining === true
+  const ranks = resolveRanks(options.ranks, joining ? options.ranks : known)
   const endpoint = (rank: number): Endpoint => ({ rank, nics: options.nics?.get(rank) ?? [`rank-${rank}`] })
-  const receivers = ranks.map(endpoint)
+  const receivers = ranks.map((rank) => (joining ? { rank, nics: [`joining-${rank}`] } : endpoint(rank)))
   const sources = known.map(endpoint)
   const receive = (buckets: ReceiverInput) => assignReceivers({ ...buckets, sources, receivers }).receiver
   return plan(manifest, 'p2p', ranks, known, receive, ranks.length, resolved)
@@ -56,7 +62,7 @@ function plan(
   options: ResolvedOptions,
 ): TransferPlan {
   const shares = chooseOwners(manifest, members)
-  const sizes = chooseSizes(manifest, shares, lanes ?? shares.length, options)
+  const sizes = chooseSizes(manifest, shares, lanes ?? shares.length, options, lanes)
   const { rounds, buckets, items } = orderInRounds(packShares(manifest, shares, sizes.bucketBytes))
   let bucketsBytes = 0
   for (const bytes of buckets.bytes) bucketsBytes += alignUp(bytes, BLOCK_ALIGNMENT)

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { assignReceivers, planP2p } from './index.ts'
+import { assignReceivers, bucketTensors, modelPull, planP2p, pullOf } from './index.ts'
 import { manifestOf } from './manifests.fixture.ts'
 
 /** `ranks` ranks, `perNic` of them on each NIC, from rank `first` on. */
@@ -118,4 +118,137 @@ describe('planP2p', () => {
     for (const rank of [4, 5]) expect(plan.buckets.receiver.filter((receiver) => receiver === rank)).toHaveLength(16)
     for (const rank of [0, 1, 2, 3]) expect(plan.buckets.owner.filter((owner) => owner === rank)).toHaveLength(8)
   })
+})
+
+describe('planP2p as a whole', () => {
+  /** A rank of a manifest that holds equal tensors of its own. */
+  const holder = (rank: number, tensors: number, bytes: number) =>
+    Array.from(
+      { length: tensors },
+      (_, i) => ({ name: `${rank}.${i}`, dtype: 'U8', shape: [bytes], gap: 0, jump: false }) as const,
+    )
+
+  it('has every tensor pulled once, by one receiver, from an owner that holds it', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.array(fc.integer({ min: 1, max: 5000 }), { maxLength: 12 }), { minLength: 1, maxLength: 6 }),
+        fc.integer({ min: 1, max: 5 }),
+        fc.boolean(),
+        (ranks, receivers, joining) => {
+          const sizes = ranks.map((list, rank) =>
+            list.map((bytes, i) => ({ name: `${rank}.${i}`, dtype: 'U8', shape: [bytes], gap: 0, jump: i % 5 === 4 }) as const),
+          )
+          // Receivers are ranks of the manifest that hold nothing, or of a world of their own.
+          const manifest = manifestOf(joining ? sizes : [...sizes, ...Array.from({ length: receivers }, () => [])])
+          const first = joining ? 0 : ranks.length
+          const list = Array.from({ length: receivers }, (_, index) => first + index)
+          const plan = planP2p(manifest, { ringBytes: 1 << 20, preferredBucketBytes: 6000, ranks: list, joining })
+          expect(plan.ranks).toEqual(list)
+          const pulled = new Map<string, number>()
+          for (let bucket = 0; bucket < plan.buckets.count; bucket++) {
+            expect(list).toContain(plan.buckets.receiver[bucket])
+            const { from, missing } = pullOf(plan, manifest, bucket, new Set())
+            expect(missing).toEqual([])
+            expect(from.map((runs) => runs.rank)).toEqual([plan.buckets.owner[bucket]])
+            for (const tensor of bucketTensors(plan, manifest, bucket))
+              pulled.set(tensor.name, (pulled.get(tensor.name) ?? 0) + 1)
+            // The runs cover every tensor, from where it lies in the owner's segment.
+            const { tensors } = manifest.ranks.find(({ rank }) => rank === plan.buckets.owner[bucket])!
+            for (let item = plan.buckets.firstItem[bucket]!; item < plan.buckets.firstItem[bucket + 1]!; item++) {
+              const row = plan.items.tensor[item]!
+              const to = plan.items.bucketOffset[item]!
+              const covered = from[0]!.bucketOffset.findIndex(
+                (start, run) =>
+                  start <= to &&
+                  to + tensors.bytes[row]! <= start + from[0]!.bytes[run]! &&
+                  from[0]!.segment[run] === tensors.segments[row] &&
+                  from[0]!.segmentOffset[run]! + to - start === tensors.offsets[row],
+              )
+              expect(covered).toBeGreaterThanOrEqual(0)
+            }
+          }
+          expect([...pulled.values()].every((times) => times === 1)).toBe(true)
+          expect(pulled.size).toBe(ranks.flat().length)
+        },
+      ),
+    )
+  })
+
+  it('puts holders of replicas in the place of lost owners, and names what nobody else holds', () => {
+    const shared = holder(0, 6, 1000)
+    const only = [{ name: 'only', dtype: 'U8', shape: [700], gap: 0, jump: false } as const]
+    const manifest = manifestOf([[...shared, ...only], shared, shared])
+    const plan = planP2p(manifest, { ringBytes: 1 << 20, preferredBucketBytes: 2100, ranks: [0], joining: true })
+    const bytes = (lost: number[]) => {
+      let total = 0
+      const missing: string[] = []
+      for (let bucket = 0; bucket < plan.buckets.count; bucket++) {
+        const pull = pullOf(plan, manifest, bucket, new Set(lost))
+        for (const runs of pull.from) {
+          expect(lost).not.toContain(runs.rank)
+          total += runs.bytes.reduce((sum, value) => sum + value, 0)
+        }
+        missing.push(...pull.missing)
+      }
+      return { total, missing }
+    }
+    expect(bytes([])).toEqual({ total: 6700, missing: [] })
+    expect(bytes([1])).toEqual({ total: 6700, missing: [] })
+    expect(bytes([1, 2])).toEqual({ total: 6700, missing: [] })
+    expect(bytes([0])).toEqual({ total: 6000, missing: ['only'] })
+    expect(bytes([0, 1, 2]).missing).toHaveLength(7)
+  })
+
+  it('gives every receiver several buckets, however few an owner has', () => {
+    const manifest = manifestOf([holder(0, 400, 1 << 18)])
+    for (const receivers of [1, 3, 5, 8]) {
+      const ranks = Array.from({ length: receivers }, (_, index) => index)
+      const plan = planP2p(manifest, { ringBytes: 2 ** 30, ranks, joining: true })
+      const load = ranks.map((rank) =>
+        plan.buckets.bytes.reduce((sum, b, i) => sum + (plan.buckets.receiver[i] === rank ? b : 0), 0),
+      )
+      expect(Math.max(...load)).toBeLessThanOrEqual((1.2 * load.reduce((sum, value) => sum + value, 0)) / receivers)
+    }
+  })
+
+  // Sources on these hosts, as many receivers on others of the same build; every host has its ranks share this many NICs.
+  it.each([
+    [8, 1, 8],
+    [8, 1, 1],
+    [16, 2, 8],
+    [16, 2, 2],
+    [256, 32, 8],
+    [256, 32, 4],
+  ])(
+    '%d ranks on %d hosts with %d NICs each: within 1.05 of the bandwidth bound, NICs within 1.2 of the mean',
+    (ranks, hosts, nicsPerHost) => {
+      const perHost = ranks / hosts
+      const nic = (rank: number) =>
+        `host-${Math.floor(rank / perHost)}/${Math.floor(((rank % perHost) * nicsPerHost) / perHost)}`
+      const manifest = manifestOf([
+        ...Array.from({ length: ranks }, (_, rank) => holder(rank, 24, 1 << 16)),
+        ...Array.from({ length: ranks }, () => []),
+      ])
+      const nics = new Map(Array.from({ length: 2 * ranks }, (_, rank) => [rank, [nic(rank)]] as const))
+      const endpoints = [...nics].map(([rank, names]) => ({ rank, nics: names }))
+      for (const receivers of [perHost, ranks]) {
+        const list = Array.from({ length: receivers }, (_, index) => ranks + index)
+        const plan = planP2p(manifest, { ringBytes: 2 ** 30, preferredBucketBytes: 1 << 17, ranks: list, nics })
+        const assignment = assignReceivers({
+          owner: plan.buckets.owner,
+          bytes: plan.buckets.bytes,
+          sources: endpoints.slice(0, ranks),
+          receivers: endpoints.filter(({ rank }) => list.includes(rank)),
+        })
+        expect(assignment.receiver).toEqual(plan.buckets.receiver)
+        const { seconds, boundSeconds } = modelPull(assignment, plan.buckets.bytes, { nicBytesPerSecond: 50e9, window: 4 })
+        expect(seconds).toBeGreaterThanOrEqual(boundSeconds * 0.999)
+        expect(seconds).toBeLessThanOrEqual(1.05 * boundSeconds)
+        for (const column of [assignment.sourceNic, assignment.receiverNic]) {
+          const load = perNic(column, plan.buckets.bytes)
+          expect(Math.max(...load)).toBeLessThanOrEqual((1.2 * load.reduce((sum, value) => sum + value, 0)) / load.length)
+        }
+      }
+    },
+  )
 })

@@ -32,7 +32,7 @@ export function orderInRounds(owners: readonly Packed[]): Ordered {
       ready[at] = copied
     }
   })
-  const order = Uint32Array.from({ length: count }, (_, index) => index).sort((a, b) => ready[a]! - ready[b]! || a - b)
+  const order = ascending(ready)
 
   const owner = new Uint32Array(count)
   const round = new Uint32Array(count)
@@ -64,4 +64,16 @@ export function orderInRounds(owners: readonly Packed[]): Ordered {
   firstItem[count] = item
   const rounds = count === 0 ? 0 : current + 1
   return { rounds, buckets: { count, owner, round, bytes, firstItem }, items: { count: itemCount, tensor, bucketOffset } }
+}
+
+/** Indices of `values` (whole numbers, not negative) by value, ties by index. */
+function ascending(values: Float64Array): Uint32Array {
+  const count = values.length
+  const largest = values.reduce((most, value) => Math.max(most, value), 0)
+  if ((largest + 1) * count > Number.MAX_SAFE_INTEGER) {
+    return Uint32Array.from({ length: count }, (_, index) => index).sort((a, b) => values[a]! - values[b]! || a - b)
+  }
+  // Value and index in one number: sorting numbers without a comparison function is several times faster.
+  const keys = values.map((value, index) => value * count + index).sort()
+  return Uint32Array.from(keys, (key) => key % count)
 }

@@ -19,13 +19,21 @@ export interface Sizes {
  * Bucket size and ring size for these shares.
  *
  * @param lanes Ranks that bring buckets in at the same time.
+ * @param receivers Ranks that the buckets are dealt out to, where those are not their owners: each is to get several.
  * @throws CkptError `PLAN_INFEASIBLE` naming the largest tensor when the ring cannot hold it.
  */
-export function chooseSizes(manifest: Manifest, shares: readonly Share[], lanes: number, options: ResolvedOptions): Sizes {
+export function chooseSizes(
+  manifest: Manifest,
+  shares: readonly Share[],
+  lanes: number,
+  options: ResolvedOptions,
+  receivers = 0,
+): Sizes {
   const { largest, largestShare, totalBytes } = measure(manifest, shares, options)
   const limit = alignDown(options.ringLimit, BLOCK_ALIGNMENT)
   const slots = options.lookahead * Math.max(1, Math.min(lanes, MAX_LANES))
-  const spread = alignUp(Math.ceil(largestShare / MIN_ROUNDS), BLOCK_ALIGNMENT)
+  const part = receivers > 0 ? Math.min(largestShare, totalBytes / receivers) : largestShare
+  const spread = alignUp(Math.ceil(part / MIN_ROUNDS), BLOCK_ALIGNMENT)
   const preferred = options.preferredBucketBytes ?? Math.min(options.maxBucketBytes, Math.max(spread, options.minBucketBytes))
   const fitting = Math.min(preferred, Math.max(alignDown(Math.floor(limit / slots), BLOCK_ALIGNMENT), options.minBucketBytes))
   // Where three of them do not fit the pipeline is serial: one bucket at a time, then, and it may take all of the ring.

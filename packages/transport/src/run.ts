@@ -4,6 +4,7 @@ import { fromNative, nativeSync } from './addon.ts'
 /** What an addon gives for a pipeline that it started. */
 export interface NativePipelineHandle {
   release(bucket: number): void
+  arrived(bucket: number): void
   abort(message: string): void
 }
 
@@ -48,6 +49,10 @@ export class NativeRun implements PipelineRun {
 
   release(bucket: number): void {
     nativeSync(() => this.#pipeline.release(bucket))
+  }
+
+  arrived(bucket: number): void {
+    nativeSync(() => this.#pipeline.arrived(bucket))
   }
 
   abort(reason: CkptError): void {

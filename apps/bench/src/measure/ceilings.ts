@@ -4,54 +4,76 @@ import type { Ceilings } from '../result.ts'
 
 const REPEAT = 5
 
-/**
- * The copy ceiling of this machine: the best of several copies between two buffers that no cache holds, all cores at work.
- */
-export async function copyCeiling(host: Host, bytes = 768 * 2 ** 20): Promise<number> {
+/** Takes one reading of a ceiling at a time. What else a shared machine does moves ceilings by half: read one beside what it is held against. */
+export interface CeilingProbe extends Disposable {
+  /** Bytes per second. */
+  read(): Promise<number>
+}
+
+/** The best of some readings. */
+async function best(probe: CeilingProbe, readings = REPEAT): Promise<number> {
+  let highest = 0
+  for (let i = 0; i < readings; i++) highest = Math.max(highest, await probe.read())
+  return highest
+}
+
+/** Copies between two buffers that no cache holds, all cores at work; a reading is the best of three copies. */
+export async function copyProbe(host: Host, bytes = 512 * 2 ** 20): Promise<CeilingProbe> {
   const memories: HostMemory[] = []
+  const close = () => memories.forEach((memory) => memory.close())
   try {
     for (let i = 0; i < 2; i++) memories.push(await host.allocate({ bytes, lock: false }))
     await host.fill(memories[0]!, { seed: 1n })
-    const copy = Float64Array.of(0, 0, bytes, 1, 0, bytes, bytes, 1)
-    let best = 0
-    for (let i = 0; i < REPEAT; i++) {
-      const { milliseconds } = await host.copy(memories, copy, { threads: cpus().length })
-      best = Math.max(best, (bytes / milliseconds) * 1000)
-    }
-    return best
-  } finally {
-    for (const memory of memories) memory.close()
+  } catch (error) {
+    close()
+    throw error
+  }
+  const copy = Float64Array.of(0, 0, bytes, 1, 0, bytes, bytes, 1)
+  return {
+    async read() {
+      let milliseconds = Infinity
+      for (let i = 0; i < 3; i++) {
+        milliseconds = Math.min(milliseconds, (await host.copy(memories, copy, { threads: cpus().length })).milliseconds)
+      }
+      return (bytes / milliseconds) * 1000
+    },
+    [Symbol.dispose]: close,
   }
 }
 
-/** The rate at which warm files can be read into memory that was written before: the best of several reads, all cores at work. */
-export async function readCeiling(host: Host, files: readonly { path: string; bytes: number }[]): Promise<number> {
+/** Reads of warm files into memory that was written before, all cores at work. */
+export async function readProbe(host: Host, files: readonly { path: string; bytes: number }[]): Promise<CeilingProbe> {
   const total = files.reduce((sum, file) => sum + file.bytes, 0)
   const memory = await host.allocate({ bytes: total, lock: false })
-  try {
-    let offset = 0
-    const reads = files.map(({ bytes }, file) => {
-      const read = { file, fileOffset: 0, memory: 0, memoryOffset: offset, bytes }
-      offset += bytes
-      return read
-    })
-    let best = 0
-    for (let i = 0; i < REPEAT; i++) {
+  let offset = 0
+  const reads = files.map(({ bytes }, file) => {
+    const read = { file, fileOffset: 0, memory: 0, memoryOffset: offset, bytes }
+    offset += bytes
+    return read
+  })
+  return {
+    async read() {
       const { milliseconds } = await host.read({
         files: files.map(({ path }) => path),
         memories: [memory],
         reads,
         threads: cpus().length,
       })
-      best = Math.max(best, (total / milliseconds) * 1000)
-    }
-    return best
-  } finally {
-    memory.close()
+      return (total / milliseconds) * 1000
+    },
+    [Symbol.dispose]: () => memory.close(),
   }
 }
 
-/** Both ceilings. */
+/** The copy ceiling of this machine: the best of several readings. */
+export async function copyCeiling(host: Host): Promise<number> {
+  using probe = await copyProbe(host)
+  return await best(probe)
+}
+
+/** Copy and read ceilings. */
 export async function measureCeilings(host: Host, files: readonly { path: string; bytes: number }[]): Promise<Ceilings> {
-  return { copyBytesPerSecond: await copyCeiling(host), readBytesPerSecond: await readCeiling(host, files) }
+  const copyBytesPerSecond = await copyCeiling(host)
+  using probe = await readProbe(host, files)
+  return { copyBytesPerSecond, readBytesPerSecond: await best(probe) }
 }

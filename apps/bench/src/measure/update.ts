@@ -4,6 +4,7 @@ import type { Model } from '@ckpt/models'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
 import type { Run } from '../result.ts'
 import { summarize } from '../statistics.ts'
+import type { CeilingProbe } from './ceilings.ts'
 
 /** Spans that a run keeps of its last update: enough to see every stall, little beside the rest of the JSON when there are many. */
 const MAX_SPANS = 4000
@@ -13,14 +14,15 @@ export interface UpdateMeasurement {
   readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
   readonly ranks: number
   readonly repeat: number
-  readonly copyBytesPerSecond: number
+  /** Readings of the copy ceiling, one right before each sample. */
+  readonly copyCeiling: CeilingProbe
   readonly onStep?: (step: string) => void
 }
 
 /**
  * Updates of one checkpoint over processes of their own: rank processes, and an engine worker each that keeps its tensor-parallel
  * slices. Before each update all parameters are overwritten, after it every byte is compared with the files; neither is timed. The
- * slowest rank counts.
+ * slowest rank counts. The copy ceiling is read before every sample, which is then held against that reading.
  */
 export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const { model, checkpoint, ranks, repeat, onStep } = options
@@ -50,7 +52,11 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   }
   // The first update makes ring and collective, which are kept: it is not a sample.
   await updateAndVerify(false, 'first')
-  for (let i = 0; i < repeat; i++) samples.push(await updateAndVerify(false, `sample ${i + 1} of ${repeat}`))
+  const ceilings: number[] = []
+  for (let i = 0; i < repeat; i++) {
+    ceilings.push(await options.copyCeiling.read())
+    samples.push(await updateAndVerify(false, `sample ${i + 1} of ${repeat}`))
+  }
   const digested = await updateAndVerify(true, 'with digests')
   const resources = await cluster.all('resources', () => undefined)
 
@@ -62,7 +68,8 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const last = samples.at(-1)!
   const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
   const moved = first.bytes + first.bytes * (ranks - 1) + verifiedBytes
-  const limitMs = (moved / options.copyBytesPerSecond) * 1000
+  const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
+  const ratio = summarize(slowest.map((milliseconds, i) => milliseconds / limits[i]!))
   return {
     model: model.id,
     title: model.title,
@@ -80,11 +87,12 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     peakDeviceBytes: Math.max(...median.map((report) => report.ringBytes)),
     peakHostBytes: Math.max(...resources.map((one) => one.peakResidentBytes)),
     limit: {
-      bytesPerSecond: options.copyBytesPerSecond,
-      updateMs: limitMs,
-      how: `${moved} bytes that H2D, broadcast and reload must move, at the copy rate of all cores measured in this run`,
+      bytesPerSecond: summarize(ceilings).median,
+      updateMs: summarize(limits).median,
+      how: `${moved} bytes that H2D, broadcast and reload must move, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
     },
-    ratioToLimit: updateMs.median / limitMs,
+    ratioToLimit: ratio.median,
+    ratios: ratio,
     verified,
     verifiedBytes,
     digest: first.digest,

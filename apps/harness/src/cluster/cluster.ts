@@ -14,6 +14,10 @@ export interface ClusterOptions {
   readonly heartbeatTimeoutMs?: number
   /** Threads of each rank. */
   readonly threads?: number
+  /** More environment of each rank's process. */
+  readonly env?: (rank: number) => NodeJS.ProcessEnv
+  /** Network namespace that the ranks run in. */
+  readonly namespace?: string
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
   /** Engine workers, one a rank; absent for clusters that only gather. */
@@ -36,7 +40,10 @@ export class Cluster implements AsyncDisposable {
     this.#directory = directory
     process.on('exit', this.#removeDirectory)
     this.engines = options.engine ? Array.from({ length: options.ranks }, (_, rank) => this.#startEngine(rank)) : []
-    this.ranks = Array.from({ length: options.ranks }, (_, rank) => new RankProcess(rank))
+    this.ranks = Array.from({ length: options.ranks }, (_, rank) => {
+      const { env, namespace } = options
+      return new RankProcess(rank, { ...(env && { env: env(rank) }), ...(namespace !== undefined && { namespace }) })
+    })
   }
 
   static async start(options: ClusterOptions): Promise<Cluster> {

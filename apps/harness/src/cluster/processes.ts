@@ -19,11 +19,20 @@ export interface Spawned {
 
 /**
  * Starts `module` (a file URL of a TypeScript source; `pnpm bundle` puts the built file's in its place) as a child process with an
- * IPC channel.
+ * IPC channel; in a network namespace where one is named.
  */
-export function spawnSource(name: string, module: URL, args: readonly string[] = [], env: NodeJS.ProcessEnv = {}): Spawned {
+export function spawnSource(
+  name: string,
+  module: URL,
+  args: readonly string[] = [],
+  env: NodeJS.ProcessEnv = {},
+  namespace?: string,
+): Spawned {
+  const flags = [...SOURCE_FLAGS, '--expose-gc'] // so that what a process holds can be told from its garbage
+  const inside = namespace === undefined ? [] : [`--net=/run/netns/${namespace}`, process.execPath]
   const child = fork(fileURLToPath(module), args, {
-    execArgv: [...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
+    execPath: namespace === undefined ? process.execPath : 'nsenter',
+    execArgv: [...inside, ...flags],
     env: { ...process.env, ...env },
     stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     serialization: 'advanced',

@@ -2,6 +2,7 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
 import { ParameterServer, controlEngine } from '@ckpt/core'
+import { p2p } from '@ckpt/p2p'
 import { createCudaDevice, type CudaDevice } from '@ckpt/transport'
 import type { RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
@@ -35,8 +36,13 @@ const handlers: Handlers = {
     const milliseconds = performance.now() - started
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
-  update({ name, engineSocket, ...options }) {
-    return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...options })
+  saveMetas: ({ name, path }) => parameterServer().saveMetas(name, path),
+  async loadMetas({ path }) {
+    await parameterServer().loadMetas(path)
+  },
+  update({ name, engineSocket, p2p: ranks, ...options }) {
+    const strategy = ranks && { strategy: p2p({ ranks }) }
+    return parameterServer().update(name, { engine: controlEngine({ socket: engineSocket }), ...strategy, ...options })
   },
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),

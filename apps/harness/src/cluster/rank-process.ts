@@ -15,9 +15,9 @@ export class RankProcess {
   readonly ready: Promise<void>
   #next = 0
 
-  constructor(rank: number) {
+  constructor(rank: number, where: { readonly env?: NodeJS.ProcessEnv; readonly namespace?: string } = {}) {
     this.rank = rank
-    this.process = spawnSource(`rank ${rank}`, new URL('./rank-main.ts', import.meta.url))
+    this.process = spawnSource(`rank ${rank}`, new URL('./rank-main.ts', import.meta.url), [], where.env, where.namespace)
     this.ready = new Promise((resolve, reject) => this.#waiting.set(-1, { resolve: () => resolve(), reject }))
     this.process.child.on('message', (message: RankReplyMessage) => {
       const waiting = this.#waiting.get(message.id)

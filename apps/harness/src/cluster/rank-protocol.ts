@@ -20,6 +20,8 @@ export interface RankCalls {
   register: [{ name: string; source: CheckpointSource; options: RegisterOptions }, { milliseconds: number }]
   unregister: [{ name: string }, void]
   gatherMetas: [{ name: string; digests?: boolean }, { milliseconds: number; tensors: number; digest: string }]
+  saveMetas: [{ name: string; path: string }, void]
+  loadMetas: [{ path: string }, void]
   update: [RankUpdate, UpdateReport]
   resources: [undefined, RankResources]
   /** Memory of the rank's device, in bytes. */
@@ -31,6 +33,8 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
+  /** Ranks that pull the checkpoint (p2p); absent for a broadcast to all. */
+  readonly p2p?: readonly number[]
   readonly version?: string
   readonly verify?: boolean
   readonly ringBytes?: number

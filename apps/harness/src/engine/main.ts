@@ -9,6 +9,7 @@ import { readIndex } from '@ckpt/safetensors'
 import { createHost } from '@ckpt/transport'
 import { z } from 'zod'
 import { failure, serveControl, type Answer } from './control-server.ts'
+import { KeptRing } from './kept-ring.ts'
 import { Parameters } from './parameters.ts'
 import { runUpdateSession } from './update-session.ts'
 
@@ -35,6 +36,7 @@ if (values.control === undefined || values.checkpoint === undefined) {
 
 const control = values.control
 const host = createHost()
+const rings = new KeptRing(host)
 const index = await readIndex(values.checkpoint)
 const parameters = await Parameters.allocate(
   host,
@@ -54,6 +56,7 @@ async function update(body: unknown): Promise<Answer> {
   try {
     const outcome = await runUpdateSession({
       host,
+      rings,
       parameters,
       address,
       token,

@@ -9,10 +9,12 @@ import {
   type WorkerMessage,
 } from '@ckpt/core/worker-protocol'
 import { Dealer } from 'zeromq'
+import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
 export interface UpdateSessionOptions {
   readonly host: Host
+  readonly rings: KeptRing
   readonly parameters: Parameters
   readonly address: string
   readonly token: string
@@ -104,7 +106,7 @@ class Session {
   }
 
   async #handle(message: Exclude<RankMessage, { type: 'error' }>): Promise<void> {
-    const { host, parameters } = this.#options
+    const { host, parameters, rings } = this.#options
     switch (message.type) {
       case 'attach': {
         const given = Buffer.from(message.token)
@@ -113,7 +115,7 @@ class Session {
           throw new CkptError('ENGINE_UNAUTHORIZED', 'the rank presented a wrong token')
         }
         if (message.ring.kind !== 'shm') throw new CkptError('UNSUPPORTED', `a ${message.ring.kind} ring in a host engine`)
-        this.#ring = { memory: await host.openShared(message.ring.name), offset: message.ring.offset }
+        this.#ring = { memory: await rings.use(message.ring.name), offset: message.ring.offset }
         return
       }
       case 'bucket': {
@@ -153,7 +155,7 @@ class Session {
   }
 
   close(): void {
-    this.#ring?.memory.close()
+    if (this.#ring) this.#options.rings.release()
     this.#ring = undefined
   }
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -17,6 +18,10 @@ inline constexpr const char* kUnsupported = "UNSUPPORTED";
 inline constexpr const char* kOutOfMemory = "OUT_OF_MEMORY";
 inline constexpr const char* kNativeFailure = "NATIVE_FAILURE";
 inline constexpr const char* kRankLost = "RANK_LOST";
+inline constexpr const char* kPeerLost = "PEER_LOST";
+inline constexpr const char* kPeerUnauthorized = "PEER_UNAUTHORIZED";
+inline constexpr const char* kPeerProtocol = "PEER_PROTOCOL";
+inline constexpr const char* kRegionRefused = "REGION_REFUSED";
 inline constexpr const char* kAddonUnavailable = "ADDON_UNAVAILABLE";
 inline constexpr const char* kCheckpointUnreadable = "CHECKPOINT_UNREADABLE";
 }  // namespace code
@@ -53,12 +58,20 @@ class Error : public std::runtime_error {
     return std::move(*this);
   }
 
+  /// Which of several things of the field is meant.
+  Error&& WithIndex(std::int64_t index) && {
+    index_ = index;
+    return std::move(*this);
+  }
+
   const std::string& code() const { return code_; }
   /// 0 where no system call or library gave one.
   int error_number() const { return errno_; }
   const std::string& file() const { return file_; }
   const std::string& field() const { return field_; }
   const std::string& peer() const { return peer_; }
+  /// -1 where there is none.
+  std::int64_t index() const { return index_; }
 
   /// The system's text for an error number (thread-safe).
   static std::string Describe(int number) {
@@ -72,6 +85,7 @@ class Error : public std::runtime_error {
   std::string file_;
   std::string field_;
   std::string peer_;
+  std::int64_t index_ = -1;
 };
 
 }  // namespace ckpt

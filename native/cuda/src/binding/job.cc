@@ -13,6 +13,7 @@ Job ToJob(const Napi::Object& object, const MemoryObject& ring, std::vector<std:
   job.ring_bytes = ring.memory->bytes();
   job.chunk_bytes = ToUnsigned(object.Get("chunkBytes"), "chunkBytes");
   job.serial = object.Get("serial").ToBoolean();
+  job.arrivals = object.Get("arrivals").ToBoolean();
   job.order = object.Get("alternating").ToBoolean() ? Order::kAlternating : Order::kOverlapped;
   job.timeout_ms = static_cast<int>(std::min<std::uint64_t>(ToUnsigned(object.Get("timeoutMs"), "timeoutMs"), 1 << 30));
   const Napi::Value sources = object.Get("sources");

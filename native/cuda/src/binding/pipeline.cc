@@ -82,7 +82,13 @@ PipelineEvents EventsOf(Environment& environment, const std::weak_ptr<Run>& weak
   return events;
 }
 
-/// startPipeline(group, ring, job, onBucket, onFinished, onDrained): { release(bucket), abort(message) }
+std::uint32_t ToBucket(const Napi::Value& value) {
+  const std::uint64_t bucket = ToUnsigned(value, "bucket");
+  if (bucket > 0xffffffffu) throw Error(code::kInvalidArgument, "there is no such bucket").WithField("bucket");
+  return static_cast<std::uint32_t>(bucket);
+}
+
+/// startPipeline(group, ring, job, onBucket, onFinished, onDrained): { release(bucket), arrived(bucket), abort(message) }
 Napi::Value StartPipeline(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Guard(env, [&]() -> Napi::Value {
@@ -108,9 +114,14 @@ Napi::Value StartPipeline(const Napi::CallbackInfo& info) {
     Napi::Object handle = Napi::Object::New(env);
     handle.Set("release", Napi::Function::New(env, [run](const Napi::CallbackInfo& call) {
                  Guard(call.Env(), [&] {
-                   const std::uint64_t bucket = ToUnsigned(call[0], "bucket");
-                   if (bucket > 0xffffffffu) throw Error(code::kInvalidArgument, "there is no such bucket").WithField("bucket");
-                   if (run->pipeline) run->pipeline->Release(static_cast<std::uint32_t>(bucket));
+                   const auto bucket = ToBucket(call[0]);
+                   if (run->pipeline) run->pipeline->Release(bucket);
+                 });
+               }));
+    handle.Set("arrived", Napi::Function::New(env, [run](const Napi::CallbackInfo& call) {
+                 Guard(call.Env(), [&] {
+                   const auto bucket = ToBucket(call[0]);
+                   if (run->pipeline) run->pipeline->Arrived(bucket);
                  });
                }));
     handle.Set("abort", Napi::Function::New(env, [run](const Napi::CallbackInfo& call) {

@@ -53,6 +53,7 @@ Pipeline::Pipeline(PipelineParts parts, Schedule schedule, PipelineEvents events
       started_(Clock::now()),
       events_(std::move(events)),
       complete_(schedule_.job().buckets.size(), 0),
+      arrived_(schedule_.job().buckets.size(), schedule_.job().arrivals ? 0 : 1),
       progress_(started_) {
   start_.Record(*parts_.h2d);
 }
@@ -70,6 +71,20 @@ void Pipeline::Release(std::uint32_t bucket) {
   }
   enqueue_wake_.notify_one();
   watch_wake_.notify_one();
+}
+
+void Pipeline::Arrived(std::uint32_t bucket) {
+  const Job& job = schedule_.job();
+  if (!job.arrivals || bucket >= job.buckets.size() || job.buckets[bucket].owner != job.position) {
+    throw Error(code::kInvalidArgument, "bucket " + std::to_string(bucket) + " is not one that arrives here")
+        .WithField("bucket");
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    arrived_[bucket] = 1;
+    progress_ = Clock::now();
+  }
+  enqueue_wake_.notify_one();
 }
 
 void Pipeline::Abort(Error failure) {
@@ -206,6 +221,9 @@ Error Pipeline::TimedOut() const {
     wanted = schedule_.steps()[next_step_].after;
   } else if (next_copy_ < schedule_.own().size()) {
     wanted = schedule_.chunks()[schedule_.own()[next_copy_]].after;
+  }
+  if (next_copy_ < schedule_.own().size() && !arrived_[schedule_.chunks()[schedule_.own()[next_copy_]].bucket]) {
+    return Error(code::kTimeout, since + name(schedule_.chunks()[schedule_.own()[next_copy_]].bucket) + " does not arrive");
   }
   if (wanted > released_) {
     return Error(code::kTimeout, since + "the engine worker has not released " + name(wanted)).WithPeer("engine worker");

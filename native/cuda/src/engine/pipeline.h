@@ -54,6 +54,9 @@ class Pipeline : public std::enable_shared_from_this<Pipeline> {
   /// The engine worker is done with this bucket and every earlier one.
   /// @throws Error INVALID_ARGUMENT when it was not delivered yet.
   void Release(std::uint32_t bucket);
+  /// The bytes of an own bucket have come into the sources (Job::arrivals).
+  /// @throws Error INVALID_ARGUMENT for a bucket of another member, or where nothing arrives.
+  void Arrived(std::uint32_t bucket);
   /// Ends the run with this failure, unless it is over already.
   void Abort(Error failure);
   /// Aborts, and waits until drained, at most `limit`. No callback is called any more. Returns whether it was drained.
@@ -109,6 +112,7 @@ class Pipeline : public std::enable_shared_from_this<Pipeline> {
   std::int64_t released_ = -1;
   std::uint32_t delivered_ = 0;
   std::vector<char> complete_;
+  std::vector<char> arrived_;
   std::deque<InFlight> copies_;
   std::deque<InFlight> broadcasts_;
   std::vector<Event> free_events_;

@@ -19,7 +19,7 @@ constexpr auto kFailureCheck = std::chrono::milliseconds(10);
 bool Pipeline::MayCopy() const {
   if (next_copy_ >= schedule_.own().size()) return false;
   const Chunk& chunk = schedule_.chunks()[schedule_.own()[next_copy_]];
-  if (chunk.after > released_) return false;
+  if (chunk.after > released_ || !arrived_[chunk.bucket]) return false;
   if (Alternating() && next_step_ < schedule_.rounds()[chunk.round].first_step) return false;
   return copies_.size() < kCopiesAhead || copying_bytes_ + chunk.bytes <= kCopyAheadBytes;
 }

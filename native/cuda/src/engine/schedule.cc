@@ -109,6 +109,8 @@ void Schedule::BuildSteps() {
 
 Job Beginning(const Job& job, std::uint64_t bytes) {
   Job part = job;
+  // It is only measured by: whatever lies in the sources will do.
+  part.arrivals = false;
   part.buckets.clear();
   part.copies.clear();
   part.first_copy = {0};

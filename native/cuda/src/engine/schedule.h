@@ -23,6 +23,8 @@ struct Job {
   bool serial = false;
   Order order = Order::kOverlapped;
   int timeout_ms = 0;
+  /// Own buckets are copied from the sources only once Pipeline::Arrived was called for them.
+  bool arrivals = false;
 
   struct Bucket {
     std::uint32_t owner;

@@ -10,6 +10,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ckpt::host::RegisterMemory(env, exports);
   ckpt::host::RegisterTransfer(env, exports);
   ckpt::host::RegisterPipeline(env, exports);
+  ckpt::host::RegisterOneSided(env, exports);
   return exports;
 }
 

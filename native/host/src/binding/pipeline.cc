@@ -20,6 +20,7 @@ struct Run {
   std::unique_ptr<Pipeline> pipeline;
   std::uint64_t shutdown = 0;
   Napi::FunctionReference on_bucket;
+  Napi::FunctionReference on_writable;
   Napi::FunctionReference on_finished;
 };
 
@@ -46,6 +47,7 @@ void Finish(Environment& environment, Napi::Env env, Run& run, const PipelineRes
   run.pipeline = nullptr;
   const Napi::Function on_finished = run.on_finished.Value();
   run.on_bucket.Reset();
+  run.on_writable.Reset();
   run.on_finished.Reset();
   environment.RemoveShutdown(run.shutdown);
   environment.Release();
@@ -53,26 +55,43 @@ void Finish(Environment& environment, Napi::Env env, Run& run, const PipelineRes
                     result.failure ? env.Undefined() : ToJs(env, result.stats)});
 }
 
-/// startPipeline(job, onBucket, onFinished): { release(bucket), abort(message) }
+std::uint32_t ToBucket(const Napi::Value& value) {
+  const auto bucket = ToUnsigned(value, "bucket");
+  if (bucket >= kNoBucket) throw Error(code::kInvalidArgument, "there is no such bucket").WithField("bucket");
+  return static_cast<std::uint32_t>(bucket);
+}
+
+/// Calls a function of the run, which `function` picks, on the JavaScript thread.
+std::function<void(std::uint32_t)> Later(Environment& environment, const std::weak_ptr<Run>& weak,
+                                         Napi::FunctionReference Run::* function) {
+  return [&environment, weak, function](std::uint32_t bucket) {
+    environment.Post([weak, function, bucket](Napi::Env js) {
+      const auto alive = weak.lock();
+      if (alive && !((*alive).*function).IsEmpty()) ((*alive).*function).Call({Napi::Number::New(js, bucket)});
+    });
+  };
+}
+
+/// startPipeline(job, onBucket, onFinished, onWritable): { release(bucket), arrived(bucket), abort(message) }
 Napi::Value StartPipeline(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Guard(env, [&]() -> Napi::Value {
     if (!info[1].IsFunction() || !info[2].IsFunction())
       throw Error(code::kInvalidArgument, "onBucket and onFinished must be functions");
     auto prepared = PreparePipeline(ToPipelineSpec(info[0]));
+    if (prepared.spec.arrive_in == ArriveIn::kRing && !info[3].IsFunction()) {
+      throw Error(code::kInvalidArgument, "onWritable must be a function where bytes arrive in the ring");
+    }
     auto& environment = Environment::Of(env);
     const auto run = std::make_shared<Run>();
     run->on_bucket = Napi::Persistent(info[1].As<Napi::Function>());
     run->on_finished = Napi::Persistent(info[2].As<Napi::Function>());
+    if (info[3].IsFunction()) run->on_writable = Napi::Persistent(info[3].As<Napi::Function>());
 
     const std::weak_ptr<Run> weak = run;
     PipelineEvents events;
-    events.on_bucket = [&environment, weak](std::uint32_t bucket) {
-      environment.Post([weak, bucket](Napi::Env js) {
-        const auto alive = weak.lock();
-        if (alive && !alive->on_bucket.IsEmpty()) alive->on_bucket.Call({Napi::Number::New(js, bucket)});
-      });
-    };
+    events.on_bucket = Later(environment, weak, &Run::on_bucket);
+    events.on_writable = Later(environment, weak, &Run::on_writable);
     events.on_finished = [&environment, weak](PipelineResult result) {
       const auto shared = std::make_shared<PipelineResult>(std::move(result));
       environment.Post([&environment, weak, shared](Napi::Env js) {
@@ -87,9 +106,14 @@ Napi::Value StartPipeline(const Napi::CallbackInfo& info) {
     Napi::Object handle = Napi::Object::New(env);
     handle.Set("release", Napi::Function::New(env, [run](const Napi::CallbackInfo& call) {
                  Guard(call.Env(), [&] {
-                   const auto bucket = ToUnsigned(call[0], "bucket");
-                   if (bucket >= kNoBucket) throw Error(code::kInvalidArgument, "there is no such bucket").WithField("bucket");
-                   if (run->pipeline) run->pipeline->Release(static_cast<std::uint32_t>(bucket));
+                   const auto bucket = ToBucket(call[0]);
+                   if (run->pipeline) run->pipeline->Release(bucket);
+                 });
+               }));
+    handle.Set("arrived", Napi::Function::New(env, [run](const Napi::CallbackInfo& call) {
+                 Guard(call.Env(), [&] {
+                   const auto bucket = ToBucket(call[0]);
+                   if (run->pipeline) run->pipeline->Arrived(bucket);
                  });
                }));
     handle.Set("abort", Napi::Function::New(env, [run](const Napi::CallbackInfo& call) {

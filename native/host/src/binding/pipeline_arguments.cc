@@ -64,6 +64,14 @@ PipelineSpec ToPipelineSpec(const Napi::Value& value) {
   spec.chunk_bytes = ToUnsigned(job.Get("chunkBytes"), "chunkBytes");
   spec.timeout_ms = ToUnsigned(job.Get("timeoutMs"), "timeoutMs");
   spec.serial = job.Get("serial").ToBoolean();
+  const Napi::Value arrive_in = job.Get("arriveIn");
+  if (!arrive_in.IsUndefined()) {
+    const auto place = ToText(arrive_in, "arriveIn");
+    if (place != "sources" && place != "ring") {
+      throw Error(code::kInvalidArgument, "arriveIn is '" + place + "'").WithField("arriveIn");
+    }
+    spec.arrive_in = place == "ring" ? ArriveIn::kRing : ArriveIn::kSources;
+  }
   const Napi::Value rings = job.Get("rings");
   if (!rings.IsArray()) throw Error(code::kInvalidArgument, "rings is not an array").WithField("rings");
   for (std::uint32_t i = 0; i < rings.As<Napi::Array>().Length(); ++i)

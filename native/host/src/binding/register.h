@@ -8,5 +8,6 @@ namespace ckpt::host {
 void RegisterMemory(Napi::Env env, Napi::Object exports);
 void RegisterTransfer(Napi::Env env, Napi::Object exports);
 void RegisterPipeline(Napi::Env env, Napi::Object exports);
+void RegisterOneSided(Napi::Env env, Napi::Object exports);
 
 }  // namespace ckpt::host

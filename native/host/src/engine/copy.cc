@@ -36,12 +36,23 @@ void CopyPart(const StridedCopy& copy, const std::byte* source, std::byte* desti
     return;
   }
   std::uint64_t row = from / copy.row_bytes;
-  std::uint64_t column = from % copy.row_bytes;
-  for (std::uint64_t left = to - from; left > 0; row++, column = 0) {
-    const std::uint64_t bytes = std::min(left, copy.row_bytes - column);
+  // The rest of a row that was begun, whole rows, and the beginning of another.
+  const auto piece = [&](std::uint64_t column, std::uint64_t bytes) {
     CopyBytes(destination + row * copy.destination_pitch + column, source + row * copy.source_pitch + column, bytes);
-    left -= bytes;
+  };
+  if (const std::uint64_t column = from % copy.row_bytes; column > 0) {
+    const std::uint64_t bytes = std::min(to - from, copy.row_bytes - column);
+    piece(column, bytes);
+    from += bytes;
+    row++;
   }
+  if (const std::uint64_t whole = (to - from) / copy.row_bytes; whole > 0) {
+    CopyRows(destination + row * copy.destination_pitch, source + row * copy.source_pitch,
+             {copy.row_bytes, whole, copy.source_pitch, copy.destination_pitch});
+    from += whole * copy.row_bytes;
+    row += whole;
+  }
+  if (to > from) piece(0, to - from);
 }
 
 }  // namespace

@@ -11,10 +11,19 @@
 
 namespace ckpt::host {
 
+/// `count` runs of `bytes`, the pitches apart on each side.
+struct Rows {
+  std::size_t bytes;
+  std::size_t count;
+  std::size_t source_pitch;
+  std::size_t destination_pitch;
+};
+
 /// A way of copying bytes that do not overlap, for one instruction set.
 struct CopyLoop {
   const char* instructions;
   void (*copy)(std::byte* destination, const std::byte* source, std::size_t bytes);
+  void (*rows)(std::byte* destination, const std::byte* source, const Rows& rows);
 };
 
 /// Those that this CPU can run, slowest first.
@@ -23,6 +32,8 @@ std::vector<CopyLoop> SupportedCopyLoops();
 /// Copies bytes that do not overlap; large runs by non-temporal stores of the widest kind this CPU has. The bytes are visible
 /// to whoever synchronises with this thread afterwards (the stores are fenced before it returns).
 void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes);
+/// The same for rows.
+void CopyRows(std::byte* destination, const std::byte* source, const Rows& rows);
 
 /// `rows` runs of `row_bytes`, the pitches apart on each side.
 struct StridedCopy {

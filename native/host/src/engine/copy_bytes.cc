@@ -13,8 +13,18 @@ namespace {
 // short for their set-up to pay.
 constexpr std::size_t kNonTemporalBytes = std::size_t{8} << 10;
 
+/// Shorter rows leave too little between two of them for the stores to be combined.
+constexpr std::size_t kRowBytes = 256;
+
 void CopyPlain(std::byte* destination, const std::byte* source, std::size_t bytes) {
   if (bytes != 0) std::memcpy(destination, source, bytes);
+}
+
+template <void (*copy)(std::byte*, const std::byte*, std::size_t)>
+void EachRow(std::byte* destination, const std::byte* source, const Rows& rows) {
+  for (std::size_t row = 0; row < rows.count; row++) {
+    copy(destination + row * rows.destination_pitch, source + row * rows.source_pitch, rows.bytes);
+  }
 }
 
 #if defined(__x86_64__)
@@ -66,22 +76,111 @@ void CopyStreamed(std::byte* destination, const std::byte* source, std::size_t b
   std::memcpy(destination + head + body, source + head + body, bytes - head - body);
 }
 
+// Rows: `destination` and both pitches' rows are aligned to 64 bytes, `rows.bytes` is a multiple of 64. One fence for all of
+// them, and the prefetch runs on into the next row, which the hardware's own does not do across a gap.
+
+constexpr std::size_t kPrefetchBytes = 2048;
+
+/// The place that is kPrefetchBytes of payload ahead of the copy.
+class Ahead {
+ public:
+  Ahead(const std::byte* source, const Rows& rows) : rows_(rows), row_(source) {
+    left_ = rows.count;
+    for (std::size_t skip = kPrefetchBytes; skip > 0 && left_ > 0;) {
+      const std::size_t step = skip < rows_.bytes - column_ ? skip : rows_.bytes - column_;
+      Move(step);
+      skip -= step;
+    }
+  }
+  void Fetch64() {
+    if (left_ == 0) return;
+    _mm_prefetch(reinterpret_cast<const char*>(row_ + column_), _MM_HINT_T0);
+    Move(64);
+  }
+
+ private:
+  void Move(std::size_t bytes) {
+    column_ += bytes;
+    if (column_ < rows_.bytes) return;
+    column_ = 0;
+    row_ += rows_.source_pitch;
+    left_--;
+  }
+  const Rows& rows_;
+  const std::byte* row_;
+  std::size_t column_ = 0;
+  std::size_t left_;
+};
+
+__attribute__((target("avx512f"))) void StreamRowsAvx512(std::byte* destination, const std::byte* source, const Rows& rows) {
+  Ahead ahead(source, rows);
+  for (std::size_t row = 0; row < rows.count; row++) {
+    for (std::size_t at = 0; at < rows.bytes; at += 64) {
+      ahead.Fetch64();
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(destination + at), _mm512_loadu_si512(source + at));
+    }
+    source += rows.source_pitch;
+    destination += rows.destination_pitch;
+  }
+  _mm_sfence();
+}
+
+__attribute__((target("avx2"))) void StreamRowsAvx2(std::byte* destination, const std::byte* source, const Rows& rows) {
+  Ahead ahead(source, rows);
+  for (std::size_t row = 0; row < rows.count; row++) {
+    for (std::size_t at = 0; at < rows.bytes; at += 64) {
+      ahead.Fetch64();
+      const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + at));
+      const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + at + 32));
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(destination + at), a);
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(destination + at + 32), b);
+    }
+    source += rows.source_pitch;
+    destination += rows.destination_pitch;
+  }
+  _mm_sfence();
+}
+
+/// Rows by `stream` where they are long and aligned enough; each of them by `copy` otherwise.
+template <void (*stream)(std::byte*, const std::byte*, const Rows&), void (*copy)(std::byte*, const std::byte*, std::size_t)>
+void CopyRowsStreamed(std::byte* destination, const std::byte* source, const Rows& rows) {
+  const bool aligned = reinterpret_cast<std::uintptr_t>(destination) % 64 == 0 && rows.destination_pitch % 64 == 0;
+  if (aligned && rows.bytes % 64 == 0 && rows.bytes >= kRowBytes && rows.bytes * rows.count >= kNonTemporalBytes) {
+    return stream(destination, source, rows);
+  }
+  EachRow<copy>(destination, source, rows);
+}
+
 #endif
 
 }  // namespace
 
 std::vector<CopyLoop> SupportedCopyLoops() {
-  std::vector<CopyLoop> loops = {{"plain", CopyPlain}};
+  std::vector<CopyLoop> loops = {{"plain", CopyPlain, EachRow<CopyPlain>}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) loops.push_back({"avx2", CopyStreamed<StreamAvx2>});
-  if (__builtin_cpu_supports("avx512f")) loops.push_back({"avx512", CopyStreamed<StreamAvx512>});
+  if (__builtin_cpu_supports("avx2")) {
+    constexpr auto copy = CopyStreamed<StreamAvx2>;
+    loops.push_back({"avx2", copy, CopyRowsStreamed<StreamRowsAvx2, copy>});
+  }
+  if (__builtin_cpu_supports("avx512f")) {
+    constexpr auto copy = CopyStreamed<StreamAvx512>;
+    loops.push_back({"avx512", copy, CopyRowsStreamed<StreamRowsAvx512, copy>});
+  }
 #endif
   return loops;
 }
 
-void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes) {
+namespace {
+
+const CopyLoop& Best() {
   static const CopyLoop best = SupportedCopyLoops().back();
-  best.copy(destination, source, bytes);
+  return best;
 }
+
+}  // namespace
+
+void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes) { Best().copy(destination, source, bytes); }
+
+void CopyRows(std::byte* destination, const std::byte* source, const Rows& rows) { Best().rows(destination, source, rows); }
 
 }  // namespace ckpt::host

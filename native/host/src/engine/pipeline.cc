@@ -21,7 +21,8 @@ Pipeline::Pipeline(PreparedPipeline prepared, PipelineEvents events)
     : prepared_(std::move(prepared)),
       events_(std::move(events)),
       clock_(prepared_.spec.buckets.size()),
-      waits_(prepared_, stopped_) {
+      waits_(prepared_, stopped_),
+      arrivals_(prepared_.spec.buckets.size()) {
   BeginRun(*OwnRing().control, prepared_.spec.generation);
   lead_ = std::thread([this] { RunLead(); });
 }
@@ -44,6 +45,16 @@ void Pipeline::Release(std::uint32_t bucket) {
   released.Publish(std::uint64_t{bucket} + 1);
 }
 
+void Pipeline::Arrived(std::uint32_t bucket) {
+  if (stopped_.load()) return;
+  const auto& spec = prepared_.spec;
+  if (spec.arrive_in == ArriveIn::kNowhere || bucket >= spec.buckets.size() || spec.buckets[bucket].owner != spec.position) {
+    throw Error(code::kInvalidArgument, "bucket " + std::to_string(bucket) + " is not one that arrives here")
+        .WithField("bucket");
+  }
+  arrivals_.Add(bucket);
+}
+
 void Pipeline::Abort(PipelineFailure failure) {
   const std::lock_guard<std::mutex> lock(failure_mutex_);
   if (stopped_.load()) return;
@@ -53,6 +64,7 @@ void Pipeline::Abort(PipelineFailure failure) {
            follows ? failure.relayed : failure.message);
   failure_ = std::move(failure);
   stopped_.store(true);
+  arrivals_.Wake();
   // Own threads may sleep on a peer's counters; a sleep that only begins now ends by itself within a slice.
   for (const auto& ring : prepared_.spec.rings) {
     for (auto* counter :
@@ -64,15 +76,17 @@ void Pipeline::Abort(PipelineFailure failure) {
 
 void Pipeline::RunLead() {
   pthread_setname_np(pthread_self(), "ckpt-broadcast");
-  std::thread h2d;
+  std::thread h2d, writable;
   try {
     h2d = std::thread([this] { RunH2d(); });
+    if (prepared_.spec.arrive_in == ArriveIn::kRing) writable = std::thread([this] { RunWritable(); });
     RunBroadcast();
   } catch (const std::system_error& error) {
     Abort({code::kNativeFailure, std::string("cannot start the H2D thread: ") + error.what(), -1});
   }
   AwaitEnd();
   if (h2d.joinable()) h2d.join();
+  if (writable.joinable()) writable.join();
   PipelineResult result;
   {
     const std::lock_guard<std::mutex> lock(failure_mutex_);
@@ -97,8 +111,19 @@ void Pipeline::AwaitEnd() {
 void Pipeline::RunH2d() {
   pthread_setname_np(pthread_self(), "ckpt-h2d");
   for (const auto bucket : prepared_.own) {
-    if (!AwaitWritable(Stage::kH2d, bucket) || !CopyOwn(bucket)) return;
+    const bool ready = prepared_.spec.arrive_in == ArriveIn::kRing
+                           ? TakeFromRing(bucket)
+                           : AwaitWritable(Stage::kH2d, bucket) && AwaitArrival(bucket) && CopyOwn(bucket);
+    if (!ready) return;
     Complete(Stage::kH2d);
+  }
+}
+
+void Pipeline::RunWritable() {
+  pthread_setname_np(pthread_self(), "ckpt-writable");
+  for (const auto bucket : prepared_.own) {
+    if (!AwaitWritable(Stage::kH2d, bucket)) return;
+    events_.on_writable(bucket);
   }
 }
 
@@ -131,6 +156,22 @@ bool Pipeline::AwaitWritable(Stage stage, std::uint32_t bucket) {
     if (member == position) continue;
     if (!Await(stage, {WaitKind::kReceived, member, bucket}, needs.received_before, seen)) return false;
   }
+  return true;
+}
+
+bool Pipeline::AwaitArrival(std::uint32_t bucket) {
+  if (prepared_.spec.arrive_in == ArriveIn::kNowhere) return true;
+  if (auto failure = waits_.AwaitArrival(arrivals_, bucket)) Abort(std::move(*failure));
+  return !stopped_.load();
+}
+
+bool Pipeline::TakeFromRing(std::uint32_t index) {
+  const auto start = clock_.now();
+  if (!AwaitArrival(index)) return false;
+  const auto bytes = prepared_.spec.buckets[index].bytes;
+  clock_.Leave(Stage::kH2d, clock_.Enter(), bytes);
+  OwnRing().control->produced.Publish(prepared_.buckets[index].produced_before + bytes);
+  clock_.Span(Stage::kH2d, index, start, clock_.now());
   return true;
 }
 

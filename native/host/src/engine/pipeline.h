@@ -27,6 +27,8 @@ struct PipelineEvents {
   std::function<void(std::uint32_t)> on_bucket;
   /// The run is over; no call comes after.
   std::function<void(PipelineResult)> on_finished;
+  /// The ring bytes of an own bucket are free; in order, and only where bytes arrive in the ring. May come beside on_bucket.
+  std::function<void(std::uint32_t)> on_writable = nullptr;
 };
 
 /// One member's run of a plan on the host device. Two threads: H2D copies this member's buckets from its sources into its own
@@ -46,17 +48,25 @@ class Pipeline {
   /// goes on.
   void Release(std::uint32_t bucket);
 
+  /// The bytes of an own bucket have come where ArriveIn says. Does nothing once the run is over.
+  /// @throws Error INVALID_ARGUMENT for a bucket of another member, or where nothing arrives; INVALID_STATE when it came
+  /// before.
+  void Arrived(std::uint32_t bucket);
+
   /// Ends the run with `failure`, unless it already ended. Copies under way are finished.
   void Abort(PipelineFailure failure);
 
  private:
   void RunLead();
   void RunH2d();
+  void RunWritable();
   void RunBroadcast();
   void AwaitEnd();
   bool Await(Stage stage, const WaitFor& what, std::uint64_t need, std::uint64_t& seen);
   bool AwaitWritable(Stage stage, std::uint32_t bucket);
+  bool AwaitArrival(std::uint32_t bucket);
   bool CopyOwn(std::uint32_t bucket);
+  bool TakeFromRing(std::uint32_t bucket);
   bool Fetch(std::uint32_t bucket);
   std::uint64_t CopyPieces(std::byte* target, const std::byte* source, std::uint64_t bytes) const;
   void Complete(Stage stage);
@@ -68,6 +78,7 @@ class Pipeline {
   std::atomic<std::uint64_t> delivered_{0};
   PipelineClock clock_;
   PipelineWaits waits_;
+  Arrivals arrivals_;
   std::mutex failure_mutex_;
   std::optional<PipelineFailure> failure_;
   std::mutex delivery_mutex_;

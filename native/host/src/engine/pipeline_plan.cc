@@ -59,6 +59,9 @@ void CheckBuckets(const PipelineSpec& spec) {
     if (bucket.owner != spec.position && spec.first_copy[b] != spec.first_copy[b + 1]) {
       Invalid(name + ": has copies, but belongs to member " + std::to_string(bucket.owner));
     }
+    if (spec.arrive_in == ArriveIn::kRing && spec.first_copy[b] != spec.first_copy[b + 1]) {
+      Invalid(name + ": has copies, but its bytes arrive in the ring");
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ckpt/error.h"
+#include "pipeline_arrivals.h"
 #include "ring.h"
 
 namespace ckpt::host {
@@ -67,6 +68,7 @@ struct PipelineSpec {
   /// The same on all members, above that of every run before on any of the rings.
   std::uint64_t generation = 0;
   RingStores stores = RingStores::kByRingSize;
+  ArriveIn arrive_in = ArriveIn::kNowhere;
 };
 
 /// What the stages need to know of a bucket beyond the plan.

@@ -1,6 +1,7 @@
 #include "pipeline_wait.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace ckpt::host {
 namespace {
@@ -46,6 +47,8 @@ std::string Describe(const WaitFor& what) {
       return "release by the engine worker of " + member + " (before " + bucket + ")";
     case WaitKind::kFinished:
       return "the last release by the engine worker of " + member;
+    case WaitKind::kArrival:
+      return "the arrival of " + bucket + " at " + member;
     default:
       return "the start of " + member;
   }
@@ -138,6 +141,25 @@ std::optional<PipelineFailure> PipelineWaits::Await(Stage stage, const WaitFor& 
   }
 }
 
+std::optional<PipelineFailure> PipelineWaits::AwaitArrival(Arrivals& arrivals, std::uint32_t bucket) {
+  const auto& spec = pipeline_.spec;
+  const std::chrono::milliseconds timeout(spec.timeout_ms);
+  const WaitFor what{WaitKind::kArrival, spec.position, bucket};
+  // No counter of the ring stands for it: it looks unfinished to the others until it is over.
+  constexpr auto kNever = std::numeric_limits<std::uint64_t>::max();
+  const PublishedWait published(Control(spec.position).waiting[static_cast<std::uint32_t>(Stage::kH2d)], what, kNever);
+  const auto begin = Clock::now();
+  while (!stopped_.load() && !arrivals.Await(bucket, kSlice)) {
+    if (auto failure = CheckPeers()) return failure;
+    if (Clock::now() - std::max(begin, arrivals.last()) < timeout) continue;
+    return PipelineFailure{code::kTimeout,
+                           "no progress for " + std::to_string(spec.timeout_ms) + " ms: H2D at member " +
+                               std::to_string(spec.position) + " waits for " + Describe(what),
+                           spec.position};
+  }
+  return std::nullopt;
+}
+
 // Follows from member to member who waits for whom. The one at the end, who waits for nobody or for what is already there, is
 // the one that holds everybody up.
 PipelineFailure PipelineWaits::TimedOut(Stage stage, const WaitFor& what, std::uint64_t need) const {
@@ -146,7 +168,9 @@ PipelineFailure PipelineWaits::TimedOut(Stage stage, const WaitFor& what, std::u
   auto current = what;
   for (std::size_t hops = 0; hops < 2 * spec.rings.size(); ++hops) {
     const auto& ring = Control(current.member);
-    if (current.kind == WaitKind::kStarted || ring.generation.value.load() != spec.generation) break;
+    if (current.kind == WaitKind::kStarted || current.kind == WaitKind::kArrival ||
+        ring.generation.value.load() != spec.generation)
+      break;
     const auto received = ring.received.value.load();
     if (current.kind == WaitKind::kReleased || current.kind == WaitKind::kFinished) {
       if (ring.released.value.load() < received || received >= spec.buckets.size()) break;

@@ -12,7 +12,7 @@
 namespace ckpt::host {
 
 /// What a stage can wait for at a member.
-enum class WaitKind : std::uint32_t { kNothing = 0, kStarted, kProduced, kReceived, kReleased, kFinished };
+enum class WaitKind : std::uint32_t { kNothing = 0, kStarted, kProduced, kReceived, kReleased, kFinished, kArrival };
 
 /// A wait: `kind` of `member`, so that `bucket` can go on.
 struct WaitFor {
@@ -30,6 +30,9 @@ class PipelineWaits {
   /// Waits until the counter is at least `need`; `seen` gets its value. Returns the failure (aborted or timeout, naming the
   /// member), or nothing; check the stop flag too, which ends the wait without a failure.
   std::optional<PipelineFailure> Await(Stage stage, const WaitFor& what, std::uint64_t need, std::uint64_t& seen);
+
+  /// Waits until `bucket` has come from outside the group. No counter tells of progress there: arrivals of any bucket do.
+  std::optional<PipelineFailure> AwaitArrival(Arrivals& arrivals, std::uint32_t bucket);
 
   /// The failure when a peer gave up this run or, unless this member is only waiting for the end, went on to a later one.
   std::optional<PipelineFailure> CheckPeers(bool at_end = false) const;

@@ -143,6 +143,18 @@ void TestEveryInstructionSet(WorkerPool& pool) {
         CHECK(other->data()[bytes + shift] == std::byte{0} && (shift == 0 || other->data()[shift - 1] == std::byte{0}));
       }
     }
+    for (const std::size_t bytes : {1, 64, 255, 256, 1024, 1088, 8192}) {
+      for (const std::size_t shift : {0, 1, 64}) {
+        const Rows rows{bytes, 37, 2 * bytes + 64, bytes + 64};
+        std::memset(other->data(), 0, kBytes);
+        loop.rows(other->data() + shift, memory->data() + shift, rows);
+        for (std::size_t row = 0; row < rows.count; row++) {
+          const auto* copied = other->data() + shift + row * rows.destination_pitch;
+          CHECK(std::memcmp(copied, memory->data() + shift + row * rows.source_pitch, bytes) == 0);
+          CHECK(copied[bytes] == std::byte{0} && copied[bytes + 63] == std::byte{0});
+        }
+      }
+    }
   }
 }
 

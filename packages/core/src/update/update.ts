@@ -6,11 +6,12 @@ import {
   type Epoch,
   type HostMemory,
   type Manifest,
+  type PullContext,
   type Rendezvous,
   type Strategy,
   type StrategyResult,
 } from '@ckpt/contract'
-import { bucketTensors } from '@ckpt/planner'
+import { bucketTensors, pullOf } from '@ckpt/planner'
 import { withDeadline } from '../deadline.ts'
 import { tensorCount } from '../manifest.ts'
 import type { UpdateReport } from '../report.ts'
@@ -29,6 +30,8 @@ export interface UpdateRun {
   readonly strategy: Strategy
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
+  /** What receivers pull with, in a p2p update; `joining`: they are not ranks of the manifest. */
+  readonly pull?: Omit<PullContext, 'pullOf'> & { readonly joining: boolean }
   readonly socketDir: string
   readonly token: string
   readonly version: string
@@ -48,7 +51,7 @@ export interface UpdateRun {
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
   const { rendezvous, manifest, timeoutMs, signal } = run
   const { rank } = rendezvous
-  const wait = { timeoutMs, signal }
+  const wait = { timeoutMs, signal, ...(run.strategy.ranks && { ranks: run.strategy.ranks }) }
   const startedAt = performance.now()
   const clock = stepClock(startedAt)
 
@@ -76,13 +79,15 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const beginMs = clock()
 
   const ranks = announcements.map((one) => one.endpoint.rank)
-  const planned = run.plans.get(manifest, rank, {
+  const planOptions = {
     ranks,
     ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
     ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
     maxBucketBytes: run.maxBucketBytes,
     chunkBytes: run.chunkBytes,
-  })
+  }
+  const { pull } = run
+  const planned = pull ? run.plans.p2p(manifest, planOptions, pull.joining) : run.plans.broadcast(manifest, rank, planOptions)
   const planMs = clock()
 
   const token = announcements[0]!.token
@@ -98,8 +103,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     const exchange = <T>(key: string, value: T) =>
       rendezvous.allGather(`collective/${key}`, value, { epoch: epoch.id, ...wait })
     const ring = await run.resources.ring(planned.plan.ringBytes)
+    // The first buckets move while the worker still connects and maps the ring; loading them waits for that.
+    void session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
     const collective = await run.resources.collective(ranks, rank, exchange, timeoutMs, signal)
-    await session.attach(ring.handle, { tensors: planned.plan.items.count, bytes: planned.plan.totalBytes }, signal)
     const attachMs = clock()
 
     const result = await run.strategy.execute({
@@ -114,7 +120,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       collective,
       session,
       segments: run.segments,
-      ...wait,
+      ...(pull && { pull: { ...pull, pullOf: (bucket, lost) => pullOf(planned.plan, manifest, bucket, lost) } }),
+      timeoutMs,
+      signal,
       ...(run.onProgress && { onProgress: run.onProgress }),
     })
     const pipelineMs = clock()
@@ -171,10 +179,15 @@ function report(
   steps: UpdateReport['steps'],
 ): UpdateReport {
   const { stats, reloadMs, reloadSpans } = result
-  const spans = new Float64Array(stats.spans.length + (reloadSpans.length / 3) * 4)
+  const pullSpans = result.pull?.spans ?? new Float64Array(0)
+  const spans = new Float64Array(stats.spans.length + ((reloadSpans.length + pullSpans.length) / 3) * 4)
   spans.set(stats.spans)
-  for (let i = 0, at = stats.spans.length; i < reloadSpans.length; i += 3, at += 4) {
-    spans.set([2, reloadSpans[i]!, reloadSpans[i + 1]!, reloadSpans[i + 2]!], at)
+  let at = stats.spans.length
+  for (const [stage, list] of [
+    [2, reloadSpans],
+    [3, pullSpans],
+  ] as const) {
+    for (let i = 0; i < list.length; i += 3, at += 4) spans.set([stage, list[i]!, list[i + 1]!, list[i + 2]!], at)
   }
   // The ranks wait for each other between the step's begin and the pipeline's.
   const lead = result.startedAt - (startedAt + steps.beginMs + steps.planMs + steps.attachMs)
@@ -203,6 +216,9 @@ function report(
     startedUs: Math.round((performance.timeOrigin + startedAt) * 1000),
     totalMs: steps.beginMs + steps.planMs + steps.attachMs + steps.pipelineMs + steps.commitMs,
     steps,
+    ...(result.pull && {
+      pull: { bytes: result.pull.bytes, busyMs: result.pull.busyMs, sources: result.pull.sources, lost: result.pull.lost },
+    }),
     stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },
     spans,
   }

@@ -44,6 +44,7 @@ export class WorkerSession implements EngineSession {
   #sequence = 0
   #watchdog: NodeJS.Timeout | undefined
   #greeted = false
+  #attached: Promise<void> = Promise.resolve()
 
   private constructor(options: WorkerSessionOptions) {
     this.#options = options
@@ -64,21 +65,31 @@ export class WorkerSession implements EngineSession {
     return session
   }
 
-  /** Waits for the worker's greeting, then hands it the ring. */
-  async attach(ring: RingHandle, totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
+  /**
+   * Hands the worker the ring as soon as it has greeted. What is asked of the session before that is done waits for it; its failure
+   * fails the session, and so whatever waits.
+   */
+  attach(ring: RingHandle, totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
     const { token, timeoutMs, rank } = this.#options
-    const what = `engine worker of rank ${rank} has not connected`
-    await withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
-    await this.#request({ type: 'attach', token, ring, ...totals }, 'attach')
+    const attach = async () => {
+      const what = `engine worker of rank ${rank} has not connected`
+      await withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+      await this.#request({ type: 'attach', token, ring, ...totals }, 'attach')
+    }
+    this.#attached = attach()
+    this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
+    return this.#attached
   }
 
   async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
+    await this.#attached
     const answer = await this.#request({ type: 'bucket', bucket, tensors: tensors.map(tensorFrame) }, `bucket ${bucket}`)
     return { reloadMs: answer.reloadMs ?? 0 }
   }
 
   /** All bytes are there: the worker finishes loading and lets go of the ring. */
   async release(): Promise<void> {
+    await this.#attached
     await this.#request({ type: 'release' }, 'release')
   }
 

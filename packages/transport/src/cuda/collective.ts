@@ -12,7 +12,7 @@ import { within } from '../deadline.ts'
 import { NativeRun } from '../run.ts'
 import { cudaAddon } from './addon.ts'
 import { cudaMemory } from './memory.ts'
-import { OrderChoice } from './order-choice.ts'
+import { ChosenOrders, OrderChoice, type SharedOrders } from './order-choice.ts'
 import { cudaRing } from './ring.ts'
 
 /** How long leaving may take before NCCL is aborted instead. */
@@ -23,6 +23,8 @@ interface Offer {
   readonly uuid: string
   /** NCCL's unique id, from the member at position 0. */
   readonly id: Uint8Array | undefined
+  /** Orders that the member remembers from earlier groups. */
+  readonly orders: readonly string[]
 }
 
 /** GPUs that broadcast buckets among themselves with NCCL; a group of one has no communicator. */
@@ -36,12 +38,12 @@ export class CudaCollective implements Collective {
   #run: NativeRun | undefined
   #drained: Promise<void> = Promise.resolve()
 
-  private constructor(options: CollectiveOptions, group: CudaGroupHandle) {
+  private constructor(options: CollectiveOptions, group: CudaGroupHandle, orders: SharedOrders) {
     this.position = options.position
     this.size = options.size
     this.#signal = options.signal
     this.#group = group
-    this.#order = new OrderChoice(group, options)
+    this.#order = new OrderChoice(group, orders, options)
   }
 
   /**
@@ -58,10 +60,17 @@ export class CudaCollective implements Collective {
     const addon = cudaAddon()
     const deadline = performance.now() + timeoutMs
     let id: Buffer | undefined
+    const chosen = ChosenOrders.of(device)
+    let orders = chosen.shared([uuid], [])
     if (size > 1) {
-      const offer: Offer = { uuid, id: position === 0 ? await native(() => addon.newUniqueId()) : undefined }
+      const ncclId = position === 0 ? await native(() => addon.newUniqueId()) : undefined
+      const offer: Offer = { uuid, id: ncclId, orders: chosen.remembered }
       const offers = await within(exchange('cuda-group', offer), timeoutMs, signal, 'the other members to form a group')
       id = agree(offers, size)
+      orders = chosen.shared(
+        offers.map((one) => one.uuid),
+        offers.map((one) => one.orders),
+      )
     }
     const cancellation = addon.newCancellation()
     const cancel = (): void => addon.cancel(cancellation)
@@ -69,7 +78,7 @@ export class CudaCollective implements Collective {
     try {
       const left = Math.max(1, Math.ceil(deadline - performance.now()))
       const group = await native(() => addon.joinGroup(device, id, size, position, left, cancellation))
-      return new CudaCollective(options, group)
+      return new CudaCollective(options, group, orders)
     } catch (error) {
       throw signal?.aborted ? CkptError.from(signal.reason, 'ABORTED', 'forming a group') : error
     } finally {
@@ -84,6 +93,9 @@ export class CudaCollective implements Collective {
   async run(job: PipelineJob): Promise<PipelineRun> {
     if (this.#state !== 'ready') throw new CkptError('INVALID_STATE', STATES[this.#state])
     const ring = cudaRing(job.ring)
+    if (job.arrivals?.into === 'ring') {
+      throw new CkptError('UNSUPPORTED', 'bytes cannot arrive in the ring of a GPU: let them arrive in pinned memory')
+    }
     const memories = job.sources.map(cudaMemory)
     const used: typeof memories = []
     const letGo = (): void => {
@@ -207,6 +219,7 @@ function nativeJob(
     chunkBytes: job.chunkBytes,
     serial: job.mode === 'serial',
     alternating: false,
+    arrivals: job.arrivals !== undefined,
     timeoutMs: Math.ceil(job.timeoutMs),
   }
 }

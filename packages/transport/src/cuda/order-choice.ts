@@ -1,21 +1,64 @@
 import { CkptError, type CollectiveOptions, type Exchange, type PipelineJob, type PipelineOrder } from '@ckpt/contract'
-import type { CudaGroupHandle, CudaPipelineJob } from '@ckpt/native-cuda'
+import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
 import { within } from '../deadline.ts'
 import { cudaAddon } from './addon.ts'
 import { busiestOwnerBytes, chooseOrder, type MeasureCandidates } from './order.ts'
 import type { CudaRing } from './ring.ts'
 
+/**
+ * The orders that a device's groups have chosen, by the group's GPUs and the chunk size: links do not change between updates, so a group
+ * that is formed anew need not measure again, if all of its members remember the same.
+ */
+export class ChosenOrders {
+  static readonly #devices = new WeakMap<CudaDeviceHandle, ChosenOrders>()
+  readonly #orders = new Map<string, PipelineOrder>()
+
+  static of(device: CudaDeviceHandle): ChosenOrders {
+    let orders = ChosenOrders.#devices.get(device)
+    if (orders === undefined) ChosenOrders.#devices.set(device, (orders = new ChosenOrders()))
+    return orders
+  }
+
+  /** What this member remembers, for the others to compare. */
+  get remembered(): string[] {
+    return [...this.#orders].map(([key, { name, chunkBytes }]) => `${key} ${name} ${chunkBytes}`)
+  }
+
+  /** A view of what all members of a group remember alike. */
+  shared(uuids: readonly string[], all: readonly (readonly string[])[]): SharedOrders {
+    const group = uuids.join()
+    const key = (chunkBytes: number) => `${group} ${chunkBytes}`
+    return {
+      get: (chunkBytes) => {
+        const order = this.#orders.get(key(chunkBytes))
+        if (order === undefined) return undefined
+        const text = `${key(chunkBytes)} ${order.name} ${order.chunkBytes}`
+        return all.every((one) => one.includes(text)) ? order : undefined
+      },
+      set: (chunkBytes, order) => void this.#orders.set(key(chunkBytes), order),
+    }
+  }
+}
+
+/** Orders of one group by chunk size. */
+export interface SharedOrders {
+  get(chunkBytes: number): PipelineOrder | undefined
+  set(chunkBytes: number, order: PipelineOrder): void
+}
+
 /** The order of one member's runs: chosen together with the other members before the first run that is large enough, and kept. */
 export class OrderChoice {
   readonly #group: CudaGroupHandle
+  readonly #known: SharedOrders
   readonly #options: Pick<CollectiveOptions, 'exchange' | 'signal' | 'size'>
   /** What was chosen, for jobs of these chunks. */
   #chosen: { readonly chunkBytes: number; readonly order: PipelineOrder } | undefined
   #choosing: { readonly over: Promise<void>; readonly cancel: () => void } | undefined
 
-  constructor(group: CudaGroupHandle, options: Pick<CollectiveOptions, 'exchange' | 'signal' | 'size'>) {
+  constructor(group: CudaGroupHandle, known: SharedOrders, options: Pick<CollectiveOptions, 'exchange' | 'signal' | 'size'>) {
     this.#group = group
+    this.#known = known
     this.#options = options
   }
 
@@ -27,7 +70,9 @@ export class OrderChoice {
    */
   async of(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {
     if (this.#chosen?.chunkBytes !== job.chunkBytes) {
-      const order = await this.#choose(ring, job, flat)
+      const known = this.#known.get(job.chunkBytes)
+      const order = known ?? (await this.#choose(ring, job, flat))
+      if (order) this.#known.set(job.chunkBytes, order)
       this.#chosen = order && { chunkBytes: job.chunkBytes, order }
     }
     return this.#chosen?.order

@@ -114,8 +114,9 @@ export class HostCollective implements Collective {
         throw new CkptError('INVALID_ARGUMENT', `member ${other} has other buckets`, { fields: { member: other } })
       const rings = await this.#map(offers, own)
       if (this.#state !== 'running') throw new CkptError('ABORTED', STATES[this.#state])
+      const writable = job.arrivals?.into === 'ring' ? job.arrivals.onWritable : undefined
       const native = nativeJob(job, this.position, rings, generation)
-      return new NativeRun((deliver, finish) => addon.startPipeline(native, deliver, finish), job.onBucket)
+      return new NativeRun((deliver, finish) => addon.startPipeline(native, deliver, finish, writable), job.onBucket)
     } catch (error) {
       const reason = CkptError.from(error, 'NATIVE_FAILURE')
       nativeSync(() => addon.abortRingRun(own, generation, this.position, reason.message.replaceAll('\0', ' ')))
@@ -189,6 +190,7 @@ function nativeJob(job: PipelineJob, position: number, rings: readonly NativeMem
     serial: job.mode === 'serial',
     timeoutMs: Math.ceil(job.timeoutMs),
     generation,
+    arriveIn: job.arrivals?.into,
   }
 }
 

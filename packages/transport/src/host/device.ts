@@ -29,8 +29,8 @@ export async function createHostDevice(options: HostDeviceOptions = {}): Promise
 
 class HostDevice implements Device {
   readonly kind = 'host'
-  // Small buckets keep a worker busy while others move; below this the messages for each begin to show.
-  readonly preferred = { bucketBytes: 16 * 2 ** 20, chunkBytes: 2 * 2 ** 20 }
+  // Small buckets keep a worker busy while others move; below this the messages for each were measured to cost more than that gains.
+  readonly preferred = { bucketBytes: 32 * 2 ** 20, chunkBytes: 2 * 2 ** 20 }
   readonly uuid: string
   readonly host: Host
   readonly #threads: number | undefined

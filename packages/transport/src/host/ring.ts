@@ -17,12 +17,14 @@ export class HostRing implements Ring {
   readonly bytes: number
   readonly handle: RingHandle & { readonly kind: 'shm' }
   readonly memory: HostMemory
+  readonly place: { readonly memory: HostMemory; readonly offset: number }
   readonly #forget: () => void
   #closed = false
 
   constructor(memory: HostMemory, name: string, offset: number, bytes: number) {
     this.memory = memory
     this.bytes = bytes
+    this.place = { memory, offset }
     this.#forget = nativeSync(() => hostAddon().unlinkAtEnd(nativeMemory(memory)))
     this.handle = { kind: 'shm', name, offset, bytes }
   }

@@ -1,0 +1,55 @@
+import { existsSync, watch, type FSWatcher } from 'node:fs'
+import type { Host, HostMemory } from '@ckpt/contract'
+
+const SHM = '/dev/shm'
+
+/**
+ * The ring that was mapped last, kept mapped for as long as its rank keeps it: mapping it anew and touching all of it again costs more
+ * than a tenth of an update. The rank lets go of a ring by removing its name, which is watched.
+ */
+export class KeptRing {
+  readonly #host: Host
+  #kept: { readonly name: string; readonly memory: HostMemory; readonly watcher: FSWatcher } | undefined
+  #inUse = false
+
+  constructor(host: Host) {
+    this.#host = host
+  }
+
+  /** Maps the ring, or takes the mapping that is there. Pair with {@link KeptRing.release}. */
+  async use(name: string): Promise<HostMemory> {
+    if (this.#kept?.name !== name || !existsSync(`${SHM}/${name}`)) {
+      this.#drop()
+      const memory = await this.#host.openShared(name)
+      try {
+        this.#kept = { name, memory, watcher: this.#watch(name) }
+      } catch (error) {
+        memory.close()
+        throw error
+      }
+    }
+    this.#inUse = true
+    return this.#kept.memory
+  }
+
+  /** The update is over: from now on the mapping goes when the ring's name does. */
+  release(): void {
+    this.#inUse = false
+    if (this.#kept && !existsSync(`${SHM}/${this.#kept.name}`)) this.#drop()
+  }
+
+  #watch(name: string): FSWatcher {
+    const watcher = watch(`${SHM}/${name}`, { persistent: false }, () => {
+      if (this.#kept?.name === name && !this.#inUse) this.release()
+    })
+    // A name that cannot be watched any more is looked at before the next use.
+    watcher.on('error', () => undefined)
+    return watcher
+  }
+
+  #drop(): void {
+    this.#kept?.watcher.close()
+    this.#kept?.memory.close()
+    this.#kept = undefined
+  }
+}

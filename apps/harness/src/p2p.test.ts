@@ -1,0 +1,176 @@
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { CkptError } from '@ckpt/contract'
+import { model } from '@ckpt/models'
+import { createHost } from '@ckpt/transport'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
+import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
+
+const host = createHost()
+const MIB = 2 ** 20
+
+describe('p2p', { timeout: 60_000 }, () => {
+  let checkpoint: GeneratedCheckpoint
+  let directory: string
+  beforeAll(async () => {
+    checkpoint = await generateCheckpoint(host, model('qwen3-30b-a3b'), 48 * MIB, 21n, 'p2p')
+    directory = mkdtempSync(join(tmpdir(), 'ckpt-p2p-'))
+  })
+  afterAll(() => {
+    checkpoint[Symbol.dispose]()
+    rmSync(directory, { recursive: true })
+  })
+
+  const start = (ranks: number, more: Partial<ClusterOptions> = {}) =>
+    Cluster.start({ ranks, timeoutMs: 20_000, engine: { kind: 'typescript', checkpoint: checkpoint.directory }, ...more })
+
+  /** Ranks that hold the checkpoint, without engines: `all` of it each, or shares. */
+  const owners = async (ranks: number, metas: string, all = false) => {
+    const cluster = await Cluster.start({ ranks, timeoutMs: 20_000, heartbeatTimeoutMs: 2000 })
+    if (all) await cluster.all('register', () => ({ name: 'a', source: { directory: checkpoint.directory }, options: {} }))
+    else await cluster.register('a', checkpoint.directory)
+    await cluster.all('gatherMetas', () => ({ name: 'a', digests: true }))
+    await cluster.ranks[0]!.call('saveMetas', { name: 'a', path: metas })
+    return cluster
+  }
+
+  const join_ = async (cluster: Cluster, metas: string, more: object = {}) => {
+    await cluster.all('loadMetas', () => ({ path: metas }))
+    const ranks = cluster.ranks.map(({ rank }) => rank)
+    return cluster.update('a', { p2p: ranks, ...more })
+  }
+
+  const expectVerified = async (cluster: Cluster) => {
+    for (const engine of cluster.engines) {
+      expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true, mismatches: [] })
+    }
+  }
+
+  const failure = async (promise: Promise<unknown>) => {
+    const error = await promise.then(
+      () => expect.unreachable('it should have failed'),
+      (reason: unknown) => reason as CkptError,
+    )
+    return error.code === 'ABORTED' && CkptError.is(error.cause) ? error.cause : error
+  }
+
+  it('ranks of one world pull from the others, which take no part', async () => {
+    await using cluster = await start(4)
+    // Ranks 0 and 1 hold the checkpoint.
+    for (const index of [0, 1]) {
+      const options = { share: { index, count: 2 } }
+      await cluster.ranks[index]!.call('register', { name: 'a', source: { directory: checkpoint.directory }, options })
+    }
+    await cluster.all('gatherMetas', () => ({ name: 'a', digests: true }))
+    const reports = await Promise.all(
+      [2, 3].map((rank) =>
+        cluster.ranks[rank]!.call('update', { name: 'a', engineSocket: cluster.engines[rank]!.socket, p2p: [2, 3] }),
+      ),
+    )
+    for (const [index, report] of reports.entries()) {
+      expect(report).toMatchObject({ strategy: 'p2p', rank: index + 2, verified: true, bytes: checkpoint.bytes })
+      expect(report.pull!.sources.map(({ rank }) => rank)).toEqual([0, 1])
+      expect(await cluster.engines[index + 2]!.verify(checkpoint.files)).toMatchObject({ verified: true })
+    }
+    // Every byte was pulled once, give or take what lies between tensors, and each of the two pulled about half.
+    const pulled = reports.map((report) => report.pull!.bytes)
+    expect(pulled[0]! + pulled[1]!).toBeGreaterThanOrEqual(checkpoint.bytes)
+    expect(pulled[0]! + pulled[1]!).toBeLessThan(1.02 * checkpoint.bytes)
+    expect(Math.max(...pulled)).toBeLessThan(0.6 * checkpoint.bytes)
+    // All of them can be updated by a broadcast afterwards.
+    await cluster.update('a')
+    await expectVerified(cluster)
+  })
+
+  it.each([1, 2, 3])('%d ranks join from saved metas, in a ring far smaller than the checkpoint', async (ranks) => {
+    const metas = join(directory, `metas-${ranks}`)
+    await using old = await owners(2, metas)
+    expect(statSync(metas).mode & 0o777).toBe(0o600)
+    await using joining = await start(ranks)
+    const reports = await join_(joining, metas, { ringBytes: 12 * MIB, bucketBytes: MIB })
+    expect(reports[0]).toMatchObject({ strategy: 'p2p', mode: 'pipelined', verified: true, bytes: checkpoint.bytes })
+    expect(reports[0]!.pull!.lost).toEqual([])
+    await expectVerified(joining)
+    await Promise.all(joining.engines.map((engine) => engine.poison()))
+    // Again, with what was kept of nothing.
+    await joining.update('a', { p2p: joining.ranks.map(({ rank }) => rank), verify: false })
+    await expectVerified(joining)
+    expect(old.ranks).toHaveLength(2)
+  })
+
+  it('replaces a source that is killed in the middle by one that holds the same', async () => {
+    const metas = join(directory, 'metas-killed')
+    await using old = await owners(2, metas, true)
+    await using joining = await start(2)
+    await joining.all('loadMetas', () => ({ path: metas }))
+    // Slow enough for there to be a middle: buckets of one tensor each, through a ring of a few.
+    const updating = joining.update('a', { p2p: [0, 1], ringBytes: 4 * MIB, bucketBytes: 256 * 1024 })
+    setTimeout(() => old.ranks[1]!.process.child.kill('SIGKILL'), 250)
+    const reports = await updating
+    const lost = reports.flatMap((report) => report.pull!.lost)
+    expect(lost.length).toBeGreaterThan(0)
+    expect(lost.every(({ rank, code }) => rank === 1 && code === 'PEER_LOST')).toBe(true)
+    expect(reports.some((report) => report.pull!.sources.some(({ rank, bytes }) => rank === 1 && bytes > 0))).toBe(true)
+    await expectVerified(joining)
+  })
+
+  it('names the tensors that a killed source alone held', async () => {
+    const metas = join(directory, 'metas-alone')
+    await using old = await owners(2, metas)
+    await using joining = await start(1)
+    await joining.all('loadMetas', () => ({ path: metas }))
+    const updating = failure(joining.update('a', { p2p: [0], ringBytes: 4 * MIB, bucketBytes: 256 * 1024 }))
+    setTimeout(() => old.ranks[1]!.process.child.kill('SIGKILL'), 250)
+    const error = await updating
+    expect(error.code).toBe('PEER_LOST')
+    expect(error.fields['tensors']).toEqual(expect.arrayContaining([error.fields.tensor]))
+    expect(error.message).toContain(error.fields.tensor)
+    expect(error.fields.ranks).toEqual([1])
+  })
+
+  it('recognises metas of what is not there any more, and reads nothing', async () => {
+    const metas = join(directory, 'metas-stale')
+    const again = join(directory, 'metas-again')
+    await using joining = await start(1)
+    {
+      await using old = await owners(1, metas)
+      // Registered again: the same bytes, but the old keys are refused.
+      await old.ranks[0]!.call('unregister', { name: 'a' })
+      const unregistered = await failure(join_(joining, metas))
+      expect(unregistered).toMatchObject({ code: 'METAS_STALE', fields: { checkpoint: 'a', ranks: [0] } })
+      await old.register('a', checkpoint.directory)
+      await old.all('gatherMetas', () => ({ name: 'a', digests: true }))
+      await old.ranks[0]!.call('saveMetas', { name: 'a', path: again })
+      expect(await failure(join_(joining, metas))).toMatchObject({ code: 'METAS_STALE', fields: { ranks: [0] } })
+      await join_(joining, again)
+      await expectVerified(joining)
+    }
+    // Owner gone.
+    expect(await failure(join_(joining, again))).toMatchObject({ code: 'METAS_STALE', fields: { ranks: [0] } })
+    expect(await joining.engines[0]!.health()).toMatchObject({ version: 'a' })
+  })
+
+  it('keeps a secret that the environment gives out of the file', async () => {
+    const metas = join(directory, 'metas-secret')
+    const secret = 'a secret that the environment gives'
+    await using old = await Cluster.start({ ranks: 1, env: () => ({ CKPT_P2P_SECRET: secret }) })
+    await old.register('a', checkpoint.directory)
+    await old.all('gatherMetas', () => ({ name: 'a' }))
+    await old.ranks[0]!.call('saveMetas', { name: 'a', path: metas })
+    expect(readFileSync(metas, 'utf8')).not.toContain(secret)
+    await using without = await start(1)
+    expect(await failure(join_(without, metas))).toMatchObject({
+      code: 'METAS_MALFORMED',
+      fields: { file: metas, field: 'CKPT_P2P_SECRET' },
+    })
+    await using wrong = await start(1, { env: () => ({ CKPT_P2P_SECRET: 'another secret, just as long' }) })
+    const error = await failure(join_(wrong, metas, { verify: false }))
+    expect(error.code).toBe('METAS_STALE')
+    expect(CkptError.is(error.cause, 'PEER_UNAUTHORIZED')).toBe(true)
+    await using right = await start(1, { env: () => ({ CKPT_P2P_SECRET: secret }) })
+    await join_(right, metas, { verify: false })
+    await expectVerified(right)
+  })
+})

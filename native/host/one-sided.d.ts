@@ -1,0 +1,49 @@
+import type { NativeCancellation } from './index.d.ts'
+import type { NativeMemory } from './memory.d.ts'
+
+/** Listens, and serves reads of registered memory on threads of its own. */
+export interface NativeTcpEndpoint {
+  /** 32 hex digits. */
+  readonly id: string
+  readonly protocol: number
+  /** With the ports that were taken. */
+  readonly addresses: readonly string[]
+  /** Opens bytes offset … offset + bytes - 1 of the memory; returns the region's key, 32 hex digits. */
+  register(memory: NativeMemory, offset: number, bytes: number): string
+  /** Refuses the key from now on; resolves when nothing reads the region any more. Unknown keys are ignored. */
+  unregister(key: string): Promise<void>
+  /** Bytes sent so far. */
+  servedBytes(): number
+  /** Connections that are open. */
+  connections(): number
+  close(): Promise<void>
+}
+
+/** Connections to another endpoint. */
+export interface NativeTcpPeer {
+  /** `transfers`: region, regionOffset, memory, memoryOffset, bytes of each. Resolves with the bytes read. */
+  read(
+    keys: readonly string[],
+    memories: readonly NativeMemory[],
+    transfers: Float64Array,
+    timeoutMs: number,
+    onProgress?: (bytes: number) => void,
+    cancellation?: NativeCancellation,
+  ): Promise<number>
+  alive(): boolean
+  close(): Promise<void>
+}
+
+export interface NativeOneSided {
+  /** `addresses`: `host:port` to listen on, port 0 for any. `secret`: at least 16 characters. */
+  createTcpEndpoint(addresses: readonly string[], secret: string): NativeTcpEndpoint
+  /** `streams`: 1 to 64 connections. Errors carry PEER_LOST, PEER_UNAUTHORIZED or PEER_PROTOCOL. */
+  connectTcpPeer(
+    id: string,
+    addresses: readonly string[],
+    secret: string,
+    streams: number,
+    timeoutMs: number,
+    cancellation?: NativeCancellation,
+  ): Promise<NativeTcpPeer>
+}

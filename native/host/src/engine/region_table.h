@@ -1,0 +1,55 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+namespace ckpt::host {
+
+/// What a peer has to know of a region before it may read it: 128 random bits, never used again.
+using RegionKey = std::array<std::uint8_t, 16>;
+
+std::string ToHex(const std::uint8_t* bytes, std::size_t count);
+/// @throws Error INVALID_ARGUMENT unless `text` is `count` bytes in hexadecimal.
+void FromHex(const std::string& text, std::uint8_t* bytes, std::size_t count, const char* field);
+/// Bytes of the kernel's random source. @throws Error NATIVE_FAILURE.
+void FillSecurely(std::uint8_t* bytes, std::size_t count);
+
+/// Memory that is open to peers until its key is closed.
+struct Region {
+  const std::byte* data = nullptr;
+  std::uint64_t bytes = 0;
+  /// Keeps the memory mapped.
+  std::shared_ptr<const void> mapping;
+  std::atomic<bool> open{true};
+  /// Replies that read it at the moment.
+  std::uint32_t users = 0;
+};
+
+/// The regions of an endpoint by key. Thread-safe.
+class RegionTable {
+ public:
+  RegionKey Add(const std::byte* data, std::uint64_t bytes, std::shared_ptr<const void> mapping);
+  /// The region of a key, which counts as used until Done; null where there is none (any more).
+  std::shared_ptr<Region> Use(const RegionKey& key);
+  void Done(Region& region);
+  /// Nobody finds the region any more, and replies on their way from it will say so. Unknown keys are ignored.
+  /// @returns the region to wait for, null where the key was unknown.
+  std::shared_ptr<Region> Close(const RegionKey& key);
+  /// Waits until nobody uses a closed region.
+  void AwaitUnused(const Region& region);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable unused_;
+  std::map<RegionKey, std::shared_ptr<Region>> regions_;
+};
+
+}  // namespace ckpt::host

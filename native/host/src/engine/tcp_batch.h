@@ -1,0 +1,66 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "ckpt/error.h"
+#include "region_table.h"
+
+namespace ckpt::host {
+
+/// One run of bytes to read from a peer's region.
+struct TcpRead {
+  RegionKey key;
+  std::uint64_t offset = 0;
+  std::byte* target = nullptr;
+  std::uint64_t bytes = 0;
+  /// Index of the region among those of the caller, for errors.
+  std::uint32_t region = 0;
+};
+
+/// What one request asks for.
+struct TcpGroup {
+  std::vector<TcpRead> reads;
+  std::uint64_t bytes = 0;
+};
+
+/// Cuts `reads` into requests of about `bytes` bytes: large ones are split, small ones share a request.
+std::vector<TcpGroup> GroupReads(const std::vector<TcpRead>& reads, std::uint64_t bytes);
+
+/// One call of TcpPeer::Read as its streams see it. Thread-safe. It is over when none of its groups is queued or under way.
+class TcpBatch {
+ public:
+  TcpBatch(std::size_t groups, std::chrono::milliseconds patience) : patience_(patience), left_(groups) {}
+
+  std::chrono::milliseconds patience() const { return patience_; }
+  /// Whether groups that are still queued need not be asked for any more.
+  bool ended() const { return ended_.load(); }
+  std::uint64_t bytes() const { return bytes_.load(); }
+
+  void Received(std::uint64_t bytes) { bytes_.fetch_add(bytes); }
+  /// `groups` are done with, one way or the other.
+  void Done(std::size_t groups = 1);
+  /// The first failure stays.
+  void Fail(Error error);
+  /// Waits until the batch is over, at most this long. @returns whether it is.
+  bool Await(std::chrono::milliseconds limit);
+  const std::optional<Error>& failure() const { return failure_; }
+
+ private:
+  const std::chrono::milliseconds patience_;
+  std::mutex mutex_;
+  std::condition_variable over_;
+  std::size_t left_;
+  std::atomic<std::uint64_t> bytes_{0};
+  std::atomic<bool> ended_{false};
+  std::optional<Error> failure_;
+};
+
+}  // namespace ckpt::host

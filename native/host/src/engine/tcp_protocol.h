@@ -1,0 +1,108 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <type_traits>
+
+#include "region_table.h"
+#include "sha256.h"
+
+namespace ckpt::host {
+
+// The wire protocol of TCP endpoints, version 1 (docs/p2p.md). Numbers are little-endian, as on every machine this runs on.
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire format is that of little-endian machines");
+
+inline constexpr std::uint32_t kTcpProtocol = 1;
+/// Extents of one request at most; the reply's parts fit one sendmsg.
+inline constexpr std::uint32_t kMaxExtents = 64;
+/// Bytes of one request at most.
+inline constexpr std::uint64_t kMaxRequestBytes = std::uint64_t{64} << 20;
+inline constexpr std::chrono::milliseconds kHandshakePatience{10'000};
+
+using EndpointId = std::array<std::uint8_t, 16>;
+using Nonce = std::array<std::uint8_t, 32>;
+
+inline constexpr std::array<char, 8> kTcpMagic{'C', 'K', 'P', 'T', 'T', 'C', 'P', '1'};
+
+/// The connecting side begins.
+struct ClientHello {
+  std::array<char, 8> magic;
+  std::uint32_t protocol;
+  std::uint32_t reserved;
+  /// The endpoint that it believes to reach.
+  EndpointId endpoint;
+  Nonce nonce;
+};
+
+enum class HelloStatus : std::uint32_t { kOk = 0, kOtherEndpoint = 1, kOtherProtocol = 2, kUnauthorized = 3 };
+
+/// The answer; unless its status is kOk, the last thing that is sent.
+struct ServerHello {
+  std::array<char, 8> magic;
+  std::uint32_t protocol;
+  HelloStatus status;
+  EndpointId endpoint;
+  Nonce nonce;
+};
+
+/// HMAC-SHA-256 over a label, the endpoint's id and both nonces, keyed with the endpoint's secret.
+struct ClientProof {
+  Sha256Digest mac;
+};
+struct ServerProof {
+  HelloStatus status;
+  std::uint32_t reserved;
+  /// Zero unless the status is kOk.
+  Sha256Digest mac;
+};
+
+enum class Operation : std::uint32_t { kRead = 1 };
+
+/// Followed by `extents` extents.
+struct RequestHeader {
+  Operation operation;
+  std::uint32_t extents;
+  std::uint64_t id;
+  /// Sum over the extents.
+  std::uint64_t bytes;
+};
+
+struct WireExtent {
+  RegionKey key;
+  std::uint64_t offset;
+  std::uint64_t bytes;
+};
+
+enum class ReplyStatus : std::uint32_t { kOk = 0, kUnknownRegion = 1, kOutsideRegion = 2 };
+
+/// With kOk followed by the bytes of all extents, and a trailer.
+struct ReplyHeader {
+  std::uint64_t id;
+  ReplyStatus status;
+  /// Which extent is refused.
+  std::uint32_t extent;
+};
+
+/// Whether all regions were still open when their last byte had been taken: otherwise the bytes may be those of something else.
+struct ReplyTrailer {
+  ReplyStatus status;
+  std::uint32_t extent;
+};
+
+static_assert(sizeof(ClientHello) == 64 && sizeof(ServerHello) == 64 && sizeof(ClientProof) == 32 && sizeof(ServerProof) == 40);
+static_assert(sizeof(RequestHeader) == 24 && sizeof(WireExtent) == 32 && sizeof(ReplyHeader) == 16 &&
+              sizeof(ReplyTrailer) == 8);
+static_assert(std::is_trivially_copyable_v<RequestHeader> && std::is_trivially_copyable_v<WireExtent>);
+
+/// Proves both sides' knowledge of the secret over a new connection, from the connecting side.
+/// @throws Error PEER_LOST, PEER_UNAUTHORIZED, PEER_PROTOCOL (field `id` where another endpoint answers), ABORTED when stopped.
+void GreetServer(int fd, const EndpointId& expected, const std::string& secret, const std::string& peer,
+                 std::chrono::steady_clock::time_point deadline, const std::function<bool()>& stop);
+
+/// The listening side. @returns whether the peer may go on.
+bool GreetClient(int fd, const EndpointId& own, const std::string& secret, const std::function<bool()>& stop);
+
+}  // namespace ckpt::host

@@ -1,0 +1,197 @@
+#include "tcp_server.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <system_error>
+#include <utility>
+
+#include "ckpt/error.h"
+
+namespace ckpt::host {
+namespace {
+
+/// More connections than this are turned away.
+constexpr std::size_t kMaxConnections = 4096;
+/// How long a reply from a region that was closed meanwhile may stand still before its connection goes.
+constexpr std::chrono::seconds kClosedPatience{2};
+
+/// The regions of one request, used for its lifetime.
+class UsedRegions {
+ public:
+  explicit UsedRegions(RegionTable& table) : table_(table) {}
+  ~UsedRegions() {
+    for (const auto& region : regions_) table_.Done(*region);
+  }
+  UsedRegions(const UsedRegions&) = delete;
+  UsedRegions& operator=(const UsedRegions&) = delete;
+
+  const Region* Add(const RegionKey& key) {
+    auto region = table_.Use(key);
+    if (region) regions_.push_back(region);
+    return region.get();
+  }
+  /// Index of the first one that was closed meanwhile, or their number.
+  std::size_t FirstClosed() const {
+    std::size_t index = 0;
+    while (index < regions_.size() && regions_[index]->open.load()) ++index;
+    return index;
+  }
+  std::size_t size() const { return regions_.size(); }
+
+ private:
+  RegionTable& table_;
+  std::vector<std::shared_ptr<Region>> regions_;
+};
+
+}  // namespace
+
+TcpServer::TcpServer(TcpServerOptions options) : options_(std::move(options)) {
+  if (options_.secret.size() < 16) {
+    throw Error(code::kInvalidArgument, "the secret must have at least 16 characters").WithField("secret");
+  }
+  FillSecurely(id_.data(), id_.size());
+  if (options_.addresses.empty()) throw Error(code::kInvalidArgument, "no address to listen on").WithField("addresses");
+  for (auto& address : options_.addresses) listeners_.push_back(ListenTcp(address));
+  wake_ = ScopedFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_) throw Error::System(code::kNativeFailure, "eventfd", errno);
+  accepting_ = StartThread("ckpt-tcp-accept", [this] { Accept(); });
+}
+
+TcpServer::~TcpServer() { Stop(); }
+
+std::size_t TcpServer::connections() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return static_cast<std::size_t>(
+      std::count_if(connections_.begin(), connections_.end(), [](const Connection& one) { return !one.over.load(); }));
+}
+
+void TcpServer::Stop() {
+  if (!stopping_.exchange(true)) {
+    eventfd_write(wake_.get(), 1);
+  }
+  if (!accepting_.joinable()) return;
+  accepting_.join();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto& connection : connections_) shutdown(connection.fd.get(), SHUT_RDWR);
+  }
+  // Nobody adds or removes connections any more.
+  for (auto& connection : connections_) connection.thread.join();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  connections_.clear();
+  listeners_.clear();
+}
+
+void TcpServer::Accept() {
+  std::vector<pollfd> polled{{wake_.get(), POLLIN, 0}};
+  for (const auto& listener : listeners_) polled.push_back({listener.get(), POLLIN, 0});
+  while (!stopping_.load()) {
+    // Now and then without a cause, to join the threads of connections that have ended.
+    poll(polled.data(), polled.size(), 1000);
+    for (std::size_t i = 1; i < polled.size() && !stopping_.load(); ++i) {
+      if ((polled[i].revents & POLLIN) != 0) Admit(polled[i].fd);
+    }
+    Reap();
+  }
+}
+
+void TcpServer::Admit(int listener) {
+  ScopedFd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+  if (!fd) {
+    // Out of descriptors: the connection stays pending, and poll would return at once.
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) std::this_thread::sleep_for(kSocketSlice);
+    return;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (connections_.size() >= kMaxConnections) return;
+  ConfigureStream(fd.get());
+  auto& connection = connections_.emplace_back();
+  connection.fd = std::move(fd);
+  try {
+    connection.thread = StartThread("ckpt-tcp-serve", [this, &connection] { Serve(connection); });
+  } catch (const std::system_error&) {
+    connections_.pop_back();
+  }
+}
+
+void TcpServer::Reap() {
+  std::list<Connection> over;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto one = connections_.begin(); one != connections_.end();) {
+      const auto next = std::next(one);
+      if (one->over.load()) over.splice(over.end(), connections_, one);
+      one = next;
+    }
+  }
+  for (auto& connection : over) connection.thread.join();
+}
+
+void TcpServer::Serve(Connection& connection) {
+  const int fd = connection.fd.get();
+  try {
+    if (GreetClient(fd, id_, options_.secret, [this] { return stopping_.load(); })) {
+      while (Answer(fd)) {
+      }
+    }
+  } catch (const std::exception&) {
+    // Out of memory or of randomness: the peer sees its connection end.
+  }
+  shutdown(fd, SHUT_RDWR);
+  connection.over.store(true);
+}
+
+/// Answers one request. @returns whether the connection goes on.
+bool TcpServer::Answer(int fd) {
+  const GoOn unless_stopping = [this] { return !stopping_.load(); };
+  int number = 0;
+  RequestHeader request{};
+  if (ReceiveBytes(fd, &request, sizeof request, unless_stopping, number) != Io::kDone) return false;
+  if (request.operation != Operation::kRead || request.extents == 0 || request.extents > kMaxExtents) return false;
+  std::array<WireExtent, kMaxExtents> extents;
+  if (ReceiveBytes(fd, extents.data(), request.extents * sizeof(WireExtent), unless_stopping, number) != Io::kDone)
+    return false;
+
+  UsedRegions used(regions_);
+  ReplyHeader header{request.id, ReplyStatus::kOk, 0};
+  ReplyTrailer trailer{ReplyStatus::kOk, 0};
+  std::vector<iovec> parts{{&header, sizeof header}};
+  std::uint64_t bytes = 0;
+  for (std::uint32_t i = 0; i < request.extents && header.status == ReplyStatus::kOk; ++i) {
+    const auto& extent = extents[i];
+    const Region* region = used.Add(extent.key);
+    header.extent = i;
+    if (region == nullptr) {
+      header.status = ReplyStatus::kUnknownRegion;
+    } else if (extent.offset > region->bytes || extent.bytes > region->bytes - extent.offset) {
+      header.status = ReplyStatus::kOutsideRegion;
+    } else {
+      parts.push_back({const_cast<std::byte*>(region->data + extent.offset), extent.bytes});
+      bytes += extent.bytes;
+      if (bytes > kMaxRequestBytes) return false;
+    }
+  }
+  if (header.status != ReplyStatus::kOk) {
+    return SendBytes(fd, &header, sizeof header, unless_stopping, number) == Io::kDone;
+  }
+  if (bytes != request.bytes) return false;
+  header.extent = 0;
+  auto still_since = std::chrono::steady_clock::now();
+  const GoOn unless_closed = [&] {
+    if (used.FirstClosed() == used.size()) still_since = std::chrono::steady_clock::now();
+    return !stopping_.load() && std::chrono::steady_clock::now() - still_since < kClosedPatience;
+  };
+  if (SendParts(fd, parts, unless_closed, number, Last::kNo) != Io::kDone) return false;
+  served_bytes_.fetch_add(bytes);
+  // The bytes were copied into the socket: what happens to the memory from now on does not reach the peer.
+  if (const auto closed = used.FirstClosed(); closed < used.size()) {
+    trailer = {ReplyStatus::kUnknownRegion, static_cast<std::uint32_t>(closed)};
+  }
+  return SendBytes(fd, &trailer, sizeof trailer, unless_stopping, number) == Io::kDone;
+}
+
+}  // namespace ckpt::host

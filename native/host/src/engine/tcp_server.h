@@ -1,0 +1,73 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ckpt/fd.h"
+#include "region_table.h"
+#include "tcp_protocol.h"
+#include "tcp_socket.h"
+
+namespace ckpt::host {
+
+struct TcpServerOptions {
+  /// Where to listen; port 0 takes a free one.
+  std::vector<TcpAddress> addresses;
+  /// What peers have to prove that they know.
+  std::string secret;
+};
+
+/// Serves reads of registered regions: a thread that accepts, and one for each connection. Nothing else takes part.
+class TcpServer {
+ public:
+  /// @throws Error NATIVE_FAILURE naming the address, INVALID_ARGUMENT.
+  explicit TcpServer(TcpServerOptions options);
+  /// Stops.
+  ~TcpServer();
+  TcpServer(const TcpServer&) = delete;
+  TcpServer& operator=(const TcpServer&) = delete;
+
+  const EndpointId& id() const { return id_; }
+  /// With the ports that were taken.
+  const std::vector<TcpAddress>& addresses() const { return options_.addresses; }
+  RegionTable& regions() { return regions_; }
+  /// Bytes of regions sent so far.
+  std::uint64_t served_bytes() const { return served_bytes_.load(); }
+  /// Connections that are open.
+  std::size_t connections() const;
+
+  /// Closes the listeners and every connection, and joins the threads. Calling it again does nothing.
+  void Stop();
+
+ private:
+  struct Connection {
+    ScopedFd fd;
+    std::thread thread;
+    std::atomic<bool> over{false};
+  };
+
+  void Accept();
+  void Admit(int listener);
+  void Reap();
+  void Serve(Connection& connection);
+  bool Answer(int fd);
+
+  TcpServerOptions options_;
+  EndpointId id_;
+  RegionTable regions_;
+  std::vector<ScopedFd> listeners_;
+  ScopedFd wake_;
+  std::atomic<bool> stopping_{false};
+  std::atomic<std::uint64_t> served_bytes_{0};
+  mutable std::mutex mutex_;
+  std::list<Connection> connections_;
+  std::thread accepting_;
+};
+
+}  // namespace ckpt::host

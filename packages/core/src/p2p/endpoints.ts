@@ -1,0 +1,80 @@
+import { createSocket } from 'node:dgram'
+import { isIP, isIPv6 } from 'node:net'
+import { CkptError } from '@ckpt/contract'
+import { createTcpEndpoint } from '@ckpt/transport'
+import { newSecret, type ServedEndpoint } from './serving.ts'
+
+/** How this rank serves what it holds to ranks that join; what is absent comes from the environment. */
+export interface ServeOptions {
+  /**
+   * `host:port` to listen on, or just a host (default: `CKPT_P2P_ADDRESS`, several separated by commas; else the address of this machine
+   * that the other ranks are reached from, so loopback where all are on this machine). Port 0 takes a free one.
+   */
+  readonly listen?: readonly string[]
+  /** Under what peers reach it, where that is not what it listens on (default: `CKPT_P2P_ADVERTISE`). */
+  readonly advertise?: readonly string[]
+  /**
+   * What readers have to prove that they know (default: `CKPT_P2P_SECRET`; else a random one, which travels with the metas).
+   */
+  readonly secret?: string
+  /** Connections to each rank that is read from (default 4). */
+  readonly streams?: number
+}
+
+/** Name of the variable that holds the secret where it is not to stand in metas files. */
+export const SECRET_VARIABLE = 'CKPT_P2P_SECRET'
+
+/** A TCP endpoint as the options and the environment say. `meetingPoint`: `tcp://host:port` where the ranks meet. */
+export async function serveTcp(
+  options: ServeOptions,
+  environment: NodeJS.ProcessEnv,
+  meetingPoint: string | undefined,
+): Promise<ServedEndpoint[]> {
+  const listen = options.listen ?? list(environment['CKPT_P2P_ADDRESS']) ?? [await addressTowards(meetingPoint)]
+  const advertise = options.advertise ?? list(environment['CKPT_P2P_ADVERTISE'])
+  const secret = options.secret ?? secretOf(environment) ?? newSecret()
+  const endpoint = createTcpEndpoint({
+    listen: listen.map(withPort),
+    secret,
+    ...(advertise && { advertise: advertise.map(withPort) }),
+    ...(options.streams !== undefined && { streams: options.streams }),
+  })
+  return [{ endpoint, secret }]
+}
+
+/** The secret that the environment gives. @throws CkptError `INVALID_ARGUMENT` when it is too short. */
+export function secretOf(environment: NodeJS.ProcessEnv): string | undefined {
+  const secret = environment[SECRET_VARIABLE]
+  if (secret === undefined || secret.length >= 16) return secret
+  throw new CkptError('INVALID_ARGUMENT', `${SECRET_VARIABLE} must have at least 16 characters`, {
+    fields: { field: SECRET_VARIABLE },
+  })
+}
+
+function list(text: string | undefined): string[] | undefined {
+  return text === undefined || text === '' ? undefined : text.split(',').map((part) => part.trim())
+}
+
+function withPort(address: string): string {
+  if (isIPv6(address)) return `[${address}]:0`
+  return /:\d+$/.test(address) ? address : `${address}:0`
+}
+
+/** This machine's address on the way to where the ranks meet; loopback where that is on this machine, or not known. */
+async function addressTowards(meetingPoint: string | undefined): Promise<string> {
+  const match = meetingPoint === undefined ? null : /^tcp:\/\/(.+):(\d+)$/.exec(meetingPoint)
+  const host = match?.[1]?.replace(/^\[|\]$/g, '') ?? '127.0.0.1'
+  if (host === '*' || host === '0.0.0.0' || host === 'localhost') return '127.0.0.1'
+  // Nothing is sent: connecting a datagram socket only looks up the route.
+  const socket = createSocket(isIP(host) === 6 ? 'udp6' : 'udp4')
+  try {
+    return await new Promise<string>((resolve, reject) => {
+      socket.once('error', reject)
+      socket.connect(Number(match?.[2] ?? 1), host, () => resolve(socket.address().address))
+    })
+  } catch (error) {
+    throw CkptError.from(error, 'INVALID_ARGUMENT', `no address of this machine leads to ${host}: set CKPT_P2P_ADDRESS`)
+  } finally {
+    socket.close()
+  }
+}

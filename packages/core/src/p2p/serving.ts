@@ -1,0 +1,76 @@
+import { randomBytes } from 'node:crypto'
+import type { AccessPoint, HostMemory, OneSided, RegisteredRegion, SegmentMeta } from '@ckpt/contract'
+
+/** An endpoint of this rank with the secret that it was made with. */
+export interface ServedEndpoint {
+  readonly endpoint: OneSided
+  readonly secret: string
+}
+
+/** One registration of a checkpoint as it is served. */
+interface Served {
+  /** What tells this registration from a later one of the same name. */
+  readonly registration: object
+  readonly regions: readonly RegisteredRegion[]
+  readonly points: readonly AccessPoint[]
+}
+
+/** What this rank's one-sided endpoints serve: the segments of its checkpoints, each registration under keys of its own. */
+export class Serving {
+  readonly #make: () => Promise<readonly ServedEndpoint[]>
+  #endpoints: Promise<readonly ServedEndpoint[]> | undefined
+  readonly #served = new Map<string, Served>()
+  #closed = false
+
+  /** `make` is called when an endpoint is needed first. */
+  constructor(make: () => Promise<readonly ServedEndpoint[]>) {
+    this.#make = make
+  }
+
+  /** This rank's endpoints, made at the first call. */
+  endpoints(): Promise<readonly ServedEndpoint[]> {
+    this.#endpoints ??= this.#make()
+    return this.#endpoints
+  }
+
+  /** Opens a checkpoint's segments to readers, once a registration. */
+  async serve(
+    name: string,
+    registration: object,
+    segments: readonly SegmentMeta[],
+    memories: readonly HostMemory[],
+  ): Promise<readonly AccessPoint[]> {
+    const before = this.#served.get(name)
+    if (before?.registration === registration) return before.points
+    this.close(name)
+    const regions: RegisteredRegion[] = []
+    const points: AccessPoint[] = []
+    for (const { endpoint, secret } of await this.endpoints()) {
+      const own = await Promise.all(segments.map(({ bytes }, index) => endpoint.register(memories[index]!, { bytes })))
+      regions.push(...own)
+      points.push({ endpoint: endpoint.descriptor, regions: own.map(({ descriptor }) => descriptor), secret })
+    }
+    this.#served.set(name, { registration, regions, points })
+    // Unregistered, or closed, while its regions were being made.
+    if (this.#closed) this.close(name)
+    return points
+  }
+
+  /** Closes a checkpoint to readers: from now on its keys are refused, and what is on its way is marked as refused. */
+  close(name: string): void {
+    const served = this.#served.get(name)
+    this.#served.delete(name)
+    for (const region of served?.regions ?? []) region.close().catch(() => undefined) // its endpoint goes with the process
+  }
+
+  async end(): Promise<void> {
+    this.#closed = true
+    for (const name of [...this.#served.keys()]) this.close(name)
+    for (const { endpoint } of (await this.#endpoints?.catch(() => [])) ?? []) await endpoint.close()
+  }
+}
+
+/** A secret of an endpoint: 256 random bits. */
+export function newSecret(): string {
+  return randomBytes(32).toString('base64url')
+}

@@ -1,0 +1,77 @@
+import type { CopyColumns, HostMemory, PullContext, StrategyContext } from '@ckpt/contract'
+import type { Place } from './sources.ts'
+
+/** Bounce buffers a receiver has at most: enough for one that arrives, one that is copied and two that wait. */
+const SLOTS = 4
+/** Bounce memory in bytes, unless two buffers need more. */
+const BOUNCE_BYTES = 2 ** 30
+
+/** Where a receiver's buckets land before or as they come into its ring. */
+export interface Landing {
+  /** Whether the pipeline says when a place is free (`onWritable`), or this does, by `delivered`. */
+  readonly into: 'ring' | 'sources'
+  readonly copies: CopyColumns
+  readonly sources: readonly HostMemory[]
+  /** Where own bucket number `turn` (its number among the own ones) goes. */
+  placeOf(bucket: number, turn: number): Place
+  /** How many own buckets may be under way or wait to be copied. */
+  readonly slots: number
+  close(): void
+}
+
+/** Straight into the ring, where that lies in host memory. */
+export function ringLanding({ plan }: StrategyContext, place: Place): Landing {
+  const { buckets } = plan
+  return {
+    into: 'ring',
+    copies: noCopies(buckets.count),
+    sources: [],
+    slots: Infinity,
+    placeOf: (bucket) => ({ memory: place.memory, offset: place.offset + buckets.ringOffset[bucket]! }),
+    close: () => undefined,
+  }
+}
+
+/** Into a few buffers of pinned memory in turn, from where the device copies. `own`: the buckets of this receiver, ascending. */
+export async function bounceLanding(
+  { plan }: StrategyContext,
+  { host }: PullContext,
+  own: readonly number[],
+): Promise<Landing> {
+  const { buckets } = plan
+  const slotBytes = own.reduce((most, bucket) => Math.max(most, Math.ceil(buckets.bytes[bucket]! / PAGE) * PAGE), PAGE)
+  const slots = Math.max(1, Math.min(SLOTS, own.length, Math.max(2, Math.floor(BOUNCE_BYTES / slotBytes))))
+  const memory = await host.allocate({ bytes: slots * slotBytes })
+  const firstCopy = new Uint32Array(buckets.count + 1)
+  own.forEach((bucket) => firstCopy[bucket + 1]!++)
+  for (let bucket = 0; bucket < buckets.count; bucket++) firstCopy[bucket + 1]! += firstCopy[bucket]!
+  const offsetOf = (turn: number) => (turn % slots) * slotBytes
+  return {
+    into: 'sources',
+    sources: [memory],
+    copies: {
+      count: own.length,
+      segment: new Uint32Array(own.length),
+      segmentOffset: Float64Array.from(own, (_, turn) => offsetOf(turn)),
+      bucketOffset: new Float64Array(own.length),
+      bytes: Float64Array.from(own, (bucket) => buckets.bytes[bucket]!),
+      firstCopy,
+    },
+    slots,
+    placeOf: (_, turn) => ({ memory, offset: offsetOf(turn) }),
+    close: () => memory.close(),
+  }
+}
+
+const PAGE = 4096
+
+function noCopies(buckets: number): CopyColumns {
+  return {
+    count: 0,
+    segment: new Uint32Array(0),
+    segmentOffset: new Float64Array(0),
+    bucketOffset: new Float64Array(0),
+    bytes: new Float64Array(0),
+    firstCopy: new Uint32Array(buckets + 1),
+  }
+}

@@ -1,0 +1,148 @@
+import {
+  CkptError,
+  ONE_SIDED_COLUMNS,
+  type AccessPoint,
+  type HostMemory,
+  type OneSided,
+  type OneSidedPeer,
+  type PullContext,
+  type PullRuns,
+} from '@ckpt/contract'
+
+/** Where the bytes of one bucket go. */
+export interface Place {
+  readonly memory: HostMemory
+  readonly offset: number
+}
+
+/** Codes of a source that cannot be read from (any more); everything else is this rank's own failure. */
+const SOURCE_CODES = [
+  'PEER_LOST',
+  'PEER_PROTOCOL',
+  'PEER_UNAUTHORIZED',
+  'REGION_REFUSED',
+  'METAS_STALE',
+  'UNSUPPORTED',
+] as const
+
+/** The ranks that buckets are read from: connections, and which of them are lost. */
+export class Sources {
+  readonly #context: PullContext
+  readonly #timeoutMs: number
+  readonly #signal: AbortSignal
+  readonly #peers = new Map<number, Promise<{ readonly peer: OneSidedPeer; readonly point: AccessPoint }>>()
+  /** Why each lost rank is lost. */
+  readonly lost = new Map<number, CkptError>()
+  /** Bytes read by rank. */
+  readonly bytes = new Map<number, number>()
+
+  constructor(context: PullContext, timeoutMs: number, signal: AbortSignal) {
+    this.#context = context
+    this.#timeoutMs = timeoutMs
+    this.#signal = signal
+  }
+
+  /** Connects to a rank, unless that has begun before; a failure shows when it is read from. */
+  connect(rank: number): void {
+    this.#peer(rank).catch(() => undefined)
+  }
+
+  /**
+   * Reads one bucket to where it belongs. Ranks that turn out to be lost are replaced by others that hold the same tensors.
+   *
+   * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors that no source is left for, and why; `ABORTED`.
+   */
+  async read(bucket: number, place: Place): Promise<void> {
+    for (;;) {
+      const { from, missing } = this.#context.pullOf(bucket, new Set(this.lost.keys()))
+      if (missing.length > 0) throw this.#exhausted(bucket, missing)
+      const outcomes = await Promise.allSettled(from.map((runs) => this.#readRuns(runs, place)))
+      const failures = outcomes.flatMap((outcome, index) =>
+        outcome.status === 'rejected' ? [{ rank: from[index]!.rank, error: outcome.reason as unknown }] : [],
+      )
+      if (failures.length === 0) return
+      for (const { rank, error } of failures) {
+        if (!isSourceFailure(error)) throw error
+        if (!this.lost.has(rank)) this.lost.set(rank, error)
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    const peers = await Promise.allSettled(this.#peers.values())
+    await Promise.all(peers.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value.peer.close() : undefined)))
+  }
+
+  async #readRuns(runs: PullRuns, { memory, offset }: Place): Promise<void> {
+    const { peer, point } = await this.#peer(runs.rank)
+    const transfers = new Float64Array(runs.count * ONE_SIDED_COLUMNS)
+    for (let i = 0, at = 0; i < runs.count; i++) {
+      transfers[at++] = runs.segment[i]!
+      transfers[at++] = runs.segmentOffset[i]!
+      transfers[at++] = 0
+      transfers[at++] = offset + runs.bucketOffset[i]!
+      transfers[at++] = runs.bytes[i]!
+    }
+    const { bytes } = await peer.read({
+      regions: point.regions,
+      memories: [memory],
+      transfers,
+      timeoutMs: this.#timeoutMs,
+      signal: this.#signal,
+    })
+    this.bytes.set(runs.rank, (this.bytes.get(runs.rank) ?? 0) + bytes)
+  }
+
+  #peer(rank: number): Promise<{ peer: OneSidedPeer; point: AccessPoint }> {
+    let peer = this.#peers.get(rank)
+    if (peer === undefined) this.#peers.set(rank, (peer = this.#connect(rank)))
+    return peer
+  }
+
+  async #connect(rank: number): Promise<{ peer: OneSidedPeer; point: AccessPoint }> {
+    const { access, endpoints, checkpoint } = this.#context
+    const points = access.find((one) => one.rank === rank)?.points ?? []
+    let best: { point: AccessPoint; endpoint: OneSided } | undefined
+    for (const point of points) {
+      const endpoint = endpoints.find((own) => own.kind === point.endpoint.kind)
+      if (endpoint && best === undefined) best = { point, endpoint }
+    }
+    if (best === undefined) {
+      const kinds = points.map((point) => point.endpoint.kind).join(', ') || 'nothing'
+      throw new CkptError('UNSUPPORTED', `rank ${rank} serves ${checkpoint} over ${kinds}, which this rank cannot read from`, {
+        fields: { ranks: [rank], checkpoint },
+      })
+    }
+    const { endpoint, point } = best
+    const peer = await endpoint.connect(point.endpoint, {
+      secret: point.secret,
+      timeoutMs: Math.min(this.#timeoutMs, CONNECT_MS),
+      signal: this.#signal,
+    })
+    return { peer, point }
+  }
+
+  #exhausted(bucket: number, missing: readonly string[]): CkptError {
+    const { checkpoint } = this.#context
+    const reasons = [...this.lost]
+    // Nothing was ever read from them: these metas describe what is not there any more.
+    const stale = reasons.every(([rank, error]) => error.code !== 'PEER_LOST' || !this.bytes.has(rank))
+    const named = missing.slice(0, 5).join(', ') + (missing.length > 5 ? ` and ${missing.length - 5} more` : '')
+    const why = reasons.map(([rank, error]) => `rank ${rank}: ${error.message}`).join('; ')
+    return new CkptError(
+      stale ? 'METAS_STALE' : 'PEER_LOST',
+      `no source is left for ${named} of ${checkpoint} (bucket ${bucket}): ${why}`,
+      {
+        cause: reasons[0]?.[1],
+        fields: { checkpoint, tensor: missing[0]!, tensors: missing.slice(0, 100), ranks: [...this.lost.keys()] },
+      },
+    )
+  }
+}
+
+/** A source that takes longer to connect to counts as lost. */
+const CONNECT_MS = 10_000
+
+function isSourceFailure(error: unknown): error is CkptError {
+  return CkptError.is(error) && (SOURCE_CODES as readonly string[]).includes(error.code)
+}

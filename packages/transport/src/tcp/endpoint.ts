@@ -1,0 +1,123 @@
+import {
+  CkptError,
+  type ConnectPeerOptions,
+  type EndpointDescriptor,
+  type HostMemory,
+  type OneSided,
+  type OneSidedPeer,
+  type RegisteredRegion,
+  type RegisterRegionOptions,
+} from '@ckpt/contract'
+import type { NativeTcpEndpoint } from '@ckpt/native-host'
+import { hostAddon, nativeSync } from '../addon.ts'
+import { nativeMemory } from '../host/memory.ts'
+import { connectTcp, type TcpPeer } from './peer.ts'
+
+/** How a TCP endpoint is made. */
+export interface TcpEndpointOptions {
+  /** `host:port` to listen on; port 0 takes a free one. */
+  readonly listen: readonly string[]
+  /** What peers have to prove that they know; at least 16 characters. */
+  readonly secret: string
+  /**
+   * `host:port` under which peers reach it, where that is not what it listens on (port 0 stands for the one that was taken by the
+   * address at the same place in `listen`).
+   */
+  readonly advertise?: readonly string[]
+  /** Connections to each peer (default 4). */
+  readonly streams?: number
+}
+
+/** Default number of connections to each peer. */
+export const TCP_STREAMS = 4
+
+/**
+ * An endpoint that serves one-sided reads over TCP from native threads. What travels is not encrypted.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming the field, `NATIVE_FAILURE` naming the address that cannot be listened on,
+ * `ADDON_UNAVAILABLE`.
+ */
+export function createTcpEndpoint(options: TcpEndpointOptions): TcpEndpoint {
+  return new TcpEndpoint(
+    options,
+    nativeSync(() => hostAddon().createTcpEndpoint(options.listen, options.secret)),
+  )
+}
+
+/** See {@link createTcpEndpoint}. */
+export class TcpEndpoint implements OneSided {
+  readonly kind = 'tcp'
+  readonly descriptor: EndpointDescriptor
+  readonly #native: NativeTcpEndpoint
+  readonly #streams: number
+  readonly #peers = new Set<TcpPeer>()
+  #closed: Promise<void> | undefined
+
+  /** @internal Use {@link createTcpEndpoint}. */
+  constructor(options: TcpEndpointOptions, native: NativeTcpEndpoint) {
+    this.#native = native
+    this.#streams = options.streams ?? TCP_STREAMS
+    const addresses = options.advertise?.map((address, index) => withPort(address, native.addresses[index]))
+    this.descriptor = {
+      kind: 'tcp',
+      protocol: native.protocol,
+      id: native.id,
+      addresses: addresses ?? native.addresses,
+      nics: [],
+    }
+  }
+
+  /** Bytes that peers have read so far. */
+  get servedBytes(): number {
+    return this.#native.servedBytes()
+  }
+
+  /** Connections of peers that are open. */
+  get connections(): number {
+    return this.#native.connections()
+  }
+
+  register(memory: HostMemory, options: RegisterRegionOptions = {}): Promise<RegisteredRegion> {
+    return new Promise((resolve) => resolve(this.#register(memory, options)))
+  }
+
+  #register(
+    memory: HostMemory,
+    { offset = 0, bytes = memory.bytes - offset, writable }: RegisterRegionOptions,
+  ): RegisteredRegion {
+    this.#assertOpen()
+    if (writable === true)
+      throw new CkptError('UNSUPPORTED', 'TCP endpoints serve reads only', { fields: { field: 'writable' } })
+    const key = nativeSync(() => this.#native.register(nativeMemory(memory), offset, bytes))
+    let closed: Promise<void> | undefined
+    return { descriptor: { key, bytes }, close: () => (closed ??= this.#native.unregister(key)) }
+  }
+
+  async connect(peer: EndpointDescriptor, options: ConnectPeerOptions): Promise<OneSidedPeer> {
+    this.#assertOpen()
+    const connected = await connectTcp(peer, { ...options, streams: this.#streams, onClose: (one) => this.#peers.delete(one) })
+    this.#peers.add(connected)
+    if (this.#closed !== undefined) await connected.close()
+    return connected
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    await Promise.all([...this.#peers].map((peer) => peer.close()))
+    await this.#native.close()
+  }
+
+  #assertOpen(): void {
+    if (this.#closed !== undefined) throw new CkptError('INVALID_STATE', `endpoint ${this.descriptor.id} is closed`)
+  }
+}
+
+/** `address` with the port of `listening` where its own is 0. */
+function withPort(address: string, listening: string | undefined): string {
+  const port = listening?.slice(listening.lastIndexOf(':') + 1)
+  return port !== undefined && address.endsWith(':0') ? `${address.slice(0, -1)}${port}` : address
+}

@@ -1,0 +1,91 @@
+import {
+  CkptError,
+  type ConnectPeerOptions,
+  type EndpointDescriptor,
+  type OneSidedPeer,
+  type OneSidedRequest,
+  type TransferStats,
+} from '@ckpt/contract'
+import type { NativeCancellation, NativeTcpPeer } from '@ckpt/native-host'
+import { fromNative, hostAddon, native } from '../addon.ts'
+import { nativeMemory } from '../host/memory.ts'
+
+/** Connects to a TCP endpoint; errors as of `OneSided.connect`. */
+export async function connectTcp(
+  descriptor: EndpointDescriptor,
+  options: ConnectPeerOptions & { readonly streams: number; readonly onClose: (peer: TcpPeer) => void },
+): Promise<TcpPeer> {
+  const { kind, id, addresses } = descriptor
+  if (kind !== 'tcp') {
+    throw new CkptError('INVALID_ARGUMENT', `endpoint ${id} is reached by ${kind}, not by tcp`, { fields: { field: 'kind' } })
+  }
+  const { secret, streams, timeoutMs, signal } = options
+  const peer = await cancellable(signal, `connecting to endpoint ${addresses.join(', ')}`, (cancellation) =>
+    native(() => hostAddon().connectTcpPeer(id, addresses, secret, streams, Math.ceil(timeoutMs), cancellation)),
+  )
+  return new TcpPeer(descriptor, peer, options.onClose)
+}
+
+/** Connections to one TCP endpoint. */
+export class TcpPeer implements OneSidedPeer {
+  readonly descriptor: EndpointDescriptor
+  readonly #native: NativeTcpPeer
+  readonly #onClose: (peer: TcpPeer) => void
+  #closed: Promise<void> | undefined
+
+  constructor(descriptor: EndpointDescriptor, peer: NativeTcpPeer, onClose: (peer: TcpPeer) => void) {
+    this.descriptor = descriptor
+    this.#native = peer
+    this.#onClose = onClose
+  }
+
+  get alive(): boolean {
+    return this.#closed === undefined && this.#native.alive()
+  }
+
+  async read({ regions, memories, transfers, timeoutMs, signal, onProgress }: OneSidedRequest): Promise<TransferStats> {
+    const started = performance.now()
+    const keys = regions.map((region) => region.key)
+    const handles = memories.map(nativeMemory)
+    const bytes = await cancellable(signal, 'a one-sided read', (cancellation) =>
+      this.#native.read(keys, handles, transfers, Math.ceil(timeoutMs), onProgress, cancellation).catch((error: unknown) => {
+        throw refusal(error)
+      }),
+    )
+    return { bytes, milliseconds: performance.now() - started }
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#native.close().finally(() => this.#onClose(this))
+    return this.#closed
+  }
+}
+
+/** A native error, its `index` as the field `region`. */
+function refusal(error: unknown): unknown {
+  const translated = fromNative(error)
+  if (!CkptError.is(translated, 'REGION_REFUSED')) return translated
+  const { peer, index } = translated.fields
+  return new CkptError('REGION_REFUSED', translated.message, {
+    cause: error,
+    fields: { ...(peer !== undefined && { peer }), region: index },
+  })
+}
+
+async function cancellable<T>(
+  signal: AbortSignal | undefined,
+  what: string,
+  work: (cancellation: NativeCancellation) => Promise<T>,
+): Promise<T> {
+  const cancellation = hostAddon().newCancellation()
+  const cancel = (): void => cancellation.cancel()
+  if (signal?.aborted) cancel()
+  signal?.addEventListener('abort', cancel, { once: true })
+  try {
+    return await work(cancellation)
+  } catch (error) {
+    throw signal?.aborted && CkptError.is(error, 'ABORTED') ? CkptError.from(signal.reason, 'ABORTED', what) : error
+  } finally {
+    signal?.removeEventListener('abort', cancel)
+  }
+}
