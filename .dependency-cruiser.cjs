@@ -18,7 +18,15 @@ const ARROWS = {
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
   'apps/cli': ['packages/core', 'packages/p2p', 'packages/models'],
-  'apps/harness': ['packages/core', 'packages/models', 'packages/p2p', 'packages/safetensors', 'packages/transport'],
+  // The addon itself is what its tests in a VM are about.
+  'apps/harness': [
+    'packages/core',
+    'packages/models',
+    'packages/p2p',
+    'packages/safetensors',
+    'packages/transport',
+    'native/rdma',
+  ],
   'apps/bench': [
     'packages/core',
     'packages/models',

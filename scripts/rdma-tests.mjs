@@ -10,7 +10,7 @@ import { exitLike, run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
 
 const GUEST = 'apps/harness/src/rdma-vm/guest'
-const PROGRAMS = new Map(['bindings', 'endpoint', 'pair'].map((name) => [name, `${GUEST}/${name}.ts`]))
+const PROGRAMS = new Map(['bindings', 'endpoint', 'pair', 'update'].map((name) => [name, `${GUEST}/${name}.ts`]))
 const TIMEOUT_MS = 10 * 60_000
 
 const cache = join(ROOT, '.cache/rdma-vm')

@@ -33,14 +33,16 @@ function addon() {
 /** Memories of batches under way: nobody else may hold them, and what is written to must not be collected. */
 const underWay = new Set()
 
+/** Buffers of regions that are open, by region: without them nobody might hold what devices read and write. */
+const buffers = new WeakMap()
+
 export class RdmaMemoryRegion {
   #handle
-  #memory
   #closed
 
   constructor({ handle, address, bytes, remoteKey }, memory) {
     this.#handle = handle
-    this.#memory = memory
+    buffers.set(this, memory)
     this.address = address
     this.bytes = bytes
     this.remoteKey = remoteKey
@@ -53,7 +55,7 @@ export class RdmaMemoryRegion {
   close() {
     this.#closed ??= addon()
       .closeRegion(this.#handle)
-      .finally(() => (this.#memory = undefined))
+      .finally(() => buffers.delete(this))
     return this.#closed
   }
 }

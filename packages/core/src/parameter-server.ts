@@ -20,7 +20,7 @@ import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
 import { decodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
 import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
-import { serveTcp } from './p2p/endpoints.ts'
+import { serve } from './p2p/endpoints.ts'
 import { Serving } from './p2p/serving.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
@@ -103,11 +103,12 @@ export class ParameterServer implements AsyncDisposable {
       readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
     )
     this.#resources = new UpdateResources(device)
-    const { serve } = options
     this.#serving = new Serving(async () => {
-      if (serve === false) return []
+      if (options.serve === false) return []
       const { rendezvous: met } = options
-      return serveTcp(serve ?? {}, process.env, typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address)
+      const meetingPoint = typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address
+      const note = (error: CkptError) => this.#log.warn({ err: error }, 'serving without RDMA')
+      return serve(options.serve ?? {}, process.env, meetingPoint, note)
     })
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS

@@ -55,7 +55,11 @@ function jobs(folder: string): readonly Job[] {
   const wires = 'wire x 1\nwire y 2'
   const pair = (role: string, number: number, other: string): Guest => ({
     name: role,
-    script: `machine ${number}\nnode lib/pair.mjs ${role} 10.2.0.${number} /job/pair`,
+    script: [
+      `machine ${number}`,
+      `node lib/pair.mjs ${role} 10.2.0.${number} /job/pair`,
+      `node lib/update.mjs ${role} /job/pair 10.2.0.${number}`,
+    ].join('\n'),
     cores: 1,
     memoryMiB: 1536,
     wire: { local: join(folder, `${role}.sock`), remote: join(folder, `${other}.sock`), mac: `52:54:00:00:00:0${number}` },
@@ -67,7 +71,7 @@ function jobs(folder: string): readonly Job[] {
       guests: [
         {
           name: 'guest',
-          script: `loopback\n${wires}\ncode=0\nnode lib/bindings.mjs || code=1\nnode lib/endpoint.mjs || code=1\nexit $code`,
+          script: `loopback\n${wires}\ncode=0\nnode lib/bindings.mjs || code=1\nnode lib/endpoint.mjs || code=1\nnode lib/update.mjs || code=1\nexit $code`,
           cores: 2,
           memoryMiB: 2048,
         },

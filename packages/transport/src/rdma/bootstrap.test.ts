@@ -58,7 +58,7 @@ async function impostor(behave: (socket: Socket) => void): Promise<EndpointDescr
   return { kind: 'rdma', protocol: RDMA_PROTOCOL, id: ID, addresses: [`127.0.0.1:${port}`], nics: [] }
 }
 
-const code = (name: string) => expect.objectContaining({ code: name, fields: expect.objectContaining({ peer: ID }) })
+const code = (name: string): unknown => expect.objectContaining({ code: name, fields: expect.objectContaining({ peer: ID }) })
 
 describe('finding a peer', () => {
   it('resolves regions for who knows the secret', async () => {

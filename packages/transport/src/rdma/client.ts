@@ -52,7 +52,7 @@ export class BootstrapClient {
     { secret, timeoutMs, signal }: ConnectPeerOptions,
   ): Promise<BootstrapClient> {
     const deadline = performance.now() + timeoutMs
-    let last: unknown
+    let last: CkptError | undefined
     for (const address of descriptor.addresses) {
       const left = deadline - performance.now()
       if (left <= 0) break
@@ -64,7 +64,9 @@ export class BootstrapClient {
       } catch (error) {
         client.close()
         if (CkptError.is(error, 'ABORTED')) throw error
-        last = CkptError.is(error, 'TIMEOUT') ? client.#error('PEER_LOST', `no answer at ${address} in ${timeoutMs} ms`) : error
+        last = CkptError.is(error, 'TIMEOUT')
+          ? client.#error('PEER_LOST', `no answer at ${address} in ${timeoutMs} ms`)
+          : CkptError.from(error, 'PEER_LOST')
         // Only who is not there is looked for elsewhere.
         if (!CkptError.is(last, 'PEER_LOST')) throw last
       }
@@ -168,7 +170,7 @@ export class BootstrapClient {
       : this.#error('PEER_LOST', problem)
   }
 
-  #error(code: 'PEER_LOST' | 'PEER_PROTOCOL' | 'PEER_UNAUTHORIZED' | CkptError['code'], problem: string): CkptError {
+  #error(code: CkptError['code'], problem: string): CkptError {
     const { id, addresses } = this.#descriptor
     const field = code === 'PEER_PROTOCOL' ? { field: 'id' } : {}
     return new CkptError(code, `endpoint ${id} (${addresses.join(', ')}): ${problem}`, { fields: { peer: id, ...field } })

@@ -10,7 +10,7 @@ import { transfer, type RdmaDevice } from '@ckpt/rdma-core-bindings'
 import { fromNative } from '../addon.ts'
 import { within } from '../deadline.ts'
 import type { BootstrapClient } from './client.ts'
-import { Lanes, type LaneOptions } from './lanes.ts'
+import type { LaneOptions, Lanes } from './lanes.ts'
 import type { LocalMemories } from './memories.ts'
 import type { ResolvedRegion } from './messages.ts'
 
