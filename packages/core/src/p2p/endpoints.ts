@@ -21,8 +21,8 @@ export interface ServeOptions {
   /** Connections to each rank that is read from (default 4). */
   readonly streams?: number
   /**
-   * Whether to serve, and pull, by RDMA as well, which goes before TCP (default: `CKPT_P2P_RDMA`, else `auto`: where there are devices).
-   * Which devices: docs/rdma.md.
+   * Whether to serve, and pull, by RDMA (default: `CKPT_P2P_RDMA`, else `auto`). `auto`: where there are devices, before TCP; `off`: over
+   * TCP alone; `require`: by RDMA alone. Which devices: docs/rdma.md.
    */
   readonly rdma?: RdmaUse
 }
@@ -47,6 +47,7 @@ export async function serve(
   const hosts = (advertise ?? listen).map((address) => withPort(address).replace(/:\d+$/, ''))
   const bound = withPort(listen[0]!).replace(/:\d+$/, '')
   const rdma = await serveRdma({ use, listen: bound, advertise: hosts, secret }, environment, note)
+  if (use === 'require') return rdma
   const endpoint = createTcpEndpoint({
     listen: listen.map(withPort),
     secret,

@@ -11,7 +11,7 @@ import {
 } from '@ckpt/transport'
 import type { ServedEndpoint } from './serving.ts'
 
-/** Whether ranks serve and pull by RDMA: where it can be done, never, or always. */
+/** Whether ranks serve and pull by RDMA: where it can be done and before TCP, never, or by nothing else. */
 export type RdmaUse = 'auto' | 'off' | 'require'
 
 /** Name of the variable that says so. */
