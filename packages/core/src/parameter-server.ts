@@ -103,13 +103,13 @@ export class ParameterServer implements AsyncDisposable {
       readDevice ? { reader: { readDevice: (request) => readDevice.call(device, request) } } : {},
     )
     this.#resources = new UpdateResources(device)
+    const note = (error: CkptError) => this.#log.warn({ err: error }, 'an endpoint cannot serve')
     this.#serving = new Serving(async () => {
       if (options.serve === false) return []
       const { rendezvous: met } = options
       const meetingPoint = typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address
-      const note = (error: CkptError) => this.#log.warn({ err: error }, 'serving without RDMA')
       return serve(options.serve ?? {}, process.env, meetingPoint, note)
-    })
+    }, note)
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false

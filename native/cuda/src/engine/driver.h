@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "cuda_abi.h"
 #include "ckpt/library.h"
+#include "cuda_abi.h"
 
 namespace ckpt::cuda {
 

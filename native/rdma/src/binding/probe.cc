@@ -91,8 +91,6 @@ Napi::Value Probe(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-void RegisterProbe(Napi::Env env, Napi::Object exports) {
-  exports.Set("probe", Napi::Function::New(env, Probe, "probe"));
-}
+void RegisterProbe(Napi::Env env, Napi::Object exports) { exports.Set("probe", Napi::Function::New(env, Probe, "probe")); }
 
 }  // namespace ckpt::rdma

@@ -48,7 +48,8 @@ Napi::Value RegisterViews(const Napi::CallbackInfo& info) {
     std::size_t bytes = 0;
     for (std::uint32_t i = 0; i < views.Length(); i++) {
       const Napi::Value value = views.Get(i);
-      if (!value.IsBuffer()) throw Error(ckpt::code::kInvalidArgument, "the memory must be given as buffers").WithField("memory");
+      if (!value.IsBuffer())
+        throw Error(ckpt::code::kInvalidArgument, "the memory must be given as buffers").WithField("memory");
       const auto view = value.As<Napi::Buffer<std::uint8_t>>();
       if (i == 0) data = view.Data();
       if (view.Data() != data + bytes) {

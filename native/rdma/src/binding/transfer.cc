@@ -107,10 +107,9 @@ Napi::Value RunTransfer(const Napi::CallbackInfo& info) {
               };
               Outcome outcome;
               try {
-                const auto transfer =
-                    Transfer::Start(std::move(*batch), progress, [&ended](std::exception_ptr error, std::uint64_t bytes) {
-                      ended.set_value({std::move(error), bytes});
-                    });
+                const auto transfer = Transfer::Start(
+                    std::move(*batch), progress,
+                    [&ended](std::exception_ptr error, std::uint64_t bytes) { ended.set_value({std::move(error), bytes}); });
                 cancellation->Attach(transfer);
                 outcome = ended.get_future().get();
               } catch (const Error&) {

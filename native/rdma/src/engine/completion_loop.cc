@@ -279,7 +279,8 @@ void CompletionLoop::State::Sweep() {
     for (const auto& user : pair.users_) late = user.transfer->CheckDeadline(now) || late;
     for (const auto& posted : pair.posted_) late = posted.transfer->CheckDeadline(now) || late;
     // Requests that a late batch still has here can only be got back by giving up the queue pair.
-    if (late && std::any_of(pair.posted_.begin(), pair.posted_.end(), [](const auto& posted) { return posted.transfer->failing(); })) {
+    if (late &&
+        std::any_of(pair.posted_.begin(), pair.posted_.end(), [](const auto& posted) { return posted.transfer->failing(); })) {
       Retire(pair, WorkError(IBV_WC_RESP_TIMEOUT_ERR, 0, pair.Describe() + " did not move in time", std::nullopt));
     }
     if (pair.failed_ && !pair.posted_.empty() && now - pair.failed_at_ > kFlushNs) {
@@ -292,7 +293,8 @@ void CompletionLoop::State::Sweep() {
       }
     }
     auto& users = pair.users_;
-    users.erase(std::remove_if(users.begin(), users.end(), [](const auto& user) { return user.transfer->ended(); }), users.end());
+    users.erase(std::remove_if(users.begin(), users.end(), [](const auto& user) { return user.transfer->ended(); }),
+                users.end());
     it = pair.posted_.empty() && users.empty() ? busy.erase(it) : std::next(it);
   }
 }

@@ -18,8 +18,8 @@ namespace ckpt::rdma {
 /// One device's thread: takes batches in, posts their requests, and sees to their completions. Everything that a queue pair has
 /// under way is known to this thread alone.
 ///
-/// Lifetime: queue pairs hold their loop. The thread holds what it works on, and never the loop itself, so that the last holder may
-/// be anywhere, its own thread included.
+/// Lifetime: queue pairs hold their loop. The thread holds what it works on, and never the loop itself, so that the last holder
+/// may be anywhere, its own thread included.
 class CompletionLoop {
  public:
   explicit CompletionLoop(std::shared_ptr<Context> context);

@@ -46,12 +46,18 @@ int MtuBytes(ibv_mtu mtu) { return mtu >= IBV_MTU_256 && mtu <= IBV_MTU_4096 ? 1
 
 const char* StateName(ibv_port_state state) {
   switch (state) {
-    case IBV_PORT_NOP: return "NOP";
-    case IBV_PORT_DOWN: return "DOWN";
-    case IBV_PORT_INIT: return "INIT";
-    case IBV_PORT_ARMED: return "ARMED";
-    case IBV_PORT_ACTIVE: return "ACTIVE";
-    case IBV_PORT_ACTIVE_DEFER: return "ACTIVE_DEFER";
+    case IBV_PORT_NOP:
+      return "NOP";
+    case IBV_PORT_DOWN:
+      return "DOWN";
+    case IBV_PORT_INIT:
+      return "INIT";
+    case IBV_PORT_ARMED:
+      return "ARMED";
+    case IBV_PORT_ACTIVE:
+      return "ACTIVE";
+    case IBV_PORT_ACTIVE_DEFER:
+      return "ACTIVE_DEFER";
   }
   return "unknown";
 }
@@ -65,13 +71,28 @@ const char* LinkLayerName(std::uint8_t layer) {
 double Rate(std::uint8_t speed, std::uint8_t width) {
   double lane = 0;
   switch (speed) {
-    case 1: lane = 2.5; break;
-    case 2: lane = 5; break;
-    case 4: case 8: lane = 10; break;
-    case 16: lane = 14; break;
-    case 32: lane = 25; break;
-    case 64: lane = 50; break;
-    case 128: lane = 100; break;
+    case 1:
+      lane = 2.5;
+      break;
+    case 2:
+      lane = 5;
+      break;
+    case 4:
+    case 8:
+      lane = 10;
+      break;
+    case 16:
+      lane = 14;
+      break;
+    case 32:
+      lane = 25;
+      break;
+    case 64:
+      lane = 50;
+      break;
+    case 128:
+      lane = 100;
+      break;
   }
   const int lanes = width == 1 ? 1 : width == 2 ? 4 : width == 4 ? 8 : width == 8 ? 12 : width == 16 ? 2 : 0;
   return lane * lanes;
@@ -168,8 +189,6 @@ std::vector<DeviceInfo> ListDevices() {
   return devices;
 }
 
-std::vector<int> NearCpus(const std::string& device) {
-  return ParseList(Line(kFolder + device + "/device/local_cpulist"));
-}
+std::vector<int> NearCpus(const std::string& device) { return ParseList(Line(kFolder + device + "/device/local_cpulist")); }
 
 }  // namespace ckpt::rdma

@@ -78,7 +78,8 @@ std::string QueuePair::Describe() const {
 void QueuePair::Modify(ibv_qp_attr& attributes, int mask, const char* state) {
   if (const int result = Verbs::Api().modify_qp(qp_, &attributes, mask | IBV_QP_STATE); result != 0) {
     throw Error::System(ckpt::code::kNativeFailure,
-                        context_->name() + ": a queue pair cannot be made " + state + " (is the peer's address reachable?)", result);
+                        context_->name() + ": a queue pair cannot be made " + state + " (is the peer's address reachable?)",
+                        result);
   }
 }
 

@@ -54,7 +54,8 @@ void Transfer::Check() const {
     if (!lane.pair->connected()) throw Error(ckpt::code::kInvalidState, "a queue pair is not connected").WithField("lanes");
     for (std::size_t i = 0; i < memories; i++) {
       if (&lane.local[i]->context() != lane.pair->context().get()) {
-        throw Error(ckpt::code::kInvalidArgument, "a memory is registered with another device than its lane's").WithField("lanes");
+        throw Error(ckpt::code::kInvalidArgument, "a memory is registered with another device than its lane's")
+            .WithField("lanes");
       }
       if (lane.local[i]->bytes() != batch_.lanes.front().local[i]->bytes()) {
         throw Error(ckpt::code::kInvalidArgument, "a memory's registrations differ in size").WithField("lanes");
@@ -66,7 +67,8 @@ void Transfer::Check() const {
     if (row.remote >= batch_.remotes.size()) throw BadRow(i, "names a region that is not there");
     if (row.local >= memories) throw BadRow(i, "names a memory that is not there");
     if (Outside(row.remote_offset, row.bytes, batch_.remotes[row.remote].bytes)) throw BadRow(i, "leaves the peer's region");
-    if (Outside(row.local_offset, row.bytes, batch_.lanes.front().local[row.local]->bytes())) throw BadRow(i, "leaves the memory");
+    if (Outside(row.local_offset, row.bytes, batch_.lanes.front().local[row.local]->bytes()))
+      throw BadRow(i, "leaves the memory");
   }
 }
 
@@ -124,8 +126,9 @@ void Transfer::LaneFailed(std::size_t lane, const WorkError& error) {
   }
   if (!lane_error_) lane_error_ = std::make_exception_ptr(error);
   if (!error_ && (!MayGoElsewhere(static_cast<ibv_wc_status>(error.error_number())) || lanes_left_ == 0)) {
-    error_ = lanes_left_ == 0 && MayGoElsewhere(static_cast<ibv_wc_status>(error.error_number())) ? lane_error_
-                                                                                                   : std::make_exception_ptr(error);
+    error_ = lanes_left_ == 0 && MayGoElsewhere(static_cast<ibv_wc_status>(error.error_number()))
+                 ? lane_error_
+                 : std::make_exception_ptr(error);
   }
   Settle(std::move(lock));
 }

@@ -25,14 +25,22 @@ const char* CodeOf(ibv_wc_status status) {
 
 const char* Meaning(ibv_wc_status status) {
   switch (status) {
-    case IBV_WC_REM_ACCESS_ERR: return "the peer's device refused access: the key is not, or no longer, that of a region, or the range leaves it";
-    case IBV_WC_REM_INV_REQ_ERR: return "the peer's device takes the request for invalid";
-    case IBV_WC_REM_OP_ERR: return "the peer's device could not do the operation";
-    case IBV_WC_RETRY_EXC_ERR: return "the peer did not answer, all retries included";
-    case IBV_WC_RNR_RETRY_EXC_ERR: return "the peer was not ready, all retries included";
-    case IBV_WC_WR_FLUSH_ERR: return "the queue pair failed before the request was done";
-    case IBV_WC_LOC_PROT_ERR: return "the local memory is not registered for this";
-    default: return "the request failed";
+    case IBV_WC_REM_ACCESS_ERR:
+      return "the peer's device refused access: the key is not, or no longer, that of a region, or the range leaves it";
+    case IBV_WC_REM_INV_REQ_ERR:
+      return "the peer's device takes the request for invalid";
+    case IBV_WC_REM_OP_ERR:
+      return "the peer's device could not do the operation";
+    case IBV_WC_RETRY_EXC_ERR:
+      return "the peer did not answer, all retries included";
+    case IBV_WC_RNR_RETRY_EXC_ERR:
+      return "the peer was not ready, all retries included";
+    case IBV_WC_WR_FLUSH_ERR:
+      return "the queue pair failed before the request was done";
+    case IBV_WC_LOC_PROT_ERR:
+      return "the local memory is not registered for this";
+    default:
+      return "the request failed";
   }
 }
 
@@ -40,7 +48,8 @@ const char* Meaning(ibv_wc_status status) {
 
 const char* StatusName(ibv_wc_status status) {
 #define CKPT_NAME(name) \
-  case name: return #name;
+  case name:            \
+    return #name;
   switch (status) {
     CKPT_NAME(IBV_WC_SUCCESS)
     CKPT_NAME(IBV_WC_LOC_LEN_ERR)
@@ -64,7 +73,8 @@ const char* StatusName(ibv_wc_status status) {
     CKPT_NAME(IBV_WC_FATAL_ERR)
     CKPT_NAME(IBV_WC_RESP_TIMEOUT_ERR)
     CKPT_NAME(IBV_WC_GENERAL_ERR)
-    default: return "IBV_WC_unknown";
+    default:
+      return "IBV_WC_unknown";
   }
 #undef CKPT_NAME
 }

@@ -24,7 +24,8 @@ Napi::Value Probe(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Refuse(const Napi::CallbackInfo& info) {
-  throw ckpt::ToJs(info.Env(), ckpt::Error(ckpt::code::kAddonUnavailable, std::string("@ckpt/rdma-core-bindings: ") + kProblem));
+  throw ckpt::ToJs(info.Env(),
+                   ckpt::Error(ckpt::code::kAddonUnavailable, std::string("@ckpt/rdma-core-bindings: ") + kProblem));
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {

@@ -84,8 +84,10 @@ void TestBatchesBesideEachOther(const std::string& device, int gid) {
         const auto transfer = fixture.Start(ended);
         if (t == 0) transfer->Cancel();
         const Ended result = ended.get_future().get();
-        if (t == 0 && result.code == "ABORTED") cancelled++;
-        else CHECK(result.code.empty() && result.bytes == kBytes);
+        if (t == 0 && result.code == "ABORTED")
+          cancelled++;
+        else
+          CHECK(result.code.empty() && result.bytes == kBytes);
       }
     });
   }

@@ -1,4 +1,7 @@
-// What of the engine needs no device: batches cut into pieces, GIDs, the meaning of statuses, a library that is or is not there.
+// What of the engine needs no device: batches cut into pieces, GIDs, the meaning of statuses, a library that is or is not
+// there.
+#include "pieces.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <random>
@@ -10,7 +13,6 @@
 #include "context.h"
 #include "device_info.h"
 #include "gid.h"
-#include "pieces.h"
 #include "verbs.h"
 #include "work_error.h"
 

@@ -2,6 +2,8 @@ import { CkptError, type HostMemory } from '@ckpt/contract'
 import type { RdmaAccess, RdmaDevice, RdmaMemoryRegion } from '@ckpt/rdma-core-bindings'
 import { native } from '../addon.ts'
 
+/** How often to look for memories that were closed. */
+const SWEEP_MS = 2000
 /** A Buffer cannot be much larger than this. */
 const VIEW_BYTES = 2 ** 30
 
@@ -40,12 +42,13 @@ interface Entry {
 
 /**
  * Local memories by what devices know them as. Registering takes time, so it is done once a memory, at its first use; a registration
- * goes when its memory was closed, at the next use of any, or with the endpoint.
+ * goes soon after its memory was closed, or with the endpoint.
  */
 export class LocalMemories {
   readonly #devices: readonly RdmaDevice[]
   readonly #known = new WeakMap<HostMemory, Entry>()
   readonly #entries = new Set<Entry>()
+  #sweeper: NodeJS.Timeout | undefined
 
   constructor(devices: readonly RdmaDevice[]) {
     this.#devices = devices
@@ -61,6 +64,7 @@ export class LocalMemories {
       entry = added
       this.#known.set(memory, added)
       this.#entries.add(added)
+      this.#sweeper ??= setInterval(() => this.#sweep(), SWEEP_MS).unref()
       // Another attempt may find what this one lacked.
       regions.catch(() => this.#forget(added))
     }
@@ -68,6 +72,7 @@ export class LocalMemories {
   }
 
   async close(): Promise<void> {
+    clearInterval(this.#sweeper)
     await Promise.all([...this.#entries].map((entry) => this.#release(entry)))
   }
 
