@@ -1,5 +1,5 @@
 /** Whole p2p updates over RDMA: ranks that hold a checkpoint, ranks that join from saved metas, engine workers, every byte verified. */
-import { existsSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { generateCheckpoint } from '../../checkpoint/generate.ts'
@@ -9,6 +9,8 @@ import { expect, expectEqual, finish, test } from './report.ts'
 const MIB = 2 ** 20
 const PATIENCE_MS = 120_000
 const TIMEOUT_MS = 60_000
+/** Payload of a packet at most. */
+const PACKET_BYTES = 4096
 
 const [role = 'both', folder = '/tmp', address = '127.0.0.1'] = process.argv.slice(2)
 const metas = `${folder}/metas`
@@ -48,12 +50,22 @@ async function join(devices: string): Promise<string> {
     engine: { kind: 'typescript', checkpoint: checkpoint.directory },
   })
   await cluster.all('loadMetas', () => ({ path: metas }))
+  const before = packets(devices)
   const [report] = await cluster.update('a', { p2p: [0] })
+  const received = packets(devices) - before
   expectEqual([report!.strategy, report!.verified, report!.bytes], ['p2p', true, checkpoint.bytes], 'report')
   expect(report!.pull!.bytes >= checkpoint.bytes, `pulled ${report!.pull!.bytes} of ${checkpoint.bytes} bytes`)
   const { verified, mismatches } = await cluster.engines[0]!.verify(checkpoint.files)
   expectEqual([verified, mismatches], [true, []], 'engine')
-  return `${checkpoint.bytes} bytes in ${report!.pull!.sources.length} source's reads`
+  // What the devices themselves have counted: nothing else brought the bytes.
+  expect(received * PACKET_BYTES >= checkpoint.bytes, `the devices received ${received} packets`)
+  return `${checkpoint.bytes} bytes in ${received} packets`
+}
+
+/** Packets that devices have received. */
+function packets(devices: string): number {
+  const counters = devices.split(',').map((name) => `/sys/class/infiniband/${name}/ports/1/hw_counters/rcvd_pkts`)
+  return counters.reduce((sum, file) => sum + Number(readFileSync(file, 'utf8')), 0)
 }
 
 if (role === 'both') {
