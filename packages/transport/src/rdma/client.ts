@@ -64,11 +64,12 @@ export class BootstrapClient {
       } catch (error) {
         client.close()
         if (CkptError.is(error, 'ABORTED')) throw error
-        last = CkptError.is(error, 'TIMEOUT')
+        const failure = CkptError.is(error, 'TIMEOUT')
           ? client.#error('PEER_LOST', `no answer at ${address} in ${timeoutMs} ms`)
           : CkptError.from(error, 'PEER_LOST')
         // Only who is not there is looked for elsewhere.
-        if (!CkptError.is(last, 'PEER_LOST')) throw last
+        if (failure.code !== 'PEER_LOST') throw failure
+        last = failure
       }
     }
     throw last ?? new CkptError('PEER_LOST', `endpoint ${descriptor.id} has no address`, { fields: { peer: descriptor.id } })
