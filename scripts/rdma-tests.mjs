@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // Tests tagged rdma, in a VM with soft-RoCE: bundles what the guest runs, then boots it. Prints PASS, FAIL and SKIP lines.
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -24,6 +24,7 @@ try {
   await bundleJavaScript({ outdir, external, first: PROGRAMS })
   copyAddons(join(outdir, 'node_modules'))
   copyZeromq(join(outdir, 'node_modules'))
+  cpSync(join(ROOT, 'native/rdma/examples'), join(outdir, 'examples'), { recursive: true })
   const tsx = pathToFileURL(createRequire(join(ROOT, 'package.json')).resolve('tsx')).href
   const main = join(ROOT, 'apps/harness/src/rdma-vm/main.ts')
   const flags = ['--import', tsx, '--conditions=@ckpt/source', main, '--cache', cache, '--job', job, ...process.argv.slice(2)]

@@ -36,6 +36,14 @@ await test('devices, ports and GIDs are listed', async () => {
   expectEqual([gid?.index, gid?.gid, gid?.interface], [1, '0000:0000:0000:0000:0000:ffff:0a00:0001', 'dummy0'], 'GID')
 })
 
+await test('the examples run', async () => {
+  const found = sh('node lib/examples/devices.mjs')
+  expect(/^rxe0 [\s\S]*port 1: ACTIVE, Ethernet/m.test(found), found)
+  const read = sh('node lib/examples/read.mjs rxe0 1')
+  expect(/^67108864 bytes at .*, the same$/m.test(read), read)
+  return Promise.resolve(read.trim())
+})
+
 await test('READ of 16 MiB over two devices with two queue pairs each', async () => {
   await using connection = await Connection.open({ devices: WIRES, bytes: BYTES, seed: 7, pairs: 2 })
   expectEqual(await connection.move('read'), BYTES, 'bytes')
