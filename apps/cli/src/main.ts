@@ -2,6 +2,7 @@
 import { CkptError } from '@ckpt/contract'
 import { Command } from 'commander'
 import { addDoctor } from './commands/doctor.ts'
+import { addJoin } from './commands/join.ts'
 import { addLaunch } from './commands/launch.ts'
 import { addUpdate } from './commands/update.ts'
 
@@ -11,6 +12,7 @@ const program = new Command('ckpt')
   .enablePositionalOptions()
 addLaunch(program)
 addUpdate(program)
+addJoin(program)
 addDoctor(program)
 
 try {

@@ -100,14 +100,22 @@ describe('p2p', { timeout: 60_000 }, () => {
     expect(old.ranks).toHaveLength(2)
   })
 
+  /** So that most of the checkpoint still waits for room in the ring when the first buckets have been read. */
+  const narrow = { ringBytes: 9 * MIB, bucketBytes: 512 * 1024 }
+
+  const killOnceRead = async (cluster: Cluster, rank: number) => {
+    const victim = cluster.ranks[rank]!
+    while ((await victim.call('servedBytes', undefined)) === 0) await new Promise((resolve) => setTimeout(resolve, 1))
+    victim.process.child.kill('SIGKILL')
+  }
+
   it('replaces a source that is killed in the middle by one that holds the same', async () => {
     const metas = join(directory, 'metas-killed')
     await using old = await owners(2, metas, true)
     await using joining = await start(2)
     await joining.all('loadMetas', () => ({ path: metas }))
-    // Slow enough for there to be a middle: buckets of one tensor each, through a ring of a few.
-    const updating = joining.update('a', { p2p: [0, 1], ringBytes: 4 * MIB, bucketBytes: 256 * 1024 })
-    setTimeout(() => old.ranks[1]!.process.child.kill('SIGKILL'), 250)
+    const updating = joining.update('a', { p2p: [0, 1], ...narrow })
+    await killOnceRead(old, 1)
     const reports = await updating
     const lost = reports.flatMap((report) => report.pull!.lost)
     expect(lost.length).toBeGreaterThan(0)
@@ -121,8 +129,8 @@ describe('p2p', { timeout: 60_000 }, () => {
     await using old = await owners(2, metas)
     await using joining = await start(1)
     await joining.all('loadMetas', () => ({ path: metas }))
-    const updating = failure(joining.update('a', { p2p: [0], ringBytes: 4 * MIB, bucketBytes: 256 * 1024 }))
-    setTimeout(() => old.ranks[1]!.process.child.kill('SIGKILL'), 250)
+    const updating = failure(joining.update('a', { p2p: [0], ...narrow }))
+    await killOnceRead(old, 1)
     const error = await updating
     expect(error.code).toBe('PEER_LOST')
     expect(error.fields['tensors']).toEqual(expect.arrayContaining([error.fields.tensor]))

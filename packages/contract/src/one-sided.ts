@@ -107,6 +107,8 @@ export interface ConnectPeerOptions {
 export interface OneSided {
   readonly kind: OneSidedKind
   readonly descriptor: EndpointDescriptor
+  /** Bytes that peers have read from it so far; absent where nobody on this side can tell. */
+  readonly servedBytes?: number
   /** @throws CkptError `INVALID_ARGUMENT` for a range outside the memory, `NATIVE_FAILURE` where the memory cannot be registered. */
   register(memory: HostMemory, options?: RegisterRegionOptions): Promise<RegisteredRegion>
   /**

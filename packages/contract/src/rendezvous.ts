@@ -36,6 +36,11 @@ export interface Rendezvous {
    * Every rank's payload, ascending by rank; payloads that this rank already holds (by digest) are not sent again.
    */
   allGatherBlobs(key: string, blob: Blob, options?: GatherOptions): Promise<Blob[]>
+  /**
+   * Leaves a payload with the coordinator, in the place of an earlier one of this key, for processes that are no ranks (yet) and know
+   * the run's token. Sent once; nobody says that it has come.
+   */
+  publish(key: string, payload: Uint8Array): void
   barrier(key: string, options?: GatherOptions): Promise<void>
   /** Starts an epoch together with the other ranks. */
   beginEpoch(options?: GatherOptions): Promise<Epoch>

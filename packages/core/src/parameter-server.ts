@@ -13,12 +13,12 @@ import {
   type Strategy,
 } from '@ckpt/contract'
 import { CheckpointStore, type CheckpointSource, type Lease, type RegisterOptions } from '@ckpt/memory'
-import { encodeRankMetas, joinRendezvous, rendezvousOptionsFromEnv } from '@ckpt/rendezvous'
+import { encodeRankMetas, fetchPublished, joinRendezvous, rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import { gatherManifest } from './gather.ts'
 import { tensorCount } from './manifest.ts'
-import { decodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
+import { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
 import { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import { serve } from './p2p/endpoints.ts'
 import { Serving } from './p2p/serving.ts'
@@ -155,6 +155,11 @@ export class ParameterServer implements AsyncDisposable {
     return this.#rendezvous.worldSize
   }
 
+  /** Bytes of this rank's memory that other ranks have pulled so far. */
+  get servedBytes(): number {
+    return this.#serving.servedBytes
+  }
+
   /** The device whose memory the engine's parameters live in. */
   get device(): Device {
     return this.#device
@@ -259,9 +264,28 @@ export class ParameterServer implements AsyncDisposable {
     return this.#adopt(await readMetas(path))
   }
 
-  /** The same from the text of such a file (or of what a coordinator has published). */
-  takeMetas(text: string): Manifest {
-    return this.#adopt(decodeMetas(text, 'the metas', true))
+  /**
+   * Leaves the gathered metas with the coordinator, from where a new instance that knows the run's token can {@link
+   * ParameterServer.fetchMetas}. One rank calls it, again after each registration.
+   */
+  publishMetas(name: string): void {
+    const text = encodeMetas({ manifest: this.getMetas(name), access: this.#access.get(name) ?? [] })
+    this.#rendezvous.publish(publishedKey(name), Buffer.from(text))
+  }
+
+  /**
+   * Takes the metas that another world's coordinator was left with, as {@link ParameterServer.loadMetas} does from a file.
+   *
+   * @throws CkptError `CHECKPOINT_UNKNOWN` where nothing was published, `RENDEZVOUS_REJECTED`, `RANK_MISSING`, `METAS_MALFORMED`.
+   */
+  async fetchMetas(name: string, from: FetchOptions): Promise<Manifest> {
+    const payload = await fetchPublished(publishedKey(name), { timeoutMs: this.#timeoutMs, ...from })
+    if (payload === undefined) {
+      throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name} were published at ${from.address}`, {
+        fields: { checkpoint: name, peer: from.address },
+      })
+    }
+    return this.#adopt(decodeMetas(Buffer.from(payload).toString(), `metas of ${from.address}`, true))
   }
 
   #adopt({ manifest, access }: Metas): Manifest {
@@ -421,6 +445,10 @@ export class ParameterServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
+}
+
+function publishedKey(name: string): string {
+  return `published-metas/${name}`
 }
 
 const EMPTY_TABLE = {

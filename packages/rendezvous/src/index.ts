@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+export { fetchPublished, type FetchOptions } from './fetch.ts'
 export { joinRendezvous } from './join.ts'
 export { rendezvousOptionsFromEnv } from './env.ts'
 export { startCoordinator, type CoordinatorHandle } from './coordinator/host.ts'

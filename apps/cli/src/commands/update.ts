@@ -20,6 +20,8 @@ interface UpdateCommandOptions {
   readonly bucketSize?: number
   readonly timeout: number
   readonly saveMetas?: string
+  readonly publishMetas?: boolean
+  readonly hold?: boolean
   readonly trace?: string
   readonly json?: boolean
   readonly verbose?: boolean
@@ -45,6 +47,8 @@ export function addUpdate(program: Command): void {
     .addOption(new Option('--bucket-size <size>', 'preferred bucket size, such as 64MiB').argParser(parseSize))
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
     .option('--save-metas <file>', 'write the gathered metas to a file (rank 0)')
+    .option('--publish-metas', 'leave the gathered metas with the coordinator, for `ckpt join --coordinator`')
+    .option('--hold', 'afterwards keep the checkpoint, for others to join from, until interrupted')
     .option('--trace <file>', 'write when every rank did what, as a trace for ui.perfetto.dev or chrome://tracing (rank 0)')
     .option('--json', 'print one JSON line a rank instead of a summary')
     .option('--verbose', 'log what happens, as JSON lines on stderr')
@@ -75,6 +79,7 @@ async function update(options: UpdateCommandOptions, signal: AbortSignal): Promi
   }
   await server.gatherMetas(options.name, { digests: options.verify, signal })
   if (first && options.saveMetas !== undefined) await server.saveMetas(options.name, options.saveMetas)
+  if (first && options.publishMetas) server.publishMetas(options.name)
   using bar = new ByteProgress('update', bars)
   const report = await server.update(options.name, {
     engine: controlEngine({ socket: (rank) => options.engineControl.replaceAll('{rank}', String(rank)) }),
@@ -94,9 +99,24 @@ async function update(options: UpdateCommandOptions, signal: AbortSignal): Promi
     const { spans: _, ...rest } = report
     process.stdout.write(`${JSON.stringify(rest)}\n`)
   } else if (first) process.stdout.write(summary(report, server.worldSize))
+  if (options.hold) await held(signal)
 }
 
-function userPath(path: string): string {
+/** Resolves when interrupted. */
+function held(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    // A promise alone does not keep a process.
+    const timer = setInterval(() => undefined, 60_000)
+    const over = (): void => {
+      clearInterval(timer)
+      resolve()
+    }
+    if (signal.aborted) over()
+    else signal.addEventListener('abort', over, { once: true })
+  })
+}
+
+export function userPath(path: string): string {
   return resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
 }
 
@@ -112,7 +132,14 @@ function orderText({ name, chunkBytes, reason }: NonNullable<UpdateReport['order
   return `${name} in chunks of ${formatSize(chunkBytes)}: ${reason}`
 }
 
-function summary(report: UpdateReport, ranks: number): string {
+/** What was pulled, and from whom. */
+function pullText({ bytes, busyMs, sources, lost }: NonNullable<UpdateReport['pull']>): string {
+  const from = sources.map((source) => `rank ${source.rank} ${formatSize(source.bytes)}`).join(', ')
+  const gone = lost.map(({ rank, code }) => `; lost rank ${rank} (${code})`).join('')
+  return `pulled ${formatSize(bytes)} in ${busyMs.toFixed(1)} ms: ${from}${gone}`
+}
+
+export function summary(report: UpdateReport, ranks: number): string {
   const { stages, steps } = report
   const ms = (value: number) => `${value.toFixed(1)} ms`
   const rate = formatSize(report.bytes / (steps.pipelineMs / 1000))
@@ -120,6 +147,7 @@ function summary(report: UpdateReport, ranks: number): string {
     `version ${report.version}: ${report.tensors} tensors, ${formatSize(report.bytes)}, to ${ranks} engine worker${ranks === 1 ? '' : 's'}`,
     `  whole ${ms(report.totalMs)}: begin ${ms(steps.beginMs)}, plan ${ms(steps.planMs)}, attach ${ms(steps.attachMs)}, pipeline ${ms(steps.pipelineMs)} (${rate}/s), commit ${ms(steps.commitMs)}`,
     `  stages on rank ${report.rank}: H2D ${ms(stages.h2dMs)}, broadcast ${ms(stages.broadcastMs)}, reload ${ms(stages.reloadMs)}, idle ${ms(stages.idleMs)}`,
+    ...(report.pull ? [`  ${pullText(report.pull)}`] : []),
     `  ${report.mode} (${report.modeReason}); ${report.buckets} buckets through a ring of ${formatSize(report.ringBytes)}`,
     ...(report.order?.linksShared ? [`  ${orderText(report.order)}`] : []),
     `  ${report.verified ? 'every tensor compared with its digest before it was loaded' : 'digests were not compared (--no-verify)'}`,

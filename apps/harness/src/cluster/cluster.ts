@@ -16,8 +16,8 @@ export interface ClusterOptions {
   readonly threads?: number
   /** More environment of each rank's process. */
   readonly env?: (rank: number) => NodeJS.ProcessEnv
-  /** Network namespace that the ranks run in. */
-  readonly namespace?: string
+  /** Command line that is to start ranks and engine workers, such as `nsenter` with its arguments. */
+  readonly through?: readonly string[]
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
   /** Engine workers, one a rank; absent for clusters that only gather. */
@@ -41,8 +41,8 @@ export class Cluster implements AsyncDisposable {
     process.on('exit', this.#removeDirectory)
     this.engines = options.engine ? Array.from({ length: options.ranks }, (_, rank) => this.#startEngine(rank)) : []
     this.ranks = Array.from({ length: options.ranks }, (_, rank) => {
-      const { env, namespace } = options
-      return new RankProcess(rank, { ...(env && { env: env(rank) }), ...(namespace !== undefined && { namespace }) })
+      const { env, through } = options
+      return new RankProcess(rank, { ...(env && { env: env(rank) }), ...(through && { through }) })
     })
   }
 
@@ -89,6 +89,7 @@ export class Cluster implements AsyncDisposable {
       tpRank: rank,
       tpSize: this.#options.ranks,
       extra,
+      ...(this.#options.through && { through: this.#options.through }),
     })
   }
 

@@ -20,6 +20,8 @@ export interface EngineProcessOptions {
   readonly tpSize: number
   /** More arguments, such as faults to inject. */
   readonly extra?: readonly string[]
+  /** Command line that is to start a TypeScript engine. */
+  readonly through?: readonly string[]
 }
 
 /** A reference engine's worker in a process of its own. */
@@ -35,7 +37,9 @@ export class EngineProcess {
     const args = ['--control', this.socket, '--tp-rank', String(tpRank), '--tp-size', String(tpSize), ...extra]
     const name = `${kind} engine ${tpRank}`
     if (kind === 'typescript') {
-      this.process = spawnSource(name, new URL('../engine/main.ts', import.meta.url), [...args, '--checkpoint', checkpoint])
+      this.process = spawnSource(name, new URL('../engine/main.ts', import.meta.url), [...args, '--checkpoint', checkpoint], {
+        ...(options.through && { through: options.through }),
+      })
     } else {
       const main = program === undefined ? ['-m', 'ckpt_worker.reference'] : [program]
       const where = device === 'cuda' ? ['--device', `cuda:${tpRank}`] : []

@@ -17,23 +17,23 @@ export interface Spawned {
   stop(signal?: NodeJS.Signals, graceMs?: number): Promise<void>
 }
 
+/** More of how a process is started. */
+export interface SpawnOptions {
+  readonly env?: NodeJS.ProcessEnv
+  /** Command line that is to start it, such as `nsenter` or `taskset` with their arguments (default: none). */
+  readonly through?: readonly string[]
+}
+
 /**
  * Starts `module` (a file URL of a TypeScript source; `pnpm bundle` puts the built file's in its place) as a child process with an
- * IPC channel; in a network namespace where one is named.
+ * IPC channel.
  */
-export function spawnSource(
-  name: string,
-  module: URL,
-  args: readonly string[] = [],
-  env: NodeJS.ProcessEnv = {},
-  namespace?: string,
-): Spawned {
-  const flags = [...SOURCE_FLAGS, '--expose-gc'] // so that what a process holds can be told from its garbage
-  const inside = namespace === undefined ? [] : [`--net=/run/netns/${namespace}`, process.execPath]
+export function spawnSource(name: string, module: URL, args: readonly string[] = [], options: SpawnOptions = {}): Spawned {
+  const [command = process.execPath, ...before] = [...(options.through ?? []), process.execPath]
   const child = fork(fileURLToPath(module), args, {
-    execPath: namespace === undefined ? process.execPath : 'nsenter',
-    execArgv: [...inside, ...flags],
-    env: { ...process.env, ...env },
+    execPath: command,
+    execArgv: [...before, ...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
+    env: { ...process.env, ...options.env },
     stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     serialization: 'advanced',
   })

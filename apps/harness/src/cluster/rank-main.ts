@@ -37,6 +37,7 @@ const handlers: Handlers = {
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
   saveMetas: ({ name, path }) => parameterServer().saveMetas(name, path),
+  servedBytes: () => Promise.resolve(parameterServer().servedBytes),
   async loadMetas({ path }) {
     await parameterServer().loadMetas(path)
   },

@@ -1,5 +1,5 @@
 import { CkptError } from '@ckpt/contract'
-import { spawnSource, type Spawned } from './processes.ts'
+import { spawnSource, type Spawned, type SpawnOptions } from './processes.ts'
 import type { RankCall, RankCalls, RankReplyMessage } from './rank-protocol.ts'
 
 interface Waiting {
@@ -15,9 +15,9 @@ export class RankProcess {
   readonly ready: Promise<void>
   #next = 0
 
-  constructor(rank: number, where: { readonly env?: NodeJS.ProcessEnv; readonly namespace?: string } = {}) {
+  constructor(rank: number, options: SpawnOptions = {}) {
     this.rank = rank
-    this.process = spawnSource(`rank ${rank}`, new URL('./rank-main.ts', import.meta.url), [], where.env, where.namespace)
+    this.process = spawnSource(`rank ${rank}`, new URL('./rank-main.ts', import.meta.url), [], options)
     this.ready = new Promise((resolve, reject) => this.#waiting.set(-1, { resolve: () => resolve(), reject }))
     this.process.child.on('message', (message: RankReplyMessage) => {
       const waiting = this.#waiting.get(message.id)

@@ -22,6 +22,7 @@ export interface RankCalls {
   gatherMetas: [{ name: string; digests?: boolean }, { milliseconds: number; tensors: number; digest: string }]
   saveMetas: [{ name: string; path: string }, void]
   loadMetas: [{ path: string }, void]
+  servedBytes: [undefined, number]
   update: [RankUpdate, UpdateReport]
   resources: [undefined, RankResources]
   /** Memory of the rank's device, in bytes. */

@@ -27,6 +27,7 @@ export class Serving {
   readonly #make: () => Promise<readonly ServedEndpoint[]>
   readonly #note: (problem: CkptError) => void
   #endpoints: Promise<readonly ServedEndpoint[]> | undefined
+  #made: readonly ServedEndpoint[] = []
   readonly #served = new Map<string, Served>()
   #closed = false
 
@@ -38,8 +39,13 @@ export class Serving {
 
   /** This rank's endpoints, made at the first call. */
   endpoints(): Promise<readonly ServedEndpoint[]> {
-    this.#endpoints ??= this.#make()
+    this.#endpoints ??= this.#make().then((made) => (this.#made = made))
     return this.#endpoints
+  }
+
+  /** Bytes that others have read from this rank, as far as its endpoints can tell. */
+  get servedBytes(): number {
+    return this.#made.reduce((sum, { endpoint }) => sum + (endpoint.servedBytes ?? 0), 0)
   }
 
   /** Opens a checkpoint's segments to readers, once a registration. */

@@ -56,6 +56,12 @@ export class RankRendezvous implements Rendezvous {
     })
   }
 
+  publish(key: string, payload: Uint8Array): void {
+    if (key.length > MAX_KEY) throw invalid('key', `${key.length} characters, at most ${MAX_KEY}`)
+    if (this.#session.ended) throw this.#session.ended
+    this.#session.send({ type: 'publish', key }, payload)
+  }
+
   async allGatherBlobs(key: string, blob: Blob, options?: GatherOptions): Promise<Blob[]> {
     if (blob.digest.length === 0 || blob.digest.length > MAX_DIGEST) {
       throw invalid('digest', `${blob.digest.length} characters, 1 to ${MAX_DIGEST} are allowed`)

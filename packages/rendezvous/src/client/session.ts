@@ -153,6 +153,7 @@ export class Session {
         this.#onWelcome()
         return
       case 'beat':
+      case 'published':
         return
       case 'gathered':
         this.#gathered(message, payloads)

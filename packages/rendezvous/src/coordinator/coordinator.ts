@@ -13,6 +13,7 @@ import {
   protocolError,
   readRankMessage,
   type CoordinatorMessage,
+  type FetchMessage,
   type GatherMessage,
   type JoinMessage,
   type RankMessage,
@@ -21,6 +22,9 @@ import type { Frames } from '../wire/socket.ts'
 import { Epochs, type OpenEpoch } from './epochs.ts'
 import { Gathers, type Contribution, type Gather } from './gathers.ts'
 import { Members, type Member } from './members.ts'
+
+/** Keys whose latest publication is kept. */
+const MAX_PUBLISHED = 16
 
 /** Sends a message to the connection with this routing id. */
 export type SendTo = (peer: string, frames: Frames) => void
@@ -37,6 +41,8 @@ export class Coordinator {
   readonly #epochs = new Epochs()
   readonly #blobs: BlobStore
   readonly #everybody: readonly number[]
+  /** What ranks have published, by key; keys in order of last use. */
+  readonly #published = new Map<string, Uint8Array>()
 
   constructor(settings: Settings, send: SendTo) {
     this.#settings = settings
@@ -52,6 +58,7 @@ export class Coordinator {
     try {
       const message = readRankMessage(frames, name)
       if (message.type === 'join') return this.#join(peer, message)
+      if (message.type === 'fetch') return this.#fetch(peer, message)
       if (!member) return this.#stranger(peer, name, message)
       if (member.gone) return this.#tell(member.peer, { type: 'dismissed', error: errorData(member.gone) })
       member.heard = performance.now()
@@ -91,7 +98,7 @@ export class Coordinator {
     }
   }
 
-  #handle(member: Member, message: Exclude<RankMessage, JoinMessage>, frames: Frames): void {
+  #handle(member: Member, message: Exclude<RankMessage, JoinMessage | FetchMessage>, frames: Frames): void {
     switch (message.type) {
       case 'beat':
         for (const id of message.ended) this.#epochs.leave(id, member.rank)
@@ -108,6 +115,11 @@ export class Coordinator {
         return
       case 'want':
         this.#deliver(member, message.id, message.digests)
+        return
+      case 'publish':
+        this.#published.delete(message.key)
+        this.#published.set(message.key, frames[1]!)
+        for (const key of this.#published.keys()) if (this.#published.size > MAX_PUBLISHED) this.#published.delete(key)
         return
       case 'cancel': {
         const gather = this.#gathers.waitOf(member, message.id)
@@ -139,6 +151,14 @@ export class Coordinator {
     if (rank >= worldSize) throw rejected(rank, `ranks go up to ${worldSize - 1}`)
     this.#members.add(peer, message)
     this.#tell(peer, { type: 'welcome', heartbeatMs, heartbeatTimeoutMs })
+  }
+
+  #fetch(peer: string, { protocol, token, key }: FetchMessage): void {
+    const refuse = (why: string) => new CkptError('RENDEZVOUS_REJECTED', `${key} may not be fetched: ${why}`)
+    if (!sameSecret(token, this.#settings.token)) throw refuse('the token is not the one of this run')
+    if (protocol !== PROTOCOL) throw refuse(`protocol ${protocol}, this coordinator speaks ${PROTOCOL}`)
+    const payload = this.#published.get(key)
+    this.#tell(peer, { type: 'published', key, found: payload !== undefined }, payload ? [payload] : [])
   }
 
   #gather(member: Member, message: GatherMessage, value: Uint8Array | undefined): void {

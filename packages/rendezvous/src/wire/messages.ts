@@ -6,7 +6,8 @@ import { z } from 'zod'
  * The rendezvous protocol, version 1. The first frame of every message is one MessagePack map; payloads follow as frames of their own.
  * A rank starts with `join` and is answered with `welcome` or `dismissed`; each side then sends `beat` at the welcome's interval.
  * A `gather` is answered with `gathered` or `failed`; in between the coordinator may `need` the payload of a blob, and after it
- * the rank may `want` payloads it lacks. `dismissed` ends a membership: the rank is lost, was faulty, or the coordinator closes.
+ * the rank may `want` payloads it lacks. What a rank has sent to be `publish`ed stays; whoever knows the token may `fetch` it without
+ * being a member, and is answered with `published`. `dismissed` ends a membership: the rank is lost, was faulty, or the coordinator closes.
  */
 export const PROTOCOL = 1
 
@@ -54,6 +55,8 @@ const rankMessage = z.discriminatedUnion('type', [
   z.object({ type: z.literal('want'), id, digests: z.array(digest).min(1) }),
   z.object({ type: z.literal('cancel'), id }),
   z.object({ type: z.literal('abort'), epoch: id, error: serializedError }),
+  z.object({ type: z.literal('publish'), key: z.string().max(MAX_KEY) }),
+  z.object({ type: z.literal('fetch'), protocol: z.int(), token: z.string().max(4096), key: z.string().max(MAX_KEY) }),
 ])
 
 const coordinatorMessage = z.discriminatedUnion('type', [
@@ -65,11 +68,13 @@ const coordinatorMessage = z.discriminatedUnion('type', [
   z.object({ type: z.literal('failed'), id, error: serializedError }),
   z.object({ type: z.literal('aborted'), epoch: id, rank, error: serializedError }),
   z.object({ type: z.literal('dismissed'), error: serializedError }),
+  z.object({ type: z.literal('published'), key: z.string(), found: z.boolean() }),
 ])
 
 export type RankMessage = z.infer<typeof rankMessage>
 export type GatherMessage = Extract<RankMessage, { type: 'gather' }>
 export type JoinMessage = Extract<RankMessage, { type: 'join' }>
+export type FetchMessage = Extract<RankMessage, { type: 'fetch' }>
 export type CoordinatorMessage = z.infer<typeof coordinatorMessage>
 
 const packr = new Packr({ useRecords: false, moreTypes: false })
@@ -88,7 +93,8 @@ export function unpack(bytes: Uint8Array): unknown {
 /** @throws CkptError `RENDEZVOUS_PROTOCOL` naming `peer`. */
 export function readRankMessage(frames: readonly Uint8Array[], peer: string): RankMessage {
   const message = read(rankMessage, frames, peer)
-  const payloads = message.type === 'payload' || (message.type === 'gather' && message.kind === 'value') ? 1 : 0
+  const payloads =
+    message.type === 'payload' || message.type === 'publish' || (message.type === 'gather' && message.kind === 'value') ? 1 : 0
   if (frames.length !== 1 + payloads) throw protocolError(peer, `${message.type} with ${frames.length} frames`)
   return message
 }

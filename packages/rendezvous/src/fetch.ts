@@ -1,0 +1,62 @@
+import { randomBytes } from 'node:crypto'
+
+import { CkptError, type CallOptions } from '@ckpt/contract'
+
+import { connectLink, type Link } from './client/link.ts'
+import { checkTimeout, DEFAULT_TIMEOUT_MS } from './options.ts'
+import { startDeadline } from './timers.ts'
+import { pack, PROTOCOL, readCoordinatorMessage, type RankMessage } from './wire/messages.ts'
+import type { Frames } from './wire/socket.ts'
+
+/** Where to fetch from. */
+export interface FetchOptions extends CallOptions {
+  /** `tcp://host:port` of the coordinator. */
+  readonly address: string
+  /** The run's token (default: none). */
+  readonly token?: string
+}
+
+/**
+ * What a rank has published under `key`, without joining; undefined where nobody has. The coordinator of a world of one rank
+ * listens only where it is `standalone`.
+ *
+ * @throws CkptError `RENDEZVOUS_REJECTED` for a wrong token, `RANK_MISSING` when the coordinator does not answer in time,
+ * `INVALID_ARGUMENT` naming the option, `ABORTED` by the signal.
+ */
+export async function fetchPublished(key: string, options: FetchOptions): Promise<Uint8Array | undefined> {
+  const { address, token = '', timeoutMs = DEFAULT_TIMEOUT_MS, signal } = options
+  checkTimeout(timeoutMs)
+  const peer = `the coordinator at ${address}`
+  let link: Link | undefined
+  let settle = (): void => undefined
+  let answered = false
+  try {
+    return await new Promise<Uint8Array | undefined>((resolve, reject) => {
+      const receive = (frames: Frames): void => {
+        try {
+          const message = readCoordinatorMessage(frames.slice(0, 1), peer)
+          answered = true
+          if (message.type === 'dismissed') reject(CkptError.deserialize(message.error))
+          else if (message.type === 'published' && message.key === key) resolve(message.found ? frames[1] : undefined)
+        } catch (error) {
+          reject(CkptError.from(error, 'RENDEZVOUS_PROTOCOL'))
+        }
+      }
+      link = connectLink(address, randomBytes(16).toString('hex'), receive, reject)
+      const stop = startDeadline(timeoutMs, () => {
+        reject(new CkptError('RANK_MISSING', `no answer from ${peer} within ${timeoutMs} ms`, { fields: { peer } }))
+      })
+      const cancel = (): void => reject(CkptError.from(signal?.reason, 'ABORTED', `fetching ${key} was cancelled`))
+      settle = () => {
+        stop()
+        signal?.removeEventListener('abort', cancel)
+      }
+      if (signal?.aborted) return cancel()
+      signal?.addEventListener('abort', cancel, { once: true })
+      link.send([pack({ type: 'fetch', protocol: PROTOCOL, token, key } satisfies RankMessage)])
+    })
+  } finally {
+    settle()
+    await link?.close(!answered)
+  }
+}
