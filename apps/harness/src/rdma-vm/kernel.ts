@@ -28,8 +28,7 @@ const XZ_MAGIC = Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00])
  */
 export function fetchKernel(folder: string): Kernel {
   mkdirSync(folder, { recursive: true })
-  const depends = execFileSync('apt-cache', ['depends', 'linux-image-amd64'], { encoding: 'utf8' })
-  const name = /Depends: (linux-image-[^\s<>]+)/.exec(depends)?.[1]
+  const name = kernelPackage() ?? (updateLists() ? kernelPackage() : undefined)
   if (name === undefined) throw new Error('apt does not know linux-image-amd64: run apt-get update')
   execFileSync('apt-get', ['download', '-q', name], { cwd: folder, stdio: 'pipe', timeout: DOWNLOAD_MS })
   const archive = readdirSync(folder).find((file) => file.startsWith(name) && file.endsWith('.deb'))
@@ -43,6 +42,23 @@ export function fetchKernel(folder: string): Kernel {
   const compressed = join(root, 'boot', `vmlinuz-${version}`)
   const image = join(folder, 'vmlinux')
   return { version, image: uncompress(compressed, image) ? image : compressed, root }
+}
+
+/** The package that has the kernel; undefined where apt does not know it. */
+function kernelPackage(): string | undefined {
+  try {
+    const depends = execFileSync('apt-cache', ['depends', 'linux-image-amd64'], { encoding: 'utf8', stdio: 'pipe' })
+    return /Depends: (linux-image-[^\s<>]+)/.exec(depends)?.[1]
+  } catch {
+    return undefined
+  }
+}
+
+/** A fresh machine has no lists of packages. Only root may get them. */
+function updateLists(): boolean {
+  if (process.getuid?.() !== 0) return false
+  execFileSync('apt-get', ['update', '-qq'], { stdio: 'pipe', timeout: DOWNLOAD_MS })
+  return true
 }
 
 /** Takes the kernel out of a bzImage. Returns false where that is packed in a way other than xz. */
