@@ -67,7 +67,7 @@ function jobs(folder: string): readonly Job[] {
   return [
     {
       name: 'one-machine',
-      timeoutMs: 300_000,
+      timeoutMs: 400_000,
       guests: [
         {
           name: 'guest',
