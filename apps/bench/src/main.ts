@@ -94,10 +94,12 @@ if (result.runs.some((run) => !run.verified)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
-  if (options.strategy !== 'broadcast' && options.strategy !== 'all') {
-    program.error(`error: --strategy ${options.strategy} is not available in this version: only broadcast is`)
-  }
+  if (options.strategy === 'direct') program.error('error: --strategy direct is not available in this version')
   const onGpus = await usesGpus()
+  const strategies = (['broadcast', 'p2p'] as const).filter((one) => options.strategy === 'all' || options.strategy === one)
+  if (onGpus && options.strategy === 'p2p') {
+    program.error('error: --strategy p2p is measured on the host device alone (--backend host)')
+  }
   const host = createHost()
   const runs: Run[] = []
   const peers: PeerRun[] = []
@@ -132,16 +134,19 @@ async function bench(): Promise<BenchResult> {
     }
     ceilings ??= await measureCeilings(host, files)
     using ceiling = await copyProbe(host)
-    runs.push(
-      await measureUpdate({
-        model,
-        checkpoint: generated,
-        ranks: options.ranks,
-        repeat: options.repeat,
-        copyCeiling: ceiling,
-        onStep: (step) => say(`${model.title}: ${step}`),
-      }),
-    )
+    for (const strategy of strategies) {
+      runs.push(
+        await measureUpdate({
+          model,
+          checkpoint: generated,
+          strategy,
+          ranks: options.ranks,
+          repeat: options.repeat,
+          copyCeiling: ceiling,
+          onStep: (step) => say(`${model.title}: ${strategies.length > 1 ? `${strategy}: ` : ''}${step}`),
+        }),
+      )
+    }
   }
   const registration = onGpus ? undefined : await register(host)
   const gatherMetas = onGpus ? undefined : await gather()

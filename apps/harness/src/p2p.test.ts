@@ -160,6 +160,22 @@ describe('p2p', { timeout: 60_000 }, () => {
     expect(await joining.engines[0]!.health()).toMatchObject({ version: 'a' })
   })
 
+  it('joins through the coordinator, with the token of the run', async () => {
+    await using old = await Cluster.start({ ranks: 2, token: 'of this run', timeoutMs: 20_000 })
+    await old.register('a', checkpoint.directory)
+    await old.all('gatherMetas', () => ({ name: 'a', digests: true }))
+    await using joining = await start(1)
+    const fetch_ = (token: string) => joining.all('fetchMetas', () => ({ name: 'a', address: old.address, token }))
+    expect(await failure(fetch_('of this run'))).toMatchObject({ code: 'CHECKPOINT_UNKNOWN', fields: { checkpoint: 'a' } })
+    await old.ranks[1]!.call('publishMetas', { name: 'a' })
+    expect(await failure(fetch_('of another'))).toMatchObject({ code: 'RENDEZVOUS_REJECTED' })
+    await fetch_('of this run')
+    await joining.update('a', { p2p: [0] })
+    await expectVerified(joining)
+    // The running ranks are none the wiser.
+    await old.all('gatherMetas', () => ({ name: 'a' }))
+  })
+
   it('keeps a secret that the environment gives out of the file', async () => {
     const metas = join(directory, 'metas-secret')
     const secret = 'a secret that the environment gives'

@@ -1,4 +1,6 @@
-import { cpus } from 'node:os'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { timelineOf, type UpdateReport } from '@ckpt/core'
 import type { Model } from '@ckpt/models'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
@@ -12,6 +14,8 @@ const MAX_SPANS = 4000
 export interface UpdateMeasurement {
   readonly model: Pick<Model, 'id' | 'title'>
   readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
+  /** With `p2p` the ranks join from the saved metas of as many others, which hold the checkpoint, over TCP on this machine. */
+  readonly strategy: 'broadcast' | 'p2p'
   readonly ranks: number
   readonly repeat: number
   /** Readings of the copy ceiling, one right before each sample. */
@@ -26,6 +30,7 @@ export interface UpdateMeasurement {
  */
 export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const { model, checkpoint, ranks, repeat, onStep } = options
+  const pulls = options.strategy === 'p2p'
   onStep?.('starting processes')
   const threads = Math.max(1, Math.floor(cpus().length / ranks))
   await using cluster = await Cluster.start({
@@ -34,16 +39,20 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     keepAlive: true,
     engine: { kind: 'typescript', checkpoint: checkpoint.directory },
   })
+  await using others = pulls ? await Cluster.start({ ranks, threads }) : undefined
+  const owners = others ?? cluster
   onStep?.('registering')
-  const registered = await cluster.register('bench', checkpoint.directory)
-  const gathered = await cluster.all('gatherMetas', () => ({ name: 'bench' }))
+  const registered = await owners.register('bench', checkpoint.directory)
+  const gathered = await owners.all('gatherMetas', () => ({ name: 'bench', digests: pulls }))
+  if (pulls) await loadMetas(owners, cluster)
+  const p2p = pulls ? { p2p: cluster.ranks.map(({ rank }) => rank) } : {}
   const samples: UpdateReport[][] = []
   let verified = true
   let verifiedBytes = 0
   const updateAndVerify = async (verify: boolean, version: string): Promise<UpdateReport[]> => {
     await Promise.all(cluster.engines.map((engine) => engine.poison()))
     onStep?.(`update ${version}`)
-    const reports = await cluster.update('bench', { verify, version })
+    const reports = await cluster.update('bench', { verify, version, ...p2p })
     onStep?.(`verifying ${version}`)
     const checks = await Promise.all(cluster.engines.map((engine) => engine.verify(checkpoint.files)))
     verified &&= checks.every((check) => check.verified)
@@ -67,7 +76,8 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
   const first = median[0]!
   const last = samples.at(-1)!
   const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
-  const moved = first.bytes + first.bytes * (ranks - 1) + verifiedBytes
+  // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
+  const moved = first.bytes * (pulls ? 2 : 1) + first.bytes * (ranks - 1) + verifiedBytes
   const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
   const ratio = summarize(slowest.map((milliseconds, i) => milliseconds / limits[i]!))
   return {
@@ -75,7 +85,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     title: model.title,
     scale: checkpoint.scale,
     backend: 'host',
-    strategy: 'broadcast',
+    strategy: options.strategy,
     ranks,
     bytes: first.bytes,
     tensors: first.tensors,
@@ -89,7 +99,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
     limit: {
       bytesPerSecond: summarize(ceilings).median,
       updateMs: summarize(limits).median,
-      how: `${moved} bytes that H2D, broadcast and reload must move, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
+      how: `${moved} bytes that ${pulls ? 'both ends of the pull' : 'H2D'}, broadcast and reload must move, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
     },
     ratioToLimit: ratio.median,
     ratios: ratio,
@@ -106,5 +116,17 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run> {
       reloadBytes: verifiedBytes,
     },
     timelines: last.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
+  }
+}
+
+/** Has `joining` learn what `owners` hold as a new instance does, from a file. */
+async function loadMetas(owners: Cluster, joining: Cluster): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'ckpt-bench-metas-'))
+  try {
+    const path = join(directory, 'metas')
+    await owners.ranks[0]!.call('saveMetas', { name: 'bench', path })
+    await joining.all('loadMetas', () => ({ path }))
+  } finally {
+    rmSync(directory, { recursive: true })
   }
 }

@@ -11,6 +11,8 @@ export interface ClusterOptions {
   readonly ranks: number
   readonly keepAlive?: boolean
   readonly timeoutMs?: number
+  /** Secret of the run. */
+  readonly token?: string
   readonly heartbeatTimeoutMs?: number
   /** Threads of each rank. */
   readonly threads?: number
@@ -32,6 +34,7 @@ export class Cluster implements AsyncDisposable {
   readonly ranks: readonly RankProcess[]
   readonly engines: EngineProcess[]
   readonly #directory: string
+  #address = ''
   readonly #options: ClusterOptions
   readonly #removeDirectory = () => rmSync(this.#directory, { recursive: true, force: true })
 
@@ -51,6 +54,7 @@ export class Cluster implements AsyncDisposable {
     try {
       await Promise.all([...cluster.ranks.map((rank) => rank.ready), ...cluster.engines.map((engine) => engine.ready())])
       const address = `tcp://127.0.0.1:${await freePort()}`
+      cluster.#address = address
       await Promise.all(
         cluster.ranks.map(({ rank }) =>
           cluster.ranks[rank]!.call('create', {
@@ -60,6 +64,7 @@ export class Cluster implements AsyncDisposable {
             keepAlive: options.keepAlive ?? false,
             timeoutMs: options.timeoutMs ?? 60_000,
             ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
+            ...(options.token !== undefined && { token: options.token }),
             ...(options.threads !== undefined && { threads: options.threads }),
             ...(options.backend === 'cuda' && { gpu: rank }),
           }),
@@ -70,6 +75,11 @@ export class Cluster implements AsyncDisposable {
       await cluster.close()
       throw error
     }
+  }
+
+  /** Where its coordinator listens. */
+  get address(): string {
+    return this.#address
   }
 
   #startEngine(rank: number): EngineProcess {

@@ -37,6 +37,13 @@ const handlers: Handlers = {
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },
   saveMetas: ({ name, path }) => parameterServer().saveMetas(name, path),
+  publishMetas({ name }) {
+    parameterServer().publishMetas(name)
+    return Promise.resolve()
+  },
+  async fetchMetas({ name, ...from }) {
+    await parameterServer().fetchMetas(name, from)
+  },
   servedBytes: () => Promise.resolve(parameterServer().servedBytes),
   async loadMetas({ path }) {
     await parameterServer().loadMetas(path)

@@ -11,6 +11,7 @@ export interface RankCalls {
       keepAlive: boolean
       timeoutMs: number
       heartbeatTimeoutMs?: number
+      token?: string
       threads?: number
       /** Index of the GPU; absent for the host device. */
       gpu?: number
@@ -22,6 +23,8 @@ export interface RankCalls {
   gatherMetas: [{ name: string; digests?: boolean }, { milliseconds: number; tensors: number; digest: string }]
   saveMetas: [{ name: string; path: string }, void]
   loadMetas: [{ path: string }, void]
+  publishMetas: [{ name: string }, void]
+  fetchMetas: [{ name: string; address: string; token: string }, void]
   servedBytes: [undefined, number]
   update: [RankUpdate, UpdateReport]
   resources: [undefined, RankResources]

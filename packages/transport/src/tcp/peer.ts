@@ -47,11 +47,13 @@ export class TcpPeer implements OneSidedPeer {
     const started = performance.now()
     const keys = regions.map((region) => region.key)
     const handles = memories.map(nativeMemory)
-    const bytes = await cancellable(signal, 'a one-sided read', (cancellation) =>
-      this.#native.read(keys, handles, transfers, Math.ceil(timeoutMs), onProgress, cancellation).catch((error: unknown) => {
+    const bytes = await cancellable(signal, 'a one-sided read', async (cancellation) => {
+      try {
+        return await this.#native.read(keys, handles, transfers, Math.ceil(timeoutMs), onProgress, cancellation)
+      } catch (error) {
         throw refusal(error)
-      }),
-    )
+      }
+    })
     return { bytes, milliseconds: performance.now() - started }
   }
 
