@@ -18,6 +18,7 @@ const ARROWS = {
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
   'apps/cli': ['packages/core', 'packages/models', 'packages/p2p', 'packages/planner'],
+  // The RDMA addon itself is what its tests in a VM are about.
   'apps/harness': [
     'packages/broadcast',
     'packages/core',
@@ -27,6 +28,7 @@ const ARROWS = {
     'packages/sglang',
     'packages/transport',
     'packages/vllm',
+    'native/rdma',
   ],
   'apps/bench': [
     'packages/core',

@@ -6,7 +6,9 @@ import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 /** The parts of these engines that need no device are tested here. */
-const ENGINES = ['native/host', 'native/cuda']
+const ENGINES = ['native/host', 'native/cuda', 'native/rdma']
+/** Headers without which an engine cannot be built. */
+const NEEDED = new Map([['native/rdma', ['infiniband/verbs.h', 'apt-get install libibverbs-dev']]])
 
 /** Build folder, -fsanitize= value and environment by the name on the command line. */
 const BUILDS = {
@@ -24,6 +26,14 @@ function run(command, args, options = {}) {
     throw new Error(`${command} is missing; on Debian: apt-get install -y cmake g++ make`)
   }
   return result
+}
+
+/** Which header an engine cannot be built without, and is not here. */
+function missingHeader(engine) {
+  const [header, remedy] = NEEDED.get(engine) ?? []
+  if (header === undefined) return undefined
+  const found = run(process.env.CXX ?? 'c++', ['-x', 'c++', '-fsyntax-only', '-'], { input: `#include <${header}>\n` })
+  return found.status === 0 ? undefined : `${header} is missing; ${remedy}`
 }
 
 /** The test programs of an engine's sanitizer build, built first where needed. */
@@ -75,6 +85,11 @@ let failures = 0
 for (const [name, { sanitize, env }] of Object.entries(BUILDS)) {
   if (wanted !== 'all' && wanted !== name) continue
   for (const part of ENGINES) {
+    const lacking = missingHeader(part)
+    if (lacking !== undefined) {
+      console.log(`SKIP ${name} ${part}: ${lacking}`)
+      continue
+    }
     try {
       const programs = build(join(root, part), name, sanitize)
       if (programs.length === 0) throw new Error('there are no test programs')

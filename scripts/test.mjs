@@ -1,15 +1,15 @@
 #!/usr/bin/env node
 // Every test this machine can run; then what it could not run and why; then one line with the counts.
-// node scripts/test.mjs [--only unit|native|python] [--results FILE]
+// node scripts/test.mjs [--only unit|native|python|rdma] [--results FILE]
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { addResults, countLine, noResults } from './lib/results.mjs'
 import { ROOT } from './lib/root.mjs'
-import { nativeTests, pythonTests, unitTests } from './lib/suites.mjs'
+import { nativeTests, pythonTests, rdmaTests, unitTests } from './lib/suites.mjs'
 import { capabilities } from './lib/system.mjs'
 
-const SUITES = { unit: unitTests, native: nativeTests, python: pythonTests }
-const TAGS = { gpu: 'tests tagged gpu', rdma: 'tests tagged rdma', engine: 'tests tagged engine' }
+const SUITES = { unit: unitTests, native: nativeTests, python: pythonTests, rdma: rdmaTests }
+const TAGS = { gpu: 'tests tagged gpu', engine: 'tests tagged engine' }
 
 const { values } = parseArgs({ options: { only: { type: 'string' }, results: { type: 'string' } } })
 if (values.only !== undefined && !(values.only in SUITES)) {

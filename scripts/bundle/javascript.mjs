@@ -20,12 +20,13 @@ const OWN_PLACE = /import\.meta\.(dirname|filename)|createRequire\(import\.meta\
  * Bundles the apps, and every file that they start as a process of its own or read by `new URL('…', import.meta.url)`, to `outdir`.
  * All outputs lie in that one directory, so that such a URL means the same in each of them, in shared chunks too.
  *
- * @param {{ outdir: string, external: readonly string[] }} options `external`: packages that stay what they are
+ * @param {{ outdir: string, external: readonly string[], first?: ReadonlyMap<string, string> }} options `external`: packages that stay
+ * what they are; `first`: what to start from, sources by the names they get, instead of the apps
  * @returns {Promise<string[]>} the sources that went in, relative to the root
  */
-export async function bundleJavaScript({ outdir, external }) {
+export async function bundleJavaScript({ outdir, external, first = ENTRIES }) {
   const { build } = await import('esbuild')
-  const entries = new Map(ENTRIES)
+  const entries = new Map(first)
   const assets = new Map()
   for (let round = 0; round < MAX_ROUNDS; round++) {
     const before = entries.size

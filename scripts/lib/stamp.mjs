@@ -40,7 +40,9 @@ export function installed() {
  */
 export function addons() {
   const shared = hashTree(join(ROOT, 'native/common'))
-  const toolchain = `${process.version} ${process.arch} ${process.env.CXX ?? ''} ${process.env.CUDA_HOME ?? ''}`
+  // What an addon finds of headers decides what it can do.
+  const verbs = existsSync('/usr/include/infiniband/verbs.h') ? 'verbs' : ''
+  const toolchain = `${process.version} ${process.arch} ${process.env.CXX ?? ''} ${process.env.CUDA_HOME ?? ''} ${verbs}`
   return workspacePackages()
     .filter(({ manifest }) => manifest.scripts?.['build:native'] !== undefined)
     .map(({ dir, name, manifest }) => ({

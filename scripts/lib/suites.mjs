@@ -41,6 +41,16 @@ export async function nativeTests() {
   return code !== 0 && results.failed === 0 ? merge(results, failure(`sanitizers: exit code ${code}`)) : results
 }
 
+/** Tests tagged rdma, in a VM with soft-RoCE. */
+export async function rdmaTests() {
+  const script = join(ROOT, 'scripts/rdma-tests.mjs')
+  if (!existsSync(script)) return failure('scripts/rdma-tests.mjs is missing')
+  const { code, output } = await run(process.execPath, [script], { tee: true, timeoutMs: SUITE_TIMEOUT_MS })
+  const results = parseLines(output)
+  if (results.passed + results.failed + results.skipped.length === 0) return failure(`rdma: no test ran (exit code ${code})`)
+  return code !== 0 && results.failed === 0 ? merge(results, failure(`rdma: exit code ${code}`)) : results
+}
+
 /** The Python worker's tests, where there is a Python environment. */
 export async function pythonTests() {
   const script = join(ROOT, 'scripts/python-checks.mjs')

@@ -62,7 +62,9 @@ export function capabilities(root) {
   const module = (name) => (python === undefined ? undefined : probe(python, ['-c', `import ${name}`]))
   return {
     gpu: probe('nvidia-smi', ['-L']) === undefined ? 'no NVIDIA GPU (nvidia-smi does not answer)' : undefined,
-    rdma: existsSync('/sys/class/infiniband') ? undefined : 'no RDMA device (/sys/class/infiniband is absent)',
+    rdma: existsSync('/sys/class/infiniband')
+      ? undefined
+      : 'no RDMA device (/sys/class/infiniband is absent); its tests bring one along in a VM',
     python: python === undefined ? 'no Python environment: run `npm run setup:python`' : undefined,
     torch: module('torch') === undefined ? 'torch is not installed: run `npm run setup:python`' : undefined,
     engine: 'they have a command of their own, `npm run test:engine`, which brings vLLM',

@@ -35,5 +35,9 @@ export {
   type CudaLibrary,
   type CudaProbe,
   type NodeFacts,
+  type RdmaChoice,
+  type RdmaDeviceInfo,
+  type RdmaNic,
+  type RdmaProbe,
 } from '@ckpt/transport'
 export type { Activity, HeldCheckpoint, Member, PastUpdate, RunningUpdate } from './activity.ts'

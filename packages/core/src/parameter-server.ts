@@ -27,7 +27,7 @@ import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOp
 import { serveMetrics, type Health } from './observe/metrics-server.ts'
 import { UpdateMetrics } from './observe/metrics.ts'
 import { describeUpdate, inSpan } from './observe/spans.ts'
-import { serveTcp } from './p2p/endpoints.ts'
+import { serve } from './p2p/endpoints.ts'
 import { Serving } from './p2p/serving.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
@@ -133,12 +133,13 @@ export class ParameterServer implements AsyncDisposable {
       ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
     })
     this.#resources = new UpdateResources(device)
-    const { serve } = options
+    const note = (error: CkptError) => this.#log.warn({ err: error }, 'an endpoint cannot serve')
     this.#serving = new Serving(async () => {
-      if (serve === false) return []
+      if (options.serve === false) return []
       const { rendezvous: met } = options
-      return serveTcp(serve ?? {}, process.env, typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address)
-    })
+      const meetingPoint = typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address
+      return serve(options.serve ?? {}, process.env, meetingPoint, note)
+    }, note)
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false

@@ -102,24 +102,31 @@ export class Sources {
   async #connect(rank: number): Promise<{ peer: OneSidedPeer; point: AccessPoint }> {
     const { access, endpoints, checkpoint } = this.#context
     const points = access.find((one) => one.rank === rank)?.points ?? []
-    let best: { point: AccessPoint; endpoint: OneSided } | undefined
+    let failure: unknown
+    // The owner's ways, best first; one that does not lead there need not mean that none does.
     for (const point of points) {
       const endpoint = endpoints.find((own) => own.kind === point.endpoint.kind)
-      if (endpoint && best === undefined) best = { point, endpoint }
+      if (endpoint === undefined) continue
+      try {
+        return { peer: await this.#reach(endpoint, point), point }
+      } catch (error) {
+        failure ??= error
+        if (!isSourceFailure(error)) throw error
+      }
     }
-    if (best === undefined) {
-      const kinds = points.map((point) => point.endpoint.kind).join(', ') || 'nothing'
-      throw new CkptError('UNSUPPORTED', `rank ${rank} serves ${checkpoint} over ${kinds}, which this rank cannot read from`, {
-        fields: { ranks: [rank], checkpoint },
-      })
-    }
-    const { endpoint, point } = best
-    const peer = await endpoint.connect(point.endpoint, {
+    if (failure !== undefined) throw CkptError.from(failure, 'PEER_LOST')
+    const kinds = points.map((point) => point.endpoint.kind).join(', ') || 'nothing'
+    throw new CkptError('UNSUPPORTED', `rank ${rank} serves ${checkpoint} over ${kinds}, which this rank cannot read from`, {
+      fields: { ranks: [rank], checkpoint },
+    })
+  }
+
+  #reach(endpoint: OneSided, point: AccessPoint): Promise<OneSidedPeer> {
+    return endpoint.connect(point.endpoint, {
       secret: point.secret,
       timeoutMs: Math.min(this.#timeoutMs, CONNECT_MS),
       signal: this.#signal,
     })
-    return { peer, point }
   }
 
   #exhausted(bucket: number, missing: readonly string[]): CkptError {

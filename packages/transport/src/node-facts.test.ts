@@ -1,12 +1,16 @@
 import { expect, it } from 'vitest'
 import { probeCuda } from './cuda/addon.ts'
 import { nodeFacts } from './node-facts.ts'
+import { probeRdma } from './rdma/probe.ts'
 
-it('tells of every addon whether it loads, and what the CUDA one finds', async () => {
-  const { addons, cuda } = await nodeFacts()
+it('tells of every addon whether it loads, and what those of devices find', async () => {
+  const { addons, cuda, rdma, rdmaChoice } = await nodeFacts()
   expect(addons).toEqual([
     { name: 'host', problem: undefined },
     { name: 'cuda', problem: undefined },
+    { name: 'rdma', problem: undefined },
   ])
   expect(cuda).toEqual(await probeCuda())
+  expect(rdma).toEqual(await probeRdma())
+  if (rdma!.devices.length === 0) expect(rdmaChoice).toBeUndefined()
 })

@@ -1,10 +1,13 @@
 import type { CudaProbe } from '@ckpt/native-cuda'
+import { loadRdma, type RdmaProbe } from '@ckpt/rdma-core-bindings'
 import { hostAddon } from './addon.ts'
 import { cudaAddon, probeCuda } from './cuda/addon.ts'
+import { chooseNics, type RdmaChoice } from './rdma/choose.ts'
+import { probeRdma } from './rdma/probe.ts'
 
 /** Whether one of the native addons can be used here. */
 export interface AddonFacts {
-  readonly name: 'host' | 'cuda'
+  readonly name: 'host' | 'cuda' | 'rdma'
   /** Why it cannot be loaded, with what helps; undefined where it is loaded. */
   readonly problem: string | undefined
 }
@@ -14,12 +17,31 @@ export interface NodeFacts {
   readonly addons: readonly AddonFacts[]
   /** Driver, NCCL, kernels and GPUs; undefined where the CUDA addon cannot be loaded. */
   readonly cuda: CudaProbe | undefined
+  /** libibverbs and devices; undefined where the RDMA addon cannot be loaded. */
+  readonly rdma: RdmaProbe | undefined
+  /** The ports that would be used, or why none can be; undefined without devices. */
+  readonly rdmaChoice: RdmaChoice | { readonly problem: string } | undefined
 }
 
 /** Loads every addon and asks it what this machine has. What is missing is told, never thrown. */
-export async function nodeFacts(): Promise<NodeFacts> {
-  const addons = [addonFacts('host', hostAddon), addonFacts('cuda', cudaAddon)]
-  return { addons, cuda: addons[1]!.problem === undefined ? await probeCuda() : undefined }
+export async function nodeFacts(env: Readonly<Record<string, string | undefined>> = process.env): Promise<NodeFacts> {
+  const addons = [addonFacts('host', hostAddon), addonFacts('cuda', cudaAddon), addonFacts('rdma', loadRdma)]
+  const [, cuda, rdma] = addons
+  const found = rdma!.problem === undefined ? await probeRdma() : undefined
+  return {
+    addons,
+    cuda: cuda!.problem === undefined ? await probeCuda() : undefined,
+    rdma: found,
+    rdmaChoice: found === undefined || found.devices.length === 0 ? undefined : choiceOf(found, env),
+  }
+}
+
+function choiceOf({ devices }: RdmaProbe, env: Readonly<Record<string, string | undefined>>): NodeFacts['rdmaChoice'] {
+  try {
+    return chooseNics(devices, env)
+  } catch (error) {
+    return { problem: error instanceof Error ? error.message : String(error) }
+  }
 }
 
 function addonFacts(name: AddonFacts['name'], load: () => unknown): AddonFacts {

@@ -219,8 +219,21 @@ describe('rdma', () => {
     '/dev/infiniband/uverbs0': '',
   }
 
+  const probe = {
+    available: true,
+    problem: undefined,
+    path: '/lib/libibverbs.so.1',
+    dmabuf: true,
+    devices: [{ name: 'mlx5_0', problem: undefined } as never],
+  }
+  const choice = {
+    nics: [{ device: 'mlx5_0', port: 1, gidIndex: 3 } as never],
+    source: 'NCCL_IB_HCA' as const,
+    notes: ['mlx5_1:1 is left out: its state is DOWN'],
+  }
+
   it('tells ports with state, link layer and GIDs in use', () => {
-    const section = rdmaSection(tree(nic), () => true)
+    const section = rdmaSection(tree(nic), { rdma: probe, rdmaChoice: choice }, () => true)
     expect(find(section, 'rdma.mlx5_0')).toMatchObject({
       status: 'ok',
       facts: {
@@ -229,13 +242,20 @@ describe('rdma', () => {
       },
     })
     expect(find(section, 'rdma.access').status).toBe('ok')
-    expect(find(section, 'rdma.verbs').status).toBe('missing')
+    expect(find(section, 'rdma.verbs')).toMatchObject({ status: 'ok', found: '/lib/libibverbs.so.1 finds 1 devices' })
+    expect(find(section, 'rdma.choice').found).toBe('mlx5_0:1 (GID 3), by NCCL_IB_HCA; mlx5_1:1 is left out: its state is DOWN')
   })
 
   it('finds fault with a port that is down and device nodes that cannot be opened', () => {
-    const section = rdmaSection(tree({ ...nic, [`${port}/state`]: '1: DOWN' }), () => false)
+    const none = {
+      rdma: { ...probe, available: false, problem: 'libibverbs is not installed' },
+      rdmaChoice: { problem: 'no port' },
+    }
+    const section = rdmaSection(tree({ ...nic, [`${port}/state`]: '1: DOWN' }), none, () => false)
     expect(find(section, 'rdma.mlx5_0').status).toBe('warn')
     expect(find(section, 'rdma.access').status).toBe('missing')
+    expect(find(section, 'rdma.verbs')).toMatchObject({ status: 'missing', found: 'libibverbs is not installed' })
+    expect(find(section, 'rdma.choice')).toMatchObject({ status: 'missing', found: 'no port' })
   })
 })
 

@@ -19,7 +19,7 @@ export async function examine(options: { python: string; environment: NodeJS.Pro
   const files = systemFiles()
   const bundle = bundleOf(options.script)
   const [facts, smi, python, intact] = await Promise.all([
-    nodeFacts(),
+    nodeFacts(environment),
     askNvidiaSmi(),
     askPython(options.python),
     bundle === undefined ? undefined : bundleSection(bundle),
@@ -31,7 +31,7 @@ export async function examine(options: { python: string; environment: NodeJS.Pro
     ...(intact === undefined ? [] : [intact]),
     addonsSection(facts),
     gpusSection({ cuda: facts.cuda, smi, files, environment, pythonNccl }),
-    rdmaSection(files),
+    rdmaSection(files, facts),
     pythonSection(python),
     variables,
   ]

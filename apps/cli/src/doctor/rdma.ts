@@ -1,16 +1,9 @@
 import { accessSync, constants } from 'node:fs'
+import type { NodeFacts } from '@ckpt/core'
 import { missing, ok, warn, type Check, type Section } from './check.ts'
 import type { SystemFiles } from './system-files.ts'
 
 const DEVICES = '/sys/class/infiniband'
-const VERBS_FOLDERS = [
-  '/usr/lib/x86_64-linux-gnu',
-  '/usr/lib/aarch64-linux-gnu',
-  '/usr/lib64',
-  '/lib/x86_64-linux-gnu',
-  '/usr/lib',
-]
-
 interface Port {
   readonly port: number
   readonly state: string
@@ -20,8 +13,12 @@ interface Port {
   readonly gids: number
 }
 
-/** RDMA devices and what it takes to use them. */
-export function rdmaSection(files: SystemFiles, usable: (path: string) => boolean = writable): Section {
+/** RDMA devices and what it takes to use them: as the kernel lists them, and as libibverbs finds them. */
+export function rdmaSection(
+  files: SystemFiles,
+  facts: Pick<NodeFacts, 'rdma' | 'rdmaChoice'>,
+  usable: (path: string) => boolean = writable,
+): Section {
   const names = files.list(DEVICES)
   if (names.length === 0) {
     const remedy =
@@ -30,7 +27,13 @@ export function rdmaSection(files: SystemFiles, usable: (path: string) => boolea
   }
   return {
     title: 'RDMA',
-    checks: [...names.map((name) => device(files, name)), access(files, usable), library(files), peerMemory(files)],
+    checks: [
+      ...names.map((name) => device(files, name)),
+      access(files, usable),
+      library(facts),
+      ...choice(facts),
+      peerMemory(files),
+    ],
   }
 }
 
@@ -77,14 +80,33 @@ function access(files: SystemFiles, usable: (path: string) => boolean): Check {
   )
 }
 
-function library(files: SystemFiles): Check {
-  const folder = VERBS_FOLDERS.find((path) => files.list(path).includes('libibverbs.so.1'))
-  if (folder !== undefined) return ok('rdma.verbs', `${folder}/libibverbs.so.1`)
-  return missing(
+function library({ rdma }: Pick<NodeFacts, 'rdma'>): Check {
+  const remedy = 'apt-get install libibverbs1 ibverbs-providers, or copy both from a node that has them'
+  if (rdma === undefined) return missing('rdma.verbs', 'the RDMA addon is not loaded', 'see addon.rdma')
+  if (!rdma.available) return missing('rdma.verbs', rdma.problem ?? 'no libibverbs', remedy)
+  const unusable = rdma.devices.filter(({ problem }) => problem !== undefined)
+  const found = `${rdma.path ?? 'libibverbs'} finds ${rdma.devices.length} devices`
+  const facts = { path: rdma.path ?? null, dmabuf: rdma.dmabuf, devices: rdma.devices.map(({ name }) => name) }
+  if (rdma.devices.length === 0)
+    return missing('rdma.verbs', found, 'install the provider of this device: ibverbs-providers', facts)
+  if (unusable.length === 0) return ok('rdma.verbs', found, facts)
+  const list = unusable.map(({ name, problem }) => `${name} ${problem}`).join('; ')
+  return warn(
     'rdma.verbs',
-    'no libibverbs.so.1',
-    'apt-get install libibverbs1 ibverbs-providers, or copy both from a node that has them',
+    `${found}, of which ${list}`,
+    'give the container /dev/infiniband and the right to lock memory',
+    facts,
   )
+}
+
+/** Which ports transfers would use, by the variables that choose them. */
+function choice({ rdmaChoice }: Pick<NodeFacts, 'rdmaChoice'>): Check[] {
+  if (rdmaChoice === undefined) return []
+  const remedy = 'set PS_P2P_STORE_RDMA_DEVICES or NCCL_IB_HCA to devices with an active port'
+  if ('problem' in rdmaChoice) return [missing('rdma.choice', rdmaChoice.problem, remedy)]
+  const { nics, source, notes } = rdmaChoice
+  const found = `${nics.map(({ device, port, gidIndex }) => `${device}:${port} (GID ${gidIndex})`).join(', ')}, by ${source}`
+  return [ok('rdma.choice', notes.length === 0 ? found : `${found}; ${notes.join('; ')}`, { nics, source, notes })]
 }
 
 function peerMemory(files: SystemFiles): Check {

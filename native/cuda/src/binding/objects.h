@@ -10,8 +10,8 @@
 #include "../engine/device_reader.h"
 #include "../engine/gpu.h"
 #include "../engine/registration.h"
-#include "box.h"
 #include "ckpt/cancellation.h"
+#include "ckpt/napi/box.h"
 
 namespace ckpt::cuda {
 

@@ -2,8 +2,8 @@
 
 #include <string>
 
+#include "ckpt/library.h"
 #include "cuda_abi.h"
-#include "library.h"
 
 namespace ckpt::cuda {
 

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "library.h"
+#include "ckpt/library.h"
 #include "nccl_abi.h"
 
 namespace ckpt::cuda {

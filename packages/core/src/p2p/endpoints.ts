@@ -2,6 +2,7 @@ import { createSocket } from 'node:dgram'
 import { isIP, isIPv6 } from 'node:net'
 import { CkptError } from '@ckpt/contract'
 import { createTcpEndpoint } from '@ckpt/transport'
+import { rdmaUseOf, serveRdma, type RdmaUse } from './rdma.ts'
 import { newSecret, type ServedEndpoint } from './serving.ts'
 
 /** How this rank serves what it holds to ranks that join; what is absent comes from the environment. */
@@ -19,27 +20,41 @@ export interface ServeOptions {
   readonly secret?: string
   /** Connections to each rank that is read from (default 4). */
   readonly streams?: number
+  /**
+   * Whether to serve, and pull, by RDMA (default: `CKPT_P2P_RDMA`, else `auto`). `auto`: where there are devices, before TCP; `off`: over
+   * TCP alone; `require`: by RDMA alone. Which devices: docs/rdma.md.
+   */
+  readonly rdma?: RdmaUse
 }
 
 /** Name of the variable that holds the secret where it is not to stand in metas files. */
 export const SECRET_VARIABLE = 'CKPT_P2P_SECRET'
 
-/** A TCP endpoint as the options and the environment say. `meetingPoint`: `tcp://host:port` where the ranks meet. */
-export async function serveTcp(
+/**
+ * This rank's endpoints as the options and the environment say, best first: RDMA where it can be used, and TCP. `meetingPoint`:
+ * `tcp://host:port` where the ranks meet. `note` hears why RDMA is not used although there are devices.
+ */
+export async function serve(
   options: ServeOptions,
   environment: NodeJS.ProcessEnv,
   meetingPoint: string | undefined,
+  note: (problem: CkptError) => void,
 ): Promise<ServedEndpoint[]> {
   const listen = options.listen ?? list(environment['CKPT_P2P_ADDRESS']) ?? [await addressTowards(meetingPoint)]
   const advertise = options.advertise ?? list(environment['CKPT_P2P_ADVERTISE'])
   const secret = options.secret ?? secretOf(environment) ?? newSecret()
+  const use = rdmaUseOf(options.rdma, environment)
+  const hosts = (advertise ?? listen).map((address) => withPort(address).replace(/:\d+$/, ''))
+  const bound = withPort(listen[0]!).replace(/:\d+$/, '')
+  const rdma = await serveRdma({ use, listen: bound, advertise: hosts, secret }, environment, note)
+  if (use === 'require') return rdma
   const endpoint = createTcpEndpoint({
     listen: listen.map(withPort),
     secret,
     ...(advertise && { advertise: advertise.map(withPort) }),
     ...(options.streams !== undefined && { streams: options.streams }),
   })
-  return [{ endpoint, secret }]
+  return [...rdma, { endpoint, secret }]
 }
 
 /** The secret that the environment gives. @throws CkptError `INVALID_ARGUMENT` when it is too short. */

@@ -1,5 +1,12 @@
 import { randomBytes } from 'node:crypto'
-import type { AccessPoint, HostMemory, OneSided, RegisteredRegion, SegmentMeta } from '@ckpt/contract'
+import {
+  CkptError,
+  type AccessPoint,
+  type HostMemory,
+  type OneSided,
+  type RegisteredRegion,
+  type SegmentMeta,
+} from '@ckpt/contract'
 
 /** An endpoint of this rank with the secret that it was made with. */
 export interface ServedEndpoint {
@@ -18,14 +25,16 @@ interface Served {
 /** What this rank's one-sided endpoints serve: the segments of its checkpoints, each registration under keys of its own. */
 export class Serving {
   readonly #make: () => Promise<readonly ServedEndpoint[]>
+  readonly #note: (problem: CkptError) => void
   #endpoints: Promise<readonly ServedEndpoint[]> | undefined
   #made: readonly ServedEndpoint[] = []
   readonly #served = new Map<string, Served>()
   #closed = false
 
-  /** `make` is called when an endpoint is needed first. */
-  constructor(make: () => Promise<readonly ServedEndpoint[]>) {
+  /** `make` is called when an endpoint is needed first; `note` hears of one that cannot serve something. */
+  constructor(make: () => Promise<readonly ServedEndpoint[]>, note: (problem: CkptError) => void) {
     this.#make = make
+    this.#note = note
   }
 
   /** This rank's endpoints, made at the first call. */
@@ -51,11 +60,20 @@ export class Serving {
     this.close(name)
     const regions: RegisteredRegion[] = []
     const points: AccessPoint[] = []
-    for (const { endpoint, secret } of await this.endpoints()) {
-      const own = await Promise.all(segments.map(({ bytes }, index) => endpoint.register(memories[index]!, { bytes })))
-      regions.push(...own)
-      points.push({ endpoint: endpoint.descriptor, regions: own.map(({ descriptor }) => descriptor), secret })
+    const endpoints = await this.endpoints()
+    let failure: unknown
+    for (const { endpoint, secret } of endpoints) {
+      try {
+        const own = await registerAll(endpoint, segments, memories)
+        regions.push(...own)
+        points.push({ endpoint: endpoint.descriptor, regions: own.map(({ descriptor }) => descriptor), secret })
+      } catch (error) {
+        // Another way to the same bytes is enough: a device that may not lock so much memory leaves TCP.
+        failure ??= error
+        this.#note(CkptError.from(error, 'NATIVE_FAILURE'))
+      }
     }
+    if (points.length === 0 && endpoints.length > 0) throw CkptError.from(failure, 'NATIVE_FAILURE')
     this.#served.set(name, { registration, regions, points })
     // Unregistered, or closed, while its regions were being made.
     if (this.#closed) this.close(name)
@@ -74,6 +92,20 @@ export class Serving {
     for (const name of [...this.#served.keys()]) this.close(name)
     for (const { endpoint } of (await this.#endpoints?.catch(() => [])) ?? []) await endpoint.close()
   }
+}
+
+/** Every segment's memory with an endpoint, or, where that refuses one, none. */
+async function registerAll(
+  endpoint: OneSided,
+  segments: readonly SegmentMeta[],
+  memories: readonly HostMemory[],
+): Promise<RegisteredRegion[]> {
+  const results = await Promise.allSettled(segments.map(({ bytes }, index) => endpoint.register(memories[index]!, { bytes })))
+  const regions = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
+  const failed = results.find((result) => result.status === 'rejected')
+  if (failed === undefined) return regions
+  await Promise.allSettled(regions.map((region) => region.close()))
+  throw failed.reason
 }
 
 /** A secret of an endpoint: 256 random bits. */

@@ -8,7 +8,7 @@
 
 #include "ckpt/error.h"
 
-namespace ckpt::cuda {
+namespace ckpt {
 
 /// A C++ object that JavaScript holds as an opaque, type-tagged object: no other object can pass for one. Close() empties the
 /// box; natively running work keeps what it was given.
@@ -52,4 +52,4 @@ class Box {
   }
 };
 
-}  // namespace ckpt::cuda
+}  // namespace ckpt

@@ -1,0 +1,112 @@
+/** Runs the tests tagged rdma in guests: prepares what boots, runs each job, passes its PASS and FAIL lines on. */
+import { cpSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { missingForVm } from './needs.ts'
+import { prepareVm } from './prepare.ts'
+import { runVm, type VmFiles, type VmOptions } from './vm.ts'
+
+const { values } = parseArgs({
+  options: { cache: { type: 'string' }, job: { type: 'string' }, only: { type: 'string' }, verbose: { type: 'boolean' } },
+})
+const { cache, job } = values
+if (cache === undefined || job === undefined) throw new Error('usage: main.ts --cache DIR --job DIR [--only NAME] [--verbose]')
+
+/** A guest of a job: what it does, and its wire where it has one. */
+interface Guest {
+  readonly name: string
+  readonly script: string
+  readonly cores: number
+  readonly memoryMiB: number
+  readonly wire?: VmOptions['wire']
+}
+
+interface Job {
+  readonly name: string
+  readonly timeoutMs: number
+  readonly guests: readonly Guest[]
+}
+
+const failed = new Set<string>()
+const missing = missingForVm()
+if (missing !== undefined) console.log(`SKIP rdma: ${missing}`)
+else {
+  const files = prepare(cache)
+  if (files !== undefined) {
+    for (const one of jobs(job)) {
+      if (values.only === undefined || values.only === one.name) await runJob(files, job, one)
+    }
+  }
+}
+process.exitCode = failed.size === 0 ? 0 : 1
+
+/** What boots; undefined, reported as a skip, where the kernel cannot be downloaded. */
+function prepare(folder: string): VmFiles | undefined {
+  try {
+    return prepareVm(folder, (text) => console.error(`rdma: ${text}`))
+  } catch (error) {
+    console.log(`SKIP rdma: no kernel for the VM: ${String(error).split('\n')[0]}`)
+    return undefined
+  }
+}
+
+function jobs(folder: string): readonly Job[] {
+  const wires = 'wire x 1\nwire y 2'
+  const pair = (role: string, number: number, other: string): Guest => ({
+    name: role,
+    script: [
+      `machine ${number}`,
+      `node lib/pair.mjs ${role} 10.2.0.${number} /job/pair`,
+      `node lib/update.mjs ${role} /job/pair 10.2.0.${number}`,
+    ].join('\n'),
+    cores: 1,
+    memoryMiB: 1536,
+    wire: { local: join(folder, `${role}.sock`), remote: join(folder, `${other}.sock`), mac: `52:54:00:00:00:0${number}` },
+  })
+  return [
+    {
+      name: 'one-machine',
+      timeoutMs: 400_000,
+      guests: [
+        {
+          name: 'guest',
+          script: `loopback\n${wires}\ncode=0\nnode lib/bindings.mjs || code=1\nnode lib/endpoint.mjs || code=1\nnode lib/update.mjs || code=1\nexit $code`,
+          cores: 2,
+          memoryMiB: 2048,
+        },
+      ],
+    },
+    { name: 'pair', timeoutMs: 150_000, guests: [pair('owner', 1, 'joiner'), pair('joiner', 2, 'owner')] },
+  ]
+}
+
+async function runJob(files: VmFiles, folder: string, { name, guests, timeoutMs }: Job): Promise<void> {
+  const start = performance.now()
+  mkdirSync(join(folder, name))
+  cpSync(fileURLToPath(new URL('./guest/network.sh', import.meta.url)), join(folder, 'network.sh'))
+  await Promise.all(guests.map((guest) => runGuest(files, folder, name, guest, timeoutMs)))
+  console.error(`rdma: ${name} took ${((performance.now() - start) / 1000).toFixed(1)} s`)
+}
+
+async function runGuest(files: VmFiles, folder: string, job: string, guest: Guest, timeoutMs: number): Promise<void> {
+  const { name, script, cores, memoryMiB, wire } = guest
+  writeFileSync(join(folder, `${name}.sh`), `set -e\n. ./network.sh\n${script}\n`)
+  const fail = (what: string): void => {
+    failed.add(name)
+    console.log(`FAIL rdma ${job}: ${what}`)
+  }
+  const onLine = (line: string): void => {
+    if (values.verbose === true) console.error(`  ${line}`)
+    const [, state, what] = /^(PASS|FAIL|SKIP) (.*)$/.exec(line) ?? []
+    if (state === 'FAIL') fail(what!)
+    else if (state !== undefined) console.log(`${state} rdma ${job}: ${what}`)
+  }
+  try {
+    const options = { files, job: folder, script: name, cores, memoryMiB, timeoutMs, onLine, ...(wire && { wire }) }
+    const code = await runVm(options)
+    if (code !== 0 && !failed.has(name)) fail(`${name} ended with exit code ${code}`)
+  } catch (error) {
+    fail(String(error).replaceAll('\n', ' | '))
+  }
+}

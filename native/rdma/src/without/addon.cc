@@ -1,0 +1,42 @@
+// The addon as it is built where libibverbs' headers are missing: it loads, and says so.
+#include <napi.h>
+
+#include "ckpt/error.h"
+#include "ckpt/napi/error.h"
+
+namespace {
+
+constexpr const char* kProblem =
+    "it was built without the headers of libibverbs; install them (Debian and Ubuntu: apt-get install libibverbs-dev; Fedora: "
+    "rdma-core-devel) and build it again";
+
+Napi::Value Probe(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("available", false);
+  result.Set("problem", kProblem);
+  result.Set("path", env.Undefined());
+  result.Set("dmabuf", false);
+  result.Set("devices", Napi::Array::New(env));
+  const Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
+  deferred.Resolve(result);
+  return deferred.Promise();
+}
+
+Napi::Value Refuse(const Napi::CallbackInfo& info) {
+  throw ckpt::ToJs(info.Env(),
+                   ckpt::Error(ckpt::code::kAddonUnavailable, std::string("@ckpt/rdma-core-bindings: ") + kProblem));
+}
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  exports.Set("probe", Napi::Function::New(env, Probe, "probe"));
+  for (const char* name : {"openDevice", "closeDevice", "registerViews", "registerPointer", "registerDmabuf", "closeRegion",
+                           "createPair", "connectPair", "closePair", "newCancellation", "cancel", "transfer"}) {
+    exports.Set(name, Napi::Function::New(env, Refuse, name));
+  }
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(ckpt_rdma, Init)

@@ -1,0 +1,51 @@
+import type { RdmaEndpoint } from '@ckpt/rdma-core-bindings'
+import { z } from 'zod'
+
+/** Version of what follows. */
+export const RDMA_PROTOCOL = 1
+const MOST_LANES = 1024
+const MOST_KEYS = 65_536
+
+const id = z.string().regex(/^[0-9a-f]{32}$/)
+const whole = z.number().int().nonnegative()
+
+/** The first message of either side, before anything is proven: who it is, and a number drawn for this connection. */
+export const hello = z.object({ magic: z.literal('ckpt-rdma'), protocol: whole, id, nonce: id })
+export type Hello = z.infer<typeof hello>
+
+const endpoint: z.ZodType<RdmaEndpoint> = z.object({
+  queuePair: whole,
+  packetSequence: whole,
+  lid: whole,
+  gid: z.string(),
+  mtu: whole,
+  readsIn: whole,
+})
+
+/** A queue pair to be connected: the sender's end, and the receiver's NIC at the other one. */
+const lane = z.object({ nic: whole, endpoint })
+
+/** What the connecting side asks; every question has one answer with its `seq`. */
+export const request = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('open'), seq: whole, lanes: z.array(lane).min(1).max(MOST_LANES) }),
+  z.object({ type: z.literal('resolve'), seq: whole, keys: z.array(z.string()).max(MOST_KEYS) }),
+])
+export type Request = z.infer<typeof request>
+
+const region = z.object({
+  /** Where it starts, in decimal: it may be above 2^53. */
+  address: z.string().regex(/^\d{1,20}$/),
+  bytes: whole,
+  /** By NIC of the endpoint. */
+  remoteKeys: z.array(whole),
+})
+export type ResolvedRegion = z.infer<typeof region>
+
+/** What the serving side answers, and tells: keys that are of no use any more. */
+export const reply = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('opened'), seq: whole, endpoints: z.array(endpoint) }),
+  z.object({ type: z.literal('resolved'), seq: whole, regions: z.array(region.nullable()) }),
+  z.object({ type: z.literal('failed'), seq: whole, message: z.string() }),
+  z.object({ type: z.literal('closed'), keys: z.array(z.string()) }),
+])
+export type Reply = z.infer<typeof reply>
