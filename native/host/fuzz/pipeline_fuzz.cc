@@ -1,5 +1,5 @@
-// Pipelines: plans with any numbers, and a peer whose ring holds and turns into anything while the run goes on. A run must end, with a
-// failure or without, and touch nothing outside rings and sources.
+// Pipelines: plans with any numbers, and a peer whose ring holds and turns into anything while the run goes on. A run must end,
+// with a failure or without, and touch nothing outside rings and sources.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -72,12 +72,14 @@ std::optional<PreparedPipeline> Prepare(FuzzedDataProvider& data, World& world, 
     if (plausible && (bucket.owner != 0 || bucket.bytes == 0)) continue;
     for (auto copies = data.ConsumeIntegralInRange<int>(0, 2); copies > 0; copies--) {
       const auto source = data.ConsumeIntegralInRange<std::uint32_t>(0, plausible ? 0 : 1);
-      spec.copies.push_back({source, fuzz::Number(data, kSource), fuzz::Number(data, bucket.bytes), fuzz::Number(data, kSource)});
+      spec.copies.push_back(
+          {source, fuzz::Number(data, kSource), fuzz::Number(data, bucket.bytes), fuzz::Number(data, kSource)});
     }
   }
   spec.first_copy.push_back(static_cast<std::uint32_t>(spec.copies.size()));
   if (!plausible && data.ConsumeBool() && !spec.first_copy.empty()) {
-    spec.first_copy[data.ConsumeIntegralInRange<std::size_t>(0, spec.first_copy.size() - 1)] = data.ConsumeIntegral<std::uint32_t>();
+    spec.first_copy[data.ConsumeIntegralInRange<std::size_t>(0, spec.first_copy.size() - 1)] =
+        data.ConsumeIntegral<std::uint32_t>();
   }
   spec.chunk_bytes = plausible ? 1 + data.ConsumeIntegralInRange<std::uint64_t>(0, kData) : fuzz::Number(data, kData);
   spec.serial = data.ConsumeBool();
@@ -172,7 +174,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     if (data.ConsumeBool()) reinterpret_cast<RingControl*>(ring)->magic.store(kRingMagic);
     const auto mapped = data.ConsumeIntegralInRange<std::size_t>(0, kRing);
     const auto view = ViewRing(ring, mapped, nullptr);
-    if (view && (view->data < ring || view->bytes > mapped || view->data - ring > static_cast<std::ptrdiff_t>(mapped - view->bytes))) {
+    if (view &&
+        (view->data < ring || view->bytes > mapped || view->data - ring > static_cast<std::ptrdiff_t>(mapped - view->bytes))) {
       fuzz::Broken("a ring reaches past its memory");
     }
   }

@@ -1,5 +1,5 @@
-// Lists of reads, copies and ranges as they come over the binding: nothing outside the memories may be touched, whatever the numbers.
-// Memories end where an unreadable page begins.
+// Lists of reads, copies and ranges as they come over the binding: nothing outside the memories may be touched, whatever the
+// numbers. Memories end where an unreadable page begins.
 #include <sys/mman.h>
 #include <unistd.h>
 

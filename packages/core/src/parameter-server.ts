@@ -39,7 +39,8 @@ import { UpdateResources } from './update/resources.ts'
 import { Activity } from './activity.ts'
 import { EMPTY_TABLE, NO_LEASE } from './nothing.ts'
 import { aborted, anySignal, once } from './signals.ts'
-import { runUpdate, type UpdateRun } from './update/update.ts'
+import type { UpdateRun } from './update/run.ts'
+import { runUpdate } from './update/update.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
 const DEFAULT_DRAIN_MS = 30_000

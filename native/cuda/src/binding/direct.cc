@@ -30,8 +30,8 @@ const Range& At(const std::vector<Range>& ranges, double index, const char* fiel
   return ranges[i];
 }
 
-std::uint64_t Inside(const Range& range, std::uint64_t offset, std::uint64_t rows, std::uint64_t row_bytes,
-                     std::uint64_t pitch, const char* field) {
+std::uint64_t Inside(const Range& range, std::uint64_t offset, std::uint64_t rows, std::uint64_t row_bytes, std::uint64_t pitch,
+                     const char* field) {
   std::uint64_t length = row_bytes;
   bool fits = true;
   if (rows == 0) {

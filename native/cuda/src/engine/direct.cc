@@ -16,8 +16,8 @@ constexpr std::uint64_t kGatherBytes = std::uint64_t{256} << 20;
 constexpr std::size_t kAhead = 4;
 
 /// Lists of at most so many bytes each, so that a job can be stopped between them.
-std::vector<std::unique_ptr<CopyList>> Lists(const std::shared_ptr<const Kernels>& kernels, const std::vector<DeviceCopy>& copies,
-                                             const Stream& stream) {
+std::vector<std::unique_ptr<CopyList>> Lists(const std::shared_ptr<const Kernels>& kernels,
+                                             const std::vector<DeviceCopy>& copies, const Stream& stream) {
   std::vector<std::unique_ptr<CopyList>> lists;
   std::vector<DeviceCopy> part;
   std::uint64_t bytes = 0;
@@ -70,8 +70,8 @@ class Lane {
       } else if (!one.end.Done()) {
         return;
       }
-      stats.spans.push_back({stage_, static_cast<std::uint32_t>(one.index), one.begin.MillisecondsSince(zero),
-                             one.end.MillisecondsSince(zero)});
+      stats.spans.push_back(
+          {stage_, static_cast<std::uint32_t>(one.index), one.begin.MillisecondsSince(zero), one.end.MillisecondsSince(zero)});
       under_way_.pop_front();
     }
   }
@@ -113,11 +113,7 @@ double Busy(const std::vector<DirectStats::Span>& spans, int stage) {
 
 DirectJob::DirectJob(ContextPtr context, std::shared_ptr<const Kernels> kernels, const std::vector<Source>& sources,
                      const std::vector<DeviceCopy>& copies, const std::vector<DeviceCopy>& forwards, const Options& options)
-    : context_(std::move(context)),
-      options_(options),
-      sources_(sources),
-      engine_(context_, false),
-      kernel_(context_, false) {
+    : context_(std::move(context)), options_(options), sources_(sources), engine_(context_, false), kernel_(context_, false) {
   std::sort(sources_.begin(), sources_.end(), [](const Source& a, const Source& b) { return a.address < b.address; });
   std::vector<DeviceCopy> gather;
   for (const DeviceCopy& copy : copies) {

@@ -24,8 +24,8 @@ struct DirectStats {
   std::vector<Span> spans;
 };
 
-/// Copies out of page-locked host memory into memory of this GPU, prepared once and run again and again. Long runs go to the copy
-/// engine in batches, the others are gathered by a kernel that reads the host's memory itself.
+/// Copies out of page-locked host memory into memory of this GPU, prepared once and run again and again. Long runs go to the
+/// copy engine in batches, the others are gathered by a kernel that reads the host's memory itself.
 class DirectJob {
  public:
   struct Options {

@@ -20,8 +20,8 @@ class Mapping {
 
   /// Private memory, 2 MiB aligned, advised to use huge pages. @throws Error OUT_OF_MEMORY.
   static std::shared_ptr<Mapping> Anonymous(std::size_t bytes);
-  /// Memory without a name in any file system that other processes of this user can map all the same, by name(): a path in /proc
-  /// that holds while this mapping lives. @throws Error OUT_OF_MEMORY.
+  /// Memory without a name in any file system that other processes of this user can map all the same, by name(): a path in
+  /// /proc that holds while this mapping lives. @throws Error OUT_OF_MEMORY.
   static std::shared_ptr<Mapping> Shareable(std::size_t bytes);
   /// New POSIX shared memory, mode 0600. Its pages are not there yet: call Populate or Reserve before any use.
   /// @throws Error OUT_OF_MEMORY, INVALID_ARGUMENT (the name is taken or malformed).

@@ -1,7 +1,7 @@
 import { CkptError, type WorkerEndpoint } from '@ckpt/contract'
 import type { Decision } from '../direct/state.ts'
 import { canRecord, type RecordingSession, type UpdateSession } from './session.ts'
-import type { UpdateRun } from './update.ts'
+import type { UpdateRun } from './run.ts'
 
 type Staged = Extract<Decision, { reason: string }>
 type Direct = Extract<Decision, { prepared: object }> & { readonly session: RecordingSession }

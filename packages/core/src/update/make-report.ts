@@ -1,7 +1,7 @@
 import type { Epoch } from '@ckpt/contract'
 import type { UpdateReport } from '../report.ts'
 import type { Outcome } from './staged-work.ts'
-import type { UpdateRun } from './update.ts'
+import type { UpdateRun } from './run.ts'
 
 /** What `update` resolves to. */
 export function makeReport(

@@ -5,7 +5,7 @@ import type { DirectReport } from '../report.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
 import { remainder } from './resume.ts'
 import { canRecord, type UpdateSession } from './session.ts'
-import type { UpdateRun } from './update.ts'
+import type { UpdateRun } from './run.ts'
 import type { vote } from './vote.ts'
 
 /** What a staged update, or the staged part of a direct one, works with. */

@@ -1,25 +1,11 @@
-import {
-  CkptError,
-  type Device,
-  type EngineAdapter,
-  type Epoch,
-  type HostMemory,
-  type Manifest,
-  type PullContext,
-  type Rendezvous,
-  type StagedStrategy,
-  type Strategy,
-} from '@ckpt/contract'
+import { CkptError, type Epoch } from '@ckpt/contract'
 import { withDeadline } from '../deadline.ts'
-import type { DirectState } from '../direct/state.ts'
 import type { UpdateReport } from '../report.ts'
-import { announce, type Announcement } from './begin.ts'
+import { announce } from './begin.ts'
 import { decide } from './decide.ts'
 import { DirectWork } from './direct-work.ts'
 import { makeReport } from './make-report.ts'
-import type { PlanCache } from './plan-cache.ts'
-import type { UpdateProgress } from './progress.ts'
-import type { UpdateResources } from './resources.ts'
+import type { UpdateRun } from './run.ts'
 import type { UpdateSession } from './session.ts'
 import { StagedWork, type Staging } from './staged-work.ts'
 import { vote } from './vote.ts'
@@ -27,44 +13,6 @@ import { openSession, workerAddress } from './worker.ts'
 
 /** How long a failed update waits for the engine's call to end, in milliseconds. */
 const CALL_END_MS = 10_000
-
-/** Everything one update needs, resolved. */
-export interface UpdateRun {
-  readonly rendezvous: Rendezvous
-  readonly device: Device
-  readonly resources: UpdateResources
-  readonly plans: PlanCache
-  readonly engine: EngineAdapter
-  readonly strategy: Strategy
-  /** What moves buckets where the strategy is direct and something is staged all the same. */
-  readonly staged: StagedStrategy
-  readonly direct: DirectState
-  readonly manifest: Manifest
-  readonly segments: readonly HostMemory[]
-  /** What receivers pull with, in a p2p update; `joining`: they are not ranks of the manifest. */
-  readonly pull?: Omit<PullContext, 'pullOf'> & { readonly joining: boolean }
-  readonly socketDir: string
-  readonly token: string
-  readonly version: string
-  readonly verify: boolean
-  readonly ringLimit: number
-  readonly bucketBytes: number | null
-  readonly maxBucketBytes: number
-  readonly chunkBytes: number
-  readonly timeoutMs: number
-  readonly signal: AbortSignal
-  /** Whether and how a failure of this update is recovered from; the ranks must agree in it. */
-  readonly recovery: string
-  /** Notes how far this attempt came. */
-  readonly progress: UpdateProgress
-  /** The attempt before this one, when only what is missing is to be sent. */
-  readonly failed?: UpdateProgress
-  /** The ranks have told each other who takes part, and what their workers serve. */
-  readonly onBegin: (announcements: readonly Announcement[]) => void
-  /** Tells the other ranks of a failure, once; resolves to the error to report. */
-  readonly fail: (thrown: unknown) => Promise<CkptError>
-  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
-}
 
 /** One update on one rank, inside `epoch`. The other ranks know of a failure (by `fail`) before the worker is told. */
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
