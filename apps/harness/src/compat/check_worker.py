@@ -37,6 +37,9 @@ class CheckEngine(ReferenceEngine):
             if self._context is None:
                 self._context = zmq.Context()
             self._held, self._loads, self._dirty, self._posted = {}, 0, True, False
+            if self._device.type == "cuda":
+                # The stock function waits for the current device alone, as it is set in an engine's worker.
+                torch.cuda.set_device(self._device)
             update_weights_from_ipc(
                 self._context, address, self._device.index or 0, run=self._keep, post_hook=self._post_hook
             )
