@@ -3,7 +3,8 @@
  *
  * @packageDocumentation
  */
-export { ParameterServer, type GatherMetasOptions, type UpdateOptions } from './parameter-server.ts'
+export type { GatherMetasOptions, UpdateOptions } from './call-options.ts'
+export { ParameterServer } from './parameter-server.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 export { serveMetrics, type Health, type MetricsServerOptions, type Observable } from './observe/metrics-server.ts'
 export type { WorkerStatus } from './engine-states.ts'

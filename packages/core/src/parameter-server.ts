@@ -1,28 +1,18 @@
 import { randomBytes } from 'node:crypto'
-import { hostname } from 'node:os'
 import { broadcast } from '@ckpt/broadcast'
 import type { Span } from '@opentelemetry/api'
-import {
-  CkptError,
-  type CallOptions,
-  type Device,
-  type EngineAdapter,
-  type Epoch,
-  type Manifest,
-  type RankAccess,
-  type Rendezvous,
-  type Strategy,
-} from '@ckpt/contract'
+import { CkptError, type CallOptions, type Device, type Epoch, type Manifest, type Rendezvous } from '@ckpt/contract'
 import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
-import { encodeRankMetas, fetchPublished, joinRendezvous, rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
+import { joinRendezvous, rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
+import type { GatherMetasOptions, UpdateOptions } from './call-options.ts'
 import { DirectState } from './direct/state.ts'
 import { EngineStates, type WorkerStatus } from './engine-states.ts'
 import { withDeadline } from './deadline.ts'
-import { gatherManifest } from './gather.ts'
+import { KnownMetas } from './known-metas.ts'
 import { tensorCount } from './manifest.ts'
-import { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
+import { readMetas, writeMetas } from './metas-file.ts'
 import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import { serveMetrics, type Health } from './observe/metrics-server.ts'
 import { UpdateMetrics } from './observe/metrics.ts'
@@ -37,7 +27,7 @@ import type { UpdatePhase } from './update/progress.ts'
 import { updateWithRecovery, type Attempt } from './update/recovery.ts'
 import { UpdateResources } from './update/resources.ts'
 import { Activity } from './activity.ts'
-import { EMPTY_TABLE, NO_LEASE } from './nothing.ts'
+import { NO_LEASE } from './nothing.ts'
 import { aborted, anySignal, once } from './signals.ts'
 import type { UpdateRun } from './update/run.ts'
 import { runUpdate } from './update/update.ts'
@@ -50,41 +40,6 @@ const ORIGIN_GRACE_MS = 1000
 const DEFAULT_FRACTION = 0.5
 /** Spans that all ranks together send each other for a trace: a few MiB, whatever the size of the cluster. */
 const GATHERED_SPANS = 200_000
-
-export interface GatherMetasOptions extends CallOptions {
-  /** Compute every tensor's digest first (once a registration), so that updates can be verified by them (default false). */
-  readonly digests?: boolean
-}
-
-export interface UpdateOptions extends CallOptions {
-  /** How the inference engine's workers are reached. */
-  readonly engine: EngineAdapter
-  /** Default: broadcast to all ranks. See `direct()` for updates that bring each engine worker only what it needs. */
-  readonly strategy?: Strategy
-  /** What the engine reports as its version afterwards (default: the checkpoint's name). */
-  readonly version?: string
-  /** Send a digest with every tensor, which the worker compares before loading it (default: where the worker can). */
-  readonly verify?: boolean
-  /** Most memory the ring may take, in bytes (default: half the free memory, or `PS_MEM_FRACTION` of it). */
-  readonly ringBytes?: number
-  /** Preferred bucket size in bytes (default: chosen from the ring; at most `PS_MAX_BUCKET_SIZE_GB`). */
-  readonly bucketBytes?: number
-  /** Size of what the stages overlap, in bytes. */
-  readonly chunkBytes?: number
-  /** Keep ring and collective after this update (default: as the parameter server was made). */
-  readonly keepAlive?: boolean
-  /**
-   * Attempts after a first one that failed for a reason that may pass (default 0). Tensors that every worker has compared with their digests
-   * and loaded are not sent again, where the workers can tell that they still have them.
-   */
-  readonly retry?: number
-  /**
-   * When the update fails after workers were given parts of it: restore the version that this parameter server gave them last, if its
-   * checkpoint is still registered (default false). The update's error is thrown all the same, with `rolledBack` or `rollbackError`.
-   */
-  readonly rollback?: boolean
-  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
-}
 
 /**
  * One rank: holds checkpoints in host memory, and together with the other ranks moves them into running inference engines.
@@ -102,11 +57,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #plans = new PlanCache()
   readonly #direct = new DirectState()
   readonly #engines = new EngineStates()
-  readonly #manifests = new Map<string, Manifest>()
-  /** How the ranks of each manifest are read from. */
-  readonly #access = new Map<string, readonly RankAccess[]>()
-  /** Manifests that were loaded: of another world than this rank's. */
-  readonly #foreign = new Set<string>()
+  readonly #metas: KnownMetas
   readonly #serving: Serving
   readonly #directory = new RuntimeDir()
   readonly #token = randomBytes(24).toString('base64url')
@@ -141,6 +92,7 @@ export class ParameterServer implements AsyncDisposable {
       const meetingPoint = typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address
       return serve(options.serve ?? {}, process.env, meetingPoint, note)
     }, note)
+    this.#metas = new KnownMetas({ rendezvous, store: this.#store, serving: this.#serving, deviceUuid: device.uuid })
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
     this.#keepAlive = options.keepAlive ?? false
@@ -241,10 +193,8 @@ export class ParameterServer implements AsyncDisposable {
       this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))
       throw error
     }
-    this.#manifests.delete(name)
-    const held = this.#store.metas(name)
-    this.#encode(name, held, false) // now, so that gathering only sends
-    const { tensors, segments } = held
+    this.#metas.renew(name)
+    const { tensors, segments } = this.#store.metas(name)
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
     this.#metrics.registered(bytes)
     span.setAttributes({ 'ckpt.bytes': bytes, 'ckpt.tensors': tensors.count })
@@ -258,8 +208,7 @@ export class ParameterServer implements AsyncDisposable {
     void this.#direct.drop().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#serving.close(name)
-    this.#manifests.delete(name)
-    this.#encoded.delete(name)
+    this.#metas.forget(name)
     this.activity.unregistered(name)
   }
 
@@ -275,58 +224,19 @@ export class ParameterServer implements AsyncDisposable {
   async gatherMetas(name: string, options: GatherMetasOptions = {}): Promise<Manifest> {
     this.#assertOpen()
     const { digests = false, ...call } = options
-    const known = this.#store.has(name)
-    if (known && digests) await this.#store.computeDigests(name)
-    const held = known ? this.#store.metas(name) : { segments: [], tensors: EMPTY_TABLE }
-    const blob = this.#encode(name, held, digests)
-    const before = this.#manifests.get(name)
-    const wait = { timeoutMs: this.#timeoutMs, ...call }
-    const manifest = await gatherManifest(this.#rendezvous, name, blob, before, wait)
-    const points = known ? await this.#serve(name) : []
-    this.#access.set(name, await this.#rendezvous.allGather<RankAccess>(`access/${name}`, { rank: this.rank, points }, wait))
-    this.#manifests.set(name, manifest)
-    this.#foreign.delete(name)
+    const manifest = await this.#metas.gather(name, digests, { timeoutMs: this.#timeoutMs, ...call })
     this.activity.gathered(manifest)
     return manifest
   }
 
-  /** Opens what this rank holds to readers. */
-  async #serve(name: string): Promise<RankAccess['points']> {
-    using lease = this.#store.lease(name)
-    const { segments } = this.#store.metas(name)
-    return await this.#serving.serve(name, segments, segments, lease.segments)
-  }
-
-  readonly #encoded = new Map<string, { held: object; digests: boolean; blob: ReturnType<typeof encodeRankMetas> }>()
-
-  #encode(name: string, held: ReturnType<CheckpointStore['metas']>, digests: boolean): ReturnType<typeof encodeRankMetas> {
-    const cached = this.#encoded.get(name)
-    if (cached?.held === held.tensors && cached.digests === digests) return cached.blob
-    const { digests: computed, ...columns } = held.tensors
-    const tensors = digests && computed ? { ...columns, digests: computed } : columns
-    const blob = encodeRankMetas({
-      rank: this.rank,
-      host: hostname(),
-      deviceUuid: this.#device.uuid,
-      segments: held.segments,
-      tensors,
-    })
-    this.#encoded.set(name, { held: held.tensors, digests, blob })
-    return blob
-  }
-
   /** The manifest that was last gathered or loaded. @throws CkptError `CHECKPOINT_UNKNOWN` when there is none. */
   getMetas(name: string): Manifest {
-    const manifest = this.#manifests.get(name)
-    if (manifest) return manifest
-    throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name}: call gatherMetas or loadMetas first`, {
-      fields: { checkpoint: name },
-    })
+    return this.#metas.get(name)
   }
 
   /** Writes the gathered metas to a file, from which a new instance can join. */
   async saveMetas(name: string, path: string): Promise<void> {
-    await writeMetas(path, { manifest: this.getMetas(name), access: this.#access.get(name) ?? [] })
+    await writeMetas(path, this.#metas.whole(name))
   }
 
   /**
@@ -334,7 +244,7 @@ export class ParameterServer implements AsyncDisposable {
    * checkpoint by a p2p update. @throws CkptError `METAS_MALFORMED`.
    */
   async loadMetas(path: string): Promise<Manifest> {
-    return this.#adopt(await readMetas(path))
+    return this.#metas.adopt(await readMetas(path))
   }
 
   /**
@@ -342,8 +252,7 @@ export class ParameterServer implements AsyncDisposable {
    * ParameterServer.fetchMetas}. One rank calls it, again after each registration.
    */
   publishMetas(name: string): void {
-    const text = encodeMetas({ manifest: this.getMetas(name), access: this.#access.get(name) ?? [] })
-    this.#rendezvous.publish(publishedKey(name), Buffer.from(text))
+    this.#metas.publish(name)
   }
 
   /**
@@ -352,20 +261,7 @@ export class ParameterServer implements AsyncDisposable {
    * @throws CkptError `CHECKPOINT_UNKNOWN` where nothing was published, `RENDEZVOUS_REJECTED`, `RANK_MISSING`, `METAS_MALFORMED`.
    */
   async fetchMetas(name: string, from: FetchOptions): Promise<Manifest> {
-    const payload = await fetchPublished(publishedKey(name), { timeoutMs: this.#timeoutMs, ...from })
-    if (payload === undefined) {
-      throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name} were published at ${from.address}`, {
-        fields: { checkpoint: name, peer: from.address },
-      })
-    }
-    return this.#adopt(decodeMetas(Buffer.from(payload).toString(), `metas of ${from.address}`, true))
-  }
-
-  #adopt({ manifest, access }: Metas): Manifest {
-    this.#manifests.set(manifest.checkpoint, manifest)
-    this.#access.set(manifest.checkpoint, access)
-    this.#foreign.add(manifest.checkpoint)
-    return manifest
+    return this.#metas.fetch(name, { timeoutMs: this.#timeoutMs, ...from })
   }
 
   /**
@@ -426,7 +322,7 @@ export class ParameterServer implements AsyncDisposable {
         timeoutMs,
         signal,
         attempt: (attempt) => this.#attempt(attempt, options, signal),
-        previous: () => this.#engines.previous(engine.name, (checkpoint) => this.#manifests.get(checkpoint)?.digest),
+        previous: () => this.#engines.previous(engine.name, (checkpoint) => this.#metas.find(checkpoint)?.digest),
         onRetry: ({ code }, attempt) => {
           this.#metrics.retried()
           this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
@@ -529,10 +425,10 @@ export class ParameterServer implements AsyncDisposable {
   async #pull(checkpoint: string): Promise<NonNullable<UpdateRun['pull']>> {
     return {
       checkpoint,
-      access: this.#access.get(checkpoint) ?? [],
+      access: this.#metas.access(checkpoint),
       endpoints: (await this.#serving.endpoints()).map(({ endpoint }) => endpoint),
       host: this.#device.host,
-      joining: this.#foreign.has(checkpoint),
+      joining: this.#metas.isForeign(checkpoint),
     }
   }
 
@@ -652,8 +548,4 @@ export class ParameterServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
-}
-
-function publishedKey(name: string): string {
-  return `published-metas/${name}`
 }

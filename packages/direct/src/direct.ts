@@ -26,8 +26,7 @@ async function execute(context: DirectContext): Promise<DirectResult> {
   const { job, signal, totalBytes } = context
   signal.throwIfAborted()
   const startedAt = performance.now()
-  const work = [job.run(signal), context.staged?.()] as const
-  const [written, staged] = await Promise.allSettled(work)
+  const [written, staged] = await Promise.allSettled([job.run(signal), context.staged?.() ?? Promise.resolve(undefined)])
   if (written.status === 'rejected')
     throw CkptError.from(written.reason, 'UPDATE_FAILED', 'writing parameters', { rank: context.rank })
   if (staged.status === 'rejected') throw staged.reason

@@ -129,12 +129,18 @@ export class CudaDirect implements DirectDevice {
   }
 }
 
+/** Asked again after a wait, in which it may have come. */
+function abortOf(signal: AbortSignal): CkptError | undefined {
+  return signal.aborted ? CkptError.from(signal.reason, 'ABORTED') : undefined
+}
+
 /** How copies are split; the environment may say otherwise, for measurements. */
 function tuning(): { engineBytes: number; together: boolean } {
   const bytes = Number(process.env['CKPT_DIRECT_ENGINE_BYTES'] ?? ENGINE_BYTES)
   return {
     engineBytes: Number.isSafeInteger(bytes) && bytes > 0 ? bytes : ENGINE_BYTES,
-    together: process.env['CKPT_DIRECT_TOGETHER'] !== '0',
+    // On two H200s kernel and copy engine beside each other took 3 % longer than one after the other.
+    together: process.env['CKPT_DIRECT_TOGETHER'] === '1',
   }
 }
 
@@ -178,7 +184,7 @@ class CudaDirectJob implements DirectJob {
     try {
       return await running
     } catch (error) {
-      throw signal.aborted ? CkptError.from(signal.reason, 'ABORTED') : error
+      throw abortOf(signal) ?? error
     } finally {
       signal.removeEventListener('abort', cancel)
       this.#running = undefined

@@ -126,10 +126,10 @@ class HostDirectJob implements DirectJob {
     if (this.#running) throw new CkptError('INVALID_STATE', 'the direct job is running already')
     this.#running = true
     try {
-      if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED')
+      throwIfAborted(signal)
       const threads = this.#threads === undefined ? {} : { threads: this.#threads }
       const h2d = await this.#host.copy(this.#memories, this.#copies, threads)
-      if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED')
+      throwIfAborted(signal)
       const forward = await this.#host.copy(this.#memories, this.#forwards, threads)
       return {
         h2dMs: h2d.milliseconds,
@@ -162,4 +162,8 @@ function moveIn(rows: Float64Array, index: number, offset: number, places: reado
   }
   rows[index] = first + storage
   rows[offset]! += place.offset
+}
+
+function throwIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED')
 }

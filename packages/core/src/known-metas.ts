@@ -1,0 +1,139 @@
+import { hostname } from 'node:os'
+import { CkptError, type CallOptions, type Manifest, type RankAccess, type Rendezvous } from '@ckpt/contract'
+import type { CheckpointStore } from '@ckpt/memory'
+import { encodeRankMetas, fetchPublished, type FetchOptions } from '@ckpt/rendezvous'
+import { gatherManifest } from './gather.ts'
+import { decodeMetas, encodeMetas, type Metas } from './metas-file.ts'
+import { EMPTY_TABLE } from './nothing.ts'
+import type { Serving } from './p2p/serving.ts'
+
+type Encoded = ReturnType<typeof encodeRankMetas>
+
+export interface KnownMetasOptions {
+  readonly rendezvous: Rendezvous
+  readonly store: CheckpointStore
+  readonly serving: Serving
+  readonly deviceUuid: string
+}
+
+/** What a rank knows of who holds which checkpoint: gathered in its own world, or taken over from another one. */
+export class KnownMetas {
+  readonly #options: KnownMetasOptions
+  readonly #manifests = new Map<string, Manifest>()
+  /** How the ranks of each manifest are read from. */
+  readonly #access = new Map<string, readonly RankAccess[]>()
+  /** Manifests that were loaded: of another world than this rank's. */
+  readonly #foreign = new Set<string>()
+  readonly #encoded = new Map<string, { held: object; digests: boolean; blob: Encoded }>()
+
+  constructor(options: KnownMetasOptions) {
+    this.#options = options
+  }
+
+  /** Gathers from all ranks; all of them call it. */
+  async gather(name: string, digests: boolean, wait: CallOptions & { readonly timeoutMs: number }): Promise<Manifest> {
+    const { rendezvous, store } = this.#options
+    const known = store.has(name)
+    if (known && digests) await store.computeDigests(name)
+    const blob = this.encode(name, digests)
+    const manifest = await gatherManifest(rendezvous, name, blob, this.#manifests.get(name), wait)
+    const points = known ? await this.#serve(name) : []
+    const access = await rendezvous.allGather<RankAccess>(`access/${name}`, { rank: rendezvous.rank, points }, wait)
+    this.#access.set(name, access)
+    this.#manifests.set(name, manifest)
+    this.#foreign.delete(name)
+    return manifest
+  }
+
+  /** This rank's own part as it is sent; kept for as long as the registration lives. */
+  encode(name: string, digests: boolean): Encoded {
+    const { rendezvous, store, deviceUuid } = this.#options
+    const held: ReturnType<CheckpointStore['metas']> = store.has(name)
+      ? store.metas(name)
+      : { segments: [], tensors: EMPTY_TABLE }
+    const cached = this.#encoded.get(name)
+    if (cached?.held === held.tensors && cached.digests === digests) return cached.blob
+    const { digests: computed, ...columns } = held.tensors
+    const tensors = digests && computed ? { ...columns, digests: computed } : columns
+    const { segments } = held
+    const blob = encodeRankMetas({ rank: rendezvous.rank, host: hostname(), deviceUuid, segments, tensors })
+    this.#encoded.set(name, { held: held.tensors, digests, blob })
+    return blob
+  }
+
+  /** The manifest that was last gathered or taken over, if any. */
+  find(name: string): Manifest | undefined {
+    return this.#manifests.get(name)
+  }
+
+  /** @throws CkptError `CHECKPOINT_UNKNOWN` when there is none. */
+  get(name: string): Manifest {
+    const manifest = this.#manifests.get(name)
+    if (manifest) return manifest
+    throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name}: call gatherMetas or loadMetas first`, {
+      fields: { checkpoint: name },
+    })
+  }
+
+  /** How its ranks are read from. */
+  access(name: string): readonly RankAccess[] {
+    return this.#access.get(name) ?? []
+  }
+
+  /** Whether it was taken over from another world. */
+  isForeign(name: string): boolean {
+    return this.#foreign.has(name)
+  }
+
+  /** Everything that another world needs to pull the checkpoint. @throws CkptError `CHECKPOINT_UNKNOWN`. */
+  whole(name: string): Metas {
+    return { manifest: this.get(name), access: this.access(name) }
+  }
+
+  /** Takes over what another world knows. */
+  adopt({ manifest, access }: Metas): Manifest {
+    this.#manifests.set(manifest.checkpoint, manifest)
+    this.#access.set(manifest.checkpoint, access)
+    this.#foreign.add(manifest.checkpoint)
+    return manifest
+  }
+
+  /** Leaves them with the coordinator. */
+  publish(name: string): void {
+    this.#options.rendezvous.publish(publishedKey(name), Buffer.from(encodeMetas(this.whole(name))))
+  }
+
+  /** Takes over what another world's coordinator was left with. @throws CkptError as of `ParameterServer.fetchMetas`. */
+  async fetch(name: string, from: FetchOptions): Promise<Manifest> {
+    const payload = await fetchPublished(publishedKey(name), from)
+    if (payload === undefined) {
+      throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name} were published at ${from.address}`, {
+        fields: { checkpoint: name, peer: from.address },
+      })
+    }
+    return this.adopt(decodeMetas(Buffer.from(payload).toString(), `metas of ${from.address}`, true))
+  }
+
+  /** The checkpoint was registered anew: the manifest is another one. */
+  renew(name: string): void {
+    this.#manifests.delete(name)
+    this.encode(name, false) // now, so that gathering only sends
+  }
+
+  forget(name: string): void {
+    this.#manifests.delete(name)
+    this.#encoded.delete(name)
+  }
+
+  /** Opens what this rank holds to readers. */
+  async #serve(name: string): Promise<RankAccess['points']> {
+    const { store, serving } = this.#options
+    using lease = store.lease(name)
+    const { segments } = store.metas(name)
+    return await serving.serve(name, segments, segments, lease.segments)
+  }
+}
+
+function publishedKey(name: string): string {
+  return `published-metas/${name}`
+}
