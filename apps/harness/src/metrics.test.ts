@@ -10,7 +10,7 @@ import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { expect, it, onTestFinished } from 'vitest'
 import { generateCheckpoint } from './checkpoint/generate.ts'
-import { freePort } from './cluster/cluster.ts'
+import { freePorts } from './cluster/cluster.ts'
 import { SOURCE_FLAGS } from './cluster/processes.ts'
 
 const BENCH = fileURLToPath(new URL('../../bench/src/main.ts', import.meta.url))
@@ -29,7 +29,7 @@ it('curl of the metrics during a bench shows the numbers that its report shows',
   const directory = mkdtempSync(join(tmpdir(), 'ckpt-metrics-test-'))
   onTestFinished(() => rmSync(directory, { recursive: true, force: true }))
   using checkpoint = await generateCheckpoint(createHost(), model('glm-4.5-air'), 64 * 2 ** 20, 5n)
-  const port = await freePort()
+  const port = await freePorts(2)
   const json = join(directory, 'bench.json')
   const flags = ['--checkpoint', checkpoint.directory, '--backend', 'host', '--repeat', '4', '--json', json]
   const bench = spawn(process.execPath, [...SOURCE_FLAGS, BENCH, ...flags, '--metrics-port', String(port)], {

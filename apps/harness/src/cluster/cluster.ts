@@ -199,13 +199,22 @@ export class Cluster implements AsyncDisposable {
 }
 
 /** A TCP port of the loopback interface that is free now. */
-export async function freePort(): Promise<number> {
+export async function freePort(wanted = 0): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer()
     server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
+    server.listen(wanted, '127.0.0.1', () => {
       const address = server.address()
       server.close(() => (typeof address === 'object' && address ? resolve(address.port) : reject(new Error('no port'))))
     })
   })
+}
+
+/** The first of `count` ports in a row that nothing listens on, below those that the system gives out by itself. */
+export async function freePorts(count: number): Promise<number> {
+  for (let first = 20_000 + (process.pid % 10_000); ; first += count) {
+    const taken = await Promise.allSettled(Array.from({ length: count }, (_, i) => freePort(first + i)))
+    if (taken.every(({ status }) => status === 'fulfilled')) return first
+    if (first > 32_000) throw new Error(`no ${count} free ports in a row`)
+  }
 }

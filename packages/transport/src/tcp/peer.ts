@@ -84,9 +84,14 @@ async function cancellable<T>(
   if (signal?.aborted) cancel()
   signal?.addEventListener('abort', cancel, { once: true })
   try {
-    return await work(cancellation)
+    const result = await work(cancellation)
+    // It may have been through before the cancellation was seen: an abort is one all the same.
+    signal?.throwIfAborted()
+    return result
   } catch (error) {
-    throw signal?.aborted && CkptError.is(error, 'ABORTED') ? CkptError.from(signal.reason, 'ABORTED', what) : error
+    throw signal?.aborted && (CkptError.is(error, 'ABORTED') || error === signal.reason)
+      ? CkptError.from(signal.reason, 'ABORTED', what)
+      : error
   } finally {
     signal?.removeEventListener('abort', cancel)
   }
