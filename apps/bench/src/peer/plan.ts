@@ -13,7 +13,7 @@ import { interpreter } from '../python.ts'
 const run = promisify(execFile)
 const GIB = 2 ** 30
 /** Our plans take so little time that a median needs more of them. */
-const OWN_REPEATS = 10
+const OWN_REPEATS = 20
 
 /** Times in seconds. */
 export interface PlanTimes {
