@@ -1,8 +1,9 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { TraceEvent } from '@ckpt/core'
 import { model } from '@ckpt/models'
@@ -65,6 +66,41 @@ describe('ckpt update', () => {
     String(RANKS),
     ...more,
   ]
+
+  it(
+    'then `ckpt join` gives another instance the weights, from metas of ranks that hold them',
+    { timeout: 120_000 },
+    async () => {
+      const other = mkdtempSync(join(tmpdir(), 'ckpt-cli-join-'))
+      const metas = join(other, 'metas.json')
+      const joiners = Array.from(
+        { length: RANKS },
+        (_, tpRank) =>
+          new EngineProcess({ kind: 'typescript', directory: other, checkpoint: checkpoint.directory, tpRank, tpSize: RANKS }),
+      )
+      const holding = ckpt(update('--save-metas', metas, '--hold'))
+      try {
+        await Promise.all(joiners.map((engine) => engine.ready()))
+        const deadline = performance.now() + 60_000
+        while (!existsSync(metas) && holding.child.exitCode === null && performance.now() < deadline) await sleep(100)
+        const control = ['--engine-control', join(other, 'engine-typescript-{rank}.sock')]
+        const joined = await ckpt(['join', '--metas', metas, ...control, '--nproc', String(RANKS), '--json']).finished
+        expect(joined.status, joined.stderr).toBe(0)
+        const reports = joined.stdout
+          .trim()
+          .split('\n')
+          .map((line) => JSON.parse(line) as { strategy: string; bytes: number })
+        expect(reports).toHaveLength(RANKS)
+        for (const report of reports) expect(report).toMatchObject({ strategy: 'p2p', bytes: checkpoint.bytes })
+        for (const engine of joiners) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
+      } finally {
+        holding.child.kill('SIGINT')
+        await holding.finished
+        await Promise.all(joiners.map(({ process }) => process.stop()))
+        rmSync(other, { recursive: true, force: true })
+      }
+    },
+  )
 
   it('updates every worker and says what it did', async () => {
     const { status, stdout, stderr } = await ckpt(update('--version', 'step-1')).finished
