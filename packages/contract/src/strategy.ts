@@ -21,6 +21,14 @@ export interface RankAccess {
   readonly points: readonly AccessPoint[]
 }
 
+/** Where buckets that a receiver keeps lie, by their turn among those it pulls. */
+export interface KeptPlaces {
+  readonly memories: readonly HostMemory[]
+  /** Index into `memories`. */
+  readonly segment: Uint32Array
+  readonly offset: Float64Array
+}
+
 /** What receivers of a p2p update pull with. */
 export interface PullContext {
   readonly checkpoint: string
@@ -32,6 +40,11 @@ export interface PullContext {
   readonly host: Host
   /** From where a bucket can be read without the ranks in `lost`. */
   readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
+  /**
+   * Makes memory in which these buckets, the receiver's own in plan order, stay; given where the strategy keeps what it pulls. The memory
+   * is not the strategy's to close. @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`.
+   */
+  readonly keep?: (own: readonly number[]) => Promise<KeptPlaces>
 }
 
 /** What a strategy works with on one rank. */
@@ -85,6 +98,8 @@ export interface StagedStrategy {
   readonly name: 'broadcast' | 'p2p'
   /** The ranks that receive; absent means all. */
   readonly ranks?: readonly number[]
+  /** What a receiver pulls stays in its host memory, as a checkpoint that is registered under the same name. */
+  readonly keep?: boolean
   execute(context: StrategyContext): Promise<StrategyResult>
 }
 

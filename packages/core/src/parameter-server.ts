@@ -18,6 +18,7 @@ import { serveMetrics, type Health } from './observe/metrics-server.ts'
 import { UpdateMetrics } from './observe/metrics.ts'
 import { describeUpdate, inSpan } from './observe/spans.ts'
 import { serve } from './p2p/endpoints.ts'
+import { Keeper } from './p2p/keeper.ts'
 import { Serving } from './p2p/serving.ts'
 import type { UpdateReport } from './report.ts'
 import { RuntimeDir } from './runtime-dir.ts'
@@ -234,7 +235,10 @@ export class ParameterServer implements AsyncDisposable {
     return this.#metas.get(name)
   }
 
-  /** Writes the gathered metas to a file, from which a new instance can join. */
+  /**
+   * Writes the gathered metas to a file, from which a new instance can join. Ranks that kept the checkpoint when they joined (`keep` of
+   * `p2p`) stand in it beside those that they joined from.
+   */
   async saveMetas(name: string, path: string): Promise<void> {
     await writeMetas(path, this.#metas.whole(name))
   }
@@ -354,6 +358,8 @@ export class ParameterServer implements AsyncDisposable {
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
     let ranks: readonly number[] = []
+    const keeps = strategy.name === 'p2p' && strategy.keep === true
+    using keeper = keeps ? new Keeper(this.#store, name) : undefined
     try {
       const { preferred } = this.#device
       const report = await runUpdate(
@@ -369,6 +375,7 @@ export class ParameterServer implements AsyncDisposable {
           manifest,
           segments: lease.segments,
           ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
+          ...(keeper && { keeper }),
           socketDir: this.#directory.path,
           token: this.#token,
           version,
@@ -379,9 +386,10 @@ export class ParameterServer implements AsyncDisposable {
           chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
           timeoutMs,
           signal,
-          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}`,
+          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}, keep ${keeps}`,
           progress,
-          ...(failed && { failed }),
+          // What is kept is kept whole.
+          ...(failed && !keeps && { failed }),
           onBegin: (announcements) => {
             ranks = announcements.map(({ endpoint }) => endpoint.rank)
             this.#engines.said(engine.name, announcements)
@@ -395,6 +403,11 @@ export class ParameterServer implements AsyncDisposable {
         epoch,
       )
       this.#rendezvous.endEpoch(epoch)
+      if (keeper) {
+        keeper.register()
+        this.#metas.keep(name, new Set(report.pull?.lost.map((source) => source.rank)))
+        this.activity.registered({ name, bytes: report.pull?.bytes ?? 0, tensors: this.#store.metas(name).tensors.count })
+      }
       this.#engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
       if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report
