@@ -191,16 +191,20 @@ describe('p2p', { timeout: 60_000 }, () => {
       // Registered again: the same bytes, but the old keys are refused.
       await old.ranks[0]!.call('unregister', { name: 'a' })
       const unregistered = await failure(join_(joining, metas))
-      expect(unregistered).toMatchObject({ code: 'METAS_STALE', fields: { checkpoint: 'a', ranks: [0] } })
+      const ended = { code: 'METAS_STALE', fields: { checkpoint: 'a', ranks: [0], sources: [{ rank: 0, reason: 'ended' }] } }
+      expect(unregistered).toMatchObject(ended)
+      expect(unregistered.message).toContain('the registration 1 that the metas describe has ended')
       await old.register('a', checkpoint.directory)
       await old.all('gatherMetas', () => ({ name: 'a', digests: true }))
       await old.ranks[0]!.call('saveMetas', { name: 'a', path: again })
-      expect(await failure(join_(joining, metas))).toMatchObject({ code: 'METAS_STALE', fields: { ranks: [0] } })
+      expect(await failure(join_(joining, metas))).toMatchObject(ended)
+      expect(await old.ranks[0]!.call('servedBytes', undefined)).toBe(0)
       await join_(joining, again)
       await expectVerified(joining)
     }
     // Owner gone.
-    expect(await failure(join_(joining, again))).toMatchObject({ code: 'METAS_STALE', fields: { ranks: [0] } })
+    const gone = { ranks: [0], sources: [{ rank: 0, reason: 'gone' }] }
+    expect(await failure(join_(joining, again))).toMatchObject({ code: 'METAS_STALE', fields: gone })
     expect(await joining.engines[0]!.health()).toMatchObject({ version: 'a' })
   })
 
@@ -219,6 +223,9 @@ describe('p2p', { timeout: 60_000 }, () => {
     await expectVerified(joining)
     // The running ranks are none the wiser.
     await old.all('gatherMetas', () => ({ name: 'a' }))
+    // What was published goes with the checkpoint.
+    await old.ranks[1]!.call('unregister', { name: 'a' })
+    await expect.poll(() => failure(fetch_(old.token))).toMatchObject({ code: 'METAS_STALE', fields: { checkpoint: 'a' } })
   })
 
   it('keeps a secret that the environment gives out of the file', async () => {

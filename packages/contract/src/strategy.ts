@@ -10,6 +10,8 @@ export interface AccessPoint {
   readonly endpoint: EndpointDescriptor
   /** By segment index. Keys are those of one registration of the checkpoint: a later one has others. */
   readonly regions: readonly RegionDescriptor[]
+  /** Number of that registration among all that the endpoint has served, from 1; absent where it was not said. */
+  readonly generation?: number
   /** What the endpoint wants proven. */
   readonly secret: string
 }

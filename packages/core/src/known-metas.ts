@@ -27,6 +27,8 @@ export class KnownMetas {
   readonly #foreign = new Set<string>()
   /** What was loaded, beside which this world's own ranks stand once they have kept the checkpoint. */
   readonly #origins = new Map<string, Metas>()
+  /** Those that this rank has left with the coordinator. */
+  readonly #published = new Set<string>()
   readonly #encoded = new Map<string, { held: object; digests: boolean; blob: Encoded }>()
 
   constructor(options: KnownMetasOptions) {
@@ -112,6 +114,7 @@ export class KnownMetas {
 
   /** Leaves them with the coordinator. */
   publish(name: string): void {
+    this.#published.add(name)
     this.#options.rendezvous.publish(publishedKey(name), Buffer.from(encodeMetas(this.whole(name))))
   }
 
@@ -120,6 +123,11 @@ export class KnownMetas {
     const payload = await fetchPublished(publishedKey(name), from)
     if (payload === undefined) {
       throw new CkptError('CHECKPOINT_UNKNOWN', `no metas of ${name} were published at ${from.address}`, {
+        fields: { checkpoint: name, peer: from.address },
+      })
+    }
+    if (payload.length === 0) {
+      throw new CkptError('METAS_STALE', `the metas of ${name} at ${from.address} were withdrawn: it was unregistered there`, {
         fields: { checkpoint: name, peer: from.address },
       })
     }
@@ -137,6 +145,13 @@ export class KnownMetas {
     this.#manifests.delete(name)
     this.#origins.delete(name)
     this.#encoded.delete(name)
+    if (!this.#published.delete(name)) return
+    try {
+      // Whoever asks for them is to hear that they are no more.
+      this.#options.rendezvous.publish(publishedKey(name), new Uint8Array(0))
+    } catch {
+      // Not a member any more: the coordinator is gone, or has forgotten what this rank left.
+    }
   }
 
   /** Opens what this rank holds to readers. */

@@ -189,6 +189,8 @@ export class ParameterServer implements AsyncDisposable {
   async #register(name: string, source: CheckpointSource, options: RegisterOptions, span: Span): Promise<void> {
     const started = performance.now()
     try {
+      // A NIC that still reads what was unregistered must not find this in its place.
+      await this.#serving.settled()
       await this.#store.register(name, source, options)
     } catch (error) {
       this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))

@@ -178,7 +178,7 @@ bool TcpServer::Answer(int fd) {
     const Region* region = used.Add(extent.key);
     header.extent = i;
     if (region == nullptr) {
-      header.status = ReplyStatus::kUnknownRegion;
+      header.status = regions_.WasClosed(extent.key) ? ReplyStatus::kClosedRegion : ReplyStatus::kUnknownRegion;
     } else if (extent.offset > region->bytes || extent.bytes > region->bytes - extent.offset) {
       header.status = ReplyStatus::kOutsideRegion;
     } else {
@@ -201,7 +201,7 @@ bool TcpServer::Answer(int fd) {
   served_bytes_.fetch_add(bytes);
   // The bytes were copied into the socket: what happens to the memory from now on does not reach the peer.
   if (const auto closed = used.FirstClosed(); closed < used.size()) {
-    trailer = {ReplyStatus::kUnknownRegion, static_cast<std::uint32_t>(closed)};
+    trailer = {ReplyStatus::kClosedRegion, static_cast<std::uint32_t>(closed)};
   }
   return SendBytes(fd, &trailer, sizeof trailer, unless_stopping, number) == Io::kDone;
 }
