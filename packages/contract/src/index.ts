@@ -72,6 +72,7 @@ export type {
   DirectContext,
   DirectResult,
   DirectStrategy,
+  KeptPlaces,
   PullContext,
   PullStats,
   RankAccess,

@@ -56,6 +56,8 @@ export interface RankUpdate {
   readonly engineSocket: string
   /** Ranks that pull the checkpoint, by p2p. */
   readonly p2p?: readonly number[]
+  /** They keep it. */
+  readonly keep?: boolean
   /** Default: broadcast. */
   readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
   /** What the engine worker speaks (default: ckpt's own protocol). */
