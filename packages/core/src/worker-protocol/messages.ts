@@ -23,6 +23,8 @@ const helloSchema = z.object({
   protocol: z.number().int(),
   token: z.string(),
   pid: count,
+  // By which the rank can tell that `pid` means this process where it runs, too.
+  process: z.string().max(128).nullish(),
   engine: z.string(),
   device: z.string(),
   // The worker's name for the parameters it has, new whenever they change but by loading; workers without one are sent everything.

@@ -14,10 +14,13 @@ import {
   type RankRequest,
   type WorkerMessage,
 } from './messages.ts'
+import { watchProcess } from './process-watch.ts'
 
 const IPC = 'ipc://'
 /** The longest that a worker says is a recording of some hundred thousand tensors. */
 const MAX_MESSAGE_BYTES = 128 * 2 ** 20
+/** How long what a worker said before it died may take to be read, in milliseconds. */
+const LAST_WORD_MS = 100
 
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
 
@@ -58,6 +61,7 @@ export class WorkerSession implements RecordingSession {
   #greeted = false
   #committed = false
   #attached: Promise<void> = Promise.resolve()
+  #unwatch: () => void = () => undefined
 
   private constructor(options: WorkerSessionOptions) {
     this.#options = options
@@ -163,6 +167,7 @@ export class WorkerSession implements RecordingSession {
 
   /** Closes the socket and removes its file; what still waits fails. */
   close(): void {
+    this.#unwatch()
     this.fail(new CkptError('INVALID_STATE', `the session of rank ${this.#options.rank} is closed`))
     if (this.#socket.closed) return
     this.#socket.close()
@@ -214,6 +219,14 @@ export class WorkerSession implements RecordingSession {
     }
   }
 
+  /** Its connections may stay open for long yet. */
+  #died(pid: number): void {
+    const { rank } = this.#options
+    const peer = `engine worker of rank ${rank}`
+    const error = new CkptError('ENGINE_WORKER_LOST', `${peer} (process ${pid}) died`, { fields: { rank, peer } })
+    setTimeout(() => this.fail(error), LAST_WORD_MS).unref()
+  }
+
   /** Tells a worker that greeted wrongly why it is refused. */
   #refuse(error: CkptError): CkptError {
     const { epoch } = this.#options
@@ -234,6 +247,8 @@ export class WorkerSession implements RecordingSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
+      if (typeof message.process === 'string')
+        this.#unwatch = watchProcess(message.pid, message.process, () => this.#died(message.pid))
       this.#greet.resolve({ protocol: message.protocol, state: message.state, routes: message.routes ?? undefined })
       return
     }
