@@ -75,7 +75,8 @@ export async function leftoverBreaks(cluster: FaultCluster, alone: boolean, shar
 function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: number): string[] {
   const breaks: string[] = []
   const ours = new Set([...cluster.pids, ...cluster.dead])
-  for (const pid of cluster.dead) if (isThere(pid)) breaks.push(`process ${pid} is still there`)
+  const running = new Set(cluster.pids)
+  for (const pid of cluster.dead) if (!running.has(pid) && isThere(pid)) breaks.push(`process ${pid} is still there`)
   for (const name of readdirSync('/dev/shm')) {
     const pid = /^ckpt-(\d+)-/.exec(name)?.[1]
     if (pid !== undefined && (alone || ours.has(Number(pid)))) breaks.push(`/dev/shm/${name} was left`)
@@ -98,9 +99,11 @@ function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: numbe
   return breaks
 }
 
+/** Whether a child of this process is there still; its number may be another's by now. */
 function isThere(pid: number): boolean {
   try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+    return !/^State:\s+Z/m.test(status) && Number(/^PPid:\s+(\d+)/m.exec(status)?.[1]) === process.pid
   } catch {
     return false
   }

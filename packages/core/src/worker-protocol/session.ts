@@ -59,7 +59,10 @@ export class WorkerSession implements RecordingSession {
   #sequence = 0
   #watchdog: NodeJS.Timeout | undefined
   #greeted = false
+  /** Sequence number of the commit, once it was sent. */
+  #commit: number | undefined
   #committed = false
+  #onCommitted: () => void = () => undefined
   #attached: Promise<void> = Promise.resolve()
   #unwatch: () => void = () => undefined
 
@@ -143,7 +146,6 @@ export class WorkerSession implements RecordingSession {
   /** The worker serves `version`, whose bytes the manifest's `digest` tells, from now on. */
   async commit(version: string, digest: string): Promise<void> {
     await this.#request({ type: 'commit', version, digest }, 'commit')
-    this.#committed = true
   }
 
   /** Tells the worker, as well as still possible, that the update is off. Never throws. */
@@ -152,7 +154,9 @@ export class WorkerSession implements RecordingSession {
     if (this.#committed) return // its update is over, and nobody would answer
     // An abort goes out even after a failure: the worker may be alive and waiting for the next bucket.
     this.#failure = undefined
-    const answer = this.#request({ type: 'abort', reason }, 'abort')
+    // A worker that was told to commit answers that, and then listens no more.
+    const committed = new Promise<void>((resolve) => (this.#onCommitted = resolve))
+    const answer = Promise.race([this.#request({ type: 'abort', reason }, 'abort'), committed])
     await withDeadline(answer, { what: 'abort', timeoutMs: Math.min(2000, this.#options.timeoutMs) }).catch(() => undefined)
   }
 
@@ -178,6 +182,7 @@ export class WorkerSession implements RecordingSession {
   async #request(message: RankRequest, what: string): Promise<Ok> {
     if (this.#failure) throw this.#failure
     const seq = ++this.#sequence
+    if (message.type === 'commit') this.#commit = seq
     const answer = new Promise<Ok>((resolve, reject) => this.#pending.set(seq, { what, resolve, reject }))
     answer.catch(() => undefined)
     const frame = encodeMessage({ ...message, seq, epoch: this.#options.epoch })
@@ -251,6 +256,10 @@ export class WorkerSession implements RecordingSession {
         this.#unwatch = watchProcess(message.pid, message.process, () => this.#died(message.pid))
       this.#greet.resolve({ protocol: message.protocol, state: message.state, routes: message.routes ?? undefined })
       return
+    }
+    if (message.type === 'ok' && message.seq === this.#commit) {
+      this.#committed = true
+      this.#onCommitted()
     }
     const pending = this.#pending.get(message.seq)
     if (pending === undefined) return // an answer that was given up on
