@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, statfsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { chain, describe, type Outcome } from './outcome.ts'
-import type { Fault, Point } from './fault.ts'
+import type { Fault, FaultContext } from './fault.ts'
 import { CHECKPOINT, type FaultCluster } from './fault-cluster.ts'
 
 /** A second beyond the heartbeat window is what a survivor's error may take, and what a call may be over its deadline. */
@@ -15,12 +15,12 @@ const SETTLE_MS = 2000
 /** What is wrong with how the calls ended; nothing when all is well. A random moment may come after the end. `injectedAt` by `performance.now()`. */
 export function callBreaks(
   fault: Fault,
-  victim: number,
-  point: Point,
+  { cluster, victim, point, strategy }: FaultContext,
   outcomes: readonly Outcome[],
   injectedAt: number,
-  { windowMs, timeoutMs }: { readonly windowMs: number; readonly timeoutMs: number },
 ): string[] {
+  const { windowMs, timeoutMs } = cluster.options
+  const codes = [...fault.codes, ...(strategy === 'p2p' && point !== 'gather' ? (fault.pullCodes ?? []) : [])]
   const breaks: string[] = []
   const say = (rank: number, what: string) => breaks.push(`rank ${rank} ${what}`)
   for (const { rank, state, error, typed, at } of outcomes) {
@@ -35,7 +35,7 @@ export function callBreaks(
     const limit = fault.within === 'window' ? windowMs + GRACE_MS : timeoutMs + ABORT_MS + GRACE_MS
     if (took > limit) say(rank, `knew after ${Math.round(took)} ms only: ${describe(error)}`)
     const errors = chain(error)
-    if (!errors.some(({ code }) => fault.codes.includes(code))) say(rank, `says another cause: ${describe(error)}`)
+    if (!errors.some(({ code }) => codes.includes(code))) say(rank, `says another cause: ${describe(error)}`)
     // A rank that is cut off itself sees the coordinator gone.
     const culprits = rank === victim ? [victim, 0] : [victim]
     if (!errors.some((one) => culprits.some((culprit) => names(one, culprit, fault.names))))

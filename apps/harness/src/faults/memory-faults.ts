@@ -50,6 +50,8 @@ export const MEMORY_FAULTS: readonly Fault[] = [
   {
     name: 'no room for rings',
     points: ['begin', 'plan'],
+    // A direct one needs no ring.
+    strategies: ['broadcast', 'p2p'],
     victims: 'any',
     expect: 'fails',
     codes: ['OUT_OF_MEMORY'],

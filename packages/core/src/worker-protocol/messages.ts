@@ -1,6 +1,7 @@
 import {
   CkptError,
   DTYPES,
+  checkMessagePack,
   type DType,
   type Recording,
   type RingHandle,
@@ -150,6 +151,7 @@ export function decodeRankMessage(frame: Uint8Array, peer: string): RankMessage 
 function decode<T>(schema: z.ZodType<T>, frame: Uint8Array, peer: string): T {
   let value: unknown
   try {
+    checkMessagePack(frame)
     value = unpackr.unpack(frame)
   } catch (error) {
     throw new CkptError('ENGINE_PROTOCOL', `${peer} sent a frame of ${frame.byteLength} bytes that is not MessagePack`, {

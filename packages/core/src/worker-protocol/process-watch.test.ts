@@ -21,7 +21,10 @@ async function start(command: string, ...args: string[]): Promise<{ pid: number;
   return { pid: child.pid!, child, line: data.toString().trim() }
 }
 
-const stat = (pid: number) => readFileSync(`/proc/${pid}/stat`, 'latin1').replace(/^.*\) /, '').split(' ')
+const stat = (pid: number) =>
+  readFileSync(`/proc/${pid}/stat`, 'latin1')
+    .replace(/^.*\) /, '')
+    .split(' ')
 
 /** A process's mark, as it would give it itself. */
 const markOf = (pid: number) => `${processMark()!.split(':')[0]}:${stat(pid)[19]}`

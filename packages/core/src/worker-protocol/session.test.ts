@@ -17,7 +17,9 @@ const never = new AbortController().signal
 
 /** A process's mark, as it would give it itself. */
 function markOf(pid: number): string {
-  const start = readFileSync(`/proc/${pid}/stat`, 'latin1').replace(/^.*\) /, '').split(' ')[19]
+  const start = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    .replace(/^.*\) /, '')
+    .split(' ')[19]
   return `${processMark()!.split(':')[0]}:${start}`
 }
 
