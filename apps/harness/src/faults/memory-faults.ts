@@ -66,7 +66,7 @@ export const MEMORY_FAULTS: readonly Fault[] = [
     victims: 'any',
     expect: 'fails',
     codes: ['DIGEST_MISMATCH'],
-    names: /digest of \S+/,
+    names: /digest of \S+|\S+ has digest/,
     within: 'window',
     lost: 'nobody',
     async prepare({ cluster, victim }) {

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -153,6 +154,16 @@ describe('a worker session', () => {
     worker.socket.close() // it serves the new version and is gone
     await abort
     expect(performance.now() - started).toBeLessThan(500)
+  })
+
+  it('fails what was asked of a worker that had gone by then', async () => {
+    await attach()
+    worker.socket.close()
+    await sleep(100) // until the rank's end has seen it
+    const load = session.load(0, [TENSOR])
+    await sleep(100)
+    session.fail(new CkptError('ENGINE_WORKER_LOST', 'the engine’s call broke'))
+    await expect(load).rejects.toMatchObject({ code: 'ENGINE_WORKER_LOST', message: 'the engine’s call broke' })
   })
 
   it('knows that the worker’s process died, though its connection is open', async () => {

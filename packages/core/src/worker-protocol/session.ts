@@ -187,7 +187,10 @@ export class WorkerSession implements RecordingSession {
     answer.catch(() => undefined)
     const frame = encodeMessage({ ...message, seq, epoch: this.#options.epoch })
     this.#watch()
-    await this.#send(frame)
+    // Not awaited: where the worker is gone nothing is sent, ever, and the request must fail with the session.
+    this.#send(frame).catch((error: unknown) => {
+      if (!this.#socket.closed) this.fail(CkptError.from(error, 'ENGINE_PROTOCOL', `sending ${what}`))
+    })
     return answer
   }
 
@@ -235,7 +238,8 @@ export class WorkerSession implements RecordingSession {
   /** Tells a worker that greeted wrongly why it is refused. */
   #refuse(error: CkptError): CkptError {
     const { epoch } = this.#options
-    void this.#send(encodeMessage({ type: 'error', seq: 0, epoch, error: { type: error.code, message: error.message } }))
+    const refusal = { type: 'error', seq: 0, epoch, error: { type: error.code, message: error.message } } as const
+    this.#send(encodeMessage(refusal)).catch(() => undefined) // it may be gone already
     return error
   }
 
