@@ -41,9 +41,11 @@ export class KnownMetas {
     const known = store.has(name)
     if (known && digests) await store.computeDigests(name)
     const blob = this.encode(name, digests)
-    const manifest = await gatherManifest(rendezvous, name, blob, this.#manifests.get(name), wait)
     const points = known ? await this.#serve(name) : []
-    const access = await rendezvous.allGather<RankAccess>(`access/${name}`, { rank: rendezvous.rank, points }, wait)
+    const [manifest, access] = await Promise.all([
+      gatherManifest(rendezvous, name, blob, this.#manifests.get(name), wait),
+      rendezvous.allGather<RankAccess>(`access/${name}`, { rank: rendezvous.rank, points }, wait),
+    ])
     this.#access.set(name, access)
     this.#manifests.set(name, manifest)
     this.#foreign.delete(name)

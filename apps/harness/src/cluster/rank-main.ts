@@ -65,7 +65,7 @@ const handlers: Handlers = {
     const engine = controlEngine({ socket: engineSocket, protocol })
     if (at === undefined) return parameterServer().update(name, { engine, ...options, ...(chosen && { strategy: chosen }) })
     hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))
-    const held = { engine: heldEngine(engine, hold), strategy: chosen ?? heldStrategy(broadcast(), hold) }
+    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(chosen ?? broadcast(), hold) }
     return parameterServer().update(name, { ...held, ...options })
   },
   go() {
