@@ -1,4 +1,4 @@
-import { CkptError } from '@ckpt/contract'
+import type { CkptError } from '@ckpt/contract'
 
 /** Why a source's part of some metas cannot be read (any more). */
 export interface StaleSource {

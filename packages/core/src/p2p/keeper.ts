@@ -36,7 +36,7 @@ export class Keeper implements Disposable {
       for (const tensor of bucketTensors(plan, manifest, bucket)) {
         const { name, dtype, shape, digest } = tensor
         const inBucket = tensor.offset - plan.buckets.ringOffset[bucket]!
-        tensors.push({ name, dtype, shape, bytes: tensor.bytes, segment: at, offset: offset[turn]! + inBucket })
+        tensors.push({ name, dtype, shape, bytes: tensor.bytes, segment: at, offset: offset[turn] + inBucket })
         if (digest !== undefined) digests.push(digest)
       }
     })
