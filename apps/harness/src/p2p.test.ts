@@ -130,7 +130,7 @@ describe('p2p', { timeout: 60_000 }, () => {
     await expectVerified(joining)
   })
 
-  it('receivers that keep what they pull are sources of it for the next ones, also when the first is gone', async () => {
+  it('receivers that keep what they pull are sources of it for the next ones', { timeout: 120_000 }, async () => {
     const [first, both, last] = ['metas-first', 'metas-both', 'metas-last'].map((name) => join(directory, name))
     await using old = await owners(1, first!)
     await using second = await start(2)

@@ -148,7 +148,7 @@ export class CheckpointStore {
   }
 
   /**
-   * Takes memory for a checkpoint that is brought by other means than {@link register}: segments of these sizes, in bytes. Until it is
+   * Takes memory for a checkpoint that is brought by other means than `register`: segments of these sizes, in bytes. Until it is
    * registered or released its name is taken, and `close` waits for that.
    *
    * @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`.
@@ -164,9 +164,9 @@ export class CheckpointStore {
       const memories = await allocateAll(this.#host, segmentBytes, options)
       const blocks = memories.map(ownBlock)
       const segments = segmentBytes.map((bytes, index): SegmentMeta => ({ bytes, kind: memories[index]!.kind }))
-      return new Reservation(name, memories, (loaded, digests) => {
-        if (loaded === undefined || this.#closed) releaseAll(blocks)
-        else this.#add(name, false, { blocks, segments, ...loaded }, digests)
+      return new Reservation(name, memories, (tensors, digests) => {
+        if (tensors === undefined || this.#closed) releaseAll(blocks)
+        else this.#add(name, false, { blocks, segments, tensors }, digests)
         this.#loading.delete(name)
         over()
       })

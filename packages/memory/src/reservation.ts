@@ -1,19 +1,18 @@
 import type { HostMemory, TensorMeta } from '@ckpt/contract'
-import type { Loaded } from './load.ts'
 
 /** Memory for a checkpoint whose bytes somebody else brings. Either it is registered in the end, or given back. */
 export class Reservation implements Disposable {
   readonly checkpoint: string
   /** Memory by segment index, as large as was asked for or larger. */
   readonly segments: readonly HostMemory[]
-  readonly #settle: (loaded: Pick<Loaded, 'tensors'> | undefined, digests: BigUint64Array | undefined) => void
+  readonly #settle: (tensors: readonly TensorMeta[] | undefined, digests: BigUint64Array | undefined) => void
   #open = true
 
   /** @internal Made by `CheckpointStore.reserve`. */
   constructor(
     checkpoint: string,
     segments: readonly HostMemory[],
-    settle: (loaded: Pick<Loaded, 'tensors'> | undefined, digests: BigUint64Array | undefined) => void,
+    settle: (tensors: readonly TensorMeta[] | undefined, digests: BigUint64Array | undefined) => void,
   ) {
     this.checkpoint = checkpoint
     this.segments = segments
@@ -27,7 +26,7 @@ export class Reservation implements Disposable {
   register(tensors: readonly TensorMeta[], digests?: BigUint64Array): void {
     if (!this.#open) return
     this.#open = false
-    this.#settle({ tensors }, digests)
+    this.#settle(tensors, digests)
   }
 
   /** Gives the memory back, unless it has been registered. */
