@@ -123,6 +123,13 @@ export class WorkerSession implements RecordingSession {
     await this.#request({ type: 'direct', routes }, 'direct')
   }
 
+  /** From the answer on the worker copies what comes through the ring itself, as it was recorded; how many tensors that is. */
+  async replay(routes: string): Promise<number> {
+    await this.#attached
+    const { replays = 0 } = await this.#request({ type: 'direct', routes, replay: true }, 'direct')
+    return replays
+  }
+
   async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
     await this.#attached
     const answer = await this.#request({ type: 'bucket', bucket, tensors: tensors.map(tensorFrame) }, `bucket ${bucket}`)
