@@ -373,3 +373,29 @@ def test_what_is_set_aside_is_opaque_and_not_watched() -> None:
     assert found is not None
     assert {found.tensors[index][0]: reason for index, reason in found.opaque.items()} == {"w": "it is packed"}
     assert [parameter.name for parameter in found.parameters] == ["b"]
+
+
+def test_one_copy_out_of_several_tensors_is_one_route_a_tensor() -> None:
+    """As a loader does that copies half of every row of evenly spaced tensors at once."""
+
+    def load(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        batch = [tensor for _, tensor in tensors]
+        if not batch:
+            return
+        rows = sum(tensor.shape[0] for tensor in batch)
+        whole = batch[0].as_strided((rows, 32), (64, 1), batch[0].storage_offset())
+        parameters["a"].view(rows, 32).copy_(whole)
+
+    shapes = [(f"w{index}", (100, 64)) for index in range(5)]
+    engine = compare(zeros(a=(5, 100, 32)), load, lambda: [weights(*shapes)])
+    assert engine.opaque == {}
+    assert [route.tensor for route in engine.recording.routes] == [0, 1, 2, 3, 4]
+    # Rows that straddle tensors.
+    odd = [(f"w{index}", (8, 48)) for index in range(4)]
+
+    def straddle(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for first in [tensor for _, tensor in tensors][:1]:
+            parameters["b"].copy_(first.as_strided((12, 100), (110, 1), first.storage_offset()))
+
+    engine = compare(zeros(b=(12, 100)), straddle, lambda: [weights(*odd)])
+    assert engine.opaque == {}
