@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
 import { heldTensors, misfit } from '@ckpt/planner'
 import type { RecordingSession } from '../update/session.ts'
@@ -19,6 +20,8 @@ export interface Proposal {
   /** Of all ranks that take part. */
   readonly deviceUuids: readonly string[]
   readonly exchanges: Exchanges
+  /** What each rank said at the update's begin that it had prepared ({@link DirectState.ready}). */
+  readonly announced: readonly (string | null)[]
   readonly signal: AbortSignal
 }
 
@@ -41,6 +44,11 @@ export class DirectState {
   #own: { readonly key: string; readonly blob: { digest: string; payload: Uint8Array } } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
+
+  /** What is prepared: which checkpoint for which workers, in the same words on all ranks. */
+  get ready(): string | null {
+    return this.#prepared?.key ?? null
+  }
 
   /** The recording that a worker has just made. */
   learn(recording: Recording): void {
@@ -72,7 +80,18 @@ export class DirectState {
         ...(!record && this.#replay(proposal)),
       }
     }
-    const key = JSON.stringify([manifest.digest, digests])
+    const key = createHash('sha256')
+      .update(JSON.stringify([manifest.digest, digests]))
+      .digest('hex')
+      .slice(0, 32)
+    // Then nobody has to wait for anybody.
+    if (proposal.announced.every((ready) => ready === key)) {
+      if (this.#prepared?.key === key) return { prepared: this.#prepared.value }
+      throw new CkptError(
+        'INVALID_STATE',
+        'what was prepared for this update was given up meanwhile: a checkpoint was unregistered',
+      )
+    }
     let problem: { readonly reason: string; readonly misfit: boolean } | null = null
     if (this.#prepared?.key !== key) {
       await this.drop()
