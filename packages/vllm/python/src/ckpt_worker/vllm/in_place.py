@@ -26,9 +26,9 @@ class InPlaceLoad:
         self._coverage = Coverage(targets)
         self.changed = False
 
-    def watch(self, tracer: Tracer) -> None:
+    def watch(self, tracer: Tracer, share: bool) -> None:
         """The update is recorded."""
-        if share_early(layer for target in self._targets for layer in target.model.modules()):
+        if share and share_early(layer for target in self._targets for layer in target.model.modules()):
             self._process()
 
     def begin_direct(self) -> None:

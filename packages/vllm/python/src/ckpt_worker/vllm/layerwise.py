@@ -56,11 +56,11 @@ class LayerwiseLoad:
         self._tracer: Tracer | None = None
         self.changed = False
 
-    def watch(self, tracer: Tracer) -> None:
+    def watch(self, tracer: Tracer, share: bool) -> None:
         """The update is recorded."""
         self._find_live()
         self._tracer = tracer
-        if share_early(self._live):
+        if share and share_early(self._live):
             process(self._live)
 
     def begin_direct(self) -> None:

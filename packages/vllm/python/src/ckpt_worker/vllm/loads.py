@@ -32,8 +32,8 @@ class WeightLoad(Protocol):
     #: Whether any parameter has changed.
     changed: bool
 
-    def watch(self, tracer: Tracer) -> None:
-        """Before the first load of an update that is recorded."""
+    def watch(self, tracer: Tracer, share: bool) -> None:
+        """Before the first load of an update that is recorded; with ``share`` ranks are to write into parameters then."""
 
     def begin_direct(self) -> None:
         """Before a rank writes into parameters, or recorded copies are replayed: not all tensors will be given to ``load``."""

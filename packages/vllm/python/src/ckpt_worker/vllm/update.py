@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -13,15 +14,19 @@ from ..recording import DirectState, Tracer
 from ..session import UpdateResult, run_update
 from .loads import Target, WeightLoad, open_load
 
+#: Environment variable that keeps ranks from writing into an engine's parameters, where it is 0.
+SHARE: Final = "CKPT_ENGINE_SHARE"
+
 
 class _Known:
     """What is known of some models between updates: where their loader copies what."""
 
-    def __init__(self, targets: list[Target]) -> None:
+    def __init__(self, targets: list[Target], unshared: str | None) -> None:
         self.models = [target.model for target in targets]
+        self.unshared = unshared
         #: Of the update that is running.
         self.load: WeightLoad | None = None
-        self.state = DirectState(self._tensors, self._touched, self._watched)
+        self.state = DirectState(self._tensors, self._touched, self._watched, unshared)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
@@ -38,7 +43,7 @@ class _Known:
 
     def _watched(self, tracer: Tracer) -> None:
         assert self.load is not None
-        self.load.watch(tracer)
+        self.load.watch(tracer, share=self.unshared is None)
 
 
 @dataclass
@@ -53,11 +58,11 @@ class Served:
     def known(self, targets: list[Target]) -> _Known:
         """What is known of these models; begins anew when they are others than in the update before."""
         models = [target.model for target in targets]
-        if self._known is None or len(models) != len(self._known.models):
-            self._known = _Known(targets)
-        elif any(model is not known for model, known in zip(models, self._known.models, strict=True)):
-            self._known = _Known(targets)
-        return self._known
+        unshared = f"{SHARE} is 0 in the engine's environment" if os.environ.get(SHARE) == "0" else None
+        known = self._known
+        if known is None or known.unshared != unshared or [*map(id, known.models)] != [*map(id, models)]:
+            self._known = known = _Known(targets, unshared)
+        return known
 
 
 def take_update(
