@@ -83,8 +83,8 @@ __device__ unsigned long long DigestTile(const DigestJob& job, unsigned long lon
   return sum;
 }
 
-/// Memory is read in lines of so many bytes. A load of a warp that begins inside one touches a line more; over the host link the
-/// parts of a line that two loads share cross it twice.
+/// Memory is read in lines of so many bytes. A load of a warp that begins inside one touches a line more; over the host link
+/// the parts of a line that two loads share cross it twice.
 constexpr unsigned int kLineBytes = 128;
 
 template <typename T>
@@ -94,8 +94,8 @@ __device__ void CopyRows(const CopyJob& job, unsigned long long first_row, unsig
   const unsigned int width = static_cast<unsigned int>(bytes / sizeof(T));
   const unsigned long long source = job.source + first_row * job.source_pitch + column;
   const unsigned long long destination = job.destination + first_row * job.destination_pitch + column;
-  // Rows that do not begin with a line are walked from the line that they begin in, so that every line is read by one load. Short
-  // ones are not: most threads would have nothing to do.
+  // Rows that do not begin with a line are walked from the line that they begin in, so that every line is read by one load.
+  // Short ones are not: most threads would have nothing to do.
   const bool aligned = bytes < 4 * kLineBytes || ((source | (rows > 1 ? job.source_pitch : 0)) & (kLineBytes - 1)) == 0;
   const unsigned int slots = aligned ? width : (width + 2 * (kLine - 1)) / kLine * kLine;
   const unsigned int total = slots * static_cast<unsigned int>(rows);
