@@ -21,6 +21,9 @@ namespace {
 constexpr int kServeNiceness = 10;
 /// More connections than this are turned away.
 constexpr std::size_t kMaxConnections = 4096;
+/// Connections that have proven nothing yet; beyond, the oldest one goes when another comes. An honest peer is through in
+/// milliseconds.
+constexpr std::size_t kMaxStrangers = 256;
 /// How long a reply from a region that was closed meanwhile may stand still before its connection goes.
 constexpr std::chrono::seconds kClosedPatience{2};
 
@@ -112,6 +115,7 @@ void TcpServer::Admit(int listener) {
     return;
   }
   const std::lock_guard<std::mutex> lock(mutex_);
+  MakeRoom();
   if (connections_.size() >= kMaxConnections) return;
   ConfigureStream(fd.get());
   auto& connection = connections_.emplace_back();
@@ -121,6 +125,15 @@ void TcpServer::Admit(int listener) {
   } catch (const std::system_error&) {
     connections_.pop_back();
   }
+}
+
+/// Strangers who hold connections open do not keep others out. With the lock.
+void TcpServer::MakeRoom() {
+  const auto stranger = [](const Connection& one) { return !one.known.load() && !one.over.load() && !one.dropped; };
+  if (static_cast<std::size_t>(std::count_if(connections_.begin(), connections_.end(), stranger)) < kMaxStrangers) return;
+  auto& oldest = *std::find_if(connections_.begin(), connections_.end(), stranger);
+  oldest.dropped = true;
+  shutdown(oldest.fd.get(), SHUT_RDWR);
 }
 
 void TcpServer::Reap() {
@@ -142,6 +155,7 @@ void TcpServer::Serve(Connection& connection) {
   const int fd = connection.fd.get();
   try {
     if (GreetClient(fd, id_, options_.secret, [this] { return stopping_.load(); })) {
+      connection.known.store(true);
       while (Answer(fd)) {
       }
     }
