@@ -395,6 +395,7 @@ export class ParameterServer implements AsyncDisposable {
         epoch,
       )
       this.#rendezvous.endEpoch(epoch)
+      await this.#direct.rest()
       this.#engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
       if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report

@@ -1,4 +1,5 @@
 import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
+import { watchProcess } from '../worker-protocol/process-watch.ts'
 import type { RecordingSession } from '../update/session.ts'
 import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
 import { PreparedDirect } from './prepared.ts'
@@ -31,6 +32,11 @@ export class DirectState {
   #own: { readonly key: string; readonly blob: { digest: string; payload: Uint8Array } } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
+  #watches: (() => void)[] = []
+  /** An update may be using what is prepared. */
+  #inUse = false
+  /** A worker is dead whose memory is mapped. */
+  #stale = false
 
   /** The recording that a worker has just made. */
   learn(recording: Recording): void {
@@ -43,6 +49,7 @@ export class DirectState {
    */
   async decide(proposal: Proposal): Promise<Decision> {
     const { exchanges, manifest, rank, device } = proposal
+    this.#inUse = true
     const blobs = await exchanges.gatherBlobs('direct/offers', await this.#offer(proposal))
     const offers = blobs.map(({ digest, payload }) => {
       let offer = this.#offers.get(digest)
@@ -64,6 +71,8 @@ export class DirectState {
       try {
         const value = await PreparedDirect.make(device, rank, manifest, proposal.segments, offers as Offered[])
         this.#prepared = { key, value }
+        this.#inUse = true
+        this.#watches = value.workers.map(({ pid, mark }) => watchProcess(pid, mark, () => this.#died()))
       } catch (error) {
         const { message, fields } = CkptError.from(error, 'UNSUPPORTED')
         problem = { reason: message, misfit: fields['misfit'] === true }
@@ -79,15 +88,30 @@ export class DirectState {
     return { prepared: this.#prepared!.value }
   }
 
+  /** No update uses what is prepared, until the next one is decided on. It stays, unless it is a dead worker's memory. */
+  async rest(): Promise<void> {
+    this.#inUse = false
+    if (this.#stale) await this.drop()
+  }
+
+  /** Its memory, a GPU's perhaps, is not given back while it is mapped here. */
+  #died(): void {
+    this.#stale = true
+    if (!this.#inUse) this.drop().catch(() => undefined) // what cannot be unmapped goes with this process
+  }
+
   /** Unmaps what was prepared. */
   async drop(): Promise<void> {
+    for (const end of this.#watches.splice(0)) end()
+    this.#inUse = false
+    this.#stale = false
     const prepared = this.#prepared?.value
     this.#prepared = undefined
     await prepared?.[Symbol.asyncDispose]()
   }
 
   async #offer({ session, signal, rank, segments, device, deviceUuids }: Proposal): Promise<ReturnType<typeof encodeOffer>> {
-    const { routes, protocol } = await session.greeted(signal)
+    const { routes, protocol, process } = await session.greeted(signal)
     if (device.direct === undefined) {
       return encodeOffer({ rank, refused: `a ${device.kind} device cannot write into parameters`, recorded: true })
     }
@@ -106,7 +130,14 @@ export class DirectState {
     const storages = await session.storages()
     if (typeof storages === 'string') return encodeOffer({ rank, refused: storages, recorded: true })
     const reaches = await device.direct.reaches(deviceUuids)
-    const blob = encodeOffer({ rank, recording: this.#recording, storages, segments: offered, reaches })
+    const blob = encodeOffer({
+      rank,
+      recording: this.#recording,
+      storages,
+      segments: offered,
+      ...(process && { process }),
+      reaches,
+    })
     this.#own = { key, blob }
     return blob
   }
