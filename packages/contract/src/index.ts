@@ -73,6 +73,7 @@ export type {
   DirectContext,
   DirectResult,
   DirectStrategy,
+  KeptPlaces,
   PullContext,
   PullStats,
   RankAccess,

@@ -58,6 +58,8 @@ export interface RankUpdate {
   readonly engineSocket: string
   /** Ranks that pull the checkpoint, by p2p. */
   readonly p2p?: readonly number[]
+  /** They keep it. */
+  readonly keep?: boolean
   /** Default: broadcast. */
   readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
   /** What the engine worker speaks (default: ckpt's own protocol). */
@@ -83,6 +85,7 @@ export interface RankResources {
   readonly heapBytes: number
   readonly peakResidentBytes: number
   readonly openFiles: number
+  /** Memory mappings, without the pages of V8's heap. */
   readonly maps: number
 }
 

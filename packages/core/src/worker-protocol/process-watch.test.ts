@@ -17,7 +17,7 @@ afterEach(() => {
 async function start(command: string, ...args: string[]): Promise<{ pid: number; child: ChildProcess; line: string }> {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   children.push(child)
-  const [data] = (await once(child.stdout!, 'data')) as [Buffer]
+  const [data] = (await once(child.stdout, 'data')) as [Buffer]
   return { pid: child.pid!, child, line: data.toString().trim() }
 }
 
