@@ -272,9 +272,14 @@ export class WorkerSession implements RecordingSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
-      if (typeof message.process === 'string')
-        this.#unwatch = watchProcess(message.pid, message.process, () => this.#died(message.pid))
-      this.#greet.resolve({ protocol: message.protocol, state: message.state, routes: message.routes ?? undefined })
+      const { pid, process: mark, state, routes } = message
+      if (typeof mark === 'string') this.#unwatch = watchProcess(pid, mark, () => this.#died(pid))
+      this.#greet.resolve({
+        protocol: message.protocol,
+        state,
+        routes: routes ?? undefined,
+        ...(typeof mark === 'string' && { process: { pid, mark } }),
+      })
       return
     }
     if (message.type === 'ok' && message.seq === this.#commit) {
