@@ -4,13 +4,12 @@
 // Line by line: PASS, FAIL or SKIP, the target, and what was seen.
 import { spawn, spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { pathToFileURL } from 'node:url'
 import { targets } from './fuzz/targets.mjs'
 import { ROOT } from './lib/root.mjs'
+import { sourceArguments } from './lib/source.mjs'
 
 const { values } = parseArgs({
   options: {
@@ -110,10 +109,7 @@ function native({ addon, program }) {
 }
 
 function script({ name, path }) {
-  const require = createRequire(join(ROOT, 'package.json'))
-  const tsx = pathToFileURL(require.resolve('tsx')).href
-  const flags = ['--import', tsx, '--conditions=@ckpt/source', '--expose-gc']
-  return watched(name, process.execPath, [...flags, join(ROOT, 'scripts/fuzz/target-main.mjs'), path])
+  return watched(name, process.execPath, ['--expose-gc', ...sourceArguments('scripts/fuzz/target-main.mjs'), path])
 }
 
 function python({ name, python: interpreter, path }) {
