@@ -81,6 +81,8 @@ function native({ addon, program }) {
     `-timeout=${HANG_MS / 1000}`,
     '-rss_limit_mb=3000',
     '-print_final_stats=1',
+    // Slow targets would not get to inputs of many steps otherwise.
+    '-len_control=10',
   ]
   const args =
     values.replay === undefined

@@ -175,6 +175,8 @@ export class ParameterServer implements AsyncDisposable {
   async #register(name: string, source: CheckpointSource, options: RegisterOptions, span: Span): Promise<void> {
     const started = performance.now()
     try {
+      // A NIC that still reads what was unregistered must not find this in its place.
+      await this.#serving.settled()
       await this.#store.register(name, source, options)
     } catch (error) {
       this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))
@@ -221,7 +223,10 @@ export class ParameterServer implements AsyncDisposable {
     return this.#metas.get(name)
   }
 
-  /** Writes the gathered metas to a file, from which a new instance can join. */
+  /**
+   * Writes the gathered metas to a file, from which a new instance can join. Ranks that kept the checkpoint when they joined (`keep` of
+   * `p2p`) stand in it beside those that they joined from.
+   */
   async saveMetas(name: string, path: string): Promise<void> {
     await writeMetas(path, this.#metas.whole(name))
   }

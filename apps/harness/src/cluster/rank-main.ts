@@ -59,13 +59,13 @@ const handlers: Handlers = {
   async loadMetas({ path }) {
     await parameterServer().loadMetas(path)
   },
-  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, ...options }) {
+  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, keep = false, ...options }) {
     const whole = strategy?.startsWith('direct') ? direct({ required: strategy === 'direct-required' }) : undefined
-    const chosen = ranks ? p2p({ ranks }) : whole
+    const chosen = ranks ? p2p({ ranks, keep }) : whole
     const engine = controlEngine({ socket: engineSocket, protocol })
     if (at === undefined) return parameterServer().update(name, { engine, ...options, ...(chosen && { strategy: chosen }) })
     hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))
-    const held = { engine: heldEngine(engine, hold), strategy: chosen ?? heldStrategy(broadcast(), hold) }
+    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(chosen ?? broadcast(), hold) }
     return parameterServer().update(name, { ...held, ...options })
   },
   go() {

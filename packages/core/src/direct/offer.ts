@@ -1,5 +1,5 @@
 import { createHash, randomUUID } from 'node:crypto'
-import { CkptError, type HostMemory, type Recording, type StorageHandle } from '@ckpt/contract'
+import { CkptError, checkMessagePack, type HostMemory, type Recording, type StorageHandle } from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
 import { recordingFrame, recordingSchema, storageSchema } from '../worker-protocol/messages.ts'
@@ -44,7 +44,14 @@ export function encodeOffer(offer: Offer): { digest: string; payload: Uint8Array
 
 /** @throws CkptError `RENDEZVOUS_PROTOCOL` naming the field. */
 export function decodeOffer(payload: Uint8Array): Offer {
-  const parsed = offerSchema.safeParse(unpackr.unpack(payload))
+  let value: unknown
+  try {
+    checkMessagePack(payload)
+    value = unpackr.unpack(payload)
+  } catch (error) {
+    throw new CkptError('RENDEZVOUS_PROTOCOL', 'a rank offers something that is not MessagePack', { cause: error })
+  }
+  const parsed = offerSchema.safeParse(value)
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]!
   const text = `a rank offers something malformed: ${issue.path.join('.')}: ${issue.message}`

@@ -11,6 +11,7 @@ import {
 import { planDirect, type DirectPlan, type RankDirectPlan } from '@ckpt/planner'
 import { expectedDigests } from './expected.ts'
 import type { Offered } from './offer.ts'
+import { assertUnchanged } from './unchanged.ts'
 
 /** Copies of all that a worker needs. */
 interface Whole {
@@ -30,6 +31,7 @@ export class PreparedDirect implements AsyncDisposable {
   readonly #storages: MappedStorages
   readonly #mapped: ReadonlyMap<string, HostMemory>
   readonly #whole: () => Promise<Whole>
+  readonly #assertUnchanged: () => Promise<void>
   #digests: Promise<[number, bigint][]> | undefined
 
   private constructor(
@@ -42,6 +44,7 @@ export class PreparedDirect implements AsyncDisposable {
       storages: MappedStorages
       mapped: ReadonlyMap<string, HostMemory>
       whole: () => Promise<Whole>
+      assertUnchanged: () => Promise<void>
     },
   ) {
     this.#device = device
@@ -53,6 +56,7 @@ export class PreparedDirect implements AsyncDisposable {
     this.#storages = parts.storages
     this.#mapped = parts.mapped
     this.#whole = parts.whole
+    this.#assertUnchanged = parts.assertUnchanged
   }
 
   /**
@@ -69,8 +73,8 @@ export class PreparedDirect implements AsyncDisposable {
   ): Promise<PreparedDirect> {
     const { direct } = device
     if (direct === undefined) throw new CkptError('UNSUPPORTED', `a ${device.kind} device cannot write into parameters`)
-    const host = manifest.ranks.find((metas) => metas.rank === rank)?.host
-    const near = offers.filter((offer) => manifest.ranks.some((metas) => metas.rank === offer.rank && metas.host === host))
+    const metas = manifest.ranks.find((one) => one.rank === rank)
+    const near = offers.filter((offer) => manifest.ranks.some((one) => one.rank === offer.rank && one.host === metas?.host))
     const away = offers.filter((offer) => !near.includes(offer))
     const opaque = away.flatMap(({ recording }) => recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name))
     const forward = near.every((offer) => offer.reaches)
@@ -118,6 +122,7 @@ export class PreparedDirect implements AsyncDisposable {
         storages,
         mapped: opened,
         whole,
+        assertUnchanged: () => (metas ? assertUnchanged(device.host, segments, metas) : Promise.resolve()),
       })
     } catch (error) {
       await storages?.close()
@@ -126,12 +131,20 @@ export class PreparedDirect implements AsyncDisposable {
     }
   }
 
-  /** What the worker's parameters must hold afterwards; computed once. */
+  /**
+   * What the worker's parameters must hold afterwards; computed once.
+   *
+   * @throws CkptError `DIGEST_MISMATCH` naming the tensor where what this rank registered in place has been changed since.
+   */
   digests(): Promise<[number, bigint][]> {
-    this.#digests ??= this.#whole().then(({ memories, copies }) =>
-      expectedDigests(this.#device.host, memories, copies, this.recording),
-    )
+    this.#digests ??= this.#expected()
     return this.#digests
+  }
+
+  async #expected(): Promise<[number, bigint][]> {
+    await this.#assertUnchanged()
+    const { memories, copies } = await this.#whole()
+    return expectedDigests(this.#device.host, memories, copies, this.recording)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

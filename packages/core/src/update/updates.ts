@@ -13,6 +13,7 @@ import { NO_LEASE } from '../nothing.ts'
 import type { UpdateMetrics } from '../observe/metrics.ts'
 import { describeUpdate, inSpan } from '../observe/spans.ts'
 import type { MemoryLimits } from '../options.ts'
+import { Keeper } from '../p2p/keeper.ts'
 import type { Serving } from '../p2p/serving.ts'
 import type { UpdateReport } from '../report.ts'
 import { RuntimeDir } from '../runtime-dir.ts'
@@ -164,6 +165,8 @@ export class Updates {
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
     let ranks: readonly number[] = []
+    const keeps = strategy.name === 'p2p' && strategy.keep === true
+    using keeper = keeps ? new Keeper(store, name) : undefined
     try {
       const { preferred } = device
       const report = await runUpdate(
@@ -179,6 +182,7 @@ export class Updates {
           manifest,
           segments: lease.segments,
           ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
+          ...(keeper && { keeper }),
           socketDir: this.#directory.path,
           token: this.#token,
           version,
@@ -189,9 +193,10 @@ export class Updates {
           chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
           timeoutMs,
           signal,
-          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}`,
+          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}, keep ${keeps}`,
           progress,
-          ...(failed && { failed }),
+          // What is kept is kept whole.
+          ...(failed && !keeps && { failed }),
           onBegin: (announcements) => {
             ranks = announcements.map(({ endpoint }) => endpoint.rank)
             this.engines.said(engine.name, announcements)
@@ -205,6 +210,11 @@ export class Updates {
         epoch,
       )
       rendezvous.endEpoch(epoch)
+      if (keeper) {
+        keeper.register()
+        metas.keep(name, new Set(report.pull?.lost.map((source) => source.rank)))
+        activity.registered({ name, bytes: report.pull?.bytes ?? 0, tensors: store.metas(name).tensors.count })
+      }
       this.engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
       if (!(options.keepAlive ?? this.#with.keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report
