@@ -2,13 +2,12 @@
 // Fuzzers; --help says how they are asked for.
 import { spawn, spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { pathToFileURL } from 'node:url'
 import { targets } from './fuzz/targets.mjs'
 import { ROOT } from './lib/root.mjs'
+import { sourceArguments } from './lib/source.mjs'
 
 const USAGE = `usage: node scripts/fuzz.mjs [options]
 
@@ -126,10 +125,7 @@ function native({ addon, program }) {
 }
 
 function script({ name, path }) {
-  const require = createRequire(join(ROOT, 'package.json'))
-  const tsx = pathToFileURL(require.resolve('tsx')).href
-  const flags = ['--import', tsx, '--conditions=@ckpt/source', '--expose-gc']
-  return watched(name, process.execPath, [...flags, join(ROOT, 'scripts/fuzz/target-main.mjs'), path])
+  return watched(name, process.execPath, ['--expose-gc', ...sourceArguments('scripts/fuzz/target-main.mjs'), path])
 }
 
 function python({ name, python: interpreter, path }) {

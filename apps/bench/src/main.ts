@@ -1,5 +1,4 @@
 /** `pnpm bench`: updates of scaled-down published models over real processes, against limits measured in the same run. */
-import { writeFileSync } from 'node:fs'
 import { freemem } from 'node:os'
 import { resolve } from 'node:path'
 import { MODELS, model as findModel } from '@ckpt/models'
@@ -15,8 +14,7 @@ import { measureGpu } from './measure/gpu.ts'
 import { measureH2d } from './measure/h2d.ts'
 import { HostRuns, type Scenario } from './measure/host.ts'
 import { measureRegistration } from './measure/registration.ts'
-import { renderHtml } from './output/html.ts'
-import { renderJson } from './output/json.ts'
+import { DIRECTORY, outputFiles, writeFiles } from './output/files.ts'
 import { renderTables } from './output/table.ts'
 import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
@@ -85,12 +83,14 @@ const program = new Command('bench')
       "serve the ranks' numbers for Prometheus meanwhile (host backend): rank 0 on this port, the next on the next ones",
     ).argParser(count),
   )
-  .option('--json <file>', 'write the result as JSON')
-  .option('--report <file>', 'write the result as a self-contained HTML page')
+  .option('--json <file>', `the result as JSON (default: ${DIRECTORY}/bench.json)`)
+  .option('--report <file>', `the result as a self-contained HTML page (default: ${DIRECTORY}/report.html)`)
   .option('--trace <file>', "write each run's last timed update as a trace for ui.perfetto.dev; several runs: a file each")
 
 const options = program.parse().opts<Options>()
-const userPath = (path: string) => resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
+const userDirectory = process.env['INIT_CWD'] ?? process.cwd()
+const userPath = (path: string) => resolve(userDirectory, path)
+const files = outputFiles(userDirectory, options)
 process.on('SIGINT', () => process.exit(130)).on('SIGTERM', () => process.exit(143))
 const say = (text: string) => {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
@@ -100,8 +100,7 @@ const say = (text: string) => {
 const result = await bench()
 say('')
 process.stdout.write(renderTables(result))
-if (options.json !== undefined) writeFileSync(userPath(options.json), renderJson(result))
-if (options.report !== undefined) writeFileSync(userPath(options.report), renderHtml(result))
+process.stdout.write(`\n${writeFiles(files, result)}`)
 if (options.trace !== undefined) await writeTraces(userPath(options.trace), result.runs)
 if (result.runs.some((run) => !run.verified)) process.exitCode = 1
 

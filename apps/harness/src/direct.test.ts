@@ -96,6 +96,42 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     expect(await cluster.engines[0]!.verify(before.files)).toMatchObject({ verified: false })
   })
 
+  // The TypeScript engine has a loader of its own: only the Python worker replays.
+  if (kind === 'python') {
+    it('are replayed by a worker whose parameters cannot be shared, to the same bytes', async () => {
+      if (noWorker !== undefined) throw new Error(noWorker)
+      await using cluster = await Cluster.start({
+        ranks: 2,
+        timeoutMs: 30_000,
+        engine: {
+          kind,
+          python: interpreter(),
+          checkpoint: before.directory,
+          extra: (rank) => (rank === 1 ? ['--unshared'] : []),
+        },
+      })
+      await record(cluster)
+      await cluster.register('after', after.directory, { inPlace: true })
+      await cluster.update('after')
+      const staged = await Promise.all(cluster.engines.map((engine) => engine.digests()))
+      for (const version of ['once', 'again']) {
+        await Promise.all(cluster.engines.map((engine) => engine.poison()))
+        const reports = await cluster.update('after', { strategy: 'direct', version })
+        for (const [rank, engine] of cluster.engines.entries()) {
+          expect(reports[rank]).toMatchObject({
+            strategy: 'broadcast',
+            version,
+            verified: true,
+            direct: { fallback: 'rank 1: this engine shares no memory', replayed: after.tensors },
+          })
+          expect(await engine.digests()).toEqual(staged[rank])
+          expect(await engine.health()).toMatchObject({ version, dirty: false })
+        }
+      }
+      await expect(cluster.update('after', { strategy: 'direct-required' })).rejects.toThrow(/shares no memory/)
+    })
+  }
+
   it('record anew when an engine worker was restarted, and repair one that a failed update left dirty', async () => {
     await using cluster = await start(2)
     await record(cluster)

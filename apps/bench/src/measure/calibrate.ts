@@ -8,111 +8,94 @@ import { sliceProbe } from './slices.ts'
 import { Updates, slowest } from './updates.ts'
 
 const MIB = 2 ** 20
-/** What rates are read from: updates of this model, so large and so small, over as many ranks. */
+/** What rates are read from: updates of this model, so large and so small. */
 const MODEL = 'llama-3.1-8b'
 const LARGE_BYTES = 512 * MIB
 const SMALL_BYTES = 16 * MIB
-const RANKS = 2
 /** Small updates of one reading, of which the median counts. */
 const SMALL_REPEAT = 3
 /** Updates before the first reading: they make ring, collective and recordings, and compile what is run often. */
-const WARM_UP = 4
-const SLICE_PAIRS = 7
+export const WARM_UP = 4
+/** Readings of which the best counts: both are to be seen undisturbed. */
+const SLICE_PAIRS = 15
 
 type Strategy = 'broadcast' | 'direct' | 'p2p'
 
 /**
  * What this machine's processors need for the parts of an update, read again and again beside the updates that are to be predicted,
- * since what else the physical machine does moves it within seconds. All of it comes from updates of another model: over two ranks,
- * one of 16 MiB and one of 512 MiB, whose difference is the time of the bytes; and over as many ranks as are to be predicted, one of
- * 16 MiB, for what lies before and after the pipeline.
+ * since what else the physical machine does moves it within seconds. All of it comes from updates of another model over as many ranks:
+ * one of 16 MiB, for what lies before and after the pipeline, and one of 512 MiB, for what bytes take.
  */
 export class Calibration implements AsyncDisposable {
   readonly #host: Host
   readonly #strategy: Strategy
-  readonly #all: readonly SmallUpdates[]
+  readonly #ranks: number
   readonly #small: SmallUpdates
   readonly #large: SmallUpdates
-  /** Broadcasts, where the strategy is p2p: what is pulled is also shared and loaded. */
-  readonly #staged: { readonly small: SmallUpdates; readonly large: SmallUpdates } | undefined
 
-  private constructor(host: Host, strategy: Strategy, all: readonly SmallUpdates[]) {
-    const [small, large, stagedSmall, stagedLarge] = all
+  private constructor(host: Host, strategy: Strategy, ranks: number, small: SmallUpdates, large: SmallUpdates) {
     this.#host = host
     this.#strategy = strategy
-    this.#all = all
-    this.#small = small!
-    this.#large = large!
-    this.#staged = stagedSmall && stagedLarge && { small: stagedSmall, large: stagedLarge }
+    this.#ranks = ranks
+    this.#small = small
+    this.#large = large
   }
 
-  static async start(host: Host, strategy: Strategy): Promise<Calibration> {
-    const all: SmallUpdates[] = []
+  static async start(host: Host, strategy: Strategy, ranks: number): Promise<Calibration> {
+    const small = await SmallUpdates.start(host, SMALL_BYTES, ranks, strategy)
     try {
-      for (const kind of strategy === 'p2p' ? (['p2p', 'broadcast'] as const) : [strategy]) {
-        for (const bytes of [SMALL_BYTES, LARGE_BYTES]) all.push(await SmallUpdates.start(host, bytes, RANKS, kind))
-      }
+      return new Calibration(host, strategy, ranks, small, await SmallUpdates.start(host, LARGE_BYTES, ranks, strategy))
     } catch (error) {
-      for (const one of all) await one[Symbol.asyncDispose]()
+      await small[Symbol.asyncDispose]()
       throw error
     }
-    return new Calibration(host, strategy, all)
   }
 
-  /** What reads the rates for updates of `model`, cut to `bytes`, over `ranks`. */
-  async beside(model: Pick<Model, 'id'>, bytes: number, ranks: number): Promise<Beside> {
-    const sliced = await this.#sliceRatio(checkpointTensors(findModel(model.id), { bytes }), ranks)
-    const others = ranks === RANKS ? undefined : await SmallUpdates.start(this.#host, SMALL_BYTES, ranks, this.#strategy)
-    return {
-      read: () => this.#read(others ?? this.#small, ranks, sliced),
-      [Symbol.asyncDispose]: async () => others?.[Symbol.asyncDispose](),
-    }
+  /** What reads the rates for updates of `model`, cut to `bytes`. */
+  async beside(model: Pick<Model, 'id'>, bytes: number): Promise<Beside> {
+    const sliced = await this.#sliceRatio(checkpointTensors(findModel(model.id), { bytes }))
+    return { read: () => this.#read(sliced) }
   }
 
-  async #read(control: SmallUpdates, ranks: number, sliced: number): Promise<ProcessorReading> {
+  async #read(sliced: number): Promise<ProcessorReading> {
     const processors = cpus().length
     const small = await this.#small.seconds(SMALL_REPEAT)
     const large = await this.#large.seconds(1)
-    const before = control === this.#small ? small : await control.seconds(SMALL_REPEAT)
-    /** Processor time of a byte of the checkpoint. */
-    const perByte = (few: number, many: number) => (Math.max(1e-4, many - few) * processors) / (LARGE_BYTES - SMALL_BYTES)
-    const all = perByte(small, large)
-    // Bytes that are copied for each byte of the checkpoint: H2D, to each other rank, and what all workers keep together.
-    const copies = (over: number) => (this.#strategy === 'direct' ? 1 : 1 + over)
-    let copy = all / copies(RANKS)
-    let tcp: number | undefined
-    if (this.#staged) {
-      copy = perByte(await this.#staged.small.seconds(SMALL_REPEAT), await this.#staged.large.seconds(1)) / copies(RANKS)
-      // Everything but H2D is the same; what is received over TCP has been copied twice at least.
-      tcp = Math.max(all - RANKS * copy, copy)
-    }
-    const work = (copies(ranks) - 1) * copy + (tcp ?? copy)
+    const perByte = Math.max(1e-4, large - small) / (LARGE_BYTES - SMALL_BYTES)
+    // Bytes that are copied for each byte of the checkpoint: what all workers keep together, to each other rank, and H2D; what is
+    // pulled instead is copied into the sending socket and out of the receiving one.
+    const copies = this.#strategy === 'direct' ? 1 : this.#ranks + (this.#strategy === 'p2p' ? 2 : 1)
+    const copyRate = copies / (perByte * processors)
     return {
       processors,
-      copyRate: 1 / copy,
-      reloadRate: sliced / copy,
-      ...(tcp !== undefined && { tcpRate: 1 / tcp }),
-      updateSeconds: Math.max(0, before - (work * SMALL_BYTES) / processors),
+      copyRate,
+      reloadRate: copyRate * sliced,
+      tcpRate: copyRate / 2,
+      updateSeconds: Math.max(0, small - perByte * SMALL_BYTES),
     }
   }
 
-  /** How fast this model's slices over `ranks` are taken, in terms of the calibration's own. */
-  async #sliceRatio(tensors: readonly CheckpointTensor[], ranks: number): Promise<number> {
+  /** How fast this model's slices are taken, in terms of the calibration's own. */
+  async #sliceRatio(tensors: readonly CheckpointTensor[]): Promise<number> {
     const own = checkpointTensors(findModel(MODEL), { bytes: LARGE_BYTES })
-    using theirs = await sliceProbe(this.#host, tensors, ranks)
-    using ours = await sliceProbe(this.#host, own, RANKS)
-    const ratios: number[] = []
-    for (let i = 0; i < SLICE_PAIRS; i++) ratios.push((await theirs.read()) / (await ours.read()))
-    return summarize(ratios).median
+    using theirs = await sliceProbe(this.#host, tensors, this.#ranks)
+    using ours = await sliceProbe(this.#host, own, this.#ranks)
+    let [best, ownBest] = [0, 0]
+    for (let i = 0; i < SLICE_PAIRS; i++) {
+      best = Math.max(best, await theirs.read())
+      ownBest = Math.max(ownBest, await ours.read())
+    }
+    return best / ownBest
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const one of this.#all) await one[Symbol.asyncDispose]()
+    await this.#large[Symbol.asyncDispose]()
+    await this.#small[Symbol.asyncDispose]()
   }
 }
 
 /** Reads the rates beside the updates of one run. */
-export interface Beside extends AsyncDisposable {
+export interface Beside {
   read(): Promise<ProcessorReading>
 }
 

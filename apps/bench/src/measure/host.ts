@@ -50,13 +50,12 @@ export class HostRuns {
   async measureBesideCalibration(): Promise<void> {
     const { host, say } = this.#options
     for (const strategy of this.#options.strategies) {
-      say(`calibrating for ${strategy}`)
-      await using calibration = await Calibration.start(host, strategy)
-      for (const scenario of this.#options.scenarios) {
-        using generated = await this.#generate(scenario)
-        for (const ranks of VALIDATED_RANKS[strategy]) {
-          say(`${scenario.model.title}, ${strategy} over ${ranks}: calibrating`)
-          await using beside = await calibration.beside(scenario.model, generated.bytes, ranks)
+      for (const ranks of VALIDATED_RANKS[strategy]) {
+        say(`calibrating for ${strategy} over ${ranks}`)
+        await using calibration = await Calibration.start(host, strategy, ranks)
+        for (const scenario of this.#options.scenarios) {
+          using generated = await this.#generate(scenario)
+          const beside = await calibration.beside(scenario.model, generated.bytes)
           await this.#measure(scenario, generated, strategy, ranks, beside)
         }
       }

@@ -3,8 +3,8 @@ import type { Host } from '@ckpt/contract'
 import { engineLayout, type CheckpointTensor } from '@ckpt/models'
 import type { CeilingProbe } from './ceilings.ts'
 
-/** Bytes of a model's tensors that are sliced. */
-const SLICED_BYTES = 384 * 2 ** 20
+/** Kept bytes at most, the same for every model: more of them would be less in caches. */
+const KEPT_BYTES = 96 * 2 ** 20
 const ALIGNMENT = 256
 
 /** Takes one engine worker's slices out of tensors that lie one after the other, all processors at work; a reading is of kept bytes. */
@@ -17,7 +17,7 @@ export async function sliceProbe(host: Host, tensors: readonly CheckpointTensor[
   let kept = 0
   for (const { name, bytes } of tensors) {
     const { sourceOffset, sourcePitch, rowBytes, rows, destinationPitch } = placements.get(name)!
-    if (source + bytes > SLICED_BYTES || rowBytes === 0) continue
+    if (kept + rows * rowBytes > KEPT_BYTES || rowBytes === 0) continue
     columns.push(0, source + sourceOffset, sourcePitch, 1, destination, destinationPitch, rowBytes, rows)
     source += align(bytes)
     destination += align(rows * rowBytes)

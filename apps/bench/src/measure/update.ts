@@ -5,7 +5,7 @@ import type { Run } from '../result.ts'
 import { account } from './account.ts'
 import { poisonAll } from './engines.ts'
 import { summarize } from '../statistics.ts'
-import type { Beside } from './calibrate.ts'
+import { WARM_UP, type Beside } from './calibrate.ts'
 import type { CeilingProbe } from './ceilings.ts'
 import { Updates, inShm, slowest, type UpdatesOptions } from './updates.ts'
 
@@ -63,6 +63,8 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     const [report] = await updateAndVerify('first direct')
     if (report!.strategy !== 'direct') return { skipped: report!.direct?.fallback ?? 'no update was direct' }
   }
+  // As often as what it is held against.
+  if (options.beside) for (let i = 2; i < WARM_UP; i++) await updates.update(`warm-up ${i}`)
   const ceilings: number[] = []
   for (let i = 0; i < repeat; i++) {
     ceilings.push(await options.copyCeiling.read())

@@ -52,6 +52,11 @@ export interface RecordingSession extends UpdateSession {
   storages(): Promise<readonly StorageHandle[] | string>
   /** From the answer on parameters may be written, until `release`. */
   direct(routes: string): Promise<void>
+  /**
+   * From the answer on the worker copies what comes through the ring itself, as it was recorded, instead of loading it. Resolves to the number of
+   * tensors that it does that with; 0 where it does not know how to.
+   */
+  replay(routes: string): Promise<number>
   /** Digests of the recording's parameters are compared. */
   release(digests?: readonly (readonly [parameter: number, digest: bigint])[]): Promise<void>
 }

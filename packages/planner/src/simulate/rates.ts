@@ -83,8 +83,7 @@ const GPUS: Readonly<Record<string, Gpu>> = {
 export const LOADERS: Readonly<Record<string, { readonly tensorSeconds: number; readonly source: string }>> = {
   reference: {
     tensorSeconds: 14.7e-6,
-    source:
-      "ckpt's Python reference engine: 191.6 ms for 12,393 tensors on H200s (docs/performance/h200-x2.json), copies left out",
+    source: "ckpt's Python reference engine: 191.6 ms for 12,393 tensors on H200s, copies left out",
   },
   vllm: {
     tensorSeconds: 112e-6,
