@@ -22,6 +22,7 @@ interface Json {
     readonly ranks: number
     readonly updateMs: { readonly samples: readonly number[] }
     readonly ratios: { readonly samples: readonly number[] }
+    readonly stages: Readonly<Record<'h2dMs' | 'broadcastMs' | 'reloadMs' | 'idleMs', number>>
   }[]
 }
 
@@ -47,7 +48,7 @@ it('curl of the metrics during a bench shows the numbers that its report shows',
   expect(status).toBe(0)
 
   const { runs } = JSON.parse(readFileSync(json, 'utf8')) as Json
-  const { bytes, updateMs, ratios } = runs[0]!
+  const { bytes, updateMs, ratios, stages } = runs[0]!
   const samples = updateMs.samples.map((milliseconds, i) => ({ seconds: milliseconds / 1000, ratio: ratios.samples[i]! }))
   // The slowest rank counts, in the report as here.
   const seen = scrapes.map((both) => ({
@@ -67,6 +68,14 @@ it('curl of the metrics during a bench shows the numbers that its report shows',
   )
   console.log(`${scrapes.length} scrapes saw ${matched.length} of ${samples.length} samples: ${JSON.stringify(matched)}`)
   expect(matched.length).toBeGreaterThanOrEqual(samples.length - 1)
+  // The report's stages are those of one of the samples.
+  const ofStage = (both: Map<string, number>[], stage: string) =>
+    Math.max(...both.map((one) => one.get(`ckpt_last_update_stage_seconds{stage="${stage}"}`) ?? NaN))
+  const shown = scrapes.filter((both) =>
+    Object.entries(stages).every(([name, ms]) => close(ofStage(both, name.replace(/Ms$/, '')), ms / 1000)),
+  )
+  console.log(`${shown.length} scrapes saw the report's stages ${JSON.stringify(stages)}`)
+  if (matched.length === samples.length) expect(shown.length).toBeGreaterThan(0)
   const last = scrapes.at(-1)![0]!
   expect(last.get('ckpt_updates_total{engine="control",strategy="broadcast",result="ok"}')).toBeGreaterThanOrEqual(
     samples.length,

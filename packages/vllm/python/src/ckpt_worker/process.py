@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def process_mark() -> str | None:
-    """This process's PID namespace and when it started, in clock ticks since the machine did; ``None`` where /proc does not say.
+    """This process's PID namespace and when it started, in clock ticks since boot; ``None`` where /proc does not say.
 
     A rank that finds the same of the process with this id knows that it sees the worker, and can tell when it dies.
     """
