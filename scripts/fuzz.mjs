@@ -1,7 +1,5 @@
 #!/usr/bin/env node
-// Fuzzers: node scripts/fuzz.mjs [--minutes M] [--target NAME,…] [--seed S] [--list] [--replay FILE --target NAME]
-// Each target runs for M minutes (default 1), one after another. Inputs that fail are kept in build/fuzz and named; the exit code is then 1.
-// Line by line: PASS, FAIL or SKIP, the target, and what was seen.
+// Fuzzers; --help says how they are asked for.
 import { spawn, spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -11,8 +9,20 @@ import { targets } from './fuzz/targets.mjs'
 import { ROOT } from './lib/root.mjs'
 import { sourceArguments } from './lib/source.mjs'
 
+const USAGE = `usage: node scripts/fuzz.mjs [options]
+
+Each target runs for M minutes, one after another. Inputs that fail are kept in build/fuzz and named; the exit code is then 1. Line by line:
+PASS, FAIL or SKIP, the target, and what was seen. Native targets are built with AddressSanitizer, UBSan and leak detection.
+
+  --minutes M         how long each target runs (default 1)
+  --target NAME,...   only these (default: all)
+  --seed S            start of the random numbers (default: of the clock)
+  --list              print the targets, and why one cannot run here
+  --replay FILE       run one input, of the one target that --target names
+`
 const { values } = parseArgs({
   options: {
+    help: { type: 'boolean', short: 'h', default: false },
     minutes: { type: 'string', default: '1' },
     target: { type: 'string' },
     seed: { type: 'string', default: String(Date.now() % 1e6) },
@@ -20,6 +30,10 @@ const { values } = parseArgs({
     replay: { type: 'string' },
   },
 })
+if (values.help) {
+  process.stdout.write(USAGE)
+  process.exit(0)
+}
 const seconds = Number(values.minutes) * 60
 if (!(seconds > 0) || !Number.isSafeInteger(Number(values.seed))) {
   process.stderr.write('--minutes takes a number above 0, --seed a whole number\n')

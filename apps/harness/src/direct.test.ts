@@ -1,8 +1,10 @@
+import { readFileSync } from 'node:fs'
 import { createHost } from '@ckpt/transport'
 import { model } from '@ckpt/models'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
 import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
+import { parametersPrefix } from './engine/parameters.ts'
 import { interpreter, missing } from './testing/python.fixture.ts'
 
 const host = createHost()
@@ -42,6 +44,24 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     throw new Error('no update was recorded')
   }
 
+  it('leave nothing of a worker that dies afterwards mapped in any rank', async (context) => {
+    if (kind === 'python') context.skip('how the memory of the other kind of worker is held makes no difference to the ranks')
+    await using cluster = await start(2)
+    await record(cluster)
+    await cluster.update('before', { strategy: 'direct-required' })
+    const prefix = parametersPrefix(cluster.engines[1]!.process.child.pid!)
+    const mapped = () =>
+      cluster.ranks.filter(({ process: { child } }) => readFileSync(`/proc/${child.pid}/maps`, 'utf8').includes(prefix))
+    expect(mapped()).not.toEqual([])
+    await cluster.engines[1]!.process.stop('SIGKILL')
+    await expect.poll(mapped, { timeout: 3000 }).toEqual([])
+    // What is mapped anew is the new worker's.
+    await cluster.restartEngine(1)
+    await untilRecorded(cluster)
+    await cluster.update('before', { strategy: 'direct-required' })
+    expect(await cluster.engines[1]!.verify(before.files)).toMatchObject({ verified: true })
+  })
+
   it.each([1, 2])('give %d engine workers the bytes of a staged update, and no other byte moves', async (ranks) => {
     if (kind === 'python' && noWorker !== undefined) throw new Error(noWorker)
     await using cluster = await start(ranks)
@@ -75,6 +95,42 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     // The checks themselves can fail: the engines hold `after` now.
     expect(await cluster.engines[0]!.verify(before.files)).toMatchObject({ verified: false })
   })
+
+  // The TypeScript engine has a loader of its own: only the Python worker replays.
+  if (kind === 'python') {
+    it('are replayed by a worker whose parameters cannot be shared, to the same bytes', async () => {
+      if (noWorker !== undefined) throw new Error(noWorker)
+      await using cluster = await Cluster.start({
+        ranks: 2,
+        timeoutMs: 30_000,
+        engine: {
+          kind,
+          python: interpreter(),
+          checkpoint: before.directory,
+          extra: (rank) => (rank === 1 ? ['--unshared'] : []),
+        },
+      })
+      await record(cluster)
+      await cluster.register('after', after.directory, { inPlace: true })
+      await cluster.update('after')
+      const staged = await Promise.all(cluster.engines.map((engine) => engine.digests()))
+      for (const version of ['once', 'again']) {
+        await Promise.all(cluster.engines.map((engine) => engine.poison()))
+        const reports = await cluster.update('after', { strategy: 'direct', version })
+        for (const [rank, engine] of cluster.engines.entries()) {
+          expect(reports[rank]).toMatchObject({
+            strategy: 'broadcast',
+            version,
+            verified: true,
+            direct: { fallback: 'rank 1: this engine shares no memory', replayed: after.tensors },
+          })
+          expect(await engine.digests()).toEqual(staged[rank])
+          expect(await engine.health()).toMatchObject({ version, dirty: false })
+        }
+      }
+      await expect(cluster.update('after', { strategy: 'direct-required' })).rejects.toThrow(/shares no memory/)
+    })
+  }
 
   it('record anew when an engine worker was restarted, and repair one that a failed update left dirty', async () => {
     await using cluster = await start(2)

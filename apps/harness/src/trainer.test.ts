@@ -1,35 +1,16 @@
-import { execFileSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { CkptError } from '@ckpt/contract'
 import { ParameterServer, controlEngine } from '@ckpt/core'
 import { createCudaDevice, probeCuda } from '@ckpt/transport'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { Cluster, freePort } from './cluster/cluster.ts'
 import { EngineProcess } from './cluster/engine-process.ts'
+import { interpreter, missing, problem } from './testing/python.fixture.ts'
 import { TrainerProcess } from './trainer/trainer-process.ts'
 
-function interpreter(): string {
-  const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))
-  return process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
-}
-
-/** Why a check in Python fails, or undefined. */
-function problem(code: string): string | undefined {
-  try {
-    execFileSync(interpreter(), ['-c', code], { stdio: 'pipe' })
-    return undefined
-  } catch (error) {
-    return String((error as { stderr?: Buffer }).stderr ?? error)
-      .trim()
-      .split('\n')
-      .at(-1)
-  }
-}
-
-const noTrainer = problem('import torch, zmq, msgspec, ckpt_worker.trainer')
+const noTrainer = missing('torch', 'zmq', 'msgspec', 'ckpt_worker.trainer')
 const gpus = (await probeCuda()).devices.length
 const noGpu =
   gpus === 0

@@ -95,7 +95,7 @@ bool Ask(FuzzedDataProvider& data, int fd, const World& world) {
     request.bytes += extent.bytes;
     if (status != ReplyStatus::kOk) continue;
     if (which > 1)
-      status = ReplyStatus::kUnknownRegion;
+      status = which == 2 ? ReplyStatus::kClosedRegion : ReplyStatus::kUnknownRegion;
     else if (extent.offset > kRegion || extent.bytes > kRegion - extent.offset)
       status = ReplyStatus::kOutsideRegion;
     refused = i;

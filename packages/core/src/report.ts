@@ -34,6 +34,8 @@ export interface DirectReport {
   readonly fallback?: string
   /** What watching the engine load brought, where that was done. */
   readonly recorded?: string
+  /** Tensors of a staged update that the worker copied by its recording, instead of giving them to the engine's loader. */
+  readonly replayed?: number
   readonly opaque: readonly OpaqueReport[]
   /** The account of bytes on this rank. */
   readonly bytes?: {

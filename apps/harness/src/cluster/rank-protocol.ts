@@ -85,6 +85,7 @@ export interface RankResources {
   readonly heapBytes: number
   readonly peakResidentBytes: number
   readonly openFiles: number
+  /** Memory mappings, without the pages of V8's heap. */
   readonly maps: number
 }
 

@@ -99,11 +99,12 @@ function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: numbe
   return breaks
 }
 
-/** Whether a child of this process is there still; its number may be another's by now. */
+/** Whether a child of this process is there still; its number may be another's by now, or a thread's. */
 function isThere(pid: number): boolean {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8')
-    return !/^State:\s+Z/m.test(status) && Number(/^PPid:\s+(\d+)/m.exec(status)?.[1]) === process.pid
+    const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1])
+    return !/^State:\s+Z/m.test(status) && field('PPid') === process.pid && field('Tgid') === pid
   } catch {
     return false
   }

@@ -32,6 +32,8 @@ export interface TrialResult {
 
 const HELD_IN_RANK: readonly string[] = ['begin', 'plan', 'h2d', 'broadcast'] satisfies RankPoint[]
 const ANY_MS = 120
+/** How long half a gigabyte may take to be read, in deadlines of other waits: a busy disk or machine is no hang. */
+const REGISTER_DEADLINES = 5
 
 /** What a trial needs of the campaign. */
 export interface TrialSetting {
@@ -160,7 +162,7 @@ export async function registerTrial(setting: TrialSetting, fault: RegisterFault)
     begun?.then(during, () => undefined)
     const options = { pool: 'private' as const }
     const call = rank.call('register', { name: 'b', source: { files: [file] }, options, watch: during !== undefined })
-    ended = await outcome(victim, call, timeoutMs + GRACE_MS)
+    ended = await outcome(victim, call, REGISTER_DEADLINES * timeoutMs)
     undo?.()
     breaks.push(...registerBreaks(fault, file, ended))
     // The name is free again after a failure, and taken after a success.

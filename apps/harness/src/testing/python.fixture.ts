@@ -10,8 +10,13 @@ export function interpreter(): string {
 
 /** Why Python engines cannot run here, or undefined. */
 export function missing(...modules: string[]): string | undefined {
+  return problem(`import ${modules.join(', ')}`)
+}
+
+/** Why a check in Python fails, or undefined. */
+export function problem(code: string): string | undefined {
   try {
-    execFileSync(interpreter(), ['-c', `import ${modules.join(', ')}`], { stdio: 'pipe' })
+    execFileSync(interpreter(), ['-c', code], { stdio: 'pipe' })
     return undefined
   } catch (error) {
     return String((error as { stderr?: Buffer }).stderr ?? error)

@@ -16,15 +16,20 @@ export async function expectedFromDisk(
   python: string,
   models: readonly string[],
   tensorParallelSize: number,
+  options: { readonly extension?: string; readonly env?: Readonly<Record<string, string>> } = {},
 ): Promise<readonly (readonly Completion[])[]> {
   const home = mkdtempSync(join(tmpdir(), `ckpt-expected-${process.pid}-`))
   try {
     const [requests, answers] = [join(home, 'requests.json'), join(home, 'answers.json')]
-    writeFileSync(requests, JSON.stringify({ models, prompts: PROMPTS, tokens: TOKENS, tensorParallelSize }))
+    const vllmOptions = options.extension === undefined ? {} : { worker_extension_cls: options.extension }
+    writeFileSync(
+      requests,
+      JSON.stringify({ models, prompts: PROMPTS, tokens: TOKENS, tensorParallelSize, options: vllmOptions }),
+    )
     const program = fileURLToPath(new URL('./expected.py', import.meta.url))
     // One process where that is possible: each engine process imports everything anew.
     const one = tensorParallelSize === 1 ? { VLLM_ENABLE_V1_MULTIPROCESSING: '0' } : {}
-    const env = { ...process.env, ...vllmVariables(home), ...one }
+    const env = { ...process.env, ...vllmVariables(home), ...options.env, ...one }
     await run(python, [program, requests, answers], { timeout: 600_000, env, maxBuffer: 2 ** 26 })
     return JSON.parse(readFileSync(answers, 'utf8')) as Completion[][]
   } finally {

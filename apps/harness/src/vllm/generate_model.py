@@ -41,12 +41,14 @@ EXPERTS: dict[str, Any] = {
     "moe_intermediate_size": 64,
     "norm_topk_prob": True,
 }
+#: Qwen2 has no head_dim of its own, and vLLM's CPU backend no attention for heads of 16.
+WIDE_HEADS: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 2}
 #: Name of a family: transformers' model type, and what differs from SHAPE.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {}),
-    "qwen2": ("qwen2", {}),
+    "qwen2": ("qwen2", WIDE_HEADS),
     "llama": ("llama", {}),
-    "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2-tied": ("qwen2", {**WIDE_HEADS, "tie_word_embeddings": True}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
     "qwen3-moe": ("qwen3_moe", EXPERTS),
 }

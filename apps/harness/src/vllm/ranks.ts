@@ -13,7 +13,8 @@ export class LocalRanks implements AsyncDisposable {
   static async create(count: number, timeoutMs = 120_000): Promise<LocalRanks> {
     const rendezvous = `tcp://127.0.0.1:${await freePort()}`
     const ranks = Array.from({ length: count }, (_, rank) => rank)
-    const create = (rank: number) => ParameterServer.create({ rank, worldSize: count, rendezvous, timeoutMs, threads: 1 })
+    const create = (rank: number) =>
+      ParameterServer.create({ rank, worldSize: count, rendezvous, timeoutMs, threads: 1, shareMemory: true })
     return new LocalRanks(await Promise.all(ranks.map(create)))
   }
 

@@ -3,26 +3,14 @@
 #include "ckpt/napi/environment.h"
 #include "ckpt/napi/numbers.h"
 #include "objects.h"
+#include "places.h"
 
 namespace ckpt::cuda {
 namespace {
 
-/// A memory that kernels can address, and what keeps it there.
-struct Place {
-  abi::DevicePointer address;
-  std::uint64_t bytes;
-  std::shared_ptr<const void> hold;
-};
-
 /// Device memory or registered host memory. @throws Error INVALID_ARGUMENT, also for host memory that is not pinned.
 Place ToPlace(const Napi::Value& value) {
-  if (Box<RegistrationObject>::Is(value)) {
-    const auto object = Box<RegistrationObject>::Get(value, "registration");
-    if (object->registration == nullptr || !object->registration->pinned()) {
-      throw Error(code::kInvalidArgument, "the host memory is not pinned, the GPU cannot read it").WithField("memories");
-    }
-    return {reinterpret_cast<abi::DevicePointer>(object->data), object->bytes, object};
-  }
+  if (Box<RegistrationObject>::Is(value)) return PlaceOf(Box<RegistrationObject>::Get(value, "registration"));
   const auto object = Box<MemoryObject>::Get(value, "memory");
   return {object->memory->pointer(), object->memory->bytes(), object};
 }
@@ -33,39 +21,6 @@ std::vector<Place> ToPlaces(const Napi::Value& value) {
   for (std::uint32_t i = 0; i < value.As<Napi::Array>().Length(); i++)
     places.push_back(ToPlace(value.As<Napi::Array>().Get(i)));
   return places;
-}
-
-Napi::Float64Array ToRows(const Napi::Value& value, std::size_t columns, const char* field) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array ||
-      value.As<Napi::TypedArray>().ElementLength() % columns != 0) {
-    throw Error(code::kInvalidArgument,
-                std::string(field) + " must be a Float64Array of " + std::to_string(columns) + " columns")
-        .WithField(field);
-  }
-  return value.As<Napi::Float64Array>();
-}
-
-const Place& PlaceAt(const std::vector<Place>& places, double index, const char* field) {
-  const std::uint64_t i = ToUnsigned(index, field);
-  if (i >= places.size()) throw Error(code::kInvalidArgument, "there is no memory " + std::to_string(i)).WithField(field);
-  return places[i];
-}
-
-/// Address of `rows` runs in a place. @throws Error INVALID_ARGUMENT when they leave it.
-abi::DevicePointer Inside(const Place& place, std::uint64_t offset, std::uint64_t rows, std::uint64_t row_bytes,
-                          std::uint64_t pitch, const char* field) {
-  std::uint64_t length = row_bytes;
-  bool fits = true;
-  if (rows == 0) {
-    length = 0;
-  } else if (rows > 1) {
-    std::uint64_t skipped = 0;
-    fits = !__builtin_mul_overflow(rows - 1, pitch, &skipped) && !__builtin_add_overflow(skipped, row_bytes, &length);
-  }
-  if (!fits || offset > place.bytes || length > place.bytes - offset) {
-    throw Error(code::kInvalidArgument, "a range lies outside its memory").WithField(field);
-  }
-  return place.address + offset;
 }
 
 /// digest(device, memories, ranges): Promise<BigUint64Array>. Ranges: memory, offset, bytes of each.
@@ -96,21 +51,7 @@ Napi::Value CopyStrided(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto device = Box<DeviceObject>::Get(info[0], "device");
     auto places = ToPlaces(info[1]);
-    constexpr std::size_t kColumns = 8;
-    const Napi::Float64Array flat = ToRows(info[2], kColumns, "copies");
-    std::vector<DeviceCopy> copies;
-    for (std::size_t i = 0; i < flat.ElementLength(); i += kColumns) {
-      DeviceCopy copy{};
-      copy.source_pitch = ToUnsigned(flat[i + 2], "sourcePitch");
-      copy.destination_pitch = ToUnsigned(flat[i + 5], "destinationPitch");
-      copy.row_bytes = ToUnsigned(flat[i + 6], "rowBytes");
-      copy.rows = ToUnsigned(flat[i + 7], "rows");
-      copy.source = Inside(PlaceAt(places, flat[i], "source"), ToUnsigned(flat[i + 1], "sourceOffset"), copy.rows,
-                           copy.row_bytes, copy.source_pitch, "source");
-      copy.destination = Inside(PlaceAt(places, flat[i + 3], "destination"), ToUnsigned(flat[i + 4], "destinationOffset"),
-                                copy.rows, copy.row_bytes, copy.destination_pitch, "destination");
-      copies.push_back(copy);
-    }
+    auto copies = ToCopies(info[2], places, places, "copies");
     return Environment::Of(info.Env())
         .Run(
             [device, places = std::move(places), copies = std::move(copies)](const Task&) {

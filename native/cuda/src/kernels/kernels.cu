@@ -83,29 +83,43 @@ __device__ unsigned long long DigestTile(const DigestJob& job, unsigned long lon
   return sum;
 }
 
+/// Memory is read in lines of so many bytes. A load of a warp that begins inside one touches a line more; over the host link
+/// the parts of a line that two loads share cross it twice.
+constexpr unsigned int kLineBytes = 128;
+
 template <typename T>
 __device__ void CopyRows(const CopyJob& job, unsigned long long first_row, unsigned long long rows, unsigned long long column,
                          unsigned long long bytes) {
+  constexpr unsigned int kLine = kLineBytes / sizeof(T);
   const unsigned int width = static_cast<unsigned int>(bytes / sizeof(T));
-  const unsigned int total = width * static_cast<unsigned int>(rows);
   const unsigned long long source = job.source + first_row * job.source_pitch + column;
   const unsigned long long destination = job.destination + first_row * job.destination_pitch + column;
+  // Rows that do not begin with a line are walked from the line that they begin in, so that every line is read by one load.
+  // Short ones are not: most threads would have nothing to do.
+  const bool aligned = bytes < 4 * kLineBytes || ((source | (rows > 1 ? job.source_pitch : 0)) & (kLineBytes - 1)) == 0;
+  const unsigned int slots = aligned ? width : (width + 2 * (kLine - 1)) / kLine * kLine;
+  const unsigned int total = slots * static_cast<unsigned int>(rows);
   constexpr unsigned int kAtOnce = 4;
   for (unsigned int base = threadIdx.x; base < total; base += kKernelThreads * kAtOnce) {
     T values[kAtOnce];
     unsigned long long to[kAtOnce];
 #pragma unroll
     for (unsigned int k = 0; k < kAtOnce; k++) {
+      to[k] = 0;
       const unsigned int at = base + k * kKernelThreads;
       if (at >= total) continue;
-      const unsigned int row = at / width;
-      const unsigned long long offset = static_cast<unsigned long long>(at - row * width) * sizeof(T);
-      values[k] = *reinterpret_cast<const T*>(source + row * job.source_pitch + offset);
-      to[k] = destination + row * job.destination_pitch + offset;
+      const unsigned int row = at / slots;
+      const unsigned long long from = source + row * job.source_pitch;
+      const unsigned int lead = aligned ? 0 : static_cast<unsigned int>(from & (kLineBytes - 1)) / sizeof(T);
+      // Before the row this is far above its width.
+      const unsigned int word = at - row * slots - lead;
+      if (word >= width) continue;
+      values[k] = *reinterpret_cast<const T*>(from + word * sizeof(T));
+      to[k] = destination + row * job.destination_pitch + word * sizeof(T);
     }
 #pragma unroll
     for (unsigned int k = 0; k < kAtOnce; k++) {
-      if (base + k * kKernelThreads < total) *reinterpret_cast<T*>(to[k]) = values[k];
+      if (to[k] != 0) *reinterpret_cast<T*>(to[k]) = values[k];
     }
   }
 }

@@ -51,11 +51,16 @@ class TcpServer {
   struct Connection {
     ScopedFd fd;
     std::thread thread;
+    /// The peer has proven that it knows the secret.
+    std::atomic<bool> known{false};
     std::atomic<bool> over{false};
+    /// Shut down to make room.
+    bool dropped = false;
   };
 
   void Accept();
   void Admit(int listener);
+  void MakeRoom();
   void Reap();
   void Serve(Connection& connection);
   bool Answer(int fd);

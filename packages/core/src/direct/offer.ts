@@ -2,6 +2,7 @@ import { createHash, randomUUID } from 'node:crypto'
 import { CkptError, checkMessagePack, type HostMemory, type Recording, type StorageHandle } from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
+import type { WorkerProcess } from '../update/session.ts'
 import { recordingFrame, recordingSchema, storageSchema } from '../worker-protocol/messages.ts'
 
 /** What one rank tells the others so that a direct update can be planned. Or why it cannot take part in one. */
@@ -28,6 +29,8 @@ export interface Offered {
   readonly recording: Recording
   readonly storages: readonly StorageHandle[]
   readonly segments: readonly OfferedSegment[]
+  /** The engine worker's process, whose memory the storages are. */
+  readonly process?: WorkerProcess | undefined
   /** Whether this rank's device reaches the memory of all the others' of its host. */
   readonly reaches: boolean
 }
@@ -66,6 +69,7 @@ const offerSchema: z.ZodType<Offer> = z.union([
     recording: recordingSchema,
     storages: z.array(storageSchema),
     segments: z.array(z.object({ path: z.string().nullable(), id: z.string() })),
+    process: z.object({ pid: z.number().int().nonnegative(), mark: z.string().max(128) }).optional(),
     reaches: z.boolean(),
   }),
 ])

@@ -9,6 +9,7 @@ import {
   type Recording,
 } from '@ckpt/contract'
 import { planDirect, type DirectPlan, type RankDirectPlan } from '@ckpt/planner'
+import type { WorkerProcess } from '../update/session.ts'
 import { expectedDigests } from './expected.ts'
 import type { Offered } from './offer.ts'
 import { assertUnchanged } from './unchanged.ts'
@@ -27,6 +28,8 @@ export class PreparedDirect implements AsyncDisposable {
   readonly job: DirectJob
   /** Bytes of the checkpoint's tensors, each once. */
   readonly checkpointBytes: number
+  /** Engine workers whose memory is mapped. */
+  readonly workers: readonly WorkerProcess[]
   readonly #device: Device
   readonly #storages: MappedStorages
   readonly #mapped: ReadonlyMap<string, HostMemory>
@@ -43,6 +46,7 @@ export class PreparedDirect implements AsyncDisposable {
       job: DirectJob
       storages: MappedStorages
       mapped: ReadonlyMap<string, HostMemory>
+      workers: readonly WorkerProcess[]
       whole: () => Promise<Whole>
       assertUnchanged: () => Promise<void>
     },
@@ -55,6 +59,7 @@ export class PreparedDirect implements AsyncDisposable {
     this.checkpointBytes = parts.recording.tensors.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0)
     this.#storages = parts.storages
     this.#mapped = parts.mapped
+    this.workers = parts.workers
     this.#whole = parts.whole
     this.#assertUnchanged = parts.assertUnchanged
   }
@@ -121,6 +126,7 @@ export class PreparedDirect implements AsyncDisposable {
         job,
         storages,
         mapped: opened,
+        workers: near.flatMap((offer) => offer.process ?? []),
         whole,
         assertUnchanged: () => (metas ? assertUnchanged(device.host, segments, metas) : Promise.resolve()),
       })

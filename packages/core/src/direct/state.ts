@@ -1,4 +1,7 @@
+import { createHash } from 'node:crypto'
 import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
+import { heldTensors, misfit } from '@ckpt/planner'
+import { watchProcess } from '../worker-protocol/process-watch.ts'
 import type { RecordingSession } from '../update/session.ts'
 import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
 import { PreparedDirect } from './prepared.ts'
@@ -18,19 +21,40 @@ export interface Proposal {
   /** Of all ranks that take part. */
   readonly deviceUuids: readonly string[]
   readonly exchanges: Exchanges
+  /** What each rank said at the update's begin that it had prepared ({@link DirectState.ready}). */
+  readonly announced: readonly (string | null)[]
   readonly signal: AbortSignal
 }
 
 /** Either everything is ready, or why the update has to be staged, and whether it is worth recording. */
 export type Decision =
-  { readonly prepared: PreparedDirect } | { readonly reason: string; readonly record: boolean; readonly recorded: boolean }
+  | { readonly prepared: PreparedDirect }
+  | {
+      readonly reason: string
+      readonly record: boolean
+      readonly recorded: boolean
+      /** Id of the recording by which the own worker can copy what it is given. */
+      readonly replay?: string
+    }
 
 /** What one rank keeps of direct updates: its worker's recording, and the last update that was prepared. */
 export class DirectState {
   #recording: Recording | undefined
+  /** The recording, where it is the one that the worker of the update under way has. */
+  #usable: Recording | undefined
   #own: { readonly key: string; readonly blob: { digest: string; payload: Uint8Array } } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
+  #watches: (() => void)[] = []
+  /** An update may be using what is prepared. */
+  #inUse = false
+  /** A worker is dead whose memory is mapped. */
+  #stale = false
+
+  /** What is prepared: which checkpoint for which workers, in the same words on all ranks. */
+  get ready(): string | null {
+    return this.#prepared?.key ?? null
+  }
 
   /** The recording that a worker has just made. */
   learn(recording: Recording): void {
@@ -43,6 +67,7 @@ export class DirectState {
    */
   async decide(proposal: Proposal): Promise<Decision> {
     const { exchanges, manifest, rank, device } = proposal
+    this.#inUse = true
     const blobs = await exchanges.gatherBlobs('direct/offers', await this.#offer(proposal))
     const offers = blobs.map(({ digest, payload }) => {
       let offer = this.#offers.get(digest)
@@ -55,15 +80,33 @@ export class DirectState {
     if (refused.length > 0) {
       const [first] = refused
       const record = refused.some((offer) => !offer.recorded)
-      return { reason: `rank ${first!.rank}: ${first!.refused}`, record, recorded: !record }
+      return {
+        reason: `rank ${first!.rank}: ${first!.refused}`,
+        record,
+        recorded: !record,
+        ...(!record && this.#replay(proposal)),
+      }
     }
-    const key = JSON.stringify([manifest.digest, digests])
+    const key = createHash('sha256')
+      .update(JSON.stringify([manifest.digest, digests]))
+      .digest('hex')
+      .slice(0, 32)
+    // Then nobody has to wait for anybody.
+    if (proposal.announced.every((ready) => ready === key)) {
+      if (this.#prepared?.key === key) return { prepared: this.#prepared.value }
+      throw new CkptError(
+        'INVALID_STATE',
+        'what was prepared for this update was given up meanwhile: a checkpoint was unregistered',
+      )
+    }
     let problem: { readonly reason: string; readonly misfit: boolean } | null = null
     if (this.#prepared?.key !== key) {
       await this.drop()
       try {
         const value = await PreparedDirect.make(device, rank, manifest, proposal.segments, offers as Offered[])
         this.#prepared = { key, value }
+        this.#inUse = true
+        this.#watches = value.workers.map(({ pid, mark }) => watchProcess(pid, mark, () => this.#died()))
       } catch (error) {
         const { message, fields } = CkptError.from(error, 'UNSUPPORTED')
         problem = { reason: message, misfit: fields['misfit'] === true }
@@ -74,39 +117,73 @@ export class DirectState {
     if (failed) {
       await this.drop()
       // Another kind of checkpoint than the one recorded: this one is.
-      return { reason: failed.reason, record: failed.misfit, recorded: !failed.misfit }
+      const { reason, misfit: record } = failed
+      return { reason, record, recorded: !record, ...(!record && this.#replay(proposal)) }
     }
     return { prepared: this.#prepared!.value }
   }
 
+  /** No update uses what is prepared, until the next one is decided on. It stays, unless it is a dead worker's memory. */
+  async rest(): Promise<void> {
+    this.#inUse = false
+    if (this.#stale) await this.drop()
+  }
+
+  /** Its memory, a GPU's perhaps, is not given back while it is mapped here. */
+  #died(): void {
+    this.#stale = true
+    if (!this.#inUse) this.drop().catch(() => undefined) // what cannot be unmapped goes with this process
+  }
+
   /** Unmaps what was prepared. */
   async drop(): Promise<void> {
+    for (const end of this.#watches.splice(0)) end()
+    this.#inUse = false
+    this.#stale = false
     const prepared = this.#prepared?.value
     this.#prepared = undefined
     await prepared?.[Symbol.asyncDispose]()
   }
 
+  /** What is staged can be copied by the worker itself where it has a recording, of such a checkpoint. */
+  #replay({ manifest }: Proposal): { replay?: string } {
+    const recording = this.#usable
+    return recording === undefined || misfit(heldTensors(manifest), recording) !== undefined ? {} : { replay: recording.id }
+  }
+
   async #offer({ session, signal, rank, segments, device, deviceUuids }: Proposal): Promise<ReturnType<typeof encodeOffer>> {
-    const { routes, protocol } = await session.greeted(signal)
-    if (device.direct === undefined) {
-      return encodeOffer({ rank, refused: `a ${device.kind} device cannot write into parameters`, recorded: true })
-    }
+    const { routes, protocol, process } = await session.greeted(signal)
+    this.#usable = undefined
     if (routes === undefined) {
       const refused = protocol < 2 ? 'the engine worker cannot record' : 'what its engine worker copies where is not known yet'
       return encodeOffer({ rank, refused, recorded: protocol < 2 })
     }
     const offered = segments.map(offerSegment)
-    const key = JSON.stringify([routes, offered, deviceUuids])
-    if (this.#own?.key === key) return this.#own.blob
+    const key = JSON.stringify([routes, offered, deviceUuids, process])
+    if (this.#own?.key === key) {
+      this.#usable = this.#recording
+      return this.#own.blob
+    }
     if (this.#recording?.id !== routes) {
       const recording = await session.routes()
       if (typeof recording === 'string') return encodeOffer({ rank, refused: recording, recorded: false })
       this.#recording = recording
     }
+    this.#usable = this.#recording
+    if (device.direct === undefined) {
+      return encodeOffer({ rank, refused: `a ${device.kind} device cannot write into parameters`, recorded: true })
+    }
     const storages = await session.storages()
     if (typeof storages === 'string') return encodeOffer({ rank, refused: storages, recorded: true })
     const reaches = await device.direct.reaches(deviceUuids)
-    const blob = encodeOffer({ rank, recording: this.#recording, storages, segments: offered, reaches })
+    const blob = encodeOffer({
+      rank,
+      recording: this.#recording,
+      storages,
+      segments: offered,
+      ...(process && { process }),
+      reaches,
+    })
     this.#own = { key, blob }
     return blob
   }

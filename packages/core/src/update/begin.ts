@@ -1,6 +1,6 @@
 import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint, type WorkerState } from '@ckpt/contract'
 
-/** What the ranks tell each other at the start of an update; all but the last five must agree. */
+/** What the ranks tell each other at the start of an update; all but the last six must agree. */
 export interface Announcement {
   readonly checkpoint: string
   readonly manifestDigest: string
@@ -14,6 +14,8 @@ export interface Announcement {
   readonly recovery: string
   /** What the rank's worker serves; null where the engine does not tell. */
   readonly workerState: WorkerState | null
+  /** Direct update that the rank has ready to run; null for none. */
+  readonly prepared: string | null
   /** Kept ring and collective: where the ranks differ, all of them start anew. */
   readonly generation: string
   /** The run's token for workers; rank 0's counts. */

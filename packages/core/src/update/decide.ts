@@ -19,7 +19,7 @@ const OTHER: Staged = { reason: 'the engine’s workers speak another protocol',
 export async function decide(
   run: UpdateRun,
   session: UpdateSession,
-  endpoints: readonly WorkerEndpoint[],
+  all: { readonly endpoints: readonly WorkerEndpoint[]; readonly announced: readonly (string | null)[] },
   options: { epoch: number; timeoutMs: number; signal: AbortSignal },
 ): Promise<Staged | Direct> {
   const { rendezvous, strategy } = run
@@ -32,11 +32,12 @@ export async function decide(
         manifest: run.manifest,
         segments: run.segments,
         session,
-        deviceUuids: endpoints.map(({ deviceUuid }) => deviceUuid),
+        deviceUuids: all.endpoints.map(({ deviceUuid }) => deviceUuid),
         exchanges: {
           gather: (key, value) => rendezvous.allGather(key, value, options),
           gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
         },
+        announced: all.announced,
         signal: options.signal,
       })
   if (strategy.required && 'reason' in decision && decision.recorded) {

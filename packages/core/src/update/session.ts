@@ -8,6 +8,14 @@ export interface WorkerGreeting {
   readonly state: string | undefined
   /** Id of the recording that it holds and that fits its parameters. */
   readonly routes: string | undefined
+  /** Its process, where it says by what it can be told from others. */
+  readonly process?: WorkerProcess | undefined
+}
+
+/** A process of this machine, see worker-protocol/process-watch.ts. */
+export interface WorkerProcess {
+  readonly pid: number
+  readonly mark: string
 }
 
 /** A rank's connection to its engine worker, whatever that speaks, from binding its socket to the end of one update. */
@@ -44,6 +52,11 @@ export interface RecordingSession extends UpdateSession {
   storages(): Promise<readonly StorageHandle[] | string>
   /** From the answer on parameters may be written, until `release`. */
   direct(routes: string): Promise<void>
+  /**
+   * From the answer on the worker copies what comes through the ring itself, as it was recorded, instead of loading it. Resolves to the number of
+   * tensors that it does that with; 0 where it does not know how to.
+   */
+  replay(routes: string): Promise<number>
   /** Digests of the recording's parameters are compared. */
   release(digests?: readonly (readonly [parameter: number, digest: bigint])[]): Promise<void>
 }

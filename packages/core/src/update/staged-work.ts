@@ -110,15 +110,16 @@ function pullContext(
 /** Everything through the ring; recorded where the next update could then be direct. */
 export class StagedWork {
   readonly #staging: Staging
-  readonly #why: { readonly reason: string; readonly record: boolean }
+  readonly #why: { readonly reason: string; readonly record: boolean; readonly replay?: string }
   #manifest: Manifest
   #whole: PlannedUpdate | undefined
   #planned: PlannedUpdate | undefined
   #context: StrategyContext | undefined
   #result: StrategyResult | undefined
   #recorded: string | undefined
+  #replayed = 0
 
-  constructor(staging: Staging, why: { reason: string; record: boolean }) {
+  constructor(staging: Staging, why: { reason: string; record: boolean; replay?: string }) {
     this.#staging = staging
     this.#manifest = staging.run.manifest
     // What is left of a failed attempt is not all that the engine's loader does.
@@ -140,13 +141,16 @@ export class StagedWork {
   }
 
   async attach(): Promise<void> {
-    const { session, wait } = this.#staging
+    const { session, wait, run } = this.#staging
     const { plan } = this.#planned!
     const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
     this.#context = await contextFor(this.#staging, this.#manifest, this.#planned!, (ring) => {
       if (canRecord(session)) void session.attach(ring.handle, totals, wait.signal, this.#why.record)
       else void session.attach(ring.handle, totals, wait.signal)
     })
+    if (this.#why.replay === undefined || !canRecord(session)) return
+    run.progress.touched = true
+    this.#replayed = await session.replay(this.#why.replay)
   }
 
   async execute(): Promise<void> {
@@ -180,6 +184,7 @@ export class StagedWork {
         direct: {
           fallback: this.#why.reason,
           ...(this.#recorded !== undefined && { recorded: this.#recorded }),
+          ...(this.#replayed > 0 && { replayed: this.#replayed }),
           opaque: [],
         },
       }),

@@ -39,6 +39,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       chunkBytes: run.chunkBytes,
       recovery: run.recovery,
       workerState: state ?? null,
+      prepared: run.strategy.name === 'direct' ? run.direct.ready : null,
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
@@ -58,11 +59,12 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   let ended: Promise<void> | undefined
   try {
     const endpoints = announcements.map((one) => one.endpoint)
+    const announced = announcements.map((one) => one.prepared)
     const call = await run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
     ended = call.finished
     if (call.finished) watchCall(call.finished, session, rank)
     const options = { epoch: epoch.id, ...wait }
-    const decision = await decide(run, session, endpoints, options)
+    const decision = await decide(run, session, { endpoints, announced }, options)
     const staging: Staging = {
       run,
       epoch,
@@ -95,8 +97,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     await vote(rendezvous, epoch, work.stands(), wait)
     progress.phase = 'commit'
     await session.commit(run.version, run.manifest.digest)
-    await rendezvous.allGather('update/committed', rank, options)
-    if (call.finished) await withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    const over = call.finished && withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+    await Promise.all([rendezvous.allGather('update/committed', rank, options), over])
     const commitMs = clock()
     progress.phase = 'done'
     return makeReport(run, epoch, work.outcome(), startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })

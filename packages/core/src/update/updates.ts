@@ -210,6 +210,7 @@ export class Updates {
         epoch,
       )
       rendezvous.endEpoch(epoch)
+      await this.#direct.rest()
       if (keeper) {
         keeper.register()
         metas.keep(name, new Set(report.pull?.lost.map((source) => source.rank)))

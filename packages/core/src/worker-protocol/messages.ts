@@ -78,6 +78,7 @@ const okSchema = z.object({
   routes: recordingSchema.nullish(),
   reason: z.string().optional(),
   storages: z.array(storageSchema).optional(),
+  replays: count.optional(),
 })
 
 const errorSchema = z.object({
@@ -110,7 +111,7 @@ const fromRank = z.discriminatedUnion('type', [
   z.object({ type: z.literal('bucket'), ...sequence, bucket: count, tensors: z.array(tensorSchema) }),
   z.object({ type: z.literal('routes'), ...sequence, token: z.string() }),
   z.object({ type: z.literal('storages'), ...sequence, token: z.string() }),
-  z.object({ type: z.literal('direct'), ...sequence, routes: z.string() }),
+  z.object({ type: z.literal('direct'), ...sequence, routes: z.string(), replay: z.boolean().optional() }),
   z.object({ type: z.literal('release'), ...sequence, digests: z.array(z.tuple([count, digestBytes])).optional() }),
   z.object({ type: z.literal('commit'), ...sequence, version: z.string(), digest: z.string().optional() }),
   z.object({ type: z.literal('abort'), ...sequence, reason: z.string() }),

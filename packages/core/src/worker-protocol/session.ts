@@ -65,6 +65,7 @@ export class WorkerSession implements RecordingSession {
   #onCommitted: () => void = () => undefined
   #attached: Promise<void> = Promise.resolve()
   #unwatch: () => void = () => undefined
+  #attachSent: Promise<void> = Promise.resolve()
 
   private constructor(options: WorkerSessionOptions) {
     this.#options = options
@@ -103,11 +104,13 @@ export class WorkerSession implements RecordingSession {
     record = false,
   ): Promise<void> {
     const { token } = this.#options
-    const attach = async () => {
-      await this.greeted(signal)
-      await this.#request({ type: 'attach', token, ring, ...totals, ...(record && { record }) }, 'attach')
-    }
-    this.#attached = attach()
+    const sent = this.greeted(signal).then(() => {
+      const answer = this.#request({ type: 'attach', token, ring, ...totals, ...(record && { record }) }, 'attach')
+      return { answer }
+    })
+    this.#attachSent = sent.then(() => undefined)
+    this.#attachSent.catch(() => undefined)
+    this.#attached = sent.then(({ answer }) => answer)
     this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
     return this.#attached
   }
@@ -126,8 +129,21 @@ export class WorkerSession implements RecordingSession {
 
   /** From the answer on parameters may be written, until `release`. */
   async direct(routes: string): Promise<void> {
+    await this.#direct({ type: 'direct', routes })
+  }
+
+  /** From the answer on the worker copies what comes through the ring itself, as it was recorded; how many tensors that is. */
+  async replay(routes: string): Promise<number> {
+    const { replays = 0 } = await this.#direct({ type: 'direct', routes, replay: true })
+    return replays
+  }
+
+  /** Right behind the attach, whose answer it does not wait for: the worker takes one after the other. */
+  async #direct(message: RankRequest): Promise<Ok> {
+    await this.#attachSent
+    const answer = this.#request(message, 'direct')
     await this.#attached
-    await this.#request({ type: 'direct', routes }, 'direct')
+    return answer
   }
 
   async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
@@ -256,9 +272,14 @@ export class WorkerSession implements RecordingSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
-      if (typeof message.process === 'string')
-        this.#unwatch = watchProcess(message.pid, message.process, () => this.#died(message.pid))
-      this.#greet.resolve({ protocol: message.protocol, state: message.state, routes: message.routes ?? undefined })
+      const { pid, process: mark, state, routes } = message
+      if (typeof mark === 'string') this.#unwatch = watchProcess(pid, mark, () => this.#died(pid))
+      this.#greet.resolve({
+        protocol: message.protocol,
+        state,
+        routes: routes ?? undefined,
+        ...(typeof mark === 'string' && { process: { pid, mark } }),
+      })
       return
     }
     if (message.type === 'ok' && message.seq === this.#commit) {

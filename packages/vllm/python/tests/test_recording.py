@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckpt_worker import DirectState, Recording, StaleRoutesError
+from ckpt_worker import DirectState, Recording, StaleRoutesError, UnsupportedError
 from ckpt_worker.digest import flat_bytes
 from ckpt_worker.dtypes import DTYPE_NAMES
 from ckpt_worker.protocol import TensorEntry
@@ -40,10 +40,10 @@ def put(tensors: Tensors) -> tuple[torch.Tensor, list[TensorEntry], list[tuple[s
 class Engine:
     """Parameters, a loader and what follows it."""
 
-    def __init__(self, parameters: Tensors, load: Load, finish: Finish | None = None) -> None:
+    def __init__(self, parameters: Tensors, load: Load, finish: Finish | None = None, unshared: str | None = None) -> None:
         self.parameters, self._load, self._finish = parameters, load, finish
         self.touched = False
-        self.state = DirectState(lambda: self.parameters, self._touch)
+        self.state = DirectState(lambda: self.parameters, self._touch, unshared=unshared)
 
     def _touch(self) -> None:
         self.touched = True
@@ -83,24 +83,39 @@ class Engine:
         opaque = self.opaque
         self.stage([kept for bucket in buckets if (kept := {n: t for n, t in bucket.items() if n in opaque})])
 
+    def replay(self, buckets: list[Tensors]) -> None:
+        """Copies what was recorded, as the worker does where its parameters cannot be shared."""
+        for bucket in buckets:
+            ring, entries, named = put(bucket)
+            left = self.state.replay().run(ring, entries)
+            assert left == {entry.name for entry in entries} & self.opaque.keys()
+            self._load(self.parameters, iter([one for one in named if one[0] in left]))
+        if self._finish:
+            self._finish(self.parameters)
+
 
 def compare(
     make: Callable[[], Tensors], load: Load, buckets: Callable[[], list[Tensors]], finish: Finish | None = None
 ) -> Engine:
-    """Records one update, makes the next one direct over overwritten parameters; its bytes are those that loading gives."""
+    """Records one update, makes the next ones direct over overwritten parameters; their bytes are those that loading gives.
+    What another engine replays out of rings are the same bytes."""
     engine, other = Engine(make(), load, finish), Engine(make(), load, finish)
+    apart = Engine(make(), load, finish, "not shared")
     first, second = buckets(), buckets()
-    for old in (engine, other):
+    for old in (engine, other, apart):
         old.stage(first, record=True)
-    other.stage(second)
-    if engine.state.recording is not None:
-        for parameter in engine.recording.parameters:
-            flat_bytes(engine.parameters[parameter.name]).add_(91)
-        engine.direct(second)
-    else:
-        engine.stage(second)
-    for name, tensor in other.parameters.items():
-        assert torch.equal(flat_bytes(tensor.contiguous()), flat_bytes(engine.parameters[name].contiguous())), name
+    for update in (second, buckets()):
+        other.stage(update)
+        for one, write in ((engine, engine.direct), (apart, apart.replay)):
+            if one.state.recording is None:
+                one.stage(update)
+                continue
+            for parameter in one.recording.parameters:
+                flat_bytes(one.parameters[parameter.name]).add_(91)
+            write(update)
+        for name, tensor in other.parameters.items():
+            for one in (engine, apart):
+                assert torch.equal(flat_bytes(tensor.contiguous()), flat_bytes(one.parameters[name].contiguous())), name
     return engine
 
 
@@ -328,3 +343,59 @@ def test_shared_parameters_leave_no_name_behind() -> None:
     engine = compare(zeros(a=(4, 6)), single(lambda p, t: p["a"].copy_(t)), one("w", (4, 6)))
     assert engine.state.handles()[0]["kind"] == "file"
     assert set(Path("/dev/shm").iterdir()) <= before | {path for path in Path("/dev/shm").iterdir() if "torch" not in path.name}
+
+
+def test_a_replay_refuses_tensors_that_were_not_recorded_and_ends_with_the_recording() -> None:
+    engine = Engine(zeros(a=(4, 6))(), single(lambda p, t: p["a"].copy_(t)), unshared="they are not to be shared")
+    engine.stage(one("w", (4, 6))(), record=True)
+    with pytest.raises(UnsupportedError, match="not to be shared"):
+        engine.state.handles()
+    for other in (one("w", (6, 4)), one("w", (4, 6), dtype=torch.int16), one("v", (4, 6))):
+        with pytest.raises(StaleRoutesError, match="none of the recorded update"):
+            engine.replay(other())
+    engine.parameters["a"] = engine.parameters["a"].clone()
+    with pytest.raises(StaleRoutesError, match="moved"):
+        engine.replay(one("w", (4, 6))())
+
+
+def test_what_is_set_aside_is_opaque_and_not_watched() -> None:
+    parameters = zeros(a=(4, 6), b=(4, 6))()
+    state = DirectState(lambda: parameters)
+    tracer = state.watch()
+    ring, entries, named = put(weights(("w", (4, 6)), ("v", (4, 6))))
+    with tracer.watch(ring, entries, named):
+        with tracer.aside("it is packed", {"of": [named[0][1]]}):
+            # Outside, a look at values would make everything after it opaque.
+            assert named[0][1].float().sum().item() > 0
+        parameters["b"].copy_(named[1][1])
+    state.record(tracer)
+    found = state.recording
+    assert found is not None
+    assert {found.tensors[index][0]: reason for index, reason in found.opaque.items()} == {"w": "it is packed"}
+    assert [parameter.name for parameter in found.parameters] == ["b"]
+
+
+def test_one_copy_out_of_several_tensors_is_one_route_a_tensor() -> None:
+    """As a loader does that copies half of every row of evenly spaced tensors at once."""
+
+    def load(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        batch = [tensor for _, tensor in tensors]
+        if not batch:
+            return
+        rows = sum(tensor.shape[0] for tensor in batch)
+        whole = batch[0].as_strided((rows, 32), (64, 1), batch[0].storage_offset())
+        parameters["a"].view(rows, 32).copy_(whole)
+
+    shapes = [(f"w{index}", (100, 64)) for index in range(5)]
+    engine = compare(zeros(a=(5, 100, 32)), load, lambda: [weights(*shapes)])
+    assert engine.opaque == {}
+    assert [route.tensor for route in engine.recording.routes] == [0, 1, 2, 3, 4]
+    # Rows that straddle tensors.
+    odd = [(f"w{index}", (8, 48)) for index in range(4)]
+
+    def straddle(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for first in [tensor for _, tensor in tensors][:1]:
+            parameters["b"].copy_(first.as_strided((12, 100), (110, 1), first.storage_offset()))
+
+    engine = compare(zeros(b=(12, 100)), straddle, lambda: [weights(*odd)])
+    assert engine.opaque == {}

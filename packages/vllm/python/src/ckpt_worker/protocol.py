@@ -63,6 +63,8 @@ class Ok(Message, frozen=True, tag="ok", omit_defaults=True):
     reason: str | None = None
     #: Handles (for ``storages`` only).
     storages: Any = None
+    #: Tensors that the worker copies itself (for ``direct`` with ``replay`` only).
+    replays: int | None = None
 
 
 class Error(Message, frozen=True, tag="error"):
@@ -147,6 +149,8 @@ class Direct(RankMessage, frozen=True, tag="direct"):
     """The rank is about to write into the storages of the recording that ``routes`` names."""
 
     routes: str
+    #: It is not, but everything comes through the ring: the worker makes the recorded copies itself.
+    replay: bool = False
 
 
 class Release(RankMessage, frozen=True, tag="release"):

@@ -35,7 +35,7 @@ from .protocol import (
     decode_from_rank,
     sender_of,
 )
-from .recording import DirectState, Tracer
+from .recording import DirectState, Replay, Tracer
 from .ring import Ring, open_ring
 
 #: Takes the tensors of one bucket. They lie in the ring: copy what is needed, keep none of them, write to none of them.
@@ -119,6 +119,7 @@ class _Update:
         self._connection = connection
         self._direct = direct
         self._tracer: Tracer | None = None
+        self._replay: Replay | None = None
         self._token = token
         self._loader = loader
         self._finish = finish
@@ -201,11 +202,14 @@ class _Update:
         if isinstance(message, Routes | Storages):
             self._connection.send(self._describe(message))
             return None
-        if isinstance(message, Attach):
-            self._attach(message)
-        elif isinstance(message, Direct):
+        if isinstance(message, Direct):
             self._current_update(message)
             self._begin_direct(message)
+            replays = None if self._replay is None else self._replay.tensors
+            self._connection.send(Ok(message.seq, message.epoch, replays=replays))
+            return None
+        if isinstance(message, Attach):
+            self._attach(message)
         elif isinstance(message, Release):
             self._release(message, self._current_update(message))
         else:
@@ -243,6 +247,7 @@ class _Update:
             # Nothing of the engine reads or writes its parameters any more, on whichever stream.
             torch.cuda.synchronize(self._device)
         self._direct.begin(message.routes)
+        self._replay = self._direct.replay() if message.replay else None
 
     def _current_update(self, message: Bucket | Direct | Release | Commit) -> Attach:
         if self._attached is None:
@@ -262,6 +267,7 @@ class _Update:
         self._unmap()
         self._ring = None if message.ring is None else open_ring(message.ring, self._device)
         self._tracer = self._direct.watch() if message.record and self._direct is not None else None
+        self._replay = None
         self._attached = message
         self._prepared = False
         self._tensors = self._bytes = self._buckets = 0
@@ -275,10 +281,14 @@ class _Update:
             raise ProtocolError(f"more came than the {attached.tensors} tensors, {attached.size} bytes announced")
         with self._lane.loads():
             named = open_bucket(self._ring.data, message.tensors)
-            feed = self._feed(named)
-            with self._watch(message, named):
-                self._loader(feed)
-                feed.close()
+            if self._replay is not None:
+                left = self._replay.run(self._ring.data, message.tensors)
+                named = [one for one in named if one[0] in left]
+            if named or self._replay is None:
+                feed = self._feed(named)
+                with self._watch(message, named):
+                    self._loader(feed)
+                    feed.close()
             self._answers.append(_Answer(message.seq, message.epoch, self._lane.fence()))
         self._current = None
         self._buckets += 1

@@ -2,6 +2,7 @@
 
 from .direct import DirectState
 from .recording import Recording
+from .replay import Replay
 from .tracer import Tracer
 
-__all__ = ["DirectState", "Recording", "Tracer"]
+__all__ = ["DirectState", "Recording", "Replay", "Tracer"]

@@ -10,6 +10,7 @@ import torch
 from ..digest import digest_tensor
 from ..errors import DigestMismatchError, StaleRoutesError, UnsupportedError
 from .recording import Recording
+from .replay import Replay
 from .settle import Refusal, settle
 from .tracer import Tracer
 
@@ -20,14 +21,23 @@ class DirectState:
     """One engine worker's recording. Keep it as long as the engine; it holds no parameter."""
 
     def __init__(
-        self, parameters: Callable[[], Mapping[str, torch.Tensor]], touched: Callable[[], None] = lambda: None
+        self,
+        parameters: Callable[[], Mapping[str, torch.Tensor]],
+        touched: Callable[[], None] = lambda: None,
+        watched: Callable[[Tracer], None] = lambda tracer: None,
+        unshared: str | None = None,
     ) -> None:
         """
         :param parameters: everything that the engine computes with (parameters and buffers), by name, as it is now.
         :param touched: called before a rank writes: the parameters are no whole version until the next commit.
+        :param watched: called before the first load of an update that is recorded.
+        :param unshared: why nobody else is to write into the parameters: recorded copies are then replayed by the worker itself.
         """
         self._parameters = parameters
         self._touched = touched
+        self._watched = watched
+        self._unshared = unshared
+        self._replay: Replay | None = None
         self._recording: Recording | None = None
         self._refusal = "no update was recorded"
 
@@ -41,7 +51,7 @@ class DirectState:
     def recording(self) -> Recording | None:
         """The recording, if there is one that fits the parameters. One that does not is dropped."""
         if self._recording is not None and not self._recording.fits(self._parameters()):
-            self._recording, self._refusal = None, "parameters have moved since the update that was recorded"
+            self._forget("parameters have moved since the update that was recorded")
         return self._recording
 
     @property
@@ -51,13 +61,15 @@ class DirectState:
 
     def watch(self) -> Tracer:
         """Begins to watch an update."""
-        return Tracer(frozenset(self._parameters()))
+        tracer = Tracer(frozenset(self._parameters()))
+        self._watched(tracer)
+        return tracer
 
     def record(self, tracer: Tracer) -> None:
         """Takes what was watched, in place of what was known."""
-        self._recording = None
+        self._forget("")
         try:
-            self._recording = settle(tracer, self._parameters())
+            self._recording = settle(tracer, self._parameters(), self._unshared)
         except Refusal as refusal:
             self._refusal = str(refusal)
 
@@ -68,8 +80,15 @@ class DirectState:
             raise UnsupportedError(found.handles)
         return found.handles
 
+    def replay(self) -> Replay:
+        """The recorded copies, to be made by this worker. Raises StaleRoutesError."""
+        found = self._known()
+        if self._replay is None:
+            self._replay = Replay(found, self._parameters())
+        return self._replay
+
     def begin(self, recording: str) -> None:
-        """A rank is about to write. Raises StaleRoutesError when the recording is another one, or fits no more."""
+        """Parameters are about to be written, by a rank or by a replay. Raises StaleRoutesError when the recording is another one, or fits no more."""
         found = self._known()
         if found.id != recording:
             raise StaleRoutesError("the rank knows another recording than this worker")
@@ -89,6 +108,9 @@ class DirectState:
             if value & _MASK != int.from_bytes(expected, "little"):
                 text = f"parameter {name!r} has digest {value & _MASK:016x}, not {int.from_bytes(expected, 'little'):016x}"
                 raise DigestMismatchError(text, tensor=name)
+
+    def _forget(self, why: str) -> None:
+        self._recording, self._replay, self._refusal = None, None, why
 
     def _known(self) -> Recording:
         found = self.recording

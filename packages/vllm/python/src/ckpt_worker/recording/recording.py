@@ -61,6 +61,8 @@ class Recording:
     tensors: list[tuple[str, str, list[int]]]
     #: Sizes in bytes.
     storages: list[int]
+    #: Where they lie.
+    addresses: list[int]
     parameters: list[Parameter]
     routes: list[Route]
     #: Reason by the tensor's index.

@@ -94,9 +94,15 @@ def parts(region: Region, extents: Sequence[Extent]) -> Iterator[tuple[Extent | 
     if region.dims:
         widest = max(region.dims, key=lambda dim: dim.source)
         others = tuple(dim for dim in region.dims if dim is not widest)
-        for step in range(widest.length):
+        step = 0
+        while step < widest.length:
             source, destination = region.source + step * widest.source, region.destination + step * widest.destination
-            yield from parts(Region(source, destination, region.row, others), extents)
+            rest = Region(source, destination, region.row, others)
+            # As many steps as stay in the tensor that they begin in.
+            count = min(_steps_inside(rest, widest.source, extents), widest.length - step)
+            taken = rest if count == 1 else rest._replace(dims=(Dim(count, widest.source, widest.destination), *others))
+            yield from parts(taken, extents)
+            step += count
         return
     if extent is None or region.source >= extent.end:
         yield None, region
@@ -104,6 +110,15 @@ def parts(region: Region, extents: Sequence[Extent]) -> Iterator[tuple[Extent | 
     head = extent.end - region.source
     yield extent, Region(region.source - extent.start, region.destination, head, ())
     yield from parts(Region(extent.end, region.destination + head, region.row - head, ()), extents)
+
+
+def _steps_inside(region: Region, stride: int, extents: Sequence[Extent]) -> int:
+    """How often a region can be repeated, ``stride`` bytes on each time, inside the tensor that it begins in; 1 at least."""
+    index = bisect.bisect_right(extents, region.source, key=lambda extent: extent.start) - 1
+    room = extents[index].end - region.source_end if index >= 0 else -1
+    if room < 0:
+        return 1
+    return 1 + room // stride if stride > 0 else 1
 
 
 def extent_of(tensor: torch.Tensor) -> tuple[int, int]:

@@ -23,10 +23,11 @@ class Refusal(Exception):  # noqa: N818 - no failure: the update goes on
     """Why there is no recording."""
 
 
-def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor]) -> Recording:
+def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor], unshared: str | None = None) -> Recording:
     """The recording of an update whose loading is finished, post-processing included.
 
     :param parameters: everything that the engine computes with, by name.
+    :param unshared: why storages are not to be shared, where they are not.
     :raises Refusal: when nothing of the update is a route.
     """
     made = parameters.keys() - tracer.before
@@ -47,7 +48,7 @@ def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor]) -> Recording:
         raise Refusal(f"none of {len(tracer.tensors)} tensors is copied as it is: {'; '.join(reasons) or 'nothing was copied'}")
     handles: list[dict[str, Any]] | str
     try:
-        handles = share([storages[address] for address in used])
+        handles = unshared or share([storages[address] for address in used])
     except UnsupportedError as error:
         handles = str(error)
     # Sharing may have moved them.
@@ -63,6 +64,7 @@ def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor]) -> Recording:
     return Recording(
         tensors=[(name, dtype, shape) for name, (dtype, shape) in tracer.tensors.items()],
         storages=[storage.nbytes() for _, storage in now.values()],
+        addresses=[storage.data_ptr() for _, storage in now.values()],
         parameters=_whole(parameters, moved, routes),
         routes=routes,
         opaque={indices[name]: reason for name, reason in opaque.items()},

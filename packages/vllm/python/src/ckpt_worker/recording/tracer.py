@@ -81,6 +81,7 @@ class Tracer:
         self._guided: str | None = None
         self._base = self._end = 0
         self._extents: list[Extent] = []
+        self._aside = 0
 
     @contextlib.contextmanager
     def watch(
@@ -103,10 +104,29 @@ class Tracer:
         with _Functions(self), _Operations(self):
             yield
 
+    @contextlib.contextmanager
+    def aside(self, reason: str, *values: Any) -> Iterator[None]:
+        """Operations inside the block are not watched; the tensors that are handed to them are opaque.
+
+        For parts of an engine that are known to compute. They may write to no parameter that tensors are copied to as they are:
+        such a copy is found to be changed when the recording is checked.
+
+        :param values: everything that the block may read of the ring, or of what was made from it.
+        """
+        self._aside += 1
+        try:
+            for tensor in tree_leaves(values):
+                if isinstance(tensor, torch.Tensor) and tensor.numel():
+                    for name in self._names(tensor) if self._in_ring(tensor) else self._origin(tensor):
+                        self._mark(name, reason)
+            yield
+        finally:
+            self._aside -= 1
+
     def saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """One operation, after it was done."""
         name = func.overloadpacket.__name__
-        if name in _VALUELESS:
+        if self._aside or name in _VALUELESS:
             return
         if func is _aten.copy_.default and self._in_ring(args[1]):
             self._copy(args[0], args[1])
@@ -137,6 +157,8 @@ class Tracer:
 
     def left(self, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
         """A call that may let the bytes of a tensor out of torch."""
+        if self._aside:
+            return
         tensors = [leaf for leaf in args[:1] if isinstance(leaf, torch.Tensor) and leaf.numel()]
         for tensor in tensors:
             names = self._names(tensor) if self._in_ring(tensor) else self._origin(tensor)

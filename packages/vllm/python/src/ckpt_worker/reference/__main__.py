@@ -26,10 +26,12 @@ def main(arguments: list[str] | None = None, engine_type: type[ReferenceEngine] 
     parser.add_argument("--tp-size", type=int, default=1, help="number of tensor-parallel ranks")
     parser.add_argument("--device", default="cpu", help="where the parameters live: cpu, or cuda:N")
     parser.add_argument("--device-uuid", default="", help="what to call the device (default: a GPU's own name)")
+    parser.add_argument("--unshared", action="store_true", help="let no rank write into the parameters")
     options = parser.parse_args(arguments)
     if not 0 <= options.tp_rank < options.tp_size:
         parser.error(f"--tp-rank {options.tp_rank} is not among --tp-size {options.tp_size}")
-    engine = engine_type(options.tp_rank, options.tp_size, torch.device(options.device), options.device_uuid)
+    unshared = "this engine shares no memory" if options.unshared else None
+    engine = engine_type(options.tp_rank, options.tp_size, torch.device(options.device), options.device_uuid, unshared)
     server = ControlServer(options.control, engine)
 
     def stop(number: int, frame: FrameType | None) -> None:

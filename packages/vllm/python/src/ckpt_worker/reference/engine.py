@@ -35,11 +35,14 @@ class Verification:
 class ReferenceEngine:
     """One worker process's engine; its methods may be called from any thread and wait for each other."""
 
-    def __init__(self, tp_rank: int, tp_size: int, device: torch.device, uuid: str = "") -> None:
+    def __init__(
+        self, tp_rank: int, tp_size: int, device: torch.device, uuid: str = "", unshared: str | None = None
+    ) -> None:
+        """:param unshared: why its parameters are not to be shared with ranks, where they are not."""
         self.uuid = uuid or device_uuid(device)
         self._tp_rank, self._tp_size, self._device = tp_rank, tp_size, device
         self._parameters = Parameters(tp_rank, tp_size, device)
-        self._direct = DirectState(lambda: self._parameters.tensors, self._touch)
+        self._direct = DirectState(lambda: self._parameters.tensors, self._touch, unshared=unshared)
         self._turn = threading.Lock()
         self._stopping = threading.Event()
         self._version: str | None = None

@@ -45,6 +45,10 @@ class ExpertKernels:
                     )
                 self._kept[layer] = _Kept(method, kernel, getattr(method, "moe_quant_config", None))
 
+    def kept(self, layer: torch.nn.Module) -> bool:
+        """Whether the layer has such a kernel."""
+        return layer in self._kept
+
     def set_aside(self) -> None:
         """Before the reload."""
         for method, _, _ in self._kept.values():

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 
 from ..errors import UnsupportedError
+from ..recording import Tracer
+from .live import share_early
 from .loads import Coverage, Named, Target, feed
 
 
@@ -24,6 +26,16 @@ class InPlaceLoad:
         self._coverage = Coverage(targets)
         self.changed = False
 
+    def watch(self, tracer: Tracer, share: bool) -> None:
+        """The update is recorded."""
+        if share and share_early(layer for target in self._targets for layer in target.model.modules()):
+            self._process()
+
+    def begin_direct(self) -> None:
+        """A rank is about to write into parameters, or recorded copies are replayed."""
+        self._coverage.trust()
+        self.changed = True
+
     def load(self, tensors: Iterable[Named]) -> None:
         """Loads at once."""
         self.changed = True
@@ -32,6 +44,10 @@ class InPlaceLoad:
     def finish(self) -> None:
         """Lets vLLM compute what it derives from the parameters."""
         self._coverage.check()
+        self.changed = True
+        self._process()
+
+    def _process(self) -> None:
         process = importlib.import_module("vllm.model_executor.model_loader.utils").process_weights_after_loading
         for target in self._targets:
             process(target.model, target.config, self._device)

@@ -4,17 +4,23 @@ Right for every quantisation, and for parameters that were repacked or removed a
 does): a layer is made anew in checkpoint form, loaded, processed, and copied over the one that serves, whose addresses stay.
 Until a layer is complete vLLM only *refers* to its tensors. They lie in the ring, which is overwritten next; so what is still
 referred to after a bucket is copied.
+
+In an update that is recorded, and in those that follow from it, layers whose parameters have the checkpoint's form are loaded
+where they serve (:mod:`.live`): only there a copy can be seen that a rank could make itself.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
 
+from ..recording import Tracer
 from .experts import ExpertKernels
+from .live import live_layers, process, share_early
 from .loads import Coverage, Named, Target, feed
 
 
@@ -45,21 +51,62 @@ class LayerwiseLoad:
         self._experts = ExpertKernels(target.model for target in targets)
         # Layers that wait for tensors; None before the first load and after the end.
         self._waiting: list[torch.nn.Module] | None = None
+        # Layers that are loaded where they serve.
+        self._live: list[torch.nn.Module] = []
+        self._tracer: Tracer | None = None
         self.changed = False
+
+    def watch(self, tracer: Tracer, share: bool) -> None:
+        """The update is recorded."""
+        self._find_live()
+        self._tracer = tracer
+        if share and share_early(self._live):
+            process(self._live)
+
+    def begin_direct(self) -> None:
+        """A rank is about to write into parameters, or recorded copies are replayed."""
+        self._find_live()
+        self._coverage.trust()
+        self.changed = True
 
     def load(self, tensors: Iterable[Named]) -> None:
         """Loads what is complete, and copies the rest out of the ring."""
         if self._waiting is None:
-            # Before anything can fail: `abandon` then undoes as much as was done.
-            self._waiting = [layer for target in self._targets for layer in target.model.modules()]
             self._experts.set_aside()
-            for target in self._targets:
-                self._tools.initialize(target.model)
+        waiting = self._begin()
+        # The first tensor for a layer that serves changes it.
+        self.changed |= bool(self._live)
         seen: list[torch.Tensor] = []
         feed(self._targets, tensors, self._coverage, seen)
         ring = {tensor.untyped_storage().data_ptr() for tensor in seen if tensor.numel() > 0}
         seen.clear()
-        self._detach(self._waiting, ring)
+        self._detach(waiting, ring)
+
+    def _find_live(self) -> None:
+        info, kept = self._tools.info, self._experts.kept
+        self._live = [layer for target in self._targets for layer in live_layers(target.model, info, kept)]
+
+    def _parts(self) -> Iterator[tuple[torch.nn.Module, Target]]:
+        """What vLLM's tools take for the models: all of their layers but those that are live."""
+        live = set(self._live)
+        for target in self._targets:
+            if not live:
+                yield target.model, target
+                continue
+            layers = [layer for layer in target.model.modules() if layer not in live]
+            yield cast(torch.nn.Module, _Part(target.model, layers)), target
+
+    def _begin(self) -> list[torch.nn.Module]:
+        """Makes layers anew, once. Before anything can fail: `abandon` then undoes as much as was done."""
+        if self._waiting is None:
+            parts = [part for part, _ in self._parts()]
+            self._waiting = [layer for part in parts for layer in part.modules()]
+            for part in parts:
+                self._tools.initialize(part)
+            if self._tracer is not None:
+                for layer in self._waiting:
+                    _load_aside(layer, self._tracer)
+        return self._waiting
 
     def _detach(self, layers: list[torch.nn.Module], ring: set[int]) -> None:
         still: list[torch.nn.Module] = []
@@ -78,9 +125,12 @@ class LayerwiseLoad:
         """Processes what was left for the end, after checking that nothing is missing."""
         self._coverage.check()
         self.changed = True
-        idle = [layer for layer in self._waiting or [] if self._tools.info(layer).load_numel <= 0]
-        for target in self._targets:
-            self._tools.finalize(target.model, target.config)
+        # Attention comes last, with the rest: some of it computes with its layers' parameters.
+        process(self._live)
+        idle = [layer for layer in self._begin() if self._tools.info(layer).load_numel <= 0]
+        self._experts.put_back(idle)
+        for part, target in self._parts():
+            self._tools.finalize(part, target.config)
         self._waiting = None
         for layer in idle:
             _repack(layer)
@@ -98,8 +148,45 @@ class LayerwiseLoad:
             # As if nothing had come for it: the finalizer then puts the old tensors back.
             info.loaded_weights.clear()
             info.load_numel = 0
-        for target in self._targets:
-            self._tools.finalize(target.model, target.config)
+        for part, target in self._parts():
+            self._tools.finalize(part, target.config)
+
+
+class _Part:
+    """Some layers of a model, as the model: what vLLM's tools ask of one is its modules and attributes."""
+
+    def __init__(self, model: torch.nn.Module, layers: list[torch.nn.Module]) -> None:
+        object.__setattr__(self, "_model", model)
+        object.__setattr__(self, "_layers", layers)
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """The layers."""
+        return iter(self._layers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_model"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._model, name, value)
+
+
+def _load_aside(layer: torch.nn.Module, tracer: Tracer) -> None:
+    """What a layer that is made anew is loaded with is computed with: nobody has to watch that."""
+    reason = f"its layer ({type(layer).__name__}) is brought into another form by vLLM"
+    for tensor in (*layer._parameters.values(), *layer._buffers.values()):
+        loader = getattr(tensor, "weight_loader", None)
+        # By this name vLLM knows its own wrapper, and unwraps it.
+        if getattr(loader, "__name__", "") == "online_process_loader":
+            tensor.weight_loader = _aside(loader, tracer, reason)  # type: ignore[union-attr,assignment,arg-type]
+
+
+def _aside(loader: Callable[..., Any], tracer: Tracer, reason: str) -> Callable[..., Any]:
+    @functools.wraps(loader)
+    def online_process_loader(*args: Any, **kwargs: Any) -> Any:
+        with tracer.aside(reason, args, kwargs):
+            return loader(*args, **kwargs)
+
+    return online_process_loader
 
 
 def _repack(layer: torch.nn.Module) -> None:

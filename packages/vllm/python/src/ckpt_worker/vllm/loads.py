@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import LayoutError
+from ..recording import Tracer
 
 Named = tuple[str, torch.Tensor]
 
@@ -30,6 +31,12 @@ class WeightLoad(Protocol):
 
     #: Whether any parameter has changed.
     changed: bool
+
+    def watch(self, tracer: Tracer, share: bool) -> None:
+        """Before the first load of an update that is recorded; with ``share`` ranks are to write into parameters then."""
+
+    def begin_direct(self) -> None:
+        """Before a rank writes into parameters, or recorded copies are replayed: not all tensors will be given to ``load``."""
 
     def load(self, tensors: Iterable[Named]) -> None:
         """Takes the tensors of one bucket. They are the caller's again when it returns."""
@@ -71,6 +78,10 @@ class Coverage:
             missing -= loaded
         else:
             self._missing[index] = None
+
+    def trust(self) -> None:
+        """The update brings the same tensors as one that was checked: nothing is missing, though not all of them are loaded."""
+        self._missing = [None for _ in self._missing]
 
     def check(self) -> None:
         """:raises LayoutError: naming parameters that would keep their old values."""

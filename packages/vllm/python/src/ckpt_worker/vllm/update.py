@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import Any
+import os
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import torch
 
 from ..engine_call import UpdateCall
+from ..recording import DirectState, Tracer
 from ..session import UpdateResult, run_update
-from .loads import Target, open_load
+from .loads import Target, WeightLoad, open_load
+
+#: Environment variable that keeps ranks from writing into an engine's parameters, where it is 0.
+SHARE: Final = "CKPT_ENGINE_SHARE"
+
+
+class _Known:
+    """What is known of some models between updates: where their loader copies what."""
+
+    def __init__(self, targets: list[Target], unshared: str | None) -> None:
+        self.models = [target.model for target in targets]
+        self.unshared = unshared
+        #: Of the update that is running.
+        self.load: WeightLoad | None = None
+        self.state = DirectState(self._tensors, self._touched, self._watched, unshared)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for index, model in enumerate(self.models):
+            prefix = "" if index == 0 else f"drafter {index}: "
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+                if not tensor.is_meta:
+                    found[prefix + name] = tensor.data
+        return found
+
+    def _touched(self) -> None:
+        assert self.load is not None
+        self.load.begin_direct()
+
+    def _watched(self, tracer: Tracer) -> None:
+        assert self.load is not None
+        self.load.watch(tracer, share=self.unshared is None)
 
 
 @dataclass
@@ -20,6 +53,16 @@ class Served:
     version: str | None = None
     #: Whether the parameters hold anything but a whole committed version.
     dirty: bool = False
+    _known: _Known | None = field(default=None, repr=False)
+
+    def known(self, targets: list[Target]) -> _Known:
+        """What is known of these models; begins anew when they are others than in the update before."""
+        models = [target.model for target in targets]
+        unshared = f"{SHARE} is 0 in the engine's environment" if os.environ.get(SHARE) == "0" else None
+        known = self._known
+        if known is None or known.unshared != unshared or [*map(id, known.models)] != [*map(id, models)]:
+            self._known = known = _Known(targets, unshared)
+        return known
 
 
 def take_update(
@@ -35,6 +78,8 @@ def take_update(
 
     with torch.no_grad():
         load = open_load(targets, device)
+        known = served.known(targets)
+        known.load = load
         try:
             return run_update(
                 address,
@@ -46,6 +91,7 @@ def take_update(
                 commit=commit,
                 engine=f"vllm {_version()}",
                 device_uuid=uuid,
+                direct=known.state,
             )
         except BaseException:
             try:
@@ -53,6 +99,8 @@ def take_update(
             finally:
                 served.dirty |= load.changed
             raise
+        finally:
+            known.load = None
 
 
 def worker_index(vllm_config: Any, rank: int) -> int:

@@ -1,0 +1,77 @@
+import { auto, direct } from '@ckpt/core'
+import { vllm } from '@ckpt/vllm'
+import { expect } from 'vitest'
+import type { LocalRanks } from './ranks.ts'
+import type { Completion, VllmServer } from './server.ts'
+
+/** Buckets of the recorded update that split layers. */
+const SMALL = { bucketBytes: 16 * 1024, ringBytes: 256 * 1024 }
+
+export interface Given {
+  readonly server: VllmServer
+  readonly ranks: LocalRanks
+  /** Of checkpoints `first` and `second`. */
+  readonly expected: readonly (readonly Completion[])[]
+  /** Bounds of the share of the bytes that workers need which no ring carries. */
+  readonly share: readonly [least: number, most: number]
+}
+
+/**
+ * Makes an update of a server that is recorded, then direct ones between checkpoints `first` and `second`; after each the server answers as `expected`
+ * has it for them.
+ */
+export async function expectDirect({ server, ranks, expected, share: [least, most] }: Given): Promise<void> {
+  expect(expected[0]).not.toEqual(expected[1])
+  const engine = vllm({ url: server.url, parallelSize: ranks.servers.length })
+  // `auto` where nothing is known: staged, saying why, and recorded.
+  const [recorded] = await ranks.update('first', { engine, strategy: auto(), ...SMALL })
+  expect(recorded).toMatchObject({
+    strategy: 'broadcast',
+    direct: {
+      fallback: 'rank 0: what its engine worker copies where is not known yet',
+      recorded: expect.stringMatching(/^recorded/) as string,
+    },
+  })
+  expect(await server.complete()).toEqual(expected[0])
+  for (const [name, answers, strategy, verify] of [
+    ['second', expected[1], direct({ required: true }), true],
+    ['first', expected[0], auto(), false],
+    ['second', expected[1], auto(), false],
+  ] as const) {
+    const [report] = await ranks.update(name, { engine, strategy, ...SMALL, verify })
+    expect(report).toMatchObject({ strategy: 'direct', version: name, verified: verify })
+    const { bytes } = report!.direct!
+    const written = bytes!.nodeNeeded / (bytes!.nodeNeeded + bytes!.opaque)
+    expect(written).toBeGreaterThanOrEqual(least)
+    expect(written).toBeLessThanOrEqual(most)
+    if (least === 1) expect(report).toMatchObject({ ringBytes: 0, buckets: 0 })
+    expect(await server.complete()).toEqual(answers)
+  }
+  // An update of another strategy moves nothing: the next one is direct again.
+  await ranks.update('first', { engine, ...SMALL })
+  expect(await server.complete()).toEqual(expected[0])
+  const [again] = await ranks.update('second', { engine, strategy: auto() })
+  expect(again).toMatchObject({ strategy: 'direct' })
+  expect(await server.complete()).toEqual(expected[1])
+}
+
+/** Workers that let nobody write into their parameters replay what they recorded, and answer the same. */
+export async function expectReplay({ server, ranks, expected }: Omit<Given, 'share'>): Promise<void> {
+  const engine = vllm({ url: server.url, parallelSize: ranks.servers.length })
+  await server.post('/collective_rpc', { method: 'keep_parameters' })
+  const [recorded] = await ranks.update('first', { engine, strategy: auto(), ...SMALL })
+  expect(recorded!.direct!.recorded).toMatch(/^recorded/)
+  for (const [name, answers] of [
+    ['second', expected[1]],
+    ['first', expected[0]],
+  ] as const) {
+    const [report] = await ranks.update(name, { engine, strategy: auto(), ...SMALL })
+    expect(report).toMatchObject({
+      strategy: 'broadcast',
+      direct: { fallback: "rank 0: CKPT_ENGINE_SHARE is 0 in the engine's environment" },
+    })
+    expect(report!.direct!.replayed).toBeGreaterThan(10)
+    expect(await server.complete()).toEqual(answers)
+  }
+  await expect(ranks.update('first', { engine, strategy: direct({ required: true }) })).rejects.toThrow(/CKPT_ENGINE_SHARE/)
+}

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../engine/kernels.h"
+#include "objects.h"
+
+namespace ckpt::cuda {
+
+/// A memory that the GPU can address, and what keeps it there.
+struct Place {
+  abi::DevicePointer address;
+  std::uint64_t bytes;
+  std::shared_ptr<const void> hold;
+};
+
+/// Registered host memory. @throws Error INVALID_ARGUMENT (field `memories`) where it is not pinned.
+Place PlaceOf(const std::shared_ptr<RegistrationObject>& object);
+
+/// The place at an index. @throws Error INVALID_ARGUMENT with the field.
+const Place& PlaceAt(const std::vector<Place>& places, double index, const char* field);
+
+/// Address of `rows` runs in a place. @throws Error INVALID_ARGUMENT with the field when they leave it.
+abi::DevicePointer Inside(const Place& place, std::uint64_t offset, std::uint64_t rows, std::uint64_t row_bytes,
+                          std::uint64_t pitch, const char* field);
+
+/// A Float64Array of so many columns. @throws Error INVALID_ARGUMENT with the field.
+Napi::Float64Array ToRows(const Napi::Value& value, std::size_t columns, const char* field);
+
+/// Copies in the flat form of StridedCopy, from some places to others. @throws Error INVALID_ARGUMENT.
+std::vector<DeviceCopy> ToCopies(const Napi::Value& value, const std::vector<Place>& sources,
+                                 const std::vector<Place>& destinations, const char* field);
+
+}  // namespace ckpt::cuda
