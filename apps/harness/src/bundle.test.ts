@@ -123,7 +123,20 @@ describe('the bundle, without Node on the PATH', () => {
 
   it('runs the bench with rank, engine and gather processes of its own', async () => {
     const json = join(directory, 'bench.json')
-    const args = ['--model', 'qwen3-30b-a3b', '--bytes', '32MiB', '--repeat', '1', '--ranks', String(RANKS), '--json', json]
+    const args = [
+      '--model',
+      'qwen3-30b-a3b',
+      '--bytes',
+      '32MiB',
+      '--repeat',
+      '1',
+      '--ranks',
+      String(RANKS),
+      '--json',
+      json,
+      '--report',
+      join(directory, 'report.html'),
+    ]
     const { status, stderr } = await command('ckpt-bench', args)
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
     expect(JSON.parse(readFileSync(json, 'utf8'))).toMatchObject({

@@ -4,6 +4,7 @@ import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
 import { checkpointTensors, model as findModel, type CheckpointTensor, type Model } from '@ckpt/models'
 import type { ProcessorReading } from '@ckpt/planner'
 import { summarize } from '../statistics.ts'
+import { poisonAll } from './engines.ts'
 import { sliceProbe } from './slices.ts'
 import { Updates, slowest } from './updates.ts'
 
@@ -126,7 +127,11 @@ class SmallUpdates implements AsyncDisposable {
   /** The median of so many updates, in seconds. */
   async seconds(count: number): Promise<number> {
     const samples: number[] = []
-    for (let i = 0; i < count; i++) samples.push(slowest(await this.#updates.update(`calibration-${this.#version++}`)) / 1000)
+    for (let i = 0; i < count; i++) {
+      // As before the updates that are to be predicted.
+      await poisonAll(this.#updates.engines)
+      samples.push(slowest(await this.#updates.update(`calibration-${this.#version++}`)) / 1000)
+    }
     return summarize(samples).median
   }
 

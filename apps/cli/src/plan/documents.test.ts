@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, readdirSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { describePublished, publishedScenarios } from './published.ts'
 import { describeValidation, validate } from './validate.ts'
@@ -25,8 +25,9 @@ describe('tables in the documents', () => {
     expect(written('simulator.md')).toEqual(expect.arrayContaining([...vllm, ...published('reference')]))
   })
 
-  it.each(['h200-x2', 'h200-x2-direct', 'host-2-cores-validation'])('are what it says of %s.json today', (name) => {
-    const found = validated(`performance/${name}.json`)
+  const measured = readdirSync(new URL('performance', DOCS)).filter((name) => /^h200-|-validation[.]json$/.test(name))
+  it.each(measured)('are what it says of %s today', (name) => {
+    const found = validated(`performance/${name}`)
     expect(found.length).toBeGreaterThan(1)
     expect(written('simulator.md')).toEqual(expect.arrayContaining(found))
   })
