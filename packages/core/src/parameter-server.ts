@@ -369,6 +369,7 @@ export class ParameterServer implements AsyncDisposable {
           manifest,
           segments: lease.segments,
           ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
+          reach: () => this.#pull(name),
           socketDir: this.#directory.path,
           token: this.#token,
           version,

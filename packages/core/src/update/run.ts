@@ -30,6 +30,8 @@ export interface UpdateRun {
   readonly segments: readonly HostMemory[]
   /** What receivers pull with, in a p2p update; `joining`: they are not ranks of the manifest. */
   readonly pull?: Omit<PullContext, 'pullOf'> & { readonly joining: boolean }
+  /** How ranks that hold the checkpoint are read from. */
+  readonly reach: () => Promise<Pick<PullContext, 'access' | 'endpoints' | 'checkpoint'>>
   readonly socketDir: string
   readonly token: string
   readonly version: string
