@@ -1,19 +1,28 @@
 #!/usr/bin/env node
-// Fuzzers: node scripts/fuzz.mjs [--minutes M] [--target NAME,…] [--seed S] [--list] [--replay FILE --target NAME]
-// Each target runs for M minutes (default 1), one after another. Inputs that fail are kept in build/fuzz and named; the exit code is then 1.
-// Line by line: PASS, FAIL or SKIP, the target, and what was seen.
+// Fuzzers; --help says how they are asked for.
 import { spawn, spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { pathToFileURL } from 'node:url'
 import { targets } from './fuzz/targets.mjs'
 import { ROOT } from './lib/root.mjs'
+import { sourceArguments } from './lib/source.mjs'
 
+const USAGE = `usage: node scripts/fuzz.mjs [options]
+
+Each target runs for M minutes, one after another. Inputs that fail are kept in build/fuzz and named; the exit code is then 1. Line by line:
+PASS, FAIL or SKIP, the target, and what was seen. Native targets are built with AddressSanitizer, UBSan and leak detection.
+
+  --minutes M         how long each target runs (default 1)
+  --target NAME,...   only these (default: all)
+  --seed S            start of the random numbers (default: of the clock)
+  --list              print the targets, and why one cannot run here
+  --replay FILE       run one input, of the one target that --target names
+`
 const { values } = parseArgs({
   options: {
+    help: { type: 'boolean', short: 'h', default: false },
     minutes: { type: 'string', default: '1' },
     target: { type: 'string' },
     seed: { type: 'string', default: String(Date.now() % 1e6) },
@@ -21,6 +30,10 @@ const { values } = parseArgs({
     replay: { type: 'string' },
   },
 })
+if (values.help) {
+  process.stdout.write(USAGE)
+  process.exit(0)
+}
 const seconds = Number(values.minutes) * 60
 if (!(seconds > 0) || !Number.isSafeInteger(Number(values.seed))) {
   process.stderr.write('--minutes takes a number above 0, --seed a whole number\n')
@@ -82,6 +95,8 @@ function native({ addon, program }) {
     `-timeout=${HANG_MS / 1000}`,
     '-rss_limit_mb=3000',
     '-print_final_stats=1',
+    // Slow targets would not get to inputs of many steps otherwise.
+    '-len_control=10',
   ]
   const args =
     values.replay === undefined
@@ -110,10 +125,7 @@ function native({ addon, program }) {
 }
 
 function script({ name, path }) {
-  const require = createRequire(join(ROOT, 'package.json'))
-  const tsx = pathToFileURL(require.resolve('tsx')).href
-  const flags = ['--import', tsx, '--conditions=@ckpt/source', '--expose-gc']
-  return watched(name, process.execPath, [...flags, join(ROOT, 'scripts/fuzz/target-main.mjs'), path])
+  return watched(name, process.execPath, ['--expose-gc', ...sourceArguments('scripts/fuzz/target-main.mjs'), path])
 }
 
 function python({ name, python: interpreter, path }) {

@@ -3,7 +3,7 @@
 # compute-sanitizer), and NCCL for what takes two GPUs: scripts/gpu-checks.sh [check|sanitize|rates]...   (default: all three)
 #   check     kernels, pipelines and faults, also without peer access between the GPUs
 #   sanitize  the kernels under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
-#   rates     pipelines against the H2D ceiling, and the orders of H2D and broadcasts, with and without peer access
+#   rates     pipelines against the H2D ceiling, the orders of H2D and broadcasts, with and without peer access, and pinning
 set -eu
 cd "$(dirname "$0")/.."
 build=${CKPT_GPU_CHECK_BUILD:-native/cuda/build/check}
@@ -36,7 +36,7 @@ checks() {
 
 rates() {
   say "rates"
-  "$build/cuda_check" rates orders
+  "$build/cuda_check" rates orders pins
   say "rates without peer access"
   NCCL_P2P_DISABLE=1 "$build/cuda_check" orders
 }

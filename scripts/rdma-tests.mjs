@@ -1,13 +1,12 @@
 #!/usr/bin/env node
 // Tests tagged rdma, in a VM with soft-RoCE: bundles what the guest runs, then boots it. Prints PASS, FAIL and SKIP lines.
 import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { addonPackages, copyAddons, copyZeromq } from './bundle/addons.mjs'
 import { bundleJavaScript } from './bundle/javascript.mjs'
 import { exitLike, run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
+import { sourceArguments } from './lib/source.mjs'
 
 const GUEST = 'apps/harness/src/rdma-vm/guest'
 const PROGRAMS = new Map(['bindings', 'endpoint', 'pair', 'update'].map((name) => [name, `${GUEST}/${name}.ts`]))
@@ -25,10 +24,9 @@ try {
   copyAddons(join(outdir, 'node_modules'))
   copyZeromq(join(outdir, 'node_modules'))
   cpSync(join(ROOT, 'native/rdma/examples'), join(outdir, 'examples'), { recursive: true })
-  const tsx = pathToFileURL(createRequire(join(ROOT, 'package.json')).resolve('tsx')).href
-  const main = join(ROOT, 'apps/harness/src/rdma-vm/main.ts')
-  const flags = ['--import', tsx, '--conditions=@ckpt/source', main, '--cache', cache, '--job', job, ...process.argv.slice(2)]
-  ended = await run(process.execPath, flags, { timeoutMs: TIMEOUT_MS })
+  const main = sourceArguments('apps/harness/src/rdma-vm/main.ts')
+  const flags = ['--cache', cache, '--job', job, ...process.argv.slice(2)]
+  ended = await run(process.execPath, [...main, ...flags], { timeoutMs: TIMEOUT_MS })
 } finally {
   rmSync(job, { recursive: true, force: true })
 }

@@ -5,11 +5,12 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { changesetProblems } from './lib/changesets.mjs'
+import { installInto } from './lib/npm.mjs'
 import { run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
 import { lintTarball } from './release/lint.mjs'
 import { packAll, publicPackages } from './release/pack.mjs'
-import { installedProject, runReadme } from './release/project.mjs'
+import { runReadme } from './release/project.mjs'
 import { ensureSetup } from './setup.mjs'
 
 const STEPS = ['changesets', 'build', 'pack', 'lint', 'install', 'readme', 'sbom', 'source', 'publish']
@@ -87,7 +88,7 @@ async function lint() {
 }
 
 async function install() {
-  await installedProject(
+  await installInto(
     join(scratch, 'project'),
     packed.map(({ file }) => file),
   )
@@ -120,7 +121,7 @@ async function sbom() {
 async function source() {
   const parts = packed.filter(({ dir, platform }) => !platform && dir.startsWith('native/'))
   const directory = join(scratch, 'source')
-  await installedProject(
+  await installInto(
     directory,
     parts.map(({ file }) => file),
     { env: { ...process.env, npm_config_omit: 'optional' } },

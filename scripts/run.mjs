@@ -1,10 +1,9 @@
 #!/usr/bin/env node
 // A program with all set-up done first: node scripts/run.mjs <bench|test|ckpt|faults> [args…]
-import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { exitLike, run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
+import { sourceArguments } from './lib/source.mjs'
 import { ensureSetup, SetupError } from './setup.mjs'
 
 const PROGRAMS = {
@@ -34,9 +33,6 @@ try {
 }
 exitLike(await run(process.execPath, [...command(), ...args], { cwd: process.env.INIT_CWD ?? process.cwd() }))
 
-/** Arguments for Node: the sources themselves, so that no stale build can run. */
 function command() {
-  if (what in SCRIPTS) return [join(ROOT, SCRIPTS[what])]
-  const tsx = pathToFileURL(createRequire(join(ROOT, 'package.json')).resolve('tsx')).href
-  return ['--import', tsx, '--conditions=@ckpt/source', join(ROOT, PROGRAMS[what])]
+  return what in SCRIPTS ? [join(ROOT, SCRIPTS[what])] : sourceArguments(PROGRAMS[what])
 }

@@ -1,14 +1,14 @@
 #!/usr/bin/env node
 // The unit tests, and an update over real processes, on other versions of Node: node scripts/test-nodes.mjs [VERSION…] [--all]
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { installInto } from './lib/npm.mjs'
 import { run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
 import { ensureSetup } from './setup.mjs'
 
 const VERSIONS = ['22', '24']
-const INSTALL_TIMEOUT_MS = 5 * 60_000
 const TEST_TIMEOUT_MS = 40 * 60_000
 /** What another Node can break: addons, sockets, workers, file handles, loading of modules. The rest does the same on all of them. */
 const CHOSEN = [
@@ -51,13 +51,7 @@ async function install(version) {
   const directory = join(ROOT, '.cache/nodes', version)
   const node = join(directory, 'node_modules/node/bin/node')
   if (existsSync(node)) return node
-  mkdirSync(directory, { recursive: true })
-  writeFileSync(join(directory, 'package.json'), '{"private": true}')
-  const { code, output } = await run('npm', ['install', '--no-audit', '--no-fund', '--loglevel=error', `node@${version}`], {
-    cwd: directory,
-    capture: true,
-    timeoutMs: INSTALL_TIMEOUT_MS,
-  })
-  if (code !== 0 || !existsSync(node)) throw new Error(`Node ${version} could not be installed (${code}):\n${output}`)
+  await installInto(directory, [`node@${version}`])
+  if (!existsSync(node)) throw new Error(`npm's node@${version} has no ${node}`)
   return node
 }

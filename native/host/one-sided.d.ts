@@ -35,8 +35,11 @@ export interface NativeTcpPeer {
 }
 
 export interface NativeOneSided {
-  /** `addresses`: `host:port` to listen on, port 0 for any. `secret`: at least 16 characters. */
-  createTcpEndpoint(addresses: readonly string[], secret: string): NativeTcpEndpoint
+  /**
+   * `addresses`: `host:port` to listen on, port 0 for any. `secret`: at least 16 characters. `niceness` of the threads that serve: 0 to
+   * 19 (default).
+   */
+  createTcpEndpoint(addresses: readonly string[], secret: string, niceness?: number): NativeTcpEndpoint
   /** `streams`: 1 to 64 connections. Errors carry PEER_LOST, PEER_UNAUTHORIZED or PEER_PROTOCOL. */
   connectTcpPeer(
     id: string,

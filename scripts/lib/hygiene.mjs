@@ -8,13 +8,6 @@ const TEXT =
   /[.](ts|mjs|cjs|js|json|md|cc|cpp|h|hpp|cu|cuh|py|toml|yaml|yml|txt|cmake|sh)$|(^|\/)(Dockerfile|run|CMakeLists[.]txt)$/
 const MAX_LINES = 450
 
-/** Files that may be longer, each with its reason. */
-const LONG_FILES = new Map([
-  [
-    'packages/core/src/parameter-server.ts',
-    'the public class: mostly the doc comments of its methods, which hand on to the modules beside it',
-  ],
-])
 /** Files that may be symbolic links. */
 const LINKS = new Set([])
 const CONFLICT = /^(<{7}|>{7}) /
@@ -34,7 +27,7 @@ export function hygieneProblems(root = ROOT) {
     )
     if (conflict !== -1) problems.push(`${file}:${conflict + 1}: a merge was left unresolved`)
     const count = lines.at(-1) === '' ? lines.length - 1 : lines.length
-    if (SOURCE.test(file) && count > MAX_LINES && !LONG_FILES.has(file)) {
+    if (SOURCE.test(file) && count > MAX_LINES) {
       problems.push(`${file}: ${count} lines, more than ${MAX_LINES}; split it by what it holds`)
     }
     return problems

@@ -1,34 +1,12 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
-import { createRequire } from 'node:module'
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 import { run } from '../lib/process.mjs'
 import { ROOT } from '../lib/root.mjs'
+import { sourceArguments } from '../lib/source.mjs'
 
-const INSTALL_TIMEOUT_MS = 10 * 60_000
 const RUN_TIMEOUT_MS = 120_000
-
-/**
- * An empty project with these tarballs installed by npm.
- * @throws Error with what npm said
- */
-export async function installedProject(directory, tarballs, { env = process.env } = {}) {
-  mkdirSync(directory, { recursive: true })
-  writeFileSync(
-    join(directory, 'package.json'),
-    JSON.stringify({ name: 'empty', version: '1.0.0', private: true, type: 'module' }),
-  )
-  const { code, output } = await run('npm', ['install', '--no-audit', '--no-fund', '--loglevel=error', ...tarballs], {
-    cwd: directory,
-    capture: true,
-    timeoutMs: INSTALL_TIMEOUT_MS,
-    env,
-  })
-  if (code !== 0) throw new Error(`npm install failed (${code}):\n${output}`)
-  return directory
-}
 
 /** The first block of TypeScript under README's "Use it": the lines that users copy. */
 export function readmeLines() {
@@ -81,9 +59,8 @@ export async function runReadme(project, ranks = 2) {
 }
 
 async function startEngines(directory, ranks) {
-  const tsx = pathToFileURL(createRequire(join(ROOT, 'package.json')).resolve('tsx')).href
-  const program = join(ROOT, 'apps/harness/src/standalone.ts')
-  const child = spawn(process.execPath, ['--import', tsx, '--conditions=@ckpt/source', program, directory, String(ranks)], {
+  const program = sourceArguments('apps/harness/src/standalone.ts')
+  const child = spawn(process.execPath, [...program, directory, String(ranks)], {
     cwd: ROOT,
     stdio: ['pipe', 'pipe', 'inherit'],
   })

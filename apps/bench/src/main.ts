@@ -1,33 +1,28 @@
 /** `pnpm bench`: updates of scaled-down published models over real processes, against limits measured in the same run. */
-import { statSync, writeFileSync } from 'node:fs'
 import { freemem } from 'node:os'
 import { resolve } from 'node:path'
-import { MODELS, model as findModel, type Model } from '@ckpt/models'
+import { MODELS, model as findModel } from '@ckpt/models'
 import { readIndex } from '@ckpt/safetensors'
 import type { Host } from '@ckpt/contract'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
 import { machine } from './machine.ts'
-import { calibrate } from './measure/calibrate.ts'
-import { copyCeiling, copyProbe, measureCeilings } from './measure/ceilings.ts'
+import { copyCeiling } from './measure/ceilings.ts'
 import { measureGather } from './measure/gather.ts'
 import { measureGpu } from './measure/gpu.ts'
 import { measureH2d } from './measure/h2d.ts'
+import { HostRuns, type Scenario } from './measure/host.ts'
 import { measureRegistration } from './measure/registration.ts'
-import { measureUpdate } from './measure/update.ts'
-import { renderHtml } from './output/html.ts'
-import { renderJson } from './output/json.ts'
+import { DIRECTORY, outputFiles, writeFiles } from './output/files.ts'
 import { renderTables } from './output/table.ts'
 import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import { interpreter } from './python.ts'
 import { ROW_PARALLEL, generateRowParallel } from './row-parallel.ts'
-import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run, Skipped } from './result.ts'
+import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run } from './result.ts'
 import { summarize } from './statistics.ts'
 
-/** Ranks over which `--validate` measures on the host device. */
-const VALIDATED_RANKS = [1, 2, 4]
 /** What registration is measured with, where the memory allows it. */
 const REGISTRATION_BYTES = 4 * 2 ** 30
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
@@ -75,7 +70,10 @@ const program = new Command('bench')
   .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 * 2 ** 30, '2GiB'))
   .addOption(new Option('--repeat <n>', 'timed updates a model').argParser(count).default(5))
   .addOption(new Option('--peer <peer>', 'measure another system in the same run').choices(['checkpoint-engine']))
-  .option('--validate', "compare updates over 1, 2 and 4 ranks with the simulator's predictions")
+  .option(
+    '--validate',
+    "compare updates (all strategies unless one is given, over 1, 2 and 4 ranks) with the simulator's predictions",
+  )
   .addOption(new Option('--bucket-bytes <size>', 'preferred bucket size, on GPUs').argParser(size))
   .addOption(new Option('--chunk-bytes <size>', 'what the stages overlap, on GPUs').argParser(size))
   .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
@@ -85,12 +83,14 @@ const program = new Command('bench')
       "serve the ranks' numbers for Prometheus meanwhile (host backend): rank 0 on this port, the next on the next ones",
     ).argParser(count),
   )
-  .option('--json <file>', 'write the result as JSON')
-  .option('--report <file>', 'write the result as a self-contained HTML page')
+  .option('--json <file>', `the result as JSON (default: ${DIRECTORY}/bench.json)`)
+  .option('--report <file>', `the result as a self-contained HTML page (default: ${DIRECTORY}/report.html)`)
   .option('--trace <file>', "write each run's last timed update as a trace for ui.perfetto.dev; several runs: a file each")
 
 const options = program.parse().opts<Options>()
-const userPath = (path: string) => resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
+const userDirectory = process.env['INIT_CWD'] ?? process.cwd()
+const userPath = (path: string) => resolve(userDirectory, path)
+const files = outputFiles(userDirectory, options)
 process.on('SIGINT', () => process.exit(130)).on('SIGTERM', () => process.exit(143))
 const say = (text: string) => {
   if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
@@ -100,82 +100,34 @@ const say = (text: string) => {
 const result = await bench()
 say('')
 process.stdout.write(renderTables(result))
-if (options.json !== undefined) writeFileSync(userPath(options.json), renderJson(result))
-if (options.report !== undefined) writeFileSync(userPath(options.report), renderHtml(result))
+process.stdout.write(`\n${writeFiles(files, result)}`)
 if (options.trace !== undefined) await writeTraces(userPath(options.trace), result.runs)
 if (result.runs.some((run) => !run.verified)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
-  const { strategy: wanted } = options
+  // What is validated is all there is, unless one strategy is asked for.
+  const isDefault = program.getOptionValueSource('strategy') === 'default'
+  const wanted = options.validate && isDefault ? 'all' : options.strategy
   const strategies = wanted === 'all' ? (['broadcast', 'direct', 'p2p'] as const) : [wanted]
   const onGpus = await usesGpus()
-  if (onGpus && options.strategy === 'p2p') {
+  if (onGpus && wanted === 'p2p') {
     program.error('error: --strategy p2p is measured on the host device alone (--backend host)')
   }
   const host = createHost()
-  const runs: Run[] = []
-  const peers: PeerRun[] = []
-  const skipped: Skipped[] = []
-  let ceilings: BenchResult['ceilings'] | undefined
-  let gpus: BenchResult['gpus']
-  let processors: BenchResult['processors']
-  const rankCounts = options.validate && !onGpus ? VALIDATED_RANKS : [options.ranks]
+  const { metricsPort, ranks, repeat } = options
   const scenarios = await checkpoints()
-  if (options.validate && !onGpus) {
-    const models = scenarios.map(({ model }) => model)
-    processors = await calibrate(host, models, rankCounts, options.bytes, (step) => say(`calibrating: ${step}`))
-  }
-  for (const { model, checkpoint } of scenarios) {
-    say(`${model.title}: generating`)
-    using generated = await checkpoint()
-    const files = generated.files.map((path) => ({ path, bytes: statSync(path).size }))
-    if (onGpus) {
-      const python = await interpreter()
-      gpus ??= await measureH2d(python, options.ranks)
-      ceilings ??= { copyBytesPerSecond: await copyCeiling(host) }
-      const { bucketBytes, chunkBytes } = options
-      for (const strategy of strategies) {
-        // Measured by a test of its own there: `CKPT_P2P_BYTES=… vitest run apps/harness/src/gpu-p2p.test.ts`.
-        if (strategy === 'p2p') continue
-        const measured = await measureGpu({
-          model,
-          checkpoint: generated,
-          ranks: options.ranks,
-          repeat: options.repeat,
-          gpus,
-          python,
-          host,
-          strategy,
-          peer: options.peer !== undefined,
-          ...(bucketBytes !== undefined && { bucketBytes }),
-          ...(chunkBytes !== undefined && { chunkBytes }),
-          onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
-        })
-        runs.push(...measured.runs)
-        peers.push(...measured.peers)
-      }
-      continue
-    }
-    ceilings ??= await measureCeilings(host, files)
-    using ceiling = await copyProbe(host)
-    for (const ranks of rankCounts) {
-      for (const strategy of strategies) {
-        const measured = await measureUpdate({
-          model,
-          checkpoint: generated,
-          ranks,
-          repeat: options.repeat,
-          copyCeiling: ceiling,
-          strategy,
-          ...(options.metricsPort !== undefined && { metricsPort: options.metricsPort }),
-          onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
-        })
-        if ('skipped' in measured) skipped.push({ what: `${strategy} of ${model.title}`, reason: measured.skipped })
-        else runs.push(measured)
-      }
-    }
-  }
+  const onHost = new HostRuns({
+    ...{ host, scenarios, strategies, ranks, repeat, say },
+    ...(metricsPort !== undefined && { metricsPort }),
+  })
+  const { runs, skipped } = onHost
+  const peers: PeerRun[] = []
+  let gpus: BenchResult['gpus']
+  if (onGpus) gpus = await measureOnGpus(host, scenarios, strategies, runs, peers)
+  else if (options.validate) await onHost.measureBesideCalibration()
+  else await onHost.measure()
+  const ceilings = onHost.ceilings ?? { copyBytesPerSecond: await copyCeiling(host) }
   // What --validate compares are the updates alone.
   const registration = onGpus || options.validate ? undefined : await register(host)
   const gatherMetas = onGpus || options.validate ? undefined : await gather()
@@ -189,15 +141,45 @@ async function bench(): Promise<BenchResult> {
     schema: 1,
     startedAt,
     machine: machine(),
-    ceilings: ceilings!,
+    ceilings,
     ...(gpus && { gpus }),
-    ...(processors && { processors }),
     runs,
     ...(gatherMetas && { gatherMetas }),
     ...(registration && { registration }),
     peers,
     skipped,
   }
+}
+
+/** Each checkpoint by each strategy that is measured on GPUs. */
+async function measureOnGpus(
+  host: Host,
+  scenarios: readonly Scenario[],
+  strategies: readonly Run['strategy'][],
+  runs: Run[],
+  peers: PeerRun[],
+): Promise<NonNullable<BenchResult['gpus']>> {
+  const { bucketBytes, chunkBytes, ranks, repeat } = options
+  const python = await interpreter()
+  const gpus = await measureH2d(python, ranks)
+  for (const { model, checkpoint } of scenarios) {
+    say(`${model.title}: generating`)
+    using generated = await checkpoint()
+    for (const strategy of strategies) {
+      // Measured by a test of its own there: `CKPT_P2P_BYTES=… vitest run apps/harness/src/gpu-p2p.test.ts`.
+      if (strategy === 'p2p') continue
+      const measured = await measureGpu({
+        ...{ model, checkpoint: generated, ranks, repeat, gpus, python, host, strategy },
+        peer: options.peer !== undefined,
+        ...(bucketBytes !== undefined && { bucketBytes }),
+        ...(chunkBytes !== undefined && { chunkBytes }),
+        onStep: (step) => say(`${model.title}, ${strategy}: ${step}`),
+      })
+      runs.push(...measured.runs)
+      peers.push(...measured.peers)
+    }
+  }
+  return gpus
 }
 
 /** Registration of 4 GiB, or of what fits three times into the free memory: the files, what they are read into, and the ceiling's memory. */
@@ -250,11 +232,6 @@ function planningRuns(compared: PlanComparison): PeerRun[] {
     run('metas known', compared.ours, compared.ratio),
     run('metas new', compared.ours.newManifest, compared.ratioNewManifest),
   ]
-}
-
-interface Scenario {
-  readonly model: Pick<Model, 'id' | 'title'>
-  readonly checkpoint: () => Promise<GeneratedCheckpoint>
 }
 
 async function checkpoints(): Promise<Scenario[]> {

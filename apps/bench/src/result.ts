@@ -1,5 +1,5 @@
 import type { Timeline, UpdateReport } from '@ckpt/core'
-import type { ProcessorCalibration } from '@ckpt/planner'
+import type { ProcessorReading } from '@ckpt/planner'
 import type { Samples } from './statistics.ts'
 
 /** The bench's JSON: schema 1. Times in milliseconds, sizes in bytes, rates in bytes per second. */
@@ -9,8 +9,6 @@ export interface BenchResult {
   readonly machine: Machine
   readonly ceilings: Ceilings
   readonly gpus?: Gpus
-  /** With `--validate`, on the host device: what its processors need for the parts of an update. */
-  readonly processors?: ProcessorCalibration
   readonly runs: readonly Run[]
   readonly gatherMetas?: GatherRun
   readonly registration?: RegistrationRun
@@ -84,6 +82,8 @@ export interface Run {
   readonly ratioToLimit: number
   /** Each sample against the ceiling that was read right before it; absent where the ceiling was measured once. */
   readonly ratios?: Samples
+  /** With `--validate`, on the host device: what processors needed for the parts of updates, right before and after each sample. */
+  readonly readings?: readonly (readonly [before: ProcessorReading, after: ProcessorReading])[]
   readonly verified: boolean
   readonly verifiedBytes: number
   readonly digest: string

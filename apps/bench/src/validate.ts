@@ -1,29 +1,25 @@
 import { checkpointTensors, keptBytes, model, sharedManifest } from '@ckpt/models'
-import { dealtWorkload, predict, type ProcessorCalibration } from '@ckpt/planner'
+import { dealtWorkload, predict, type Prediction } from '@ckpt/planner'
 import type { BenchResult, Run } from './result.ts'
 
-/** A run beside what the simulator says of it. */
+/** A run beside what the simulator says of it, or why that says nothing. */
 export interface Predicted {
   readonly run: Run
-  readonly predictedMs?: number
-  /** (predicted - measured) / measured. */
-  readonly error?: number
-  /** Why there is no prediction. */
-  readonly reason?: string
+  readonly prediction: Prediction | string
 }
 
 /** Predictions for all runs of a result, from rates that were measured apart from them in the same run of the bench. */
-export function predictRuns(
-  result: BenchResult,
-  processors: ProcessorCalibration | undefined = result.processors,
-): Predicted[] {
-  return result.runs.map((run) => {
-    const machine = { ...(result.gpus && { gpus: result.gpus }), ...(processors && { processors }) }
-    const found = predict(run, machine, ({ model: id, ranks, bytes }) => {
+export function predictRuns(result: BenchResult): Predicted[] {
+  return result.runs.map((run) => ({
+    run,
+    prediction: predict(run, { ...(result.gpus && { gpus: result.gpus }) }, ({ model: id, ranks, bytes }) => {
       const tensors = checkpointTensors(model(id), { bytes })
       return dealtWorkload(sharedManifest(id, tensors, ranks), keptBytes(tensors, ranks))
-    })
-    if (typeof found === 'string') return { run, reason: found }
-    return { run, predictedMs: found.totalMs, error: found.totalMs / run.updateMs.median - 1 }
-  })
+    }),
+  }))
+}
+
+/** An error of a prediction, as text. */
+export function percent(error: number): string {
+  return `${error >= 0 ? '+' : '−'}${Math.abs(error * 100).toFixed(1)} %`
 }

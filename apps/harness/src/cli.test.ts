@@ -10,6 +10,7 @@ import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
+import { freePort } from './cluster/cluster.ts'
 import { EngineProcess } from './cluster/engine-process.ts'
 import { SOURCE_FLAGS } from './cluster/processes.ts'
 
@@ -67,40 +68,61 @@ describe('ckpt update', () => {
     ...more,
   ]
 
-  it(
-    'then `ckpt join` gives another instance the weights, from metas of ranks that hold them',
-    { timeout: 120_000 },
-    async () => {
-      const other = mkdtempSync(join(tmpdir(), 'ckpt-cli-join-'))
-      const metas = join(other, 'metas.json')
-      const joiners = Array.from(
-        { length: RANKS },
-        (_, tpRank) =>
-          new EngineProcess({ kind: 'typescript', directory: other, checkpoint: checkpoint.directory, tpRank, tpSize: RANKS }),
-      )
-      const holding = ckpt(update('--save-metas', metas, '--hold'))
-      try {
-        await Promise.all(joiners.map((engine) => engine.ready()))
-        const deadline = performance.now() + 60_000
-        while (!existsSync(metas) && holding.child.exitCode === null && performance.now() < deadline) await sleep(100)
-        const control = ['--engine-control', join(other, 'engine-typescript-{rank}.sock')]
-        const joined = await ckpt(['join', '--metas', metas, ...control, '--nproc', String(RANKS), '--json']).finished
-        expect(joined.status, joined.stderr).toBe(0)
-        const reports = joined.stdout
-          .trim()
-          .split('\n')
-          .map((line) => JSON.parse(line) as { strategy: string; bytes: number })
-        expect(reports).toHaveLength(RANKS)
-        for (const report of reports) expect(report).toMatchObject({ strategy: 'p2p', bytes: checkpoint.bytes })
-        for (const engine of joiners) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
-      } finally {
-        holding.child.kill('SIGINT')
-        await holding.finished
-        await Promise.all(joiners.map(({ process }) => process.stop()))
-        rmSync(other, { recursive: true, force: true })
-      }
-    },
-  )
+  /** `ckpt launch` of what follows. */
+  const launched = (port: number) => [
+    ...['launch', '--nproc', String(RANKS), '--master-port', String(port), '--', process.execPath],
+    ...SOURCE_FLAGS,
+    MAIN,
+  ]
+
+  it('then `ckpt join` gives another instance the weights, which can hand them on', { timeout: 180_000 }, async () => {
+    const other = mkdtempSync(join(tmpdir(), 'ckpt-cli-join-'))
+    const [metas, kept] = [join(other, 'metas.json'), join(other, 'kept.json')]
+    const token = 'the token of the running ranks'
+    const port = await freePort()
+    const joiners = Array.from(
+      { length: RANKS },
+      (_, tpRank) =>
+        new EngineProcess({ kind: 'typescript', directory: other, checkpoint: checkpoint.directory, tpRank, tpSize: RANKS }),
+    )
+    const started = [
+      ckpt([...launched(port), ...update('--save-metas', metas, '--publish-metas', '--hold')], { CKPT_TOKEN: token }),
+    ]
+    const [holding] = started
+    const written = async (path: string, by: ChildProcess) => {
+      const deadline = performance.now() + 60_000
+      while (!existsSync(path) && by.exitCode === null && performance.now() < deadline) await sleep(100)
+    }
+    const args = ['--engine-control', join(other, 'engine-typescript-{rank}.sock'), '--nproc', String(RANKS), '--json']
+    const joinFrom = async (from: readonly string[], env: NodeJS.ProcessEnv = {}) => {
+      await Promise.all(joiners.map((engine) => engine.poison()))
+      const joined = await ckpt(['join', ...from, ...args], env).finished
+      expect(joined.status, joined.stderr).toBe(0)
+      const reports = joined.stdout.trim().split('\n')
+      expect(reports).toHaveLength(RANKS)
+      for (const report of reports) expect(JSON.parse(report)).toMatchObject({ strategy: 'p2p', bytes: checkpoint.bytes })
+      for (const engine of joiners) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
+    }
+    try {
+      await Promise.all(joiners.map((engine) => engine.ready()))
+      await written(metas, holding!.child)
+      await joinFrom(['--coordinator', `tcp://127.0.0.1:${port}`], { CKPT_JOIN_TOKEN: token })
+      const keeping = ckpt(['join', '--metas', metas, '--keep', '--save-metas', kept, '--hold', ...args])
+      started.push(keeping)
+      await written(kept, keeping.child)
+      // From the second alone: the first is gone.
+      holding!.child.kill('SIGINT')
+      expect(await holding!.finished).toMatchObject({ status: 130 })
+      await joinFrom(['--metas', kept])
+    } finally {
+      for (const { child } of started) child.kill('SIGINT')
+      await Promise.all(started.map(({ finished }) => finished))
+      await Promise.all(joiners.map(({ process }) => process.stop()))
+      rmSync(other, { recursive: true, force: true })
+    }
+    const { status, stderr } = await ckpt(['join', '--metas', metas, '--hold', ...args]).finished
+    expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringContaining('without --keep') })
+  })
 
   it('updates every worker and says what it did', async () => {
     const { status, stdout, stderr } = await ckpt(update('--version', 'step-1')).finished

@@ -1,8 +1,10 @@
+import { readFileSync } from 'node:fs'
 import { createHost } from '@ckpt/transport'
 import { model } from '@ckpt/models'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
 import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
+import { parametersPrefix } from './engine/parameters.ts'
 import { interpreter, missing } from './testing/python.fixture.ts'
 
 const host = createHost()
@@ -41,6 +43,24 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     }
     throw new Error('no update was recorded')
   }
+
+  it('leave nothing of a worker that dies afterwards mapped in any rank', async (context) => {
+    if (kind === 'python') context.skip('how the memory of the other kind of worker is held makes no difference to the ranks')
+    await using cluster = await start(2)
+    await record(cluster)
+    await cluster.update('before', { strategy: 'direct-required' })
+    const prefix = parametersPrefix(cluster.engines[1]!.process.child.pid!)
+    const mapped = () =>
+      cluster.ranks.filter(({ process: { child } }) => readFileSync(`/proc/${child.pid}/maps`, 'utf8').includes(prefix))
+    expect(mapped()).not.toEqual([])
+    await cluster.engines[1]!.process.stop('SIGKILL')
+    await expect.poll(mapped, { timeout: 3000 }).toEqual([])
+    // What is mapped anew is the new worker's.
+    await cluster.restartEngine(1)
+    await untilRecorded(cluster)
+    await cluster.update('before', { strategy: 'direct-required' })
+    expect(await cluster.engines[1]!.verify(before.files)).toMatchObject({ verified: true })
+  })
 
   it.each([1, 2])('give %d engine workers the bytes of a staged update, and no other byte moves', async (ranks) => {
     if (kind === 'python' && noWorker !== undefined) throw new Error(noWorker)

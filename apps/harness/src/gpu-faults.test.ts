@@ -5,7 +5,7 @@ import { model } from '@ckpt/models'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
 import { generateCheckpoint } from './checkpoint/generate.ts'
-import { FaultCluster } from './faults/fault-cluster.ts'
+import { FaultCluster, type StrategyName } from './faults/fault-cluster.ts'
 import type { Fault, Point } from './faults/fault.ts'
 import { updateBreaks } from './faults/invariants.ts'
 import { PROCESS_FAULTS } from './faults/process-faults.ts'
@@ -22,22 +22,33 @@ const GRANULES = 32 * 2 ** 20
 /** How long a killed process's memory and a communicator's farewell may take, in milliseconds. */
 const SETTLE_MS = 5000
 
-/** Engine workers take seconds to start, so they are killed less often; most moments are random. */
-function plan(random: Random): { fault: Fault; point: Point }[] {
+const KINDS = ['broadcast', 'direct'] as const satisfies readonly StrategyName[]
+
+interface Kill {
+  readonly fault: Fault
+  readonly point: Point
+  readonly strategy: (typeof KINDS)[number]
+}
+
+/** Engine workers take seconds to start, so they are killed less often; most moments are random, half of the updates direct. */
+function plan(random: Random): Kill[] {
+  const strategies = random.shuffle(Array.from({ length: KILLS }, (_, i) => KINDS[i % 2]!))
   const fault = (name: string) => PROCESS_FAULTS.find((one) => one.name === name)!
   const held: Point[] = ['begin', 'plan', 'h2d', 'broadcast']
   return random.shuffle(
     Array.from({ length: KILLS }, (_, i) => {
-      if (i % 10 === 9) return { fault: fault('engine killed'), point: 'any' as const }
+      const strategy = strategies[i]!
+      if (i % 10 === 9) return { fault: fault('engine killed'), point: 'any' as const, strategy }
       return {
         fault: fault(i % 3 === 0 ? 'coordinator killed' : 'rank killed'),
         point: i % 2 === 0 ? 'any' : held[(i >> 1) % 4]!,
+        strategy,
       }
     }),
   )
 }
 
-describe('gpu: kills in broadcast updates', () => {
+describe('gpu: kills in broadcast and direct updates', () => {
   it(
     'end on the survivors with a typed error, give device memory back, and the next update is right',
     { timeout: 300_000 },
@@ -63,18 +74,26 @@ describe('gpu: kills in broadcast updates', () => {
         (await Promise.all(cluster.ranks.map((rank) => rank.call('deviceMemory', undefined)))).map((one) => one.free)
       const breaks: string[] = []
       try {
-        // The first update loads libraries; the second is what the others will be like.
+        // The first update loads libraries; those that are timed are what the others will be like.
         breaks.push(...(await updateBreaks(cluster, 'first')))
-        const started = performance.now()
-        await Promise.all(cluster.everybody.map((rank) => cluster.update(rank, { version: 'second' })))
-        const anyMs = Math.ceil(performance.now() - started)
+        const anyMs = { broadcast: 0, direct: 0 }
+        for (const strategy of KINDS) {
+          await cluster.prepare(strategy)
+          const started = performance.now()
+          const reports = await Promise.all(
+            cluster.everybody.map((rank) => cluster.update(rank, { version: `timed ${strategy}`, strategy })),
+          )
+          anyMs[strategy] = Math.ceil(performance.now() - started)
+          expect(reports.map((report) => report.strategy)).toEqual(reports.map(() => strategy))
+        }
         await sleep(SETTLE_MS / 2)
         const before = await free()
         console.log(
-          `an update takes ${anyMs} ms; free device memory ${before.map((bytes) => (bytes / 2 ** 20).toFixed(0)).join(', ')} MiB`,
+          `an update takes ${anyMs.broadcast} ms, a direct one ${anyMs.direct} ms; free device memory ${before.map((bytes) => (bytes / 2 ** 20).toFixed(0)).join(', ')} MiB`,
         )
-        for (const [index, { fault, point }] of plan(random).entries()) {
-          const result = await updateTrial({ cluster, random, number: index + 1, alone: false, anyMs }, fault, point)
+        for (const [index, { fault, point, strategy }] of plan(random).entries()) {
+          const setting = { cluster, random, number: index + 1, alone: false, anyMs: anyMs[strategy], strategies: [strategy] }
+          const result = await updateTrial(setting, fault, point)
           const until = performance.now() + SETTLE_MS
           let after = await free()
           while (after.some((bytes, rank) => bytes < before[rank]! - GRANULES) && performance.now() < until) {
@@ -85,13 +104,15 @@ describe('gpu: kills in broadcast updates', () => {
           const error =
             result.errorMs === undefined ? '' : ` after ${(result.errorMs / 1000).toFixed(2)} s (${result.codes.join(' ')})`
           console.log(
-            `${index + 1} ${fault.name} at ${point}, rank ${result.victim}: ${result.state}${error}, ${(result.totalMs / 1000).toFixed(1)} s in all, ` +
+            `${index + 1} ${fault.name} at ${point} of ${strategy}, rank ${result.victim}: ${result.state}${error}, ${(result.totalMs / 1000).toFixed(1)} s in all, ` +
               `device memory ${missing.map((bytes) => `${(-bytes / 2 ** 20).toFixed(1)} MiB`).join(', ')}`,
           )
           const lost = missing.flatMap((bytes, rank) =>
             bytes > GRANULES ? `${bytes} bytes of GPU ${rank} did not come back` : [],
           )
-          breaks.push(...[...result.breaks, ...lost].map((what) => `${index + 1} ${fault.name} at ${point}: ${what}`))
+          breaks.push(
+            ...[...result.breaks, ...lost].map((what) => `${index + 1} ${fault.name} at ${point} of ${strategy}: ${what}`),
+          )
         }
       } finally {
         await cluster.close()

@@ -12,6 +12,10 @@ import { createHostPair, type HostPair, type NamespaceHost } from './cluster/hos
 import { SOURCE_FLAGS } from './cluster/processes.ts'
 
 const MIB = 2 ** 20
+/** Whether the machine has nothing else to do, so that figures count; then there are more of them. */
+const quiet = process.env['CKPT_QUIET'] !== undefined
+const ROUNDS = quiet ? 8 : 2
+const UPDATES = 8
 const host = createHost()
 
 const inside = ({ namespace }: NamespaceHost): string[] => ['nsenter', `--net=/run/netns/${namespace}`]
@@ -27,14 +31,18 @@ describe('two hosts', { timeout: 120_000 }, () => {
   })
   afterAll(() => pair?.[Symbol.dispose]())
 
-  /** A cluster on one of the hosts, which has a core of its own where there are two. */
+  /**
+   * A cluster on one of the hosts, which has a core of its own where there are two. The second host is to be another machine: it gives way
+   * to this test's own process, which would else move to the first one's core while that is measured.
+   */
   const on = (which: 0 | 1, ranks: number, directory: string, more: Partial<ClusterOptions> = {}) => {
     const machine = pair!.hosts[which]
     const core = availableParallelism() > 1 ? ['taskset', '-c', String(which)] : []
+    const priority = which === 1 ? ['nice', '-n', '10'] : []
     return Cluster.start({
       ranks,
       timeoutMs: 30_000,
-      through: [...inside(machine), ...core],
+      through: [...inside(machine), ...core, ...priority],
       env: () => ({ CKPT_P2P_ADDRESS: machine.address }),
       engine: { kind: 'typescript', checkpoint: directory },
       ...more,
@@ -57,13 +65,20 @@ describe('two hosts', { timeout: 120_000 }, () => {
         await joining.engines[0]!.poison()
         return (await joining.update('a', { p2p: [0] }))[0]!
       }
-      await join_() // warm
-      // In turns, so that what else the machine does meets both alike.
+      const served = () => old.ranks[0]!.call('servedBytes', undefined)
+      const update = async () => (await old.update('a'))[0]!.totalMs
+      for (let i = 0; i < 12; i++) await update() // warm
+      await join_()
+      const before = await served()
+      let joins = 0
+      const pulls: number[] = []
       const alone: number[] = []
       const beside: number[] = []
-      let joins = 0
-      for (let round = 0; round < 4; round++) {
-        for (let i = 0; i < 6; i++) alone.push((await old.update('a'))[0]!.totalMs)
+      const measureAlone = async () => {
+        for (let i = 0; i < UPDATES; i++) alone.push(await update())
+      }
+      /** Updates while the other instance joins again and again; only those in which something was pulled count. */
+      const measureBeside = async () => {
         const state = { over: false }
         const loop = (async () => {
           while (!state.over) {
@@ -71,22 +86,33 @@ describe('two hosts', { timeout: 120_000 }, () => {
             joins++
             expect(report).toMatchObject({ verified: true, bytes: checkpoint.bytes })
             expect(report.pull!.sources.map(({ rank }) => rank)).toEqual([0])
+            pulls.push(report.pull!.busyMs)
           }
         })()
-        for (let i = 0; i < 6; i++) beside.push((await old.update('a'))[0]!.totalMs)
+        for (let counted = 0; counted < UPDATES;) {
+          const served_ = await served()
+          const ms = await update()
+          if ((await served()) === served_) continue
+          beside.push(ms)
+          counted++
+        }
         state.over = true
         await loop
       }
+      // In turns, each first as often as the other, so that what else the machine does meets both alike.
+      for (let round = 0; round < ROUNDS; round++) {
+        for (const measure of round % 2 === 0 ? [measureAlone, measureBeside] : [measureBeside, measureAlone]) await measure()
+      }
+      expect((await served()) - before).toBeGreaterThanOrEqual(joins * checkpoint.bytes)
       // Bit for bit, and what it was read from is served still.
       expect(await joining.engines[0]!.verify(checkpoint.files)).toMatchObject({ verified: true, mismatches: [] })
       expect(await old.engines[0]!.verify(checkpoint.files)).toMatchObject({ verified: true, mismatches: [] })
-      expect(joins).toBeGreaterThanOrEqual(4)
       const ratio = median(beside) / median(alone)
-      const figures = `${joins} joins; updates of the old instance: median ${median(alone).toFixed(1)} ms alone, ${median(beside).toFixed(1)} ms beside, ratio ${ratio.toFixed(2)}`
+      const figures = `${joins} joins, which pulled for ${median(pulls).toFixed(0)} ms each; updates of the old instance: median of ${alone.length} ${median(alone).toFixed(1)} ms alone, ${median(beside).toFixed(1)} ms beside, ratio ${ratio.toFixed(2)}`
       await annotate(figures)
       if (process.env['CKPT_PRINT'] !== undefined) console.log(figures)
       // Figures count on a quiet machine alone.
-      if (process.env['CKPT_QUIET'] !== undefined) expect(ratio).toBeLessThanOrEqual(1.1)
+      if (quiet) expect(ratio).toBeLessThanOrEqual(1.1)
     } finally {
       rmSync(directory, { recursive: true })
     }
@@ -128,7 +154,7 @@ describe('two hosts', { timeout: 120_000 }, () => {
       const figures = `${bytes / MIB} MiB over ${streams} streams: ${(best / 1e9).toFixed(2)} GB/s, iperf3 ${(theirs / 1e9).toFixed(2)} GB/s, ratio ${(best / theirs).toFixed(2)}`
       await annotate(figures)
       if (process.env['CKPT_PRINT'] !== undefined) console.log(figures)
-      if (process.env['CKPT_QUIET'] !== undefined) expect(best / theirs).toBeGreaterThanOrEqual(0.8)
+      if (quiet) expect(best / theirs).toBeGreaterThanOrEqual(0.8)
     } finally {
       server.kill()
       iperf.kill()

@@ -66,7 +66,12 @@ describe('p2p', { timeout: 60_000 }, () => {
     await cluster.all('gatherMetas', () => ({ name: 'a', digests: true }))
     const reports = await Promise.all(
       [2, 3].map((rank) =>
-        cluster.ranks[rank]!.call('update', { name: 'a', engineSocket: cluster.engines[rank]!.socket, p2p: [2, 3] }),
+        cluster.ranks[rank]!.call('update', {
+          name: 'a',
+          engineSocket: cluster.engines[rank]!.socket,
+          p2p: [2, 3],
+          keep: true,
+        }),
       ),
     )
     for (const [index, report] of reports.entries()) {
@@ -79,7 +84,8 @@ describe('p2p', { timeout: 60_000 }, () => {
     expect(pulled[0]! + pulled[1]!).toBeGreaterThanOrEqual(checkpoint.bytes)
     expect(pulled[0]! + pulled[1]!).toBeLessThan(1.02 * checkpoint.bytes)
     expect(Math.max(...pulled)).toBeLessThan(0.6 * checkpoint.bytes)
-    // All of them can be updated by a broadcast afterwards.
+    // All of them can be updated by a broadcast afterwards, also from what the receivers kept alone.
+    for (const index of [0, 1]) await cluster.ranks[index]!.call('unregister', { name: 'a' })
     await cluster.update('a')
     await expectVerified(cluster)
   })
@@ -124,6 +130,44 @@ describe('p2p', { timeout: 60_000 }, () => {
     await expectVerified(joining)
   })
 
+  it('receivers that keep what they pull are sources of it for the next ones, also when the first is gone', async () => {
+    const [first, both, last] = ['metas-first', 'metas-both', 'metas-last'].map((name) => join(directory, name))
+    await using old = await owners(1, first!)
+    await using second = await start(2)
+    await join_(second, first!, { keep: true })
+    await expectVerified(second)
+    const gathered = await second.all('gatherMetas', () => ({ name: 'a', digests: true }))
+    expect(gathered[0]!.tensors).toBe(checkpoint.tensors)
+    await second.ranks[0]!.call('saveMetas', { name: 'a', path: both! })
+    // Two at once: each of them reads from all who have it, about a third from each.
+    await using third = await start(1)
+    await using fourth = await start(1)
+    for (const [report] of await Promise.all([join_(third, both!, { keep: true }), join_(fourth, both!)])) {
+      expect(report).toMatchObject({ verified: true, bytes: checkpoint.bytes, pull: { lost: [] } })
+      expect(report!.pull!.sources.map(({ rank }) => rank)).toEqual([0, 1, 2])
+      for (const { bytes } of report!.pull!.sources) expect(bytes).toBeLessThan((1.2 * checkpoint.bytes) / 3)
+    }
+    await expectVerified(third)
+    await expectVerified(fourth)
+    // Whoever joins now does so without the one that had it first.
+    await old.ranks[0]!.process.stop('SIGKILL')
+    await using fifth = await start(1)
+    const [late] = await join_(fifth, both!, { keep: true })
+    expect(late!.pull!.lost).toMatchObject([{ rank: 0, code: 'PEER_LOST' }])
+    expect(late!.pull!.sources.map(({ rank }) => rank)).toEqual([1, 2])
+    await expectVerified(fifth)
+    // What it hands on does not name who was lost: the two of the second instance, and itself.
+    await fifth.all('gatherMetas', () => ({ name: 'a', digests: true }))
+    await fifth.ranks[0]!.call('saveMetas', { name: 'a', path: last! })
+    const { ranks } = JSON.parse(readFileSync(last!, 'utf8')) as { ranks: { rank: number }[] }
+    expect(ranks.map(({ rank }) => rank)).toEqual([1, 2, 3])
+    // Kept once: under the same name there is no place for it again. And it is a checkpoint like any other.
+    expect(await failure(join_(fifth, last!, { keep: true }))).toMatchObject({ code: 'CHECKPOINT_EXISTS' })
+    await fifth.engines[0]!.poison()
+    await fifth.update('a')
+    await expectVerified(fifth)
+  })
+
   it('names the tensors that a killed source alone held', async () => {
     const metas = join(directory, 'metas-alone')
     await using old = await owners(2, metas)
@@ -147,16 +191,20 @@ describe('p2p', { timeout: 60_000 }, () => {
       // Registered again: the same bytes, but the old keys are refused.
       await old.ranks[0]!.call('unregister', { name: 'a' })
       const unregistered = await failure(join_(joining, metas))
-      expect(unregistered).toMatchObject({ code: 'METAS_STALE', fields: { checkpoint: 'a', ranks: [0] } })
+      const ended = { code: 'METAS_STALE', fields: { checkpoint: 'a', ranks: [0], sources: [{ rank: 0, reason: 'ended' }] } }
+      expect(unregistered).toMatchObject(ended)
+      expect(unregistered.message).toContain('the registration 1 that the metas describe has ended')
       await old.register('a', checkpoint.directory)
       await old.all('gatherMetas', () => ({ name: 'a', digests: true }))
       await old.ranks[0]!.call('saveMetas', { name: 'a', path: again })
-      expect(await failure(join_(joining, metas))).toMatchObject({ code: 'METAS_STALE', fields: { ranks: [0] } })
+      expect(await failure(join_(joining, metas))).toMatchObject(ended)
+      expect(await old.ranks[0]!.call('servedBytes', undefined)).toBe(0)
       await join_(joining, again)
       await expectVerified(joining)
     }
     // Owner gone.
-    expect(await failure(join_(joining, again))).toMatchObject({ code: 'METAS_STALE', fields: { ranks: [0] } })
+    const gone = { ranks: [0], sources: [{ rank: 0, reason: 'gone' }] }
+    expect(await failure(join_(joining, again))).toMatchObject({ code: 'METAS_STALE', fields: gone })
     expect(await joining.engines[0]!.health()).toMatchObject({ version: 'a' })
   })
 
@@ -175,6 +223,9 @@ describe('p2p', { timeout: 60_000 }, () => {
     await expectVerified(joining)
     // The running ranks are none the wiser.
     await old.all('gatherMetas', () => ({ name: 'a' }))
+    // What was published goes with the checkpoint.
+    await old.ranks[1]!.call('unregister', { name: 'a' })
+    await expect.poll(() => failure(fetch_(old.token))).toMatchObject({ code: 'METAS_STALE', fields: { checkpoint: 'a' } })
   })
 
   it('keeps a secret that the environment gives out of the file', async () => {

@@ -1,12 +1,17 @@
 import type { ChildProcess } from 'node:child_process'
-import { readdirSync, readFileSync, statSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { connect } from 'node:net'
 import { dirname, join } from 'node:path'
 import { tmpdir } from 'node:os'
+import type { RankAccess } from '@ckpt/contract'
+import { ParameterServer, controlEngine } from '@ckpt/core'
+import { serveHttp } from '@ckpt/core/http'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
 import { Cluster } from './cluster/cluster.ts'
+import { EngineProcess } from './cluster/engine-process.ts'
 import { spawnSource } from './cluster/processes.ts'
 import { attemptAs, noOtherUser, type Targets } from './strangers/local.ts'
 
@@ -50,6 +55,115 @@ describe('while strangers try to get in', () => {
     console.log(
       `updates of 24 MiB: median ${median(quiet)} ms alone, ${median(flooded)} ms (longest ${Math.max(...flooded)} ms) beside ${JSON.stringify(report)}`,
     )
+  })
+
+  it('over the network, at what ranks read from each other, they get nothing and hold up nobody', async () => {
+    await using cluster = await start()
+    await cluster.register('a', checkpoint.directory)
+    await cluster.all('gatherMetas', () => ({ name: 'a', digests: true }))
+    const directory = mkdtempSync(join(tmpdir(), 'ckpt-strangers-'))
+    onTestFinished(() => rmSync(directory, { recursive: true }))
+    const path = join(directory, 'metas')
+    await cluster.ranks[0]!.call('saveMetas', { name: 'a', path })
+    // All that a wiretap shows; the secret is never sent.
+    const { access } = JSON.parse(readFileSync(path, 'utf8')) as { access: readonly RankAccess[] }
+    const seen = access.map(({ points: [point] }) => ({
+      address: point!.endpoint.addresses[0],
+      id: point!.endpoint.id,
+      key: point!.regions[0]!.key,
+    }))
+    expect(seen).toHaveLength(2)
+    const update = async (version: string) => {
+      const started = performance.now()
+      await cluster.update('a', { version, p2p: [0, 1], timeoutMs: 5000 })
+      return Math.round(performance.now() - started)
+    }
+    const quiet = await update('quiet')
+    const strangers = spawnSource('strangers', new URL('./strangers/reads.child.ts', import.meta.url), [JSON.stringify(seen)])
+    await message(strangers.child)
+    const times: number[] = []
+    for (let i = 0; i < 15; i++) times.push(await update(`v${i}`))
+    strangers.child.send('report')
+    const report = (await message(strangers.child)) as Record<'asked' | 'silent' | 'answered' | 'most' | 'bytes', number>
+    strangers.child.disconnect()
+    await strangers.stop()
+    console.log(`p2p updates: ${quiet} ms alone, at most ${Math.max(...times)} ms beside ${JSON.stringify(report)}`)
+    expect(report.asked).toBeGreaterThan(100)
+    expect(report.answered).toBeGreaterThan(10)
+    expect(report.bytes).toBe(0)
+    expect(Math.max(...times)).toBeLessThan(5000)
+    for (const engine of cluster.engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
+  })
+
+  it('at the HTTP API, they neither read, nor change, nor hold up anything', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'ckpt-strangers-'))
+    onTestFinished(() => rmSync(directory, { recursive: true }))
+    const options = { directory, checkpoint: checkpoint.directory, tpRank: 0, tpSize: 1 }
+    const engine = new EngineProcess({ kind: 'typescript', ...options })
+    onTestFinished(() => engine.process.stop())
+    await engine.ready()
+    const server = await ParameterServer.create({ rank: 0, worldSize: 1, timeoutMs: 5000 })
+    onTestFinished(() => server.close())
+    const token = 'a token of this test alone'
+    const api = await serveHttp(server, {
+      token,
+      root: checkpoint.directory,
+      engine: () => controlEngine({ socket: engine.socket }),
+    })
+    onTestFinished(() => api.close())
+    const call = async (method: string, path: string, body: unknown, authorization: string) => {
+      const headers = { authorization, ...(body !== undefined && { 'content-type': 'application/json' }) }
+      const response = await fetch(api.address + path, {
+        method,
+        headers,
+        ...(body !== undefined && { body: JSON.stringify(body) }),
+      })
+      return { status: response.status, text: await response.text() }
+    }
+    const own = (method: string, path: string, body?: unknown) =>
+      call(method, `/v1/checkpoints/${path}`, body, `Bearer ${token}`)
+    expect((await own('POST', 'a/files', { files: checkpoint.files })).status).toBe(200)
+
+    // Requests that never end, and ones that end at once, all the while.
+    const port = Number(new URL(api.address).port)
+    const slow = Array.from({ length: 200 }, (_, i) => {
+      const socket = connect(port, '127.0.0.1')
+      const head = i % 2 === 0 ? 'POST /v1/checkpoints/a/update HTTP/1.1\r\n' : 'GET / HT'
+      socket
+        .on('error', () => undefined)
+        .write(i % 2 === 0 ? `${head}host: localhost\r\ncontent-length: 100000\r\n\r\n{` : head)
+      return socket
+    })
+    onTestFinished(() => slow.forEach((socket) => void socket.destroy()))
+    let over = false
+    const refused: { status: number; text: string }[] = []
+    const strangers = Array.from({ length: 4 }, async (_, i) => {
+      while (!over) {
+        const authorization = ['', 'Bearer wrong token of them', `Basic ${token}`, token][i]!
+        refused.push(await call('POST', '/v1/checkpoints/evil/files', { files: checkpoint.files }, authorization))
+        refused.push(await call('POST', '/v1/checkpoints/a/gather-metas', undefined, authorization))
+        refused.push(await call('POST', '/v1/checkpoints/a/update', { timeout: 1 }, authorization))
+        refused.push(await call('DELETE', '/v1/checkpoints/a?force=true', undefined, authorization))
+        refused.push(await call('GET', '/metrics', undefined, authorization))
+      }
+    })
+    const times: number[] = []
+    for (let i = 0; i < 10; i++) {
+      const started = performance.now()
+      expect(await own('POST', 'a/update', { timeout: 5 })).toMatchObject({ status: 200 })
+      times.push(Math.round(performance.now() - started))
+    }
+    over = true
+    await Promise.all(strangers)
+    console.log(
+      `updates took at most ${Math.max(...times)} ms beside ${refused.length} requests of strangers and ${slow.length} that stay open`,
+    )
+    expect(refused.length).toBeGreaterThan(20)
+    expect(new Set(refused.map(({ status }) => status))).toEqual(new Set([401]))
+    for (const { text } of refused) expect(text).not.toContain(checkpoint.directory)
+    expect((await own('DELETE', 'evil')).text).toContain('false')
+    expect((await own('DELETE', 'a')).text).toContain('true')
+    expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
   })
 
   it('as another user of the machine, they neither see, nor change, nor reach anything', async ({ skip }) => {

@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorScope, type SerializedError } from './errors.ts'
+export { checkMessagePack } from './message-pack.ts'
 export { DTYPES, DTYPE_BITS, isDType, tensorBytes, type DType } from './dtype.ts'
 export {
   nameHash,
@@ -72,6 +73,7 @@ export type {
   DirectContext,
   DirectResult,
   DirectStrategy,
+  KeptPlaces,
   PullContext,
   PullStats,
   RankAccess,

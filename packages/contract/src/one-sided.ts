@@ -82,7 +82,7 @@ export interface OneSidedPeer {
    * Reads from the peer's regions straight into local memories, without the peer's JavaScript taking part.
    *
    * @throws CkptError `PEER_LOST` (field `peer`), `REGION_REFUSED` (fields `peer` and `region`, an index) for a key that is not, or no
-   * longer, registered there or a range outside the region, `INVALID_ARGUMENT` (field `transfers`) for a range outside a local memory,
+   * longer, registered there (`field` `closed`: it was, until the region was closed) or a range outside the region, `INVALID_ARGUMENT` (field `transfers`) for a range outside a local memory,
    * `ABORTED`. On every failure the memories' ranges of the batch hold anything.
    */
   read(request: OneSidedRequest): Promise<TransferStats>

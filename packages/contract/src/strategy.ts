@@ -10,6 +10,8 @@ export interface AccessPoint {
   readonly endpoint: EndpointDescriptor
   /** By segment index. Keys are those of one registration of the checkpoint: a later one has others. */
   readonly regions: readonly RegionDescriptor[]
+  /** Number of that registration among all that the endpoint has served, from 1; absent where it was not said. */
+  readonly generation?: number
   /** What the endpoint wants proven. */
   readonly secret: string
 }
@@ -19,6 +21,14 @@ export interface RankAccess {
   readonly rank: number
   /** The best first; a reader takes the first of a kind that it has. Empty where the rank serves nothing. */
   readonly points: readonly AccessPoint[]
+}
+
+/** Where buckets that a receiver keeps lie, by their turn among those it pulls. */
+export interface KeptPlaces {
+  readonly memories: readonly HostMemory[]
+  /** Index into `memories`. */
+  readonly segment: Uint32Array
+  readonly offset: Float64Array
 }
 
 /** What receivers of a p2p update pull with. */
@@ -32,6 +42,11 @@ export interface PullContext {
   readonly host: Host
   /** From where a bucket can be read without the ranks in `lost`. */
   readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
+  /**
+   * Makes memory in which these buckets, the receiver's own in plan order, stay; given where the strategy keeps what it pulls. The memory
+   * is not the strategy's to close. @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`.
+   */
+  readonly keep?: (own: readonly number[]) => Promise<KeptPlaces>
 }
 
 /** What a strategy works with on one rank. */
@@ -85,6 +100,8 @@ export interface StagedStrategy {
   readonly name: 'broadcast' | 'p2p'
   /** The ranks that receive; absent means all. */
   readonly ranks?: readonly number[]
+  /** What a receiver pulls stays in its host memory, as a checkpoint that is registered under the same name. */
+  readonly keep?: boolean
   execute(context: StrategyContext): Promise<StrategyResult>
 }
 

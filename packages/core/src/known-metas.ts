@@ -5,6 +5,7 @@ import { encodeRankMetas, fetchPublished, type FetchOptions } from '@ckpt/rendez
 import { gatherManifest } from './gather.ts'
 import { decodeMetas, encodeMetas, type Metas } from './metas-file.ts'
 import { EMPTY_TABLE } from './nothing.ts'
+import { mergeMetas, withoutRanks } from './p2p/merge-metas.ts'
 import type { Serving } from './p2p/serving.ts'
 
 type Encoded = ReturnType<typeof encodeRankMetas>
@@ -24,6 +25,10 @@ export class KnownMetas {
   readonly #access = new Map<string, readonly RankAccess[]>()
   /** Manifests that were loaded: of another world than this rank's. */
   readonly #foreign = new Set<string>()
+  /** What was loaded, beside which this world's own ranks stand once they have kept the checkpoint. */
+  readonly #origins = new Map<string, Metas>()
+  /** Those that this rank has left with the coordinator. */
+  readonly #published = new Set<string>()
   readonly #encoded = new Map<string, { held: object; digests: boolean; blob: Encoded }>()
 
   constructor(options: KnownMetasOptions) {
@@ -36,9 +41,11 @@ export class KnownMetas {
     const known = store.has(name)
     if (known && digests) await store.computeDigests(name)
     const blob = this.encode(name, digests)
-    const manifest = await gatherManifest(rendezvous, name, blob, this.#manifests.get(name), wait)
     const points = known ? await this.#serve(name) : []
-    const access = await rendezvous.allGather<RankAccess>(`access/${name}`, { rank: rendezvous.rank, points }, wait)
+    const [manifest, access] = await Promise.all([
+      gatherManifest(rendezvous, name, blob, this.#manifests.get(name), wait),
+      rendezvous.allGather<RankAccess>(`access/${name}`, { rank: rendezvous.rank, points }, wait),
+    ])
     this.#access.set(name, access)
     this.#manifests.set(name, manifest)
     this.#foreign.delete(name)
@@ -87,7 +94,15 @@ export class KnownMetas {
 
   /** Everything that another world needs to pull the checkpoint. @throws CkptError `CHECKPOINT_UNKNOWN`. */
   whole(name: string): Metas {
-    return { manifest: this.get(name), access: this.access(name) }
+    const known = { manifest: this.get(name), access: this.access(name) }
+    const origin = this.#origins.get(name)
+    return origin && !this.isForeign(name) ? mergeMetas(origin, known) : known
+  }
+
+  /** This rank kept what it pulled. `lost`: ranks that it could not read from, which nobody is told of any more. */
+  keep(name: string, lost: ReadonlySet<number>): void {
+    const origin = this.#origins.get(name)
+    if (origin) this.#origins.set(name, withoutRanks(origin, lost))
   }
 
   /** Takes over what another world knows. */
@@ -95,11 +110,13 @@ export class KnownMetas {
     this.#manifests.set(manifest.checkpoint, manifest)
     this.#access.set(manifest.checkpoint, access)
     this.#foreign.add(manifest.checkpoint)
+    this.#origins.set(manifest.checkpoint, { manifest, access })
     return manifest
   }
 
   /** Leaves them with the coordinator. */
   publish(name: string): void {
+    this.#published.add(name)
     this.#options.rendezvous.publish(publishedKey(name), Buffer.from(encodeMetas(this.whole(name))))
   }
 
@@ -111,18 +128,32 @@ export class KnownMetas {
         fields: { checkpoint: name, peer: from.address },
       })
     }
+    if (payload.length === 0) {
+      throw new CkptError('METAS_STALE', `the metas of ${name} at ${from.address} were withdrawn: it was unregistered there`, {
+        fields: { checkpoint: name, peer: from.address },
+      })
+    }
     return this.adopt(decodeMetas(Buffer.from(payload).toString(), `metas of ${from.address}`, true))
   }
 
   /** The checkpoint was registered anew: the manifest is another one. */
   renew(name: string): void {
     this.#manifests.delete(name)
+    this.#origins.delete(name)
     this.encode(name, false) // now, so that gathering only sends
   }
 
   forget(name: string): void {
     this.#manifests.delete(name)
+    this.#origins.delete(name)
     this.#encoded.delete(name)
+    if (!this.#published.delete(name)) return
+    try {
+      // Whoever asks for them is to hear that they are no more.
+      this.#options.rendezvous.publish(publishedKey(name), new Uint8Array(0))
+    } catch {
+      // Not a member any more: the coordinator is gone, or has forgotten what this rank left.
+    }
   }
 
   /** Opens what this rank holds to readers. */

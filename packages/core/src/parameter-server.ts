@@ -1,43 +1,27 @@
-import { randomBytes } from 'node:crypto'
-import { broadcast } from '@ckpt/broadcast'
 import type { Span } from '@opentelemetry/api'
-import { CkptError, type CallOptions, type Device, type Epoch, type Manifest, type Rendezvous } from '@ckpt/contract'
+import { CkptError, type CallOptions, type Device, type Manifest, type Rendezvous } from '@ckpt/contract'
 import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
 import { joinRendezvous, rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import type { GatherMetasOptions, UpdateOptions } from './call-options.ts'
-import { DirectState } from './direct/state.ts'
-import { EngineStates, type WorkerStatus } from './engine-states.ts'
+import type { WorkerStatus } from './engine-states.ts'
 import { withDeadline } from './deadline.ts'
 import { KnownMetas } from './known-metas.ts'
-import { tensorCount } from './manifest.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
 import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import { serveMetrics, type Health } from './observe/metrics-server.ts'
 import { UpdateMetrics } from './observe/metrics.ts'
-import { describeUpdate, inSpan } from './observe/spans.ts'
+import { inSpan } from './observe/spans.ts'
 import { serve } from './p2p/endpoints.ts'
 import { Serving } from './p2p/serving.ts'
 import type { UpdateReport } from './report.ts'
-import { RuntimeDir } from './runtime-dir.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
-import { PlanCache } from './update/plan-cache.ts'
-import type { UpdatePhase } from './update/progress.ts'
-import { updateWithRecovery, type Attempt } from './update/recovery.ts'
-import { UpdateResources } from './update/resources.ts'
 import { Activity } from './activity.ts'
-import { NO_LEASE } from './nothing.ts'
-import { aborted, anySignal, once } from './signals.ts'
-import type { UpdateRun } from './update/run.ts'
-import { runUpdate } from './update/update.ts'
+import { Updates } from './update/updates.ts'
 
 const DEFAULT_TIMEOUT_MS = 120_000
 const DEFAULT_DRAIN_MS = 30_000
-/** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
-const ORIGIN_GRACE_MS = 1000
-/** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
-const DEFAULT_FRACTION = 0.5
 /** Spans that all ranks together send each other for a trace: a few MiB, whatever the size of the cluster. */
 const GATHERED_SPANS = 200_000
 
@@ -53,25 +37,17 @@ export class ParameterServer implements AsyncDisposable {
   readonly #device: Device
   readonly #ownsDevice: boolean
   readonly #store: CheckpointStore
-  readonly #resources: UpdateResources
-  readonly #plans = new PlanCache()
-  readonly #direct = new DirectState()
-  readonly #engines = new EngineStates()
   readonly #metas: KnownMetas
   readonly #serving: Serving
-  readonly #directory = new RuntimeDir()
-  readonly #token = randomBytes(24).toString('base64url')
   readonly #log: Logger
   readonly #timeoutMs: number
-  readonly #keepAlive: boolean
-  readonly #limits: MemoryLimits
+  readonly #updates: Updates
   readonly #closing = new AbortController()
   /** What this rank has been doing, for those who look on. */
   readonly activity = new Activity()
   readonly #metrics: UpdateMetrics
   #metricsServer: { close(): Promise<void> } | undefined
   #draining = false
-  #updating: Promise<unknown> | undefined
   #closed: Promise<void> | undefined
 
   private constructor(rendezvous: Rendezvous, device: Device, options: ParameterServerOptions, limits: MemoryLimits) {
@@ -84,7 +60,6 @@ export class ParameterServer implements AsyncDisposable {
       shareable: options.shareMemory ?? false,
       ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
     })
-    this.#resources = new UpdateResources(device)
     const note = (error: CkptError) => this.#log.warn({ err: error }, 'an endpoint cannot serve')
     this.#serving = new Serving(async () => {
       if (options.serve === false) return []
@@ -95,13 +70,25 @@ export class ParameterServer implements AsyncDisposable {
     this.#metas = new KnownMetas({ rendezvous, store: this.#store, serving: this.#serving, deviceUuid: device.uuid })
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
-    this.#keepAlive = options.keepAlive ?? false
-    this.#limits = limits
     this.#metrics = new UpdateMetrics({
       rank: rendezvous.rank,
       worldSize: () => this.worldSize,
       engines: () => this.engineStates(),
       hindrances: () => this.health().hindrances,
+    })
+    this.#updates = new Updates({
+      rendezvous,
+      device,
+      store: this.#store,
+      metas: this.#metas,
+      serving: this.#serving,
+      activity: this.activity,
+      metrics: this.#metrics,
+      log: this.#log,
+      limits,
+      timeoutMs: this.#timeoutMs,
+      keepAlive: options.keepAlive ?? false,
+      closing: this.#closing.signal,
     })
   }
 
@@ -169,7 +156,7 @@ export class ParameterServer implements AsyncDisposable {
    * them clean.
    */
   engineStates(): WorkerStatus[] {
-    return this.#engines.list()
+    return this.#updates.engines.list()
   }
 
   /**
@@ -188,6 +175,8 @@ export class ParameterServer implements AsyncDisposable {
   async #register(name: string, source: CheckpointSource, options: RegisterOptions, span: Span): Promise<void> {
     const started = performance.now()
     try {
+      // A NIC that still reads what was unregistered must not find this in its place.
+      await this.#serving.settled()
       await this.#store.register(name, source, options)
     } catch (error) {
       this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))
@@ -205,7 +194,7 @@ export class ParameterServer implements AsyncDisposable {
   /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
   unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
     // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
-    void this.#direct.drop().catch(() => undefined)
+    void this.#updates.dropPrepared().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#serving.close(name)
     this.#metas.forget(name)
@@ -234,7 +223,10 @@ export class ParameterServer implements AsyncDisposable {
     return this.#metas.get(name)
   }
 
-  /** Writes the gathered metas to a file, from which a new instance can join. */
+  /**
+   * Writes the gathered metas to a file, from which a new instance can join. Ranks that kept the checkpoint when they joined (`keep` of
+   * `p2p`) stand in it beside those that they joined from.
+   */
   async saveMetas(name: string, path: string): Promise<void> {
     await writeMetas(path, this.#metas.whole(name))
   }
@@ -273,144 +265,7 @@ export class ParameterServer implements AsyncDisposable {
    */
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
     this.#assertTaking()
-    if (this.#updating) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
-    const { activity } = this
-    activity.began(name, options.version ?? name, options.strategy?.name ?? 'broadcast')
-    const running = this.#observed(name, options)
-    this.#updating = running.catch(() => undefined)
-    try {
-      const report = await running
-      activity.ended(report)
-      return report
-    } catch (error) {
-      activity.failed(CkptError.from(error, 'UPDATE_FAILED'))
-      throw error
-    } finally {
-      this.#updating = undefined
-    }
-  }
-
-  /** The update, with its span and numbers. */
-  #observed(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    const attributes = { 'ckpt.checkpoint': name, 'ckpt.rank': this.rank, 'ckpt.engine': options.engine.name }
-    return inSpan('ckpt.update', attributes, async (span) => {
-      try {
-        const report = await this.#update(name, options)
-        this.#metrics.updated(options.engine.name, report)
-        describeUpdate(span, report)
-        return report
-      } catch (error) {
-        this.#metrics.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
-        throw error
-      }
-    })
-  }
-
-  async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    const { engine, retry = 0, rollback = false, timeoutMs = this.#timeoutMs } = options
-    if (!Number.isInteger(retry) || retry < 0) {
-      throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts`, { fields: { field: 'retry' } })
-    }
-    const signal = anySignal(this.#closing.signal, options.signal)
-    return updateWithRecovery(
-      { checkpoint: name, version: options.version ?? name },
-      {
-        rendezvous: this.#rendezvous,
-        retry,
-        rollback,
-        ...(options.strategy?.name === 'p2p' && options.strategy.ranks && { ranks: options.strategy.ranks }),
-        timeoutMs,
-        signal,
-        attempt: (attempt) => this.#attempt(attempt, options, signal),
-        previous: () => this.#engines.previous(engine.name, (checkpoint) => this.#metas.find(checkpoint)?.digest),
-        onRetry: ({ code }, attempt) => {
-          this.#metrics.retried()
-          this.#log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
-        },
-      },
-    )
-  }
-
-  async #attempt(attempt: Attempt, options: UpdateOptions, outer: AbortSignal): Promise<UpdateReport> {
-    const { checkpoint: name, version, progress, failed } = attempt
-    const { engine, timeoutMs = this.#timeoutMs, strategy = broadcast() } = options
-    const { verify = engine.protocol !== 'checkpoint-engine' } = options
-    const started = performance.now()
-    const receivers = strategy.name === 'p2p' ? strategy.ranks : undefined
-    if (receivers && !receivers.includes(this.rank)) {
-      throw new CkptError('INVALID_ARGUMENT', `rank ${this.rank} is not among the ranks ${receivers.join(', ')} that receive`, {
-        fields: { field: 'ranks', ranks: receivers },
-      })
-    }
-    // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
-    if (!receivers) await this.gatherMetas(name, { digests: verify, timeoutMs, signal: outer })
-    const manifest = this.getMetas(name)
-    if (tensorCount(manifest) === 0) {
-      throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
-    }
-    using lease = this.#store.has(name) ? this.#store.lease(name) : NO_LEASE
-    const epoch = await this.#rendezvous.beginEpoch({ timeoutMs, signal: outer, ...(receivers && { ranks: receivers }) })
-    this.#metrics.began(epoch.id)
-    const signal = anySignal(outer, epoch.signal)
-    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
-    let ranks: readonly number[] = []
-    try {
-      const { preferred } = this.#device
-      const report = await runUpdate(
-        {
-          rendezvous: this.#rendezvous,
-          device: this.#device,
-          resources: this.#resources,
-          plans: this.#plans,
-          staged: broadcast(),
-          direct: this.#direct,
-          engine,
-          strategy,
-          manifest,
-          segments: lease.segments,
-          ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
-          reach: () => this.#pull(name),
-          socketDir: this.#directory.path,
-          token: this.#token,
-          version,
-          verify,
-          ringLimit: options.ringBytes ?? (await this.#ringLimit()),
-          bucketBytes: options.bucketBytes ?? null,
-          maxBucketBytes: Math.min(preferred.bucketBytes, this.#limits.bucketBytes ?? Infinity),
-          chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
-          timeoutMs,
-          signal,
-          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}`,
-          progress,
-          ...(failed && { failed }),
-          onBegin: (announcements) => {
-            ranks = announcements.map(({ endpoint }) => endpoint.rank)
-            this.#engines.said(engine.name, announcements)
-          },
-          fail,
-          onProgress: (loaded, total) => {
-            this.activity.progressed(loaded, total)
-            options.onProgress?.(loaded, total)
-          },
-        },
-        epoch,
-      )
-      this.#rendezvous.endEpoch(epoch)
-      this.#engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
-      if (!(options.keepAlive ?? this.#keepAlive)) await this.#resources.letGo()
-      const { spans: _, ...summary } = report
-      this.#log.info(summary, 'updated')
-      return { ...report, totalMs: performance.now() - started }
-    } catch (thrown) {
-      const error = await fail(thrown)
-      await this.#resources.release()
-      await this.#direct.drop()
-      // Where the failure began its own error is thrown, elsewhere the abort that carries it.
-      const abort: unknown = epoch.signal.reason
-      const reported = CkptError.is(abort) && abort.fields.rank !== this.rank ? abort : error
-      const dirty = this.#engines.failed(engine.name, ranks, this.rank, progress, reported)
-      throw dirty.length > 0 ? reported.with({ dirty }) : reported
-    }
+    return this.#updates.run(name, options)
   }
 
   /**
@@ -421,37 +276,6 @@ export class ParameterServer implements AsyncDisposable {
     this.#assertOpen()
     const timeline = timelineOf(report, { maxSpans: Math.floor(GATHERED_SPANS / this.worldSize) })
     return this.#rendezvous.allGather('timelines', timeline, { timeoutMs: this.#timeoutMs, ...options })
-  }
-
-  async #pull(checkpoint: string): Promise<NonNullable<UpdateRun['pull']>> {
-    return {
-      checkpoint,
-      access: this.#metas.access(checkpoint),
-      endpoints: (await this.#serving.endpoints()).map(({ endpoint }) => endpoint),
-      host: this.#device.host,
-      joining: this.#metas.isForeign(checkpoint),
-    }
-  }
-
-  /** Tells every rank; resolves to the error that this rank reports. */
-  async #failEpoch(
-    epoch: Epoch,
-    checkpoint: string,
-    thrown: unknown,
-    phase: UpdatePhase,
-    outer: AbortSignal,
-  ): Promise<CkptError> {
-    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({ rank: this.rank, checkpoint, epoch: epoch.id, phase })
-    if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
-    // The rank where it began logs it; the others only pass it on.
-    if (!epoch.signal.aborted) this.#log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
-    this.#rendezvous.abortEpoch(epoch, error)
-    return error
-  }
-
-  async #ringLimit(): Promise<number> {
-    const { free } = await this.#device.memory()
-    return Math.floor(free * (this.#limits.fraction ?? DEFAULT_FRACTION))
   }
 
   /** This rank's numbers in the text format of Prometheus; docs/operations.md says what they mean. */
@@ -482,7 +306,7 @@ export class ParameterServer implements AsyncDisposable {
         ? 'draining'
         : lost
           ? 'not ready'
-          : this.#updating
+          : this.#updates.running
             ? 'updating'
             : 'ready'
     const dirty = this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
@@ -495,7 +319,7 @@ export class ParameterServer implements AsyncDisposable {
    */
   async drain(options: { readonly timeoutMs?: number } = {}): Promise<void> {
     this.#draining = true
-    const running = this.#updating
+    const { running } = this.#updates
     if (running) {
       const { timeoutMs = DEFAULT_DRAIN_MS } = options
       this.#log.info({ timeoutMs }, 'draining: the running update may end')
@@ -524,17 +348,15 @@ export class ParameterServer implements AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#closing.abort(new CkptError('ABORTED', `rank ${this.rank} is closing`, { fields: { rank: this.rank } }))
-    await this.#updating
+    await this.#updates.running
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
       () => this.#metricsServer?.close(),
-      () => this.#resources.release(),
+      ...this.#updates.closing(),
       () => this.#serving.end(),
-      () => this.#direct.drop(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
       () => (this.#ownsDevice ? this.#device.close() : undefined),
-      () => this.#directory.close(),
     ]
     for (const step of steps) {
       try {

@@ -88,6 +88,29 @@ describe('register from files', () => {
     expect(store.metas('part')).toMatchObject({ segments: [], tensors: { count: 0 } })
   })
 
+  it('takes memory for what others bring, and registers it or gives it back', async () => {
+    const bytes = Buffer.from('0123456789abcdef')
+    const tensor = { name: 't', dtype: 'U8', shape: [16], bytes: 16, segment: 1, offset: 8 } as const
+    {
+      using reserved = await store.reserve('x', [100, 100])
+      expect(await failure(() => store.reserve('x', [1]))).toMatchObject({ code: 'CHECKPOINT_EXISTS' })
+      expect(() => store.unregister('x')).toThrow(/being registered/)
+      bytes.copy(reserved.segments[1]!.view(8, 16))
+      reserved.register([tensor], BigUint64Array.of(7n))
+    }
+    expect(contents(store, 'x')).toEqual(new Map([['t', bytes.toString('base64')]]))
+    expect(await store.computeDigests('x')).toEqual(BigUint64Array.of(7n))
+    expect(store.metas('x').segments.map((segment) => segment.bytes)).toEqual([100, 100])
+    expect(await failure(() => store.reserve('x', [1]))).toMatchObject({ code: 'CHECKPOINT_EXISTS' })
+    store.unregister('x')
+    const given = await store.reserve('x', [100])
+    given.release()
+    given.register([tensor])
+    expect(store.has('x')).toBe(false)
+    expect(await failure(() => store.reserve('x', [2 ** 50]))).toMatchObject({ code: 'OUT_OF_MEMORY' })
+    await store.register('x', { files: [] })
+  })
+
   it('changes nothing when a file is missing, malformed, cut short or named twice', async () => {
     const good = await file(directory, 'good', [MIB, 100])
     await store.register('before', { files: [good] })

@@ -8,18 +8,20 @@ import {
   type TensorTable,
 } from '@ckpt/contract'
 import { readHeaders, readIndex } from '@ckpt/safetensors'
-import { BlockPool, type PoolStats } from './block-pool.ts'
+import { allocateAll, BlockPool, type PoolStats } from './block-pool.ts'
 import { computeTableDigests } from './digests.ts'
 import {
   loadFiles,
   loadTensors,
   mapFiles,
   mapTensors,
+  ownBlock,
   releaseAll,
   throwIfAborted,
   type LoadContext,
   type Loaded,
 } from './load.ts'
+import { Reservation } from './reservation.ts'
 import { shareOf } from './share.ts'
 import { tensorSpecs, type CheckpointSource, type TensorSpec } from './source.ts'
 import { withTrainer } from './trainer/register.ts'
@@ -132,12 +134,7 @@ export class CheckpointStore {
    * `UNSUPPORTED` (tensors on a GPU that the rank's device cannot read), `ABORTED` (by the signal or by {@link close}).
    */
   async register(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
-    this.#checkOpen()
-    if (this.#entries.has(name) || this.#loading.has(name)) {
-      throw new CkptError('CHECKPOINT_EXISTS', `checkpoint ${JSON.stringify(name)} is registered already`, {
-        fields: { checkpoint: name },
-      })
-    }
+    this.#checkFree(name)
     const abort = new AbortController()
     const onAbort = () => abort.abort(options.signal?.reason)
     if (options.signal?.aborted === true) onAbort()
@@ -148,6 +145,36 @@ export class CheckpointStore {
     })
     this.#loading.set(name, { abort, done: loading.catch(() => undefined) })
     await loading
+  }
+
+  /**
+   * Takes memory for a checkpoint that is brought by other means than {@link register}: segments of these sizes, in bytes. Until it is
+   * registered or released its name is taken, and `close` waits for that.
+   *
+   * @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`.
+   */
+  async reserve(name: string, segmentBytes: readonly number[]): Promise<Reservation> {
+    this.#checkFree(name)
+    let over!: () => void
+    const done = new Promise<void>((resolve) => (over = resolve))
+    this.#loading.set(name, { abort: new AbortController(), done })
+    try {
+      // What arrives touches it.
+      const options = { lock: this.#lock, shareable: this.#shareable, prefault: false }
+      const memories = await allocateAll(this.#host, segmentBytes, options)
+      const blocks = memories.map(ownBlock)
+      const segments = segmentBytes.map((bytes, index): SegmentMeta => ({ bytes, kind: memories[index]!.kind }))
+      return new Reservation(name, memories, (loaded, digests) => {
+        if (loaded === undefined || this.#closed) releaseAll(blocks)
+        else this.#add(name, false, { blocks, segments, ...loaded }, digests)
+        this.#loading.delete(name)
+        over()
+      })
+    } catch (error) {
+      this.#loading.delete(name)
+      over()
+      throw error
+    }
   }
 
   /**
@@ -284,9 +311,10 @@ export class CheckpointStore {
     this.#add(name, pooled, loaded)
   }
 
-  #add(name: string, pooled: boolean, loaded: Loaded): void {
-    const table = tensorTable(loaded.tensors)
-    this.#entries.set(name, { name, pooled, loaded, table, digests: undefined, leases: 0, retired: false })
+  #add(name: string, pooled: boolean, loaded: Loaded, known?: BigUint64Array): void {
+    const table = tensorTable(loaded.tensors, known)
+    const digests = known && Promise.resolve(known)
+    this.#entries.set(name, { name, pooled, loaded, table, digests, leases: 0, retired: false })
   }
 
   async #digest(entry: Entry): Promise<BigUint64Array> {
@@ -312,6 +340,14 @@ export class CheckpointStore {
     if (entry !== undefined) return entry
     const hint = this.#loading.has(name) ? 'is still being registered' : 'is not registered'
     throw new CkptError('CHECKPOINT_UNKNOWN', `checkpoint ${JSON.stringify(name)} ${hint}`, { fields: { checkpoint: name } })
+  }
+
+  #checkFree(name: string): void {
+    this.#checkOpen()
+    if (!this.#entries.has(name) && !this.#loading.has(name)) return
+    throw new CkptError('CHECKPOINT_EXISTS', `checkpoint ${JSON.stringify(name)} is registered already`, {
+      fields: { checkpoint: name },
+    })
   }
 
   #checkOpen(): void {

@@ -12,5 +12,6 @@ export {
   type Lease,
   type RegisterOptions,
 } from './checkpoint-store.ts'
+export { Reservation } from './reservation.ts'
 export { shareOf, type FileShare } from './share.ts'
 export type { CheckpointSource, NamedTensorInput, TensorData, TensorInput } from './source.ts'

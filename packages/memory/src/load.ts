@@ -279,7 +279,8 @@ function finishInPlace(blocks: readonly Block[], tensors: readonly TensorMeta[],
   return { blocks, segments: blocks.map(({ memory }) => ({ bytes: memory.bytes, kind: 'file' as const })), tensors }
 }
 
-function ownBlock(memory: HostMemory): Block {
+/** Memory that goes back to the system. */
+export function ownBlock(memory: HostMemory): Block {
   return { memory, release: () => memory.close() }
 }
 

@@ -1,4 +1,4 @@
-import type { CopyColumns, HostMemory, PullContext, StrategyContext } from '@ckpt/contract'
+import type { CopyColumns, HostMemory, KeptPlaces, PullContext, StrategyContext, TransferPlan } from '@ckpt/contract'
 import type { Place } from './sources.ts'
 
 /** Bounce buffers a receiver has at most: enough for one that arrives, one that is copied and two that wait. */
@@ -42,28 +42,56 @@ export async function bounceLanding(
   const slotBytes = own.reduce((most, bucket) => Math.max(most, Math.ceil(buckets.bytes[bucket]! / PAGE) * PAGE), PAGE)
   const slots = Math.max(1, Math.min(SLOTS, own.length, Math.max(2, Math.floor(BOUNCE_BYTES / slotBytes))))
   const memory = await host.allocate({ bytes: slots * slotBytes })
-  const firstCopy = new Uint32Array(buckets.count + 1)
-  own.forEach((bucket) => firstCopy[bucket + 1]!++)
-  for (let bucket = 0; bucket < buckets.count; bucket++) firstCopy[bucket + 1]! += firstCopy[bucket]!
   const offsetOf = (turn: number) => (turn % slots) * slotBytes
   return {
     into: 'sources',
     sources: [memory],
-    copies: {
-      count: own.length,
-      segment: new Uint32Array(own.length),
-      segmentOffset: Float64Array.from(own, (_, turn) => offsetOf(turn)),
-      bucketOffset: new Float64Array(own.length),
-      bytes: Float64Array.from(own, (bucket) => buckets.bytes[bucket]!),
-      firstCopy,
-    },
+    copies: copiesInto(
+      plan,
+      own,
+      new Uint32Array(own.length),
+      Float64Array.from(own, (_, turn) => offsetOf(turn)),
+    ),
     slots,
     placeOf: (_, turn) => ({ memory, offset: offsetOf(turn) }),
     close: () => memory.close(),
   }
 }
 
+/** Into memory where they stay, from where the device copies. `own`: the buckets of this receiver, ascending. */
+export function keptLanding({ plan }: StrategyContext, places: KeptPlaces, own: readonly number[]): Landing {
+  const { segment, offset, memories } = places
+  return {
+    into: 'sources',
+    sources: memories,
+    copies: copiesInto(plan, own, segment, offset),
+    slots: Infinity,
+    placeOf: (_, turn) => ({ memory: memories[segment[turn]!]!, offset: offset[turn]! }),
+    close: () => undefined,
+  }
+}
+
 const PAGE = 4096
+
+/** A copy for each own bucket, from where it lands. */
+function copiesInto(
+  { buckets }: TransferPlan,
+  own: readonly number[],
+  segment: Uint32Array,
+  segmentOffset: Float64Array,
+): CopyColumns {
+  const firstCopy = new Uint32Array(buckets.count + 1)
+  own.forEach((bucket) => firstCopy[bucket + 1]!++)
+  for (let bucket = 0; bucket < buckets.count; bucket++) firstCopy[bucket + 1]! += firstCopy[bucket]!
+  return {
+    count: own.length,
+    segment,
+    segmentOffset,
+    bucketOffset: new Float64Array(own.length),
+    bytes: Float64Array.from(own, (bucket) => buckets.bytes[bucket]!),
+    firstCopy,
+  }
+}
 
 function noCopies(buckets: number): CopyColumns {
   return {

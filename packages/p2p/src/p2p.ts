@@ -1,6 +1,6 @@
 import { runPipeline } from '@ckpt/broadcast'
 import { CkptError, type StagedStrategy, type StrategyContext, type StrategyResult } from '@ckpt/contract'
-import { bounceLanding, ringLanding } from './landing.ts'
+import { bounceLanding, keptLanding, ringLanding } from './landing.ts'
 import { Puller } from './puller.ts'
 import { Sources } from './sources.ts'
 
@@ -8,6 +8,11 @@ import { Sources } from './sources.ts'
 export interface P2pOptions {
   /** The ranks that receive, and that call `update`: all others go on with what they do. */
   readonly ranks: readonly number[]
+  /**
+   * Keep what is pulled in host memory, registered under the checkpoint's name (default false): after `gatherMetas` the receivers are sources
+   * of it themselves, together of all of it. It takes the checkpoint's size of memory, divided among them.
+   */
+  readonly keep?: boolean
 }
 
 /**
@@ -15,16 +20,16 @@ export interface P2pOptions {
  * that holds it, and shared among the receivers over their collective. Those that are read from take no part: a native thread of theirs
  * serves the bytes, whatever they are doing.
  *
- * Bytes land in the ring itself where that lies in host memory, else in a few pinned buffers from where the device copies them
- * while the next ones arrive. A source that is lost is replaced by other ranks that hold the same tensors.
+ * Bytes land in the ring itself where that lies in host memory, else in a few pinned buffers (or, where they are kept, in the memory in
+ * which they stay) from where the device copies them while the next ones arrive. A source that is lost is replaced by other ranks that hold the same tensors.
  *
  * @throws CkptError `INVALID_ARGUMENT` when `ranks` is empty.
  */
-export function p2p({ ranks }: P2pOptions): StagedStrategy {
+export function p2p({ ranks, keep = false }: P2pOptions): StagedStrategy {
   if (ranks.length === 0) {
     throw new CkptError('INVALID_ARGUMENT', 'p2p needs at least one rank that receives', { fields: { field: 'ranks' } })
   }
-  return { name: 'p2p', ranks: [...new Set(ranks)].sort((a, b) => a - b), execute }
+  return { name: 'p2p', ranks: [...new Set(ranks)].sort((a, b) => a - b), keep, execute }
 }
 
 async function execute(context: StrategyContext): Promise<StrategyResult> {
@@ -38,7 +43,11 @@ async function execute(context: StrategyContext): Promise<StrategyResult> {
   const stopped = new AbortController()
   const sources = new Sources(pull, timeoutMs, AbortSignal.any([signal, stopped.signal]))
   for (const bucket of own) sources.connect(owner[bucket]!)
-  const landing = ring.place ? ringLanding(context, ring.place) : await bounceLanding(context, pull, own)
+  const landing = pull.keep
+    ? keptLanding(context, await pull.keep(own), own)
+    : ring.place
+      ? ringLanding(context, ring.place)
+      : await bounceLanding(context, pull, own)
   const puller = new Puller(own, landing, sources)
   try {
     const result = await runPipeline(context, {

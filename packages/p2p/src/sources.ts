@@ -1,5 +1,6 @@
 import { CkptError, ONE_SIDED_COLUMNS, type HostMemory, type PullContext, type PullRuns } from '@ckpt/contract'
 import { isSourceFailure, reachRank, type Reached } from './reach.ts'
+import { staleSource, staleText } from './stale.ts'
 
 /** Where the bytes of one bucket go. */
 export interface Place {
@@ -82,19 +83,25 @@ export class Sources {
     return peer
   }
 
+  /** Of the registration that the metas describe. */
+  #generation(rank: number): number | undefined {
+    return this.#context.access.find((one) => one.rank === rank)?.points[0]?.generation
+  }
+
   #exhausted(bucket: number, missing: readonly string[]): CkptError {
     const { checkpoint } = this.#context
     const reasons = [...this.lost]
     // Nothing was ever read from them: these metas describe what is not there any more.
     const stale = reasons.every(([rank, error]) => error.code !== 'PEER_LOST' || !this.bytes.has(rank))
     const named = missing.slice(0, 5).join(', ') + (missing.length > 5 ? ` and ${missing.length - 5} more` : '')
-    const why = reasons.map(([rank, error]) => `rank ${rank}: ${error.message}`).join('; ')
+    const sources = reasons.map(([rank, error]) => staleSource(rank, error))
+    const why = sources.map((source, index) => staleText(source, reasons[index]![1], this.#generation(source.rank))).join('; ')
     return new CkptError(
       stale ? 'METAS_STALE' : 'PEER_LOST',
       `no source is left for ${named} of ${checkpoint} (bucket ${bucket}): ${why}`,
       {
         cause: reasons[0]?.[1],
-        fields: { checkpoint, tensor: missing[0]!, tensors: missing.slice(0, 100), ranks: [...this.lost.keys()] },
+        fields: { checkpoint, tensor: missing[0]!, tensors: missing.slice(0, 100), ranks: [...this.lost.keys()], sources },
       },
     )
   }

@@ -46,34 +46,68 @@ function assign(manifest: Manifest, replicas: readonly Replica[], allowed: Reado
   const skip = manifest.ranks.map(({ tensors }) => new Uint8Array(tensors.count))
   const load = manifest.ranks.map(({ tensors }) => sum(tensors.bytes))
   for (const { holders, bytes } of replicas) for (const holder of holders) load[holder]! -= bytes
-  for (const group of groupByHolders(replicas)) {
-    const { holders } = group[0]!
-    const members = holders.filter((holder) => allowed.has(manifest.ranks[holder]!.rank))
-    if (members.length === 0) continue
-    const targets = level(
-      members.map((member) => load[member]!),
-      group.reduce((total, { bytes }) => total + bytes, 0),
-    )
+  const groups = groupByHolders(replicas).flatMap((group): Group[] => {
+    const members = group[0]!.holders.filter((holder) => allowed.has(manifest.ranks[holder]!.rank))
+    const bytes = group.reduce((total, replica) => total + replica.bytes, 0)
+    return members.length === 0 ? [] : [{ replicas: group, members, bytes, parts: members.map(() => 0) }]
+  })
+  divide(groups, load)
+  // By how much each rank has been given less than its part so far.
+  const owed = manifest.ranks.map(() => 0)
+  for (const { replicas: group, members, parts } of groups) {
     // The members' room is laid end to end, and so are the tensors: each goes where its middle lies. What one member gets too much or
-    // too little of at its two borders is half a tensor each, and does not add up over the members.
+    // too little of at its two borders is half a tensor each, and is made up for in the next group.
+    const room = members.map((member, index) => Math.max(0, parts[index]! + owed[member]!))
+    members.forEach((member, index) => (owed[member]! += parts[index]!))
     let turn = 0
-    let end = targets[0]! - load[members[0]!]!
+    let end = room[0]!
     let poured = 0
-    const before = [...load]
-    for (const { rows, bytes } of group) {
-      while (turn < members.length - 1 && poured + bytes / 2 > end) {
-        turn++
-        end += targets[turn]! - before[members[turn]!]!
-      }
+    for (const { holders, rows, bytes } of group) {
+      while (turn < members.length - 1 && poured + bytes / 2 > end) end += room[++turn]!
       poured += bytes
       const owner = members[turn]!
-      load[owner]! += bytes
+      owed[owner]! -= bytes
       holders.forEach((holder, index) => {
         if (holder !== owner) skip[holder]![rows[index]!] = 1
       })
     }
   }
   return skip
+}
+
+/** Tensors with the same holders, and how many of their bytes each of those that may own them is to move. */
+interface Group {
+  readonly replicas: readonly Replica[]
+  readonly members: readonly number[]
+  readonly bytes: number
+  parts: number[]
+}
+
+/** Sweeps over the groups at most; each brings the loads nearer to the most even ones, and a few are enough. */
+const SWEEPS = 32
+/** A sweep that moves less than this part of the bytes is the last. */
+const SETTLED = 1e-3
+
+/**
+ * Sets the groups' parts such that the loads come out as even as their members allow: each group in turn levels its members, given what
+ * all others have, until nothing changes (block coordinate descent on the sum of squares, which is convex).
+ */
+function divide(groups: readonly Group[], load: number[]): void {
+  const total = groups.reduce((all, { bytes }) => all + bytes, 0)
+  for (let sweep = 0; sweep < SWEEPS; sweep++) {
+    let moved = 0
+    for (const group of groups) {
+      const { members, bytes, parts } = group
+      const others = members.map((member, index) => load[member]! - parts[index]!)
+      group.parts = level(others, bytes).map((target, index) => target - others[index]!)
+      members.forEach((member, index) => {
+        load[member] = others[index]! + group.parts[index]!
+        moved += Math.abs(group.parts[index]! - parts[index]!)
+      })
+    }
+    // A single group, the usual case, is level at once.
+    if (groups.length === 1 || (sweep > 0 && moved <= SETTLED * total)) return
+  }
 }
 
 /** Groups of replicas with the same holders, those with the fewest holders (the least choice) first; stable otherwise. */

@@ -290,12 +290,42 @@ describe('planBroadcast', () => {
     )
   })
 
+  it('balances owners over instances that hold everything, each in shares of its own', () => {
+    const instances = fc.array(fc.integer({ min: 1, max: 8 }), { minLength: 2, maxLength: 3 })
+    const sizes = fc.array(fc.integer({ min: 1000, max: 1500 }), { minLength: 800, maxLength: 800 })
+    fc.assert(
+      fc.property(instances, sizes, (ranks, tensors) => {
+        const shares = ranks.flatMap((count, instance) =>
+          Array.from({ length: count }, (_, rank) =>
+            // The first in one run a rank, those that joined in runs dealt out in turns.
+            tensors.flatMap((bytes, index) => {
+              const at =
+                instance === 0 ? Math.floor((index * count) / tensors.length) : Math.floor(index / (3 + instance)) % count
+              return at === rank ? tensor(`t${index}`, bytes) : []
+            }),
+          ),
+        )
+        const plan = planP2p(manifestOf(shares), { ringBytes: RING, ranks: [0], joining: true })
+        const load = new Float64Array(shares.length)
+        plan.buckets.owner.forEach((owner, bucket) => (load[owner]! += plan.buckets.bytes[bucket]!))
+        expect(Math.max(...load)).toBeLessThan((1.2 * load.reduce((sum, bytes) => sum + bytes, 0)) / load.length)
+      }),
+      { numRuns: 20 },
+    )
+  })
+
   it.each([true, false])('refuses replicas that differ, naming tensor and ranks (names hashed: %s)', (hashed) => {
     const other = { ...tensor('same', 64), shape: [32, 2] }
     const manifest = manifestOf([[tensor('x', 1)], [tensor('same', 64)], [other]], { hashed })
     const attempt = () => planBroadcast(manifest, { ringBytes: RING })
     expect(attempt).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT', fields: { tensor: 'same', ranks: [1, 2] } }))
     expect(attempt).toThrow('tensor same: U8 [64] on rank 1, but U8 [32, 2] on rank 2')
+    const bytes = manifestOf([[tensor('same', 64)], [tensor('same', 64)]], { hashed })
+    const ranks = bytes.ranks.map((rank, index) => ({
+      ...rank,
+      tensors: { ...rank.tensors, digests: BigUint64Array.of(BigInt(index)) },
+    }))
+    expect(() => planBroadcast({ ...bytes, ranks }, { ringBytes: RING })).toThrow('other bytes on rank 1 than on rank 0')
     const twice = manifestOf([[tensor('x', 1), tensor('x', 1)]], { hashed })
     expect(() => planBroadcast(twice, { ringBytes: RING })).toThrow('registered twice by rank 0')
   })

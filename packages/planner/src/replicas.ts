@@ -13,7 +13,7 @@ const found = new WeakMap<Manifest, readonly Replica[]>()
  * Tensors that more than one rank registered, in the order of their first holder's table. This is the only part of planning that
  * looks at names (and at their hashes first); manifests are immutable, so its result is kept for as long as the manifest lives.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming tensor and ranks when copies differ in dtype or shape, or one rank has a name twice.
+ * @throws CkptError `INVALID_ARGUMENT` naming tensor and ranks when copies differ in dtype, shape or digest, or one rank has a name twice.
  */
 export function findReplicas(manifest: Manifest): readonly Replica[] {
   let replicas = found.get(manifest)
@@ -117,6 +117,14 @@ function check(manifest: Manifest, name: string, group: Replica, position: numbe
   const one = describe(manifest.ranks[holder]!.tensors, holderRow)
   const other = describe(manifest.ranks[position]!.tensors, row)
   if (one !== other) throw fail(`${one} on rank ${ranks[0]}, but ${other} on rank ${ranks[1]}`)
+  const [first, second] = [digestOf(manifest, holder, holderRow), digestOf(manifest, position, row)]
+  if (first !== undefined && second !== undefined && first !== second) {
+    throw fail(`other bytes on rank ${ranks[1]} than on rank ${ranks[0]}, as their digests say`)
+  }
+}
+
+function digestOf(manifest: Manifest, position: number, row: number): bigint | undefined {
+  return manifest.ranks[position]!.tensors.digests?.[row]
 }
 
 function describe(table: TensorTable, row: number): string {

@@ -64,7 +64,8 @@ describe('four ranks in four processes', () => {
     const errors = await Promise.all(
       [0, 1].map((i) => failure(cluster.ranks[i]!.call('allGather', 'late', i, { timeoutMs: 300 }))),
     )
-    expect(performance.now() - started).toBeLessThan(3000)
+    // At their own deadline, not at the cluster's, which is far longer.
+    expect(performance.now() - started).toBeLessThan(15_000)
     for (const error of errors) {
       expect(error.code).toBe('RANK_MISSING')
       expect(error.message).toContain('300 ms')
@@ -136,7 +137,8 @@ describe('four ranks in four processes', () => {
     const died = performance.now()
     await cluster.ranks[3]!.kill()
     const reasons = await Promise.all([0, 1, 2].map((i) => cluster.ranks[i]!.call('aborted', id!)))
-    expect(performance.now() - died).toBeLessThan(5000)
+    // By the window, not by the deadline of who waits.
+    expect(performance.now() - died).toBeLessThan(15_000)
     for (const reason of reasons)
       expect(reason).toMatchObject({ code: 'ABORTED', fields: { rank: 3, epoch: id }, cause: { code: 'RANK_LOST' } })
     expect(await waiting).toMatchObject({ code: 'RANK_LOST', fields: { rank: 3 } })

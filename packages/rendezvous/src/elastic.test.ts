@@ -25,8 +25,9 @@ describe('a rank that died', () => {
     const options = { worldSize: 2, address: coordinator.address, standalone: true, ...QUICK }
     const first = await member({ ...options, rank: 1 })
     const started = performance.now()
-    const asking = await Promise.all([1, 2, 3].map(() => failure(joinRendezvous({ ...options, rank: 1 }))))
-    expect(performance.now() - started).toBeLessThan(1500)
+    const asking = await Promise.all([1, 2, 3].map(() => failure(joinRendezvous({ ...options, rank: 1, timeoutMs: 30_000 }))))
+    // Long before they would have given up by themselves.
+    expect(performance.now() - started).toBeLessThan(15_000)
     for (const error of asking) expect(error).toMatchObject({ code: 'RENDEZVOUS_REJECTED', fields: { rank: 1 } })
     const other = await member({ ...options, rank: 0 })
     expect(await Promise.all([first, other].map((rank) => rank.allGather('k', rank.rank)))).toEqual(Array(2).fill([0, 1]))

@@ -14,6 +14,14 @@ export type StartNative = (
   finish: (error: Error | undefined, stats: PipelineStats | undefined) => void,
 ) => NativePipelineHandle
 
+/** What a collective is doing, as an error says it. */
+export const STATES = {
+  ready: 'no pipeline runs',
+  running: 'a pipeline is running: one at a time',
+  failed: 'an earlier pipeline failed: close the collective and make a new one',
+  closed: 'the collective is closed',
+} as const
+
 /** A native pipeline as the contract's {@link PipelineRun}. */
 export class NativeRun implements PipelineRun {
   readonly startedAt: number
@@ -58,5 +66,13 @@ export class NativeRun implements PipelineRun {
   abort(reason: CkptError): void {
     this.#reason ??= reason
     this.#pipeline.abort(reason.message.replaceAll('\0', ' '))
+  }
+
+  /** Aborts with the signal's reason, now or later. Returns what stops listening. */
+  abortOn(signal: AbortSignal | undefined): () => void {
+    const abort = (): void => this.abort(CkptError.from(signal?.reason, 'ABORTED', 'the pipeline was aborted'))
+    if (signal?.aborted) abort()
+    else signal?.addEventListener('abort', abort, { once: true })
+    return () => signal?.removeEventListener('abort', abort)
   }
 }

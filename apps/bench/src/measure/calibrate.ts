@@ -1,117 +1,137 @@
 import { cpus } from 'node:os'
-import { STRIDED_COPY_COLUMNS, type Host } from '@ckpt/contract'
-import type { UpdateReport } from '@ckpt/core'
-import { Cluster, generateCheckpoint } from '@ckpt/harness'
-import { checkpointTensors, engineLayout, model as findModel, type CheckpointTensor, type Model } from '@ckpt/models'
-import type { ProcessorCalibration } from '@ckpt/planner'
+import type { Host } from '@ckpt/contract'
+import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
+import { checkpointTensors, model as findModel, type CheckpointTensor, type Model } from '@ckpt/models'
+import type { ProcessorReading } from '@ckpt/planner'
 import { summarize } from '../statistics.ts'
-import { copyCeiling } from './ceilings.ts'
+import { sliceProbe } from './slices.ts'
+import { Updates, slowest } from './updates.ts'
 
 const MIB = 2 ** 20
-/** Ranks of the small updates; what they show is a rank's processor time, whatever the number of ranks. */
-const RANKS = 2
-const REPEAT = 5
-const SMALL_REPEAT = 11
-/** Bytes of a model's tensors that are sliced to measure how fast that goes. */
-const SLICED_BYTES = 384 * MIB
+/** What rates are read from: updates of this model, so large and so small. */
+const MODEL = 'llama-3.1-8b'
+const LARGE_BYTES = 512 * MIB
 const SMALL_BYTES = 16 * MIB
-const RING_BYTES = 192 * MIB
+/** Small updates of one reading, of which the median counts. */
+const SMALL_REPEAT = 3
+/** Updates before the first reading: they make ring, collective and recordings, and compile what is run often. */
+export const WARM_UP = 4
+/** Readings of which the best counts: both are to be seen undisturbed. */
+const SLICE_PAIRS = 15
+
+type Strategy = 'broadcast' | 'direct' | 'p2p'
 
 /**
- * What this machine's processors need for the parts of an update, measured apart from the updates that are to be predicted: plain
- * copies, the engine's slices of each model's tensors, and updates of checkpoints so small that hardly anything is copied, in few
- * buckets, in many, and through a large ring.
+ * What this machine's processors need for the parts of an update, read again and again beside the updates that are to be predicted,
+ * since what else the physical machine does moves it within seconds. All of it comes from updates of another model over as many ranks:
+ * one of 16 MiB, for what lies before and after the pipeline, and one of 512 MiB, for what bytes take.
  */
-export async function calibrate(
-  host: Host,
-  models: readonly Pick<Model, 'id'>[],
-  rankCounts: readonly number[],
-  bytes: number,
-  onStep?: (step: string) => void,
-): Promise<ProcessorCalibration> {
-  const processors = cpus().length
-  onStep?.('copies')
-  const copyRate = (await copyCeiling(host)) / processors
-  const reloadRate: Record<string, number> = {}
-  for (const { id } of models) {
-    for (const ranks of rankCounts) {
-      onStep?.(`slices of ${id} over ${ranks}`)
-      reloadRate[`${id}/${ranks}`] = (await sliceRate(host, checkpointTensors(findModel(id), { bytes }), ranks)) / processors
+export class Calibration implements AsyncDisposable {
+  readonly #host: Host
+  readonly #strategy: Strategy
+  readonly #ranks: number
+  readonly #small: SmallUpdates
+  readonly #large: SmallUpdates
+
+  private constructor(host: Host, strategy: Strategy, ranks: number, small: SmallUpdates, large: SmallUpdates) {
+    this.#host = host
+    this.#strategy = strategy
+    this.#ranks = ranks
+    this.#small = small
+    this.#large = large
+  }
+
+  static async start(host: Host, strategy: Strategy, ranks: number): Promise<Calibration> {
+    const small = await SmallUpdates.start(host, SMALL_BYTES, ranks, strategy)
+    try {
+      return new Calibration(host, strategy, ranks, small, await SmallUpdates.start(host, LARGE_BYTES, ranks, strategy))
+    } catch (error) {
+      await small[Symbol.asyncDispose]()
+      throw error
     }
   }
-  onStep?.('small updates')
-  const few = await smallUpdate(host, SMALL_BYTES, SMALL_BYTES)
-  const many = await smallUpdate(host, SMALL_BYTES, SMALL_BYTES / 64)
-  const ring = await smallUpdate(host, RING_BYTES, SMALL_BYTES)
-  const perRank = processors / RANKS
-  const bucketSeconds = Math.max(0, ((many.seconds - few.seconds) / (many.buckets - few.buckets)) * perRank)
-  // H2D and fetch of everything, and each worker's slices.
-  const copied = (size: number) => (3 * size) / copyRate / processors
-  const rest = (one: SmallUpdate) => (one.seconds - copied(one.bytes)) * perRank - one.buckets * bucketSeconds
-  const ringByteSeconds = Math.max(0, (rest(ring) - rest(few)) / (ring.ringBytes - few.ringBytes))
-  const updateSeconds = Math.max(0, rest(few) - few.ringBytes * ringByteSeconds)
-  return { processors, copyRate, reloadRate, bucketSeconds, updateSeconds, ringByteSeconds }
-}
 
-interface SmallUpdate {
-  readonly seconds: number
-  readonly buckets: number
-  readonly bytes: number
-  readonly ringBytes: number
-}
-
-/** The median time of an update of next to nothing. */
-async function smallUpdate(host: Host, bytes: number, bucketBytes: number): Promise<SmallUpdate> {
-  using checkpoint = await generateCheckpoint(host, findModel('llama-3.1-8b'), bytes, 7n, 'small')
-  await using cluster = await Cluster.start({
-    ranks: RANKS,
-    threads: Math.max(1, Math.floor(cpus().length / RANKS)),
-    keepAlive: true,
-    engine: { kind: 'typescript', checkpoint: checkpoint.directory },
-  })
-  await cluster.register('small', checkpoint.directory)
-  const samples: number[] = []
-  let report: UpdateReport | undefined
-  for (let i = 0; i <= SMALL_REPEAT; i++) {
-    const reports = await cluster.update('small', { verify: false, version: String(i), bucketBytes, ringBytes: RING_BYTES })
-    report = reports[0]!
-    // The first makes ring and collective.
-    if (i > 0) samples.push(Math.max(...reports.map(({ totalMs }) => totalMs)))
+  /** What reads the rates for updates of `model`, cut to `bytes`. */
+  async beside(model: Pick<Model, 'id'>, bytes: number): Promise<Beside> {
+    const sliced = await this.#sliceRatio(checkpointTensors(findModel(model.id), { bytes }))
+    return { read: () => this.#read(sliced) }
   }
-  const { buckets, ringBytes } = report!
-  return { seconds: summarize(samples).median / 1000, buckets, bytes: report!.bytes, ringBytes }
+
+  async #read(sliced: number): Promise<ProcessorReading> {
+    const processors = cpus().length
+    const small = await this.#small.seconds(SMALL_REPEAT)
+    const large = await this.#large.seconds(1)
+    const perByte = Math.max(1e-4, large - small) / (LARGE_BYTES - SMALL_BYTES)
+    // Bytes that are copied for each byte of the checkpoint: what all workers keep together, to each other rank, and H2D; what is
+    // pulled instead is copied into the sending socket and out of the receiving one.
+    const copies = this.#strategy === 'direct' ? 1 : this.#ranks + (this.#strategy === 'p2p' ? 2 : 1)
+    const copyRate = copies / (perByte * processors)
+    return {
+      processors,
+      copyRate,
+      reloadRate: copyRate * sliced,
+      tcpRate: copyRate / 2,
+      updateSeconds: Math.max(0, small - perByte * SMALL_BYTES),
+    }
+  }
+
+  /** How fast this model's slices are taken, in terms of the calibration's own. */
+  async #sliceRatio(tensors: readonly CheckpointTensor[]): Promise<number> {
+    const own = checkpointTensors(findModel(MODEL), { bytes: LARGE_BYTES })
+    using theirs = await sliceProbe(this.#host, tensors, this.#ranks)
+    using ours = await sliceProbe(this.#host, own, this.#ranks)
+    let [best, ownBest] = [0, 0]
+    for (let i = 0; i < SLICE_PAIRS; i++) {
+      best = Math.max(best, await theirs.read())
+      ownBest = Math.max(ownBest, await ours.read())
+    }
+    return best / ownBest
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#large[Symbol.asyncDispose]()
+    await this.#small[Symbol.asyncDispose]()
+  }
 }
 
-/** Bytes per second at which all processors together take one worker's slices out of tensors that lie one after the other. */
-async function sliceRate(host: Host, tensors: readonly CheckpointTensor[], tpSize: number): Promise<number> {
-  const { placements } = engineLayout(tensors, 0, tpSize)
-  const columns: number[] = []
-  let source = 0
-  let destination = 0
-  let kept = 0
-  for (const { name, bytes } of tensors) {
-    if (source + bytes > SLICED_BYTES) continue
-    const { sourceOffset, sourcePitch, rowBytes, rows, destinationPitch } = placements.get(name)!
-    if (rowBytes === 0) continue
-    columns.push(0, source + sourceOffset, sourcePitch, 1, destination, destinationPitch, rowBytes, rows)
-    source += Math.ceil(bytes / 256) * 256
-    destination += Math.ceil((rows * rowBytes) / 256) * 256
-    kept += rows * rowBytes
+/** Reads the rates beside the updates of one run. */
+export interface Beside {
+  read(): Promise<ProcessorReading>
+}
+
+/** Updates of the calibration's model, again and again. */
+class SmallUpdates implements AsyncDisposable {
+  readonly #checkpoint: GeneratedCheckpoint
+  readonly #updates: Updates
+  #version = 0
+
+  private constructor(checkpoint: GeneratedCheckpoint, updates: Updates) {
+    this.#checkpoint = checkpoint
+    this.#updates = updates
   }
-  if (columns.length % STRIDED_COPY_COLUMNS !== 0) throw new RangeError('columns')
-  const ring = await host.allocate({ bytes: Math.max(source, 256), lock: false })
-  const parameters = await host.allocate({ bytes: Math.max(destination, 256), lock: false })
-  try {
-    await host.fill(ring, { seed: 1n })
-    await host.fill(parameters, { seed: 2n })
+
+  static async start(host: Host, bytes: number, ranks: number, strategy: Strategy): Promise<SmallUpdates> {
+    const label = `calibration-${strategy}-${ranks}-${bytes}`
+    const checkpoint = await generateCheckpoint(host, findModel(MODEL), bytes, 7n, label)
+    try {
+      const small = new SmallUpdates(checkpoint, await Updates.start({ checkpoint, ranks, strategy }))
+      await small.seconds(WARM_UP)
+      return small
+    } catch (error) {
+      checkpoint[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  /** The median of so many updates, in seconds. */
+  async seconds(count: number): Promise<number> {
     const samples: number[] = []
-    for (let i = 0; i < REPEAT; i++) {
-      const { milliseconds } = await host.copy([ring, parameters], Float64Array.from(columns), { threads: cpus().length })
-      samples.push(milliseconds)
-    }
-    return (kept / summarize(samples).median) * 1000
-  } finally {
-    ring.close()
-    parameters.close()
+    for (let i = 0; i < count; i++) samples.push(slowest(await this.#updates.update(`calibration-${this.#version++}`)) / 1000)
+    return summarize(samples).median
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#updates[Symbol.asyncDispose]()
+    this.#checkpoint[Symbol.dispose]()
   }
 }

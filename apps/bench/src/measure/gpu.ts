@@ -9,6 +9,7 @@ import type { Gpus, PeerRun, Run } from '../result.ts'
 import { summarize, type Samples } from '../statistics.ts'
 import { account } from './account.ts'
 import { digestsOf, poisonAll, sameDigests } from './engines.ts'
+import { slowest } from './updates.ts'
 
 /** Bucket sizes in GiB of which the peer gets the best. */
 const PEER_BUCKETS = [0.5, 1, 2]
@@ -139,8 +140,6 @@ interface PeerSample {
   readonly milliseconds: number
   readonly peakDeviceBytes: number
 }
-
-const slowest = (reports: readonly UpdateReport[]) => Math.max(...reports.map((report) => report.totalMs))
 
 /** What is measured, turn by turn. */
 class Turns {

@@ -1,29 +1,24 @@
-import { mkdtempSync, rmSync } from 'node:fs'
-import { cpus, tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { timelineOf, type UpdateReport } from '@ckpt/core'
 import type { Model } from '@ckpt/models'
-import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
+import type { ProcessorReading } from '@ckpt/planner'
 import type { Run } from '../result.ts'
 import { account } from './account.ts'
+import { poisonAll } from './engines.ts'
 import { summarize } from '../statistics.ts'
+import { WARM_UP, type Beside } from './calibrate.ts'
 import type { CeilingProbe } from './ceilings.ts'
+import { Updates, inShm, slowest, type UpdatesOptions } from './updates.ts'
 
 /** Spans that a run keeps of its last update: enough to see every stall, little beside the rest of the JSON when there are many. */
 const MAX_SPANS = 4000
 
-export interface UpdateMeasurement {
+export interface UpdateMeasurement extends UpdatesOptions {
   readonly model: Pick<Model, 'id' | 'title'>
-  readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
-  /** With `p2p` the ranks join from the saved metas of as many others, which hold the checkpoint, over TCP on this machine. */
-  readonly ranks: number
   readonly repeat: number
-  readonly strategy: 'broadcast' | 'direct' | 'p2p'
   /** Readings of the copy ceiling, one right before each sample. */
   readonly copyCeiling: CeilingProbe
-  /** Port on which rank 0 serves its numbers meanwhile. */
-  readonly metricsPort?: number
-  readonly onStep?: (step: string) => void
+  /** Reads the machine for the simulator, right before and right after each sample. */
+  readonly beside?: Beside
 }
 
 /**
@@ -35,35 +30,22 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   const { model, checkpoint, ranks, repeat, onStep, strategy } = options
   const direct = strategy === 'direct'
   const pulls = strategy === 'p2p'
-  // Ranks read each other's memory then: they have to be able to map it.
-  const inPlace = direct && checkpoint.directory.startsWith('/dev/shm/')
-  if (direct && !inPlace && ranks > 1)
+  if (direct && !inShm(checkpoint) && ranks > 1)
     return { skipped: 'the checkpoint does not fit into /dev/shm, where ranks could share it' }
-  onStep?.('starting processes')
-  const threads = Math.max(1, Math.floor(cpus().length / ranks))
-  await using cluster = await Cluster.start({
-    ranks,
-    threads,
-    keepAlive: true,
-    ...(options.metricsPort !== undefined && { metricsPort: options.metricsPort }),
-    engine: { kind: 'typescript', checkpoint: checkpoint.directory },
-  })
-  await using others = pulls ? await Cluster.start({ ranks, threads }) : undefined
-  const owners = others ?? cluster
-  onStep?.('registering')
-  const registered = await owners.register('bench', checkpoint.directory, { inPlace })
-  const gathered = await owners.all('gatherMetas', () => ({ name: 'bench', digests: pulls }))
-  if (pulls) await loadMetas(owners, cluster)
-  const p2p = pulls ? { p2p: cluster.ranks.map(({ rank }) => rank) } : {}
+  await using updates = await Updates.start(options)
   const samples: UpdateReport[][] = []
+  const readings: [ProcessorReading, ProcessorReading][] = []
   let verified = true
   let verifiedBytes = 0
-  const updateAndVerify = async (verify: boolean, version: string): Promise<UpdateReport[]> => {
-    await Promise.all(cluster.engines.map((engine) => engine.poison()))
+  const updateAndVerify = async (version: string, digests = false, beside?: Beside): Promise<UpdateReport[]> => {
+    await poisonAll(updates.engines)
+    const before = await beside?.read()
     onStep?.(`update ${version}`)
-    const reports = await cluster.update('bench', { verify, version, ...(pulls ? p2p : { strategy }) })
+    const reports = await updates.update(version, digests)
+    const after = await beside?.read()
+    if (before && after) readings.push([before, after])
     onStep?.(`verifying ${version}`)
-    const checks = await Promise.all(cluster.engines.map((engine) => engine.verify(checkpoint.files)))
+    const checks = await Promise.all(updates.engines.map((engine) => engine.verify(checkpoint.files)))
     verified &&= checks.every((check) => check.verified)
     verifiedBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
     return reports
@@ -76,25 +58,27 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     return reports[0]!.bytes * (pulls ? ranks + 1 : ranks) + verifiedBytes
   }
   // The first update makes ring and collective, which are kept: it is not a sample.
-  await updateAndVerify(false, 'first')
+  await updateAndVerify('first')
   if (direct) {
-    const [report] = await updateAndVerify(false, 'first direct')
+    const [report] = await updateAndVerify('first direct')
     if (report!.strategy !== 'direct') return { skipped: report!.direct?.fallback ?? 'no update was direct' }
   }
+  // As often as what it is held against.
+  if (options.beside) for (let i = 2; i < WARM_UP; i++) await updates.update(`warm-up ${i}`)
   const ceilings: number[] = []
   for (let i = 0; i < repeat; i++) {
     ceilings.push(await options.copyCeiling.read())
-    const reports = await updateAndVerify(false, `sample ${i + 1} of ${repeat}`)
+    const reports = await updateAndVerify(`sample ${i + 1} of ${repeat}`, false, options.beside)
     samples.push(reports)
     const limitMs = (movedBytes(reports) / ceilings[i]!) * 1000
-    await cluster.all('noteLimit', (rank) => ({ totalMs: reports[rank]!.totalMs, limitMs }))
+    await updates.noteLimit(reports, limitMs)
   }
-  const digested = await updateAndVerify(true, 'with digests')
-  const resources = await cluster.all('resources', () => undefined)
+  const digested = await updateAndVerify('with digests', true)
+  const resources = await updates.resources()
 
-  const slowest = samples.map((reports) => Math.max(...reports.map((report) => report.totalMs)))
-  const updateMs = summarize(slowest)
-  const median = samples[slowest.indexOf([...slowest].sort((a, b) => a - b)[Math.floor(slowest.length / 2)]!)]!
+  const times = samples.map(slowest)
+  const updateMs = summarize(times)
+  const median = samples[times.indexOf([...times].sort((a, b) => a - b)[Math.floor(times.length / 2)]!)]!
   const stage = (name: keyof UpdateReport['stages']) => Math.max(...median.map((report) => report.stages[name]))
   const first = median[0]!
   const last = samples.at(-1)!
@@ -102,7 +86,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   const written = direct ? account(median) : undefined
   const moved = movedBytes(median)
   const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
-  const ratio = summarize(slowest.map((milliseconds, i) => milliseconds / limits[i]!))
+  const ratio = summarize(times.map((milliseconds, i) => milliseconds / limits[i]!))
   return {
     model: model.id,
     title: model.title,
@@ -113,11 +97,11 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     ranks,
     bytes: first.bytes,
     tensors: first.tensors,
-    gatherMetasMs: Math.max(...gathered.map(({ milliseconds }) => milliseconds)),
-    registerMs: Math.max(...registered.map(({ milliseconds }) => milliseconds)),
+    gatherMetasMs: updates.gatherMetasMs,
+    registerMs: updates.registerMs,
     updateMs,
     stages: { h2dMs: stage('h2dMs'), broadcastMs: stage('broadcastMs'), reloadMs: stage('reloadMs'), idleMs: stage('idleMs') },
-    digestUpdateMs: Math.max(...digested.map((report) => report.totalMs)),
+    digestUpdateMs: slowest(digested),
     peakDeviceBytes: Math.max(...median.map((report) => report.ringBytes)),
     peakHostBytes: Math.max(...resources.map((one) => one.peakResidentBytes)),
     limit: {
@@ -127,6 +111,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     },
     ratioToLimit: ratio.median,
     ratios: ratio,
+    ...(readings.length > 0 && { readings }),
     verified,
     verifiedBytes,
     digest: first.digest,
@@ -140,17 +125,5 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
       reloadBytes: verifiedBytes,
     },
     timelines: last.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
-  }
-}
-
-/** Has `joining` learn what `owners` hold as a new instance does, from a file. */
-async function loadMetas(owners: Cluster, joining: Cluster): Promise<void> {
-  const directory = mkdtempSync(join(tmpdir(), 'ckpt-bench-metas-'))
-  try {
-    const path = join(directory, 'metas')
-    await owners.ranks[0]!.call('saveMetas', { name: 'bench', path })
-    await joining.all('loadMetas', () => ({ path }))
-  } finally {
-    rmSync(directory, { recursive: true })
   }
 }

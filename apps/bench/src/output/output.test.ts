@@ -1,8 +1,9 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { parseHTML } from 'linkedom'
-import { describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it } from 'vitest'
+import { outputFiles, writeFiles } from './files.ts'
 import { renderHtml } from './html.ts'
 import { renderJson } from './json.ts'
 import { resultFixture } from './result.fixture.ts'
@@ -144,5 +145,27 @@ describe('renderTables', () => {
     expect(text(true)).toContain(`${result.runs[0]!.title}: alternating: the fastest of 5 orders`)
     expect(text(false)).not.toContain('alternating')
     expect(renderJson({ ...result, runs: [{ ...result.runs[0]!, order: order(true) }] })).toContain('"linksShared": true')
+  })
+})
+
+describe('outputFiles', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'ckpt-bench-output-'))
+  afterAll(() => rmSync(directory, { recursive: true }))
+
+  it('go where the user is unless named, and say where', () => {
+    const files = outputFiles(directory, { json: 'elsewhere/mine.json' })
+    expect(files).toEqual({
+      report: join(directory, 'ckpt-bench/report.html'),
+      json: join(directory, 'elsewhere/mine.json'),
+    })
+    const said = writeFiles(files, resultFixture(1))
+    for (const path of Object.values(files)) expect(said).toContain(path)
+    expect(readFileSync(files.report, 'utf8')).toContain('GLM-4.5-Air')
+    expect(JSON.parse(readFileSync(files.json, 'utf8'))).toMatchObject({ schema: 1 })
+  })
+
+  it('fail before anything is measured where they cannot be written', () => {
+    writeFileSync(join(directory, 'file'), '')
+    expect(() => outputFiles(directory, { report: 'file/report.html' })).toThrow(/file/)
   })
 })

@@ -1,6 +1,6 @@
 import Table from 'cli-table3'
 import type { BenchResult, DirectAccount, Run } from '../result.ts'
-import { predictRuns } from '../validate.ts'
+import { percent, predictRuns } from '../validate.ts'
 import { publishedRows } from './published.ts'
 import { gigabytes, seconds } from './units.ts'
 
@@ -35,7 +35,7 @@ export function renderTables(result: BenchResult): string {
       `${peer.what} of ${peer.model} over ${peer.ranks} ranks: ${seconds(peer.oursMs.median)}; ${peer.peer} ${peer.version}: ${seconds(peer.peerMs.median)} (${peer.ratio.toFixed(peer.ratio < 10 ? 2 : 0)} times as long)`,
     )
   }
-  if (result.processors) parts.push(predictions(result))
+  if (result.runs.some(({ readings }) => readings)) parts.push(predictions(result))
   for (const { what, reason } of result.skipped) parts.push(`not measured: ${what}: ${reason}`)
   return `${parts.join('\n')}\n`
 }
@@ -130,13 +130,17 @@ function published(runs: readonly Run[]): string {
 /** Updates beside what the simulator makes of them. */
 function predictions(result: BenchResult): string {
   const table = new Table({
-    head: ['simulated', 'ranks', 'measured', 'samples', 'predicted', 'error'],
+    head: ['simulated', 'ranks', 'measured', 'samples', 'predicted', 'error', 'of each sample'],
     style: { head: [], border: [] },
   })
-  for (const { run, predictedMs, error, reason } of predictRuns(result)) {
-    const { title, ranks, updateMs } = run
-    const found = predictedMs === undefined ? [reason ?? '', ''] : [seconds(predictedMs), `${(error! * 100).toFixed(1)} %`]
-    table.push([title, ranks, seconds(updateMs.median), `${seconds(updateMs.min)} to ${seconds(updateMs.max)}`, ...found])
+  for (const { run, prediction } of predictRuns(result)) {
+    const { title, strategy, ranks, updateMs } = run
+    const found =
+      typeof prediction === 'string'
+        ? [prediction, '', '']
+        : [seconds(prediction.totalMs), percent(prediction.error), prediction.errors.map(percent).join(' ')]
+    const range = `${seconds(updateMs.min)} to ${seconds(updateMs.max)}`
+    table.push([`${title}, ${strategy}`, ranks, seconds(updateMs.median), range, ...found])
   }
   return table.toString()
 }

@@ -1,6 +1,5 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { resolve } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 import { ParameterServer, controlEngine, createCudaDevice, type CudaDevice } from '@ckpt/core'
 import { live, serveHttp, type HttpOptions } from '@ckpt/core/http'
@@ -8,7 +7,7 @@ import { Option, type Command } from 'commander'
 import { pino, destination } from 'pino'
 import { interruptible } from '../interrupt.ts'
 import { parseCount } from '../sizes.ts'
-import { launch } from './launch.ts'
+import { startedRanks, userPath } from './engine-update.ts'
 
 interface ServeCommandOptions {
   readonly host: string
@@ -52,11 +51,7 @@ export function addServe(program: Command): void {
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
     .option('--verbose', 'log what happens, as JSON lines on stderr')
     .action(async (options: ServeCommandOptions) => {
-      if (options.nproc !== undefined && process.env['RANK'] === undefined) {
-        const self = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
-        process.exitCode = await launch(self, { nproc: options.nproc, nnodes: 1, nodeRank: 0, masterAddr: '127.0.0.1' })
-        return
-      }
+      if (await startedRanks(options)) return
       await interruptible((signal) => serve(options, signal))
     })
 }
@@ -110,8 +105,4 @@ function tokenOf(file: string | undefined): string | undefined {
   } catch (error) {
     throw CkptError.from(error, 'INVALID_ARGUMENT', `cannot read the token`, { file, field: 'token-file' })
   }
-}
-
-function userPath(path: string): string {
-  return resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
 }

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
-import { predict, type MeasuredMachine, type MeasuredRun } from '@ckpt/planner'
+import { predict, type MeasuredMachine, type MeasuredRun, type Prediction } from '@ckpt/planner'
 import { workloadOf } from './scenario.ts'
 import { columns, time } from './text.ts'
 
@@ -14,10 +14,7 @@ interface BenchFile extends MeasuredMachine {
 export interface Validation {
   readonly what: string
   readonly measuredMs: MeasuredRun['updateMs']
-  readonly predictedMs?: number
-  /** (predicted - measured) / measured. */
-  readonly error?: number
-  readonly bottleneck?: string
+  readonly prediction?: Prediction
   /** Why nothing is predicted. */
   readonly skipped?: string
 }
@@ -33,9 +30,7 @@ export function validate(path: string): Validation[] {
     const variant = run.variant === undefined ? '' : `, ${run.variant}`
     const what = `${run.model}, ${run.strategy}, ${run.backend}, ${run.ranks} rank${run.ranks === 1 ? '' : 's'}${variant}`
     const result = predict(run, file, ({ model, ranks, bytes }) => workloadOf({ model, gpus: ranks, tp: ranks }, { bytes }))
-    if (typeof result === 'string') return { what, measuredMs: run.updateMs, skipped: result }
-    const error = (result.totalMs - run.updateMs.median) / run.updateMs.median
-    return { what, measuredMs: run.updateMs, predictedMs: result.totalMs, error, bottleneck: result.bottleneck }
+    return { what, measuredMs: run.updateMs, ...(typeof result === 'string' ? { skipped: result } : { prediction: result }) }
   })
 }
 
@@ -57,13 +52,20 @@ function readBench(path: string): BenchFile {
 
 /** Predicted and measured times side by side. */
 export function describeValidation(validations: readonly Validation[], markdown: boolean): string {
-  const rows = validations.map(({ what, measuredMs, predictedMs, error, bottleneck, skipped }) => [
+  const percent = (error: number) => `${error >= 0 ? '+' : '-'}${Math.abs(error * 100).toFixed(1)} %`
+  const rows = validations.map(({ what, measuredMs, prediction, skipped = '' }) => [
     what,
     time(measuredMs.median),
     `${time(measuredMs.min)} to ${time(measuredMs.max)}`,
-    predictedMs === undefined ? '–' : time(predictedMs),
-    error === undefined ? '–' : `${error >= 0 ? '+' : '-'}${Math.abs(error * 100).toFixed(1)} %`,
-    bottleneck ?? skipped ?? '',
+    ...(prediction === undefined
+      ? ['–', '–', '–', skipped]
+      : [
+          time(prediction.totalMs),
+          percent(prediction.error),
+          `${percent(Math.min(...prediction.errors))} to ${percent(Math.max(...prediction.errors))}`,
+          prediction.bottleneck,
+        ]),
   ])
-  return `${columns(['run', 'measured', 'samples', 'predicted', 'error', 'bottleneck'], rows, markdown)}\n`
+  const head = ['run', 'measured', 'samples', 'predicted', 'error', 'of each sample', 'bottleneck']
+  return `${columns(head, rows, markdown)}\n`
 }

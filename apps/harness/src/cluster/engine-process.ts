@@ -90,6 +90,11 @@ export class EngineProcess {
     await controlRequest(this.socket, 'POST', '/fault', fault)
   }
 
+  /** Makes the engine start a child that holds its connections open, whatever becomes of it; resolves to the child's process id. */
+  async heir(): Promise<number> {
+    return ((await controlRequest(this.socket, 'POST', '/heir', {})) as { pid: number }).pid
+  }
+
   /** Lets an engine that is held go on. */
   go(): void {
     const { child } = this.process

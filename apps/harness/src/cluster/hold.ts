@@ -1,9 +1,9 @@
-import type { EngineAdapter, StagedStrategy } from '@ckpt/contract'
+import type { DirectStrategy, EngineAdapter, StagedStrategy, Strategy } from '@ckpt/contract'
 
 /**
  * Where an update on a rank can be held, in this order: `begin` (the engine was asked whether it is ready; nothing announced), `plan`
  * (the plan is made, the worker's socket bound, no ring yet), `h2d` (ring and worker are attached, no byte moved), `broadcast`
- * (a bucket is complete in the ring, its worker does not know yet).
+ * (a bucket is complete in the ring, its worker does not know yet; in a direct update: all bytes are written, no worker knows yet).
  */
 export type RankPoint = 'begin' | 'plan' | 'h2d' | 'broadcast'
 
@@ -52,7 +52,22 @@ export function heldEngine(engine: EngineAdapter, hold: Hold): EngineAdapter {
 }
 
 /** `strategy`, held at `h2d` and `broadcast`. */
-export function heldStrategy(strategy: StagedStrategy, hold: Hold): StagedStrategy {
+export function heldStrategy(strategy: Strategy, hold: Hold): Strategy {
+  return strategy.name === 'direct' ? heldDirect(strategy, hold) : heldStaged(strategy, hold)
+}
+
+function heldDirect(strategy: DirectStrategy, hold: Hold): DirectStrategy {
+  return override(strategy, {
+    async execute(context) {
+      await hold.at('h2d')
+      const result = await strategy.execute(context)
+      await hold.at('broadcast', Infinity)
+      return result
+    },
+  })
+}
+
+function heldStaged(strategy: StagedStrategy, hold: Hold): StagedStrategy {
   return override(strategy, {
     async execute(context) {
       await hold.at('h2d')

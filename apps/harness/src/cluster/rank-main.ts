@@ -59,13 +59,13 @@ const handlers: Handlers = {
   async loadMetas({ path }) {
     await parameterServer().loadMetas(path)
   },
-  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, ...options }) {
+  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, keep = false, ...options }) {
     const whole = strategy?.startsWith('direct') ? direct({ required: strategy === 'direct-required' }) : undefined
-    const chosen = ranks ? p2p({ ranks }) : whole
+    const chosen = ranks ? p2p({ ranks, keep }) : whole
     const engine = controlEngine({ socket: engineSocket, protocol })
     if (at === undefined) return parameterServer().update(name, { engine, ...options, ...(chosen && { strategy: chosen }) })
     hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))
-    const held = { engine: heldEngine(engine, hold), strategy: chosen ?? heldStrategy(broadcast(), hold) }
+    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(chosen ?? broadcast(), hold) }
     return parameterServer().update(name, { ...held, ...options })
   },
   go() {
@@ -89,6 +89,12 @@ async function close(): Promise<void> {
   device = undefined
 }
 
+/** Whether a mapping is none of the pages, of 256 KiB each, that V8 takes and keeps as its heap needs them. */
+function isOurs(line: string): boolean {
+  const [, from, to, rest] = /^(\w+)-(\w+) rw-p 00000000 00:00 0\s*(.*)$/.exec(line) ?? []
+  return from === undefined || rest !== '' || parseInt(to!, 16) - parseInt(from, 16) !== 2 ** 18
+}
+
 function resources(): RankResources {
   globalThis.gc?.()
   const { heapUsed, external } = process.memoryUsage()
@@ -100,7 +106,7 @@ function resources(): RankResources {
     heapBytes: heapUsed + external,
     peakResidentBytes: kilobytes('VmHWM'),
     openFiles: readdirSync('/proc/self/fd').length,
-    maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length,
+    maps: readFileSync('/proc/self/maps', 'utf8').split('\n').filter(isOurs).length,
   }
 }
 

@@ -1,5 +1,5 @@
 import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
-import type { CheckpointSource, RegisterOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
+import type { CheckpointSource, RegisterOptions, ServeOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
 import type { RankPoint } from './hold.ts'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
@@ -14,6 +14,8 @@ export interface RankCalls {
       metricsPort?: number
       keepAlive: boolean
       shareMemory?: boolean
+      /** Where others reach what this rank holds (default: as the parameter server chooses). */
+      serve?: ServeOptions
       timeoutMs: number
       heartbeatMs?: number
       heartbeatTimeoutMs?: number
@@ -56,6 +58,8 @@ export interface RankUpdate {
   readonly engineSocket: string
   /** Ranks that pull the checkpoint, by p2p. */
   readonly p2p?: readonly number[]
+  /** They keep it. */
+  readonly keep?: boolean
   /** Default: broadcast. */
   readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
   /** What the engine worker speaks (default: ckpt's own protocol). */
@@ -81,6 +85,7 @@ export interface RankResources {
   readonly heapBytes: number
   readonly peakResidentBytes: number
   readonly openFiles: number
+  /** Memory mappings, without the pages of V8's heap. */
   readonly maps: number
 }
 

@@ -1,5 +1,6 @@
 import { rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server } from 'node:http'
+import type { Socket } from 'node:net'
 import { CkptError } from '@ckpt/contract'
 import { z } from 'zod'
 
@@ -9,18 +10,29 @@ export interface Answer {
   readonly body: unknown
 }
 
+export interface ControlServer {
+  /** Connections that are open. */
+  readonly connections: ReadonlySet<Socket>
+  close(): Promise<void>
+}
+
 /** Handlers by `METHOD /path`; each gets the parsed JSON body. */
 export type Routes = Readonly<Record<string, (body: unknown) => Promise<Answer>>>
 
 const BODY_LIMIT = 16 * 2 ** 20
 
 /** Serves JSON over HTTP on a unix socket that only the user may open. The socket's file is removed by `close`. */
-export async function serveControl(socketPath: string, routes: Routes): Promise<{ close: () => Promise<void> }> {
+export async function serveControl(socketPath: string, routes: Routes): Promise<ControlServer> {
   rmSync(socketPath, { force: true })
   const server: Server = createServer((request, response) => {
     void answer(request, routes).then(({ status, body }) => {
       response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))
     })
+  })
+  const connections = new Set<Socket>()
+  server.on('connection', (socket: Socket) => {
+    connections.add(socket)
+    socket.once('close', () => connections.delete(socket))
   })
   // An update may take longer than Node's default of five minutes; its own deadline ends it.
   server.requestTimeout = 0
@@ -34,6 +46,7 @@ export async function serveControl(socketPath: string, routes: Routes): Promise<
     process.umask(mask)
   }
   return {
+    connections,
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())

@@ -2,6 +2,7 @@
  * The reference engine as a process: `node main.ts --control PATH --checkpoint DIR --tp-rank R --tp-size N`. The checkpoint is
  * read for names and shapes only, as an engine reads a model's configuration; weights arrive by updates.
  */
+import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { rmSync } from 'node:fs'
 import { parseArgs } from 'node:util'
@@ -151,6 +152,11 @@ const server = await serveControl(control, {
   'POST /fault': (body) => {
     faults.arm(body)
     return Promise.resolve({ status: 200, body: {} })
+  },
+  // A child that inherits the connections: they stay open when this process is killed (for fault tests).
+  'POST /heir': () => {
+    const heir = spawn('sleep', ['30'], { stdio: ['ignore', 'ignore', 'ignore', ...server.connections] })
+    return Promise.resolve({ status: 200, body: { pid: heir.pid } })
   },
   'POST /exit': () => {
     setImmediate(() => void stop(0))

@@ -4,6 +4,7 @@ import {
   WORKER_PROTOCOL,
   decodeRankMessage,
   encodeMessage,
+  processMark,
   recordingFrame,
   ringTensor,
   type RankMessage,
@@ -56,6 +57,7 @@ export interface UpdateOutcome {
 export async function runUpdateSession(options: UpdateSessionOptions): Promise<UpdateOutcome> {
   const socket = new Dealer({ linger: 1000, receiveTimeout: options.timeoutMs, sendTimeout: options.timeoutMs })
   const session = new Session(options)
+  const mark = processMark()
   // The rank binds an address for this update alone: a connection that is gone will not come back.
   const lost = new Promise<undefined>((resolve) => socket.events.on('disconnect', () => resolve(undefined)))
   try {
@@ -66,6 +68,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         protocol: WORKER_PROTOCOL,
         token: options.token,
         pid: process.pid,
+        ...(mark !== undefined && { process: mark }),
         engine: 'ckpt reference engine',
         device: options.device,
         // Until an update was recorded: this engine knows its routes, but a rank is to ask for them as it does elsewhere.

@@ -1,6 +1,6 @@
 import type { Fault, Point } from './fault.ts'
-import { FaultCluster, type FaultClusterOptions } from './fault-cluster.ts'
-import { LINK_FAULTS } from './link-faults.ts'
+import { FaultCluster, type FaultClusterOptions, type StrategyName } from './fault-cluster.ts'
+import { LINK_FAULTS, PULL_FAULTS } from './link-faults.ts'
 import { MEMORY_FAULTS } from './memory-faults.ts'
 import { PROCESS_FAULTS } from './process-faults.ts'
 import { Random } from './random.ts'
@@ -9,11 +9,17 @@ import { canMountDisks, outsideBecause } from './sandbox.ts'
 import { registerTrial, updateTrial, type TrialResult } from './trial.ts'
 import { WORKER_FAULTS } from './worker-faults.ts'
 
-export interface CampaignOptions extends FaultClusterOptions {
+/** Which faults, where. */
+export interface Selection {
+  /** Only faults whose name holds one of these. */
+  readonly only?: readonly string[]
+  readonly point?: Point
+  readonly strategy?: StrategyName
+}
+
+export interface CampaignOptions extends FaultClusterOptions, Selection {
   readonly trials: number
   readonly seed: number
-  /** Only faults whose name holds this. */
-  readonly only?: string
   readonly onResult?: (result: TrialResult) => void
 }
 
@@ -23,23 +29,25 @@ export interface Campaign {
   readonly missing: readonly { readonly fault: string; readonly reason: string }[]
 }
 
-type Case =
+export type Case =
   | { readonly kind: 'update'; readonly fault: Fault; readonly point: Point }
   | { readonly kind: 'register'; readonly fault: RegisterFault }
 
-/** Every fault at every point it has on this machine, and the faults that it has not. */
-function catalogue(only: string): { cases: Case[]; missing: Campaign['missing'] } {
+/** The selected faults at every point they have on this machine, and those that it has not. */
+export function catalogue({ only = [''], point, strategy }: Selection): { cases: Case[]; missing: Campaign['missing'] } {
   const outside = outsideBecause()
   const missing: { fault: string; reason: string }[] = []
   const cases: Case[] = []
-  const common = [...PROCESS_FAULTS, ...LINK_FAULTS, ...WORKER_FAULTS]
+  const wanted = (name: string) => only.some((text) => name.includes(text))
+  const common = [...PROCESS_FAULTS, ...LINK_FAULTS, ...PULL_FAULTS, ...WORKER_FAULTS]
   for (const fault of [...common, ...MEMORY_FAULTS]) {
-    if (!fault.name.includes(only)) continue
+    if (!wanted(fault.name) || (strategy && fault.strategies?.includes(strategy) === false)) continue
+    const points = fault.points.filter((one) => point === undefined || one === point)
     if (outside !== undefined && !common.includes(fault)) missing.push({ fault: fault.name, reason: outside })
-    else cases.push(...fault.points.map((point) => ({ kind: 'update' as const, fault, point })))
+    else cases.push(...points.map((one) => ({ kind: 'update' as const, fault, point: one })))
   }
   for (const fault of REGISTER_FAULTS) {
-    if (!fault.name.includes(only)) continue
+    if (!wanted(fault.name) || (point !== undefined && point !== 'register')) continue
     const reason =
       fault.missing?.() ?? (fault.name === 'disk read error' && !canMountDisks() ? 'file systems cannot be mounted' : undefined)
     if (reason === undefined) cases.push({ kind: 'register', fault })
@@ -54,7 +62,7 @@ function catalogue(only: string): { cases: Case[]; missing: Campaign['missing'] 
  */
 export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
   const random = new Random(options.seed)
-  const { cases, missing } = catalogue(options.only ?? '')
+  const { cases, missing } = catalogue(options)
   const results: TrialResult[] = []
   let cluster = await FaultCluster.start(options)
   const alone = outsideBecause() === undefined
@@ -65,7 +73,8 @@ export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
     for (let number = 1; number <= options.trials && cases.length > 0; number++) {
       if (queue.length === 0) queue = random.shuffle(cases)
       const next = queue.pop()!
-      const setting = { cluster, random, number, alone }
+      const { strategy } = options
+      const setting = { cluster, random, number, alone, ...(strategy && { strategies: [strategy] }) }
       const trial = next.kind === 'update' ? updateTrial(setting, next.fault, next.point) : registerTrial(setting, next.fault)
       const result = await within(trial, trialLimit).catch((error: unknown) => failedTrial(number, next, error))
       results.push(result)

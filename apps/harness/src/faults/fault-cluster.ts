@@ -5,6 +5,7 @@ import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
 import { freePort } from '../cluster/cluster.ts'
 import { EngineProcess } from '../cluster/engine-process.ts'
 import { RankProcess } from '../cluster/rank-process.ts'
+import type { UpdateReport } from '@ckpt/core'
 import type { RankUpdate } from '../cluster/rank-protocol.ts'
 import { FaultyLink } from './link.ts'
 
@@ -20,6 +21,10 @@ export interface FaultClusterOptions {
   readonly bucketBytes?: number
 }
 
+/** How an update moves its bytes. */
+export const STRATEGIES = ['broadcast', 'p2p', 'direct'] as const
+export type StrategyName = (typeof STRATEGIES)[number]
+
 /** Name under which the campaign's checkpoint is registered on all ranks. */
 export const CHECKPOINT = 'a'
 
@@ -30,6 +35,8 @@ export class FaultCluster {
   readonly engines: EngineProcess[] = []
   /** Connection of each rank to the coordinator; rank 0, which runs it, has none. */
   readonly links: (FaultyLink | undefined)[] = []
+  /** Connections over which others read from each rank. */
+  readonly pulls: FaultyLink[] = []
   /** Processes that have ended, by choice of the campaign. */
   readonly dead = new Set<number>()
   readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-faults-'))
@@ -47,6 +54,7 @@ export class FaultCluster {
       await Promise.all(
         all.map(async (rank) => {
           cluster.links[rank] = rank === 0 ? undefined : await FaultyLink.open(cluster.#port)
+          cluster.pulls[rank] = await FaultyLink.open(0)
           await Promise.all([cluster.#startRank(rank), cluster.#startEngine(rank)])
         }),
       )
@@ -80,10 +88,33 @@ export class FaultCluster {
   }
 
   /** One rank's call of an update that all ranks make. */
-  update(rank: number, options: Omit<RankUpdate, 'name' | 'engineSocket'>): Promise<unknown> {
+  update(
+    rank: number,
+    {
+      strategy = 'broadcast',
+      ...options
+    }: Omit<RankUpdate, 'name' | 'engineSocket' | 'strategy'> & { strategy?: StrategyName },
+  ): Promise<UpdateReport> {
     const { socket } = this.engines[rank]!
     const { bucketBytes = 2 ** 18 } = this.options
-    return this.ranks[rank]!.call('update', { name: CHECKPOINT, engineSocket: socket, bucketBytes, ...options })
+    const how = { broadcast: {}, p2p: { p2p: this.everybody }, direct: { strategy: 'direct' as const } }[strategy]
+    return this.ranks[rank]!.call('update', { name: CHECKPOINT, engineSocket: socket, bucketBytes, ...how, ...options })
+  }
+
+  /**
+   * Whatever the next update of a strategy needs to have been done: metas for ranks that pull, a recording for ranks that write into
+   * parameters. @throws Error where an update after it would not be of this strategy.
+   */
+  async prepare(strategy: StrategyName): Promise<void> {
+    if (strategy === 'p2p') {
+      await Promise.all(this.ranks.map((rank) => rank.call('gatherMetas', { name: CHECKPOINT, digests: true })))
+    }
+    if (strategy !== 'direct') return
+    const reports = await Promise.all(this.everybody.map((rank) => this.update(rank, { strategy, version: 'recorded' })))
+    const staged = reports.find(
+      (report) => report.strategy !== 'direct' && report.direct?.recorded?.startsWith('recorded') !== true,
+    )
+    if (staged) throw new Error(`no direct update is possible: ${JSON.stringify(staged.direct)}`)
   }
 
   /** Kills a rank's process, or its engine worker's. */
@@ -98,7 +129,7 @@ export class FaultCluster {
    * what a rank held before is checked by updates in which it is a member still.
    */
   async heal(lost: readonly number[]): Promise<void> {
-    for (const link of this.links) link?.restore()
+    for (const link of [...this.links, ...this.pulls]) link?.restore()
     const ended = this.everybody.filter((rank) => !isRunning(this.ranks[rank]!))
     const leaving = lost.filter((rank) => !ended.includes(rank))
     // Rank 0 last: it runs the coordinator.
@@ -129,7 +160,7 @@ export class FaultCluster {
     for (const { process } of [...this.ranks, ...this.engines]) process.child.kill('SIGCONT')
     await Promise.all(this.ranks.map(({ process }) => process.stop()))
     await Promise.all(this.engines.map(({ process }) => process.stop()))
-    for (const link of this.links) await link?.close()
+    for (const link of [...this.links, ...this.pulls]) await link?.close()
     rmSync(this.#directory, { recursive: true, force: true })
   }
 
@@ -154,8 +185,10 @@ export class FaultCluster {
   async #join(ranks: readonly number[]): Promise<void> {
     const { windowMs, timeoutMs } = this.options
     await Promise.all(
-      ranks.map((rank) =>
-        this.ranks[rank]!.call('create', {
+      ranks.map(async (rank) => {
+        const pulls = this.pulls[rank]!
+        pulls.target = await freePort()
+        await this.ranks[rank]!.call('create', {
           rank,
           worldSize: this.size,
           address: this.links[rank]?.address ?? `tcp://127.0.0.1:${this.#port}`,
@@ -163,9 +196,11 @@ export class FaultCluster {
           timeoutMs,
           heartbeatMs: Math.max(20, Math.floor(windowMs / 10)),
           heartbeatTimeoutMs: windowMs,
+          shareMemory: true,
+          serve: { listen: [`127.0.0.1:${pulls.target}`], advertise: [`127.0.0.1:${pulls.port}`] },
           ...(this.options.gpus ? { gpu: rank } : { threads: 1 }),
-        }),
-      ),
+        })
+      }),
     )
   }
 }

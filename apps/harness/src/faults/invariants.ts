@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, statfsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { chain, describe, type Outcome } from './outcome.ts'
-import type { Fault, Point } from './fault.ts'
+import type { Fault, FaultContext } from './fault.ts'
 import { CHECKPOINT, type FaultCluster } from './fault-cluster.ts'
 
 /** A second beyond the heartbeat window is what a survivor's error may take, and what a call may be over its deadline. */
@@ -15,12 +15,12 @@ const SETTLE_MS = 2000
 /** What is wrong with how the calls ended; nothing when all is well. A random moment may come after the end. `injectedAt` by `performance.now()`. */
 export function callBreaks(
   fault: Fault,
-  victim: number,
-  point: Point,
+  { cluster, victim, point, strategy }: FaultContext,
   outcomes: readonly Outcome[],
   injectedAt: number,
-  { windowMs, timeoutMs }: { readonly windowMs: number; readonly timeoutMs: number },
 ): string[] {
+  const { windowMs, timeoutMs } = cluster.options
+  const codes = [...fault.codes, ...(strategy === 'p2p' && point !== 'gather' ? (fault.pullCodes ?? []) : [])]
   const breaks: string[] = []
   const say = (rank: number, what: string) => breaks.push(`rank ${rank} ${what}`)
   for (const { rank, state, error, typed, at } of outcomes) {
@@ -35,7 +35,7 @@ export function callBreaks(
     const limit = fault.within === 'window' ? windowMs + GRACE_MS : timeoutMs + ABORT_MS + GRACE_MS
     if (took > limit) say(rank, `knew after ${Math.round(took)} ms only: ${describe(error)}`)
     const errors = chain(error)
-    if (!errors.some(({ code }) => fault.codes.includes(code))) say(rank, `says another cause: ${describe(error)}`)
+    if (!errors.some(({ code }) => codes.includes(code))) say(rank, `says another cause: ${describe(error)}`)
     // A rank that is cut off itself sees the coordinator gone.
     const culprits = rank === victim ? [victim, 0] : [victim]
     if (!errors.some((one) => culprits.some((culprit) => names(one, culprit, fault.names))))
@@ -75,7 +75,8 @@ export async function leftoverBreaks(cluster: FaultCluster, alone: boolean, shar
 function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: number): string[] {
   const breaks: string[] = []
   const ours = new Set([...cluster.pids, ...cluster.dead])
-  for (const pid of cluster.dead) if (isThere(pid)) breaks.push(`process ${pid} is still there`)
+  const running = new Set(cluster.pids)
+  for (const pid of cluster.dead) if (!running.has(pid) && isThere(pid)) breaks.push(`process ${pid} is still there`)
   for (const name of readdirSync('/dev/shm')) {
     const pid = /^ckpt-(\d+)-/.exec(name)?.[1]
     if (pid !== undefined && (alone || ours.has(Number(pid)))) breaks.push(`/dev/shm/${name} was left`)
@@ -98,9 +99,12 @@ function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: numbe
   return breaks
 }
 
+/** Whether a child of this process is there still; its number may be another's by now, or a thread's. */
 function isThere(pid: number): boolean {
   try {
-    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+    const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1])
+    return !/^State:\s+Z/m.test(status) && field('PPid') === process.pid && field('Tgid') === pid
   } catch {
     return false
   }

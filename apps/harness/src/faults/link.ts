@@ -2,14 +2,14 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 
 type Mode = 'open' | 'cut' | 'silent'
 
-/** A rank's connection to the coordinator, through a proxy that can hold it up, cut it, or swallow it. */
+/** A rank's connection to the coordinator, or others' to a rank, through a proxy that can hold it up, cut it, or swallow it. */
 export class FaultyLink {
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
   #mode: Mode = 'open'
   #delayMs = 0
   #held: (() => void)[] = []
-  /** Port of the coordinator. */
+  /** Port of whoever listens. */
   target: number
 
   private constructor(target: number) {
@@ -26,8 +26,12 @@ export class FaultyLink {
     return link
   }
 
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port
+  }
+
   get address(): string {
-    return `tcp://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
+    return `tcp://127.0.0.1:${this.port}`
   }
 
   /** Passes everything on `delayMs` later than it came (for what comes from now on). */

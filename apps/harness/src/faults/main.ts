@@ -1,15 +1,32 @@
-/**
- * Fault campaigns: `node main.ts [--trials N] [--seed S] [--ranks N] [--window MS] [--timeout MS] [--only TEXT] [--json FILE] [--verbose]`.
- * Exit code 1 when an invariant broke.
- */
+/** Fault campaigns; `--help` says how they are asked for. Exit code 1 when an invariant broke. */
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { generateCheckpoint } from '../checkpoint/generate.ts'
-import { runCampaign } from './campaign.ts'
+import { catalogue, runCampaign } from './campaign.ts'
+import { POINTS } from './fault.ts'
+import { STRATEGIES } from './fault-cluster.ts'
 import { enterSandbox, outsideBecause } from './sandbox.ts'
-import { table } from './table.ts'
+import { listOf, table } from './table.ts'
+
+const USAGE = `usage: faults [options]
+
+Hurts a cluster of real processes, one fault at a time, in random updates and registrations, and checks after each that nobody hung, that all
+who live know the cause in time, that nothing was left behind, and that the next update is right. Exit code 1 where one of these broke.
+
+  --trials N          faults in all (default 60)
+  --seed S            the same seed gives the same faults, points, strategies, victims and delays (default: of the clock)
+  --ranks N           ranks, each with an engine worker (default 3)
+  --window MS         silence after which a rank is lost (default 1000)
+  --timeout MS        deadline of every wait (default 4000)
+  --only TEXT[,TEXT]  only faults whose name holds one of these
+  --point POINT       only at this point: register, gather, begin, plan, attach, h2d, broadcast, reload, release, commit, any
+  --strategy NAME     only updates of this strategy: broadcast, p2p, direct
+  --json FILE         write all results
+  --verbose           print every survivor's error
+  --list              print the faults with their points, and what cannot be had here
+`
 
 const { values } = parseArgs({
   options: {
@@ -20,9 +37,25 @@ const { values } = parseArgs({
     timeout: { type: 'string', default: '4000' },
     only: { type: 'string', default: '' },
     json: { type: 'string' },
+    point: { type: 'string' },
+    strategy: { type: 'string' },
     verbose: { type: 'boolean', default: false },
+    list: { type: 'boolean', default: false },
+    help: { type: 'boolean', short: 'h', default: false },
   },
 })
+if (values.help) {
+  process.stdout.write(USAGE)
+  process.exit(0)
+}
+
+/** One of `names`, where it was given. */
+function oneOf<T extends string>(name: string, names: readonly T[], value: string | undefined): T | undefined {
+  const found = names.find((one) => one === value)
+  if (value === undefined || found !== undefined) return found
+  process.stderr.write(`--${name} takes one of ${names.join(', ')}, not ${value}\n`)
+  process.exit(2)
+}
 
 function number(name: 'trials' | 'seed' | 'ranks' | 'window' | 'timeout', least: number): number {
   const value = Number(values[name])
@@ -38,7 +71,14 @@ const options = {
   windowMs: number('window', 200),
   timeoutMs: number('timeout', 1000),
 }
+const point = oneOf('point', POINTS, values.point)
+const strategy = oneOf('strategy', STRATEGIES, values.strategy)
+const selection = { only: values.only.split(','), ...(point && { point }), ...(strategy && { strategy }) }
 await enterSandbox()
+if (values.list) {
+  process.stdout.write(`${listOf(catalogue(selection))}\n`)
+  process.exit(0)
+}
 
 using checkpoint = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 8 * 2 ** 20, BigInt(options.seed), 'faults')
 const outside = outsideBecause()
@@ -51,12 +91,12 @@ const started = performance.now()
 const campaign = await runCampaign({
   ...options,
   checkpoint,
-  only: values.only,
+  ...selection,
   onResult(result) {
-    const { trial, fault, point, victim, state, codes, errorMs, totalMs, breaks, errors } = result
+    const { trial, fault, point, strategy, victim, state, codes, errorMs, totalMs, breaks, errors } = result
     const error = errorMs === undefined ? '' : ` after ${(errorMs / 1000).toFixed(2)} s (${codes.join(' ')})`
     process.stdout.write(
-      `${String(trial).padStart(4)} ${breaks.length > 0 ? 'BROKEN' : 'ok'} ${fault} at ${point}, rank ${victim}: ${state}${error}, ` +
+      `${String(trial).padStart(4)} ${breaks.length > 0 ? 'BROKEN' : 'ok'} ${fault} at ${point}${strategy ? ` of ${strategy}` : ''}, rank ${victim}: ${state}${error}, ` +
         `${(totalMs / 1000).toFixed(1)} s in all\n`,
     )
     for (const what of breaks) process.stdout.write(`       ${what}\n`)

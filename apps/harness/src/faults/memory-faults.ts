@@ -1,4 +1,4 @@
-import { closeSync, openSync, readSync, rmSync, statfsSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, readSync, rmSync, statfsSync, truncateSync, writeSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { readIndex } from '@ckpt/safetensors'
 import type { Fault } from './fault.ts'
@@ -50,6 +50,8 @@ export const MEMORY_FAULTS: readonly Fault[] = [
   {
     name: 'no room for rings',
     points: ['begin', 'plan'],
+    // A direct one needs no ring.
+    strategies: ['broadcast', 'p2p'],
     victims: 'any',
     expect: 'fails',
     codes: ['OUT_OF_MEMORY'],
@@ -64,7 +66,7 @@ export const MEMORY_FAULTS: readonly Fault[] = [
     victims: 'any',
     expect: 'fails',
     codes: ['DIGEST_MISMATCH'],
-    names: /digest of \S+/,
+    names: /digest of \S+|\S+ has digest/,
     within: 'window',
     lost: 'nobody',
     async prepare({ cluster, victim }) {
@@ -79,7 +81,44 @@ export const MEMORY_FAULTS: readonly Fault[] = [
       return () => flip(directory)
     },
   },
+  {
+    // Whoever touches what is no longer there gets SIGBUS and dies of it; reads over TCP get an error.
+    name: 'file in place shrinks',
+    points: ['begin', 'h2d'],
+    strategies: ['broadcast', 'p2p'],
+    victims: 'member',
+    expect: 'fails',
+    codes: ['RANK_LOST'],
+    pullCodes: ['PEER_LOST'],
+    within: 'window',
+    spares: 'victim',
+    lost: 'nobody',
+    async prepare({ cluster, victim }) {
+      await inPlace(cluster.ranks[victim]!, () => cluster.register(victim, true))
+      return async () => {
+        const { process } = cluster.ranks[victim]!
+        if (process.child.exitCode !== null || process.child.signalCode !== null) return
+        await inPlace(cluster.ranks[victim]!, () => cluster.register(victim))
+      }
+    },
+    async inject({ cluster }) {
+      const { files } = cluster.options.checkpoint
+      const contents = files.map((file) => readFileSync(file))
+      for (const file of files) truncateSync(file, 4096)
+      return () => files.forEach((file, index) => rewrite(file, contents[index]!))
+    },
+  },
 ]
+
+/** The same file, so that mappings of it see the bytes again. */
+function rewrite(file: string, bytes: Buffer): void {
+  const fd = openSync(file, 'r+')
+  try {
+    for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at, bytes.length - at, at)
+  } finally {
+    closeSync(fd)
+  }
+}
 
 async function inPlace(
   rank: { call(name: 'unregister', argument: { name: string }): Promise<void> },

@@ -20,6 +20,7 @@ export const PROCESS_FAULTS: readonly Fault[] = [
     victims: 'member',
     expect: 'fails',
     codes: ['RANK_LOST'],
+    pullCodes: ['PEER_LOST'],
     within: 'window',
     spares: 'victim',
     lost: 'nobody',
@@ -34,6 +35,7 @@ export const PROCESS_FAULTS: readonly Fault[] = [
     victims: 'coordinator',
     expect: 'fails',
     codes: ['RANK_LOST'],
+    pullCodes: ['PEER_LOST'],
     within: 'window',
     spares: 'victim',
     lost: 'everybody',
@@ -48,6 +50,7 @@ export const PROCESS_FAULTS: readonly Fault[] = [
     victims: 'member',
     expect: 'fails',
     codes: ['RANK_LOST'],
+    pullCodes: ['PEER_LOST'],
     within: 'window',
     spares: 'victim',
     lost: 'victim',
@@ -60,6 +63,7 @@ export const PROCESS_FAULTS: readonly Fault[] = [
     victims: 'coordinator',
     expect: 'fails',
     codes: ['RANK_LOST'],
+    pullCodes: ['PEER_LOST'],
     within: 'window',
     spares: 'victim',
     lost: 'everybody',
@@ -88,6 +92,21 @@ export const PROCESS_FAULTS: readonly Fault[] = [
     async inject({ cluster, victim }) {
       await cluster.kill('engine', victim)
       return undefined
+    },
+  },
+  {
+    // Its connections stay open, as those of a process do that takes long to give a GPU's memory back.
+    name: 'engine killed, its child lives',
+    points: ['attach', 'reload', 'release', 'commit'],
+    victims: 'any',
+    expect: 'fails',
+    codes: ['ENGINE_WORKER_LOST'],
+    within: 'window',
+    lost: 'nobody',
+    async inject({ cluster, victim }) {
+      const heir = await cluster.engines[victim]!.heir()
+      await cluster.kill('engine', victim)
+      return () => void process.kill(heir, 'SIGKILL')
     },
   },
   {

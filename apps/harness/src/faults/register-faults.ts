@@ -13,6 +13,8 @@ export interface RegisterFault {
   readonly codes: readonly ErrorCode[]
   /** Whether the error names the file. */
   readonly namesFile: boolean
+  /** Whether the rank's process does not outlive it. */
+  readonly kills?: boolean
   /** Why it cannot be had on this machine. */
   readonly missing?: () => string | undefined
   /** Makes the files in `directory`; the first is the one at fault. */
@@ -97,7 +99,32 @@ function during(name: string, expect: 'fails' | 'either', happen: (file: string)
   }
 }
 
+/** Something that happens to the rank's process when bytes have begun to come in. */
+function meanwhile(name: string, happen: (rank: RankProcess) => void, outcome: Partial<RegisterFault>): RegisterFault {
+  return {
+    name,
+    expect: 'succeeds',
+    codes: [],
+    namesFile: false,
+    ...outcome,
+    arrange(directory, rank) {
+      return { file: sparseFile(join(directory, 'model.safetensors'), 512 * MIB), during: () => happen(rank) }
+    },
+  }
+}
+
+const PAUSE_MS = 300
+
 export const REGISTER_FAULTS: readonly RegisterFault[] = [
+  meanwhile('rank killed', ({ process }) => process.child.kill('SIGKILL'), { expect: 'fails', kills: true }),
+  meanwhile(
+    'rank paused',
+    ({ process: { child } }) => {
+      child.kill('SIGSTOP')
+      setTimeout(() => child.kill('SIGCONT'), PAUSE_MS)
+    },
+    {},
+  ),
   bad('file missing', () => undefined, ['CHECKPOINT_UNREADABLE']),
   bad('file empty', (file) => writeFileSync(file, ''), ['CHECKPOINT_MALFORMED']),
   bad('file is a directory', (file) => mkdirSync(file), ['CHECKPOINT_UNREADABLE']),

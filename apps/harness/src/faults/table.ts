@@ -1,5 +1,6 @@
 import { POINTS } from './fault.ts'
-import type { Campaign } from './campaign.ts'
+import type { Campaign, Case } from './campaign.ts'
+import { STRATEGIES } from './fault-cluster.ts'
 import type { TrialResult } from './trial.ts'
 
 /** Trials by fault and point: how many, how many broke an invariant, the slowest survivor's error, what codes came. */
@@ -20,8 +21,28 @@ export function table({ results, missing }: Campaign): string {
       .join('  ')
       .trimEnd(),
   )
-  for (const { fault, reason } of missing) lines.push(`not run: ${fault}: ${reason}`)
+  lines.push('', ...STRATEGIES.flatMap((strategy) => byStrategy(strategy, results)), ...notRun(missing))
   return lines.join('\n')
+}
+
+function byStrategy(strategy: string, results: readonly TrialResult[]): string[] {
+  const some = results.filter((result) => result.strategy === strategy)
+  if (some.length === 0) return []
+  const [trials, breaks, ended, after] = summary(some)
+  return [`${strategy}: ${trials} trials, ${breaks} breaks; ${ended}${after === '' ? '' : `; errors after ${after} at most`}`]
+}
+
+const notRun = (missing: Campaign['missing']) => missing.map(({ fault, reason }) => `not run: ${fault}: ${reason}`)
+
+/** The faults with the points and strategies that they have. */
+export function listOf({ cases, missing }: { cases: readonly Case[]; missing: Campaign['missing'] }): string {
+  const points = new Map<string, string[]>()
+  for (const one of cases) {
+    const all = points.get(one.fault.name) ?? []
+    points.set(one.fault.name, all)
+    all.push(one.kind === 'register' ? 'register' : one.point)
+  }
+  return [...[...points].map(([fault, all]) => `${fault}: ${all.join(' ')}`), ...notRun(missing)].join('\n')
 }
 
 function summary(results: readonly TrialResult[]): string[] {

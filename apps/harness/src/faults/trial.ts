@@ -3,7 +3,7 @@ import { CkptError } from '@ckpt/contract'
 import { atPoint } from '../cluster/processes.ts'
 import type { RankPoint } from '../cluster/hold.ts'
 import type { Fault, FaultContext, Point, Undo } from './fault.ts'
-import type { FaultCluster } from './fault-cluster.ts'
+import { STRATEGIES, type FaultCluster, type StrategyName } from './fault-cluster.ts'
 import { callBreaks, GRACE_MS, leftoverBreaks, sharedBytes, updateBreaks } from './invariants.ts'
 import { describe, outcome, type Outcome } from './outcome.ts'
 import { scratch, type RegisterFault } from './register-faults.ts'
@@ -15,6 +15,8 @@ export interface TrialResult {
   readonly trial: number
   readonly fault: string
   readonly point: Point
+  /** How the update would move its bytes; absent where there is none. */
+  readonly strategy?: StrategyName
   readonly victim: number
   /** How the survivors' calls ended. */
   readonly state: 'failed' | 'succeeded' | 'mixed'
@@ -30,6 +32,8 @@ export interface TrialResult {
 
 const HELD_IN_RANK: readonly string[] = ['begin', 'plan', 'h2d', 'broadcast'] satisfies RankPoint[]
 const ANY_MS = 120
+/** How long half a gigabyte may take to be read, in deadlines of other waits: a busy disk or machine is no hang. */
+const REGISTER_DEADLINES = 5
 
 /** What a trial needs of the campaign. */
 export interface TrialSetting {
@@ -40,6 +44,8 @@ export interface TrialSetting {
   readonly alone: boolean
   /** Longest random moment of an update, in milliseconds (default 120: about as long as one takes on the host device). */
   readonly anyMs?: number
+  /** Strategies to choose from (default: those that the fault can hit). */
+  readonly strategies?: readonly StrategyName[]
 }
 
 /** One fault in an update (or a gather) that all ranks call. Leaves the cluster whole. */
@@ -49,8 +55,11 @@ export async function updateTrial(setting: TrialSetting, fault: Fault, point: Po
   const started = performance.now()
   const sharedBefore = sharedBytes()
   const victim = fault.victims === 'coordinator' ? 0 : random.between(fault.victims === 'member' ? 1 : 0, cluster.size - 1)
-  const context: FaultContext = { cluster, victim, point, random }
+  const strategy = random.pick((setting.strategies ?? STRATEGIES).filter((one) => fault.strategies?.includes(one) ?? true))
+  const context: FaultContext = { cluster, victim, point, strategy, random }
   const unprepare = await fault.prepare?.(context)
+  if (point !== 'gather') await cluster.prepare(strategy)
+  await fault.arm?.(context)
   const { calls, reached } =
     point === 'gather' ? gather(context) : await update(context, fault, `trial-${number}`, setting.anyMs ?? ANY_MS)
   await reached
@@ -64,13 +73,14 @@ export async function updateTrial(setting: TrialSetting, fault: Fault, point: Po
   const ended = await Promise.all(outcomes)
   await unprepare?.()
 
-  const breaks = callBreaks(fault, victim, point, ended, injectedAt, cluster.options)
+  const breaks = callBreaks(fault, context, ended, injectedAt)
   const lost = { nobody: [], victim: [victim], everybody: cluster.everybody }[fault.lost]
   await cluster.heal(lost)
   breaks.push(...(await updateBreaks(cluster, `after-${number}`)))
   breaks.push(...(await leftoverBreaks(cluster, setting.alone, sharedBefore)))
   const survivors = ended.filter(({ rank }) => rank !== victim || fault.spares !== 'victim')
-  return result(number, fault.name, point, victim, survivors, injectedAt, started, breaks)
+  const done = result(number, fault.name, point, victim, survivors, injectedAt, started, breaks)
+  return point === 'gather' ? done : { ...done, strategy }
 }
 
 interface Calls {
@@ -86,19 +96,19 @@ async function update(
   version: string,
   anyMs: number,
 ): Promise<{ calls: Calls; reached: Promise<void> }> {
-  const { cluster, victim, point, random } = context
+  const { cluster, victim, point, strategy, random } = context
   const inject = fault.inject !== undefined
   let reached: Promise<void> = Promise.resolve()
   if (inject && point === 'any') reached = sleep(random.between(0, anyMs))
   else if (inject && HELD_IN_RANK.includes(point)) {
     reached = atPoint(cluster.ranks[victim]!.process, point, cluster.options.timeoutMs)
   } else if (inject) {
-    const from = point === 'reload' ? random.between(0, 3) : 0
-    await cluster.engines[victim]!.fault({ at: messageAt(point), action: 'hold', from })
-    reached = atPoint(cluster.engines[victim]!.process, messageAt(point), cluster.options.timeoutMs)
+    const message = messageAt(context)
+    await cluster.engines[victim]!.fault({ ...message, action: 'hold' })
+    reached = atPoint(cluster.engines[victim]!.process, message.at, cluster.options.timeoutMs)
   }
   const hold = inject && HELD_IN_RANK.includes(point) ? { hold: { at: point as RankPoint, bucket: random.between(0, 3) } } : {}
-  const all = cluster.everybody.map((rank) => cluster.update(rank, { version, ...(rank === victim && hold) }))
+  const all = cluster.everybody.map((rank) => cluster.update(rank, { version, strategy, ...(rank === victim && hold) }))
   for (const call of all) call.catch(() => undefined) // outcomes are taken once the fault is there
   return { calls: { all }, reached }
 }
@@ -152,14 +162,15 @@ export async function registerTrial(setting: TrialSetting, fault: RegisterFault)
     begun?.then(during, () => undefined)
     const options = { pool: 'private' as const }
     const call = rank.call('register', { name: 'b', source: { files: [file] }, options, watch: during !== undefined })
-    ended = await outcome(victim, call, timeoutMs + GRACE_MS)
+    ended = await outcome(victim, call, REGISTER_DEADLINES * timeoutMs)
     undo?.()
     breaks.push(...registerBreaks(fault, file, ended))
     // The name is free again after a failure, and taken after a success.
-    if (ended.state === 'failed') {
+    if (fault.kills) await rank.process.stop('SIGKILL')
+    else if (ended.state === 'failed') {
       await rank.call('register', { name: 'b', source: { files: [cluster.options.checkpoint.files[0]!] }, options })
     }
-    await rank.call('unregister', { name: 'b' })
+    if (!fault.kills) await rank.call('unregister', { name: 'b' })
   } catch (error) {
     breaks.push(`the rank does not go on: ${describe(CkptError.from(error, 'UPDATE_FAILED'))}`)
     ended = { rank: victim, state: 'hung', typed: true, at: performance.now() }
@@ -176,6 +187,7 @@ function registerBreaks(fault: RegisterFault, file: string, { rank, state, error
   if (state === 'hung') return [`rank ${rank} hung past its deadline`]
   if (state === 'succeeded') return fault.expect === 'fails' ? [`rank ${rank} registered it`] : []
   if (fault.expect === 'succeeds') return [`rank ${rank} failed: ${describe(error)}`]
+  if (fault.kills) return [] // nobody is there to say why
   const breaks: string[] = []
   if (!typed) breaks.push(`rank ${rank} threw something that is no CkptError: ${describe(error)}`)
   if (!fault.codes.includes(error!.code)) breaks.push(`rank ${rank} says another cause: ${describe(error)}`)

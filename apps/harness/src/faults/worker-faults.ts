@@ -1,14 +1,17 @@
 import type { InjectedFault } from '../engine/injected-faults.ts'
-import type { Fault, FaultContext, Point } from './fault.ts'
+import type { Fault, FaultContext } from './fault.ts'
 
 /** The message of the rank before which a worker is at a point. */
-export function messageAt(point: Point): string {
-  return point === 'reload' ? 'bucket' : point
+export function messageAt({ point, strategy, random }: Pick<FaultContext, 'point' | 'strategy' | 'random'>): {
+  readonly at: string
+  readonly from: number
+} {
+  if (point !== 'reload') return { at: point, from: 0 }
+  return strategy === 'direct' ? { at: 'direct', from: 0 } : { at: 'bucket', from: random.between(0, 3) }
 }
 
-async function arm({ cluster, victim, point, random }: FaultContext, fault: Omit<InjectedFault, 'at'>): Promise<undefined> {
-  const from = point === 'reload' ? random.between(0, 3) : 0
-  await cluster.engines[victim]!.fault({ at: messageAt(point), from, ...fault })
+async function arm(context: FaultContext, fault: Omit<InjectedFault, 'at'>): Promise<void> {
+  await context.cluster.engines[context.victim]!.fault({ ...messageAt(context), ...fault })
 }
 
 /** Faults of what an engine worker does with the messages it gets. */
@@ -21,7 +24,7 @@ export const WORKER_FAULTS: readonly Fault[] = [
     codes: ['ENGINE_WORKER_ERROR'],
     within: 'window',
     lost: 'nobody',
-    prepare: (context) => arm(context, { action: 'raise' }),
+    arm: (context) => arm(context, { action: 'raise' }),
   },
   {
     name: 'worker slow',
@@ -31,7 +34,7 @@ export const WORKER_FAULTS: readonly Fault[] = [
     codes: [],
     within: 'deadline',
     lost: 'nobody',
-    prepare: (context) =>
+    arm: (context) =>
       arm(context, {
         action: 'slow',
         ms: context.point === 'reload' ? context.random.between(5, 25) : context.random.between(50, 500),

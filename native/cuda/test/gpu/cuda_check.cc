@@ -1,5 +1,5 @@
-// Checks that need GPUs, runnable without Node: `cuda_check [kernels|random|faults|aborts|rates|orders]…`, all but aborts by
-// default. `cuda_check load DEVICE SECONDS` keeps a GPU busy the way an engine worker does. Prints what it saw; ends with 0
+// Checks that need GPUs, runnable without Node: `cuda_check [kernels|random|faults|aborts|rates|orders|pins]…`, all but aborts
+// by default. `cuda_check load DEVICE SECONDS` keeps a GPU busy the way an engine worker does. Prints what it saw; ends with 0
 // when all went well, 77 where there is no GPU.
 #include <cstring>
 
@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
       std::printf("\n");
     }
     std::vector<std::string> parts(argv + 1, argv + argc);
-    if (parts.empty()) parts = {"kernels", "random", "faults", "rates", "orders"};
+    if (parts.empty()) parts = {"kernels", "random", "faults", "rates", "orders", "pins"};
     for (const std::string& part : parts) {
       const int status = part == "kernels" ? check::CheckKernels() : check::CheckPipelines(part);
       if (status != 0) return status;

@@ -135,6 +135,8 @@ int RunMember(int argc, char** argv) {
       status = RunRates(member);
     } else if (what == "orders") {
       status = RunOrders(member);
+    } else if (what == "pins") {
+      status = RunPins(member);
     } else if (what == "aborts") {
       status = RunAborts(member);
     } else {

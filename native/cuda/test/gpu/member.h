@@ -69,6 +69,7 @@ class Member {
 int RunRandom(Member& member);
 int RunRates(Member& member);
 int RunOrders(Member& member);
+int RunPins(Member& member);
 int RunAborts(Member& member);
 int RunFault(Member& member, const std::string& kind);
 

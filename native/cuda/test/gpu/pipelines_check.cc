@@ -82,6 +82,9 @@ int CheckPipelines(const std::string& what) {
   } else if (what == "rates") {
     RunAll("rates", 1);
     if (size > 1) RunAll("rates", size);
+  } else if (what == "pins") {
+    RunAll("pins", 1);
+    if (size > 1) RunAll("pins", size);
   } else if (what == "orders") {
     if (size > 1) RunAll("orders", size);
   } else if (what == "aborts") {

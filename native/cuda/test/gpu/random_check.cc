@@ -1,5 +1,6 @@
 // Random plans, verified byte by byte on every member, with workers that are late at random.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -46,6 +47,48 @@ Plan RandomPlan(unsigned seed, std::uint32_t size) {
   return plan;
 }
 
+/// What a wrong bucket looks like: enough to tell bytes that came late from bytes that came from a wrong place.
+void Describe(const Plan& plan, std::uint32_t bucket, unsigned seed, const std::vector<std::byte>& got,
+              const std::vector<std::byte>& later, const std::vector<std::vector<std::byte>>& contents,
+              const std::vector<Job::Source>* own) {
+  std::fprintf(
+      stderr,
+      "plan %u: ring %llu, chunks of %llu, %zu buckets, serial %d, order %d; bucket %u of member %u: %llu bytes at %llu\n",
+      seed, static_cast<unsigned long long>(plan.ring_bytes), static_cast<unsigned long long>(plan.chunk_bytes),
+      plan.buckets.size(), plan.serial ? 1 : 0, static_cast<int>(plan.order), bucket, plan.buckets[bucket].owner,
+      static_cast<unsigned long long>(plan.buckets[bucket].bytes),
+      static_cast<unsigned long long>(plan.buckets[bucket].ring_offset));
+  std::size_t number = 0;
+  for (const Job::Copy& copy : plan.copies[bucket]) {
+    const std::byte* expected = contents[copy.source].data() + copy.source_offset;
+    std::uint64_t wrong = 0, zero = 0, still = 0, first = copy.bytes, last = 0;
+    for (std::uint64_t i = 0; i < copy.bytes; i++) {
+      const std::byte byte = got[copy.bucket_offset + i];
+      if (byte == expected[i]) continue;
+      wrong++;
+      zero += byte == std::byte{0} ? 1 : 0;
+      still += later[copy.bucket_offset + i] != expected[i] ? 1 : 0;
+      first = std::min(first, i);
+      last = i;
+    }
+    if (wrong > 0) {
+      const char* source = own == nullptr ? "elsewhere"
+                           : std::memcmp((*own)[copy.source].data + copy.source_offset, expected, copy.bytes) == 0
+                               ? "right"
+                               : "wrong as well";
+      std::fprintf(
+          stderr,
+          "  copy %zu, %llu bytes at %llu from %llu of source %u: %llu wrong (%llu zero) from %llu to %llu, %llu still "
+          "wrong after 100 ms; source %s\n",
+          number, static_cast<unsigned long long>(copy.bytes), static_cast<unsigned long long>(copy.bucket_offset),
+          static_cast<unsigned long long>(copy.source_offset), copy.source, static_cast<unsigned long long>(wrong),
+          static_cast<unsigned long long>(zero), static_cast<unsigned long long>(first), static_cast<unsigned long long>(last),
+          static_cast<unsigned long long>(still), source);
+    }
+    number++;
+  }
+}
+
 }  // namespace
 
 int RunRandom(Member& member) {
@@ -70,32 +113,42 @@ int RunRandom(Member& member) {
   const auto ring = std::make_shared<DeviceMemory>(member.context, 12 << 20);
   const Driver& driver = Driver::Get();
   std::uint64_t verified = 0;
-  constexpr unsigned kPlans = 60;
-  for (unsigned seed = 0; seed < kPlans; seed++) {
+  const char* wanted = std::getenv("CKPT_CHECK_PLANS");
+  const unsigned plans = wanted != nullptr ? static_cast<unsigned>(std::atoi(wanted)) : 60;
+  for (unsigned seed = 0; seed < plans; seed++) {
     const Plan plan = RandomPlan(seed, member.size);
     std::mt19937 random(seed * 7 + member.position);
     const Outcome outcome =
         member.Run(plan.JobOf(member.position, member.size, sources, 20000), ring, [&](std::uint32_t b, Pipeline& pipeline) {
           member.context->MakeCurrent();
           std::vector<std::byte> got(plan.buckets[b].bytes);
-          if (!got.empty()) {
-            driver.Check(driver.api().memcpyDtoHAsync(got.data(), ring->pointer() + plan.buckets[b].ring_offset, got.size(),
+          const auto download = [&](std::vector<std::byte>& to) {
+            if (to.empty()) return;
+            driver.Check(driver.api().memcpyDtoHAsync(to.data(), ring->pointer() + plan.buckets[b].ring_offset, to.size(),
                                                       member.reload->get()),
                          "download");
             member.reload->Synchronize();
+          };
+          download(got);
+          const std::uint32_t owner = plan.buckets[b].owner;
+          const bool right = std::all_of(plan.copies[b].begin(), plan.copies[b].end(), [&](const Job::Copy& copy) {
+            const std::byte* expected = contents[owner][copy.source].data() + copy.source_offset;
+            return std::memcmp(got.data() + copy.bucket_offset, expected, copy.bytes) == 0;
+          });
+          if (!right) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(100));
+            std::vector<std::byte> later(got.size());
+            download(later);
+            Describe(plan, b, seed, got, later, contents[owner], owner == member.position ? &sources : nullptr);
           }
-          for (const Job::Copy& copy : plan.copies[b]) {
-            const std::byte* expected = contents[plan.buckets[b].owner][copy.source].data() + copy.source_offset;
-            Require(std::memcmp(got.data() + copy.bucket_offset, expected, copy.bytes) == 0,
-                    "bytes of bucket " + std::to_string(b) + ", plan " + std::to_string(seed));
-          }
+          Require(right, "bytes of bucket " + std::to_string(b) + ", plan " + std::to_string(seed));
           verified += plan.buckets[b].bytes;
           if (seed % 3 == member.position) std::this_thread::sleep_for(std::chrono::microseconds(random() % 4000));
           pipeline.Release(b);
         });
     Require(!outcome.failure, "plan " + std::to_string(seed) + ": " + (outcome.failure ? outcome.failure->what() : ""));
   }
-  std::printf("[%u] %u random plans of %u members: %.1f MB verified byte by byte\n", member.position, kPlans, member.size,
+  std::printf("[%u] %u random plans of %u members: %.1f MB verified byte by byte\n", member.position, plans, member.size,
               static_cast<double>(verified) / 1e6);
   return 0;
 }

@@ -77,11 +77,13 @@ Napi::Value Unregister(const Napi::CallbackInfo& info, const std::shared_ptr<Tcp
           Nothing);
 }
 
-/// createTcpEndpoint(addresses, secret): endpoint
+/// createTcpEndpoint(addresses, secret, niceness): endpoint
 Napi::Value CreateEndpoint(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Guard(env, [&]() -> Napi::Value {
-    const auto server = std::make_shared<TcpServer>(TcpServerOptions{ToAddresses(info[0]), ToText(info[1], "secret")});
+    TcpServerOptions options{ToAddresses(info[0]), ToText(info[1], "secret")};
+    if (!info[2].IsUndefined()) options.niceness = static_cast<int>(ToUnsigned(info[2], "niceness"));
+    const auto server = std::make_shared<TcpServer>(std::move(options));
     const auto forget = StopAtEnd(Environment::Of(env), server, StopServer);
     auto addresses = Napi::Array::New(env);
     for (const auto& address : server->addresses()) addresses.Set(addresses.Length(), AddressText(address));

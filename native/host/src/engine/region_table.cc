@@ -8,6 +8,12 @@
 #include "ckpt/error.h"
 
 namespace ckpt::host {
+namespace {
+
+/// Closed keys that are told from unknown ones: 4 MiB of them.
+constexpr std::size_t kRemembered = std::size_t{1} << 16;
+
+}  // namespace
 
 std::string ToHex(const std::uint8_t* bytes, std::size_t count) {
   static constexpr char kDigits[] = "0123456789abcdef";
@@ -74,7 +80,18 @@ std::shared_ptr<Region> RegionTable::Close(const RegionKey& key) {
   auto node = regions_.extract(key);
   if (node.empty()) return nullptr;
   node.mapped()->open.store(false);
+  closed_.insert(key);
+  closed_in_order_.push_back(key);
+  if (closed_in_order_.size() > kRemembered) {
+    closed_.erase(closed_in_order_.front());
+    closed_in_order_.pop_front();
+  }
   return std::move(node.mapped());
+}
+
+bool RegionTable::WasClosed(const RegionKey& key) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return closed_.count(key) > 0;
 }
 
 void RegionTable::AwaitUnused(const Region& region) {

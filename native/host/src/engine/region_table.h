@@ -5,10 +5,12 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 
 namespace ckpt::host {
@@ -37,9 +39,11 @@ struct Region {
 class RegionTable {
  public:
   RegionKey Add(const std::byte* data, std::uint64_t bytes, std::shared_ptr<const void> mapping);
-  /// The region of a key, which counts as used until Done; null where there is none (any more).
+  /// The region of a key, which counts as used until Done; null where there is none (any more, as WasClosed says).
   std::shared_ptr<Region> Use(const RegionKey& key);
   void Done(Region& region);
+  /// Whether this key was of a region that has been closed; only the last 65,536 are remembered.
+  bool WasClosed(const RegionKey& key);
   /// Nobody finds the region any more, and replies on their way from it will say so. Unknown keys are ignored.
   /// @returns the region to wait for, null where the key was unknown.
   std::shared_ptr<Region> Close(const RegionKey& key);
@@ -50,6 +54,9 @@ class RegionTable {
   std::mutex mutex_;
   std::condition_variable unused_;
   std::map<RegionKey, std::shared_ptr<Region>> regions_;
+  std::set<RegionKey> closed_;
+  /// The same, oldest first.
+  std::deque<RegionKey> closed_in_order_;
 };
 
 }  // namespace ckpt::host

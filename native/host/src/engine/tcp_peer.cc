@@ -194,13 +194,15 @@ bool TcpPeer::Receive(Stream& stream) {
 void TcpPeer::Settle(Stream&, const Request& request, ReplyStatus status, std::uint32_t extent) {
   if (status != ReplyStatus::kOk) {
     const auto& read = request.group.reads[std::min<std::size_t>(extent, request.group.reads.size() - 1)];
-    const std::string what = status == ReplyStatus::kOutsideRegion
+    const bool closed = status == ReplyStatus::kClosedRegion;
+    const std::string what = closed ? "it has been closed"
+                             : status == ReplyStatus::kOutsideRegion
                                  ? std::to_string(read.bytes) + " bytes at " + std::to_string(read.offset) + " leave it"
-                                 : "its key is not, or no longer, registered";
+                                 : "its key is not known";
     request.batch->Fail(
         Error(code::kRegionRefused, "endpoint " + name_ + " refuses region " + std::to_string(read.region) + ": " + what)
             .WithPeer(name_)
-            .WithField("region")
+            .WithField(closed ? "closed" : "region")
             .WithIndex(read.region));
   }
   request.batch->Done();

@@ -76,7 +76,8 @@ struct WireExtent {
   std::uint64_t bytes;
 };
 
-enum class ReplyStatus : std::uint32_t { kOk = 0, kUnknownRegion = 1, kOutsideRegion = 2 };
+/// kClosedRegion: the key was of a region, which has been closed. What it held is gone, or will be.
+enum class ReplyStatus : std::uint32_t { kOk = 0, kUnknownRegion = 1, kOutsideRegion = 2, kClosedRegion = 3 };
 
 /// With kOk followed by the bytes of all extents, and a trailer.
 struct ReplyHeader {

@@ -1,6 +1,7 @@
 #include "tcp_server.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -17,10 +18,11 @@
 namespace ckpt::host {
 namespace {
 
-/// A tenth of a core's time beside a busy thread of the usual priority.
-constexpr int kServeNiceness = 10;
 /// More connections than this are turned away.
 constexpr std::size_t kMaxConnections = 4096;
+/// Connections that have proven nothing yet; beyond, the oldest one goes when another comes. An honest peer is through in
+/// milliseconds.
+constexpr std::size_t kMaxStrangers = 256;
 /// How long a reply from a region that was closed meanwhile may stand still before its connection goes.
 constexpr std::chrono::seconds kClosedPatience{2};
 
@@ -59,6 +61,10 @@ TcpServer::TcpServer(TcpServerOptions options) : options_(std::move(options)) {
     throw Error(code::kInvalidArgument, "the secret must have at least 16 characters").WithField("secret");
   }
   FillSecurely(id_.data(), id_.size());
+  if (options_.niceness < 0 || options_.niceness > 19) {
+    throw Error(code::kInvalidArgument, "niceness " + std::to_string(options_.niceness) + " is not 0 to 19")
+        .WithField("niceness");
+  }
   if (options_.addresses.empty()) throw Error(code::kInvalidArgument, "no address to listen on").WithField("addresses");
   for (auto& address : options_.addresses) listeners_.push_back(ListenTcp(address));
   wake_ = ScopedFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -112,6 +118,7 @@ void TcpServer::Admit(int listener) {
     return;
   }
   const std::lock_guard<std::mutex> lock(mutex_);
+  MakeRoom();
   if (connections_.size() >= kMaxConnections) return;
   ConfigureStream(fd.get());
   auto& connection = connections_.emplace_back();
@@ -121,6 +128,15 @@ void TcpServer::Admit(int listener) {
   } catch (const std::system_error&) {
     connections_.pop_back();
   }
+}
+
+/// Strangers who hold connections open do not keep others out. With the lock.
+void TcpServer::MakeRoom() {
+  const auto stranger = [](const Connection& one) { return !one.known.load() && !one.over.load() && !one.dropped; };
+  if (static_cast<std::size_t>(std::count_if(connections_.begin(), connections_.end(), stranger)) < kMaxStrangers) return;
+  auto& oldest = *std::find_if(connections_.begin(), connections_.end(), stranger);
+  oldest.dropped = true;
+  shutdown(oldest.fd.get(), SHUT_RDWR);
 }
 
 void TcpServer::Reap() {
@@ -137,11 +153,15 @@ void TcpServer::Reap() {
 }
 
 void TcpServer::Serve(Connection& connection) {
-  // What the owner does itself comes first: where cores are short, readers wait. A refusal costs nothing but that.
-  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kServeNiceness);
+  // What the owner does itself comes first: where cores are short, readers wait, and a reader's request preempts nothing. A
+  // refusal costs nothing but that. The scheduler's class first: it keeps the niceness.
+  const sched_param none{};
+  if (options_.niceness > 0) sched_setscheduler(0, SCHED_BATCH, &none);
+  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), options_.niceness);
   const int fd = connection.fd.get();
   try {
     if (GreetClient(fd, id_, options_.secret, [this] { return stopping_.load(); })) {
+      connection.known.store(true);
       while (Answer(fd)) {
       }
     }
@@ -173,7 +193,7 @@ bool TcpServer::Answer(int fd) {
     const Region* region = used.Add(extent.key);
     header.extent = i;
     if (region == nullptr) {
-      header.status = ReplyStatus::kUnknownRegion;
+      header.status = regions_.WasClosed(extent.key) ? ReplyStatus::kClosedRegion : ReplyStatus::kUnknownRegion;
     } else if (extent.offset > region->bytes || extent.bytes > region->bytes - extent.offset) {
       header.status = ReplyStatus::kOutsideRegion;
     } else {
@@ -196,7 +216,7 @@ bool TcpServer::Answer(int fd) {
   served_bytes_.fetch_add(bytes);
   // The bytes were copied into the socket: what happens to the memory from now on does not reach the peer.
   if (const auto closed = used.FirstClosed(); closed < used.size()) {
-    trailer = {ReplyStatus::kUnknownRegion, static_cast<std::uint32_t>(closed)};
+    trailer = {ReplyStatus::kClosedRegion, static_cast<std::uint32_t>(closed)};
   }
   return SendBytes(fd, &trailer, sizeof trailer, unless_stopping, number) == Io::kDone;
 }

@@ -226,6 +226,27 @@ void TestHostileClients() {
   CHECK(target == *bytes);
 }
 
+/// However many connections strangers hold, those who know the secret get in, and those who did keep theirs.
+void TestCrowd() {
+  const auto server = Serve();
+  const auto bytes = Random(1 << 16, 7);
+  const auto key = Open(*server, bytes);
+  TcpPeer before(To(*server), kNever);
+  std::vector<ckpt::ScopedFd> held;
+  std::size_t chosen = 0;
+  for (int i = 0; i < 700; ++i) {
+    held.push_back(ConnectTcp(server->addresses(), std::chrono::steady_clock::now() + 5s, [] { return false; }, chosen));
+  }
+  TcpPeer peer(To(*server), kNever);
+  Bytes target(bytes->size());
+  for (auto* one : {&before, &peer}) {
+    std::fill(target.begin(), target.end(), std::byte{0});
+    one->Read({{key, 0, target.data(), target.size(), 0}}, 5s, kNever, nullptr);
+    CHECK(target == *bytes);
+  }
+  CHECK(server->connections() < 400);
+}
+
 void TestServerLostInTheMiddle() {
   for (int round = 0; round < 10; ++round) {
     auto server = Serve();
@@ -374,6 +395,7 @@ int main() {
   run("a region that closes while it is read", TestCloseWhileRead);
   run("authorization", TestAuthorization);
   run("hostile clients", TestHostileClients);
+  run("a crowd of strangers", TestCrowd);
   run("a server that is lost in the middle", TestServerLostInTheMiddle);
   run("silence", TestSilence);
   run("cancellation and closing", TestCancellation);

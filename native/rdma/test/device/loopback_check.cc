@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "../engine/check.h"
+#include "check.h"
 #include "completion_loop.h"
 #include "context.h"
 #include "queue_pair.h"

@@ -1,7 +1,8 @@
 import { createHash, randomUUID } from 'node:crypto'
-import { CkptError, type HostMemory, type Recording, type StorageHandle } from '@ckpt/contract'
+import { CkptError, checkMessagePack, type HostMemory, type Recording, type StorageHandle } from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
+import type { WorkerProcess } from '../update/session.ts'
 import { recordingFrame, recordingSchema, storageSchema } from '../worker-protocol/messages.ts'
 
 /** What one rank tells the others so that a direct update can be planned. Or why it cannot take part in one. */
@@ -28,6 +29,8 @@ export interface Offered {
   readonly recording: Recording
   readonly storages: readonly StorageHandle[]
   readonly segments: readonly OfferedSegment[]
+  /** The engine worker's process, whose memory the storages are. */
+  readonly process?: WorkerProcess | undefined
   /** Whether this rank's device reaches the memory of all the others' of its host. */
   readonly reaches: boolean
 }
@@ -44,7 +47,14 @@ export function encodeOffer(offer: Offer): { digest: string; payload: Uint8Array
 
 /** @throws CkptError `RENDEZVOUS_PROTOCOL` naming the field. */
 export function decodeOffer(payload: Uint8Array): Offer {
-  const parsed = offerSchema.safeParse(unpackr.unpack(payload))
+  let value: unknown
+  try {
+    checkMessagePack(payload)
+    value = unpackr.unpack(payload)
+  } catch (error) {
+    throw new CkptError('RENDEZVOUS_PROTOCOL', 'a rank offers something that is not MessagePack', { cause: error })
+  }
+  const parsed = offerSchema.safeParse(value)
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]!
   const text = `a rank offers something malformed: ${issue.path.join('.')}: ${issue.message}`
@@ -59,6 +69,7 @@ const offerSchema: z.ZodType<Offer> = z.union([
     recording: recordingSchema,
     storages: z.array(storageSchema),
     segments: z.array(z.object({ path: z.string().nullable(), id: z.string() })),
+    process: z.object({ pid: z.number().int().nonnegative(), mark: z.string().max(128) }).optional(),
     reaches: z.boolean(),
   }),
 ])

@@ -10,11 +10,13 @@ import {
   type Recording,
 } from '@ckpt/contract'
 import { planDirect, type DirectPlan, type RankDirectPlan } from '@ckpt/planner'
+import type { WorkerProcess } from '../update/session.ts'
 import { expectedDigests } from './expected.ts'
 import type { Offered } from './offer.ts'
 import { LANDINGS, RemoteDirectJob } from './remote-job.ts'
 import { RemoteReader, type RemoteAccess } from './remote-reader.ts'
 import { cutRounds } from './rounds.ts'
+import { assertUnchanged } from './unchanged.ts'
 
 /** Copies of all that a worker needs. */
 interface Whole {
@@ -36,10 +38,13 @@ export class PreparedDirect implements AsyncDisposable {
   readonly remoteBytes: number
   /** Bytes of the checkpoint's tensors, each once. */
   readonly checkpointBytes: number
+  /** Engine workers whose memory is mapped. */
+  readonly workers: readonly WorkerProcess[]
   readonly #device: Device
   readonly #storages: MappedStorages
   readonly #mapped: ReadonlyMap<string, HostMemory>
   readonly #whole: () => Promise<Whole>
+  readonly #assertUnchanged: () => Promise<void>
   #digests: Promise<[number, bigint][]> | undefined
 
   private constructor(
@@ -52,7 +57,9 @@ export class PreparedDirect implements AsyncDisposable {
       remoteBytes: number
       storages: MappedStorages
       mapped: ReadonlyMap<string, HostMemory>
+      workers: readonly WorkerProcess[]
       whole: () => Promise<Whole>
+      assertUnchanged: () => Promise<void>
     },
   ) {
     this.#device = device
@@ -64,7 +71,9 @@ export class PreparedDirect implements AsyncDisposable {
     this.checkpointBytes = parts.recording.tensors.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0)
     this.#storages = parts.storages
     this.#mapped = parts.mapped
+    this.workers = parts.workers
     this.#whole = parts.whole
+    this.#assertUnchanged = parts.assertUnchanged
   }
 
   /**
@@ -83,8 +92,8 @@ export class PreparedDirect implements AsyncDisposable {
   ): Promise<PreparedDirect> {
     const { direct } = device
     if (direct === undefined) throw new CkptError('UNSUPPORTED', `a ${device.kind} device cannot write into parameters`)
-    const host = manifest.ranks.find((metas) => metas.rank === rank)?.host
-    const near = offers.filter((offer) => manifest.ranks.some((metas) => metas.rank === offer.rank && metas.host === host))
+    const metas = manifest.ranks.find((one) => one.rank === rank)
+    const near = offers.filter((offer) => manifest.ranks.some((one) => one.rank === offer.rank && one.host === metas?.host))
     const away = offers.filter((offer) => !near.includes(offer))
     const opaque = away.flatMap(({ recording }) => recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name))
     const forward = near.every((offer) => offer.reaches)
@@ -149,7 +158,9 @@ export class PreparedDirect implements AsyncDisposable {
         remoteBytes,
         storages,
         mapped: opened,
+        workers: near.flatMap((offer) => offer.process ?? []),
         whole,
+        assertUnchanged: () => (metas ? assertUnchanged(device.host, segments, metas) : Promise.resolve()),
       })
     } catch (error) {
       await storages?.close()
@@ -158,14 +169,18 @@ export class PreparedDirect implements AsyncDisposable {
     }
   }
 
-  /** What the worker's parameters must hold afterwards; computed once. */
+  /**
+   * What the worker's parameters must hold afterwards; computed once.
+   *
+   * @throws CkptError `DIGEST_MISMATCH` naming the tensor where what this rank registered in place has been changed since.
+   */
   digests(signal: AbortSignal): Promise<[number, bigint][]> {
-    this.#digests ??= this.#compute(signal)
-    this.#digests.catch(() => (this.#digests = undefined))
+    this.#digests ??= this.#expected(signal)
     return this.#digests
   }
 
-  async #compute(signal: AbortSignal): Promise<[number, bigint][]> {
+  async #expected(signal: AbortSignal): Promise<[number, bigint][]> {
+    await this.#assertUnchanged()
     const { memories, copies, reader } = await this.#whole()
     try {
       return await expectedDigests(this.#device.host, memories, copies, this.recording, (reads, memory) =>

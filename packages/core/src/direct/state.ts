@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
 import { heldTensors, misfit } from '@ckpt/planner'
+import { watchProcess } from '../worker-protocol/process-watch.ts'
 import type { RecordingSession } from '../update/session.ts'
 import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
 import { PreparedDirect } from './prepared.ts'
@@ -47,6 +48,11 @@ export class DirectState {
   #own: { readonly key: string; readonly blob: { digest: string; payload: Uint8Array } } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
+  #watches: (() => void)[] = []
+  /** An update may be using what is prepared. */
+  #inUse = false
+  /** A worker is dead whose memory is mapped. */
+  #stale = false
 
   /** What is prepared: which checkpoint for which workers, in the same words on all ranks. */
   get ready(): string | null {
@@ -64,6 +70,7 @@ export class DirectState {
    */
   async decide(proposal: Proposal): Promise<Decision> {
     const { exchanges, manifest, rank, device } = proposal
+    this.#inUse = true
     const blobs = await exchanges.gatherBlobs('direct/offers', await this.#offer(proposal))
     const offers = blobs.map(({ digest, payload }) => {
       let offer = this.#offers.get(digest)
@@ -108,6 +115,8 @@ export class DirectState {
           await this.#remote(proposal),
         )
         this.#prepared = { key, value }
+        this.#inUse = true
+        this.#watches = value.workers.map(({ pid, mark }) => watchProcess(pid, mark, () => this.#died()))
       } catch (error) {
         const { message, fields } = CkptError.from(error, 'UNSUPPORTED')
         problem = { reason: message, misfit: fields['misfit'] === true }
@@ -124,8 +133,23 @@ export class DirectState {
     return { prepared: this.#prepared!.value }
   }
 
+  /** No update uses what is prepared, until the next one is decided on. It stays, unless it is a dead worker's memory. */
+  async rest(): Promise<void> {
+    this.#inUse = false
+    if (this.#stale) await this.drop()
+  }
+
+  /** Its memory, a GPU's perhaps, is not given back while it is mapped here. */
+  #died(): void {
+    this.#stale = true
+    if (!this.#inUse) this.drop().catch(() => undefined) // what cannot be unmapped goes with this process
+  }
+
   /** Unmaps what was prepared. */
   async drop(): Promise<void> {
+    for (const end of this.#watches.splice(0)) end()
+    this.#inUse = false
+    this.#stale = false
     const prepared = this.#prepared?.value
     this.#prepared = undefined
     await prepared?.[Symbol.asyncDispose]()
@@ -145,14 +169,14 @@ export class DirectState {
   }
 
   async #offer({ session, signal, rank, segments, device, deviceUuids }: Proposal): Promise<ReturnType<typeof encodeOffer>> {
-    const { routes, protocol } = await session.greeted(signal)
+    const { routes, protocol, process } = await session.greeted(signal)
     this.#usable = undefined
     if (routes === undefined) {
       const refused = protocol < 2 ? 'the engine worker cannot record' : 'what its engine worker copies where is not known yet'
       return encodeOffer({ rank, refused, recorded: protocol < 2 })
     }
     const offered = segments.map(offerSegment)
-    const key = JSON.stringify([routes, offered, deviceUuids])
+    const key = JSON.stringify([routes, offered, deviceUuids, process])
     if (this.#own?.key === key) {
       this.#usable = this.#recording
       return this.#own.blob
@@ -169,7 +193,14 @@ export class DirectState {
     const storages = await session.storages()
     if (typeof storages === 'string') return encodeOffer({ rank, refused: storages, recorded: true })
     const reaches = await device.direct.reaches(deviceUuids)
-    const blob = encodeOffer({ rank, recording: this.#recording, storages, segments: offered, reaches })
+    const blob = encodeOffer({
+      rank,
+      recording: this.#recording,
+      storages,
+      segments: offered,
+      ...(process && { process }),
+      reaches,
+    })
     this.#own = { key, blob }
     return blob
   }

@@ -15,6 +15,7 @@ const pointSchema = z.object({
     details: z.record(text, detail).optional(),
   }),
   regions: z.array(z.object({ key: text.min(1), bytes: z.int().nonnegative() })),
+  generation: z.int().positive().optional(),
   /** The secret itself, or which variable of the environment holds it. */
   secret: z.union([z.object({ value: text.min(16) }), z.object({ variable: z.literal(SECRET_VARIABLE) })]),
 })
@@ -29,9 +30,10 @@ export function storeAccess(access: readonly RankAccess[], environment: NodeJS.P
   const shared = secretOf(environment)
   return access.map(({ rank, points }) => ({
     rank,
-    points: points.map(({ endpoint, regions, secret }) => ({
+    points: points.map(({ endpoint, regions, generation, secret }) => ({
       endpoint: { ...endpoint, addresses: [...endpoint.addresses], nics: [...endpoint.nics] },
       regions: [...regions],
+      ...(generation !== undefined && { generation }),
       secret: secret === shared ? { variable: SECRET_VARIABLE } : { value: secret },
     })) as StoredAccess[number]['points'],
   }))
@@ -41,7 +43,7 @@ export function storeAccess(access: readonly RankAccess[], environment: NodeJS.P
 export function restoreAccess(stored: StoredAccess, environment: NodeJS.ProcessEnv, file: string): RankAccess[] {
   return stored.map(({ rank, points }) => ({
     rank,
-    points: points.map(({ endpoint, regions, secret }): AccessPoint => {
+    points: points.map(({ endpoint, regions, generation, secret }): AccessPoint => {
       const value = 'value' in secret ? secret.value : secretOf(environment)
       if (value === undefined) {
         throw new CkptError('METAS_MALFORMED', `${file} needs the secret that ${SECRET_VARIABLE} held where it was written`, {
@@ -49,7 +51,12 @@ export function restoreAccess(stored: StoredAccess, environment: NodeJS.ProcessE
         })
       }
       const { details, ...rest } = endpoint
-      return { endpoint: { ...rest, ...(details && { details }) }, regions, secret: value }
+      return {
+        endpoint: { ...rest, ...(details && { details }) },
+        regions,
+        ...(generation !== undefined && { generation }),
+        secret: value,
+      }
     }),
   }))
 }

@@ -21,6 +21,11 @@ export interface ServeOptions {
   /** Connections to each rank that is read from (default 4). */
   readonly streams?: number
   /**
+   * Niceness of the threads that serve over TCP, 0 to 19 (default: `CKPT_P2P_NICENESS`, else 19). The higher, the less of a core they
+   * take from what else this machine does, and the longer joins last where cores are short.
+   */
+  readonly niceness?: number
+  /**
    * Whether to serve, and pull, by RDMA (default: `CKPT_P2P_RDMA`, else `auto`). `auto`: where there are devices, before TCP; `off`: over
    * TCP alone; `require`: by RDMA alone. Which devices: docs/rdma.md.
    */
@@ -52,6 +57,7 @@ export async function serve(
     listen: listen.map(withPort),
     secret,
     ...(advertise && { advertise: advertise.map(withPort) }),
+    niceness: options.niceness ?? nicenessOf(environment),
     ...(options.streams !== undefined && { streams: options.streams }),
   })
   return [...rdma, { endpoint, secret }]
@@ -63,6 +69,18 @@ export function secretOf(environment: NodeJS.ProcessEnv): string | undefined {
   if (secret === undefined || secret.length >= 16) return secret
   throw new CkptError('INVALID_ARGUMENT', `${SECRET_VARIABLE} must have at least 16 characters`, {
     fields: { field: SECRET_VARIABLE },
+  })
+}
+
+const NICENESS_VARIABLE = 'CKPT_P2P_NICENESS'
+
+function nicenessOf(environment: NodeJS.ProcessEnv): number {
+  const text = environment[NICENESS_VARIABLE]
+  if (text === undefined || text === '') return 19
+  const niceness = Number(text)
+  if (Number.isInteger(niceness) && niceness >= 0 && niceness <= 19) return niceness
+  throw new CkptError('INVALID_ARGUMENT', `${NICENESS_VARIABLE} is "${text}", not 0 to 19`, {
+    fields: { field: NICENESS_VARIABLE },
   })
 }
 

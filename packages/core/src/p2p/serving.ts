@@ -29,6 +29,9 @@ export class Serving {
   #endpoints: Promise<readonly ServedEndpoint[]> | undefined
   #made: readonly ServedEndpoint[] = []
   readonly #served = new Map<string, Served>()
+  /** Regions that are being closed. */
+  readonly #closing = new Set<Promise<void>>()
+  #generation = 0
   #closed = false
 
   /** `make` is called when an endpoint is needed first; `note` hears of one that cannot serve something. */
@@ -61,12 +64,14 @@ export class Serving {
     const regions: RegisteredRegion[] = []
     const points: AccessPoint[] = []
     const endpoints = await this.endpoints()
+    const generation = ++this.#generation
     let failure: unknown
     for (const { endpoint, secret } of endpoints) {
       try {
         const own = await registerAll(endpoint, segments, memories)
         regions.push(...own)
-        points.push({ endpoint: endpoint.descriptor, regions: own.map(({ descriptor }) => descriptor), secret })
+        const descriptors = own.map(({ descriptor }) => descriptor)
+        points.push({ endpoint: endpoint.descriptor, regions: descriptors, generation, secret })
       } catch (error) {
         // Another way to the same bytes is enough: a device that may not lock so much memory leaves TCP.
         failure ??= error
@@ -84,7 +89,18 @@ export class Serving {
   close(name: string): void {
     const served = this.#served.get(name)
     this.#served.delete(name)
-    for (const region of served?.regions ?? []) region.close().catch(() => undefined) // its endpoint goes with the process
+    for (const region of served?.regions ?? []) {
+      const closed: Promise<void> = region
+        .close()
+        .catch(() => undefined) // its endpoint goes with the process
+        .finally(() => this.#closing.delete(closed))
+      this.#closing.add(closed)
+    }
+  }
+
+  /** Resolves when nobody reads any more from what has been closed, so that its memory may be put to another use. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#closing)
   }
 
   async end(): Promise<void> {

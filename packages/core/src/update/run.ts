@@ -10,6 +10,7 @@ import type {
   Strategy,
 } from '@ckpt/contract'
 import type { DirectState } from '../direct/state.ts'
+import type { Keeper } from '../p2p/keeper.ts'
 import type { Announcement } from './begin.ts'
 import type { PlanCache } from './plan-cache.ts'
 import type { UpdateProgress } from './progress.ts'
@@ -29,7 +30,9 @@ export interface UpdateRun {
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
   /** What receivers pull with, in a p2p update; `joining`: they are not ranks of the manifest. */
-  readonly pull?: Omit<PullContext, 'pullOf'> & { readonly joining: boolean }
+  readonly pull?: Omit<PullContext, 'pullOf' | 'keep'> & { readonly joining: boolean }
+  /** Keeps what receivers pull. */
+  readonly keeper?: Keeper
   /** How ranks that hold the checkpoint are read from. */
   readonly reach: () => Promise<Pick<PullContext, 'access' | 'endpoints' | 'checkpoint'>>
   readonly socketDir: string

@@ -8,6 +8,14 @@ export interface WorkerGreeting {
   readonly state: string | undefined
   /** Id of the recording that it holds and that fits its parameters. */
   readonly routes: string | undefined
+  /** Its process, where it says by what it can be told from others. */
+  readonly process?: WorkerProcess | undefined
+}
+
+/** A process of this machine, see worker-protocol/process-watch.ts. */
+export interface WorkerProcess {
+  readonly pid: number
+  readonly mark: string
 }
 
 /** A rank's connection to its engine worker, whatever that speaks, from binding its socket to the end of one update. */

@@ -1,4 +1,13 @@
-import type { Epoch, Exchange, Manifest, Ring, StrategyContext, StrategyResult } from '@ckpt/contract'
+import type {
+  Epoch,
+  Exchange,
+  Manifest,
+  PullContext,
+  Ring,
+  StrategyContext,
+  StrategyResult,
+  TransferPlan,
+} from '@ckpt/contract'
 import { bucketTensors, pullOf } from '@ckpt/planner'
 import { tensorCount } from '../manifest.ts'
 import type { DirectReport } from '../report.ts'
@@ -78,10 +87,23 @@ export async function contextFor(
     collective,
     session: run.progress.watch(session),
     segments: run.segments,
-    ...(run.pull && { pull: { ...run.pull, pullOf: (bucket, lost) => pullOf(planned.plan, manifest, bucket, lost) } }),
+    ...(run.pull && { pull: pullContext(run.pull, run.keeper, manifest, planned.plan) }),
     timeoutMs: wait.timeoutMs,
     signal: wait.signal,
     ...(run.onProgress && { onProgress: run.onProgress }),
+  }
+}
+
+function pullContext(
+  pull: NonNullable<UpdateRun['pull']>,
+  keeper: UpdateRun['keeper'],
+  manifest: Manifest,
+  plan: TransferPlan,
+): PullContext {
+  return {
+    ...pull,
+    pullOf: (bucket, lost) => pullOf(plan, manifest, bucket, lost),
+    ...(keeper && { keep: (own) => keeper.place(plan, manifest, own) }),
   }
 }
 

@@ -17,3 +17,4 @@ export {
   type TensorFrame,
   type WorkerMessage,
 } from './messages.ts'
+export { processMark } from './process-watch.ts'

@@ -1,5 +1,6 @@
-import { CkptError } from '@ckpt/contract'
+import { CkptError, checkMessagePack } from '@ckpt/contract'
 import fc from 'fast-check'
+import { Packr, Unpackr } from 'msgpackr'
 import { describe, expect, it } from 'vitest'
 import { decodeRankMessage, decodeWorkerMessage, encodeMessage, ringTensor, tensorFrame, type RankMessage } from './messages.ts'
 
@@ -82,4 +83,65 @@ describe('messages', () => {
       { numRuns: 2000 },
     )
   })
+
+  it('that claim more than they hold are refused before room is made for it', () => {
+    // Arrays of 16 million elements, each the first of the one before: what the fuzzer found took gigabytes.
+    const frame = Buffer.from(`81a474797065${'dd01000000'.repeat(12)}00`, 'hex')
+    const started = performance.now()
+    for (const decode of [decodeRankMessage, decodeWorkerMessage]) {
+      expect(() => decode(frame, 'peer')).toThrow(expect.objectContaining({ code: 'ENGINE_PROTOCOL' }) as Error)
+    }
+    expect(performance.now() - started).toBeLessThan(200)
+  })
 })
+
+describe('the check of a MessagePack value', () => {
+  const packr = new Packr({ useRecords: false, variableMapSize: true })
+  const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true })
+
+  it('takes whatever a packer makes, and no part of it, and nothing more', () => {
+    fc.assert(
+      fc.property(
+        fc.anything({ withBigInt: false, withDate: true, withTypedArray: true, withSet: false }),
+        fc.nat(),
+        (value, cut) => {
+          const bytes = Buffer.from(packr.pack(value))
+          checkMessagePack(bytes)
+          expect(() => checkMessagePack(Buffer.concat([bytes, Buffer.from([0xc0])]))).toThrow(/ends at byte/)
+          expect(() => checkMessagePack(bytes.subarray(0, cut % bytes.length))).toThrow()
+        },
+      ),
+    )
+    for (const long of [
+      'x'.repeat(40),
+      'x'.repeat(300),
+      'x'.repeat(70_000),
+      Array(20).fill(1),
+      Array(70_000).fill(2),
+      Buffer.alloc(300),
+    ]) {
+      checkMessagePack(packr.pack(long))
+    }
+  })
+
+  it('takes nothing that a decoder would not', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 40 }), (bytes) => {
+        const taken = attempt(() => checkMessagePack(bytes))
+        // What is reserved, and extensions that nobody knows, are the decoder's to refuse.
+        if (bytes.some((byte) => byte === 0xc1 || (byte >= 0xc7 && byte <= 0xc9) || (byte >= 0xd4 && byte <= 0xd8))) return
+        expect(attempt(() => void unpackr.unpack(bytes))).toBe(taken)
+      }),
+      { numRuns: 5000 },
+    )
+  })
+})
+
+function attempt(work: () => void): boolean {
+  try {
+    work()
+    return true
+  } catch {
+    return false
+  }
+}

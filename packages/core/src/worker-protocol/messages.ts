@@ -1,6 +1,7 @@
 import {
   CkptError,
   DTYPES,
+  checkMessagePack,
   type DType,
   type Recording,
   type RingHandle,
@@ -23,6 +24,8 @@ const helloSchema = z.object({
   protocol: z.number().int(),
   token: z.string(),
   pid: count,
+  // By which the rank can tell that `pid` means this process where it runs, too.
+  process: z.string().max(128).nullish(),
   engine: z.string(),
   device: z.string(),
   // The worker's name for the parameters it has, new whenever they change but by loading; workers without one are sent everything.
@@ -149,6 +152,7 @@ export function decodeRankMessage(frame: Uint8Array, peer: string): RankMessage 
 function decode<T>(schema: z.ZodType<T>, frame: Uint8Array, peer: string): T {
   let value: unknown
   try {
+    checkMessagePack(frame)
     value = unpackr.unpack(frame)
   } catch (error) {
     throw new CkptError('ENGINE_PROTOCOL', `${peer} sent a frame of ${frame.byteLength} bytes that is not MessagePack`, {

@@ -1,14 +1,28 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { CkptError } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { RuntimeDir } from '../runtime-dir.ts'
 import { decodeRankMessage, encodeMessage, type RankMessage, type WorkerMessage } from './messages.ts'
+import { processMark } from './process-watch.ts'
 import { WorkerSession } from './session.ts'
 
 const RING = { kind: 'shm', name: 'ring', offset: 0, bytes: 64 } as const
 const TOTALS = { tensors: 1, bytes: 4 }
 const TENSOR = { name: 'a', dtype: 'F32', shape: [1], offset: 0, bytes: 4 } as const
 const never = new AbortController().signal
+
+/** A process's mark, as it would give it itself. */
+function markOf(pid: number): string {
+  const start = readFileSync(`/proc/${pid}/stat`, 'latin1')
+    .replace(/^.*\) /, '')
+    .split(' ')[19]
+  return `${processMark()!.split(':')[0]}:${start}`
+}
 
 /** A worker over a real socket that answers as the test says. */
 class Worker {
@@ -22,7 +36,7 @@ class Worker {
     return this.socket.send(encodeMessage(message))
   }
 
-  greet(changes: { token?: string; protocol?: number } = {}): Promise<void> {
+  greet(changes: { token?: string; protocol?: number; pid?: number; process?: string } = {}): Promise<void> {
     return this.send({ type: 'hello', protocol: 1, token: 'secret', pid: 1, engine: 'test', device: '', ...changes })
   }
 
@@ -125,6 +139,50 @@ describe('a worker session', () => {
       error: { type: 'DIGEST_MISMATCH', message: 'a differs', traceback: '', tensor: 'a' },
     })
     await expect(load).rejects.toMatchObject({ code: 'DIGEST_MISMATCH', fields: { tensor: 'a' } })
+  })
+
+  it('does not wait for a worker that committed to answer an abort', async () => {
+    await attach()
+    const commit = session.commit('v', 'd').catch((error: unknown) => error)
+    const { seq } = await worker.receive()
+    // Another rank's worker fails at its commit.
+    session.fail(new CkptError('ABORTED', 'rank 1 aborted'))
+    expect(await commit).toMatchObject({ code: 'ABORTED' })
+    const started = performance.now()
+    const abort = session.abort('it failed')
+    await worker.send({ type: 'ok', seq, epoch: 7 })
+    worker.socket.close() // it serves the new version and is gone
+    await abort
+    expect(performance.now() - started).toBeLessThan(500)
+  })
+
+  it('fails what was asked of a worker that had gone by then', async () => {
+    await attach()
+    worker.socket.close()
+    await sleep(100) // until the rank's end has seen it
+    const load = session.load(0, [TENSOR])
+    await sleep(100)
+    session.fail(new CkptError('ENGINE_WORKER_LOST', 'the engine’s call broke'))
+    await expect(load).rejects.toMatchObject({ code: 'ENGINE_WORKER_LOST', message: 'the engine’s call broke' })
+  })
+
+  it('knows that the worker’s process died, though its connection is open', async () => {
+    // A child's socket, so to speak: it stays when the process that greeted is killed.
+    const child = spawn('sh', ['-c', 'echo; exec sleep 60'], { stdio: ['ignore', 'pipe', 'inherit'] })
+    await once(child.stdout, 'data')
+    await worker.greet({ pid: child.pid!, process: markOf(child.pid!) })
+    const attached = session.attach(RING, TOTALS, never)
+    await worker.ok()
+    await attached
+    const load = session.load(0, [TENSOR])
+    child.kill('SIGKILL')
+    const started = performance.now()
+    await expect(load).rejects.toMatchObject({
+      code: 'ENGINE_WORKER_LOST',
+      message: expect.stringContaining(`process ${child.pid}`) as string,
+      fields: { rank: 3 },
+    })
+    expect(performance.now() - started).toBeLessThan(600)
   })
 
   it('fails on a frame that is no message', async () => {

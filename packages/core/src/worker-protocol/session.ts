@@ -14,10 +14,13 @@ import {
   type RankRequest,
   type WorkerMessage,
 } from './messages.ts'
+import { watchProcess } from './process-watch.ts'
 
 const IPC = 'ipc://'
 /** The longest that a worker says is a recording of some hundred thousand tensors. */
 const MAX_MESSAGE_BYTES = 128 * 2 ** 20
+/** How long what a worker said before it died may take to be read, in milliseconds. */
+const LAST_WORD_MS = 100
 
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
 
@@ -56,8 +59,12 @@ export class WorkerSession implements RecordingSession {
   #sequence = 0
   #watchdog: NodeJS.Timeout | undefined
   #greeted = false
+  /** Sequence number of the commit, once it was sent. */
+  #commit: number | undefined
   #committed = false
+  #onCommitted: () => void = () => undefined
   #attached: Promise<void> = Promise.resolve()
+  #unwatch: () => void = () => undefined
   #attachSent: Promise<void> = Promise.resolve()
 
   private constructor(options: WorkerSessionOptions) {
@@ -103,7 +110,7 @@ export class WorkerSession implements RecordingSession {
     })
     this.#attachSent = sent.then(() => undefined)
     this.#attachSent.catch(() => undefined)
-    this.#attached = sent.then(async ({ answer }) => void (await answer))
+    this.#attached = sent.then(({ answer }) => answer)
     this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
     return this.#attached
   }
@@ -155,7 +162,6 @@ export class WorkerSession implements RecordingSession {
   /** The worker serves `version`, whose bytes the manifest's `digest` tells, from now on. */
   async commit(version: string, digest: string): Promise<void> {
     await this.#request({ type: 'commit', version, digest }, 'commit')
-    this.#committed = true
   }
 
   /** Tells the worker, as well as still possible, that the update is off. Never throws. */
@@ -164,7 +170,9 @@ export class WorkerSession implements RecordingSession {
     if (this.#committed) return // its update is over, and nobody would answer
     // An abort goes out even after a failure: the worker may be alive and waiting for the next bucket.
     this.#failure = undefined
-    const answer = this.#request({ type: 'abort', reason }, 'abort')
+    // A worker that was told to commit answers that, and then listens no more.
+    const committed = new Promise<void>((resolve) => (this.#onCommitted = resolve))
+    const answer = Promise.race([this.#request({ type: 'abort', reason }, 'abort'), committed])
     await withDeadline(answer, { what: 'abort', timeoutMs: Math.min(2000, this.#options.timeoutMs) }).catch(() => undefined)
   }
 
@@ -179,6 +187,7 @@ export class WorkerSession implements RecordingSession {
 
   /** Closes the socket and removes its file; what still waits fails. */
   close(): void {
+    this.#unwatch()
     this.fail(new CkptError('INVALID_STATE', `the session of rank ${this.#options.rank} is closed`))
     if (this.#socket.closed) return
     this.#socket.close()
@@ -189,11 +198,15 @@ export class WorkerSession implements RecordingSession {
   async #request(message: RankRequest, what: string): Promise<Ok> {
     if (this.#failure) throw this.#failure
     const seq = ++this.#sequence
+    if (message.type === 'commit') this.#commit = seq
     const answer = new Promise<Ok>((resolve, reject) => this.#pending.set(seq, { what, resolve, reject }))
     answer.catch(() => undefined)
     const frame = encodeMessage({ ...message, seq, epoch: this.#options.epoch })
     this.#watch()
-    await this.#send(frame)
+    // Not awaited: where the worker is gone nothing is sent, ever, and the request must fail with the session.
+    this.#send(frame).catch((error: unknown) => {
+      if (!this.#socket.closed) this.fail(CkptError.from(error, 'ENGINE_PROTOCOL', `sending ${what}`))
+    })
     return answer
   }
 
@@ -230,10 +243,19 @@ export class WorkerSession implements RecordingSession {
     }
   }
 
+  /** Its connections may stay open for long yet. */
+  #died(pid: number): void {
+    const { rank } = this.#options
+    const peer = `engine worker of rank ${rank}`
+    const error = new CkptError('ENGINE_WORKER_LOST', `${peer} (process ${pid}) died`, { fields: { rank, peer } })
+    setTimeout(() => this.fail(error), LAST_WORD_MS).unref()
+  }
+
   /** Tells a worker that greeted wrongly why it is refused. */
   #refuse(error: CkptError): CkptError {
     const { epoch } = this.#options
-    void this.#send(encodeMessage({ type: 'error', seq: 0, epoch, error: { type: error.code, message: error.message } }))
+    const refusal = { type: 'error', seq: 0, epoch, error: { type: error.code, message: error.message } } as const
+    this.#send(encodeMessage(refusal)).catch(() => undefined) // it may be gone already
     return error
   }
 
@@ -250,8 +272,19 @@ export class WorkerSession implements RecordingSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
-      this.#greet.resolve({ protocol: message.protocol, state: message.state, routes: message.routes ?? undefined })
+      const { pid, process: mark, state, routes } = message
+      if (typeof mark === 'string') this.#unwatch = watchProcess(pid, mark, () => this.#died(pid))
+      this.#greet.resolve({
+        protocol: message.protocol,
+        state,
+        routes: routes ?? undefined,
+        ...(typeof mark === 'string' && { process: { pid, mark } }),
+      })
       return
+    }
+    if (message.type === 'ok' && message.seq === this.#commit) {
+      this.#committed = true
+      this.#onCommitted()
     }
     const pending = this.#pending.get(message.seq)
     if (pending === undefined) return // an answer that was given up on

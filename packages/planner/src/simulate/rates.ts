@@ -38,7 +38,8 @@ export interface Rates {
   readonly freeDeviceBytes: number
   /**
    * Where there is no link but processors that do everything: how many there are. Rates then are those of one processor while all are
-   * busy, and `tensorSeconds`, `bucketSeconds` and `updateSeconds` are processor time a rank.
+   * busy (`nicRate` of both ends of a connection together), and `tensorSeconds`, `bucketSeconds` and `updateSeconds` are processor time
+   * a rank.
    */
   readonly processors?: number
 }
@@ -82,8 +83,7 @@ const GPUS: Readonly<Record<string, Gpu>> = {
 export const LOADERS: Readonly<Record<string, { readonly tensorSeconds: number; readonly source: string }>> = {
   reference: {
     tensorSeconds: 14.7e-6,
-    source:
-      "ckpt's Python reference engine: 191.6 ms for 12,393 tensors on H200s (docs/performance/h200-x2.json), copies left out",
+    source: "ckpt's Python reference engine: 191.6 ms for 12,393 tensors on H200s, copies left out",
   },
   vllm: {
     tensorSeconds: 112e-6,
@@ -135,7 +135,7 @@ export function topology(name: string, loader = 'reference'): Rates {
     tensorSeconds: engine.tensorSeconds,
     bucketSeconds: 0, // in tensorSeconds: what was measured is the worker's whole time
     updateSeconds: 10e-3,
-    communicatorSeconds: 0.24,
+    communicatorSeconds: 0.2, // attaching anew took 0.18, 0.20 and 0.23 s in three runs on two H200s
     bucketBytes: 128 * MIB,
     chunkBytes: 32 * MIB,
   }

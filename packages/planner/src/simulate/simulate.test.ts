@@ -3,7 +3,7 @@ import { CkptError } from '@ckpt/contract'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { planBroadcast } from '../plan.ts'
-import { measuredRates, predict, type MeasuredRun } from './bench.ts'
+import { predict, ratesBeside, type MeasuredRun, type ProcessorReading } from './bench.ts'
 import { topology, type Rates } from './rates.ts'
 import { simulate } from './simulate.ts'
 import { simulateStaged } from './staged.ts'
@@ -115,7 +115,7 @@ describe('topology', () => {
   })
 })
 
-describe('measuredRates', () => {
+describe('predict', () => {
   const run: MeasuredRun = {
     model: 'kimi-k2',
     backend: 'host',
@@ -125,45 +125,65 @@ describe('measuredRates', () => {
     tensors: 100,
     ringBytes: 4e8,
     bucketBytes: 1e7,
-    updateMs: { median: 100, min: 90, max: 110 },
-    stages: { h2dMs: 1, broadcastMs: 1, reloadMs: 1 },
-    verifiedBytes: 1e9,
+    updateMs: { median: 100, min: 90, max: 110, samples: [100, 90, 110] },
+  }
+  const reading: ProcessorReading = { processors: 2, copyRate: 10e9, reloadRate: 5e9, tcpRate: 2e9, updateSeconds: 0.02 }
+  const same = run.updateMs.samples.map(() => [reading, reading] as const)
+  const of = workload('kimi-k2', 2, 2, 1e9)
+  const kept = of.kept.reduce((sum, column) => sum + column.reduce((all, bytes) => all + bytes, 0), 0)
+  const predicted = (one: MeasuredRun) => {
+    const found = predict(one, {}, () => of)
+    if (typeof found === 'string') throw new Error(found)
+    return found
   }
 
-  it('takes none from a file that has none of its own', () => {
-    expect(measuredRates(run, {}, h200)).toBeUndefined()
-    expect(measuredRates({ ...run, backend: 'cuda' }, {}, h200)).toBeUndefined()
+  it('takes no rates from a file that has none of its own', () => {
+    expect(ratesBeside(run, {})).toEqual([])
+    expect(ratesBeside({ ...run, backend: 'cuda' }, {})).toEqual([])
+    expect(predict(run, {}, () => of)).toMatch(/--validate/)
   })
 
   it('says why there is no prediction for a checkpoint that no model describes', () => {
-    const processors = {
-      ...{ processors: 2, copyRate: 10e9, reloadRate: { 'kimi-k2/2': 5e9 } },
-      ...{ bucketSeconds: 1e-4, updateSeconds: 0.01, ringByteSeconds: 0 },
-    }
     const unknown = () => {
       throw new Error('no model of that name')
     }
-    expect(predict(run, { processors }, unknown)).toBe('no model of that name')
-    expect(predict(run, {}, unknown)).toMatch(/--validate/)
-    expect(predict(run, { processors }, () => workload('kimi-k2', 2, 2, 1e9))).toMatchObject({ bottleneck: 'processors' })
-    const direct = predict({ ...run, strategy: 'direct' }, { processors }, () => workload('kimi-k2', 2, 2, 1e9))
-    expect(direct).toMatchObject({ strategy: 'direct', bottleneck: 'processors' })
+    expect(predict({ ...run, readings: same }, {}, unknown)).toBe('no model of that name')
   })
 
-  it('adds up the work of processors that do everything', () => {
-    const processors = {
-      processors: 2,
-      copyRate: 10e9,
-      reloadRate: { 'kimi-k2/2': 5e9 },
-      bucketSeconds: 1e-4,
-      updateSeconds: 0.01,
-      ringByteSeconds: 0,
+  it('adds up the work of processors that do everything, by strategy', () => {
+    const bytes = total(of)
+    const work = {
+      broadcast: bytes / 10e9 + bytes / 10e9 + (2 * kept) / 5e9,
+      p2p: bytes / 2e9 + bytes / 10e9 + (2 * kept) / 5e9,
+      direct: (2 * kept) / 5e9,
     }
-    const rates = measuredRates(run, { processors }, h200)!
-    const of = workload('kimi-k2', 2, 2, 1e9)
-    const { totalMs, buckets } = simulate({ workload: of, rates, strategy: 'broadcast', tpSize: 2, ringBytes: 2e8 })!
-    const kept = of.kept.reduce((sum, column) => sum + column.reduce((all, bytes) => all + bytes, 0), 0)
-    const moved = total(of) / 10e9 + total(of) / 10e9 + (2 * kept) / 5e9 + 2 * buckets * 1e-4 + 2 * 0.01
-    expect(totalMs / 1000 / (moved / 2)).toBeCloseTo(1, 3)
+    for (const [strategy, seconds] of Object.entries(work)) {
+      const { totalMs, bottleneck } = predicted({ ...run, strategy, readings: same })
+      expect(totalMs / 1000 / (seconds / 2 + 0.02), strategy).toBeCloseTo(1, 3)
+      expect(bottleneck).toBe('processors')
+    }
+  })
+
+  it('holds each sample against what was read beside it', () => {
+    const slow = { ...reading, copyRate: 5e9, reloadRate: 2.5e9, updateSeconds: 0.04 }
+    const fast = predicted({ ...run, readings: same }).totalMs
+    const samples = [fast, 2 * fast, 1.5 * fast]
+    const readings = [
+      [reading, reading],
+      [slow, slow],
+      [reading, slow],
+    ] as const
+    const found = predicted({ ...run, updateMs: { median: 1.5 * fast, min: fast, max: 2 * fast, samples }, readings })
+    for (const error of found.errors) expect(error).toBeCloseTo(0, 6)
+    expect(found.totalMs / fast).toBeCloseTo(1.5, 6)
+  })
+
+  it('takes host links of GPUs as measured and nothing from the run itself', () => {
+    const gpus = { names: ['NVIDIA H200'], h2dEachBytesPerSecond: [50e9, 40e9] }
+    const onGpu = { ...run, backend: 'cuda' as const, variant: 'kept' }
+    const [rates] = ratesBeside(onGpu, { gpus })
+    expect(rates).toMatchObject({ h2dRate: 40e9, tensorSeconds: h200.tensorSeconds, copyRate: h200.copyRate })
+    const [released] = ratesBeside({ ...onGpu, variant: 'released' }, { gpus })
+    expect(released!.updateSeconds - rates!.updateSeconds).toBeCloseTo(h200.communicatorSeconds)
   })
 })

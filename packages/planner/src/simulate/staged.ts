@@ -135,25 +135,35 @@ function overLinks(
 
 /** Ranks and workers on processors that do everything: whatever the order, all of the work has to be done by them. */
 function onProcessors(
-  { buckets }: TransferPlan,
+  { buckets, strategy }: TransferPlan,
   { keptBytes, tensors }: ReturnType<typeof bucketLoads>,
   rates: Rates,
   receivers: number,
 ): Timeline {
-  const { processors = 1, h2dRate, peerRate, copyRate, tensorSeconds, bucketSeconds } = rates
+  const { processors = 1, h2dRate, nicRate, peerRate, copyRate, tensorSeconds, bucketSeconds } = rates
+  const pulled = strategy === 'p2p'
   let h2d = 0
+  let network = 0
   let broadcast = 0
   let reload = 0
   let messages = 0
   for (let bucket = 0; bucket < buckets.count; bucket++) {
     const bytes = buckets.bytes[bucket]!
-    h2d += bytes / h2dRate
+    // What is pulled arrives in the ring itself.
+    if (pulled) network += bytes / nicRate
+    else h2d += bytes / h2dRate
     broadcast += ((receivers - 1) * bytes) / peerRate
     reload += receivers * (keptBytes[bucket]! / copyRate + tensors[bucket]! * tensorSeconds)
     messages += receivers * bucketSeconds
   }
-  const end = (h2d + broadcast + reload + messages) / processors
-  return { end, h2d: h2d / receivers, network: 0, broadcast: broadcast / receivers, reload: reload / receivers }
+  const end = (h2d + network + broadcast + reload + messages) / processors
+  return {
+    end,
+    h2d: h2d / receivers,
+    network: network / receivers,
+    broadcast: broadcast / receivers,
+    reload: reload / receivers,
+  }
 }
 
 function linkUse(

@@ -1,4 +1,4 @@
-import { CkptError, type ErrorCode, type SerializedError } from '@ckpt/contract'
+import { CkptError, checkMessagePack, type ErrorCode, type SerializedError } from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
 
@@ -92,8 +92,9 @@ export function pack(value: unknown): Uint8Array {
   return packr.pack(value)
 }
 
-/** The value that {@link pack} was given. @throws whatever the decoder throws on malformed bytes. */
+/** The value that {@link pack} was given. @throws whatever says that the bytes are malformed. */
 export function unpack(bytes: Uint8Array): unknown {
+  checkMessagePack(bytes)
   return unpackr.unpack(bytes)
 }
 

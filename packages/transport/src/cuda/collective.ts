@@ -6,10 +6,11 @@ import {
   type PipelineOrder,
   type PipelineRun,
 } from '@ckpt/contract'
-import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob, CudaRegistrationHandle } from '@ckpt/native-cuda'
+import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
 import { within } from '../deadline.ts'
-import { NativeRun } from '../run.ts'
+import { flatJob } from '../flat-job.ts'
+import { NativeRun, STATES } from '../run.ts'
 import { cudaAddon } from './addon.ts'
 import { cudaMemory } from './memory.ts'
 import { ChosenOrders, OrderChoice, type SharedOrders } from './order-choice.ts'
@@ -113,7 +114,13 @@ export class CudaCollective implements Collective {
         used.push(memory)
         return handle
       })
-      const flat = nativeJob(job, sources, this.position, this.size)
+      const flat: CudaPipelineJob = {
+        ...flatJob(job, this.position),
+        size: this.size,
+        sources,
+        alternating: false,
+        arrivals: job.arrivals !== undefined,
+      }
       const order = this.size > 1 ? await this.#order.of(ring, job, flat) : undefined
       if (this.closed) throw new CkptError('ABORTED', STATES.closed)
       const start = cudaAddon().startPipeline.bind(undefined, this.#group, ring.memory, inOrder(flat, order))
@@ -136,11 +143,9 @@ export class CudaCollective implements Collective {
     }
     this.#run = run
     this.#drained = end
-    const abort = (): void => run.abort(CkptError.from(this.#signal?.reason, 'ABORTED', 'the pipeline was aborted'))
-    if (this.#signal?.aborted) abort()
-    else this.#signal?.addEventListener('abort', abort, { once: true })
+    const stopListening = run.abortOn(this.#signal)
     const settle = (state: 'ready' | 'failed'): void => {
-      this.#signal?.removeEventListener('abort', abort)
+      stopListening()
       this.#run = undefined
       this.#end(state)
     }
@@ -168,13 +173,6 @@ export class CudaCollective implements Collective {
   }
 }
 
-const STATES = {
-  ready: 'no pipeline runs',
-  running: 'a pipeline is running: one at a time',
-  failed: 'an earlier pipeline failed: close the collective and make a new one',
-  closed: 'the collective is closed',
-} as const
-
 /** The id that all members join with. */
 function agree(offers: readonly Offer[], size: number): Buffer {
   if (offers.length !== size) throw new CkptError('INVALID_ARGUMENT', `${offers.length} members answered, not ${size}`)
@@ -192,34 +190,4 @@ function agree(offers: readonly Offer[], size: number): Buffer {
 
 function inOrder(job: CudaPipelineJob, order: PipelineOrder | undefined): CudaPipelineJob {
   return order === undefined ? job : { ...job, chunkBytes: order.chunkBytes, alternating: order.name === 'alternating' }
-}
-
-function nativeJob(
-  job: PipelineJob,
-  sources: readonly CudaRegistrationHandle[],
-  position: number,
-  size: number,
-): CudaPipelineJob {
-  const { buckets, copies } = job
-  return {
-    position,
-    size,
-    sources,
-    bucketCount: buckets.count,
-    owner: buckets.owner,
-    bytes: buckets.bytes,
-    ringOffset: buckets.ringOffset,
-    after: buckets.after,
-    copyCount: copies.count,
-    segment: copies.segment,
-    segmentOffset: copies.segmentOffset,
-    bucketOffset: copies.bucketOffset,
-    copyBytes: copies.bytes,
-    firstCopy: copies.firstCopy,
-    chunkBytes: job.chunkBytes,
-    serial: job.mode === 'serial',
-    alternating: false,
-    arrivals: job.arrivals !== undefined,
-    timeoutMs: Math.ceil(job.timeoutMs),
-  }
 }

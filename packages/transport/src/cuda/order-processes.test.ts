@@ -1,43 +1,22 @@
-import { fork, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import { describe, expect, it, type TestContext } from 'vitest'
 import { probeCuda } from './addon.ts'
-import type { OrderMessage, OrderRun } from './order.child.ts'
+import { runMembers } from '../processes.fixture.ts'
+import type { OrderRun, Place } from './order.child.ts'
 
-const EXEC_ARGV = ['--import', 'tsx', '--conditions=@ckpt/source']
 const { devices } = await probeCuda()
 
 function needsTwo(context: TestContext): void {
   if (devices.length < 2) context.skip(`2 CUDA devices are needed, there are ${devices.length}`)
 }
 
-/** Two members, a process and a GPU each; the parent only passes the exchange's values around. */
+/** Two members, a process and a GPU each. */
 async function cluster(environment: NodeJS.ProcessEnv): Promise<(readonly OrderRun[])[]> {
-  const children: ChildProcess[] = []
-  const rounds = new Map<string, Map<number, unknown>>()
-  const onExchange = (position: number, key: string, value: unknown): void => {
-    const round = rounds.get(key) ?? new Map<number, unknown>()
-    rounds.set(key, round.set(position, value))
-    if (round.size < 2) return
-    rounds.delete(key)
-    for (const child of children) if (child.connected) child.send({ key, values: [round.get(0), round.get(1)] })
-  }
-  return Promise.all(
-    [0, 1].map(async (position) => {
-      const path = fileURLToPath(new URL('./order.child.ts', import.meta.url))
-      const child = fork(path, [String(position), '2'], { execArgv: EXEC_ARGV, env: { ...process.env, ...environment } })
-      children[position] = child
-      let end: OrderMessage | undefined
-      child.on('message', (message: OrderMessage) => {
-        if (message.type === 'exchange') onExchange(position, message.key, message.value)
-        else end = message
-      })
-      await once(child, 'exit')
-      if (end?.type !== 'done') throw new Error(`member ${position}: ${JSON.stringify(end)}`)
-      return end.runs
-    }),
-  )
+  const places = [0, 1].map((position) => ({ position, members: 2 }))
+  const outcomes = await runMembers<Place, OrderRun[]>(new URL('./order.child.ts', import.meta.url), places, environment)
+  return outcomes.map(({ end }, position) => {
+    if (end?.type !== 'done') throw new Error(`member ${position}: ${JSON.stringify(end)}`)
+    return end.result
+  })
 }
 
 describe('gpu: the order that members in processes of their own choose', () => {

@@ -1,7 +1,8 @@
 // One member of a group of GPUs as a process of its own, for order-processes.test.ts: exchanges with the others through its parent.
-import { CkptError, type PipelineOrder, type SerializedError } from '@ckpt/contract'
+import { CkptError, type PipelineOrder } from '@ckpt/contract'
 import { createHost } from '../host/host.ts'
 import { expectedDigests, testJob, testPlan } from '../host/pipeline.fixture.ts'
+import { beMember } from '../processes.fixture.ts'
 import { createCudaDevice } from './device.ts'
 
 export interface OrderRun {
@@ -11,24 +12,14 @@ export interface OrderRun {
   readonly runMs: number
 }
 
-export type OrderMessage =
-  | { readonly type: 'exchange'; readonly key: string; readonly value: unknown }
-  | { readonly type: 'done'; readonly runs: readonly OrderRun[] }
-  | { readonly type: 'failed'; readonly error: SerializedError }
+export interface Place {
+  readonly position: number
+  readonly members: number
+}
 
 const MIB = 2 ** 20
-const [position, members] = process.argv.slice(2).map(Number) as [number, number]
-const send = (message: OrderMessage): boolean => process.send!(message)
-const waiting = new Map<string, (values: unknown[]) => void>()
-process.on('message', ({ key, values }: { key: string; values: unknown[] }) => waiting.get(key)?.(values))
 
-const exchange = <T>(key: string, value: T): Promise<T[]> =>
-  new Promise((resolve) => {
-    waiting.set(key, (values) => resolve(values as T[]))
-    send({ type: 'exchange', key, value })
-  })
-
-async function main(): Promise<OrderRun[]> {
+beMember(async ({ position, members }: Place, exchange) => {
   const plan = testPlan(members, 16, 64 * MIB, 384 * MIB)
   const expected = await expectedDigests(createHost(), plan)
   const device = await createCudaDevice({ index: position })
@@ -59,15 +50,4 @@ async function main(): Promise<OrderRun[]> {
   source.close()
   await device.close()
   return runs
-}
-
-main().then(
-  (runs) => {
-    send({ type: 'done', runs })
-    process.disconnect()
-  },
-  (error: unknown) => {
-    send({ type: 'failed', error: CkptError.from(error, 'NATIVE_FAILURE').toJSON() })
-    process.disconnect()
-  },
-)
+})

@@ -12,7 +12,8 @@ import {
 import type { NativeMemory } from '@ckpt/native-host'
 import { hostAddon, nativeSync } from '../addon.ts'
 import { within } from '../deadline.ts'
-import { NativeRun } from '../run.ts'
+import { flatJob } from '../flat-job.ts'
+import { NativeRun, STATES } from '../run.ts'
 import { nativeMemory } from './memory.ts'
 import { hostRing, type HostRing } from './ring.ts'
 
@@ -71,10 +72,7 @@ export class HostCollective implements Collective {
       throw error
     }
     const run = this.#run
-    const { signal } = this.#options
-    const abort = (): void => run.abort(CkptError.from(signal?.reason, 'ABORTED', 'the pipeline was aborted'))
-    if (signal?.aborted) abort()
-    else signal?.addEventListener('abort', abort, { once: true })
+    const stopListening = run.abortOn(this.#options.signal)
     void run.finished
       .then(
         () => {
@@ -84,7 +82,7 @@ export class HostCollective implements Collective {
       )
       .finally(() => {
         this.#run = undefined
-        signal?.removeEventListener('abort', abort)
+        stopListening()
       })
     return run
   }
@@ -120,7 +118,13 @@ export class HostCollective implements Collective {
       const rings = await this.#map(offers, own)
       if (this.#state !== 'running') throw new CkptError('ABORTED', STATES[this.#state])
       const writable = job.arrivals?.into === 'ring' ? job.arrivals.onWritable : undefined
-      const native = nativeJob(job, this.position, rings, generation)
+      const native = {
+        ...flatJob(job, this.position),
+        rings,
+        sources: job.sources.map(nativeMemory),
+        generation,
+        arriveIn: job.arrivals?.into,
+      }
       return new NativeRun((deliver, finish) => addon.startPipeline(native, deliver, finish, writable), job.onBucket)
     } catch (error) {
       const reason = CkptError.from(error, 'NATIVE_FAILURE')
@@ -164,38 +168,6 @@ export class HostCollective implements Collective {
   #unmapPeers(): void {
     for (const { memory } of this.#peers.values()) memory.close()
     this.#peers.clear()
-  }
-}
-
-const STATES = {
-  ready: 'no pipeline runs',
-  running: 'a pipeline is running: one at a time',
-  failed: 'an earlier pipeline failed: close the collective and make a new one',
-  closed: 'the collective is closed',
-} as const
-
-function nativeJob(job: PipelineJob, position: number, rings: readonly NativeMemory[], generation: number) {
-  const { buckets, copies } = job
-  return {
-    position,
-    rings,
-    sources: job.sources.map(nativeMemory),
-    bucketCount: buckets.count,
-    owner: buckets.owner,
-    bytes: buckets.bytes,
-    ringOffset: buckets.ringOffset,
-    after: buckets.after,
-    copyCount: copies.count,
-    segment: copies.segment,
-    segmentOffset: copies.segmentOffset,
-    bucketOffset: copies.bucketOffset,
-    copyBytes: copies.bytes,
-    firstCopy: copies.firstCopy,
-    chunkBytes: job.chunkBytes,
-    serial: job.mode === 'serial',
-    timeoutMs: Math.ceil(job.timeoutMs),
-    generation,
-    arriveIn: job.arrivals?.into,
   }
 }
 

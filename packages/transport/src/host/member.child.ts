@@ -1,5 +1,6 @@
 // One member of a collective as a process of its own, for processes.test.ts: exchanges with the others through its parent.
-import { CkptError, type SerializedError } from '@ckpt/contract'
+import { CkptError } from '@ckpt/contract'
+import { beMember } from '../processes.fixture.ts'
 import { createHostDevice } from './device.ts'
 import { expectedDigests, testJob, testPlan, testSource } from './pipeline.fixture.ts'
 
@@ -12,23 +13,7 @@ export interface ChildOrder {
   readonly then: 'go on' | 'kill' | 'exit'
 }
 
-export type ChildMessage =
-  | { readonly type: 'exchange'; readonly key: string; readonly value: unknown }
-  | { readonly type: 'done'; readonly checked: number }
-  | { readonly type: 'failed'; readonly error: SerializedError }
-
-const order = JSON.parse(process.argv[2]!) as ChildOrder
-const send = (message: ChildMessage): boolean => process.send!(message)
-const waiting = new Map<string, (values: unknown[]) => void>()
-process.on('message', ({ key, values }: { key: string; values: unknown[] }) => waiting.get(key)?.(values))
-
-const exchange = <T>(key: string, value: T): Promise<T[]> =>
-  new Promise((resolve) => {
-    waiting.set(key, (values) => resolve(values as T[]))
-    send({ type: 'exchange', key, value })
-  })
-
-async function main(): Promise<number> {
+beMember(async (order: ChildOrder, exchange) => {
   const { position, members, timeoutMs } = order
   const plan = testPlan(members, 30, 200_000, 1 << 20)
   const device = await createHostDevice({ rank: position })
@@ -63,15 +48,4 @@ async function main(): Promise<number> {
   mapped.close()
   await device.close()
   return checked
-}
-
-main().then(
-  (checked) => {
-    send({ type: 'done', checked })
-    process.disconnect()
-  },
-  (error: unknown) => {
-    send({ type: 'failed', error: CkptError.from(error, 'NATIVE_FAILURE').toJSON() })
-    process.disconnect()
-  },
-)
+})

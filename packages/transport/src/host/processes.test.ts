@@ -1,48 +1,25 @@
-import { fork, type ChildProcess } from 'node:child_process'
+import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import type { ChildMessage, ChildOrder } from './member.child.ts'
+import { EXEC_ARGV, runMembers } from '../processes.fixture.ts'
+import type { ChildOrder } from './member.child.ts'
 import { removeStaleRings } from './ring.ts'
 
-const EXEC_ARGV = ['--import', 'tsx', '--conditions=@ckpt/source']
-
-interface Outcome {
-  readonly pid: number
-  readonly end: ChildMessage | undefined
-  readonly code: number | null
-  readonly signal: NodeJS.Signals | null
-}
-
-/** Runs every member in a process of its own; the parent only passes the exchange's values around. */
-async function cluster(members: number, order: (position: number) => Partial<ChildOrder>): Promise<Outcome[]> {
-  const children: ChildProcess[] = []
-  const rounds = new Map<string, Map<number, unknown>>()
-  const onExchange = (position: number, key: string, value: unknown): void => {
-    const round = rounds.get(key) ?? new Map<number, unknown>()
-    rounds.set(key, round.set(position, value))
-    if (round.size < members) return
-    rounds.delete(key)
-    const values = Array.from({ length: members }, (_, i) => round.get(i))
-    for (const child of children) if (child.connected) child.send({ key, values })
-  }
-  return Promise.all(
-    Array.from({ length: members }, async (_, position): Promise<Outcome> => {
-      const whole: ChildOrder = { position, members, runs: 1, timeoutMs: 20_000, then: 'go on', ...order(position) }
-      const path = fileURLToPath(new URL('./member.child.ts', import.meta.url))
-      const child = fork(path, [JSON.stringify(whole)], { execArgv: EXEC_ARGV })
-      children[position] = child
-      let end: ChildMessage | undefined
-      child.on('message', (message: ChildMessage) => {
-        if (message.type === 'exchange') onExchange(position, message.key, message.value)
-        else end = message
-      })
-      const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
-      return { pid: child.pid!, end, code, signal }
-    }),
+/** Runs every member in a process of its own. */
+const cluster = (members: number, order: (position: number) => Partial<ChildOrder>) =>
+  runMembers<ChildOrder, number>(
+    new URL('./member.child.ts', import.meta.url),
+    Array.from({ length: members }, (_, position) => ({
+      position,
+      members,
+      runs: 1,
+      timeoutMs: 20_000,
+      then: 'go on' as const,
+      ...order(position),
+    })),
   )
-}
 
 const ringsOf = (pid: number): string[] => readdirSync('/dev/shm').filter((name) => name.startsWith(`ckpt-${pid}-`))
 
@@ -50,7 +27,7 @@ describe('members in processes of their own', () => {
   it('deliver every byte, and leave nothing in /dev/shm', async () => {
     const outcomes = await cluster(3, () => ({ runs: 2 }))
     for (const { end, code, pid } of outcomes) {
-      expect(end).toEqual({ type: 'done', checked: 60 })
+      expect(end).toEqual({ type: 'done', result: 60 })
       expect(code).toBe(0)
       expect(ringsOf(pid)).toEqual([])
     }

@@ -29,7 +29,8 @@ afterEach(async () => {
 })
 
 async function serve(): Promise<{ server: BootstrapServer; descriptor: EndpointDescriptor; port: number }> {
-  const regionOf = (key: string): ResolvedRegion | undefined => (key === 'known' ? REGION : undefined)
+  const regionOf = (key: string): ResolvedRegion | 'closed' | undefined =>
+    key === 'known' ? REGION : key === 'once' ? 'closed' : undefined
   const server = new BootstrapServer({ id: ID, settings, devices: [], regionOf })
   closing.push(() => server.close())
   const port = await server.listen('127.0.0.1:0')
@@ -64,7 +65,7 @@ describe('finding a peer', () => {
   it('resolves regions for who knows the secret', async () => {
     const { server, descriptor } = await serve()
     const client = await reach(descriptor)
-    expect(await client.resolve(['known', 'unknown'], 5000)).toEqual([REGION, undefined])
+    expect(await client.resolve(['known', 'unknown', 'once'], 5000)).toEqual([REGION, undefined, 'closed'])
     expect(server.connections).toBe(1)
     client.close()
     await expect.poll(() => server.connections).toBe(0)

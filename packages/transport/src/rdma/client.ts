@@ -86,8 +86,8 @@ export class BootstrapClient {
     throw this.#error('PEER_PROTOCOL', 'an answer to another question')
   }
 
-  /** Where regions lie; undefined for a key that the peer does not know. */
-  async resolve(keys: readonly string[], timeoutMs: number): Promise<readonly (ResolvedRegion | undefined)[]> {
+  /** Where regions lie; `closed` for one that has been closed, undefined for a key that the peer does not know. */
+  async resolve(keys: readonly string[], timeoutMs: number): Promise<readonly (ResolvedRegion | 'closed' | undefined)[]> {
     const answer = await this.#ask({ type: 'resolve', keys: [...keys] }, timeoutMs)
     if (answer.type === 'resolved' && answer.regions.length === keys.length)
       return answer.regions.map((region) => region ?? undefined)

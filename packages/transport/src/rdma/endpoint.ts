@@ -23,6 +23,8 @@ import { BootstrapServer } from './server.ts'
 
 /** Requests that all queue pairs of a NIC together may have under way. */
 const COMPLETIONS = 2 ** 16
+/** Keys of closed regions that are told from unknown ones. */
+const REMEMBERED = 2 ** 16
 
 /**
  * An endpoint whose regions peers read and write by RDMA, over reliable connections. Peers agree with it on queue pairs over TCP, where
@@ -58,6 +60,8 @@ export class RdmaOneSided implements OneSided {
   readonly #server: BootstrapServer
   readonly #memories: LocalMemories
   readonly #regions = new Map<string, ResolvedRegion>()
+  /** The last of those that are no more, oldest first. */
+  readonly #closedKeys = new Set<string>()
   readonly #open = new Map<string, RegisteredRegion>()
   readonly #peers = new Set<RdmaPeer>()
   #addresses: readonly string[] = []
@@ -68,7 +72,7 @@ export class RdmaOneSided implements OneSided {
     this.#settings = settings
     this.#devices = devices
     this.#memories = new LocalMemories(devices)
-    this.#server = new BootstrapServer({ id: this.#id, settings, devices, regionOf: (key) => this.#regions.get(key) })
+    this.#server = new BootstrapServer({ id: this.#id, settings, devices, regionOf: (key) => this.#regionOf(key) })
   }
 
   /** @internal */
@@ -108,6 +112,8 @@ export class RdmaOneSided implements OneSided {
     const close = async (): Promise<void> => {
       this.#open.delete(key)
       this.#regions.delete(key)
+      this.#closedKeys.add(key)
+      for (const old of this.#closedKeys) if (this.#closedKeys.size > REMEMBERED) this.#closedKeys.delete(old)
       this.#server.announceClosed(key)
       // The device refuses what is under way, and lets go of the memory.
       await Promise.all(regions.map((region) => native(() => region.close())))
@@ -158,6 +164,10 @@ export class RdmaOneSided implements OneSided {
     await Promise.all([...this.#open.values()].map((region) => region.close()))
     await this.#memories.close()
     await Promise.all([...new Set(this.#devices)].map((device) => native(() => device.close())))
+  }
+
+  #regionOf(key: string): ResolvedRegion | 'closed' | undefined {
+    return this.#regions.get(key) ?? (this.#closedKeys.has(key) ? 'closed' : undefined)
   }
 
   #assertOpen(): void {

@@ -44,7 +44,8 @@ export type ResolvedRegion = z.infer<typeof region>
 /** What the serving side answers, and tells: keys that are of no use any more. */
 export const reply = z.discriminatedUnion('type', [
   z.object({ type: z.literal('opened'), seq: whole, endpoints: z.array(endpoint) }),
-  z.object({ type: z.literal('resolved'), seq: whole, regions: z.array(region.nullable()) }),
+  // null: a key that is not known; `closed`: one whose region has been closed.
+  z.object({ type: z.literal('resolved'), seq: whole, regions: z.array(z.union([region, z.literal('closed'), z.null()])) }),
   z.object({ type: z.literal('failed'), seq: whole, message: z.string() }),
   z.object({ type: z.literal('closed'), keys: z.array(z.string()) }),
 ])

@@ -33,7 +33,7 @@ export class RdmaPeer implements OneSidedPeer {
   readonly #client: BootstrapClient
   readonly #options: PeerOptions
   readonly #lanes: Lanes
-  readonly #regions = new Map<string, ResolvedRegion>()
+  readonly #regions = new Map<string, ResolvedRegion | 'closed'>()
   #end: CkptError | undefined
   #closed: Promise<void> | undefined
 
@@ -42,7 +42,7 @@ export class RdmaPeer implements OneSidedPeer {
     this.#client = client
     this.#lanes = lanes
     this.#options = options
-    client.onClosedKeys = (keys) => keys.forEach((key) => this.#regions.delete(key))
+    client.onClosedKeys = (keys) => keys.forEach((key) => this.#regions.set(key, 'closed'))
     client.onLost = (error) => void this.#lose(error)
     if (client.lost !== undefined) void this.#lose(client.lost)
   }
@@ -117,8 +117,9 @@ export class RdmaPeer implements OneSidedPeer {
     }
     return regions.map(({ key }, index) => {
       const region = this.#regions.get(key)
+      if (region === 'closed') throw refused(this.descriptor.id, index, 'it has been closed', 'closed')
       if (region !== undefined) return region
-      throw refused(this.descriptor.id, index, 'its key is not, or no longer, registered there')
+      throw refused(this.descriptor.id, index, 'its key is not known there')
     })
   }
 
@@ -153,6 +154,8 @@ function checkRanges(peer: string, { transfers }: OneSidedRequest, regions: read
   }
 }
 
-function refused(peer: string, region: number, problem: string): CkptError {
-  return new CkptError('REGION_REFUSED', `endpoint ${peer} refuses region ${region}: ${problem}`, { fields: { peer, region } })
+function refused(peer: string, region: number, problem: string, field?: 'closed'): CkptError {
+  return new CkptError('REGION_REFUSED', `endpoint ${peer} refuses region ${region}: ${problem}`, {
+    fields: { peer, region, ...(field && { field }) },
+  })
 }

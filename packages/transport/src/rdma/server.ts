@@ -17,7 +17,7 @@ export interface Served {
   readonly settings: RdmaSettings
   /** By NIC. */
   readonly devices: readonly RdmaDevice[]
-  regionOf(key: string): ResolvedRegion | undefined
+  regionOf(key: string): ResolvedRegion | 'closed' | undefined
 }
 
 /**

@@ -67,10 +67,10 @@ export class TcpPeer implements OneSidedPeer {
 function refusal(error: unknown): unknown {
   const translated = fromNative(error)
   if (!CkptError.is(translated, 'REGION_REFUSED')) return translated
-  const { peer, index } = translated.fields
+  const { peer, index, field } = translated.fields
   return new CkptError('REGION_REFUSED', translated.message, {
     cause: error,
-    fields: { ...(peer !== undefined && { peer }), region: index },
+    fields: { ...(peer !== undefined && { peer }), region: index, ...(field === 'closed' && { field }) },
   })
 }
 

@@ -21,6 +21,12 @@ export function leadOf({ runs, peers }: BenchResult): Lead | undefined {
   return { run, ...(peer && { peer }) }
 }
 
+/** What the nearest run does not say: how far from their limits the others were. */
+function range(runs: readonly Run[]): string {
+  const ratios = runs.map(({ ratioToLimit }) => ratioToLimit.toFixed(2)).sort((a, b) => Number(a) - Number(b))
+  return ratios[0] === ratios.at(-1) ? '' : `; all runs: ${ratios[0]} to ${ratios.at(-1)}`
+}
+
 /** The figures that a reader came for, large. */
 export function lead(result: BenchResult): Markup | undefined {
   const found = leadOf(result)
@@ -32,7 +38,10 @@ export function lead(result: BenchResult): Markup | undefined {
       seconds(run.updateMs.median),
       `for ${gigabytes(run.bytes)} of ${run.title} to ${run.ranks} ${where}${run.ranks === 1 ? '' : 's'}`,
     ],
-    [`${run.ratioToLimit.toFixed(2)} ×`, 'the least time that this machine could take, measured in the same run'],
+    [
+      `${run.ratioToLimit.toFixed(2)} ×`,
+      `the least time that this machine could take, measured in the same run${range(result.runs)}`,
+    ],
   ]
   if (peer !== undefined) {
     const times = peer.peerMs.median / run.updateMs.median

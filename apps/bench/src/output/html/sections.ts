@@ -1,6 +1,6 @@
 import type { Timeline } from '@ckpt/core'
 import type { BenchResult, Run } from '../../result.ts'
-import { predictRuns } from '../../validate.ts'
+import { percent, predictRuns } from '../../validate.ts'
 import { runLabels } from '../labels.ts'
 import { publishedRows } from '../published.ts'
 import { gigabytes, seconds } from '../units.ts'
@@ -167,14 +167,14 @@ export function bytes({ runs }: BenchResult): Markup | undefined {
 export function predictions(result: BenchResult): Markup | undefined {
   const predicted = predictRuns(result)
   const labels = runLabels(result.runs)
-  const body = predicted.flatMap(({ run, predictedMs, error }, index) =>
-    predictedMs === undefined
+  const body = predicted.flatMap(({ run, prediction }, index) =>
+    typeof prediction === 'string'
       ? []
       : html`<tr>
           <th scope="row">${labels[index]}</th>
           <td>${seconds(run.updateMs.median)}<small>${seconds(run.updateMs.min)} to ${seconds(run.updateMs.max)}</small></td>
-          <td>${seconds(predictedMs)}</td>
-          <td>${error! >= 0 ? '+' : '−'}${Math.abs(error! * 100).toFixed(1)} %</td>
+          <td>${seconds(prediction.totalMs)}</td>
+          <td>${percent(prediction.error)}</td>
         </tr>`,
   )
   if (body.length === 0) return undefined

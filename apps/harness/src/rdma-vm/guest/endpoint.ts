@@ -130,7 +130,8 @@ await test('a region that closes under a batch is REGION_REFUSED; a batch beside
   expectEqual((await refused).error.code, 'REGION_REFUSED', 'code')
   expectEqual((await beside).bytes, 20 * 8 * MIB, 'bytes beside it')
   expectEqual(await digest(other), staying.digest, 'digest beside it')
-  expectEqual((await failureOf(peer.read(whole(closing.region, memory)))).error.code, 'REGION_REFUSED', 'again')
+  const again = (await failureOf(peer.read(whole(closing.region, memory)))).error
+  expectEqual([again.code, again.field], ['REGION_REFUSED', 'closed'], 'again')
   expectEqual((await peer.read(whole(staying.region, other))).bytes, 8 * MIB, 'bytes later')
   other.close()
 })

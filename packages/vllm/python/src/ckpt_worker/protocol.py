@@ -48,6 +48,8 @@ class Hello(Message, frozen=True, tag="hello"):
     protocol: int = PROTOCOL_VERSION
     #: Id of the recording that this worker holds and that fits its parameters.
     routes: str | None = None
+    #: By which the rank can tell that ``pid`` means this process where it runs, too.
+    process: str | None = None
 
 
 class Ok(Message, frozen=True, tag="ok", omit_defaults=True):

@@ -17,6 +17,7 @@ from .bucket import open_bucket
 from .connection import Connection
 from .errors import AbortedError, ProtocolError, StateError, UnauthorizedError, UnsupportedError, WorkerError
 from .fence import Fence, lane_for
+from .process import process_mark
 from .protocol import (
     Abort,
     Attach,
@@ -98,7 +99,7 @@ def run_update(
         update = _Update(connection, token, loader, finish, torch.device(device), commit, direct)
         try:
             known = None if direct is None else direct.id
-            connection.send(Hello(token=token, pid=os.getpid(), engine=engine, device=device_uuid, routes=known))
+            connection.send(Hello(token, os.getpid(), engine, device_uuid, routes=known, process=process_mark()))
             return update.run()
         finally:
             update.close()

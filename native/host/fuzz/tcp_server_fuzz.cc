@@ -1,0 +1,159 @@
+// A hostile peer against a listening TCP endpoint: any bytes at any step of the handshake and of requests. Who does not know
+// the secret gets nothing but the two answers of the handshake; who does gets exactly what it asks for, or a refusal; every
+// connection ends.
+#include <sys/mman.h>
+
+#include "ckpt/cancellation.h"
+#include "tcp_server.h"
+#include "tcp_wire.h"
+
+namespace {
+
+using namespace ckpt;
+using namespace ckpt::host;
+
+constexpr std::size_t kRegion = 24 * 1024;
+
+/// An endpoint with two regions, each before a page that may not be touched.
+struct World {
+  std::vector<std::byte*> memories;
+  std::vector<RegionKey> keys;
+  TcpServer server{{{{"127.0.0.1", 0}}, fuzz::kSecret}};
+
+  World() {
+    for (int i = 0; i < 2; ++i) {
+      void* base = mmap(nullptr, kRegion + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (base == MAP_FAILED || mprotect(static_cast<char*>(base) + kRegion, 4096, PROT_NONE) != 0) std::abort();
+      auto* memory = static_cast<std::byte*>(base);
+      for (std::size_t at = 0; at < kRegion; ++at) memory[at] = static_cast<std::byte>(at * 131 + (at >> 8) * 7 + 17 + i);
+      memories.push_back(memory);
+      keys.push_back(server.regions().Add(memory, kRegion, nullptr));
+    }
+    // One that was open once.
+    const auto closed = server.regions().Add(memories[0], kRegion, nullptr);
+    server.regions().Close(closed);
+    keys.push_back(closed);
+  }
+
+  static World& Get() {
+    static auto* world = new World();
+    return *world;
+  }
+};
+
+ScopedFd Connect(const World& world) {
+  std::size_t chosen = 0;
+  auto fd =
+      ConnectTcp(world.server.addresses(), std::chrono::steady_clock::now() + fuzz::kLongest, [] { return false; }, chosen);
+  // Its bytes go at once, and nothing of it stays behind.
+  ConfigureStream(fd.get());
+  const linger none{1, 0};
+  setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &none, sizeof none);
+  return fd;
+}
+
+/// The handshake as far as the fuzzer keeps to it. @returns whether the endpoint must have let it in.
+bool Greet(FuzzedDataProvider& data, int fd, const EndpointId& id) {
+  const bool faithful = data.ConsumeIntegralInRange<int>(0, 3) != 0;
+  ClientHello hello{kTcpMagic, kTcpProtocol, 0, id, {}};
+  const auto first = fuzz::Mutated(data, hello, faithful);
+  if (!fuzz::Send(fd, first) || !faithful) return false;
+  ServerHello answer{};
+  if (!fuzz::ReceiveValue(fd, answer)) fuzz::Broken("a right greeting gets no answer");
+  if (answer.magic != kTcpMagic || answer.status != HelloStatus::kOk || answer.endpoint != id) {
+    fuzz::Broken("a right greeting is refused");
+  }
+  const bool known = data.ConsumeIntegralInRange<int>(0, 3) != 0;
+  const ClientProof proof{fuzz::Proof("ckpt tcp 1 client", id, hello.nonce, answer.nonce)};
+  auto second = fuzz::Mutated(data, proof, known);
+  if (!known && second.size() == sizeof proof && std::memcmp(second.data(), &proof, sizeof proof) == 0) second[0] ^= 1;
+  if (!fuzz::Send(fd, second) || !known) return false;
+  ServerProof verdict{};
+  if (!fuzz::ReceiveValue(fd, verdict) || verdict.status != HelloStatus::kOk ||
+      verdict.mac != fuzz::Proof("ckpt tcp 1 server", id, hello.nonce, answer.nonce)) {
+    fuzz::Broken("a right proof is refused, or the endpoint does not prove itself");
+  }
+  return true;
+}
+
+/// One request with any numbers, and what must come of it. @returns whether the connection goes on.
+bool Ask(FuzzedDataProvider& data, int fd, const World& world) {
+  const bool plausible = data.ConsumeBool();
+  const auto count = data.ConsumeIntegralInRange<std::uint32_t>(plausible ? 1 : 0, plausible ? 4 : kMaxExtents + 2);
+  std::vector<WireExtent> extents(count);
+  RequestHeader request{Operation::kRead, count, data.ConsumeIntegral<std::uint64_t>(), 0};
+  std::vector<std::byte> expected;
+  ReplyStatus status = ReplyStatus::kOk;
+  std::uint32_t refused = 0;
+  std::uint64_t bytes = 0;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const auto which = data.ConsumeIntegralInRange<std::size_t>(0, plausible ? 1 : 3);
+    auto& extent = extents[i];
+    if (which < world.keys.size()) extent.key = world.keys[which];
+    extent.offset = fuzz::Number(data, kRegion);
+    extent.bytes = fuzz::Number(data, plausible && extent.offset <= kRegion ? kRegion - extent.offset : kRegion);
+    request.bytes += extent.bytes;
+    if (status != ReplyStatus::kOk) continue;
+    if (which > 1)
+      status = which == 2 ? ReplyStatus::kClosedRegion : ReplyStatus::kUnknownRegion;
+    else if (extent.offset > kRegion || extent.bytes > kRegion - extent.offset)
+      status = ReplyStatus::kOutsideRegion;
+    refused = i;
+    if (status != ReplyStatus::kOk) continue;
+    bytes += extent.bytes;
+    expected.insert(expected.end(), world.memories[which] + extent.offset,
+                    world.memories[which] + extent.offset + extent.bytes);
+  }
+  if (!plausible && data.ConsumeIntegralInRange<int>(0, 3) == 0) request.bytes = fuzz::Number(data, request.bytes);
+  if (!plausible && data.ConsumeIntegralInRange<int>(0, 7) == 0) request.extents = data.ConsumeIntegral<std::uint32_t>();
+  if (!plausible && data.ConsumeIntegralInRange<int>(0, 7) == 0) {
+    request.operation = static_cast<Operation>(data.ConsumeIntegral<std::uint32_t>());
+  }
+  // A count that does not tell the extents that follow makes the rest of the stream anything at all.
+  const bool told = request.extents == count;
+  if (!fuzz::Send(fd, &request, sizeof request) || !fuzz::Send(fd, extents.data(), extents.size() * sizeof(WireExtent)))
+    return false;
+  if (!told) return false;
+  const bool taken = request.operation == Operation::kRead && count > 0 && count <= kMaxExtents &&
+                     (status != ReplyStatus::kOk || bytes == request.bytes);
+  ReplyHeader header{};
+  if (!fuzz::ReceiveValue(fd, header)) {
+    if (taken) fuzz::Broken("a request gets no answer");
+    return false;
+  }
+  if (!taken) fuzz::Broken("a malformed request is answered");
+  if (header.id != request.id || header.status != status || header.extent != (status == ReplyStatus::kOk ? 0 : refused)) {
+    fuzz::Broken("a request gets another's answer");
+  }
+  if (status != ReplyStatus::kOk) return true;
+  const auto got = fuzz::Receive(fd, expected.size());
+  ReplyTrailer trailer{};
+  if (got.size() != expected.size() || !fuzz::ReceiveValue(fd, trailer) || trailer.status != ReplyStatus::kOk ||
+      (!expected.empty() && std::memcmp(got.data(), expected.data(), expected.size()) != 0)) {
+    fuzz::Broken("an answer holds other bytes than were asked for");
+  }
+  return true;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
+  auto& world = World::Get();
+  FuzzedDataProvider data(bytes, size);
+  const auto fd = Connect(world);
+  const auto served = world.server.served_bytes();
+  const bool raw = data.ConsumeIntegralInRange<int>(0, 7) == 0;
+  const bool in = !raw && Greet(data, fd.get(), world.server.id());
+  bool going_on = in;
+  for (int requests = data.ConsumeIntegralInRange<int>(0, 5); going_on && requests > 0; --requests) {
+    going_on = Ask(data, fd.get(), world);
+  }
+  // Then whatever is left, and the end.
+  fuzz::Send(fd.get(), data.ConsumeRemainingBytes<std::uint8_t>());
+  shutdown(fd.get(), SHUT_WR);
+  const auto rest = fuzz::Receive(fd.get(), std::size_t{64} << 20);
+  if (!in && rest.size() > sizeof(ServerHello) + sizeof(ServerProof))
+    fuzz::Broken("a stranger is told more than that it is one");
+  if (!in && world.server.served_bytes() != served) fuzz::Broken("a stranger is served");
+  return 0;
+}

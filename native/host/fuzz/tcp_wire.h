@@ -1,0 +1,85 @@
+#pragma once
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "ckpt/fd.h"
+#include "fuzz.h"
+#include "tcp_protocol.h"
+#include "tcp_socket.h"
+
+namespace ckpt::host::fuzz {
+
+/// Nothing may take longer, on either side.
+inline constexpr std::chrono::seconds kLongest{8};
+inline const std::string kSecret = "what a stranger does not know";
+
+/// What stands in the messages of both sides, made here anew from what docs/p2p.md says.
+inline Sha256Digest Proof(const char* label, const EndpointId& endpoint, const Nonce& client, const Nonce& server) {
+  std::string message = label;
+  for (const auto byte : endpoint) message.push_back(static_cast<char>(byte));
+  for (const auto byte : client) message.push_back(static_cast<char>(byte));
+  for (const auto byte : server) message.push_back(static_cast<char>(byte));
+  return HmacSha256(kSecret, message);
+}
+
+/// A plain value as bytes, some of which the fuzzer replaces, now and then.
+template <class Value>
+std::vector<std::uint8_t> Mutated(FuzzedDataProvider& data, const Value& value, bool faithful) {
+  std::vector<std::uint8_t> bytes(sizeof value);
+  std::memcpy(bytes.data(), &value, sizeof value);
+  if (faithful) return bytes;
+  for (int changes = data.ConsumeIntegralInRange<int>(0, 3); changes > 0; --changes) {
+    bytes[data.ConsumeIntegralInRange<std::size_t>(0, bytes.size() - 1)] = data.ConsumeIntegral<std::uint8_t>();
+  }
+  if (data.ConsumeIntegralInRange<int>(0, 7) == 0) bytes.resize(data.ConsumeIntegralInRange<std::size_t>(0, bytes.size()));
+  return bytes;
+}
+
+/// Sends all that the other side still takes.
+inline bool Send(int fd, const void* bytes, std::size_t count) {
+  const auto* at = static_cast<const char*>(bytes);
+  while (count > 0) {
+    const ssize_t sent = send(fd, at, count, MSG_NOSIGNAL);
+    if (sent <= 0) return false;
+    at += sent;
+    count -= static_cast<std::size_t>(sent);
+  }
+  return true;
+}
+inline bool Send(int fd, const std::vector<std::uint8_t>& bytes) { return Send(fd, bytes.data(), bytes.size()); }
+
+/// At most `count` bytes, fewer where the other side ends before. A side that does neither hangs.
+inline std::vector<std::uint8_t> Receive(int fd, std::size_t count) {
+  std::vector<std::uint8_t> all;
+  const auto deadline = std::chrono::steady_clock::now() + kLongest;
+  while (all.size() < count) {
+    std::uint8_t buffer[65'536];
+    const ssize_t got = recv(fd, buffer, std::min(sizeof buffer, count - all.size()), MSG_DONTWAIT);
+    if (got > 0) {
+      all.insert(all.end(), buffer, buffer + got);
+      continue;
+    }
+    if (got == 0 || (errno != EAGAIN && errno != EINTR)) break;
+    pollfd polled{fd, POLLIN, 0};
+    poll(&polled, 1, 200);
+    if (std::chrono::steady_clock::now() > deadline) Broken("a connection neither answers nor ends");
+  }
+  return all;
+}
+
+template <class Value>
+bool ReceiveValue(int fd, Value& value) {
+  const auto bytes = Receive(fd, sizeof value);
+  if (bytes.size() != sizeof value) return false;
+  std::memcpy(&value, bytes.data(), sizeof value);
+  return true;
+}
+
+}  // namespace ckpt::host::fuzz

@@ -1,0 +1,272 @@
+import { randomBytes } from 'node:crypto'
+import { broadcast } from '@ckpt/broadcast'
+import { CkptError, type Device, type Epoch, type Rendezvous } from '@ckpt/contract'
+import type { CheckpointStore } from '@ckpt/memory'
+import type { Logger } from 'pino'
+import type { Activity } from '../activity.ts'
+import type { UpdateOptions } from '../call-options.ts'
+import { DirectState } from '../direct/state.ts'
+import { EngineStates } from '../engine-states.ts'
+import type { KnownMetas } from '../known-metas.ts'
+import { tensorCount } from '../manifest.ts'
+import { NO_LEASE } from '../nothing.ts'
+import type { UpdateMetrics } from '../observe/metrics.ts'
+import { describeUpdate, inSpan } from '../observe/spans.ts'
+import type { MemoryLimits } from '../options.ts'
+import { Keeper } from '../p2p/keeper.ts'
+import type { Serving } from '../p2p/serving.ts'
+import type { UpdateReport } from '../report.ts'
+import { RuntimeDir } from '../runtime-dir.ts'
+import { aborted, anySignal, once } from '../signals.ts'
+import { PlanCache } from './plan-cache.ts'
+import type { UpdatePhase } from './progress.ts'
+import { updateWithRecovery, type Attempt } from './recovery.ts'
+import { UpdateResources } from './resources.ts'
+import type { UpdateRun } from './run.ts'
+import { runUpdate } from './update.ts'
+
+/** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
+const ORIGIN_GRACE_MS = 1000
+/** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
+const DEFAULT_FRACTION = 0.5
+
+/** What the updates of a rank work with. */
+export interface UpdatesOptions {
+  readonly rendezvous: Rendezvous
+  readonly device: Device
+  readonly store: CheckpointStore
+  readonly metas: KnownMetas
+  readonly serving: Serving
+  readonly activity: Activity
+  readonly metrics: UpdateMetrics
+  readonly log: Logger
+  readonly limits: MemoryLimits
+  readonly timeoutMs: number
+  readonly keepAlive: boolean
+  /** Ends a running update. */
+  readonly closing: AbortSignal
+}
+
+/** One rank's updates: one at a time, watched, and what they keep from one to the next. */
+export class Updates {
+  readonly #with: UpdatesOptions
+  readonly #resources: UpdateResources
+  readonly #plans = new PlanCache()
+  readonly #direct = new DirectState()
+  readonly #directory = new RuntimeDir()
+  readonly #token = randomBytes(24).toString('base64url')
+  /** What is known of the engine workers of all ranks. */
+  readonly engines = new EngineStates()
+  #running: Promise<unknown> | undefined
+
+  constructor(options: UpdatesOptions) {
+    this.#with = options
+    this.#resources = new UpdateResources(options.device)
+  }
+
+  /** The update that is under way, if any; never rejects. */
+  get running(): Promise<unknown> | undefined {
+    return this.#running
+  }
+
+  /** See `ParameterServer.update`. */
+  async run(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    if (this.#running) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
+    const { activity } = this.#with
+    activity.began(name, options.version ?? name, options.strategy?.name ?? 'broadcast')
+    const running = this.#observed(name, options)
+    this.#running = running.catch(() => undefined)
+    try {
+      const report = await running
+      activity.ended(report)
+      return report
+    } catch (error) {
+      activity.failed(CkptError.from(error, 'UPDATE_FAILED'))
+      throw error
+    } finally {
+      this.#running = undefined
+    }
+  }
+
+  /** Forgets what was prepared for direct updates: it uses memory of checkpoints. */
+  dropPrepared(): Promise<void> {
+    return this.#direct.drop()
+  }
+
+  /** What gives everything back, in order; no update may be running. */
+  closing(): (() => Promise<void> | void)[] {
+    return [() => this.#resources.release(), () => this.#direct.drop(), () => this.#directory.close()]
+  }
+
+  /** The update, with its span and numbers. */
+  #observed(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    const { rendezvous, metrics } = this.#with
+    const attributes = { 'ckpt.checkpoint': name, 'ckpt.rank': rendezvous.rank, 'ckpt.engine': options.engine.name }
+    return inSpan('ckpt.update', attributes, async (span) => {
+      try {
+        const report = await this.#update(name, options)
+        metrics.updated(options.engine.name, report)
+        describeUpdate(span, report)
+        return report
+      } catch (error) {
+        metrics.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
+        throw error
+      }
+    })
+  }
+
+  async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
+    const { engine, retry = 0, rollback = false, timeoutMs = this.#with.timeoutMs } = options
+    if (!Number.isInteger(retry) || retry < 0) {
+      throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts`, { fields: { field: 'retry' } })
+    }
+    const signal = anySignal(this.#with.closing, options.signal)
+    return updateWithRecovery(
+      { checkpoint: name, version: options.version ?? name },
+      {
+        rendezvous: this.#with.rendezvous,
+        retry,
+        rollback,
+        ...(options.strategy?.name === 'p2p' && options.strategy.ranks && { ranks: options.strategy.ranks }),
+        timeoutMs,
+        signal,
+        attempt: (attempt) => this.#attempt(attempt, options, signal),
+        previous: () => this.engines.previous(engine.name, (checkpoint) => this.#with.metas.find(checkpoint)?.digest),
+        onRetry: ({ code }, attempt) => {
+          this.#with.metrics.retried()
+          this.#with.log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
+        },
+      },
+    )
+  }
+
+  async #attempt(attempt: Attempt, options: UpdateOptions, outer: AbortSignal): Promise<UpdateReport> {
+    const { checkpoint: name, version, progress, failed } = attempt
+    const { engine, timeoutMs = this.#with.timeoutMs, strategy = broadcast() } = options
+    const { verify = engine.protocol !== 'checkpoint-engine' } = options
+    const { rendezvous, device, store, metas, activity, metrics, log, limits } = this.#with
+    const { rank } = rendezvous
+    const started = performance.now()
+    const receivers = strategy.name === 'p2p' ? strategy.ranks : undefined
+    if (receivers && !receivers.includes(rank)) {
+      throw new CkptError('INVALID_ARGUMENT', `rank ${rank} is not among the ranks ${receivers.join(', ')} that receive`, {
+        fields: { field: 'ranks', ranks: receivers },
+      })
+    }
+    // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
+    const manifest = receivers ? metas.get(name) : await metas.gather(name, verify, { timeoutMs, signal: outer })
+    if (!receivers) activity.gathered(manifest)
+    if (tensorCount(manifest) === 0) {
+      throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
+    }
+    using lease = store.has(name) ? store.lease(name) : NO_LEASE
+    const epoch = await rendezvous.beginEpoch({ timeoutMs, signal: outer, ...(receivers && { ranks: receivers }) })
+    metrics.began(epoch.id)
+    const signal = anySignal(outer, epoch.signal)
+    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
+    let ranks: readonly number[] = []
+    const keeps = strategy.name === 'p2p' && strategy.keep === true
+    using keeper = keeps ? new Keeper(store, name) : undefined
+    try {
+      const { preferred } = device
+      const report = await runUpdate(
+        {
+          rendezvous,
+          device,
+          resources: this.#resources,
+          plans: this.#plans,
+          staged: broadcast(),
+          direct: this.#direct,
+          engine,
+          strategy,
+          manifest,
+          segments: lease.segments,
+          ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
+          reach: () => this.#pull(name),
+          ...(keeper && { keeper }),
+          socketDir: this.#directory.path,
+          token: this.#token,
+          version,
+          verify,
+          ringLimit: options.ringBytes ?? (await this.#ringLimit()),
+          bucketBytes: options.bucketBytes ?? null,
+          maxBucketBytes: Math.min(preferred.bucketBytes, limits.bucketBytes ?? Infinity),
+          chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
+          timeoutMs,
+          signal,
+          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}, keep ${keeps}`,
+          progress,
+          // What is kept is kept whole.
+          ...(failed && !keeps && { failed }),
+          onBegin: (announcements) => {
+            ranks = announcements.map(({ endpoint }) => endpoint.rank)
+            this.engines.said(engine.name, announcements)
+          },
+          fail,
+          onProgress: (loaded, total) => {
+            activity.progressed(loaded, total)
+            options.onProgress?.(loaded, total)
+          },
+        },
+        epoch,
+      )
+      rendezvous.endEpoch(epoch)
+      await this.#direct.rest()
+      if (keeper) {
+        keeper.register()
+        metas.keep(name, new Set(report.pull?.lost.map((source) => source.rank)))
+        activity.registered({ name, bytes: report.pull?.bytes ?? 0, tensors: store.metas(name).tensors.count })
+      }
+      this.engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
+      if (!(options.keepAlive ?? this.#with.keepAlive)) await this.#resources.letGo()
+      const { spans: _, ...summary } = report
+      log.info(summary, 'updated')
+      return { ...report, totalMs: performance.now() - started }
+    } catch (thrown) {
+      const error = await fail(thrown)
+      await this.#resources.release()
+      await this.#direct.drop()
+      // Where the failure began its own error is thrown, elsewhere the abort that carries it.
+      const abort: unknown = epoch.signal.reason
+      const reported = CkptError.is(abort) && abort.fields.rank !== rank ? abort : error
+      const dirty = this.engines.failed(engine.name, ranks, rank, progress, reported)
+      throw dirty.length > 0 ? reported.with({ dirty }) : reported
+    }
+  }
+
+  async #pull(checkpoint: string): Promise<NonNullable<UpdateRun['pull']>> {
+    return {
+      checkpoint,
+      access: this.#with.metas.access(checkpoint),
+      endpoints: (await this.#with.serving.endpoints()).map(({ endpoint }) => endpoint),
+      host: this.#with.device.host,
+      joining: this.#with.metas.isForeign(checkpoint),
+    }
+  }
+
+  /** Tells every rank; resolves to the error that this rank reports. */
+  async #failEpoch(
+    epoch: Epoch,
+    checkpoint: string,
+    thrown: unknown,
+    phase: UpdatePhase,
+    outer: AbortSignal,
+  ): Promise<CkptError> {
+    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({
+      rank: this.#with.rendezvous.rank,
+      checkpoint,
+      epoch: epoch.id,
+      phase,
+    })
+    if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
+    // The rank where it began logs it; the others only pass it on.
+    if (!epoch.signal.aborted) this.#with.log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
+    this.#with.rendezvous.abortEpoch(epoch, error)
+    return error
+  }
+
+  async #ringLimit(): Promise<number> {
+    const { free } = await this.#with.device.memory()
+    return Math.floor(free * (this.#with.limits.fraction ?? DEFAULT_FRACTION))
+  }
+}

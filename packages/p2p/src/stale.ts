@@ -1,0 +1,31 @@
+import type { CkptError } from '@ckpt/contract'
+
+/** Why a source's part of some metas cannot be read (any more). */
+export interface StaleSource {
+  readonly rank: number
+  /**
+   * `ended`: the registration that the metas describe was unregistered, or registered anew. `restarted`: the rank's endpoint is another one.
+   * `gone`: nobody answers. `refused`: everything else, as the message says.
+   */
+  readonly reason: 'ended' | 'restarted' | 'gone' | 'refused'
+}
+
+/** @param error What reading from the source, or connecting to it, ended with. */
+export function staleSource(rank: number, { code, fields }: CkptError): StaleSource {
+  if (code === 'REGION_REFUSED' && fields.field === 'closed') return { rank, reason: 'ended' }
+  if (code === 'PEER_PROTOCOL' && fields.field === 'id') return { rank, reason: 'restarted' }
+  return { rank, reason: code === 'PEER_LOST' ? 'gone' : 'refused' }
+}
+
+/** The same for people. `generation`: of the registration that the metas describe. */
+export function staleText({ rank, reason }: StaleSource, error: CkptError, generation: number | undefined): string {
+  const registration = `registration${generation === undefined ? '' : ` ${generation}`}`
+  switch (reason) {
+    case 'ended':
+      return `rank ${rank}: the ${registration} that the metas describe has ended, by unregistering or registering anew`
+    case 'restarted':
+      return `rank ${rank} was started anew since: ${error.message}`
+    default:
+      return `rank ${rank}: ${error.message}`
+  }
+}

@@ -1,0 +1,86 @@
+#!/usr/bin/env node
+// A newcomer's path, timed: clone, `npm run bench` up to its first verified update and to its end, `npm test`. Everything is fetched
+// and built anew: the home directory is empty. node scripts/newcomer.mjs [--from URL|PATH] [--only bench|test] [--keep]
+import { spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { parseArgs } from 'node:util'
+import { probe } from './lib/process.mjs'
+import { ROOT } from './lib/root.mjs'
+
+const STEPS = ['bench', 'test']
+const { values } = parseArgs({
+  options: {
+    from: { type: 'string', default: ROOT },
+    only: { type: 'string' },
+    keep: { type: 'boolean' },
+    help: { type: 'boolean' },
+  },
+})
+if (values.help || (values.only !== undefined && !STEPS.includes(values.only))) {
+  process.stdout.write('usage: node scripts/newcomer.mjs [--from URL|PATH] [--only bench|test] [--keep]\n')
+  process.exit(values.help ? 0 : 2)
+}
+
+const scratch = mkdtempSync(join(tmpdir(), 'ckpt-newcomer-'))
+const clone = join(scratch, 'ckpt')
+const home = join(scratch, 'home')
+mkdirSync(home)
+const env = {
+  PATH: process.env.PATH,
+  HOME: home,
+  // Where this machine reaches a registry in its own way, a newcomer to it does, too.
+  npm_config_registry: probe('npm', ['config', 'get', 'registry']) ?? 'https://registry.npmjs.org/',
+  CKPT_BENCH_STEPS: '1',
+}
+for (const name of ['http_proxy', 'https_proxy', 'no_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY', 'SSL_CERT_FILE'])
+  if (process.env[name] !== undefined) env[name] = process.env[name]
+
+const begun = performance.now()
+try {
+  await step('git clone', 'git', ['clone', '--quiet', values.from, clone], scratch)
+  if (values.only !== 'test') {
+    // The bench names its steps: the one after the first verification says that that one is over.
+    let verifying = false
+    await step('npm run bench', 'npm', ['run', 'bench'], clone, (line) => {
+      if (verifying) report('first verified update')
+      verifying = / verifying first$/.test(line)
+    })
+  }
+  if (values.only !== 'bench') {
+    await step('npm test', 'npm', ['test'], clone, (line) => {
+      if (/^\d+ passed, \d+ failed/.test(line)) report(line)
+    })
+  }
+} catch (error) {
+  process.stdout.write(`${error.message}\n`)
+  process.exitCode = 1
+} finally {
+  if (values.keep) process.stdout.write(`kept ${scratch}\n`)
+  else rmSync(scratch, { recursive: true, force: true })
+}
+
+/** Seconds since the clone began, and what had happened by then. */
+function report(what) {
+  process.stdout.write(`${((performance.now() - begun) / 1000).toFixed(0).padStart(6)} s  ${what}\n`)
+}
+
+/** Runs a program to its end and reports that; what it says goes to `onLine`, and is shown where it fails. */
+async function step(what, command, args, cwd, onLine = () => undefined) {
+  const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const lines = []
+  for (const stream of [child.stdout, child.stderr]) {
+    createInterface({ input: stream }).on('line', (line) => {
+      lines.push(line)
+      onLine(line)
+    })
+  }
+  const stop = () => child.kill('SIGTERM')
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, stop)
+  const code = await new Promise((resolve, reject) => child.on('error', reject).on('close', resolve))
+  for (const signal of ['SIGINT', 'SIGTERM']) process.off(signal, stop)
+  if (code !== 0) throw new Error(`${what} failed (${code}):\n${lines.slice(-40).join('\n')}`)
+  report(`${what} done`)
+}
