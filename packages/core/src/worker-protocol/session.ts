@@ -110,7 +110,9 @@ export class WorkerSession implements RecordingSession {
     })
     this.#attachSent = sent.then(() => undefined)
     this.#attachSent.catch(() => undefined)
-    this.#attached = sent.then(({ answer }) => answer)
+    this.#attached = sent.then(async ({ answer }) => {
+      await answer
+    })
     this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
     return this.#attached
   }
