@@ -1,7 +1,7 @@
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, it } from 'vitest'
-import { expectDirect, expectReplay } from './direct-updates.ts'
+import { expectDirect, expectReplay } from './direct-updates.fixture.ts'
 import { vllmEnvironment } from './environment.ts'
 import { expectedFromDisk } from './expected.ts'
 import { generateModels, type ModelFamily } from './models.ts'

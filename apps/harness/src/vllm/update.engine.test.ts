@@ -1,6 +1,6 @@
 import { vllm } from '@ckpt/vllm'
 import { describe, expect, it } from 'vitest'
-import { expectDirect } from './direct-updates.ts'
+import { expectDirect } from './direct-updates.fixture.ts'
 import { vllmEnvironment } from './environment.ts'
 import { expectedFromDisk } from './expected.ts'
 import { generateModels, type ModelFamily } from './models.ts'

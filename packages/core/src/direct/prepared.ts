@@ -113,7 +113,7 @@ export class PreparedDirect implements AsyncDisposable {
           continue
         }
         if (holder === rank) {
-          memories.push(segments[segment]!)
+          memories.push(segments[segment])
           continue
         }
         const path = near.find((offer) => offer.rank === holder)?.segments[segment]?.path ?? null
