@@ -47,6 +47,8 @@ export interface DirectReport {
     readonly forwarded: number
     /** Opaque tensors, through the ring. */
     readonly opaque: number
+    /** What of `h2d` was read from memory of other hosts before; absent where nothing was. */
+    readonly pulled?: number
     /** What all workers of the host needed, each byte once. */
     readonly nodeNeeded: number
   }

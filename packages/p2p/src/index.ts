@@ -4,3 +4,4 @@
  * @packageDocumentation
  */
 export { p2p, type P2pOptions } from './p2p.ts'
+export { reachRank, type Reached } from './reach.ts'

@@ -1,13 +1,5 @@
-import {
-  CkptError,
-  ONE_SIDED_COLUMNS,
-  type AccessPoint,
-  type HostMemory,
-  type OneSided,
-  type OneSidedPeer,
-  type PullContext,
-  type PullRuns,
-} from '@ckpt/contract'
+import { CkptError, ONE_SIDED_COLUMNS, type HostMemory, type PullContext, type PullRuns } from '@ckpt/contract'
+import { isSourceFailure, reachRank, type Reached } from './reach.ts'
 import { staleSource, staleText } from './stale.ts'
 
 /** Where the bytes of one bucket go. */
@@ -16,22 +8,12 @@ export interface Place {
   readonly offset: number
 }
 
-/** Codes of a source that cannot be read from (any more); everything else is this rank's own failure. */
-const SOURCE_CODES = [
-  'PEER_LOST',
-  'PEER_PROTOCOL',
-  'PEER_UNAUTHORIZED',
-  'REGION_REFUSED',
-  'METAS_STALE',
-  'UNSUPPORTED',
-] as const
-
 /** The ranks that buckets are read from: connections, and which of them are lost. */
 export class Sources {
   readonly #context: PullContext
   readonly #timeoutMs: number
   readonly #signal: AbortSignal
-  readonly #peers = new Map<number, Promise<{ readonly peer: OneSidedPeer; readonly point: AccessPoint }>>()
+  readonly #peers = new Map<number, Promise<Reached>>()
   /** Why each lost rank is lost. */
   readonly lost = new Map<number, CkptError>()
   /** Bytes read by rank. */
@@ -94,40 +76,11 @@ export class Sources {
     this.bytes.set(runs.rank, (this.bytes.get(runs.rank) ?? 0) + bytes)
   }
 
-  #peer(rank: number): Promise<{ peer: OneSidedPeer; point: AccessPoint }> {
+  #peer(rank: number): Promise<Reached> {
     let peer = this.#peers.get(rank)
-    if (peer === undefined) this.#peers.set(rank, (peer = this.#connect(rank)))
+    if (peer === undefined)
+      this.#peers.set(rank, (peer = reachRank(this.#context, rank, { timeoutMs: this.#timeoutMs, signal: this.#signal })))
     return peer
-  }
-
-  async #connect(rank: number): Promise<{ peer: OneSidedPeer; point: AccessPoint }> {
-    const { access, endpoints, checkpoint } = this.#context
-    const points = access.find((one) => one.rank === rank)?.points ?? []
-    let failure: unknown
-    // The owner's ways, best first; one that does not lead there need not mean that none does.
-    for (const point of points) {
-      const endpoint = endpoints.find((own) => own.kind === point.endpoint.kind)
-      if (endpoint === undefined) continue
-      try {
-        return { peer: await this.#reach(endpoint, point), point }
-      } catch (error) {
-        failure ??= error
-        if (!isSourceFailure(error)) throw error
-      }
-    }
-    if (failure !== undefined) throw CkptError.from(failure, 'PEER_LOST')
-    const kinds = points.map((point) => point.endpoint.kind).join(', ') || 'nothing'
-    throw new CkptError('UNSUPPORTED', `rank ${rank} serves ${checkpoint} over ${kinds}, which this rank cannot read from`, {
-      fields: { ranks: [rank], checkpoint },
-    })
-  }
-
-  #reach(endpoint: OneSided, point: AccessPoint): Promise<OneSidedPeer> {
-    return endpoint.connect(point.endpoint, {
-      secret: point.secret,
-      timeoutMs: Math.min(this.#timeoutMs, CONNECT_MS),
-      signal: this.#signal,
-    })
   }
 
   /** Of the registration that the metas describe. */
@@ -152,11 +105,4 @@ export class Sources {
       },
     )
   }
-}
-
-/** A source that takes longer to connect to counts as lost. */
-const CONNECT_MS = 10_000
-
-function isSourceFailure(error: unknown): error is CkptError {
-  return CkptError.is(error) && (SOURCE_CODES as readonly string[]).includes(error.code)
 }

@@ -23,7 +23,7 @@ export interface ClusterOptions {
   /** More environment of each rank's process. */
   readonly env?: (rank: number) => NodeJS.ProcessEnv
   /** Command line that is to start ranks and engine workers, such as `nsenter` with its arguments. */
-  readonly through?: readonly string[]
+  readonly through?: readonly string[] | ((rank: number) => readonly string[])
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
   /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA. */
@@ -98,8 +98,13 @@ export class Cluster implements AsyncDisposable {
   }
 
   #newRank(rank: number): RankProcess {
-    const { env, through } = this.#options
-    return new RankProcess(rank, { ...(env && { env: env(rank) }), ...(through && { through }) })
+    const { env } = this.#options
+    return new RankProcess(rank, { ...(env && { env: env(rank) }), ...this.#through(rank) })
+  }
+
+  #through(rank: number): { through?: readonly string[] } {
+    const { through } = this.#options
+    return through === undefined ? {} : { through: typeof through === 'function' ? through(rank) : through }
   }
 
   /** Kills a rank and starts it anew, as a new incarnation without any checkpoint. */
@@ -143,7 +148,7 @@ export class Cluster implements AsyncDisposable {
       tpRank: rank % this.#options.ranks,
       tpSize: this.#options.ranks,
       extra,
-      ...(this.#options.through && { through: this.#options.through }),
+      ...this.#through(rank),
     })
   }
 

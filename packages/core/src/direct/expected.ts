@@ -1,4 +1,5 @@
 import { STRIDED_COPY_COLUMNS, type Host, type HostMemory, type Recording } from '@ckpt/contract'
+import { readsOf } from './rounds.ts'
 
 /** What is put together at a time, where no single storage is larger. */
 const SCRATCH_BYTES = 256 * 2 ** 20
@@ -7,12 +8,15 @@ const SCRATCH_BYTES = 256 * 2 ** 20
  * The digests that an engine worker's parameters must have after a direct update: their bytes are put together from host memory as
  * the routes say, without the device that they were written to. By index into the recording's parameters; those that the copies do
  * not write to the last byte are left out.
+ *
+ * @param memories what copies read, by their sources' index; undefined for memory of other hosts, which `read` brings.
  */
 export async function expectedDigests(
   host: Host,
-  memories: readonly HostMemory[],
+  memories: readonly (HostMemory | undefined)[],
   copies: Float64Array,
   recording: Recording,
+  read: (reads: Float64Array, memory: HostMemory) => Promise<void> = () => Promise.resolve(),
 ): Promise<[number, bigint][]> {
   const byStorage = new Map<number, number[]>()
   const coverage = new Coverage(recording)
@@ -26,18 +30,28 @@ export async function expectedDigests(
     else for (let row = 0; row < rows; row++) coverage.add(storage, offset + row * pitch, rowBytes)
   }
   const result: [number, bigint][] = []
+  const near = memories.filter((memory) => memory !== undefined)
+  const indexOf = memories.map((memory) => (memory === undefined ? -1 : near.indexOf(memory)))
   for (const batch of batches(recording.storages, [...byStorage.keys()])) {
     const end = batch.at(-1)!
     const scratch = await host.allocate({ bytes: Math.max(end.start + recording.storages[end.storage]!, 1), lock: false })
     try {
       const rows: number[] = []
+      const reads: number[] = []
       const ranges: { memory: number; offset: number; bytes: number }[] = []
       const indices: number[] = []
       for (const { storage, start } of batch) {
         for (const at of byStorage.get(storage)!) {
-          rows.push(...copies.subarray(at, at + STRIDED_COPY_COLUMNS))
+          const row = copies.subarray(at, at + STRIDED_COPY_COLUMNS)
+          const source = indexOf[row[0]!]!
+          if (source < 0) {
+            for (const value of readsOf(row, start + row[4]!, row[5]!)) reads.push(value)
+            continue
+          }
+          rows.push(...row)
           const first = rows.length - STRIDED_COPY_COLUMNS
-          rows[first + 3] = memories.length
+          rows[first] = source
+          rows[first + 3] = near.length
           rows[first + 4]! += start
         }
         for (const index of coverage.whole(storage)) {
@@ -46,7 +60,8 @@ export async function expectedDigests(
           indices.push(index)
         }
       }
-      await host.copy([...memories, scratch], Float64Array.from(rows))
+      await host.copy([...near, scratch], Float64Array.from(rows))
+      if (reads.length > 0) await read(Float64Array.from(reads), scratch)
       const digests = await host.digest([scratch], ranges)
       indices.forEach((index, i) => result.push([index, digests[i]!]))
     } finally {

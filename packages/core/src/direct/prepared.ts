@@ -1,5 +1,6 @@
 import {
   CkptError,
+  STRIDED_COPY_COLUMNS,
   tensorBytes,
   type Device,
   type DirectJob,
@@ -12,13 +13,20 @@ import { planDirect, type DirectPlan, type RankDirectPlan } from '@ckpt/planner'
 import type { WorkerProcess } from '../update/session.ts'
 import { expectedDigests } from './expected.ts'
 import type { Offered } from './offer.ts'
+import { LANDINGS, RemoteDirectJob } from './remote-job.ts'
+import { RemoteReader, type RemoteAccess } from './remote-reader.ts'
+import { cutRounds } from './rounds.ts'
 import { assertUnchanged } from './unchanged.ts'
 
 /** Copies of all that a worker needs. */
 interface Whole {
-  readonly memories: readonly HostMemory[]
+  readonly memories: readonly (HostMemory | undefined)[]
   readonly copies: Float64Array
+  readonly reader: RemoteReader | undefined
 }
+
+/** What is read from other hosts at a time. */
+const LANDING_BYTES = 256 * 2 ** 20
 
 /** A direct update of one checkpoint into one set of engine workers, ready to run as often as wanted. */
 export class PreparedDirect implements AsyncDisposable {
@@ -26,6 +34,8 @@ export class PreparedDirect implements AsyncDisposable {
   readonly own: RankDirectPlan
   readonly recording: Recording
   readonly job: DirectJob
+  /** Bytes that are read from other hosts. */
+  readonly remoteBytes: number
   /** Bytes of the checkpoint's tensors, each once. */
   readonly checkpointBytes: number
   /** Engine workers whose memory is mapped. */
@@ -44,6 +54,7 @@ export class PreparedDirect implements AsyncDisposable {
       own: RankDirectPlan
       recording: Recording
       job: DirectJob
+      remoteBytes: number
       storages: MappedStorages
       mapped: ReadonlyMap<string, HostMemory>
       workers: readonly WorkerProcess[]
@@ -56,6 +67,7 @@ export class PreparedDirect implements AsyncDisposable {
     this.own = parts.own
     this.recording = parts.recording
     this.job = parts.job
+    this.remoteBytes = parts.remoteBytes
     this.checkpointBytes = parts.recording.tensors.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0)
     this.#storages = parts.storages
     this.#mapped = parts.mapped
@@ -65,7 +77,8 @@ export class PreparedDirect implements AsyncDisposable {
   }
 
   /**
-   * Plans, maps what is needed of other processes, and prepares the copies.
+   * Plans, maps what is needed of other processes, and prepares the copies. With `remote` bytes that are in memory of other hosts alone
+   * are read from there.
    *
    * @throws CkptError `PLAN_INFEASIBLE`, `UNSUPPORTED`, or what mapping throws: the update can be staged instead.
    */
@@ -75,6 +88,7 @@ export class PreparedDirect implements AsyncDisposable {
     manifest: Manifest,
     segments: readonly HostMemory[],
     offers: readonly Offered[],
+    remote?: RemoteAccess,
   ): Promise<PreparedDirect> {
     const { direct } = device
     if (direct === undefined) throw new CkptError('UNSUPPORTED', `a ${device.kind} device cannot write into parameters`)
@@ -83,15 +97,23 @@ export class PreparedDirect implements AsyncDisposable {
     const away = offers.filter((offer) => !near.includes(offer))
     const opaque = away.flatMap(({ recording }) => recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name))
     const forward = near.every((offer) => offer.reaches)
-    const plan = planDirect(manifest, { ranks: near, forward, opaque })
+    const plan = planDirect(manifest, { ranks: near, forward, opaque, remote: remote !== undefined })
     const own = plan.ranks.get(rank)!
     const recording = near.find((offer) => offer.rank === rank)!.recording
     const opened = new Map<string, HostMemory>()
-    const memoriesOf = async (sources: RankDirectPlan['sources']): Promise<HostMemory[]> => {
-      const memories: HostMemory[] = []
+    const isNear = (holder: number) => near.some((offer) => offer.rank === holder)
+    const readerOf = (sources: RankDirectPlan['sources']): RemoteReader | undefined =>
+      remote && sources.some((source) => !isNear(source.rank)) ? new RemoteReader(remote, sources) : undefined
+    /** By source; undefined for those of other hosts. */
+    const memoriesOf = async (sources: RankDirectPlan['sources']): Promise<(HostMemory | undefined)[]> => {
+      const memories: (HostMemory | undefined)[] = []
       for (const { rank: holder, segment } of sources) {
+        if (!isNear(holder)) {
+          memories.push(undefined)
+          continue
+        }
         if (holder === rank) {
-          memories.push(segments[segment]!)
+          memories.push(segments[segment])
           continue
         }
         const path = near.find((offer) => offer.rank === holder)?.segments[segment]?.path ?? null
@@ -113,17 +135,27 @@ export class PreparedDirect implements AsyncDisposable {
       storages = await direct.map([...mine, ...others])
       const forwards = own.forwards.slice()
       for (let at = 0; at < forwards.length; at += 8) forwards[at + 3]! += mine.length
-      const job = await direct.prepare({ memories, storages, copies: own.copies, forwards })
+      const reader = readerOf(own.sources)
+      if (reader) {
+        const ranks = own.sources.flatMap((source) => (isNear(source.rank) ? [] : [source.rank]))
+        await reader.connect(ranks, AbortSignal.timeout(remote!.timeoutMs)).catch(async (error: unknown) => {
+          await reader.close()
+          throw error
+        })
+      }
+      const { job, remoteBytes } = await prepareJob(device, { memories, storages, copies: own.copies, forwards, reader })
       // For digests: all that the worker needs, as if nobody handed anything on.
       const whole = async (): Promise<Whole> => {
-        const alone = planDirect(manifest, { ranks: near, forward: false, opaque }).ranks.get(rank)!
-        return { memories: await memoriesOf(alone.sources), copies: alone.copies }
+        const options = { ranks: near, forward: false, opaque, remote: remote !== undefined }
+        const alone = planDirect(manifest, options).ranks.get(rank)!
+        return { memories: await memoriesOf(alone.sources), copies: alone.copies, reader: readerOf(alone.sources) }
       }
       return new PreparedDirect(device, {
         plan,
         own,
         recording,
         job,
+        remoteBytes,
         storages,
         mapped: opened,
         workers: near.flatMap((offer) => offer.process ?? []),
@@ -142,15 +174,21 @@ export class PreparedDirect implements AsyncDisposable {
    *
    * @throws CkptError `DIGEST_MISMATCH` naming the tensor where what this rank registered in place has been changed since.
    */
-  digests(): Promise<[number, bigint][]> {
-    this.#digests ??= this.#expected()
+  digests(signal: AbortSignal): Promise<[number, bigint][]> {
+    this.#digests ??= this.#expected(signal)
     return this.#digests
   }
 
-  async #expected(): Promise<[number, bigint][]> {
+  async #expected(signal: AbortSignal): Promise<[number, bigint][]> {
     await this.#assertUnchanged()
-    const { memories, copies } = await this.#whole()
-    return expectedDigests(this.#device.host, memories, copies, this.recording)
+    const { memories, copies, reader } = await this.#whole()
+    try {
+      return await expectedDigests(this.#device.host, memories, copies, this.recording, (reads, memory) =>
+        reader!.read(reads, memory, signal),
+      )
+    } finally {
+      await reader?.close()
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -158,5 +196,54 @@ export class PreparedDirect implements AsyncDisposable {
     await this.job.close()
     await this.#storages.close()
     for (const memory of this.#mapped.values()) memory.close()
+  }
+}
+
+/** Copies of which some read other hosts' memory, by `reader`, as one job. */
+async function prepareJob(
+  device: Device,
+  given: {
+    readonly memories: readonly (HostMemory | undefined)[]
+    readonly storages: MappedStorages
+    readonly copies: Float64Array
+    readonly forwards: Float64Array
+    readonly reader: RemoteReader | undefined
+  },
+): Promise<{ job: DirectJob; remoteBytes: number }> {
+  const direct = device.direct!
+  const { storages, forwards, reader } = given
+  const near = given.memories.filter((memory) => memory !== undefined)
+  if (reader === undefined) {
+    return { job: await direct.prepare({ memories: near, storages, copies: given.copies, forwards }), remoteBytes: 0 }
+  }
+  const none = new Float64Array(0)
+  const { local, rounds } = cutRounds(given.copies, (source) => given.memories[source] === undefined, LANDING_BYTES)
+  for (let at = 0; at < local.length; at += STRIDED_COPY_COLUMNS) local[at] = near.indexOf(given.memories[local[at]!]!)
+  const opened: { close(): unknown }[] = [reader]
+  const kept = async <T extends { close(): unknown }>(making: Promise<T>): Promise<T> => {
+    const made = await making
+    opened.push(made)
+    return made
+  }
+  try {
+    const bytes = Math.max(...rounds.map((round) => round.bytes))
+    const landings: HostMemory[] = []
+    for (let i = 0; i < Math.min(LANDINGS, rounds.length); i++) landings.push(await kept(device.host.allocate({ bytes })))
+    const parts = []
+    for (const [turn, { reads, copies }] of rounds.entries()) {
+      const memories = [landings[turn % LANDINGS]!]
+      parts.push({ reads, job: await kept(direct.prepare({ memories, storages, copies, forwards: none })) })
+    }
+    const job = new RemoteDirectJob({
+      local: await kept(direct.prepare({ memories: near, storages, copies: local, forwards: none })),
+      rounds: parts,
+      forwards: await kept(direct.prepare({ memories: [], storages, copies: none, forwards })),
+      landings,
+      reader,
+    })
+    return { job, remoteBytes: rounds.reduce((sum, round) => sum + round.bytes, 0) }
+  } catch (error) {
+    for (const one of opened.reverse()) await one.close()
+    throw error
   }
 }

@@ -5,6 +5,7 @@ import { watchProcess } from '../worker-protocol/process-watch.ts'
 import type { RecordingSession } from '../update/session.ts'
 import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
 import { PreparedDirect } from './prepared.ts'
+import type { RemoteAccess } from './remote-reader.ts'
 
 /** Ranks tell each other small values (`gather`) and larger ones that are sent only when they changed (`gatherBlobs`). */
 export interface Exchanges {
@@ -21,6 +22,8 @@ export interface Proposal {
   /** Of all ranks that take part. */
   readonly deviceUuids: readonly string[]
   readonly exchanges: Exchanges
+  /** How other hosts' memory is read; without it what is there alone cannot be written directly. */
+  readonly remote: () => Promise<RemoteAccess | undefined>
   /** What each rank said at the update's begin that it had prepared ({@link DirectState.ready}). */
   readonly announced: readonly (string | null)[]
   readonly signal: AbortSignal
@@ -103,7 +106,14 @@ export class DirectState {
     if (this.#prepared?.key !== key) {
       await this.drop()
       try {
-        const value = await PreparedDirect.make(device, rank, manifest, proposal.segments, offers as Offered[])
+        const value = await PreparedDirect.make(
+          device,
+          rank,
+          manifest,
+          proposal.segments,
+          offers as Offered[],
+          await this.#remote(proposal),
+        )
         this.#prepared = { key, value }
         this.#inUse = true
         this.#watches = value.workers.map(({ pid, mark }) => watchProcess(pid, mark, () => this.#died()))
@@ -143,6 +153,13 @@ export class DirectState {
     const prepared = this.#prepared?.value
     this.#prepared = undefined
     await prepared?.[Symbol.asyncDispose]()
+  }
+
+  /** Only where there are other hosts: endpoints are made when they are asked for first. */
+  async #remote({ manifest, remote }: Proposal): Promise<RemoteAccess | undefined> {
+    const hosts = new Set(manifest.ranks.map(({ host }) => host))
+    const found = hosts.size > 1 ? await remote() : undefined
+    return found && found.endpoints.length > 0 ? found : undefined
   }
 
   /** What is staged can be copied by the worker itself where it has a recording, of such a checkpoint. */

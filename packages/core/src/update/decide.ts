@@ -32,16 +32,23 @@ export async function decide(
         manifest: run.manifest,
         segments: run.segments,
         session,
-        deviceUuids: all.endpoints.map(({ deviceUuid }) => deviceUuid),
+        deviceUuids: near(run, all.endpoints).map(({ deviceUuid }) => deviceUuid),
         exchanges: {
           gather: (key, value) => rendezvous.allGather(key, value, options),
           gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
         },
         announced: all.announced,
+        remote: async () => ({ ...(await run.reach()), timeoutMs: options.timeoutMs }),
         signal: options.signal,
       })
   if (strategy.required && 'reason' in decision && decision.recorded) {
     throw new CkptError('UNSUPPORTED', `the update cannot be direct: ${decision.reason}`, { fields: { rank: rendezvous.rank } })
   }
   return 'prepared' in decision ? { ...decision, session: session as RecordingSession } : decision
+}
+
+/** Workers of this rank's host. */
+function near({ manifest, rendezvous }: UpdateRun, endpoints: readonly WorkerEndpoint[]): WorkerEndpoint[] {
+  const hosts = new Map(manifest.ranks.map(({ rank, host }) => [rank, host]))
+  return endpoints.filter(({ rank }) => hosts.get(rank) === hosts.get(rendezvous.rank))
 }

@@ -67,12 +67,12 @@ export class DirectWork {
       ...(onProgress && { onProgress }),
     })
     // What others hand on has arrived when all have finished.
-    if (this.#prepared.plan.ranks.size > 1) await this.#staging.exchange('direct/end', run.rendezvous.rank)
+    if (this.#staging.ranks.length > 1) await this.#staging.exchange('direct/end', run.rendezvous.rank)
   }
 
   async release(): Promise<void> {
     const { run } = this.#staging
-    await this.#session.release(run.verify ? await this.#prepared.digests() : undefined)
+    await this.#session.release(run.verify ? await this.#prepared.digests(this.#staging.wait.signal) : undefined)
   }
 
   /** What this rank votes for. */
@@ -86,7 +86,7 @@ export class DirectWork {
 
   outcome(): Outcome {
     const { run } = this.#staging
-    const { own, plan, recording } = this.#prepared
+    const { own, plan, recording, remoteBytes } = this.#prepared
     const { stats, startedAt, staged } = this.#result!
     const opaqueBytes = this.#opaque?.planned.plan.totalBytes ?? 0
     return {
@@ -104,6 +104,7 @@ export class DirectWork {
           h2d: stats.h2dBytes,
           forwarded: stats.forwardBytes,
           opaque: opaqueBytes,
+          ...(remoteBytes > 0 && { pulled: remoteBytes }),
           nodeNeeded: plan.uniqueBytes,
         },
         routes: own.routes,

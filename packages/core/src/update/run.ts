@@ -33,6 +33,8 @@ export interface UpdateRun {
   readonly pull?: Omit<PullContext, 'pullOf' | 'keep'> & { readonly joining: boolean }
   /** Keeps what receivers pull. */
   readonly keeper?: Keeper
+  /** How ranks that hold the checkpoint are read from. */
+  readonly reach: () => Promise<Pick<PullContext, 'access' | 'endpoints' | 'checkpoint'>>
   readonly socketDir: string
   readonly token: string
   readonly version: string

@@ -182,6 +182,7 @@ export class Updates {
           manifest,
           segments: lease.segments,
           ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
+          reach: () => this.#pull(name),
           ...(keeper && { keeper }),
           socketDir: this.#directory.path,
           token: this.#token,

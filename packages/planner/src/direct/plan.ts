@@ -13,6 +13,8 @@ export interface DirectPlanOptions {
   readonly ranks: readonly RecordedRank[]
   /** Bytes that several of them need cross the host link of one, which hands them on (default true). */
   readonly forward?: boolean
+  /** What no rank of the host holds may be read from ranks of others (default false). */
+  readonly remote?: boolean
   /** Tensors that go through the ring on other hosts: they do here as well. */
   readonly opaque?: Iterable<string>
 }
@@ -26,7 +28,7 @@ export interface OpaqueName {
 
 /** What one rank does in a direct update; copies in the flat form of `StridedCopy`. */
 export interface RankDirectPlan {
-  /** Host memory that is read, by rank and segment; the sources of `copies` are indices into it. */
+  /** Host memory that is read, by rank (of another host, with `remote`) and segment; the sources of `copies` are indices into it. */
   readonly sources: readonly { readonly rank: number; readonly segment: number }[]
   /** Into storages of the own engine worker, in the order in which host memory is read. */
   readonly copies: Float64Array
@@ -65,7 +67,7 @@ interface Draft {
  * @throws CkptError `PLAN_INFEASIBLE` saying why the checkpoint does not fit a recording (field `misfit`), or whose memory is out of reach.
  */
 export function planDirect(manifest: Manifest, options: DirectPlanOptions): DirectPlan {
-  const { ranks, forward = true } = options
+  const { ranks, forward = true, remote = false } = options
   const held = heldTensors(manifest)
   for (const { rank, recording } of ranks) {
     const reason = misfit(held, recording)
@@ -74,17 +76,19 @@ export function planDirect(manifest: Manifest, options: DirectPlanOptions): Dire
   const opaque = opaqueNames(ranks, options.opaque)
   const drafts = new Map(ranks.map(({ rank }) => [rank, newDraft()]))
   const hosts = new Map(manifest.ranks.map(({ rank, host }) => [rank, host]))
+  const away: Away | undefined = remote ? new Map() : undefined
   let uniqueBytes = 0
   for (const needs of needsByTensor(ranks, opaque)) {
     const tensor = held.get(needs.name)!
     for (const alike of forward ? needs.alike() : needs.alone()) {
       const reader = lightest(alike, drafts)
-      const holder = holderFor(tensor, needs.name, reader.rank, hosts)
+      const holder = holderFor(tensor, needs.name, reader.rank, hosts, away)
       const draft = drafts.get(reader.rank)!
       const source = indexOf(draft.sources, `${holder.rank}/${holder.segment}`)
       const copies = [...expand(reader.route, source, holder.offset)]
       draft.copies.push(...copies)
       const bytes = bytesOf(copies)
+      if (away && hosts.get(holder.rank) !== hosts.get(reader.rank)) away.set(holder.rank, (away.get(holder.rank) ?? 0) + bytes)
       draft.assigned += bytes
       uniqueBytes += bytes
       for (const need of alike) {
@@ -179,13 +183,20 @@ function lightest(needs: readonly Need[], drafts: ReadonlyMap<number, Draft>): N
   return best
 }
 
-/** The reading rank's own memory where it has the tensor, else another rank's of its host. */
-function holderFor(tensor: Held, name: string, rank: number, hosts: ReadonlyMap<number, string>): Holder {
+/** Bytes that are read of each rank of other hosts. */
+type Away = Map<number, number>
+
+/** The reading rank's own memory where it has the tensor, else another rank's of its host, else the least asked one's of another host. */
+function holderFor(tensor: Held, name: string, rank: number, hosts: ReadonlyMap<number, string>, away?: Away): Holder {
   const near = tensor.holders.filter(({ host }) => host === hosts.get(rank))
   const holder = near.find((one) => one.rank === rank) ?? near[0]
   if (holder) return holder
-  const away = tensor.holders.map((one) => one.rank)
-  throw infeasible(`tensor ${name} is in the memory of ranks ${away.join(', ')} alone, on another host than rank ${rank}`, {
+  if (away !== undefined) {
+    const asked = (one: Holder) => away.get(one.rank) ?? 0
+    return tensor.holders.reduce((best, one) => (asked(one) < asked(best) ? one : best))
+  }
+  const others = tensor.holders.map((one) => one.rank)
+  throw infeasible(`tensor ${name} is in the memory of ranks ${others.join(', ')} alone, on another host than rank ${rank}`, {
     tensor: name,
   })
 }

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ckpt_worker.digest import flat_bytes
 from ckpt_worker.copies import Copy, CopyPlan
+from ckpt_worker.digest import flat_bytes
 from ckpt_worker.reference.parameters import Parameters
 
 CPU = torch.device("cpu")

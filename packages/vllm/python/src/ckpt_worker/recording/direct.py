@@ -31,7 +31,7 @@ class DirectState:
         :param parameters: everything that the engine computes with (parameters and buffers), by name, as it is now.
         :param touched: called before a rank writes: the parameters are no whole version until the next commit.
         :param watched: called before the first load of an update that is recorded.
-        :param unshared: why nobody else is to write into the parameters: recorded copies are then replayed by the worker itself.
+        :param unshared: why nobody else is to write into the parameters; the worker then replays recorded copies itself.
         """
         self._parameters = parameters
         self._touched = touched
@@ -88,7 +88,10 @@ class DirectState:
         return self._replay
 
     def begin(self, recording: str) -> None:
-        """Parameters are about to be written, by a rank or by a replay. Raises StaleRoutesError when the recording is another one, or fits no more."""
+        """Parameters are about to be written, by a rank or by a replay.
+
+        :raises StaleRoutesError: when the recording is another one, or fits no more.
+        """
         found = self._known()
         if found.id != recording:
             raise StaleRoutesError("the rank knows another recording than this worker")

@@ -35,9 +35,7 @@ class Verification:
 class ReferenceEngine:
     """One worker process's engine; its methods may be called from any thread and wait for each other."""
 
-    def __init__(
-        self, tp_rank: int, tp_size: int, device: torch.device, uuid: str = "", unshared: str | None = None
-    ) -> None:
+    def __init__(self, tp_rank: int, tp_size: int, device: torch.device, uuid: str = "", unshared: str | None = None) -> None:
         """:param unshared: why its parameters are not to be shared with ranks, where they are not."""
         self.uuid = uuid or device_uuid(device)
         self._tp_rank, self._tp_size, self._device = tp_rank, tp_size, device

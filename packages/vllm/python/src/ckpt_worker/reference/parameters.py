@@ -9,9 +9,9 @@ from typing import Final
 
 import torch
 
+from ..copies import Copy, CopyPlan
 from ..digest import flat_bytes
 from ..errors import LayoutError
-from ..copies import Copy, CopyPlan
 from .layout import Placement, Slice, place
 
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -177,7 +177,7 @@ def _load_aside(layer: torch.nn.Module, tracer: Tracer) -> None:
         loader = getattr(tensor, "weight_loader", None)
         # By this name vLLM knows its own wrapper, and unwraps it.
         if getattr(loader, "__name__", "") == "online_process_loader":
-            tensor.weight_loader = _aside(loader, tracer, reason)  # type: ignore[union-attr,assignment,arg-type]
+            tensor.weight_loader = _aside(loader, tracer, reason)  # type: ignore[union-attr,arg-type]
 
 
 def _aside(loader: Callable[..., Any], tracer: Tracer, reason: str) -> Callable[..., Any]:

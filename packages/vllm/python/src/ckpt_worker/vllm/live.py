@@ -48,7 +48,7 @@ def process(layers: Iterable[torch.nn.Module]) -> None:
             continue
         if hasattr(layer, "_already_called_process_weights_after_loading"):
             del layer._already_called_process_weights_after_loading
-        method.process_weights_after_loading(layer)  # type: ignore[union-attr,operator]
+        method.process_weights_after_loading(layer)
 
 
 def share_early(layers: Iterable[torch.nn.Module]) -> bool:

@@ -1,0 +1,71 @@
+import { CkptError, ONE_SIDED_COLUMNS, type HostMemory, type PullContext } from '@ckpt/contract'
+import { reachRank, type Reached } from '@ckpt/p2p'
+import { READ_COLUMNS } from './rounds.ts'
+
+/** How ranks of other hosts are read from. */
+export type RemoteAccess = Pick<PullContext, 'access' | 'endpoints' | 'checkpoint'> & { readonly timeoutMs: number }
+
+/** Reads runs of bytes out of the registered memory of ranks of other hosts. */
+export class RemoteReader {
+  readonly #access: RemoteAccess
+  readonly #sources: readonly { readonly rank: number; readonly segment: number }[]
+  readonly #reached = new Map<number, Promise<Reached>>()
+
+  constructor(access: RemoteAccess, sources: readonly { readonly rank: number; readonly segment: number }[]) {
+    this.#access = access
+    this.#sources = sources
+  }
+
+  /** Connects to these ranks, so that one that cannot be read from shows before anything is written. @throws CkptError as of `read`. */
+  async connect(ranks: Iterable<number>, signal: AbortSignal): Promise<void> {
+    await Promise.all([...new Set(ranks)].map((rank) => this.#peer(rank, signal)))
+  }
+
+  /**
+   * Reads into `memory`; `reads` has {@link READ_COLUMNS} numbers a run. Nothing lands any more when it settles.
+   *
+   * @throws CkptError `PEER_LOST`, `REGION_REFUSED`, `PEER_UNAUTHORIZED`, `UNSUPPORTED` naming the rank; `ABORTED`.
+   */
+  async read(reads: Float64Array, memory: HostMemory, signal: AbortSignal): Promise<void> {
+    const byRank = new Map<number, number[]>()
+    for (let at = 0; at < reads.length; at += READ_COLUMNS) {
+      const { rank, segment } = this.#sources[reads[at]!]!
+      let transfers = byRank.get(rank)
+      if (transfers === undefined) byRank.set(rank, (transfers = []))
+      transfers.push(segment, reads[at + 1]!, 0, reads[at + 2]!, reads[at + 3]!)
+    }
+    const outcomes = await Promise.allSettled([...byRank].map(([rank, list]) => this.#readFrom(rank, list, memory, signal)))
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
+  }
+
+  async close(): Promise<void> {
+    const reached = await Promise.allSettled(this.#reached.values())
+    await Promise.all(reached.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value.peer.close()] : [])))
+  }
+
+  async #readFrom(rank: number, transfers: number[], memory: HostMemory, signal: AbortSignal): Promise<void> {
+    const { timeoutMs } = this.#access
+    try {
+      const { peer, point } = await this.#peer(rank, signal)
+      await peer.read({
+        regions: point.regions,
+        memories: [memory],
+        transfers: Float64Array.from(transfers),
+        timeoutMs,
+        signal,
+      })
+    } catch (error) {
+      this.#reached.delete(rank)
+      const bytes = transfers.reduce((sum, value, index) => (index % ONE_SIDED_COLUMNS === 4 ? sum + value : sum), 0)
+      throw CkptError.from(error, 'PEER_LOST', `reading ${bytes} bytes of rank ${rank}`, { ranks: [rank] })
+    }
+  }
+
+  async #peer(rank: number, signal: AbortSignal): Promise<Reached> {
+    const known = this.#reached.get(rank)
+    if (known !== undefined && (await known).peer.alive) return known
+    const reached = reachRank(this.#access, rank, { timeoutMs: this.#access.timeoutMs, signal })
+    this.#reached.set(rank, reached)
+    return reached
+  }
+}

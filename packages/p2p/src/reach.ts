@@ -1,0 +1,57 @@
+import { CkptError, type AccessPoint, type OneSided, type OneSidedPeer, type PullContext } from '@ckpt/contract'
+
+/** Codes of a source that cannot be read from (any more); everything else is this rank's own failure. */
+const SOURCE_CODES = [
+  'PEER_LOST',
+  'PEER_PROTOCOL',
+  'PEER_UNAUTHORIZED',
+  'REGION_REFUSED',
+  'METAS_STALE',
+  'UNSUPPORTED',
+] as const
+
+/** A source that takes longer to connect to counts as lost. */
+const CONNECT_MS = 10_000
+
+/** Whether an error is the source's, so that another one may do. */
+export function isSourceFailure(error: unknown): error is CkptError {
+  return CkptError.is(error) && (SOURCE_CODES as readonly string[]).includes(error.code)
+}
+
+/** A rank that is connected to, and how its memory is asked for. */
+export interface Reached {
+  readonly peer: OneSidedPeer
+  readonly point: AccessPoint
+}
+
+/**
+ * Connects to a rank, by the best of its ways that leads there.
+ *
+ * @throws CkptError `PEER_LOST`, `PEER_UNAUTHORIZED`, `PEER_PROTOCOL`, or `UNSUPPORTED` where it serves by no kind of endpoint that this rank has.
+ */
+export async function reachRank(
+  { access, endpoints, checkpoint }: Pick<PullContext, 'access' | 'endpoints' | 'checkpoint'>,
+  rank: number,
+  { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal: AbortSignal },
+): Promise<Reached> {
+  const points = access.find((one) => one.rank === rank)?.points ?? []
+  const reach = (endpoint: OneSided, point: AccessPoint): Promise<OneSidedPeer> =>
+    endpoint.connect(point.endpoint, { secret: point.secret, timeoutMs: Math.min(timeoutMs, CONNECT_MS), signal })
+  let failure: unknown
+  // One way that does not lead there need not mean that none does.
+  for (const point of points) {
+    const endpoint = endpoints.find((own) => own.kind === point.endpoint.kind)
+    if (endpoint === undefined) continue
+    try {
+      return { peer: await reach(endpoint, point), point }
+    } catch (error) {
+      failure ??= error
+      if (!isSourceFailure(error)) throw error
+    }
+  }
+  if (failure !== undefined) throw CkptError.from(failure, 'PEER_LOST')
+  const kinds = points.map((point) => point.endpoint.kind).join(', ') || 'nothing'
+  throw new CkptError('UNSUPPORTED', `rank ${rank} serves ${checkpoint} over ${kinds}, which this rank cannot read from`, {
+    fields: { ranks: [rank], checkpoint },
+  })
+}
