@@ -142,6 +142,8 @@ export class WorkerSession implements RecordingSession {
   async #direct(message: RankRequest): Promise<Ok> {
     await this.#attachSent
     const answer = this.#request(message, 'direct')
+    // Where the attach fails both do, and the attach's error is the one to throw.
+    answer.catch(() => undefined)
     await this.#attached
     return answer
   }
