@@ -107,10 +107,14 @@ describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
     })
     expect(await page.locator('#engines td.bad').count()).toBe(1)
 
-    // While one runs it says how far it is; the page sees it at least once.
-    const seen = page.locator('#running progress').waitFor({ state: 'attached', timeout: 20_000 })
-    const [status] = await Promise.all([call('POST', '/update', { timeout: 20 }), seen])
-    expect(status).toBe(200)
+    // While one runs it says how far it is: the engine waits until the page has shown it.
+    await engine.fault({ at: 'bucket', from: 1, action: 'hold' })
+    const held = once(engine.process.child, 'message')
+    const updated = call('POST', '/update', { timeout: 20 })
+    await held
+    await page.locator('#running progress').waitFor({ state: 'attached', timeout: 15_000 })
+    engine.go()
+    expect(await updated).toBe(200)
     await expectSoon(sections).toMatchObject({
       Engines: expect.stringContaining('clean') as string,
       History: expect.stringContaining('serves step-1') as string,

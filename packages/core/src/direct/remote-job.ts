@@ -1,6 +1,9 @@
 import type { DirectJob, DirectStats, HostMemory } from '@ckpt/contract'
 import type { RemoteReader } from './remote-reader.ts'
 
+/** What reads the rounds' bytes. */
+type RoundReader = Pick<RemoteReader, 'read' | 'close'>
+
 /** Landing memories: one is read into while another is copied from. */
 export const LANDINGS = 2
 
@@ -16,14 +19,14 @@ export class RemoteDirectJob implements DirectJob {
   readonly #rounds: readonly RemoteRound[]
   readonly #forwards: DirectJob
   readonly #landings: readonly HostMemory[]
-  readonly #reader: RemoteReader
+  readonly #reader: RoundReader
 
   constructor(parts: {
     readonly local: DirectJob
     readonly rounds: readonly RemoteRound[]
     readonly forwards: DirectJob
     readonly landings: readonly HostMemory[]
-    readonly reader: RemoteReader
+    readonly reader: RoundReader
   }) {
     this.#local = parts.local
     this.#rounds = parts.rounds
@@ -37,15 +40,20 @@ export class RemoteDirectJob implements DirectJob {
     const failed = new AbortController()
     const signal = AbortSignal.any([outer, failed.signal])
     const done: { readonly at: number; readonly stats: DirectStats }[] = []
+    // What fails first ends the others.
+    const orStop = async <T>(work: Promise<T>): Promise<T> => {
+      try {
+        return await work
+      } catch (error) {
+        failed.abort(error)
+        throw error
+      }
+    }
     const run = async (job: DirectJob): Promise<void> => {
       const at = performance.now() - began
-      done.push({ at, stats: await job.run(signal) })
+      done.push({ at, stats: await orStop(job.run(signal)) })
     }
-    const stop = (error: unknown): never => {
-      failed.abort(error)
-      throw error
-    }
-    const outcomes = await Promise.allSettled([run(this.#local).catch(stop), this.#pull(run, signal).catch(stop)])
+    const outcomes = await Promise.allSettled([run(this.#local), orStop(this.#pull(run, signal))])
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw failed.signal.reason ?? outcome.reason
     await run(this.#forwards)
     return together(done)
@@ -57,7 +65,10 @@ export class RemoteDirectJob implements DirectJob {
       for (const [turn, { reads, job }] of this.#rounds.entries()) {
         await copies[turn - LANDINGS]
         await this.#reader.read(reads, this.#landings[turn % LANDINGS]!, signal)
-        copies.push(run(job))
+        const copy = run(job)
+        // Looked at two rounds later, or at the end: a copy may fail while the next round is being read.
+        copy.catch(() => undefined)
+        copies.push(copy)
       }
       await Promise.all(copies)
     } finally {

@@ -55,7 +55,7 @@ export class RemoteReader {
         signal,
       })
     } catch (error) {
-      this.#reached.delete(rank)
+      this.#forget(rank)
       const bytes = transfers.reduce((sum, value, index) => (index % ONE_SIDED_COLUMNS === 4 ? sum + value : sum), 0)
       throw CkptError.from(error, 'PEER_LOST', `reading ${bytes} bytes of rank ${rank}`, { ranks: [rank] })
     }
@@ -64,8 +64,16 @@ export class RemoteReader {
   async #peer(rank: number, signal: AbortSignal): Promise<Reached> {
     const known = this.#reached.get(rank)
     if (known !== undefined && (await known).peer.alive) return known
+    this.#forget(rank)
     const reached = reachRank(this.#access, rank, { timeoutMs: this.#access.timeoutMs, signal })
     this.#reached.set(rank, reached)
     return reached
+  }
+
+  /** The next read connects anew. */
+  #forget(rank: number): void {
+    const known = this.#reached.get(rank)
+    this.#reached.delete(rank)
+    known?.then(({ peer }) => peer.close()).catch(() => undefined) // one that was not reached has nothing to close
   }
 }

@@ -128,6 +128,26 @@ describe('a worker session', () => {
     await abort
   })
 
+  it('fails a direct request with its attach, and leaves no rejection behind that ends the process', async () => {
+    const unhandled: unknown[] = []
+    const note = (error: unknown) => unhandled.push(error)
+    process.on('unhandledRejection', note)
+    try {
+      await worker.greet()
+      const attached = session.attach(null, TOTALS, never).catch((error: unknown) => error)
+      const replayed = session.replay('routes').catch((error: unknown) => error)
+      const { seq } = await worker.receive()
+      expect(await worker.receive()).toMatchObject({ type: 'direct' })
+      await worker.send({ type: 'error', seq, epoch: 7, error: { type: 'Error', message: 'no', traceback: '' } })
+      expect(await attached).toMatchObject({ code: 'ENGINE_WORKER_ERROR' })
+      expect(await replayed).toMatchObject({ code: 'ENGINE_WORKER_ERROR' })
+      await sleep(10)
+      expect(unhandled).toEqual([])
+    } finally {
+      process.off('unhandledRejection', note)
+    }
+  })
+
   it('tells a digest mismatch from other errors', async () => {
     await attach()
     const load = session.load(0, [TENSOR])
