@@ -1,11 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Option, type Command } from 'commander'
+import getPort, { portNumbers } from 'get-port'
 import { parseCount } from '../sizes.ts'
 
 export interface LaunchOptions {
@@ -118,12 +118,10 @@ async function stopAll(children: readonly ChildProcess[]): Promise<void> {
   for (const child of alive()) child.kill('SIGKILL')
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer()
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  if (typeof address === 'object' && address) return address.port
-  throw new Error('no free port')
+/**
+ * For the coordinator, below the ports that the system gives to outgoing connections: a rank that tries to reach it before it listens could
+ * get its port, and connect to itself.
+ */
+function freePort(): Promise<number> {
+  return getPort({ host: '127.0.0.1', port: portNumbers(randomInt(20_000, 32_000), 32_767) })
 }

@@ -1,9 +1,9 @@
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { UpdateReport } from '@ckpt/core'
+import getPort, { portNumbers } from 'get-port'
 import { EngineProcess, type EngineProcessOptions } from './engine-process.ts'
 import { RankProcess } from './rank-process.ts'
 import type { RankCall, RankCalls, RankUpdate } from './rank-protocol.ts'
@@ -203,23 +203,24 @@ export class Cluster implements AsyncDisposable {
   }
 }
 
-/** A TCP port of the loopback interface that is free now. */
-export async function freePort(wanted = 0): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(wanted, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => (typeof address === 'object' && address ? resolve(address.port) : reject(new Error('no port'))))
-    })
-  })
+/** Ports from here on are given to outgoing connections (net.ipv4.ip_local_port_range). */
+const PORTS_END = 32_768
+
+/**
+ * A TCP port that is free now, below those that the system gives to outgoing connections: until somebody listens on it, it could be one's
+ * own end.
+ */
+export function freePort(): Promise<number> {
+  return getPort({ port: portNumbers(randomInt(20_000, 32_000), PORTS_END - 1) })
 }
 
-/** The first of `count` ports in a row that nothing listens on, below those that the system gives out by itself. */
+/** The first of `count` ports in a row that nothing listens on. */
 export async function freePorts(count: number): Promise<number> {
-  for (let first = 20_000 + (process.pid % 10_000); ; first += count) {
-    const taken = await Promise.allSettled(Array.from({ length: count }, (_, i) => freePort(first + i)))
-    if (taken.every(({ status }) => status === 'fulfilled')) return first
-    if (first > 32_000) throw new Error(`no ${count} free ports in a row`)
+  for (let tries = 0; tries < 100; tries++) {
+    const first = randomInt(20_000, PORTS_END - count)
+    const row = Array.from({ length: count }, (_, i) => first + i)
+    const given = await Promise.all(row.map((port) => getPort({ port })))
+    if (given.every((port, i) => port === row[i])) return first
   }
+  throw new Error(`no ${count} free ports in a row`)
 }

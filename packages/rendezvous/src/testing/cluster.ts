@@ -1,10 +1,10 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { randomInt } from 'node:crypto'
 import { once } from 'node:events'
-import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 
 import { CkptError, type SerializedError } from '@ckpt/contract'
+import getPort, { portNumbers } from 'get-port'
 
 import type { JoinOptions } from '../index.ts'
 import type { Commands } from './rank.fixture.ts'
@@ -98,19 +98,8 @@ export class Cluster {
  * A TCP port that was free a moment ago, below those that the system gives to outgoing connections: one of a rank that tries again and
  * again to reach a coordinator that is gone could get the coordinator's own port, connect to itself, and keep the port taken.
  */
-export async function freePort(): Promise<number> {
-  for (;;) {
-    const port = randomInt(20_000, 32_000)
-    const server = createServer().listen(port, '127.0.0.1')
-    const free = await once(server, 'listening').then(
-      () => true,
-      () => false,
-    )
-    if (!free) continue
-    server.close()
-    await once(server, 'close')
-    return port
-  }
+export function freePort(): Promise<number> {
+  return getPort({ port: portNumbers(randomInt(20_000, 32_000), 32_767) })
 }
 
 /** What a promise rejected with, as a CkptError. */
