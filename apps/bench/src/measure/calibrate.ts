@@ -11,21 +11,21 @@ import { Updates, slowest } from './updates.ts'
 const MIB = 2 ** 20
 /** What rates are read from: updates of this model, so large and so small. */
 const MODEL = 'llama-3.1-8b'
-const LARGE_BYTES = 512 * MIB
+const LARGE_BYTES = 1024 * MIB
 const SMALL_BYTES = 16 * MIB
-/** Small updates of one reading, of which the median counts. */
-const SMALL_REPEAT = 3
+/** Updates of each size in one reading, of which the median counts. */
+const REPEAT = 3
 /** Updates before the first reading: they make ring, collective and recordings, and compile what is run often. */
 export const WARM_UP = 4
-/** Readings of which the best counts: both are to be seen undisturbed. */
-const SLICE_PAIRS = 15
+/** Readings of two models' slices right after each other, of whose ratios the median counts. */
+const SLICE_PAIRS = 31
 
 type Strategy = 'broadcast' | 'direct' | 'p2p'
 
 /**
  * What this machine's processors need for the parts of an update, read again and again beside the updates that are to be predicted,
  * since what else the physical machine does moves it within seconds. All of it comes from updates of another model over as many ranks:
- * one of 16 MiB, for what lies before and after the pipeline, and one of 512 MiB, for what bytes take.
+ * one of 16 MiB, for what lies before and after the pipeline, and one of 1 GiB (less would be less in caches), for what bytes take.
  */
 export class Calibration implements AsyncDisposable {
   readonly #host: Host
@@ -60,8 +60,8 @@ export class Calibration implements AsyncDisposable {
 
   async #read(sliced: number): Promise<ProcessorReading> {
     const processors = cpus().length
-    const small = await this.#small.seconds(SMALL_REPEAT)
-    const large = await this.#large.seconds(1)
+    const small = await this.#small.seconds(REPEAT)
+    const large = await this.#large.seconds(REPEAT)
     const perByte = Math.max(1e-4, large - small) / (LARGE_BYTES - SMALL_BYTES)
     // Bytes that are copied for each byte of the checkpoint: what all workers keep together, to each other rank, and H2D; what is
     // pulled instead is copied into the sending socket and out of the receiving one.
@@ -81,12 +81,9 @@ export class Calibration implements AsyncDisposable {
     const own = checkpointTensors(findModel(MODEL), { bytes: LARGE_BYTES })
     using theirs = await sliceProbe(this.#host, tensors, this.#ranks)
     using ours = await sliceProbe(this.#host, own, this.#ranks)
-    let [best, ownBest] = [0, 0]
-    for (let i = 0; i < SLICE_PAIRS; i++) {
-      best = Math.max(best, await theirs.read())
-      ownBest = Math.max(ownBest, await ours.read())
-    }
-    return best / ownBest
+    const ratios: number[] = []
+    for (let i = 0; i < SLICE_PAIRS; i++) ratios.push((await theirs.read()) / (await ours.read()))
+    return summarize(ratios).median
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
