@@ -10,7 +10,7 @@ import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
+import { Cluster, freePort } from './cluster/cluster.ts'
 import { EngineProcess } from './cluster/engine-process.ts'
 import { spawnSource } from './cluster/processes.ts'
 import { attemptAs, noOtherUser, type Targets } from './strangers/local.ts'
@@ -166,6 +166,31 @@ describe('while strangers try to get in', () => {
     expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
   })
 
+  it('as another user of the machine, they get nothing where no secret and no token was set', async ({ skip }) => {
+    const cannot = noOtherUser()
+    if (cannot !== undefined) skip(`no other user: ${cannot}`)
+    const rendezvous = `tcp://127.0.0.1:${await freePort()}`
+    const server = await ParameterServer.create({ rank: 0, worldSize: 1, elastic: true, rendezvous, timeoutMs: 5000 })
+    onTestFinished(() => server.close())
+    for (const address of ['127.0.0.1', '::1']) {
+      const api = await serveHttp(server, { host: address })
+      onTestFinished(() => api.close())
+      const { port } = new URL(api.address)
+      const hosts = address === '::1' ? ['[::1]'] : ['127.0.0.1', 'localhost']
+      const asked = { read: [], write: [], list: [], connect: [], fetch: hosts.map((host) => `http://${host}:${port}/metrics`) }
+      expect(new Set(Object.values(await attemptAs(0, asked)))).toEqual(new Set(['200']))
+      expect(new Set(Object.values(await attemptAs(NOBODY, asked)))).toEqual(new Set(['403']))
+    }
+    // What ranks without a secret share: it is there since this one began to wait for others.
+    const secret = join(`/tmp/ckpt-user-${process.getuid!()}`, 'secret')
+    expect(await attemptAs(0, { read: [secret], write: [], list: [], connect: [] })).toEqual({ [`read ${secret}`]: 'ok' })
+    expect(await attemptAs(NOBODY, { read: [secret], write: [secret], list: [dirname(secret)], connect: [] })).toEqual({
+      [`read ${secret}`]: 'EACCES',
+      [`write ${secret}`]: 'EACCES',
+      [`list ${dirname(secret)}`]: 'EACCES',
+    })
+  })
+
   it('as another user of the machine, they neither see, nor change, nor reach anything', async ({ skip }) => {
     const cannot = noOtherUser()
     if (cannot !== undefined) skip(`no other user: ${cannot}`)
@@ -176,9 +201,9 @@ describe('while strangers try to get in', () => {
     const targets = await openTargets(cluster)
     try {
       // What is tried here works for the user whose it is.
-      const own = attemptAs(0, { ...targets, connect: targets.connect.slice(0, 1) })
+      const own = await attemptAs(0, { ...targets, connect: targets.connect.slice(0, 1) })
       expect(new Set(Object.values(own))).toEqual(new Set(['ok']))
-      const others = attemptAs(NOBODY, targets)
+      const others = await attemptAs(NOBODY, targets)
       expect(Object.keys(others).length).toBeGreaterThan(20)
       expect(new Set(Object.values(others))).toEqual(new Set(['EACCES']))
     } finally {

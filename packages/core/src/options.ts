@@ -13,7 +13,7 @@ export interface ParameterServerOptions {
   readonly rendezvous?: string | Rendezvous
   /** Secret of the run: connections between ranks are encrypted with keys derived from it, and who does not have it is turned away. */
   readonly token?: string
-  /** Do without a secret although others on the network can reach the coordinator (default false, or `CKPT_INSECURE=1`). */
+  /** Do without a secret: whoever reaches the coordinator may join (default false, or `CKPT_INSECURE=1`). */
   readonly insecure?: boolean
   /** Ranks with a larger world size may join between updates, and make the world larger for all (default false); rank 0's counts. */
   readonly elastic?: boolean

@@ -2,7 +2,8 @@ import { readFileSync, statSync } from 'node:fs'
 
 import { CkptError } from '@ckpt/contract'
 
-import { invalid, type JoinOptions } from './options.ts'
+import { invalid } from './errors.ts'
+import type { JoinOptions } from './options.ts'
 
 type Environment = Readonly<Record<string, string | undefined>>
 
@@ -12,7 +13,7 @@ const DEFAULT_MASTER_PORT = 29_500
 /**
  * How to join, by the variables that launchers of distributed jobs set: RANK, WORLD_SIZE, MASTER_ADDR (default 127.0.0.1),
  * MASTER_PORT (default 29500); and CKPT_TOKEN, or CKPT_TOKEN_FILE, a file that only its owner may read; CKPT_INSECURE=1
- * does without on a network. Without RANK and WORLD_SIZE the result is a world of one rank.
+ * does without. Without RANK and WORLD_SIZE the result is a world of one rank.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the variable that is present but broken, or that is missing beside others.
  */

@@ -15,3 +15,8 @@ export function coordinatorLost(address: string, embedded: boolean, why: string)
   const name = embedded ? `rank 0 (the coordinator at ${address})` : `the coordinator at ${address}`
   return new CkptError('RANK_LOST', `${name} ${why}`, { fields: { peer: address, ...(embedded && { rank: 0, ranks: [0] }) } })
 }
+
+/** An option that is wrong, by name. */
+export function invalid(field: string, why: string): CkptError {
+  return new CkptError('INVALID_ARGUMENT', `${field}: ${why}`, { fields: { field } })
+}

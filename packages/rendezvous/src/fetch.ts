@@ -3,8 +3,9 @@ import { randomBytes } from 'node:crypto'
 import { CkptError, type CallOptions } from '@ckpt/contract'
 
 import { connectLink, type Link } from './client/link.ts'
-import { checkTimeout, DEFAULT_TIMEOUT_MS } from './options.ts'
+import { checkTimeout, DEFAULT_TIMEOUT_MS, secretFor } from './options.ts'
 import { startDeadline } from './timers.ts'
+import { isLoopback } from './wire/address.ts'
 import { curveClient } from './wire/curve.ts'
 import { pack, PROTOCOL, readCoordinatorMessage, type RankMessage } from './wire/messages.ts'
 import type { Frames } from './wire/socket.ts'
@@ -13,8 +14,10 @@ import type { Frames } from './wire/socket.ts'
 export interface FetchOptions extends CallOptions {
   /** `tcp://host:port` of the coordinator. */
   readonly address: string
-  /** The run's token (default: none). */
+  /** The run's secret (default: as that of a rank which joins at this address; none at an address of a network). */
   readonly token?: string
+  /** The coordinator does without a secret (default false; matters on the loopback interface). */
+  readonly insecure?: boolean
 }
 
 /**
@@ -25,8 +28,9 @@ export interface FetchOptions extends CallOptions {
  * `INVALID_ARGUMENT` naming the option, `ABORTED` by the signal.
  */
 export async function fetchPublished(key: string, options: FetchOptions): Promise<Uint8Array | undefined> {
-  const { address, token = '', timeoutMs = DEFAULT_TIMEOUT_MS, signal } = options
+  const { address, insecure = false, timeoutMs = DEFAULT_TIMEOUT_MS, signal } = options
   checkTimeout(timeoutMs)
+  const token = options.token ?? secretFor({ insecure: insecure || !isLoopback(address) }, address)
   const peer = `the coordinator at ${address}`
   const curve = await curveClient(token)
   let link: Link | undefined

@@ -1,5 +1,7 @@
-import { CkptError, type CallOptions } from '@ckpt/contract'
+import type { CallOptions, CkptError } from '@ckpt/contract'
 
+import { invalid } from './errors.ts'
+import { userSecret } from './user-secret.ts'
 import { isLoopback, parseAddress } from './wire/address.ts'
 
 export const DEFAULT_HEARTBEAT_MS = 500
@@ -13,10 +15,11 @@ export interface CoordinatorOptions {
   readonly worldSize: number
   /**
    * Secret of the run, the same on all ranks: keys are derived from it, connections are encrypted, and who does not have it gets no further
-   * than a closed connection. Needed unless the coordinator listens on the loopback interface only, or `insecure` is set.
+   * than a closed connection. Needed unless `insecure` is set, or the coordinator listens on the loopback interface only: there the default
+   * is a secret that all processes of this machine's user have.
    */
   readonly token?: string
-  /** Do without a secret although others on the network can reach the coordinator (default false). */
+  /** Do without a secret: whoever reaches the coordinator may join (default false). */
   readonly insecure?: boolean
   /**
    * Ranks may be added while nobody waits for anybody: one that joins with a larger world size makes the world larger for all (default
@@ -70,26 +73,31 @@ export function settingsOf(options: Omit<CoordinatorOptions, 'address'>): Settin
 
 /** Join options with everything checked and defaults filled in. @throws CkptError `INVALID_ARGUMENT` naming the option. */
 export function checkJoinOptions(options: JoinOptions): { settings: Settings; address: string; timeoutMs: number } {
-  const settings = settingsOf(options)
+  const given = settingsOf(options)
   const { rank, worldSize, timeoutMs = DEFAULT_TIMEOUT_MS } = options
   if (!Number.isSafeInteger(rank) || rank < 0 || rank >= worldSize) {
     throw invalid('rank', `${rank} is not a rank of a world of ${worldSize}`)
   }
   checkTimeout(timeoutMs)
-  const alone = worldSize === 1 && !options.standalone && !settings.elastic
-  if (options.address !== undefined) {
-    parseAddress(options.address, 'address')
-    if (!alone) checkSecret(options, options.bind ?? options.address)
-  } else if (!alone) throw invalid('address', 'needed to find the coordinator')
-  return { settings, address: options.address ?? 'in-process', timeoutMs }
+  const alone = worldSize === 1 && !options.standalone && !given.elastic
+  if (options.address !== undefined) parseAddress(options.address, 'address')
+  else if (!alone) throw invalid('address', 'needed to find the coordinator')
+  const address = options.address ?? 'in-process'
+  const settings = alone ? given : { ...given, token: secretFor(options, options.bind ?? address) }
+  return { settings, address, timeoutMs }
 }
 
-/** @throws CkptError `INVALID_ARGUMENT` naming `token` when others on the network could speak to a coordinator at `address`. */
-export function checkSecret(
+/**
+ * What the keys of a coordinator at `address` are derived from; empty where it does without.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming `token` when others on the network could speak to it.
+ */
+export function secretFor(
   { token = '', insecure = false }: Pick<CoordinatorOptions, 'token' | 'insecure'>,
   address: string,
-): void {
-  if (token !== '' || insecure || isLoopback(address)) return
+): string {
+  if (token !== '' || insecure) return token
+  if (isLoopback(address)) return userSecret()
   throw invalid(
     'token',
     `anybody on the network could speak to a coordinator at ${address}: set CKPT_TOKEN or CKPT_TOKEN_FILE to the same secret on every node, or CKPT_INSECURE=1 to do without`,
@@ -100,8 +108,4 @@ export function checkSecret(
 export function checkTimeout(timeoutMs: number): void {
   if (!(timeoutMs > 0 && Number.isFinite(timeoutMs)))
     throw invalid('timeoutMs', `${timeoutMs} is not a time; every wait has a deadline`)
-}
-
-export function invalid(field: string, why: string): CkptError {
-  return new CkptError('INVALID_ARGUMENT', `${field}: ${why}`, { fields: { field } })
 }

@@ -3,6 +3,7 @@ import { isIP } from 'node:net'
 import { CkptError } from '@ckpt/contract'
 import type { FastifyRequest } from 'fastify'
 import type { HttpOptions } from './options.ts'
+import { fromOwnUser } from './peer-user.ts'
 
 export const DEFAULT_HOST = '127.0.0.1'
 /** Paths that need no token: they tell nothing but that the process is up; the page at /live has no data in it. */
@@ -14,7 +15,7 @@ export function isLoopback(host: string): boolean {
   return bare === 'localhost' || bare === '::1' || (isIP(bare) === 4 && bare.startsWith('127.'))
 }
 
-/** @throws CkptError `INVALID_ARGUMENT` where others than this machine's users could do what they like. */
+/** @throws CkptError `INVALID_ARGUMENT` where other machines could do what they like. */
 export function checkExposure({ host = DEFAULT_HOST, socketPath, token, root }: HttpOptions): void {
   if (token !== undefined && token.length < 16) {
     throw new CkptError('INVALID_ARGUMENT', 'a token of fewer than 16 characters can be guessed', {
@@ -30,12 +31,15 @@ export function checkExposure({ host = DEFAULT_HOST, socketPath, token, root }: 
 }
 
 /**
- * Who may call: whoever has the token; without one, this machine's users, but no web page that their browser shows (a page reaches
- * the loopback interface too, by its own name or by a foreign one that resolves to it).
+ * Who may call: whoever has the token; without one, processes of this process's user and of root, but no web page that their browser
+ * shows (a page reaches the loopback interface too, by its own name or by a foreign one that resolves to it).
  *
  * @returns why the request is refused, or undefined.
  */
-export function refusal(request: FastifyRequest, options: HttpOptions): { status: 401 | 403; reason: string } | undefined {
+export async function refusal(
+  request: FastifyRequest,
+  options: HttpOptions,
+): Promise<{ status: 401 | 403; reason: string } | undefined> {
   if (OPEN_PATHS.has(request.routeOptions.url ?? '')) return undefined
   if (options.token !== undefined) {
     const given = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1]
@@ -49,7 +53,8 @@ export function refusal(request: FastifyRequest, options: HttpOptions): { status
   ] as const) {
     if (text !== undefined && !isLoopback(hostOf(text))) return { status: 403, reason: `${name} is not this machine` }
   }
-  return undefined
+  if (await fromOwnUser(request.raw.socket)) return undefined
+  return { status: 403, reason: 'another user of this machine needs a token' }
 }
 
 function hostOf(url: string): string {

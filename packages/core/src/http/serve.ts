@@ -61,7 +61,7 @@ async function api(server: ParameterServer, options: HttpOptions): Promise<Fasti
     answerFailure(Object.assign(new Error(`no ${request.method} ${request.url}`), { statusCode: 404 }), request, reply),
   )
   app.addHook('onRequest', async (request, reply) => {
-    const refused = refusal(request, options)
+    const refused = await refusal(request, options)
     if (refused === undefined) return
     if (refused.status === 401) void reply.header('www-authenticate', 'Bearer')
     const error = new CkptError('INVALID_ARGUMENT', refused.reason)

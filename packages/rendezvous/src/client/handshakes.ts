@@ -25,11 +25,13 @@ export function watchHandshakes(dealer: Dealer, address: string, secured: boolea
       if (event.type === 'handshake:error:protocol' && mismatched(event.error)) {
         refuse(
           secured
-            ? 'does not use a secret, but this rank does: set CKPT_TOKEN or CKPT_TOKEN_FILE where the coordinator runs too'
-            : 'uses a secret, but this rank has none: set CKPT_TOKEN or CKPT_TOKEN_FILE',
+            ? 'does without a secret (CKPT_INSECURE), but this rank has one'
+            : 'uses a secret, but this rank has none (CKPT_INSECURE): set CKPT_TOKEN or CKPT_TOKEN_FILE',
         )
       } else if (++refused >= REFUSALS && secured) {
-        refuse(`closed the connection ${refused} times in the handshake: the token of this rank is not the one of the run`)
+        refuse(
+          `closed the connection ${refused} times in the handshake: the token of this rank is not the one of the run (where neither CKPT_TOKEN nor CKPT_TOKEN_FILE is set: that of its user on its machine)`,
+        )
       }
     }
   }

@@ -1,6 +1,7 @@
 import { CkptError, type Blob, type Epoch, type GatherOptions, type Rendezvous } from '@ckpt/contract'
 
-import { checkTimeout, invalid } from '../options.ts'
+import { invalid } from '../errors.ts'
+import { checkTimeout } from '../options.ts'
 import { pack, protocolError, unpack, type GatherKind } from '../wire/messages.ts'
 import { MAX_FRAME_BYTES } from '../wire/socket.ts'
 import type { Session } from './session.ts'

@@ -3,7 +3,7 @@ import { Context, Router } from 'zeromq'
 
 import type { Link } from '../client/link.ts'
 import { coordinatorLost } from '../errors.ts'
-import { checkSecret, settingsOf, type CoordinatorOptions, type Settings } from '../options.ts'
+import { secretFor, settingsOf, type CoordinatorOptions, type Settings } from '../options.ts'
 import { startHeartbeat } from '../timers.ts'
 import { bindEndpoint } from '../wire/address.ts'
 import { curveServer } from '../wire/curve.ts'
@@ -110,9 +110,8 @@ export class CoordinatorHost implements CoordinatorHandle {
  *   without a secret.
  */
 export async function startCoordinator(options: CoordinatorOptions): Promise<CoordinatorHandle> {
-  const settings = settingsOf(options)
-  checkSecret(options, options.address)
-  const host = new CoordinatorHost(settings)
+  const token = secretFor(options, options.address)
+  const host = new CoordinatorHost({ ...settingsOf(options), token })
   try {
     await host.listen(options.address)
   } catch (error) {
