@@ -1,13 +1,27 @@
 import type { Fault, FaultContext, Point } from './fault.ts'
+import type { FaultyLink } from './link.ts'
 
 const UPDATE: readonly Point[] = ['begin', 'plan', 'h2d', 'reload', 'release', 'commit', 'any', 'gather']
 
 /** Where ranks read from each other. */
 const PULL: readonly Point[] = ['begin', 'h2d', 'broadcast', 'reload', 'any']
 
-const linkOf = ({ cluster, victim }: FaultContext) => cluster.links[victim]!
+type Harm = (link: FaultyLink, context: FaultContext) => void
 
-const pullsOf = ({ cluster, victim }: FaultContext) => cluster.pulls[victim]!
+const linkOf = ({ cluster, victim }: FaultContext): FaultyLink => cluster.links[victim]!
+const pullsOf = ({ cluster, victim }: FaultContext): FaultyLink => cluster.pulls[victim]!
+
+const once = (of: typeof linkOf, harm: Harm) => (context: FaultContext) => {
+  harm(of(context), context)
+  return Promise.resolve(undefined)
+}
+const untilUndone = (of: typeof linkOf, harm: Harm) => (context: FaultContext) => {
+  harm(of(context), context)
+  return Promise.resolve(() => of(context).restore())
+}
+const cut: Harm = (link) => link.cut()
+const silence: Harm = (link) => link.silence()
+const blip: Harm = (link) => link.blip()
 
 /** Faults of the connection between a rank and the coordinator. */
 export const LINK_FAULTS: readonly Fault[] = [
@@ -19,10 +33,7 @@ export const LINK_FAULTS: readonly Fault[] = [
     codes: ['RANK_LOST'],
     within: 'window',
     lost: 'victim',
-    inject(context) {
-      linkOf(context).cut()
-      return Promise.resolve(() => linkOf(context).restore())
-    },
+    inject: untilUndone(linkOf, cut),
   },
   {
     name: 'connection silent',
@@ -32,10 +43,7 @@ export const LINK_FAULTS: readonly Fault[] = [
     codes: ['RANK_LOST'],
     within: 'window',
     lost: 'victim',
-    inject(context) {
-      linkOf(context).silence()
-      return Promise.resolve(() => linkOf(context).restore())
-    },
+    inject: untilUndone(linkOf, silence),
   },
   {
     name: 'connection broken once',
@@ -46,10 +54,7 @@ export const LINK_FAULTS: readonly Fault[] = [
     codes: ['RANK_MISSING', 'RANK_LOST', 'TIMEOUT'],
     within: 'deadline',
     lost: 'nobody',
-    inject(context) {
-      linkOf(context).blip()
-      return Promise.resolve(undefined)
-    },
+    inject: once(linkOf, blip),
   },
   {
     name: 'connection slow',
@@ -59,11 +64,9 @@ export const LINK_FAULTS: readonly Fault[] = [
     codes: [],
     within: 'deadline',
     lost: 'nobody',
-    inject(context) {
-      const { cluster, random } = context
-      linkOf(context).delay(random.between(10, Math.floor(cluster.options.windowMs / 5)))
-      return Promise.resolve(() => linkOf(context).restore())
-    },
+    inject: untilUndone(linkOf, (link, { cluster, random }) =>
+      link.delay(random.between(10, Math.floor(cluster.options.windowMs / 5))),
+    ),
   },
 ]
 
@@ -79,10 +82,7 @@ export const PULL_FAULTS: readonly Fault[] = [
     codes: ['PEER_LOST'],
     within: 'window',
     lost: 'nobody',
-    inject(context) {
-      pullsOf(context).cut()
-      return Promise.resolve(() => pullsOf(context).restore())
-    },
+    inject: untilUndone(pullsOf, cut),
   },
   {
     name: 'reads silent',
@@ -94,10 +94,7 @@ export const PULL_FAULTS: readonly Fault[] = [
     names: /endpoint|rank \d|member \d/,
     within: 'deadline',
     lost: 'nobody',
-    inject(context) {
-      pullsOf(context).silence()
-      return Promise.resolve(() => pullsOf(context).restore())
-    },
+    inject: untilUndone(pullsOf, silence),
   },
   {
     name: 'reads broken once',
@@ -108,10 +105,7 @@ export const PULL_FAULTS: readonly Fault[] = [
     codes: ['PEER_LOST'],
     within: 'window',
     lost: 'nobody',
-    inject(context) {
-      pullsOf(context).blip()
-      return Promise.resolve(undefined)
-    },
+    inject: once(pullsOf, blip),
   },
   {
     name: 'reads slow',
@@ -122,9 +116,6 @@ export const PULL_FAULTS: readonly Fault[] = [
     codes: [],
     within: 'deadline',
     lost: 'nobody',
-    inject(context) {
-      pullsOf(context).delay(context.random.between(5, 100))
-      return Promise.resolve(() => pullsOf(context).restore())
-    },
+    inject: untilUndone(pullsOf, (link, { random }) => link.delay(random.between(5, 100))),
   },
 ]

@@ -8,6 +8,7 @@ export class FaultyLink {
   readonly #sockets = new Set<Socket>()
   #mode: Mode = 'open'
   #delayMs = 0
+  /** What is to be passed on, in the order in which it came. */
   #held: (() => void)[] = []
   /** Port of whoever listens. */
   target: number
@@ -34,7 +35,7 @@ export class FaultyLink {
     return `tcp://127.0.0.1:${this.port}`
   }
 
-  /** Passes everything on `delayMs` later than it came (for what comes from now on). */
+  /** Passes everything on `delayMs` later than it came, until `restore`. */
   delay(delayMs: number): void {
     this.#delayMs = delayMs
   }
@@ -50,11 +51,12 @@ export class FaultyLink {
     this.#destroy()
   }
 
-  /** Passes nothing on, and tells nobody; `restore` lets go what has come meanwhile. */
+  /** Passes nothing on, and tells nobody, until `restore`. */
   silence(): void {
     this.#mode = 'silent'
   }
 
+  /** As if nothing had been; what has come meanwhile is let go. */
   restore(): void {
     this.#mode = 'open'
     this.#delayMs = 0
@@ -99,8 +101,14 @@ export class FaultyLink {
     const write = () => {
       if (!to.destroyed) to.write(data)
     }
-    if (this.#mode === 'silent') this.#held.push(write)
-    else if (this.#delayMs > 0) setTimeout(write, this.#delayMs)
-    else write()
+    if (this.#mode === 'open' && this.#delayMs === 0) return write()
+    this.#held.push(write)
+    if (this.#mode === 'silent') return
+    setTimeout(() => {
+      const at = this.#held.indexOf(write)
+      if (at < 0) return // let go by `restore`
+      this.#held.splice(at, 1)
+      write()
+    }, this.#delayMs)
   }
 }
