@@ -60,7 +60,7 @@ function trySymlink(target: string, path: string): void {
 
 /** Runs one of the bundle's commands as on a bare node; a failure comes back too. */
 async function command(name: string, args: readonly string[], options: { env?: Record<string, string> } = {}) {
-  const all = { cwd: '/', env: { ...env, ...options.env }, timeout: 60_000, maxBuffer: 2 ** 26 }
+  const all = { cwd: '/', env: { ...env, ...options.env }, timeout: 170_000, maxBuffer: 2 ** 26 }
   return run(join(bundle, 'bin', name), args, all).then(
     ({ stdout, stderr }) => ({ status: 0, stdout, stderr }),
     (error: unknown) => {

@@ -11,7 +11,7 @@ import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
 const host = createHost()
 const MIB = 2 ** 20
 
-describe('p2p', { timeout: 60_000 }, () => {
+describe('p2p', { timeout: 180_000 }, () => {
   let checkpoint: GeneratedCheckpoint
   let directory: string
   beforeAll(async () => {
@@ -130,7 +130,7 @@ describe('p2p', { timeout: 60_000 }, () => {
     await expectVerified(joining)
   })
 
-  it('receivers that keep what they pull are sources of it for the next ones', { timeout: 120_000 }, async () => {
+  it('receivers that keep what they pull are sources of it for the next ones', async () => {
     const [first, both, last] = ['metas-first', 'metas-both', 'metas-last'].map((name) => join(directory, name))
     await using old = await owners(1, first!)
     await using second = await start(2)
