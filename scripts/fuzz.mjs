@@ -55,7 +55,9 @@ for (const name of names.filter((one) => !all.some((target) => target.name === o
 mkdirSync(FOUND, { recursive: true })
 const scratch = mkdtempSync(join(tmpdir(), 'ckpt-fuzz-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(130))
+/** The fuzzer that runs; it ends with this process. */
+let running
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => (running?.kill('SIGKILL'), process.exit(130)))
 
 let failed = 0
 for (const target of all.filter(({ name }) => names.includes(name))) {
@@ -153,6 +155,7 @@ async function watched(name, command, program) {
 function run(command, args, { env = process.env, hangs, longestMs }) {
   return new Promise((resolve) => {
     const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env })
+    running = child
     let output = ''
     let hung = false
     const started = performance.now()
