@@ -70,8 +70,8 @@ export function exitLike({ code, signal }) {
   setTimeout(() => process.exit(1), 1000)
 }
 
-/** Output of a program, trimmed; undefined when it is missing or fails. */
+/** What a program says, trimmed (its warnings only where it says nothing else); undefined when it is missing or fails. */
 export function probe(command, args, options = {}) {
   const result = spawnSync(command, args, { encoding: 'utf8', timeout: 20_000, ...options })
-  return result.status === 0 ? `${result.stdout}${result.stderr}`.trim() : undefined
+  return result.status === 0 ? result.stdout.trim() || result.stderr.trim() : undefined
 }
