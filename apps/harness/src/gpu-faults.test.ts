@@ -51,7 +51,7 @@ function plan(random: Random): Kill[] {
 describe('gpu: kills in broadcast and direct updates', () => {
   it(
     'end on the survivors with a typed error, give device memory back, and the next update is right',
-    { timeout: 300_000 },
+    { timeout: 60_000 + KILLS * 22_000 },
     async (context) => {
       if (gpus < 2) context.skip(`2 GPUs are needed, there are ${gpus}`)
       using checkpoint = await generateCheckpoint(
