@@ -44,7 +44,7 @@ const ARROWS = {
 
 const ANY_PACKAGE = '^(packages|native|apps)/[^/]+/'
 // Tests may also use what their package.json names under devDependencies; pnpm lets nothing else be resolved.
-const TEST = '([.](test|fixture|bench|fuzz)[.]ts$|/test/|/[^/]+[.]config[.]ts$)'
+const TEST = '([.](test|fixture|bench|fuzz)[.]ts$|/test(ing)?/|/[^/]+[.]config[.]ts$)'
 
 function arrow([name, allowed]) {
   const targets = [name, 'packages/contract', ...allowed].map((target) => `^${target}/`)
