@@ -1,3 +1,5 @@
+import { setTimeout } from 'node:timers/promises'
+
 import { CkptError } from '@ckpt/contract'
 import { Context, Router } from 'zeromq'
 
@@ -16,6 +18,12 @@ const LOCAL_PEER = 'local'
 const SEND_HIGH_WATER_MARK = 10_000
 /** Who has not shown the run's key after this many milliseconds is disconnected. */
 const HANDSHAKE_MS = 3000
+/**
+ * How long the address may be taken yet, in milliseconds, and when it is tried again: ZeroMQ lets go of the one of a coordinator that was
+ * closed in its own time, and so does the system of one that was killed.
+ */
+const BIND_MS = 2000
+const BIND_AGAIN_MS = 20
 /** Connections that may wait to be accepted: those of a large cluster, or of a flood that honest ones come in between. */
 const BACKLOG = 4096
 
@@ -65,7 +73,7 @@ export class CoordinatorHost implements CoordinatorHandle {
       ...curve,
     })
     try {
-      await router.bind(endpoint)
+      await bindSoon(router, endpoint)
     } catch (error) {
       router.close()
       throw CkptError.from(error, 'INVALID_ARGUMENT', `the coordinator cannot listen on ${address}`, {
@@ -100,6 +108,19 @@ export class CoordinatorHost implements CoordinatorHandle {
     this.#stopHeartbeat()
     this.#coordinator.close(coordinatorLost(this.address, this.#embedded, 'has closed'))
     await this.#socket?.close()
+  }
+}
+
+async function bindSoon(router: Router, endpoint: string): Promise<void> {
+  const deadline = performance.now() + BIND_MS
+  for (;;) {
+    try {
+      await router.bind(endpoint)
+      return
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || performance.now() > deadline) throw error
+      await setTimeout(BIND_AGAIN_MS)
+    }
   }
 }
 
