@@ -31,9 +31,12 @@ export function userSecret(directory = directoryOf(process.geteuid!())): string 
     }
     // Whole before it has its name: others may read it at once.
     const draft = join(directory, randomBytes(8).toString('hex'))
-    writeFileSync(draft, randomBytes(32).toString('base64'), { mode: 0o600, flag: 'wx' })
-    unlessThere(() => linkSync(draft, path))
-    rmSync(draft, { force: true })
+    try {
+      writeFileSync(draft, randomBytes(32).toString('base64'), { mode: 0o600, flag: 'wx' })
+      unlessThere(() => linkSync(draft, path))
+    } finally {
+      rmSync(draft, { force: true })
+    }
   }
 }
 

@@ -25,7 +25,7 @@ type Strategy = 'broadcast' | 'direct' | 'p2p'
 /**
  * What this machine's processors need for the parts of an update, read again and again beside the updates that are to be predicted,
  * since what else the physical machine does moves it within seconds. All of it comes from updates of another model over as many ranks:
- * one of 16 MiB, for what lies before and after the pipeline, and one of 1 GiB (less would be less in caches), for what bytes take.
+ * one of 16 MiB, for what lies before and after the pipeline, and one of 1 GiB, as large as those that are validated, for what bytes take.
  */
 export class Calibration implements AsyncDisposable {
   readonly #host: Host
