@@ -1,5 +1,8 @@
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo } from 'node:net'
+
 import { CkptError, type Rendezvous } from '@ckpt/contract'
-import { describe, expect, it, onTestFinished } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 
 import { joinRendezvous, startCoordinator, type JoinOptions } from './index.ts'
 import { Cluster, failure, freePort } from './testing/cluster.ts'
@@ -72,6 +75,36 @@ describe('joining', () => {
     const early = join({ rank: 1, worldSize: 2, address })
     await new Promise((resolve) => setTimeout(resolve, 200))
     const ranks = await Promise.all([join({ rank: 0, worldSize: 2, address }), early])
+    await Promise.all(ranks.map((rank) => rank.barrier('k')))
+  })
+
+  it('waits also where something before the coordinator closes connections while it is down', async () => {
+    const address = `tcp://127.0.0.1:${await freePort()}`
+    let closed = 0
+    let up: string | undefined
+    const proxy = createServer((socket) => {
+      if (up === undefined) {
+        closed++
+        socket.destroy()
+        return
+      }
+      const { hostname, port } = new URL(up)
+      const on = connect(Number(port), hostname)
+      for (const [a, b] of [
+        [socket, on],
+        [on, socket],
+      ] as const)
+        a.on('error', () => undefined)
+          .on('close', () => b.destroy())
+          .pipe(b)
+    }).listen(0, '127.0.0.1')
+    onTestFinished(() => void proxy.close())
+    await once(proxy, 'listening')
+    const front = `tcp://127.0.0.1:${(proxy.address() as AddressInfo).port}`
+    const joining = join({ rank: 1, worldSize: 2, address: front, token: 'the secret of this run' })
+    await vi.waitFor(() => expect(closed).toBeGreaterThan(6), { timeout: 10_000 })
+    up = address
+    const ranks = await Promise.all([join({ rank: 0, worldSize: 2, address, token: 'the secret of this run' }), joining])
     await Promise.all(ranks.map((rank) => rank.barrier('k')))
   })
 
