@@ -33,6 +33,8 @@ export interface Rendezvous {
   readonly worldSize: number
   /** Why this rank is a member no more; undefined while it is one. */
   readonly lost?: CkptError | undefined
+  /** How long it can take until a rank that is gone is noticed, in milliseconds: the heartbeat window. */
+  readonly lossMs: number
   /** Every rank's value, ascending by rank. @throws CkptError `RANK_MISSING` naming the ranks, `RANK_LOST`, `ABORTED`. */
   allGather<T>(key: string, value: T, options?: GatherOptions): Promise<T[]>
   /**

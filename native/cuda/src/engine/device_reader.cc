@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <deque>
 
+#include "copy_batch.h"
+
 namespace ckpt::cuda {
 namespace {
 
@@ -10,41 +12,6 @@ namespace {
 constexpr std::size_t kBatchBytes = std::size_t{128} << 20;
 constexpr std::size_t kBatchCopies = 256;
 constexpr std::size_t kBatchesAhead = 3;
-
-struct Batch {
-  std::vector<abi::DevicePointer> to, from;
-  std::vector<std::size_t> bytes;
-  std::size_t total = 0;
-  bool pinned = true;
-
-  void Add(const DeviceRead& read, std::size_t at, std::size_t length) {
-    to.push_back(reinterpret_cast<abi::DevicePointer>(read.to + at));
-    from.push_back(read.from + at);
-    bytes.push_back(length);
-    total += length;
-    pinned = pinned && read.pinned;
-  }
-};
-
-/// `batched` is cleared where the driver refuses a batch, which it does before it copies anything.
-void Enqueue(Batch& batch, const Stream& stream, bool& batched) {
-  const Driver& driver = Driver::Get();
-  const abi::Api& api = driver.api();
-  if (batched && batch.pinned && batch.bytes.size() >= 2) {
-    abi::MemcpyAttributes attributes{};
-    attributes.srcAccessOrder = abi::kSrcAccessOrderStream;
-    std::size_t first = 0;
-    const abi::Result result = api.memcpyBatchAsync(batch.to.data(), batch.from.data(), batch.bytes.data(), batch.bytes.size(),
-                                                    &attributes, &first, 1, stream.get());
-    if (result == abi::kSuccess) return;
-    if (result != abi::kErrorInvalidValue) driver.Check(result, "cuMemcpyBatchAsync");
-    batched = false;
-  }
-  for (std::size_t i = 0; i < batch.bytes.size(); i++) {
-    auto* to = reinterpret_cast<void*>(batch.to[i]);
-    driver.Check(api.memcpyDtoHAsync(to, batch.from[i], batch.bytes[i], stream.get()), "cuMemcpyDtoHAsync");
-  }
-}
 
 }  // namespace
 
@@ -87,31 +54,33 @@ std::uint64_t ReadDevice(const ContextPtr& context, const std::vector<DeviceRead
   const Stream stream(context, false);
   std::deque<std::pair<Event, std::size_t>> under_way;
   std::uint64_t done = 0;
-  bool batched = Driver::Get().api().memcpyBatchAsync != nullptr;
   const auto finish_one = [&] {
     Driver::Get().Check(Driver::Get().api().eventSynchronize(under_way.front().first.get()), "cuEventSynchronize");
     done += under_way.front().second;
     under_way.pop_front();
     progress(done);
   };
-  Batch batch;
+  CopyBatch batch(CopyBatch::Direction::kToHost);
+  bool pinned = true;
   const auto flush = [&] {
-    if (batch.bytes.empty()) return;
+    if (batch.empty()) return;
     cancellation.Check();
     if (under_way.size() >= kBatchesAhead) finish_one();
-    Enqueue(batch, stream, batched);
+    batch.Enqueue(stream, pinned);
     Event end(context);
     end.Record(stream);
-    under_way.emplace_back(std::move(end), batch.total);
-    batch = Batch();
+    under_way.emplace_back(std::move(end), batch.bytes());
+    batch = CopyBatch(CopyBatch::Direction::kToHost);
+    pinned = true;
   };
   try {
     for (const DeviceRead& read : reads) {
       for (std::size_t at = 0; at < read.bytes;) {
-        const std::size_t length = std::min(read.bytes - at, kBatchBytes - batch.total);
-        batch.Add(read, at, length);
+        const std::size_t length = std::min(read.bytes - at, kBatchBytes - batch.bytes());
+        batch.Add(reinterpret_cast<abi::DevicePointer>(read.to + at), read.from + at, length);
+        pinned = pinned && read.pinned;
         at += length;
-        if (batch.total == kBatchBytes || batch.bytes.size() == kBatchCopies) flush();
+        if (batch.bytes() == kBatchBytes || batch.count() == kBatchCopies) flush();
       }
     }
     flush();

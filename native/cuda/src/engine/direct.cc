@@ -147,46 +147,22 @@ void DirectJob::AddRun(std::uint64_t from, std::uint64_t to, std::uint64_t bytes
     if (options_.slice_bytes != 0) {
       length = std::min<std::uint64_t>(length, options_.slice_bytes - (from - base) % options_.slice_bytes);
     }
-    if (batches_.empty() || batches_.back().total >= kBatchBytes || batches_.back().bytes.size() >= kBatchCopies) {
-      batches_.emplace_back();
+    if (batches_.empty() || batches_.back().bytes() >= kBatchBytes || batches_.back().count() >= kBatchCopies) {
+      batches_.emplace_back(CopyBatch::Direction::kToDevice);
     }
-    Batch& batch = batches_.back();
-    length = std::min(length, kBatchBytes - batch.total);
-    batch.from.push_back(from);
-    batch.to.push_back(to);
-    batch.bytes.push_back(length);
-    batch.total += length;
+    CopyBatch& batch = batches_.back();
+    length = std::min(length, kBatchBytes - batch.bytes());
+    batch.Add(to, from, length);
     from += length;
     to += length;
     bytes -= length;
   }
 }
 
-void DirectJob::Enqueue(const Batch& batch, const Stream& stream) const {
-  const Driver& driver = Driver::Get();
-  const abi::Api& api = driver.api();
-  if (batch.bytes.size() >= 2 && api.memcpyBatchAsync != nullptr) {
-    abi::MemcpyAttributes attributes{};
-    attributes.srcAccessOrder = abi::kSrcAccessOrderStream;
-    std::size_t first = 0;
-    auto to = batch.to, from = batch.from;
-    auto bytes = batch.bytes;
-    const abi::Result result =
-        api.memcpyBatchAsync(to.data(), from.data(), bytes.data(), bytes.size(), &attributes, &first, 1, stream.get());
-    if (result == abi::kSuccess) return;
-    // Refused before anything is copied, as it was seen where host memory had been registered in another context.
-    if (result != abi::kErrorInvalidValue) driver.Check(result, "cuMemcpyBatchAsync");
-  }
-  for (std::size_t i = 0; i < batch.bytes.size(); i++) {
-    driver.Check(api.memcpyHtoDAsync(batch.to[i], reinterpret_cast<const void*>(batch.from[i]), batch.bytes[i], stream.get()),
-                 "cuMemcpyHtoDAsync");
-  }
-}
-
 DirectStats DirectJob::Run(const Cancellation& cancellation) const {
   context_->MakeCurrent();
   DirectStats stats;
-  for (const Batch& batch : batches_) stats.h2d_bytes += batch.total;
+  for (const CopyBatch& batch : batches_) stats.h2d_bytes += batch.bytes();
   for (const auto& list : gathers_) stats.h2d_bytes += list->bytes();
   for (const auto& list : forwards_) stats.forward_bytes += list->bytes();
   const Event zero(context_);
@@ -197,7 +173,7 @@ DirectStats DirectJob::Run(const Cancellation& cancellation) const {
     Lane gathers(context_, kernel_, 0, gathers_.size());
     while (!batches.over() || !gathers.over()) {
       cancellation.Check();
-      while (batches.may_enqueue()) batches.Enqueue([&](std::size_t index) { Enqueue(batches_[index], engine_); });
+      while (batches.may_enqueue()) batches.Enqueue([&](std::size_t index) { batches_[index].Enqueue(engine_); });
       const bool gather = options_.together || batches.over();
       while (gather && gathers.may_enqueue()) gathers.Enqueue([&](std::size_t index) { gathers_[index]->Run(kernel_); });
       batches.Collect(!batches.over(), zero, stats);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ckpt/cancellation.h"
+#include "copy_batch.h"
 #include "kernels.h"
 
 namespace ckpt::cuda {
@@ -53,19 +54,12 @@ class DirectJob {
   DirectStats Run(const Cancellation& cancellation) const;
 
  private:
-  struct Batch {
-    std::vector<abi::DevicePointer> to, from;
-    std::vector<std::size_t> bytes;
-    std::uint64_t total = 0;
-  };
-
   void AddRun(std::uint64_t from, std::uint64_t to, std::uint64_t bytes);
-  void Enqueue(const Batch& batch, const Stream& stream) const;
 
   ContextPtr context_;
   Options options_;
   std::vector<Source> sources_;
-  std::vector<Batch> batches_;
+  std::vector<CopyBatch> batches_;
   std::vector<std::unique_ptr<CopyList>> gathers_;
   std::vector<std::unique_ptr<CopyList>> forwards_;
   Stream engine_, kernel_;

@@ -65,7 +65,11 @@ std::string Nccl::Describe(nccl_abi::Result result, nccl_abi::Comm comm) const {
 
 void Nccl::Check(nccl_abi::Result result, const char* what, nccl_abi::Comm comm) const {
   if (result == nccl_abi::kSuccess || result == nccl_abi::kInProgress) return;
-  throw Error(code::kNativeFailure, std::string(what) + " failed: " + Describe(result, comm)).WithNumber(result);
+  Error error = Error(code::kNativeFailure, std::string(what) + " failed: " + Describe(result, comm)).WithNumber(result);
+  const bool misused = result == nccl_abi::kInvalidArgument || result == nccl_abi::kInvalidUsage;
+  // That is how NCCL tells that a member died.
+  if (comm != nullptr && !misused) throw std::move(error).WithPeer("another member");
+  throw error;
 }
 
 }  // namespace ckpt::cuda

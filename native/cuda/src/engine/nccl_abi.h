@@ -34,6 +34,8 @@ struct Config {
 };
 
 constexpr Result kSuccess = 0;
+constexpr Result kInvalidArgument = 4;
+constexpr Result kInvalidUsage = 5;
 constexpr Result kInProgress = 7;
 constexpr int kUint8 = 1;
 

@@ -56,6 +56,9 @@ Pipeline::Pipeline(PipelineParts parts, Schedule schedule, PipelineEvents events
       arrived_(schedule_.job().buckets.size(), schedule_.job().arrivals ? 0 : 1),
       progress_(started_) {
   start_.Record(*parts_.h2d);
+  // Times are told since then, so nothing may begin, and end, before it.
+  const Driver& driver = Driver::Get();
+  driver.Check(driver.api().streamWaitEvent(parts_.broadcast->get(), start_.get(), 0), "cuStreamWaitEvent");
 }
 
 void Pipeline::Release(std::uint32_t bucket) {

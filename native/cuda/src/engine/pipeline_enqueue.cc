@@ -2,6 +2,7 @@
 #include <chrono>
 #include <vector>
 
+#include "copy_batch.h"
 #include "pipeline.h"
 
 namespace ckpt::cuda {
@@ -96,28 +97,11 @@ void Pipeline::EnqueueCopy() {
 }
 
 void Pipeline::CopyPieces(const std::vector<Piece>& pieces) const {
-  const Driver& driver = Driver::Get();
-  const abi::Api& api = driver.api();
-  const abi::DevicePointer ring = parts_.ring->pointer();
-  if (pieces.size() >= 2 && api.memcpyBatchAsync != nullptr) {
-    std::vector<abi::DevicePointer> to, from;
-    std::vector<std::size_t> bytes;
-    for (const Piece& piece : pieces) {
-      to.push_back(ring + piece.offset);
-      from.push_back(reinterpret_cast<abi::DevicePointer>(piece.from));
-      bytes.push_back(piece.bytes);
-    }
-    abi::MemcpyAttributes attributes{};
-    attributes.srcAccessOrder = abi::kSrcAccessOrderStream;
-    std::size_t first = 0;
-    driver.Check(
-        api.memcpyBatchAsync(to.data(), from.data(), bytes.data(), bytes.size(), &attributes, &first, 1, parts_.h2d->get()),
-        "cuMemcpyBatchAsync");
-    return;
-  }
+  CopyBatch batch(CopyBatch::Direction::kToDevice);
   for (const Piece& piece : pieces) {
-    driver.Check(api.memcpyHtoDAsync(ring + piece.offset, piece.from, piece.bytes, parts_.h2d->get()), "cuMemcpyHtoDAsync");
+    batch.Add(parts_.ring->pointer() + piece.offset, reinterpret_cast<abi::DevicePointer>(piece.from), piece.bytes);
   }
+  batch.Enqueue(*parts_.h2d);
 }
 
 void Pipeline::EnqueueBroadcast() {

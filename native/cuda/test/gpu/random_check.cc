@@ -47,6 +47,18 @@ Plan RandomPlan(unsigned seed, std::uint32_t size) {
   return plan;
 }
 
+/// Whose bytes they could be: the first of them, in hexadecimal.
+void DumpBytes(const std::vector<std::byte>& bytes, std::size_t from, std::size_t to) {
+  constexpr std::size_t kMost = 512;
+  for (std::size_t at = from; at < std::min(to, from + kMost); at++) {
+    std::fprintf(stderr, "%02x%s", static_cast<unsigned>(bytes[at]),
+                 (at - from) % 32 == 31 ? "\n"
+                 : (at - from) % 8 == 7 ? " "
+                                        : "");
+  }
+  std::fprintf(stderr, "\n");
+}
+
 /// What a wrong bucket looks like: enough to tell bytes that came late from bytes that came from a wrong place.
 void Describe(const Plan& plan, std::uint32_t bucket, unsigned seed, const std::vector<std::byte>& got,
               const std::vector<std::byte>& later, const std::vector<std::vector<std::byte>>& contents,
@@ -84,6 +96,7 @@ void Describe(const Plan& plan, std::uint32_t bucket, unsigned seed, const std::
           static_cast<unsigned long long>(copy.source_offset), copy.source, static_cast<unsigned long long>(wrong),
           static_cast<unsigned long long>(zero), static_cast<unsigned long long>(first), static_cast<unsigned long long>(last),
           static_cast<unsigned long long>(still), source);
+      DumpBytes(got, copy.bucket_offset + first, copy.bucket_offset + last + 1);
     }
     number++;
   }

@@ -259,6 +259,9 @@ export class Updates {
       phase,
     })
     if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
+    // A library that lost its peer says that something failed; the rendezvous soon knows which rank is gone.
+    else if (error.code === 'NATIVE_FAILURE' && error.fields.peer !== undefined)
+      await aborted(epoch.signal, this.#with.rendezvous.lossMs + ORIGIN_GRACE_MS / 2)
     // The rank where it began logs it; the others only pass it on.
     if (!epoch.signal.aborted) this.#with.log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
     this.#with.rendezvous.abortEpoch(epoch, error)

@@ -36,6 +36,10 @@ export class RejoiningRendezvous implements Rendezvous {
     return this.#member.lost
   }
 
+  get lossMs(): number {
+    return this.#member.lossMs
+  }
+
   allGather<T>(key: string, value: T, options?: GatherOptions): Promise<T[]> {
     return this.#call(options, (member, left) => member.allGather(key, value, left))
   }

@@ -41,6 +41,10 @@ export class RankRendezvous implements Rendezvous {
     return this.#session.ended
   }
 
+  get lossMs(): number {
+    return this.#session.windowMs
+  }
+
   async allGather<T>(key: string, value: T, options?: GatherOptions): Promise<T[]> {
     let payload: Uint8Array
     try {

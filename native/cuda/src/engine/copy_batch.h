@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "driver.h"
+#include "handles.h"
+
+namespace ckpt::cuda {
+
+/// Copies from this size on go to the driver in one call. Smaller ones get a call each, because cuMemcpyBatchAsync of CUDA 13.0
+/// does not copy them safely: of many pieces of up to 20 kB, followed at once by the launch of a kernel on another stream, one
+/// arrived with that launch's commands in it, about once in ten runs of `cuda_check random` (H200, driver 580.159).
+constexpr std::uint64_t kLeastBatchedBytes = std::uint64_t{128} << 10;
+
+/// Copies between pinned host memory and a GPU that are handed to the driver together.
+class CopyBatch {
+ public:
+  enum class Direction { kToDevice, kToHost };
+
+  explicit CopyBatch(Direction direction) : direction_(direction) {}
+
+  /// Of device addresses and addresses of host memory alike.
+  void Add(abi::DevicePointer to, abi::DevicePointer from, std::uint64_t bytes);
+
+  std::uint64_t bytes() const { return total_; }
+  std::size_t count() const { return to_.size(); }
+  bool empty() const { return to_.empty(); }
+
+  /// Puts the copies on `stream`, in no certain order among themselves. The context must be current. With `batched` false, each
+  /// by a call of its own, which host memory that is not pinned needs. @throws Error NATIVE_FAILURE with the driver's text.
+  void Enqueue(const Stream& stream, bool batched = true) const;
+
+ private:
+  bool EnqueueTogether(const std::vector<std::size_t>& which, const Stream& stream) const;
+  void EnqueueOne(std::size_t index, const Stream& stream) const;
+
+  Direction direction_;
+  std::vector<abi::DevicePointer> to_, from_;
+  std::vector<std::size_t> bytes_;
+  std::uint64_t total_ = 0;
+};
+
+}  // namespace ckpt::cuda
