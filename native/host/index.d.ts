@@ -19,6 +19,7 @@ export interface NativeAllocateOptions {
   readonly prefault?: boolean | undefined
   /** Other processes of the user can map it, by its `name`. */
   readonly shareable?: boolean | undefined
+  readonly hugePages?: boolean | undefined
   readonly threads?: number | undefined
   /** Memory node that the pages should come from. */
   readonly numaNode?: number | undefined

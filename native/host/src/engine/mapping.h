@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -17,6 +18,7 @@ namespace ckpt::host {
 class Mapping {
  public:
   enum class Kind { kAnonymous, kShared, kFile };
+  static constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
   /// Private memory, 2 MiB aligned, advised to use huge pages. @throws Error OUT_OF_MEMORY.
   static std::shared_ptr<Mapping> Anonymous(std::size_t bytes);
@@ -49,6 +51,12 @@ class Mapping {
   /// Has pages that are not there yet come from memory node `node`, where it has any left. Does nothing on a machine with one
   /// node; a refusal of the kernel is ignored, as it costs speed alone.
   void PreferNode(int node);
+  /// From now on Populate and FormHugePages put the pages of this memory together into huge ones, even where the system does
+  /// not do that for shared memory by itself. Nothing else may use the memory yet.
+  void UseHugePages();
+  /// Has the bytes' pages be huge before they are filled. Does nothing without UseHugePages, and where the kernel (before Linux
+  /// 6.1) or the memory has none. From any thread. @throws Error OUT_OF_MEMORY.
+  void FormHugePages(std::size_t offset, std::size_t bytes);
   /// Touches every page for writing, in slices on several threads. @throws Error OUT_OF_MEMORY (a full /dev/shm too), ABORTED.
   void Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
   /// Maps pages that exist already (those of a file in memory), in slices on several threads; reads them in where need be.
@@ -67,6 +75,8 @@ class Mapping {
   const std::string name_;
   const ScopedMmap memory_;
   const ScopedFd fd_;
+  /// By huge page: whether somebody has formed it, or is about to. Null where nobody shall.
+  std::unique_ptr<std::atomic<bool>[]> formed_;
   mutable std::mutex mutex_;
   bool locked_ = false;
   std::string lock_error_;

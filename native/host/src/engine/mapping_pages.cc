@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdint>
 
 #include "ckpt/affinity.h"
 #include "ckpt/error.h"
@@ -16,6 +17,9 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23  // since Linux 5.14
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25  // since Linux 6.1
 #endif
 
 namespace ckpt::host {
@@ -76,6 +80,24 @@ void Mapping::PreferNode(int node) {
   if (NodeCount() > 1) ckpt::PreferNode(data(), size(), node);
 }
 
+void Mapping::UseHugePages() {
+  if (size() < kHugePageBytes || reinterpret_cast<std::uintptr_t>(data()) % kHugePageBytes != 0) return;
+  formed_ = std::make_unique<std::atomic<bool>[]>(size() / kHugePageBytes);
+}
+
+void Mapping::FormHugePages(std::size_t offset, std::size_t bytes) {
+  if (formed_ == nullptr || bytes == 0) return;
+  const std::size_t last = std::min((offset + bytes - 1) / kHugePageBytes + 1, size() / kHugePageBytes);
+  for (std::size_t i = offset / kHugePageBytes; i < last; i++) {
+    if (formed_[i].exchange(true)) continue;
+    std::byte* start = data() + i * kHugePageBytes;
+    // The kernel makes a huge page around pages that are there; one is enough. A refusal leaves small pages, which work as
+    // well.
+    if (!PopulateWrite(start, PageBytes())) return;
+    ::madvise(start, kHugePageBytes, MADV_COLLAPSE);
+  }
+}
+
 void Mapping::Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation) {
   const bool by_kernel = PopulateWrite(data(), std::min(size(), PageBytes()));
   // Touching a page that a full /dev/shm cannot give would kill the process.
@@ -84,6 +106,7 @@ void Mapping::Populate(WorkerPool& pool, unsigned threads, const Cancellation& c
   ParallelFor::Run(pool, threads, slices, cancellation, [&](std::size_t slice) {
     const std::size_t start = slice * kSlice;
     const std::size_t bytes = std::min(kSlice, size() - start);
+    FormHugePages(start, bytes);
     if (!by_kernel || !PopulateWrite(data() + start, bytes)) TouchPages(data() + start, bytes);
   });
 }

@@ -98,8 +98,10 @@ std::uint64_t ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<st
   Progress counter(progress);
   spans.Parallel(pool, threads, kLargestSlice, cancellation, [&](std::size_t index, std::uint64_t from, std::uint64_t to) {
     const FileRead& read = reads[index];
-    ReadFully(fds[read.file].get(), files[read.file], memories[read.memory]->data() + read.memory_offset + from, to - from,
-              read.file_offset + from);
+    Mapping& memory = *memories[read.memory];
+    const std::uint64_t at = read.memory_offset + from;
+    memory.FormHugePages(at, to - from);
+    ReadFully(fds[read.file].get(), files[read.file], memory.data() + at, to - from, read.file_offset + from);
     counter.Add(to - from);
   });
   return spans.total();

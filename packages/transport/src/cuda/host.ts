@@ -26,7 +26,7 @@ export class CudaHost implements Host {
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {
-    const memory = await this.#host.allocate({ ...this.#place, ...options, lock: false })
+    const memory = await this.#host.allocate({ ...this.#place, hugePages: true, ...options, lock: false })
     // What is not touched yet is pinned slice by slice while it is filled (`read`): the driver would touch it on one thread.
     return this.#register(memory, options.lock ?? true, options.threads, options.prefault === false)
   }
