@@ -438,7 +438,7 @@ describe('memory', () => {
         bytes: end - cuts[i]!,
       }))
       await host.read({ files: [file], memories: [memory], reads, threads: 4 })
-      const other = await host.mapFile(memory.name, { lock: false })
+      const other = await host.mapFile(memory.name!, { lock: false })
       expect(memory.view(0, bytes).equals(data)).toBe(true)
       expect(other.view(0, bytes).equals(data)).toBe(true)
       other.close()
