@@ -22,6 +22,11 @@ static_assert(CU_STREAM_NON_BLOCKING == abi::kStreamNonBlocking);
 static_assert(CU_MEMHOSTREGISTER_PORTABLE == abi::kMemHostRegisterPortable);
 static_assert(CU_MEMHOSTREGISTER_DEVICEMAP == abi::kMemHostRegisterDeviceMap);
 static_assert(CU_MEMHOSTREGISTER_READ_ONLY == abi::kMemHostRegisterReadOnly);
+static_assert(sizeof(CUDA_MEMCPY2D) == sizeof(abi::Memcpy2d));
+static_assert(offsetof(CUDA_MEMCPY2D, srcPitch) == offsetof(abi::Memcpy2d, srcPitch));
+static_assert(offsetof(CUDA_MEMCPY2D, dstDevice) == offsetof(abi::Memcpy2d, dstDevice));
+static_assert(offsetof(CUDA_MEMCPY2D, Height) == offsetof(abi::Memcpy2d, height));
+static_assert(CU_MEMORYTYPE_HOST == abi::kMemoryTypeHost && CU_MEMORYTYPE_DEVICE == abi::kMemoryTypeDevice);
 
 #if CUDA_VERSION >= 13000
 static_assert(sizeof(CUmemcpyAttributes) == sizeof(abi::MemcpyAttributes));

@@ -9,7 +9,13 @@ void CopyBatch::Add(abi::DevicePointer to, abi::DevicePointer from, std::uint64_
   total_ += bytes;
 }
 
+void CopyBatch::AddRows(const DeviceCopy& copy) {
+  rows_.push_back(copy);
+  total_ += copy.rows * copy.row_bytes;
+}
+
 void CopyBatch::Enqueue(const Stream& stream, bool batched) const {
+  for (const DeviceCopy& copy : rows_) EnqueueRows(copy, stream);
   std::vector<std::size_t> large;
   const bool can = batched && Driver::Get().api().memcpyBatchAsync != nullptr;
   for (std::size_t i = 0; i < to_.size(); i++) {
@@ -52,6 +58,20 @@ void CopyBatch::EnqueueOne(std::size_t index, const Stream& stream) const {
     auto* to = reinterpret_cast<void*>(to_[index]);
     driver.Check(api.memcpyDtoHAsync(to, from_[index], bytes_[index], stream.get()), "cuMemcpyDtoHAsync");
   }
+}
+
+void CopyBatch::EnqueueRows(const DeviceCopy& copy, const Stream& stream) {
+  abi::Memcpy2d rows{};
+  rows.srcMemoryType = abi::kMemoryTypeHost;
+  rows.srcHost = reinterpret_cast<const void*>(copy.source);
+  rows.srcPitch = copy.source_pitch;
+  rows.dstMemoryType = abi::kMemoryTypeDevice;
+  rows.dstDevice = copy.destination;
+  rows.dstPitch = copy.destination_pitch;
+  rows.widthInBytes = copy.row_bytes;
+  rows.height = copy.rows;
+  const Driver& driver = Driver::Get();
+  driver.Check(driver.api().memcpy2dAsync(&rows, stream.get()), "cuMemcpy2DAsync");
 }
 
 }  // namespace ckpt::cuda

@@ -6,6 +6,7 @@
 
 #include "driver.h"
 #include "handles.h"
+#include "kernels.h"
 
 namespace ckpt::cuda {
 
@@ -24,9 +25,12 @@ class CopyBatch {
   /// Of device addresses and addresses of host memory alike.
   void Add(abi::DevicePointer to, abi::DevicePointer from, std::uint64_t bytes);
 
+  /// Rows out of host memory, by one call. Pitches below 2 GiB.
+  void AddRows(const DeviceCopy& copy);
+
   std::uint64_t bytes() const { return total_; }
-  std::size_t count() const { return to_.size(); }
-  bool empty() const { return to_.empty(); }
+  std::size_t count() const { return to_.size() + rows_.size(); }
+  bool empty() const { return count() == 0; }
 
   /// Puts the copies on `stream`, in no certain order among themselves. The context must be current. With `batched` false, each
   /// by a call of its own, which host memory that is not pinned needs. @throws Error NATIVE_FAILURE with the driver's text.
@@ -35,10 +39,12 @@ class CopyBatch {
  private:
   bool EnqueueTogether(const std::vector<std::size_t>& which, const Stream& stream) const;
   void EnqueueOne(std::size_t index, const Stream& stream) const;
+  static void EnqueueRows(const DeviceCopy& copy, const Stream& stream);
 
   Direction direction_;
   std::vector<abi::DevicePointer> to_, from_;
   std::vector<std::size_t> bytes_;
+  std::vector<DeviceCopy> rows_;
   std::uint64_t total_ = 0;
 };
 

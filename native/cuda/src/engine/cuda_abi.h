@@ -36,6 +36,22 @@ struct MemcpyAttributes {
   unsigned int flags;
 };
 
+struct Memcpy2d {
+  size_t srcXInBytes, srcY;
+  unsigned int srcMemoryType;
+  const void* srcHost;
+  DevicePointer srcDevice;
+  void* srcArray;
+  size_t srcPitch;
+  size_t dstXInBytes, dstY;
+  unsigned int dstMemoryType;
+  void* dstHost;
+  DevicePointer dstDevice;
+  void* dstArray;
+  size_t dstPitch;
+  size_t widthInBytes, height;
+};
+
 constexpr Result kSuccess = 0;
 constexpr Result kErrorInvalidValue = 1;
 constexpr Result kErrorOutOfMemory = 2;
@@ -54,6 +70,8 @@ constexpr unsigned int kMemHostRegisterDeviceMap = 2;
 constexpr unsigned int kMemHostRegisterReadOnly = 8;
 constexpr unsigned int kIpcLazyEnablePeerAccess = 1;
 constexpr int kSrcAccessOrderStream = 1;
+constexpr unsigned int kMemoryTypeHost = 1;
+constexpr unsigned int kMemoryTypeDevice = 2;
 
 /**
  * Every driver function used: X(member, exported symbol, parameters). Symbols carry their version suffix, so that a newer
@@ -86,6 +104,7 @@ constexpr int kSrcAccessOrderStream = 1;
   X(memcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", (DevicePointer to, const void* from, size_t bytes, Stream stream))               \
   X(memcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", (void* to, DevicePointer from, size_t bytes, Stream stream))                     \
   X(memcpyDtoDAsync, "cuMemcpyDtoDAsync_v2", (DevicePointer to, DevicePointer from, size_t bytes, Stream stream))             \
+  X(memcpy2dAsync, "cuMemcpy2DAsync_v2", (const Memcpy2d* copy, Stream stream))                                               \
   X(memsetD8Async, "cuMemsetD8Async", (DevicePointer to, unsigned char value, size_t bytes, Stream stream))                   \
   X(ipcGetMemHandle, "cuIpcGetMemHandle", (IpcMemHandle * handle, DevicePointer pointer))                                     \
   X(ipcOpenMemHandle, "cuIpcOpenMemHandle_v2", (DevicePointer * pointer, IpcMemHandle handle, unsigned int flags))            \

@@ -26,7 +26,8 @@ struct DirectStats {
 };
 
 /// Copies out of page-locked host memory into memory of this GPU, prepared once and run again and again. Long runs go to the
-/// copy engine in batches, the others are gathered by a kernel that reads the host's memory itself.
+/// copy engine in batches, and rows that do not begin with a line of memory by two-dimensional copies; the others are gathered
+/// by a kernel that reads the host's memory itself.
 class DirectJob {
  public:
   struct Options {
@@ -54,7 +55,12 @@ class DirectJob {
   DirectStats Run(const Cancellation& cancellation) const;
 
  private:
+  /// Bytes from a host address to the end of its slice.
+  std::uint64_t SliceLeft(std::uint64_t address) const;
+  CopyBatch& OpenBatch();
   void AddRun(std::uint64_t from, std::uint64_t to, std::uint64_t bytes);
+  /// Rows that lie in two slices go to `gather`.
+  void AddRows(DeviceCopy copy, std::vector<DeviceCopy>& gather);
 
   ContextPtr context_;
   Options options_;

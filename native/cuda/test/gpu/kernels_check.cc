@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "ckpt/error.h"
+#include "direct.h"
 #include "kernels.h"
 
 namespace check {
@@ -92,6 +93,45 @@ void CheckCopies(std::mt19937_64& random, const std::shared_ptr<const Kernels>& 
   std::printf("strided copy: 40 lists equal\n");
 }
 
+/// A direct job out of pinned memory in slices: runs and rows of all widths, aligned with lines of memory and not.
+void CheckDirect(std::mt19937_64& random, const std::shared_ptr<const Kernels>& kernels, const ContextPtr& context,
+                 const ckpt::cuda::Stream& stream) {
+  constexpr std::size_t kBytes = 24 << 20, kSlice = 8 << 20;
+  ckpt::WorkerPool pool{"check"};
+  const Pinned host(context, pool, kBytes, 2, kSlice);
+  Fill(pool, host.data(), kBytes, 5);
+  const DeviceMemory destination(context, kBytes);
+  const auto base = reinterpret_cast<std::uint64_t>(host.data());
+  for (int round = 0; round < 30; round++) {
+    std::vector<std::byte> to = RandomBytes(random, kBytes);
+    Upload(destination, to, stream);
+    const std::size_t unit = round % 3 == 0 ? 128 : round % 3 == 1 ? 8 : 2;
+    std::vector<DeviceCopy> copies;
+    std::uint64_t expected = 0;
+    for (std::size_t cursor = 0;;) {
+      const std::size_t width = (1 + random() % (round % 2 == 0 ? 4000 : 400000)) / unit * unit + unit;
+      const std::size_t rows = 1 + random() % (width < 4096 ? 3000 : 8);
+      const std::size_t source_pitch = width + (random() % 2000) / unit * unit;
+      const std::size_t pitch = width + (random() % 300) / unit * unit;
+      if (cursor + rows * pitch > kBytes || rows * source_pitch >= kBytes) break;
+      const std::size_t start = random() % (kBytes - rows * source_pitch) / unit * unit;
+      copies.push_back({base + start, destination.pointer() + cursor, rows, width, source_pitch, pitch});
+      for (std::size_t r = 0; r < rows; r++) {
+        std::memcpy(to.data() + cursor + r * pitch, host.data() + start + r * source_pitch, width);
+      }
+      cursor += rows * pitch;
+      expected += rows * width;
+    }
+    DirectJob::Options options;
+    options.slice_bytes = kSlice;
+    options.together = round % 2 == 0;
+    const DirectJob job(context, kernels, {{base, kBytes}}, copies, {}, options);
+    for (int i = 0; i < 2; i++) Require(job.Run(ckpt::Cancellation()).h2d_bytes == expected, "all bytes of a direct job");
+    Require(Download(destination, stream) == to, "a direct job's bytes equal the CPU's, round " + std::to_string(round));
+  }
+  std::printf("direct: 30 jobs equal\n");
+}
+
 void Rates(const std::shared_ptr<const Kernels>& kernels, const ContextPtr& context, const ckpt::cuda::Stream& stream) {
   constexpr std::size_t kBytes = std::size_t{2} << 30;
   const DeviceMemory a(context, kBytes), b(context, kBytes);
@@ -132,6 +172,7 @@ int CheckKernels() {
   std::mt19937_64 random(11);
   CheckDigest(random, *kernels, context, stream);
   CheckCopies(random, kernels, context, stream);
+  CheckDirect(random, kernels, context, stream);
   if (std::getenv("CKPT_CHECK_QUICK") == nullptr) Rates(kernels, context, stream);
   return 0;
 }

@@ -18,9 +18,9 @@ import { cudaMemory, type CudaHostMemory } from './memory.ts'
 /** Runs from this size on go to the copy engine: below it each of them would cost it more than the kernel needs. */
 const ENGINE_BYTES = 256 * 1024
 
-/** Parameters in GPU memory, mapped by CUDA IPC: long runs by the copy engine, all else by a kernel that reads pinned memory. */
+/** Parameters in GPU memory, mapped by CUDA IPC: long runs and wide rows by the copy engine, all else by a kernel that reads pinned memory. */
 export class CudaDirect implements DirectDevice {
-  readonly how = `runs of ${ENGINE_BYTES / 1024} KiB and more by the copy engine in batches, shorter ones by a gathering kernel`
+  readonly how = `runs of ${ENGINE_BYTES / 1024} KiB and more by the copy engine in batches, rows off lines of memory by two-dimensional copies, the others by a gathering kernel`
   readonly #device: CudaDeviceHandle
   readonly #info: CudaDeviceInfo
   readonly #host: CudaHost
