@@ -25,8 +25,11 @@ import { UpdateResources } from './resources.ts'
 import type { UpdateRun } from './run.ts'
 import { runUpdate } from './update.ts'
 
-/** Devices pass an abort on faster than the rendezvous: this long a rank waits for the error it began with before it reports its own. */
-const ORIGIN_GRACE_MS = 1000
+/**
+ * Devices pass an abort on faster than the rendezvous: this long, and for as long as a lost rank or coordinator may go unnoticed, a rank waits
+ * for the error it began with before it reports its own.
+ */
+const ORIGIN_GRACE_MS = 500
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
 const DEFAULT_FRACTION = 0.5
 
@@ -258,10 +261,9 @@ export class Updates {
       epoch: epoch.id,
       phase,
     })
-    if (error.code === 'ABORTED' && !outer.aborted) await aborted(epoch.signal, ORIGIN_GRACE_MS)
-    // A library that lost its peer says that something failed; the rendezvous soon knows which rank is gone.
-    else if (error.code === 'NATIVE_FAILURE' && error.fields.peer !== undefined)
-      await aborted(epoch.signal, this.#with.rendezvous.lossMs + ORIGIN_GRACE_MS / 2)
+    // An abort that a device passed on, or a library that lost its peer, says little; the rendezvous soon knows why, and which rank is gone.
+    const peers = error.code === 'ABORTED' ? !outer.aborted : error.code === 'NATIVE_FAILURE' && error.fields.peer !== undefined
+    if (peers) await aborted(epoch.signal, this.#with.rendezvous.lossMs + ORIGIN_GRACE_MS)
     // The rank where it began logs it; the others only pass it on.
     if (!epoch.signal.aborted) this.#with.log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
     this.#with.rendezvous.abortEpoch(epoch, error)
