@@ -130,6 +130,22 @@ describe('a coordinator that is restarted', () => {
       Array(2).fill([0, 1]),
     )
   })
+
+  it('is joined again by a call that began before its death was noticed, not by one that it may have answered', async () => {
+    const cluster = await Cluster.start(2)
+    onTestFinished(() => cluster.kill())
+    const options = (rank: number) => cluster.options(rank, { token: QUICK.token })
+    const [, rank1] = await Promise.all([cluster.ranks[0]!.call('join', options(0)), member({ ...options(1), rejoin: true })])
+    const early = failure(rank1.barrier('early'))
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    await cluster.ranks[0]!.kill()
+    await new Promise((resolve) => setTimeout(resolve, 300))
+    const late = rank1.allGather('k', 1, { timeoutMs: 20_000 })
+    late.catch(() => undefined)
+    expect(await early).toMatchObject({ code: 'RANK_LOST' })
+    const rank0 = await member(options(0))
+    expect(await Promise.all([rank0.allGather('k', 0), late])).toEqual(Array(2).fill([0, 1]))
+  })
 })
 
 async function coordinate(worldSize: number, more: { elastic?: boolean } = {}): Promise<CoordinatorHandle> {

@@ -82,7 +82,8 @@ export class RejoiningRendezvous implements Rendezvous {
     options: GatherOptions = {},
     work: (member: RankRendezvous, options: GatherOptions) => Promise<T>,
   ): Promise<T> {
-    const deadline = performance.now() + (options.timeoutMs ?? this.#timeoutMs)
+    const began = performance.now()
+    const deadline = began + (options.timeoutMs ?? this.#timeoutMs)
     const whole = { ...options, timeoutMs: options.timeoutMs ?? this.#timeoutMs }
     const left = () => ({ ...options, timeoutMs: Math.max(1, deadline - performance.now()) })
     const before = this.#member
@@ -92,8 +93,11 @@ export class RejoiningRendezvous implements Rendezvous {
       try {
         return await work(before, whole)
       } catch (error) {
-        // A new coordinator answers at once that it does not know this rank: nothing has been waited for, so nothing is lost.
-        if (!renewable || before.lost?.fields['rejoin'] !== true || error !== before.lost) throw error
+        const { lost } = before
+        if (!renewable || lost === undefined || error !== lost) throw error
+        // A new coordinator answers at once that it does not know this rank, and one that was silent since before the call has not
+        // answered anybody: nothing is lost.
+        if (lost.fields['rejoin'] !== true && before.heardAt >= began) throw lost
       }
     }
     return work(await this.#renewed(before, left()), left())

@@ -41,6 +41,11 @@ export class RankRendezvous implements Rendezvous {
     return this.#session.ended
   }
 
+  /** When the coordinator was last heard, by `performance.now()`. */
+  get heardAt(): number {
+    return this.#session.heardAt
+  }
+
   get lossMs(): number {
     return this.#session.windowMs
   }

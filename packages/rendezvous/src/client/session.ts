@@ -62,6 +62,11 @@ export class Session {
     return this.#everybody
   }
 
+  /** When the coordinator was last heard, by `performance.now()`. */
+  get heardAt(): number {
+    return this.#heard
+  }
+
   /** How long the coordinator may be silent, in milliseconds. */
   get windowMs(): number {
     return this.#windowMs
