@@ -7,7 +7,8 @@ type Rejoin = (options: CallOptions & { readonly worldSize: number }) => Promise
 
 /**
  * A membership that is renewed: when it was lost (the rank was silent too long, or the coordinator is another one now), the next call joins
- * again as a new incarnation, within that call's deadline. What was under way when it was lost fails; epochs of it stay aborted.
+ * again as a new incarnation, within that call's deadline. What was under way when it was lost fails, unless the coordinator had been silent
+ * since before it began; epochs of it stay aborted.
  */
 export class RejoiningRendezvous implements Rendezvous {
   readonly #join: Rejoin
