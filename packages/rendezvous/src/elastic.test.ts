@@ -139,7 +139,7 @@ describe('a coordinator that is restarted', () => {
     const early = failure(rank1.barrier('early'))
     await new Promise((resolve) => setTimeout(resolve, 500))
     await cluster.ranks[0]!.kill()
-    await new Promise((resolve) => setTimeout(resolve, 300))
+    await new Promise((resolve) => setTimeout(resolve, 800))
     const late = rank1.allGather('k', 1, { timeoutMs: 20_000 })
     late.catch(() => undefined)
     expect(await early).toMatchObject({ code: 'RANK_LOST' })

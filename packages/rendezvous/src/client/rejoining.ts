@@ -96,9 +96,9 @@ export class RejoiningRendezvous implements Rendezvous {
       } catch (error) {
         const { lost } = before
         if (!renewable || lost === undefined || error !== lost) throw error
-        // A new coordinator answers at once that it does not know this rank, and one that was silent since before the call has not
-        // answered anybody: nothing is lost.
-        if (lost.fields['rejoin'] !== true && before.heardAt >= began) throw lost
+        // A new coordinator answers at once that it does not know this rank, and one that was silent already has not answered anybody:
+        // nothing is lost.
+        if (lost.fields['rejoin'] !== true && !before.silentBy(began)) throw lost
       }
     }
     return work(await this.#renewed(before, left()), left())

@@ -41,9 +41,9 @@ export class RankRendezvous implements Rendezvous {
     return this.#session.ended
   }
 
-  /** When the coordinator was last heard, by `performance.now()`. */
-  get heardAt(): number {
-    return this.#session.heardAt
+  /** Whether the coordinator, not heard since, had missed several heartbeats by then (`performance.now()`). */
+  silentBy(time: number): boolean {
+    return this.#session.silentBy(time)
   }
 
   get lossMs(): number {

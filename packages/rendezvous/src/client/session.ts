@@ -18,6 +18,8 @@ import { Waits, type Wait } from './waits.ts'
 
 /** How long, in milliseconds, a rank waits for the coordinator to confirm: whose error aborted an epoch, or that the rank has left. */
 const CONFIRM_MS = 1000
+/** So many heartbeats without an answer are more than a late one. */
+const MISSED_BEATS = 3
 
 /**
  * One rank's membership: its link, its heartbeat, and what it waits for. It is live from `welcome` until `end`, which fails everything
@@ -32,6 +34,7 @@ export class Session {
   readonly #link: Link
   #heard = performance.now()
   #windowMs = Infinity
+  #heartbeatMs = Infinity
   #everybody: readonly number[] = []
   #stopHeartbeat: () => void = () => undefined
   #ended: CkptError | undefined
@@ -62,9 +65,9 @@ export class Session {
     return this.#everybody
   }
 
-  /** When the coordinator was last heard, by `performance.now()`. */
-  get heardAt(): number {
-    return this.#heard
+  /** Whether the coordinator, not heard since, had missed several heartbeats by then (`performance.now()`). */
+  silentBy(time: number): boolean {
+    return time - this.#heard > MISSED_BEATS * this.#heartbeatMs
   }
 
   /** How long the coordinator may be silent, in milliseconds. */
@@ -163,6 +166,7 @@ export class Session {
       case 'welcome':
         this.#resize(message.worldSize)
         this.#windowMs = message.heartbeatTimeoutMs
+        this.#heartbeatMs = message.heartbeatMs
         this.#stopHeartbeat()
         this.#stopHeartbeat = startHeartbeat(message.heartbeatMs, (stalledMs) => this.#beat(stalledMs))
         this.#onWelcome()
