@@ -21,6 +21,7 @@ const SIGNATURE_BYTES = 10
  */
 export function watchHandshakes(dealer: Dealer, address: string, secured: boolean, onError: (error: CkptError) => void): void {
   let refused = 0
+  let there = false
   let settled = false
   const refuse = (why: string) => {
     settled = true
@@ -29,10 +30,11 @@ export function watchHandshakes(dealer: Dealer, address: string, secured: boolea
   }
   const closed = async () => {
     if (++refused !== REFUSALS) return
-    // A proxy before a coordinator that is down closes connections as well.
-    const there = await greets(address)
+    // A proxy before a coordinator that is down closes connections as well, so only what it closes while it is there counts.
+    const before = there
+    there = await greets(address)
     if (settled) return
-    if (there) {
+    if (there && before) {
       refuse(
         `closed the connection ${REFUSALS} times in the handshake: the token of this rank is not the one of the run (where neither CKPT_TOKEN nor CKPT_TOKEN_FILE is set: that of its user on its machine)`,
       )
