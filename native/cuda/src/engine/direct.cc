@@ -38,20 +38,13 @@ std::vector<std::unique_ptr<CopyList>> Lists(const std::shared_ptr<const Kernels
   return lists;
 }
 
-/// A kernel reads host memory by lines of so many bytes: rows that do not begin with one make it read a line more each.
+/// The kernel reads host memory by lines of so many bytes: rows that do not begin with one make it read a line more each.
 constexpr std::uint64_t kLineBytes = 128;
-/// Such rows go to the copy engine from this width and this size on. Two H200s at once, rows of 768 bytes: engine 50 to 54 GB/s
-/// wherever they begin; kernel 51 where they begin with a line, 43 to 48 elsewhere.
+/// Rows and copies of at least these sizes are worth a call of the copy engine. Two H200s at once, rows of 768 bytes: engine 50
+/// to 54 GB/s wherever they begin; kernel 51 where they begin with a line, 43 to 48 elsewhere.
 constexpr std::uint64_t kLeastEngineRow = 256;
 constexpr std::uint64_t kLeastEngineRows = std::uint64_t{256} << 10;
 constexpr std::uint64_t kLargestPitch = (std::uint64_t{1} << 31) - 1;
-
-/// Whether the copy engine takes a copy's rows faster than the kernel does.
-bool SuitsEngine(const DeviceCopy& copy) {
-  return ((copy.source | copy.source_pitch) % kLineBytes) != 0 && copy.row_bytes >= kLeastEngineRow &&
-         copy.rows * copy.row_bytes >= kLeastEngineRows && copy.source_pitch <= kLargestPitch &&
-         copy.destination_pitch <= kLargestPitch;
-}
 
 bool Flat(const DeviceCopy& copy) {
   return copy.rows == 1 || (copy.source_pitch == copy.row_bytes && copy.destination_pitch == copy.row_bytes);
@@ -126,6 +119,14 @@ double Busy(const std::vector<DirectStats::Span>& spans, int stage) {
 }
 
 }  // namespace
+
+bool SuitsEngine(const DeviceCopy& copy) {
+  const bool off_lines = ((copy.source | copy.source_pitch) % kLineBytes) != 0;
+  const bool large = copy.row_bytes >= kLeastEngineRow && copy.rows * copy.row_bytes >= kLeastEngineRows;
+  // The driver takes no rows that overlap, or are one and the same, as those of an expanded tensor are.
+  const bool apart = copy.source_pitch >= copy.row_bytes && copy.destination_pitch >= copy.row_bytes;
+  return off_lines && large && apart && copy.source_pitch <= kLargestPitch && copy.destination_pitch <= kLargestPitch;
+}
 
 DirectJob::DirectJob(ContextPtr context, std::shared_ptr<const Kernels> kernels, const std::vector<Source>& sources,
                      const std::vector<DeviceCopy>& copies, const std::vector<DeviceCopy>& forwards, const Options& options)

@@ -25,6 +25,9 @@ struct DirectStats {
   std::vector<Span> spans;
 };
 
+/// Whether the copy engine's two-dimensional copies take the rows of a copy faster than the kernel, and can.
+bool SuitsEngine(const DeviceCopy& copy);
+
 /// Copies out of page-locked host memory into memory of this GPU, prepared once and run again and again. Long runs go to the
 /// copy engine in batches, and rows that do not begin with a line of memory by two-dimensional copies; the others are gathered
 /// by a kernel that reads the host's memory itself.

@@ -111,10 +111,15 @@ void CheckDirect(std::mt19937_64& random, const std::shared_ptr<const Kernels>& 
     for (std::size_t cursor = 0;;) {
       const std::size_t width = (1 + random() % (round % 2 == 0 ? 4000 : 400000)) / unit * unit + unit;
       const std::size_t rows = 1 + random() % (width < 4096 ? 3000 : 8);
-      const std::size_t source_pitch = width + (random() % 2000) / unit * unit;
+      // Rows of expanded tensors are all the same, those of other views may overlap.
+      const std::size_t kind = random() % 8;
+      const std::size_t source_pitch = kind == 0   ? 0
+                                       : kind == 1 ? width / 2 / unit * unit
+                                                   : width + (random() % 2000) / unit * unit;
       const std::size_t pitch = width + (random() % 300) / unit * unit;
-      if (cursor + rows * pitch > kBytes || rows * source_pitch >= kBytes) break;
-      const std::size_t start = random() % (kBytes - rows * source_pitch) / unit * unit;
+      const std::size_t span = (rows - 1) * source_pitch + width;
+      if (cursor + rows * pitch > kBytes || span >= kBytes) break;
+      const std::size_t start = random() % (kBytes - span) / unit * unit;
       copies.push_back({base + start, destination.pointer() + cursor, rows, width, source_pitch, pitch});
       for (std::size_t r = 0; r < rows; r++) {
         std::memcpy(to.data() + cursor + r * pitch, host.data() + start + r * source_pitch, width);

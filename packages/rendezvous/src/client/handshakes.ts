@@ -67,7 +67,7 @@ function greets(address: string): Promise<boolean> {
   const { host, port } = parseAddress(address, 'address')
   return new Promise((resolve) => {
     let greeting = Buffer.alloc(0)
-    const socket = connect({ host, port, timeout: GREETING_MS })
+    const socket = connect({ host, port, timeout: GREETING_MS }).unref()
     const end = () => {
       socket.destroy()
       resolve(
