@@ -28,6 +28,7 @@ checks() {
   say "without a GPU"
   "$build/schedule_test"
   "$build/affinity_test"
+  "$build/direct_test"
   say "kernels, pipelines, faults"
   CKPT_CHECK_QUICK=1 "$build/cuda_check" kernels random faults
   say "pipelines without peer access"

@@ -34,6 +34,6 @@ int main() {
   Require(with([](DeviceCopy& copy) { copy.source_pitch = 768; }), "rows side by side do not overlap");
   Require(!with([](DeviceCopy& copy) { copy.source_pitch = std::uint64_t{1} << 31; }), "the driver has a largest pitch");
   Require(!with([](DeviceCopy& copy) { copy.destination_pitch = std::uint64_t{1} << 31; }), "at the destination too");
-  std::printf("direct: the copy engine's rows\n");
+  std::printf("PASS direct: the copy engine's rows\n");
   return 0;
 }
