@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckpt_worker.digest import reference_digest
+from ckpt_worker.reference import control
 from ckpt_worker.reference.control import ControlServer
 from ckpt_worker.reference.engine import ReferenceEngine
 from ckpt_worker.reference.files import CheckpointFiles
@@ -217,6 +218,27 @@ def test_ends_cleanly_and_removes_its_socket(process: Process, how: str) -> None
     assert not process.path.exists()
     assert process.process.stderr is not None
     assert process.process.stderr.read() == ""
+
+
+def test_answers_a_call_to_exit_before_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ControlServer(str(tmp_path / "engine.sock"), ReferenceEngine(0, 1, torch.device("cpu"), "HOST-test"))
+    serving = in_thread(lambda: server.serve_forever(poll_interval=0.01))
+    write = control._Handler._answer
+    ended: list[bool] = []
+
+    def slow(handler: control._Handler, status: int, value: Any) -> None:
+        time.sleep(0.3)
+        ended.append(serving.done())
+        write(handler, status, value)
+
+    monkeypatch.setattr(control._Handler, "_answer", slow)
+    try:
+        assert Engine(tmp_path / "engine.sock").call("POST", "/exit") == (200, {})
+        assert ended == [False]
+        serving.result(10)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_signal_ends_an_update_too(process: Process) -> None:

@@ -89,6 +89,8 @@ def _remove_stale(path: str) -> None:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ControlServer
+    #: Set by the call that ends the server.
+    ends = False
 
     def address_string(self) -> str:
         """Clients of a unix socket have no address."""
@@ -101,7 +103,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._route({"/health": self._health, "/digests": self._digests})
 
     def do_POST(self) -> None:
-        self._route({"/update": self._update, "/verify": self._verify, "/poison": self._poison, "/exit": self._exit})
+        try:
+            self._route({"/update": self._update, "/verify": self._verify, "/poison": self._poison, "/exit": self._exit})
+        finally:
+            if self.ends:
+                # Only now: the process may be gone as soon as the loop has ended, and its answer has to be out by then.
+                # From a thread of its own, as nothing that serves should wait for the loop.
+                threading.Thread(target=self.server.shutdown, daemon=True).start()
 
     def _route(self, routes: dict[str, Callable[[bytes], Any]]) -> None:
         try:
@@ -162,8 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _exit(self, _: bytes) -> Any:
         self.close_connection = True
-        # From a thread of its own: shutdown waits for the serving loop, which must see this answer out first.
-        threading.Thread(target=self.server.shutdown, daemon=True).start()
+        self.ends = True
         return {}
 
 
