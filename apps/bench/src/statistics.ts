@@ -13,3 +13,10 @@ export function summarize(samples: readonly number[]): Samples {
   const median = sorted.length % 2 ? sorted[Math.floor(middle)]! : (sorted[middle - 1]! + sorted[middle]!) / 2
   return { median, min: sorted[0]!, max: sorted.at(-1)!, samples }
 }
+
+/** Measures so many times, one after the other. */
+export async function timesOf(count: number, measure: () => Promise<number>): Promise<Samples> {
+  const samples: number[] = []
+  for (let i = 0; i < count; i++) samples.push(await measure())
+  return summarize(samples)
+}
