@@ -54,11 +54,13 @@ function assign(manifest: Manifest, replicas: readonly Replica[], allowed: Reado
   divide(groups, load)
   // By how much each rank has been given less than its part so far.
   const owed = manifest.ranks.map(() => 0)
-  for (const { replicas: group, members, parts } of groups) {
+  for (const { replicas: group, members, bytes: shared, parts } of groups) {
     // The members' room is laid end to end, and so are the tensors: each goes where its middle lies. What one member gets too much or
-    // too little of at its two borders is half a tensor each, and is made up for in the next group.
-    const room = members.map((member, index) => Math.max(0, parts[index]! + owed[member]!))
+    // too little of at its two borders is half a tensor each, and is made up for in the next group: room is what leaves all of them
+    // owed the same, as far as that goes.
     members.forEach((member, index) => (owed[member]! += parts[index]!))
+    const received = members.map((member) => -owed[member]!)
+    const room = level(received, shared).map((target, index) => target - received[index]!)
     let turn = 0
     let end = room[0]!
     let poured = 0

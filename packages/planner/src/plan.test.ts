@@ -308,9 +308,10 @@ describe('planBroadcast', () => {
         const plan = planP2p(manifestOf(shares), { ringBytes: RING, ranks: [0], joining: true })
         const load = new Float64Array(shares.length)
         plan.buckets.owner.forEach((owner, bucket) => (load[owner]! += plan.buckets.bytes[bucket]!))
-        expect(Math.max(...load)).toBeLessThan((1.2 * load.reduce((sum, bytes) => sum + bytes, 0)) / load.length)
+        expect(Math.max(...load)).toBeLessThan((1.1 * load.reduce((sum, bytes) => sum + bytes, 0)) / load.length)
       }),
-      { numRuns: 20 },
+      // Groups of three tensors that three ranks hold: what each gets too much or too little of must not add up.
+      { numRuns: 20, examples: [[[4, 8, 8], Array.from({ length: 800 }, (_, index) => 1000 + ((index * 197) % 501))]] },
     )
   })
 
