@@ -6,7 +6,7 @@ import type { PeerRun, Run } from '../../result.ts'
 import { slowest } from '../updates.ts'
 import { Own, type OwnOptions } from './own.ts'
 import { Peer } from './peer.ts'
-import { comparisons, gpuRun, type GpuSubject } from './result.ts'
+import { comparisons, gpuRun, type GpuSubject, type OwnPreparation, type PeerFacts, type PeerSample } from './result.ts'
 
 export interface GpuMeasurement extends GpuSubject, OwnOptions {
   readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
@@ -44,38 +44,41 @@ export async function measureGpu(options: GpuMeasurement): Promise<GpuResult> {
   })
   await using peers = options.peer ? await PeerCluster.start({ python, ranks, checkpoint: checkpoint.directory }) : undefined
   const own = new Own(cluster, options)
-  const peer = peers && new Peer(peers, options)
-
-  step('registering in place')
-  await own.registerInPlace()
-  await peer?.registerInPlace()
-  step('registering with a copy')
-  await own.registerByCopy()
-  await peer?.registerByCopy()
-  step('gathering metas')
-  await own.gather()
-  await peer?.gather()
-  step('first updates')
-  await own.first(() => step('comparing every byte with the files'))
-  await peer?.first(own.digests)
-
+  const preparation = await own.prepare(step)
   const kept: UpdateReport[][] = []
-  for (let i = 0; i < repeat; i++) {
+  const update = async () => void kept.push(await own.update(true))
+  const theirs = peers && (await inTurns(options, new Peer(peers, options, own.digests), update, step))
+  for (let i = 0; theirs === undefined && i < repeat; i++) {
     step(`update ${i + 1} of ${repeat}, keeping`)
-    kept.push(await own.update(true))
-    await peer?.asItComes(own.digests)
+    await update()
   }
-  if (peer !== undefined) {
-    step('the peer’s best bucket size')
-    await peer.keepCommunicator(own.digests)
+  const measure = options.strategy === 'direct' ? directRuns : broadcastRuns
+  const { runs, released } = await measure(options, own, preparation, kept, step)
+  return { runs, peers: theirs === undefined ? [] : comparisons(options, preparation, theirs, kept, released) }
+}
+
+/** Updates of ours and the peer's in turns: so many while it is as it comes, and so many while it is at its best. */
+async function inTurns(
+  { repeat }: GpuMeasurement,
+  peer: Peer,
+  update: () => Promise<void>,
+  step: (step: string) => void,
+): Promise<PeerFacts> {
+  const preparation = await peer.prepare(step)
+  const turns = async (what: string) => {
+    const samples: PeerSample[] = []
     for (let i = 0; i < repeat; i++) {
-      step(`update ${i + 1} of ${repeat}, the peer at its best`)
-      kept.push(await own.update(true))
-      await peer.atItsBest(own.digests)
+      step(`update ${i + 1} of ${repeat}, the peer ${what}`)
+      await update()
+      samples.push(await peer.update())
     }
+    return samples
   }
-  const { runs, released } = await (options.strategy === 'direct' ? directRuns : broadcastRuns)(options, own, kept, step)
-  return { runs, peers: peer === undefined ? [] : comparisons(options, own.facts, peer.facts, kept, released) }
+  const asItComes = await turns('as it comes')
+  step('the peer’s best bucket size')
+  const bestBucket = await peer.keepCommunicator()
+  const atItsBest = await turns('at its best')
+  return { ...preparation, version: peer.version, verified: peer.verified, asItComes, atItsBest, bestBucket }
 }
 
 interface Measured {
@@ -88,6 +91,7 @@ interface Measured {
 async function broadcastRuns(
   options: GpuMeasurement,
   own: Own,
+  preparation: OwnPreparation,
   kept: readonly UpdateReport[][],
   step: (step: string) => void,
 ): Promise<Measured> {
@@ -107,11 +111,12 @@ async function broadcastRuns(
   const common = {
     digestUpdateMs: slowest(await own.update(true, true)),
     peakHostBytes: await own.peakHostBytes(),
-    peakDeviceBytes: most(without, before),
+    peakDeviceBytes: mostLost(without, before),
   }
+  const facts = { ...preparation, verified: own.verified }
   const runs = [
-    gpuRun(options, own.facts, kept, { ...common, variant: 'kept' }),
-    gpuRun(options, own.facts, released, { ...common, variant: 'released', growthBytes: most(without, after) }),
+    gpuRun(options, facts, kept, { ...common, variant: 'kept' }),
+    gpuRun(options, facts, released, { ...common, variant: 'released', growthBytes: mostLost(without, after) }),
   ]
   return { runs, released }
 }
@@ -120,24 +125,26 @@ async function broadcastRuns(
 async function directRuns(
   options: GpuMeasurement,
   own: Own,
+  preparation: OwnPreparation,
   kept: readonly UpdateReport[][],
   step: (step: string) => void,
 ): Promise<Measured> {
   const before = await own.freeBytes()
   step('with digests')
   const digestUpdateMs = slowest(await own.update(true, true))
-  const run = gpuRun(options, own.facts, kept, {
+  const rest = {
     digestUpdateMs,
     peakHostBytes: await own.peakHostBytes(),
     peakDeviceBytes: Math.max(...kept.flat().map((report) => report.ringBytes)),
-    growthBytes: most(before, await own.freeBytes()),
+    growthBytes: mostLost(before, await own.freeBytes()),
     variant: 'kept',
-  })
-  return { runs: [run], released: [] }
+  } as const
+  return { runs: [gpuRun(options, { ...preparation, verified: own.verified }, kept, rest)], released: [] }
 }
 
-/** By how much memory more was free on a GPU then than later. */
-const most = (then: readonly number[], later: readonly number[]) => Math.max(...then.map((free, rank) => free - later[rank]!))
+/** By how much less memory is free later than then, on the GPU where that is most. */
+const mostLost = (then: readonly number[], later: readonly number[]) =>
+  Math.max(...then.map((free, rank) => free - later[rank]!))
 
 /** The communicators that were let go are gone by then. */
 const settle = () => new Promise((resolve) => setTimeout(resolve, 2000))

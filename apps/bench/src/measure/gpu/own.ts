@@ -1,9 +1,9 @@
 import { CkptError } from '@ckpt/contract'
 import type { UpdateReport } from '@ckpt/core'
 import type { Cluster, GeneratedCheckpoint } from '@ckpt/harness'
-import { summarize, timesOf } from '../../statistics.ts'
+import { timesOf } from '../../statistics.ts'
 import { digestsOf, poisonAll, sameDigests } from '../engines.ts'
-import type { OwnFacts } from './result.ts'
+import type { OwnPreparation } from './result.ts'
 
 const NAME = 'bench'
 
@@ -15,85 +15,70 @@ export interface OwnOptions {
   readonly chunkBytes?: number
 }
 
-/** Our side of the measurement, step by step. Times are the slowest rank's, in milliseconds. */
+/** Our side of the measurement. Times are the slowest rank's, in milliseconds. */
 export class Own {
   readonly #cluster: Cluster
   readonly #options: OwnOptions
   #digests: ReadonlyMap<string, string> = new Map()
-  #facts: OwnFacts = {
-    registerMs: 0,
-    registerInPlaceMs: 0,
-    gatherMetasMs: 0,
-    gatherMetasAgainMs: summarize([0]),
-    firstAttachMs: 0,
-    verified: true,
-    verifiedBytes: 0,
-  }
+  #verified = true
 
   constructor(cluster: Cluster, options: OwnOptions) {
     this.#cluster = cluster
     this.#options = options
   }
 
-  get facts(): OwnFacts {
-    return this.#facts
-  }
-
-  /** Digests of all parameters as the first update left them, whose bytes are those of the files. */
+  /** Digests of all parameters as the first update left them. */
   get digests(): ReadonlyMap<string, string> {
     return this.#digests
   }
 
-  /** Pins the files where they are, and gives that back. */
-  async registerInPlace(): Promise<void> {
-    this.#note({ registerInPlaceMs: await this.#registerTwice('in place', true) })
+  /** Whether every byte was right after the first update, and all parameters the same after each later one. */
+  get verified(): boolean {
+    return this.#verified
+  }
+
+  /**
+   * Everything up to the first timed update. Files are pinned where they are, and given back; then copied to pinned memory, which is
+   * what updates read: files in place have small pages, and some machines read those several percent slower than what the limit is
+   * measured with. The updates here make parameters, ring and communicator, and prepare what is prepared per bucket: no samples.
+   */
+  async prepare(onStep: (step: string) => void): Promise<OwnPreparation> {
+    const { checkpoint, repeat, strategy } = this.#options
+    onStep('registering in place')
+    const registerInPlaceMs = await this.#registerTwice('in place', true)
     await this.#cluster.all('unregister', () => ({ name: 'in place' }))
-  }
-
-  /**
-   * Copies the files' bytes to pinned memory, and keeps that: it is what updates read. Files in place have small pages, which some
-   * machines read several percent slower than what the limit is measured with.
-   */
-  async registerByCopy(): Promise<void> {
-    this.#note({ registerMs: await this.#registerTwice(NAME, false) })
-  }
-
-  async gather(): Promise<void> {
-    const once = async () => slowestOf(await this.#cluster.all('gatherMetas', () => ({ name: NAME })))
-    this.#note({ gatherMetasMs: await once() })
-    this.#note({ gatherMetasAgainMs: await timesOf(this.#options.repeat, once) })
-  }
-
-  /**
-   * The updates that make parameters, ring and communicator and prepare what is prepared per bucket: they are no samples. After the
-   * first, every byte is compared with the files.
-   */
-  async first(comparing: () => void): Promise<void> {
-    const reports = await this.#update(true, false)
-    comparing()
+    onStep('registering with a copy')
+    const registerMs = await this.#registerTwice(NAME, false)
+    onStep('gathering metas')
+    const gather = async () => slowestOf(await this.#cluster.all('gatherMetas', () => ({ name: NAME })))
+    const gatherMetasMs = await gather()
+    const gatherMetasAgainMs = await timesOf(repeat, gather)
+    onStep('first update')
+    const first = await this.#update(true, false)
+    onStep('comparing every byte with the files')
     const { engines } = this.#cluster
-    const checks = await Promise.all(engines.map((engine) => engine.verify(this.#options.checkpoint.files)))
+    const checks = await Promise.all(engines.map((engine) => engine.verify(checkpoint.files)))
+    this.#verified = checks.every((check) => check.verified)
     this.#digests = await digestsOf(engines)
-    this.#note({
-      firstAttachMs: Math.max(...reports.map((report) => report.steps.attachMs)),
-      verified: checks.every((check) => check.verified),
-      verifiedBytes: checks.reduce((sum, check) => sum + check.bytes, 0),
-    })
+    onStep('further updates')
     await this.update(true)
-    if (this.#options.strategy !== 'direct') return
-    // That one was recorded; the next is direct, and prepared.
-    const [report] = await this.update(true)
-    if (report!.strategy === 'direct') return
-    const { fallback = '', recorded = '' } = report!.direct ?? {}
-    throw new CkptError('UNSUPPORTED', `no direct update: ${fallback} (${recorded})`)
+    // That one was recorded where the strategy is direct; the next is direct, and prepared.
+    if (strategy === 'direct') requireDirect(await this.update(true))
+    return {
+      registerMs,
+      registerInPlaceMs,
+      gatherMetasMs,
+      gatherMetasAgainMs,
+      firstAttachMs: Math.max(...first.map((report) => report.steps.attachMs)),
+      verifiedBytes: checks.reduce((sum, check) => sum + check.bytes, 0),
+    }
   }
 
   /** One update of parameters that were overwritten, and whose digests are compared after it. With `verify`, a digest a tensor too. */
   async update(keepAlive: boolean, verify = false): Promise<UpdateReport[]> {
     await poisonAll(this.#cluster.engines)
     const reports = await this.#update(keepAlive, verify)
-    const same = sameDigests(this.#digests, await digestsOf(this.#cluster.engines))
-    this.#note({ verified: this.#facts.verified && same })
+    this.#verified &&= sameDigests(this.#digests, await digestsOf(this.#cluster.engines))
     return reports
   }
 
@@ -106,10 +91,6 @@ export class Own {
   async peakHostBytes(): Promise<number> {
     const resources = await this.#cluster.all('resources', () => undefined)
     return Math.max(...resources.map((one) => one.peakResidentBytes))
-  }
-
-  #note(facts: Partial<OwnFacts>): void {
-    this.#facts = { ...this.#facts, ...facts }
   }
 
   /** How long the second registration takes. The first is for the system: memory never pinned before takes several times as long. */
@@ -135,3 +116,10 @@ export class Own {
 
 const slowestOf = (answers: readonly { readonly milliseconds: number }[]): number =>
   Math.max(...answers.map(({ milliseconds }) => milliseconds))
+
+/** @throws CkptError `UNSUPPORTED` with the reason why an update was not direct. */
+function requireDirect([report]: readonly UpdateReport[]): void {
+  if (report!.strategy === 'direct') return
+  const { fallback = '', recorded = '' } = report!.direct ?? {}
+  throw new CkptError('UNSUPPORTED', `no direct update: ${fallback} (${recorded})`)
+}

@@ -2,9 +2,9 @@ import { linkSync, mkdirSync, rmSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import type { GeneratedCheckpoint } from '@ckpt/harness'
 import type { PeerCluster } from '../../peer/ranks.ts'
-import { summarize, timesOf } from '../../statistics.ts'
+import { timesOf } from '../../statistics.ts'
 import { digestsOf, poisonAll, sameDigests } from '../engines.ts'
-import type { PeerFacts, PeerSample } from './result.ts'
+import type { PeerSample, Preparation } from './result.ts'
 
 const NAME = 'bench'
 /** Bucket sizes in GiB of which the peer gets the best. */
@@ -16,89 +16,80 @@ export interface PeerOptions {
   readonly repeat: number
 }
 
-/** The peer's side of the measurement, step by step. Times are the slowest rank's, in milliseconds. */
+/** The peer's side of the measurement. Times are the slowest rank's, in milliseconds. */
 export class Peer {
   readonly #cluster: PeerCluster
   readonly #options: PeerOptions
-  readonly #asItComes: PeerSample[] = []
-  readonly #atItsBest: PeerSample[] = []
-  #facts: Omit<PeerFacts, 'asItComes' | 'atItsBest'>
+  /** What all parameters must be after an update. */
+  readonly #digests: ReadonlyMap<string, string>
+  #verified = true
 
-  constructor(cluster: PeerCluster, options: PeerOptions) {
+  constructor(cluster: PeerCluster, options: PeerOptions, digests: ReadonlyMap<string, string>) {
     this.#cluster = cluster
     this.#options = options
-    this.#facts = {
-      version: cluster.version,
-      registerMs: 0,
-      registerInPlaceMs: 0,
-      gatherMetasMs: 0,
-      gatherMetasAgainMs: summarize([0]),
-      verified: true,
-      bestBucket: 0,
+    this.#digests = digests
+  }
+
+  get version(): string {
+    return this.#cluster.version
+  }
+
+  /** Whether all parameters were right after every update. */
+  get verified(): boolean {
+    return this.#verified
+  }
+
+  /** The same steps as ours. This system removes the files that it pins in place, so it gets links. */
+  async prepare(onStep: (step: string) => void): Promise<Preparation> {
+    const { files } = this.#options.checkpoint
+    onStep('the peer registers in place')
+    const registerInPlaceMs = await this.#withLinks((links) => this.#register('in place', links, true))
+    await this.#cluster.all('unregister', () => ({ name: 'in place' }))
+    onStep('the peer registers with a copy')
+    const registerMs = await this.#register(NAME, files, false)
+    onStep('the peer gathers metas')
+    const gather = async () => (await this.#cluster.all('gather', () => ({ name: NAME }))).milliseconds
+    const gatherMetasMs = await gather()
+    const gatherMetasAgainMs = await timesOf(this.#options.repeat, gather)
+    onStep('the peer’s first updates')
+    await this.update()
+    await this.update()
+    return { registerMs, registerInPlaceMs, gatherMetasMs, gatherMetasAgainMs }
+  }
+
+  /** Keeps the communicator from now on, and the bucket size with which an update is fastest: that, in GiB. */
+  async keepCommunicator(): Promise<number> {
+    await this.#cluster.all('keep_communicator')
+    let best = { gigabytes: 0, milliseconds: Infinity }
+    for (const gigabytes of BUCKETS) {
+      await this.#cluster.all('bucket', () => ({ gigabytes }))
+      await this.update()
+      const { milliseconds } = await this.update()
+      if (milliseconds < best.milliseconds) best = { gigabytes, milliseconds }
     }
+    await this.#cluster.all('bucket', () => ({ gigabytes: best.gigabytes }))
+    return best.gigabytes
   }
 
-  get facts(): PeerFacts {
-    return { ...this.#facts, asItComes: this.#asItComes, atItsBest: this.#atItsBest }
+  /** One update of parameters that were overwritten, and whose digests are compared after it. */
+  async update(): Promise<PeerSample> {
+    await poisonAll(this.#cluster.engines)
+    const sample = await this.#cluster.all('update', () => ({ name: NAME }))
+    this.#verified &&= sameDigests(this.#digests, await digestsOf(this.#cluster.engines))
+    return sample
   }
 
-  /** Pins the files where they are, and gives that back. It removes what it pins, so it gets links. */
-  async registerInPlace(): Promise<void> {
+  async #withLinks<T>(work: (links: readonly string[]) => Promise<T>): Promise<T> {
     const { directory, files } = this.#options.checkpoint
     const folder = join(dirname(directory), `${basename(directory)}-links`)
     mkdirSync(folder, { mode: 0o700 })
     try {
       const links = files.map((file) => join(folder, basename(file)))
       files.forEach((file, index) => linkSync(file, links[index]!))
-      this.#note({ registerInPlaceMs: await this.#register('in place', links, true) })
-      await this.#cluster.all('unregister', () => ({ name: 'in place' }))
+      return await work(links)
     } finally {
       rmSync(folder, { recursive: true, force: true })
     }
-  }
-
-  /** Copies the files' bytes to pinned memory, and keeps that. */
-  async registerByCopy(): Promise<void> {
-    this.#note({ registerMs: await this.#register(NAME, this.#options.checkpoint.files, false) })
-  }
-
-  async gather(): Promise<void> {
-    const once = async () => (await this.#cluster.all('gather', () => ({ name: NAME }))).milliseconds
-    this.#note({ gatherMetasMs: await once() })
-    this.#note({ gatherMetasAgainMs: await timesOf(this.#options.repeat, once) })
-  }
-
-  /** Updates that are no samples, after which all parameters must have the digests `expected`. */
-  async first(expected: ReadonlyMap<string, string>): Promise<void> {
-    await this.#update(expected)
-    await this.#update(expected)
-  }
-
-  async asItComes(expected: ReadonlyMap<string, string>): Promise<void> {
-    this.#asItComes.push(await this.#update(expected))
-  }
-
-  /** After {@link keepCommunicator}. */
-  async atItsBest(expected: ReadonlyMap<string, string>): Promise<void> {
-    this.#atItsBest.push(await this.#update(expected))
-  }
-
-  /** Keeps the communicator from now on, and the bucket size with which an update is fastest. */
-  async keepCommunicator(expected: ReadonlyMap<string, string>): Promise<void> {
-    await this.#cluster.all('keep_communicator')
-    let best = { gigabytes: 0, milliseconds: Infinity }
-    for (const gigabytes of BUCKETS) {
-      await this.#cluster.all('bucket', () => ({ gigabytes }))
-      await this.#update(expected)
-      const { milliseconds } = await this.#update(expected)
-      if (milliseconds < best.milliseconds) best = { gigabytes, milliseconds }
-    }
-    await this.#cluster.all('bucket', () => ({ gigabytes: best.gigabytes }))
-    this.#note({ bestBucket: best.gigabytes })
-  }
-
-  #note(facts: Partial<PeerFacts>): void {
-    this.#facts = { ...this.#facts, ...facts }
   }
 
   /** The files are dealt out evenly in order, as this system's users do. */
@@ -107,13 +98,5 @@ export class Peer {
     const first = (rank: number) => Math.round((files.length * rank) / ranks)
     const share = (rank: number) => files.slice(first(rank), first(rank + 1))
     return (await this.#cluster.all('register', (rank) => ({ name, files: share(rank), inplace }))).milliseconds
-  }
-
-  async #update(expected: ReadonlyMap<string, string>): Promise<PeerSample> {
-    await poisonAll(this.#cluster.engines)
-    const sample = await this.#cluster.all('update', () => ({ name: NAME }))
-    const same = sameDigests(expected, await digestsOf(this.#cluster.engines))
-    this.#note({ verified: this.#facts.verified && same })
-    return sample
   }
 }

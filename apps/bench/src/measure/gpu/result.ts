@@ -18,26 +18,30 @@ export interface GpuSubject {
   readonly strategy: 'broadcast' | 'direct'
 }
 
-/** One system's steps before its first timed update, in milliseconds of the slowest rank, and what the checks after updates said. */
-export interface SystemFacts {
+/** A system's steps before its first timed update: times of the slowest rank, in milliseconds. */
+export interface Preparation {
   readonly registerMs: number
   readonly registerInPlaceMs: number
   readonly gatherMetasMs: number
   readonly gatherMetasAgainMs: Samples
-  readonly verified: boolean
 }
 
-export interface OwnFacts extends SystemFacts {
+export interface OwnPreparation extends Preparation {
   readonly firstAttachMs: number
   readonly verifiedBytes: number
 }
 
-export interface PeerFacts extends SystemFacts {
+export interface OwnFacts extends OwnPreparation {
+  readonly verified: boolean
+}
+
+export interface PeerFacts extends Preparation {
   readonly version: string
   readonly asItComes: readonly PeerSample[]
   readonly atItsBest: readonly PeerSample[]
   /** In GiB. */
   readonly bestBucket: number
+  readonly verified: boolean
 }
 
 /** An update of the peer: the slowest rank's time, the most device memory that a rank allocated. */
@@ -110,7 +114,7 @@ export function gpuRun(
  */
 export function comparisons(
   subject: GpuSubject,
-  own: OwnFacts,
+  own: OwnPreparation,
   peer: PeerFacts,
   kept: readonly (readonly UpdateReport[])[],
   released: readonly (readonly UpdateReport[])[],
