@@ -138,7 +138,7 @@ export interface NativeCuda {
    */
   registerHost(device: CudaDeviceHandle, views: readonly Buffer[], pinnable: boolean): CudaRegistrationHandle
   /**
-   * Locks the pages of slices `first` … `last` - 1 (1 GiB each) and maps them for the GPUs. Resolves with the driver's refusal, if any.
+   * Locks the pages of slices `first` … `last` - 1 (256 MiB each) and maps them for the GPUs. Resolves with the driver's refusal, if any.
    */
   pinHost(
     registration: CudaRegistrationHandle,

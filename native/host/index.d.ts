@@ -31,6 +31,8 @@ export interface NativeHost extends NativePipelines, NativeOneSided {
   createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>
   openShared(name: string): Promise<NativeMemory>
   mapFile(path: string, lock?: boolean): Promise<NativeMemory>
+  /** Puts pages that exist (those of a file in memory) into the page table. */
+  populateRead(memory: NativeMemory, offset: number, bytes: number, threads?: number): Promise<void>
   newCancellation(): NativeCancellation
   /** `reads`: file, fileOffset, memory, memoryOffset, bytes of each. Resolves with the bytes read. */
   read(

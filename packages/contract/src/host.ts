@@ -98,6 +98,8 @@ export interface Host {
    * one allocation cannot see what others have promised: who makes several asks for their sum first.
    */
   availableBytes?(): number
+  /** Resolves when memory that was closed so far, and that nothing uses any more, is back with the system. */
+  settled?(): Promise<void>
   /** Anonymous memory on huge pages where the kernel grants them. @throws CkptError `OUT_OF_MEMORY`. */
   allocate(options: AllocateOptions): Promise<HostMemory>
   /** New POSIX shared memory, mode 0600. @throws CkptError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` when the name is taken. */

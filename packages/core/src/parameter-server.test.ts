@@ -40,7 +40,7 @@ describe('a parameter server of one rank', () => {
   it('notices that a checkpoint was registered anew under its name', async () => {
     await server.registerCheckpoint('one', { tensors: TENSORS })
     const before = await server.gatherMetas('one', { digests: true })
-    server.unregisterCheckpoint('one')
+    await server.unregisterCheckpoint('one')
     await server.registerCheckpoint('one', {
       tensors: { ...TENSORS, 'b.bias': { ...TENSORS['b.bias'], data: Uint8Array.of(5, 6, 8) } },
     })

@@ -191,19 +191,28 @@ export class ParameterServer implements AsyncDisposable {
     this.activity.registered({ name, bytes, tensors: tensors.count })
   }
 
-  /** Gives the checkpoint's memory back. @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced. */
-  unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): void {
+  /**
+   * Gives the checkpoint's memory back: the name is free at once, and the memory is with the system (or the pool) when this resolves,
+   * save what an update still reads.
+   *
+   * @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced.
+   */
+  async unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
     // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
-    void this.#updates.dropPrepared().catch(() => undefined)
+    const dropped = this.#updates.dropPrepared().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#serving.close(name)
     this.#metas.forget(name)
     this.activity.unregistered(name)
+    await dropped
+    await this.#serving.settled()
+    await this.#store.settled()
   }
 
-  /** Frees the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
-  releasePool(options: { readonly force?: boolean } = {}): void {
+  /** Gives the shared pool's idle memory back. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
+  async releasePool(options: { readonly force?: boolean } = {}): Promise<void> {
     this.#store.releasePool(options)
+    await this.#store.settled()
   }
 
   /**

@@ -198,6 +198,11 @@ export class CheckpointStore {
     this.#retire(entry)
   }
 
+  /** Resolves when the memory that was given up so far is back with the system; what is leased comes later. */
+  async settled(): Promise<void> {
+    await this.#host.settled?.()
+  }
+
   /** Keeps a checkpoint's memory from going away. @throws CkptError `CHECKPOINT_UNKNOWN`. */
   lease(name: string): Lease {
     const entry = this.#entry(name)

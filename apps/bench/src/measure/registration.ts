@@ -21,7 +21,7 @@ export async function measureRegistration(host: Host, paths: readonly string[], 
     const started = performance.now()
     await server.registerCheckpoint('bench', { files: paths }, { pool })
     const elapsed = performance.now() - started
-    server.unregisterCheckpoint('bench')
+    await server.unregisterCheckpoint('bench')
     limits.push(limitMs)
     return { elapsed, ofCeiling: limitMs / elapsed }
   }
@@ -32,7 +32,7 @@ export async function measureRegistration(host: Host, paths: readonly string[], 
   }
   await register('shared') // the pool's first registration gets its memory
   const shared = await several('shared')
-  server.releasePool()
+  await server.releasePool()
   const fresh = await several('private')
   return {
     bytes,

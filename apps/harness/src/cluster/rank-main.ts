@@ -37,10 +37,7 @@ const handlers: Handlers = {
     await parameterServer().registerCheckpoint(name, source, { ...options, onProgress })
     return { milliseconds: performance.now() - started }
   },
-  unregister({ name }) {
-    parameterServer().unregisterCheckpoint(name)
-    return Promise.resolve()
-  },
+  unregister: ({ name }) => parameterServer().unregisterCheckpoint(name),
   async gatherMetas({ name, ...options }) {
     const started = performance.now()
     const manifest = await parameterServer().gatherMetas(name, options)

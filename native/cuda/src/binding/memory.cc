@@ -139,7 +139,7 @@ Napi::Value RegisterHost(const Napi::CallbackInfo& info) {
   });
 }
 
-/// pinHost(registration, first, last, threads): Promise<problem>. Pins slices of 1 GiB; a refusal of the driver is told, not
+/// pinHost(registration, first, last, threads): Promise<problem>. Pins slices of 256 MiB; a refusal of the driver is told, not
 /// thrown.
 Napi::Value PinHost(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {

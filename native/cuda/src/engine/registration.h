@@ -13,7 +13,7 @@ namespace ckpt::cuda {
 /// allocation of its own.
 class HostRegistration {
  public:
-  static constexpr std::size_t kDefaultSliceBytes = std::size_t{1} << 30;
+  static constexpr std::size_t kDefaultSliceBytes = std::size_t{256} << 20;
 
   /// Knows of `bytes` bytes at `address`; nothing is pinned yet.
   /// @throws Error INVALID_ARGUMENT for an empty memory.

@@ -1,6 +1,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 
 #include "ckpt/napi/environment.h"
 #include "memory.h"
@@ -108,11 +110,29 @@ Napi::Value MapFile(const Napi::CallbackInfo& info) {
               if (lock) {
                 // Pages are locked as they are mapped, so the limits are asked before anything is read in.
                 mapping->Lock();
-                if (mapping->locked()) mapping->PopulateRead(task.pool(), DefaultThreads(), task.cancellation());
+                if (mapping->locked())
+                  mapping->PopulateRead(0, mapping->size(), task.pool(), DefaultThreads(), task.cancellation());
               }
               return mapping;
             },
             ToMemory);
+  });
+}
+
+/// populateRead(memory, offset, bytes, threads): Promise<void>
+Napi::Value PopulateRead(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    auto memory = Memory::From(info[0]);
+    const std::uint64_t offset = ToUnsigned(info[1], "offset");
+    const std::uint64_t bytes = ToUnsigned(info[2], "bytes");
+    const unsigned threads = ToThreads(info[3]);
+    return Environment::Of(info.Env())
+        .Run(
+            [memory = std::move(memory), offset, bytes, threads](const Task& task) {
+              memory->PopulateRead(offset, bytes, task.pool(), threads, task.cancellation());
+              return std::monostate{};
+            },
+            [](Napi::Env env, std::monostate&) -> Napi::Value { return env.Undefined(); });
   });
 }
 
@@ -124,6 +144,7 @@ void RegisterMemory(Napi::Env env, Napi::Object exports) {
   exports.Set("createShared", Napi::Function::New(env, CreateShared, "createShared"));
   exports.Set("openShared", Napi::Function::New(env, OpenShared, "openShared"));
   exports.Set("mapFile", Napi::Function::New(env, MapFile, "mapFile"));
+  exports.Set("populateRead", Napi::Function::New(env, PopulateRead, "populateRead"));
 }
 
 }  // namespace ckpt::host

@@ -60,8 +60,9 @@ class Mapping {
   /// Touches every page for writing, in slices on several threads. @throws Error OUT_OF_MEMORY (a full /dev/shm too), ABORTED.
   void Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
   /// Maps pages that exist already (those of a file in memory), in slices on several threads; reads them in where need be.
-  /// A failure is ignored: pages then come when they are used. @throws Error ABORTED.
-  void PopulateRead(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
+  /// A failure is ignored: pages then come when they are used. @throws Error INVALID_ARGUMENT outside the memory, ABORTED.
+  void PopulateRead(std::size_t offset, std::size_t bytes, WorkerPool& pool, unsigned threads,
+                    const Cancellation& cancellation);
   /// Takes the memory of new shared memory from the file system without touching it. @throws Error OUT_OF_MEMORY, ABORTED.
   void Reserve(const Cancellation& cancellation);
   /// Locks the pages in memory: those that are there now, the others as soon as they are. A refusal is kept in lock_error().

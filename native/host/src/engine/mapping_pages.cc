@@ -13,6 +13,7 @@
 #include "ckpt/error.h"
 #include "ckpt/fd.h"
 #include "mapping.h"
+#include "spans.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_READ 22
@@ -111,11 +112,16 @@ void Mapping::Populate(WorkerPool& pool, unsigned threads, const Cancellation& c
   });
 }
 
-void Mapping::PopulateRead(WorkerPool& pool, unsigned threads, const Cancellation& cancellation) {
-  const std::size_t slices = (size() + kSlice - 1) / kSlice;
+void Mapping::PopulateRead(std::size_t offset, std::size_t bytes, WorkerPool& pool, unsigned threads,
+                           const Cancellation& cancellation) {
+  if (!Inside(offset, bytes, size()))
+    throw Error(code::kInvalidArgument, "the range lies outside the memory").WithField("offset");
+  const std::size_t first = offset / PageBytes() * PageBytes();
+  const std::size_t end = offset + bytes;
+  const std::size_t slices = (end - first + kSlice - 1) / kSlice;
   ParallelFor::Run(pool, threads, slices, cancellation, [&](std::size_t slice) {
-    const std::size_t start = slice * kSlice;
-    ::madvise(data() + start, std::min(kSlice, size() - start), MADV_POPULATE_READ);
+    const std::size_t start = first + slice * kSlice;
+    ::madvise(data() + start, std::min(kSlice, end - start), MADV_POPULATE_READ);
   });
 }
 

@@ -65,12 +65,12 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
       querystring: unregisterQuery,
       response: { 200: unregistered, ...FAILURES },
     },
-    handler({ params, query }) {
+    async handler({ params, query }) {
       try {
-        server.unregisterCheckpoint(params.name, { force: query.force })
-        return Promise.resolve({ unregistered: true })
+        await server.unregisterCheckpoint(params.name, { force: query.force })
+        return { unregistered: true }
       } catch (error) {
-        if (CkptError.is(error, 'CHECKPOINT_UNKNOWN')) return Promise.resolve({ unregistered: false })
+        if (CkptError.is(error, 'CHECKPOINT_UNKNOWN')) return { unregistered: false }
         throw error
       }
     },

@@ -1,17 +1,20 @@
 import { availableParallelism } from 'node:os'
 import type { AllocateOptions, FileReadRequest, Host, HostMemory, MemoryRange, TransferStats } from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
-import { registerMemory } from './memory.ts'
+import pLimit from 'p-limit'
+import { registerMemory, type Pinning } from './memory.ts'
 import { readAndPin } from './read-and-pin.ts'
 
-/** Threads that read into memory which is pinned behind them, unless told otherwise: half the cores, for there is a rank a GPU. */
-const READ_THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
+/** Threads that read into memory which is pinned behind them, or put its pages into the page table, unless told otherwise: half the
+ * cores, for there is a rank a GPU. */
+const THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
 
 /** A {@link Host} whose memory is pinned for a GPU, and comes from the memory node next to it; everything else is the plain host's. */
 export class CudaHost implements Host {
   readonly #host: Host
   readonly #device: CudaDeviceHandle
   readonly #place: Pick<AllocateOptions, 'numaNode'>
+  readonly #pinning: Pinning = { threads: THREADS, populate: pLimit(1), pin: pLimit(1) }
   readonly #closing = new Set<Promise<void>>()
 
   /** `numaNode`: that of the GPU, or -1. */
@@ -28,13 +31,13 @@ export class CudaHost implements Host {
   async allocate(options: AllocateOptions): Promise<HostMemory> {
     const memory = await this.#host.allocate({ ...this.#place, hugePages: true, ...options, lock: false })
     // What is not touched yet is pinned slice by slice while it is filled (`read`): the driver would touch it on one thread.
-    return this.#register(memory, options.lock ?? true, options.threads, options.prefault === false)
+    return this.#register(memory, options.lock ?? true, options.prefault === false)
   }
 
   async createShared(name: string, options: AllocateOptions): Promise<HostMemory> {
     const memory = await this.#host.createShared(name, { ...this.#place, ...options, lock: false })
     try {
-      return await this.#register(memory, options.lock ?? true, options.threads)
+      return await this.#register(memory, options.lock ?? true)
     } catch (error) {
       memory.unlink()
       throw error
@@ -50,7 +53,7 @@ export class CudaHost implements Host {
   }
 
   read(request: FileReadRequest): Promise<TransferStats> {
-    return readAndPin(this.#host, { threads: READ_THREADS, ...request })
+    return readAndPin(this.#host, { threads: THREADS, ...request })
   }
 
   copy(memories: readonly HostMemory[], copies: Float64Array, options?: { threads?: number }): Promise<TransferStats> {
@@ -69,13 +72,14 @@ export class CudaHost implements Host {
     return this.#host.fill(memory, options)
   }
 
-  /** Resolves when memories closed so far are unregistered. */
+  /** Memory goes to the driver first, which takes 30 ms a GB to let go of it. */
   async settled(): Promise<void> {
     await Promise.allSettled(this.#closing)
   }
 
-  #register(memory: HostMemory, pin: boolean, threads?: number, later = false): Promise<HostMemory> {
-    return registerMemory(this.#device, memory, { pin, later, threads }, (closed) => {
+  #register(memory: HostMemory, pin: boolean, later = false): Promise<HostMemory> {
+    const options = { pinning: pin ? this.#pinning : undefined, later }
+    return registerMemory(this.#device, memory, options, (closed) => {
       const tracked = closed.finally(() => this.#closing.delete(tracked))
       // An unregistration that fails has no caller left; the memory then goes with the process.
       tracked.catch(() => undefined)

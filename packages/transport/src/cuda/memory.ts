@@ -1,11 +1,21 @@
 import { CkptError, type HostMemory } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaRegistrationHandle } from '@ckpt/native-cuda'
-import { native, nativeSync } from '../addon.ts'
+import type { LimitFunction } from 'p-limit'
+import { hostAddon, native, nativeSync } from '../addon.ts'
 import { NativeHostMemory, nativeMemory } from '../host/memory.ts'
 import { cudaAddon } from './addon.ts'
 
 /** What is pinned at a time, in bytes; the addon's slices. */
-export const SLICE_BYTES = 2 ** 30
+export const SLICE_BYTES = 2 ** 28
+
+/** How a host's memory is pinned. */
+export interface Pinning {
+  /** Threads that put pages into the page table. */
+  readonly threads: number
+  /** One slice after the other: several threads at once are no faster, and slower where the driver has to look for each page. */
+  readonly populate: LimitFunction
+  readonly pin: LimitFunction
+}
 
 /**
  * Host memory that a GPU copies from. It is unregistered, and only then unmapped and its views detached, soon after `close`, once
@@ -13,8 +23,7 @@ export const SLICE_BYTES = 2 ** 30
  */
 export class CudaHostMemory extends NativeHostMemory {
   readonly #registration: CudaRegistrationHandle
-  readonly #pinnable: boolean
-  readonly #threads: number | undefined
+  readonly #pinning: Pinning | undefined
   readonly #closing: (closed: Promise<void>) => void
   /** Slices that are pinned, or on the way. */
   readonly #slices = new Map<number, Promise<void>>()
@@ -25,19 +34,18 @@ export class CudaHostMemory extends NativeHostMemory {
   constructor(
     memory: HostMemory,
     registration: CudaRegistrationHandle,
-    options: { pin: boolean; threads?: number | undefined },
+    pinning: Pinning | undefined,
     closing: (closed: Promise<void>) => void,
   ) {
     super(nativeMemory(memory))
     this.#registration = registration
-    this.#pinnable = options.pin
-    this.#threads = options.threads
+    this.#pinning = pinning
     this.#closing = closing
   }
 
   /** Slices that are still to be pinned, ascending. */
   get unpinned(): number[] {
-    if (!this.#pinnable) return []
+    if (this.#pinning === undefined) return []
     const count = Math.ceil(this.bytes / SLICE_BYTES)
     return Array.from({ length: count }, (_, slice) => slice).filter((slice) => !this.#slices.has(slice))
   }
@@ -48,17 +56,26 @@ export class CudaHostMemory extends NativeHostMemory {
     let pinning = this.#slices.get(slice)
     if (pinning === undefined) {
       this.#users++ // the memory stays while the driver is at it
-      pinning = native(() => cudaAddon().pinHost(this.#registration, slice, slice + 1, this.#threads))
-        .then((problem) => void (this.#problem ??= problem))
-        .finally(() => this.done())
+      pinning = this.#pin(slice).finally(() => this.done())
       this.#slices.set(slice, pinning)
     }
     return pinning
   }
 
+  async #pin(slice: number): Promise<void> {
+    const { threads, populate, pin } = this.#pinning!
+    // The driver looks up page by page what is not in the page table: several threads put it there twice as fast, before its turn.
+    if (this.kind !== 'anonymous') {
+      const offset = slice * SLICE_BYTES
+      const bytes = Math.min(SLICE_BYTES, this.bytes - offset)
+      await populate(() => native(() => hostAddon().populateRead(nativeMemory(this), offset, bytes, threads)))
+    }
+    this.#problem ??= await pin(() => native(() => cudaAddon().pinHost(this.#registration, slice, slice + 1, 1)))
+  }
+
   /** Whether the pages are pinned for the GPU. */
   override get locked(): boolean {
-    return this.#pinnable && this.#problem === undefined && this.unpinned.length === 0 && !this.#closed
+    return this.#pinning !== undefined && this.#problem === undefined && this.unpinned.length === 0 && !this.#closed
   }
 
   override get lockError(): string | undefined {
@@ -98,21 +115,21 @@ export class CudaHostMemory extends NativeHostMemory {
 }
 
 /**
- * `memory` known to the addon. With `pin` its slices are pinned now, or, where `later` says so, by whoever fills them. On a failure
+ * `memory` known to the addon. With `pinning` its slices are pinned now, or, where `later` says so, by whoever fills them. On a failure
  * the memory is closed.
  */
 export async function registerMemory(
   device: CudaDeviceHandle,
   memory: HostMemory,
-  options: { pin: boolean; later?: boolean; threads?: number | undefined },
+  options: { pinning?: Pinning | undefined; later?: boolean },
   closing: (closed: Promise<void>) => void,
 ): Promise<CudaHostMemory> {
   let registered: CudaHostMemory
   try {
     const views: Buffer[] = []
     for (let at = 0; at < memory.bytes; at += SLICE_BYTES) views.push(memory.view(at, Math.min(SLICE_BYTES, memory.bytes - at)))
-    const registration = nativeSync(() => cudaAddon().registerHost(device, views, options.pin))
-    registered = new CudaHostMemory(memory, registration, options, closing)
+    const registration = nativeSync(() => cudaAddon().registerHost(device, views, options.pinning !== undefined))
+    registered = new CudaHostMemory(memory, registration, options.pinning, closing)
   } catch (error) {
     memory.close()
     throw error

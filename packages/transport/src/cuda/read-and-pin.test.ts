@@ -1,8 +1,13 @@
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { FileRead, Host } from '@ckpt/contract'
 import fc from 'fast-check'
-import type { FileRead } from '@ckpt/contract'
-import { expect, it } from 'vitest'
+import { afterAll, describe, expect, it } from 'vitest'
+import { createHost } from '../host/host.ts'
+import { NativeHostMemory, nativeMemory } from '../host/memory.ts'
 import { SLICE_BYTES } from './memory.ts'
-import { bySlice } from './read-and-pin.ts'
+import { bySlice, readAndPin } from './read-and-pin.ts'
 
 const read = fc.record({
   file: fc.nat(3),
@@ -38,4 +43,80 @@ it('groups reads by slice without losing, moving or repeating a byte', () => {
       for (const part of parts) expect(shifts.has(key(part))).toBe(true)
     }),
   )
+})
+
+describe('readAndPin', () => {
+  const directory = mkdtempSync(join(tmpdir(), 'ckpt-read-and-pin-'))
+  afterAll(() => rmSync(directory, { recursive: true, force: true }))
+  const SLICES = 3
+
+  /** A file that is empty but for the last byte of each slice. */
+  function sparseFile(name: string, slices: number): string {
+    const path = join(directory, name)
+    const file = openSync(path, 'w')
+    ftruncateSync(file, slices * SLICE_BYTES)
+    for (let slice = 1; slice <= slices; slice++) writeSync(file, Buffer.of(slice), 0, 1, slice * SLICE_BYTES - 1)
+    closeSync(file)
+    return path
+  }
+
+  /** Memory that notes what each slice ends with while it is pinned; no GPU has a part in it. */
+  class NotedMemory extends NativeHostMemory {
+    readonly pinned = new Map<number, number>()
+
+    static async of(host: Host, bytes: number): Promise<NotedMemory> {
+      return new NotedMemory(nativeMemory(await host.allocate({ bytes, lock: false, prefault: false })))
+    }
+
+    get unpinned(): number[] {
+      const slices = Array.from({ length: Math.ceil(this.bytes / SLICE_BYTES) }, (_, slice) => slice)
+      return slices.filter((slice) => !this.pinned.has(slice))
+    }
+
+    pin(slice: number): Promise<void> {
+      expect(this.pinned.has(slice)).toBe(false)
+      const end = Math.min(this.bytes, (slice + 1) * SLICE_BYTES)
+      this.pinned.set(slice, this.view(end - 1, 1)[0]!)
+      return Promise.resolve()
+    }
+  }
+
+  const whole = (file: number, bytes: number): FileRead => ({ file, fileOffset: 0, memory: 0, memoryOffset: 0, bytes })
+
+  it('pins each slice once, when all of it was read, and what nobody reads too', async () => {
+    const host = createHost()
+    const memory = await NotedMemory.of(host, (SLICES + 1) * SLICE_BYTES)
+    try {
+      const told: number[] = []
+      const bytes = SLICES * SLICE_BYTES
+      const files = [join(directory, 'not there'), sparseFile('whole', SLICES)]
+      const request = { files, memories: [memory], reads: [whole(1, bytes)], threads: 2 }
+      // The file that nothing is read from is not opened.
+      expect((await readAndPin(host, { ...request, onProgress: (done) => told.push(done) })).bytes).toBe(bytes)
+      expect([...memory.pinned].sort(([a], [b]) => a - b)).toEqual([
+        [0, 1],
+        [1, 2],
+        [2, 3],
+        [3, 0],
+      ])
+      expect(told.at(-1)).toBe(bytes)
+      expect(told).toEqual([...told].sort((a, b) => a - b))
+    } finally {
+      memory.close()
+    }
+  })
+
+  it('pins nothing behind a read that failed, and says which file', async () => {
+    const host = createHost()
+    const memory = await NotedMemory.of(host, 2 * SLICES * SLICE_BYTES)
+    try {
+      const files = [sparseFile('short', 1)]
+      const request = { files, memories: [memory], reads: [whole(0, 2 * SLICES * SLICE_BYTES)], threads: 2 }
+      const error = await readAndPin(host, request).catch((reason: unknown) => reason)
+      expect(error).toMatchObject({ code: 'CHECKPOINT_UNREADABLE', fields: { file: files[0] } })
+      expect([...memory.pinned.keys()].filter((slice) => slice > 0)).toEqual([])
+    } finally {
+      memory.close()
+    }
+  })
 })

@@ -1,5 +1,16 @@
-import type { FileRead, FileReadRequest, Host, TransferStats } from '@ckpt/contract'
-import { CudaHostMemory, SLICE_BYTES } from './memory.ts'
+import type { FileRead, FileReadRequest, Host, HostMemory, TransferStats } from '@ckpt/contract'
+import pLimit from 'p-limit'
+import { SLICE_BYTES } from './memory.ts'
+
+/** Slices that are read at once, so that the threads of one that is nearly full help with the next. */
+const SLICES_AT_ONCE = 2
+
+/** Memory that is pinned slice by slice. */
+export interface Pinnable {
+  /** Slices that are still to be pinned, ascending. */
+  readonly unpinned: readonly number[]
+  pin(slice: number): Promise<void>
+}
 
 /** The reads that fill one slice of one memory. */
 interface SliceReads {
@@ -9,39 +20,56 @@ interface SliceReads {
 }
 
 /**
- * Reads files into memory, and pins what is not pinned yet behind the reading: while several threads fill a slice, the driver pins
- * the one before. Both take about as long, so together they take little more than the slower of them.
+ * Reads files into memory on `threads` threads, and pins what is not pinned yet behind the reading: while slices are filled, the driver
+ * pins the one before. Both take about as long, so together they take little more than the slower of them.
  *
- * @throws what `host.read` throws; slices that were pinned stay so until the memory is closed.
+ * @throws what `host.read` throws, once nothing is read any more; slices that were pinned stay so until the memory is closed.
  */
-export async function readAndPin(host: Host, request: FileReadRequest): Promise<TransferStats> {
-  const deferred = request.memories.map((memory) => memory instanceof CudaHostMemory && memory.unpinned.length > 0)
+export async function readAndPin(host: Host, request: FileReadRequest & { threads: number }): Promise<TransferStats> {
+  const deferred = request.memories.map((memory) => isPinnable(memory) && memory.unpinned.length > 0)
   if (!deferred.includes(true)) return host.read(request)
   const started = performance.now()
-  const { onProgress } = request
+  const threads = Math.ceil(request.threads / SLICES_AT_ONCE)
+  const limit = pLimit(SLICES_AT_ONCE)
+  const pins: Promise<void>[] = []
   let done = 0
-  // One slice at a time: the driver does not pin faster on several threads.
-  let pinned: Promise<void> = Promise.resolve()
-  const pin = (memory: CudaHostMemory, slice: number) => {
-    pinned = pinned.then(() => memory.pin(slice))
-    pinned.catch(() => undefined) // waited for below, after the reading
-  }
-  for (const { memory, slice, reads } of bySlice(request.reads, deferred)) {
-    const before = done
-    const { bytes } = await host.read({
-      ...request,
-      reads,
-      ...(onProgress && { onProgress: (read) => onProgress(before + read) }),
+  let failed = false
+  const fill = async ({ memory, slice, reads }: SliceReads): Promise<void> => {
+    if (failed) return
+    let told = 0
+    const onProgress = (read: number) => {
+      done += read - told
+      told = read
+      request.onProgress?.(done)
+    }
+    await host.read({ ...request, ...ofTheirFiles(request.files, reads), threads, onProgress }).catch((error: unknown) => {
+      failed = true
+      throw error
     })
-    done += bytes
     const target = request.memories[memory]!
-    if (slice >= 0 && target instanceof CudaHostMemory) pin(target, slice)
+    if (slice >= 0 && isPinnable(target)) pins.push(target.pin(slice))
   }
-  await pinned
-  for (const memory of request.memories) {
-    if (memory instanceof CudaHostMemory) for (const slice of memory.unpinned) await memory.pin(slice) // what no read falls into
+  const reads = await Promise.allSettled(bySlice(request.reads, deferred).map((group) => limit(() => fill(group))))
+  const failure = reads.find((read) => read.status === 'rejected')
+  if (failure === undefined) {
+    // What no read falls into.
+    for (const memory of request.memories) {
+      if (isPinnable(memory)) for (const slice of memory.unpinned) pins.push(memory.pin(slice))
+    }
   }
+  const settled = await Promise.allSettled(pins)
+  const problem = failure ?? settled.find((pin) => pin.status === 'rejected')
+  if (problem !== undefined) throw problem.reason
   return { bytes: done, milliseconds: performance.now() - started }
+}
+
+const isPinnable = (memory: HostMemory): memory is HostMemory & Pinnable => 'unpinned' in memory
+
+/** Only the files that are read: each call opens all that it is given. */
+function ofTheirFiles(files: readonly string[], reads: readonly FileRead[]): Pick<FileReadRequest, 'files' | 'reads'> {
+  const used = [...new Set(reads.map(({ file }) => file))]
+  const place = new Map(used.map((file, index) => [file, index]))
+  return { files: used.map((file) => files[file]!), reads: reads.map((read) => ({ ...read, file: place.get(read.file)! })) }
 }
 
 /**
