@@ -47,6 +47,21 @@ describe('a parameter server of one rank', () => {
     expect((await server.gatherMetas('one', { digests: true })).digest).not.toBe(before.digest)
   })
 
+  it('has an unregistered checkpoint’s name at once, and its memory when the host says so', async () => {
+    await server.registerCheckpoint('one', { tensors: TENSORS })
+    let back!: () => void
+    const memory = new Promise<void>((resolve) => (back = resolve))
+    server.device.host.settled = () => memory
+    let resolved = false
+    const unregistered = server.unregisterCheckpoint('one').then(() => (resolved = true))
+    await expect(server.unregisterCheckpoint('one')).rejects.toMatchObject({ code: 'CHECKPOINT_UNKNOWN' })
+    await server.registerCheckpoint('one', { tensors: TENSORS })
+    expect(resolved).toBe(false)
+    back()
+    await unregistered
+    await server.releasePool()
+  })
+
   it('saves metas that another one loads, and refuses changed files by field', async () => {
     await server.registerCheckpoint('one', { tensors: TENSORS })
     const manifest = await server.gatherMetas('one')

@@ -5,8 +5,10 @@ import pLimit from 'p-limit'
 import { registerMemory, type Pinning } from './memory.ts'
 import { readAndPin } from './read-and-pin.ts'
 
-/** Threads that read into memory which is pinned behind them, or put its pages into the page table, unless told otherwise: half the
- * cores, for there is a rank a GPU. */
+/**
+ * Threads that read into memory which is pinned behind them, or put its pages into the page table, unless told otherwise: half the
+ * cores, for there is a rank a GPU.
+ */
 const THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
 
 /** A {@link Host} whose memory is pinned for a GPU, and comes from the memory node next to it; everything else is the plain host's. */
