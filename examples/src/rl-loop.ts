@@ -37,7 +37,7 @@ try {
   const publish = async (version: string) => {
     await server.registerCheckpoint(version, { tensors: policy.tensors() })
     const report = await server.update(version, { engine })
-    server.unregisterCheckpoint(version)
+    await server.unregisterCheckpoint(version)
     return report
   }
 
