@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .digest import digest_tensor
-from .dtypes import from_bytes
+from .dtypes import TORCH_DTYPES, from_bytes
 from .errors import DigestMismatchError, RingError
 from .protocol import TensorEntry
 
@@ -24,7 +24,34 @@ def open_bucket(data: torch.Tensor, entries: list[TensorEntry]) -> list[tuple[st
             where = f"{entry.size} bytes at offset {entry.offset}"
             raise RingError(f"tensor {entry.name!r} ({where}) lies outside the ring of {data.numel()} bytes", tensor=entry.name)
     _verify(data, [entry for entry in entries if entry.digest is not None])
-    return [(entry.name, from_bytes(_slice(data, entry), entry.dtype, entry.shape)) for entry in entries]
+    rings: dict[str, torch.Tensor | None] = {}
+    return [(entry.name, _tensor(data, entry, rings)) for entry in entries]
+
+
+def _tensor(data: torch.Tensor, entry: TensorEntry, rings: dict[str, torch.Tensor | None]) -> torch.Tensor:
+    """The tensor by a single operation, where its elements may lie there: loads wait for this thread.
+
+    :param rings: the ring as elements of each dtype, filled here.
+    """
+    try:
+        ring = rings[entry.dtype]
+    except KeyError:
+        ring = rings[entry.dtype] = _typed(data, entry.dtype)
+    if ring is None or entry.size == 0 or entry.offset % ring.itemsize:
+        return from_bytes(_slice(data, entry), entry.dtype, entry.shape)
+    strides, step = [1] * len(entry.shape), 1
+    for i in range(len(strides) - 1, 0, -1):
+        step *= entry.shape[i]
+        strides[i - 1] = step
+    return ring.as_strided(entry.shape, strides, ring.storage_offset() + entry.offset // ring.itemsize)
+
+
+def _typed(data: torch.Tensor, dtype: str) -> torch.Tensor | None:
+    """The ring as elements of one type; None where torch has no such type, or the ring does not begin where one may."""
+    element = TORCH_DTYPES.get(dtype)
+    if element is None or data.data_ptr() % element.itemsize or data.storage_offset() % element.itemsize:
+        return None
+    return data[: data.numel() // element.itemsize * element.itemsize].view(element)
 
 
 def _slice(data: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
