@@ -1,4 +1,5 @@
 // The engine without Node, for sanitizer runs: every part under several threads, errors and cancellations in the middle.
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -181,6 +182,22 @@ void TestReader(WorkerPool& pool) {
   CHECK(CodeOf([&] { Mapping::File(path); }) == "CHECKPOINT_UNREADABLE");
 }
 
+/// Page faults of this thread while `work` runs.
+template <class Work>
+long FaultsOf(Work&& work) {
+  rusage before{}, after{};
+  ::getrusage(RUSAGE_THREAD, &before);
+  work();
+  ::getrusage(RUSAGE_THREAD, &after);
+  return after.ru_minflt - before.ru_minflt;
+}
+
+void TouchPages(const Mapping& memory, std::size_t offset, std::size_t bytes) {
+  for (std::size_t at = offset; at < offset + bytes; at += 4096) {
+    static_cast<void>(*static_cast<const volatile std::byte*>(memory.data() + at));
+  }
+}
+
 void TestShared(WorkerPool& pool) {
   const Cancellation never;
   const std::string name = "ckpt-engine-test-" + std::to_string(::getpid());
@@ -189,6 +206,9 @@ void TestShared(WorkerPool& pool) {
   memory->Reserve(never);
   memory->Populate(pool, 3, never);
   auto other = Mapping::OpenShared(name);
+  other->PopulateRead(5000, kBytes - 10000, pool, 3, never);
+  CHECK(FaultsOf([&] { TouchPages(*other, 5000, kBytes - 10000); }) == 0);
+  CHECK(CodeOf([&] { other->PopulateRead(1, kBytes, pool, 3, never); }) == "INVALID_ARGUMENT");
   memory->Unlink();
   memory->Unlink();
   std::memset(memory->data(), 7, kBytes);
