@@ -70,7 +70,8 @@ export class CudaHostMemory extends NativeHostMemory {
       const bytes = Math.min(SLICE_BYTES, this.bytes - offset)
       await populate(() => native(() => hostAddon().populateRead(nativeMemory(this), offset, bytes, threads)))
     }
-    this.#problem ??= await pin(() => native(() => cudaAddon().pinHost(this.#registration, slice, slice + 1, 1)))
+    const problem = await pin(() => native(() => cudaAddon().pinHost(this.#registration, slice, slice + 1, 1)))
+    this.#problem ??= problem // not before it is known: slices wait for each other, and none may undo another's
   }
 
   /** Whether the pages are pinned for the GPU. */
@@ -134,8 +135,14 @@ export async function registerMemory(
     memory.close()
     throw error
   }
-  if (options.later !== true) await Promise.all(registered.unpinned.map((slice) => registered.pin(slice)))
-  return registered
+  if (options.later === true) return registered
+  try {
+    await Promise.all(registered.unpinned.map((slice) => registered.pin(slice)))
+    return registered
+  } catch (error) {
+    registered.close()
+    throw error
+  }
 }
 
 /** A pipeline's source. @throws CkptError `INVALID_ARGUMENT` for memory of another host. */

@@ -106,6 +106,22 @@ describe('readAndPin', () => {
     }
   })
 
+  it('reads to the end when a slice cannot be pinned, and then says why', async () => {
+    const host = createHost()
+    const memory = await NotedMemory.of(host, SLICES * SLICE_BYTES)
+    try {
+      const refusal = new Error('no pin')
+      const pin = memory.pin.bind(memory)
+      memory.pin = (slice) => (slice === 0 ? Promise.reject(refusal) : pin(slice))
+      const files = [sparseFile('refused', SLICES)]
+      const request = { files, memories: [memory], reads: [whole(0, SLICES * SLICE_BYTES)], threads: 2 }
+      await expect(readAndPin(host, request)).rejects.toBe(refusal)
+      expect([...memory.pinned.keys()].sort()).toEqual([1, 2])
+    } finally {
+      memory.close()
+    }
+  })
+
   it('pins nothing behind a read that failed, and says which file', async () => {
     const host = createHost()
     const memory = await NotedMemory.of(host, 2 * SLICES * SLICE_BYTES)

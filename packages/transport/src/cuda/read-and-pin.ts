@@ -6,7 +6,7 @@ import { SLICE_BYTES } from './memory.ts'
 const SLICES_AT_ONCE = 2
 
 /** Memory that is pinned slice by slice. */
-export interface Pinnable {
+interface Pinnable {
   /** Slices that are still to be pinned, ascending. */
   readonly unpinned: readonly number[]
   pin(slice: number): Promise<void>
@@ -32,6 +32,11 @@ export async function readAndPin(host: Host, request: FileReadRequest & { thread
   const threads = Math.ceil(request.threads / SLICES_AT_ONCE)
   const limit = pLimit(SLICES_AT_ONCE)
   const pins: Promise<void>[] = []
+  const pin = (memory: Pinnable, slice: number) => {
+    const pinned = memory.pin(slice)
+    pinned.catch(() => undefined) // waited for below, after the reading
+    pins.push(pinned)
+  }
   let done = 0
   let failed = false
   const fill = async ({ memory, slice, reads }: SliceReads): Promise<void> => {
@@ -47,14 +52,14 @@ export async function readAndPin(host: Host, request: FileReadRequest & { thread
       throw error
     })
     const target = request.memories[memory]!
-    if (slice >= 0 && isPinnable(target)) pins.push(target.pin(slice))
+    if (slice >= 0 && isPinnable(target)) pin(target, slice)
   }
   const reads = await Promise.allSettled(bySlice(request.reads, deferred).map((group) => limit(() => fill(group))))
   const failure = reads.find((read) => read.status === 'rejected')
   if (failure === undefined) {
     // What no read falls into.
     for (const memory of request.memories) {
-      if (isPinnable(memory)) for (const slice of memory.unpinned) pins.push(memory.pin(slice))
+      if (isPinnable(memory)) for (const slice of memory.unpinned) pin(memory, slice)
     }
   }
   const settled = await Promise.allSettled(pins)

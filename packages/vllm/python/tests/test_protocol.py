@@ -126,6 +126,7 @@ def entry(index: int, value: Any) -> dict[str, Any]:
         ({**ATTACH, "ring": {**ATTACH["ring"], "offset": -8}}, "offset"),
         ({**ATTACH, "ring": {"kind": "cuda", "handle": b"short", "offset": 0, "bytes": 1, "deviceUuid": ""}}, "handle"),
         (entry(1, "BF17"), "BF17"),
+        ({**BUCKET, "tensors": [["empty", "BF17", [0], 0, 0, None]]}, "BF17"),
         (entry(2, [2, -3]), "tensors"),
         (entry(2, [2, 2.5]), "shape of tensor 'w'"),
         (entry(2, [2, 4]), "takes 16 bytes, not 12"),

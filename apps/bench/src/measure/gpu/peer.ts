@@ -46,14 +46,12 @@ export class Peer {
   async prepare(onStep: (step: string) => void): Promise<Preparation> {
     const { files } = this.#options.checkpoint
     onStep('the peer registers in place')
-    await this.#withLinks((links) => this.#register('in place', links, true))
-    await this.#unregister('in place')
-    const registerInPlaceMs = await this.#withLinks((links) => this.#register('in place', links, true))
+    const registerInPlaceMs = await this.#twice('in place', () =>
+      this.#withLinks((links) => this.#register('in place', links, true)),
+    )
     await this.#unregister('in place')
     onStep('the peer registers with a copy')
-    await this.#register(NAME, files, false)
-    await this.#unregister(NAME)
-    const registerMs = await this.#register(NAME, files, false)
+    const registerMs = await this.#twice(NAME, () => this.#register(NAME, files, false))
     onStep('the peer gathers metas')
     const gather = async () => (await this.#cluster.all('gather', () => ({ name: NAME }))).milliseconds
     const gatherMetasMs = await gather()
@@ -105,6 +103,12 @@ export class Peer {
     const first = (rank: number) => Math.round((files.length * rank) / ranks)
     const share = (rank: number) => files.slice(first(rank), first(rank + 1))
     return (await this.#cluster.all('register', (rank) => ({ name, files: share(rank), inplace }))).milliseconds
+  }
+
+  async #twice(name: string, register: () => Promise<number>): Promise<number> {
+    await register()
+    await this.#unregister(name)
+    return register()
   }
 
   async #unregister(name: string): Promise<void> {

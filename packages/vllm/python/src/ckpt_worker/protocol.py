@@ -241,8 +241,8 @@ def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) ->
 # msgspec 0.20 (the object is given to the garbage collector twice).
 def _settle_entry(entry: TensorEntry) -> None:
     # Nearly all are settled already. The product is a float where any length is one.
-    if type(entry.offset) is int and type(entry.size) is int:
-        bits = math.prod(entry.shape) * DTYPE_BITS.get(entry.dtype, -1)
+    if type(entry.offset) is int and type(entry.size) is int and entry.dtype in DTYPE_BITS:
+        bits = math.prod(entry.shape) * DTYPE_BITS[entry.dtype]
         if type(bits) is int and bits == entry.size * 8:
             return
     what = f"tensor {entry.name!r}"
