@@ -24,6 +24,7 @@ const ARROWS = {
     'packages/core',
     'packages/models',
     'packages/p2p',
+    'packages/planner',
     'packages/safetensors',
     'packages/sglang',
     'packages/transport',

@@ -47,6 +47,8 @@ export interface NativeHost extends NativePipelines, NativeOneSided {
   copy(memories: readonly NativeMemory[], copies: Float64Array, threads?: number): Promise<number>
   /** `ranges`: memory, offset, bytes of each. */
   digest(memories: readonly NativeMemory[], ranges: Float64Array, threads?: number): Promise<BigUint64Array>
+  /** `rows`: output, memory, offset, pitch, rowBytes, rows, position, positionPitch, unit of each. */
+  sums(memories: readonly NativeMemory[], rows: Float64Array, outputs: number, threads?: number): Promise<BigUint64Array>
   fill(memory: NativeMemory, offset: number, bytes: number, seed: bigint, threads?: number): Promise<void>
 }
 

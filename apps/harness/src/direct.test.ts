@@ -122,7 +122,7 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
           expect(reports[rank]).toMatchObject({
             strategy: 'broadcast',
             version,
-            verified: true,
+            verified: 'bytes',
             direct: { fallback: 'rank 1: this engine shares no memory', replayed: after.tensors },
           })
           expect(await engine.digests()).toEqual(staged[rank])

@@ -57,7 +57,7 @@ describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
     needs(context, 1)
     await using cluster = await start(1)
     await cluster.register('a', directory())
-    expect(await verified(cluster)).toMatchObject({ verified: true, mode: 'pipelined' })
+    expect(await verified(cluster)).toMatchObject({ verified: 'sources', mode: 'pipelined' })
     await verified(cluster, { verify: false, keepAlive: true })
   })
 
@@ -80,7 +80,7 @@ describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
     await using cluster = await start(2)
     await cluster.register('a', small.directory)
     const [report] = await cluster.update('a', { ringBytes: 2.5 * 2 ** 20 })
-    expect(report).toMatchObject({ mode: 'serial', verified: true })
+    expect(report).toMatchObject({ mode: 'serial', verified: 'sources' })
     for (const engine of cluster.engines) expect(await engine.verify(small.files)).toMatchObject({ verified: true })
   })
 

@@ -75,7 +75,7 @@ describe('p2p', { timeout: 180_000 }, () => {
       ),
     )
     for (const [index, report] of reports.entries()) {
-      expect(report).toMatchObject({ strategy: 'p2p', rank: index + 2, verified: true, bytes: checkpoint.bytes })
+      expect(report).toMatchObject({ strategy: 'p2p', rank: index + 2, verified: 'sources', bytes: checkpoint.bytes })
       expect(report.pull!.sources.map(({ rank }) => rank)).toEqual([0, 1])
       expect(await cluster.engines[index + 2]!.verify(checkpoint.files)).toMatchObject({ verified: true })
     }
@@ -96,7 +96,7 @@ describe('p2p', { timeout: 180_000 }, () => {
     expect(statSync(metas).mode & 0o777).toBe(0o600)
     await using joining = await start(ranks)
     const reports = await join_(joining, metas, { ringBytes: 12 * MIB, bucketBytes: MIB })
-    expect(reports[0]).toMatchObject({ strategy: 'p2p', mode: 'pipelined', verified: true, bytes: checkpoint.bytes })
+    expect(reports[0]).toMatchObject({ strategy: 'p2p', mode: 'pipelined', verified: 'sources', bytes: checkpoint.bytes })
     expect(reports[0]!.pull!.lost).toEqual([])
     await expectVerified(joining)
     await Promise.all(joining.engines.map((engine) => engine.poison()))
@@ -143,7 +143,7 @@ describe('p2p', { timeout: 180_000 }, () => {
     await using third = await start(1)
     await using fourth = await start(1)
     for (const [report] of await Promise.all([join_(third, both!, { keep: true }), join_(fourth, both!)])) {
-      expect(report).toMatchObject({ verified: true, bytes: checkpoint.bytes, pull: { lost: [] } })
+      expect(report).toMatchObject({ verified: 'sources', bytes: checkpoint.bytes, pull: { lost: [] } })
       expect(report!.pull!.sources.map(({ rank }) => rank)).toEqual([0, 1, 2])
       for (const { bytes } of report!.pull!.sources) expect(bytes).toBeLessThan((1.2 * checkpoint.bytes) / 3)
     }

@@ -34,7 +34,7 @@ describe('the Python worker', () => {
         })
         await cluster.register('a', checkpoint.directory)
         const reports = await cluster.update('a')
-        expect(reports[0]).toMatchObject({ verified: true, version: 'a' })
+        expect(reports[0]).toMatchObject({ verified: 'sources', version: 'a' })
         for (const engine of cluster.engines) {
           expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
           await engine.poison()

@@ -74,7 +74,7 @@ describe("engine: SGLang's own update path, run from its source,", { timeout: 17
     })
     expect(await state()).toMatchObject({ verified: false, paused: true })
     const report = await server.update('step-1', { engine, bucketBytes: 2 ** 20 })
-    expect(report).toMatchObject({ version: 'step-1', verified: false })
+    expect(report).toMatchObject({ version: 'step-1', verified: 'none' })
     expect(await state()).toMatchObject({ verified: true, parameters: checkpoint.tensors, paused: false, flushed: 1 })
   })
 

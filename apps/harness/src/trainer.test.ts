@@ -59,7 +59,7 @@ describe('a Python trainer', () => {
       await cluster.all('register', register)
       await trainer.registered()
       const reports = await cluster.update(name)
-      expect(reports[0]).toMatchObject({ verified: true, version: name })
+      expect(reports[0]).toMatchObject({ verified: 'sources', version: name })
       for (const engine of cluster.engines) expect(await engine.digests()).toEqual(expected)
       await cluster.all('unregister', () => ({ name }))
     }
@@ -123,7 +123,9 @@ describe('gpu: a Python trainer with CUDA tensors', () => {
         const expected = await trainer.step(step)
         await ps.registerCheckpoint('a', { trainer: socket })
         await trainer.registered()
-        expect(await ps.update('a', { engine: controlEngine({ socket: engine.socket }) })).toMatchObject({ verified: true })
+        expect(await ps.update('a', { engine: controlEngine({ socket: engine.socket }) })).toMatchObject({
+          verified: 'sources',
+        })
         expect(await engine.digests()).toEqual(expected)
         await ps.unregisterCheckpoint('a')
       }

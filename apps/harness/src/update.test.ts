@@ -33,7 +33,12 @@ describe.each([
       await cluster.register(name, checkpoint.directory)
       const reports = await cluster.update(name)
       for (const report of reports) {
-        expect(report).toMatchObject({ version: name, verified: true, bytes: checkpoint.bytes, tensors: checkpoint.tensors })
+        expect(report).toMatchObject({
+          version: name,
+          verified: 'sources',
+          bytes: checkpoint.bytes,
+          tensors: checkpoint.tensors,
+        })
       }
       for (const engine of cluster.engines) {
         expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true, mismatches: [] })
@@ -74,7 +79,7 @@ it('go on serially, and say so, where the ring cannot hold three buckets', async
   await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'typescript', checkpoint: checkpoint.directory } })
   await cluster.register('small', checkpoint.directory)
   const [report] = await cluster.update('small', { ringBytes: 2.5 * MIB })
-  expect(report).toMatchObject({ mode: 'serial', verified: true })
+  expect(report).toMatchObject({ mode: 'serial', verified: 'sources' })
   expect(report!.modeReason).toContain('the pipeline needs 3')
   for (const engine of cluster.engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
 })

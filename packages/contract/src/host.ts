@@ -91,6 +91,13 @@ export interface MemoryRange {
   readonly bytes: number
 }
 
+/**
+ * Columns per entry of {@link Host.sums}: output (index of the sum), memory, offset, pitch, rowBytes, rows (runs of `rowBytes`, `pitch`
+ * bytes apart in the memory), position, positionPitch (where those runs lie in their tensor), unit (1, 2, 4 or 8: it divides rowBytes,
+ * position and positionPitch).
+ */
+export const SUM_COLUMNS = 9
+
 /** Everything ckpt does with host memory; done natively on threads of its own, never on libuv's pool. */
 export interface Host {
   /**
@@ -122,6 +129,16 @@ export interface Host {
   digest(
     memories: readonly HostMemory[],
     ranges: readonly MemoryRange[],
+    options?: { threads?: number },
+  ): Promise<BigUint64Array>
+  /**
+   * Sums of the digest's terms over rows of memory that are parts of tensors (docs/worker-protocol.md, "Sums of routes"). `rows` is
+   * flat: {@link SUM_COLUMNS} numbers an entry. @throws CkptError `INVALID_ARGUMENT` when a row leaves its memory.
+   */
+  sums(
+    memories: readonly HostMemory[],
+    rows: Float64Array,
+    outputs: number,
     options?: { threads?: number },
   ): Promise<BigUint64Array>
   /** Fills memory with reproducible pseudo-random bytes (for benchmarks and tests). */

@@ -20,6 +20,7 @@ export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
 export type { BucketColumns, BucketPull, CopyColumns, ItemColumns, PipelineMode, PullRuns, TransferPlan } from './plan.ts'
 export {
   STRIDED_COPY_COLUMNS,
+  SUM_COLUMNS,
   type AllocateOptions,
   type FileRead,
   type FileReadRequest,

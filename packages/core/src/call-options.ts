@@ -1,3 +1,4 @@
+import type { VerificationLevel } from './verify/verification.ts'
 import type { CallOptions, EngineAdapter, Strategy } from '@ckpt/contract'
 
 export interface GatherMetasOptions extends CallOptions {
@@ -12,8 +13,12 @@ export interface UpdateOptions extends CallOptions {
   readonly strategy?: Strategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
-  /** Send a digest with every tensor, which the worker compares before loading it (default: where the worker can). */
-  readonly verify?: boolean
+  /**
+   * How far the update is verified. `bytes`: parameters are read back and compared with what was registered; a staged update is recorded
+   * where that takes a recording. `sources`: tensors are compared before they are loaded. `none`: nothing is. Default: as `bytes`, but no
+   * update is recorded for that alone. The report says how far it came. `true` is the default, `false` is `none`.
+   */
+  readonly verify?: VerificationLevel | boolean
   /** Most memory the ring may take, in bytes (default: half the free memory, or `PS_MEM_FRACTION` of it). */
   readonly ringBytes?: number
   /** Preferred bucket size in bytes (default: chosen from the ring; at most `PS_MAX_BUCKET_SIZE_GB`). */

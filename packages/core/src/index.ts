@@ -8,6 +8,7 @@ export { ParameterServer } from './parameter-server.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 export { serveMetrics, type Health, type MetricsServerOptions, type Observable } from './observe/metrics-server.ts'
 export type { WorkerStatus } from './engine-states.ts'
+export type { Verification, VerificationLevel } from './verify/verification.ts'
 export type { DirectReport, OpaqueReport, StageTimes, StepTimes, UpdateReport } from './report.ts'
 export {
   STAGES,

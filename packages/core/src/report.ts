@@ -1,3 +1,4 @@
+import type { Verification, VerificationLevel } from './verify/verification.ts'
 import type { PipelineMode, PipelineOrder, PullStats } from '@ckpt/contract'
 
 /** Where one rank's part of an update spent its time, in milliseconds. Stages overlap, so they may add up to more than the whole. */
@@ -55,7 +56,7 @@ export interface DirectReport {
   readonly routes?: number
   /** Copies that the routes came to. */
   readonly copies?: number
-  /** Parameters whose digest was compared, where digests were asked for. */
+  /** Parameters that routes write to the last byte. */
   readonly parameters?: number
   /** How the device copied. */
   readonly how?: string
@@ -85,8 +86,10 @@ export interface UpdateReport {
   readonly buckets: number
   readonly ringBytes: number
   readonly bucketBytes: number
-  /** Whether every tensor carried a digest that the worker compared before loading it (checkpoint-engine's workers cannot). */
-  readonly verified: boolean
+  /** How far the update was verified; only `bytes` means that what serves was compared with what was registered. */
+  readonly verified: VerificationLevel
+  /** What was compared, and why no more. */
+  readonly verification: Verification
   /** Digest of the manifest that was applied. */
   readonly digest: string
   /** What passed through this rank's copy engines: its own part of the checkpoint, and what was broadcast, both with padding. */

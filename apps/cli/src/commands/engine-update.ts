@@ -1,5 +1,5 @@
 import { resolve } from 'node:path'
-import { ParameterServer, controlEngine, type UpdateOptions, type UpdateReport } from '@ckpt/core'
+import { ParameterServer, controlEngine, type UpdateOptions, type UpdateReport, type VerificationLevel } from '@ckpt/core'
 import { Option, type Command } from 'commander'
 import { pino, destination } from 'pino'
 import { ByteProgress } from '../progress.ts'
@@ -13,7 +13,8 @@ export interface EngineUpdateOptions {
   readonly name: string
   readonly nproc?: number
   readonly version?: string
-  readonly verify: boolean
+  /** False with `--no-verify`. */
+  readonly verify?: VerificationLevel | false
   readonly ringSize?: number
   readonly bucketSize?: number
   readonly timeout: number
@@ -35,7 +36,13 @@ export function addEngineUpdateOptions(command: Command): Command {
       ),
     )
     .option('--version <version>', "what the engine serves afterwards (default: the checkpoint's name)")
-    .option('--no-verify', 'do not send digests for the workers to compare')
+    .addOption(
+      new Option(
+        '--verify <level>',
+        'bytes: read parameters back and compare, recording a staged update for it; sources: compare tensors before they are loaded; none (default: as bytes, but nothing is recorded for it)',
+      ).choices(['bytes', 'sources', 'none']),
+    )
+    .option('--no-verify', 'as --verify none')
     .addOption(new Option('--ring-size <size>', 'most memory the ring may take, such as 1GiB').argParser(parseSize))
     .addOption(new Option('--bucket-size <size>', 'preferred bucket size, such as 64MiB').argParser(parseSize))
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
@@ -67,6 +74,11 @@ export function createServer(
   return ParameterServer.create({ timeoutMs: timeout * 1000, logger, ...more }, { signal })
 }
 
+/** True if metas need digests for the verification that was asked for. */
+export function digestsWanted({ verify }: Pick<EngineUpdateOptions, 'verify'>): boolean {
+  return verify !== false && verify !== 'none'
+}
+
 /** The update itself, with its progress bar. */
 export async function updateEngines(
   server: ParameterServer,
@@ -79,7 +91,7 @@ export async function updateEngines(
   using bar = new ByteProgress(title, server.rank === 0 && !options.json)
   return await server.update(checkpoint, {
     engine: controlEngine({ socket: (rank) => options.engineControl.replaceAll('{rank}', String(rank)) }),
-    verify: options.verify,
+    ...(options.verify !== undefined && { verify: options.verify }),
     signal,
     onProgress: (done, total) => bar.update(done, total),
     ...(options.version !== undefined && { version: options.version }),

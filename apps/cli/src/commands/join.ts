@@ -3,6 +3,7 @@ import { p2p } from '@ckpt/p2p'
 import type { Command } from 'commander'
 import { interruptible } from '../interrupt.ts'
 import {
+  digestsWanted,
   addEngineUpdateOptions,
   createServer,
   handOn,
@@ -60,7 +61,7 @@ async function join(options: JoinCommandOptions, signal: AbortSignal): Promise<v
   const strategy = p2p({ ranks, keep })
   const report = await updateEngines(server, checkpoint, options, signal, { bar: 'join', strategy })
   if (keep) {
-    await server.gatherMetas(checkpoint, { digests: options.verify, signal })
+    await server.gatherMetas(checkpoint, { digests: digestsWanted(options), signal })
     await handOn(server, checkpoint, options)
   }
   printReport(report, server, options)

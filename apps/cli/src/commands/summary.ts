@@ -17,6 +17,13 @@ function attemptsText({ attempts, kept }: UpdateReport): string {
   return `${attempts} attempts${kept ? `; ${formatSize(kept.bytes)} that an earlier one had brought were not sent again` : ''}`
 }
 
+function verifiedText({ level, bytes, reason }: UpdateReport['verification']): string {
+  const compared = `${formatSize(bytes)} of parameters compared with what was registered`
+  if (level === 'bytes') return `verified: bytes; ${compared}`
+  const before = level === 'sources' ? '; every tensor compared before it was loaded' : ''
+  return `verified: ${level}${before}${bytes > 0 ? `; ${compared}` : ''}${reason === undefined ? '' : ` (${reason})`}`
+}
+
 /** What an update did, in a few lines. */
 export function summary(report: UpdateReport, ranks: number): string {
   const { stages, steps } = report
@@ -30,7 +37,7 @@ export function summary(report: UpdateReport, ranks: number): string {
     `  ${report.mode} (${report.modeReason}); ${report.buckets} buckets through a ring of ${formatSize(report.ringBytes)}`,
     ...(report.order?.linksShared ? [`  ${orderText(report.order)}`] : []),
     ...(report.attempts === undefined ? [] : [`  ${attemptsText(report)}`]),
-    `  ${report.verified ? 'every tensor compared with its digest before it was loaded' : 'digests were not compared (--no-verify)'}`,
+    `  ${verifiedText(report.verification)}`,
     '',
   ].join('\n')
 }

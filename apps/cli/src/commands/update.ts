@@ -5,6 +5,7 @@ import { interruptible } from '../interrupt.ts'
 import { ByteProgress } from '../progress.ts'
 import { parseCount } from '../sizes.ts'
 import {
+  digestsWanted,
   addEngineUpdateOptions,
   createServer,
   handOn,
@@ -65,7 +66,7 @@ async function update(options: UpdateCommandOptions, signal: AbortSignal): Promi
       onProgress: (done, total) => bar.update(done, total),
     })
   }
-  await server.gatherMetas(options.name, { digests: options.verify, signal })
+  await server.gatherMetas(options.name, { digests: digestsWanted(options), signal })
   await handOn(server, options.name, options)
   const { retry, rollback = false } = options
   const report = await updateEngines(server, options.name, options, signal, { bar: 'update', retry, rollback })

@@ -1,5 +1,5 @@
 import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
-import type { CheckpointSource, RegisterOptions, ServeOptions, UpdateReport, WorkerStatus } from '@ckpt/core'
+import type { CheckpointSource, RegisterOptions, ServeOptions, UpdateReport, VerificationLevel, WorkerStatus } from '@ckpt/core'
 import type { RankPoint } from './hold.ts'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
@@ -65,7 +65,7 @@ export interface RankUpdate {
   /** What the engine worker speaks (default: ckpt's own protocol). */
   readonly protocol?: WorkerProtocol
   readonly version?: string
-  readonly verify?: boolean
+  readonly verify?: VerificationLevel | boolean
   readonly ringBytes?: number
   readonly bucketBytes?: number
   readonly chunkBytes?: number

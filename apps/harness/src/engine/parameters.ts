@@ -11,6 +11,7 @@ import {
 } from '@ckpt/contract'
 import { readHeader } from '@ckpt/safetensors'
 import { engineLayout, type Layout, type LayoutTensor, type Placement } from '@ckpt/models'
+import { parameterSums } from '@ckpt/planner'
 import { recordingOf } from './recording.ts'
 
 const ALIGNMENT = 256
@@ -36,6 +37,7 @@ export class Parameters {
   readonly #layout: Layout
   readonly #offsets: ReadonlyMap<string, number>
   readonly #threads: number
+  readonly #sums: Float64Array
   /** What `load` copies where. */
   readonly recording: Recording
 
@@ -48,6 +50,7 @@ export class Parameters {
     recording: Recording,
   ) {
     this.recording = recording
+    this.#sums = parameterSums(recording)
     this.#host = host
     this.#memory = memory
     this.#layout = layout
@@ -87,18 +90,9 @@ export class Parameters {
     return [{ kind: 'file', path: `/dev/shm/${this.#memory.name}`, offset: 0, bytes: this.#memory.bytes }]
   }
 
-  /** Compares digests that a rank sent with those of the parameters. @throws CkptError `DIGEST_MISMATCH` naming the first. */
-  async check(digests: readonly (readonly [index: number, digest: Uint8Array])[]): Promise<void> {
-    const parameters = digests.map(([index]) => this.recording.parameters[index]!)
-    const ranges = parameters.map(({ offset, bytes }) => ({ memory: 0, offset, bytes }))
-    const found = await this.#host.digest([this.#memory], ranges)
-    digests.forEach(([, expected], i) => {
-      const value = Buffer.from(expected.buffer, expected.byteOffset, 8).readBigUInt64LE()
-      if (found[i] === value) return
-      const { name } = parameters[i]!
-      const text = `parameter ${name} has digest ${found[i]!.toString(16)}, not ${value.toString(16)}`
-      throw new CkptError('DIGEST_MISMATCH', text, { fields: { tensor: name } })
-    })
+  /** Sums of what each route of the recording has brought, as it lies in the parameters now. */
+  sums(): Promise<BigUint64Array> {
+    return this.#host.sums([this.#memory], this.#sums, this.recording.routes.length, { threads: this.#threads })
   }
 
   /** Copies this worker's slices of `tensors`, which lie in `ring` from `ringOffset` on. */

@@ -139,6 +139,12 @@ class Session {
         }
         return { type: 'ok', seq, epoch, routes: recordingFrame(recording) }
       }
+      if (message.type === 'sums') {
+        if (message.routes !== this.#options.parameters.recording.id)
+          throw new CkptError('ROUTES_STALE', 'the rank knows a different recording')
+        const sums = await this.#options.parameters.sums()
+        return { type: 'ok', seq, epoch, sums: new Uint8Array(sums.buffer) }
+      }
       await this.#handle(message)
       return { type: 'ok', seq, epoch, ...(message.type === 'bucket' && { reloadMs: performance.now() - started }) }
     } catch (error) {
@@ -187,6 +193,7 @@ class Session {
       }
       case 'routes':
       case 'storages':
+      case 'sums':
         // Answered in `answer`.
         return
       case 'direct':
@@ -199,7 +206,6 @@ class Session {
       case 'release':
         this.close()
         if (this.#direct) this.#options.afterDirect?.()
-        await parameters.check(message.digests ?? [])
         return
       case 'commit':
         this.outcome = { version: message.version, touched: this.touched, recorded: this.#record }

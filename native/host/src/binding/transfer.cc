@@ -16,6 +16,9 @@
 namespace ckpt::host {
 namespace {
 
+/// Sums that are asked for at once: a gibibyte of them.
+constexpr std::size_t kMostOutputs = std::size_t{1} << 27;
+
 /// Rows of `columns` numbers from a flat Float64Array, each made by `make(row)`; copied, since JavaScript may change the array.
 template <class Row, class Make>
 std::vector<Row> Rows(const Napi::Value& value, std::size_t columns, const char* field, Make make) {
@@ -33,6 +36,12 @@ std::vector<Row> Rows(const Napi::Value& value, std::size_t columns, const char*
   rows.reserve(length / columns);
   for (std::size_t at = 0; at < length; at += columns) rows.push_back(make(numbers + at));
   return rows;
+}
+
+Napi::Value ToBigUint64Array(Napi::Env env, std::vector<std::uint64_t>& values) {
+  auto result = Napi::BigUint64Array::New(env, values.size());
+  for (std::size_t i = 0; i < values.size(); i++) result[i] = values[i];
+  return result;
 }
 
 Napi::Value ToNumber(Napi::Env env, std::uint64_t& value) { return Napi::Number::New(env, static_cast<double>(value)); }
@@ -96,11 +105,26 @@ Napi::Value Digest(const Napi::CallbackInfo& info) {
     return Environment::Of(info.Env())
         .Run([memories = std::move(memories), ranges = std::move(ranges),
               threads](const Task& task) { return DigestRanges(task.pool(), threads, memories, ranges, task.cancellation()); },
-             [](Napi::Env env, std::vector<std::uint64_t>& digests) -> Napi::Value {
-               auto result = Napi::BigUint64Array::New(env, digests.size());
-               for (std::size_t i = 0; i < digests.size(); i++) result[i] = digests[i];
-               return result;
-             });
+             ToBigUint64Array);
+  });
+}
+
+/// sums(memories, rows, outputs, threads): Promise<BigUint64Array>
+Napi::Value Sums(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    auto memories = Memory::FromArray(info[0]);
+    auto rows = Rows<SummedRows>(info[1], 9, "rows", [](const double* row) {
+      return SummedRows{ToUnsigned(row[0], "output"),   ToUnsigned(row[1], "memory"),        ToUnsigned(row[2], "offset"),
+                        ToUnsigned(row[3], "pitch"),    ToUnsigned(row[4], "rowBytes"),      ToUnsigned(row[5], "rows"),
+                        ToUnsigned(row[6], "position"), ToUnsigned(row[7], "positionPitch"), ToUnsigned(row[8], "unit")};
+    });
+    const std::size_t outputs = ToUnsigned(info[2], "outputs");
+    if (outputs > kMostOutputs) throw Error(code::kInvalidArgument, "more outputs than rows can have").WithField("outputs");
+    const unsigned threads = ToThreads(info[3]);
+    return Environment::Of(info.Env())
+        .Run([memories = std::move(memories), rows = std::move(rows), outputs, threads](
+                 const Task& task) { return SumRows(task.pool(), threads, memories, rows, outputs, task.cancellation()); },
+             ToBigUint64Array);
   });
 }
 
@@ -131,6 +155,7 @@ void RegisterTransfer(Napi::Env env, Napi::Object exports) {
   exports.Set("read", Napi::Function::New(env, Read, "read"));
   exports.Set("copy", Napi::Function::New(env, Copy, "copy"));
   exports.Set("digest", Napi::Function::New(env, Digest, "digest"));
+  exports.Set("sums", Napi::Function::New(env, Sums, "sums"));
   exports.Set("fill", Napi::Function::New(env, Fill, "fill"));
 }
 

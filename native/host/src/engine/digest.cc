@@ -30,6 +30,57 @@ std::uint64_t SumPart(const std::byte* data, std::uint64_t from, std::uint64_t t
 /// Where a cut at `at` falls inside a range of `bytes`: on a whole word, or at the end.
 std::uint64_t WordCut(std::uint64_t at, std::uint64_t bytes) { return at == bytes ? bytes : at / 8 * 8; }
 
+/// The terms of `bytes` bytes at `data` that lie at `position` of their tensor. `unit` divides both.
+std::uint64_t SumRun(const std::byte* data, std::uint64_t bytes, std::uint64_t position, std::uint64_t unit) {
+  if (unit == 8) return SumMixedWords(data, bytes / 8, position / 8 + 1);
+  std::uint64_t sum = 0;
+  for (std::uint64_t at = 0; at < bytes; at += unit) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, data + at, unit);
+    const std::uint64_t place = position + at;
+    sum += Mix((value << (8 * (place % 8))) + (place / 8 + 1) * kGolden);
+  }
+  return sum;
+}
+
+/// Bytes from … to - 1 of rows, counted without the gaps between them; cuts inside a row fall on whole units.
+std::uint64_t SumPartOfRows(const SummedRows& rows, const std::byte* data, std::uint64_t from, std::uint64_t to) {
+  const auto cut = [&rows](std::uint64_t at) { return at / rows.unit * rows.unit; };
+  std::uint64_t sum = 0;
+  for (from = cut(from), to = cut(to); from < to;) {
+    const std::uint64_t row = from / rows.row_bytes;
+    const std::uint64_t column = from % rows.row_bytes;
+    const std::uint64_t bytes = std::min(to - from, rows.row_bytes - column);
+    sum += SumRun(data + rows.offset + row * rows.pitch + column, bytes, rows.position + row * rows.position_pitch + column,
+                  rows.unit);
+    from += bytes;
+  }
+  return sum;
+}
+
+[[noreturn]] void RefuseRows(std::size_t index, const char* what) {
+  throw Error(code::kInvalidArgument, "rows " + std::to_string(index) + ": " + what).WithField("rows");
+}
+
+/// Bytes of rows that may be read. @throws Error INVALID_ARGUMENT.
+std::uint64_t CheckRows(std::size_t index, const SummedRows& rows, const std::vector<std::shared_ptr<Mapping>>& memories,
+                        std::size_t outputs) {
+  if (rows.output >= outputs) RefuseRows(index, "there is no such output");
+  if (rows.rows == 0 || rows.row_bytes == 0) return 0;
+  if (rows.unit != 1 && rows.unit != 2 && rows.unit != 4 && rows.unit != 8) RefuseRows(index, "the unit is not 1, 2, 4 or 8");
+  if (rows.row_bytes % rows.unit != 0 || rows.position % rows.unit != 0 || rows.position_pitch % rows.unit != 0) {
+    RefuseRows(index, "the unit does not divide them");
+  }
+  if (rows.memory >= memories.size()) RefuseRows(index, "there is no such memory");
+  std::uint64_t last = 0;
+  std::uint64_t bytes = 0;
+  if (__builtin_mul_overflow(rows.rows - 1, rows.pitch, &last) || __builtin_add_overflow(last, rows.row_bytes, &last) ||
+      __builtin_mul_overflow(rows.rows, rows.row_bytes, &bytes) || !Inside(rows.offset, last, memories[rows.memory]->size())) {
+    RefuseRows(index, "they leave their memory");
+  }
+  return bytes;
+}
+
 }  // namespace
 
 std::uint64_t DigestBytes(const std::byte* data, std::size_t bytes) {
@@ -58,6 +109,25 @@ std::vector<std::uint64_t> DigestRanges(WorkerPool& pool, unsigned threads,
   std::vector<std::uint64_t> digests(ranges.size());
   for (std::size_t i = 0; i < ranges.size(); i++) digests[i] = Mix(ranges[i].bytes ^ kLengthSalt) + sums[i].load();
   return digests;
+}
+
+std::vector<std::uint64_t> SumRows(WorkerPool& pool, unsigned threads, const std::vector<std::shared_ptr<Mapping>>& memories,
+                                   const std::vector<SummedRows>& rows, std::size_t outputs, const Cancellation& cancellation) {
+  Spans spans;
+  spans.Reserve(rows.size());
+  for (std::size_t i = 0; i < rows.size(); i++) {
+    const std::uint64_t bytes = CheckRows(i, rows[i], memories, outputs);
+    if (std::uint64_t sum = 0; __builtin_add_overflow(spans.total(), bytes, &sum))
+      RefuseRows(i, "more bytes than can be counted");
+    spans.Add(bytes);
+  }
+  std::vector<std::atomic<std::uint64_t>> sums(outputs);
+  spans.Parallel(pool, threads, kLargestSlice, cancellation, [&](std::size_t index, std::uint64_t from, std::uint64_t to) {
+    const SummedRows& one = rows[index];
+    const std::uint64_t sum = SumPartOfRows(one, memories[one.memory]->data(), from, to);
+    sums[one.output].fetch_add(sum, std::memory_order_relaxed);
+  });
+  return std::vector<std::uint64_t>(sums.begin(), sums.end());
 }
 
 void FillRandom(WorkerPool& pool, unsigned threads, Mapping& memory, std::uint64_t offset, std::uint64_t bytes,

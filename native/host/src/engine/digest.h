@@ -27,6 +27,26 @@ std::vector<std::uint64_t> DigestRanges(WorkerPool& pool, unsigned threads,
                                         const std::vector<std::shared_ptr<Mapping>>& memories,
                                         const std::vector<MemoryRange>& ranges, const Cancellation& cancellation);
 
+/// `rows` runs of `row_bytes`, `pitch` apart in one memory, that lie `position_pitch` apart in a tensor from `position` on.
+/// Their terms are added to sum `output`. `unit` (1, 2, 4 or 8) divides row_bytes, position and position_pitch.
+struct SummedRows {
+  std::size_t output;
+  std::size_t memory;
+  std::uint64_t offset;
+  std::uint64_t pitch;
+  std::uint64_t row_bytes;
+  std::uint64_t rows;
+  std::uint64_t position;
+  std::uint64_t position_pitch;
+  std::uint64_t unit;
+};
+
+/// Sums of docs/worker-protocol.md ("Sums of routes"), one for each number below `outputs`: of the digest's terms of those
+/// rows, wherever they lie, as if they were where they are in their tensor. On several threads. @throws Error INVALID_ARGUMENT
+/// when a row leaves its memory or has no output, ABORTED.
+std::vector<std::uint64_t> SumRows(WorkerPool& pool, unsigned threads, const std::vector<std::shared_ptr<Mapping>>& memories,
+                                   const std::vector<SummedRows>& rows, std::size_t outputs, const Cancellation& cancellation);
+
 /// Fills a range with reproducible bytes: little-endian word i, counted from the start of the range, is
 /// mix(seed + (i + 1) * 0x9e3779b97f4a7c15) modulo 2^64, with the digest's mix; the last word is cut where the range ends.
 /// @throws Error INVALID_ARGUMENT when the range leaves the memory, ABORTED.

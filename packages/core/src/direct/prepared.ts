@@ -11,19 +11,10 @@ import {
 } from '@ckpt/contract'
 import { planDirect, type DirectPlan, type RankDirectPlan } from '@ckpt/planner'
 import type { WorkerProcess } from '../update/session.ts'
-import { expectedDigests } from './expected.ts'
 import type { Offered } from './offer.ts'
 import { LANDINGS, RemoteDirectJob } from './remote-job.ts'
 import { RemoteReader, type RemoteAccess } from './remote-reader.ts'
 import { cutRounds } from './rounds.ts'
-import { assertUnchanged } from './unchanged.ts'
-
-/** Copies of all that a worker needs. */
-interface Whole {
-  readonly memories: readonly (HostMemory | undefined)[]
-  readonly copies: Float64Array
-  readonly reader: RemoteReader | undefined
-}
 
 /** What is read from other hosts at a time. */
 const LANDING_BYTES = 256 * 2 ** 20
@@ -40,29 +31,19 @@ export class PreparedDirect implements AsyncDisposable {
   readonly checkpointBytes: number
   /** Engine workers whose memory is mapped. */
   readonly workers: readonly WorkerProcess[]
-  readonly #device: Device
   readonly #storages: MappedStorages
   readonly #mapped: ReadonlyMap<string, HostMemory>
-  readonly #whole: () => Promise<Whole>
-  readonly #assertUnchanged: () => Promise<void>
-  #digests: Promise<[number, bigint][]> | undefined
 
-  private constructor(
-    device: Device,
-    parts: {
-      plan: DirectPlan
-      own: RankDirectPlan
-      recording: Recording
-      job: DirectJob
-      remoteBytes: number
-      storages: MappedStorages
-      mapped: ReadonlyMap<string, HostMemory>
-      workers: readonly WorkerProcess[]
-      whole: () => Promise<Whole>
-      assertUnchanged: () => Promise<void>
-    },
-  ) {
-    this.#device = device
+  private constructor(parts: {
+    plan: DirectPlan
+    own: RankDirectPlan
+    recording: Recording
+    job: DirectJob
+    remoteBytes: number
+    storages: MappedStorages
+    mapped: ReadonlyMap<string, HostMemory>
+    workers: readonly WorkerProcess[]
+  }) {
     this.plan = parts.plan
     this.own = parts.own
     this.recording = parts.recording
@@ -72,8 +53,6 @@ export class PreparedDirect implements AsyncDisposable {
     this.#storages = parts.storages
     this.#mapped = parts.mapped
     this.workers = parts.workers
-    this.#whole = parts.whole
-    this.#assertUnchanged = parts.assertUnchanged
   }
 
   /**
@@ -144,13 +123,7 @@ export class PreparedDirect implements AsyncDisposable {
         })
       }
       const { job, remoteBytes } = await prepareJob(device, { memories, storages, copies: own.copies, forwards, reader })
-      // For digests: all that the worker needs, as if nobody handed anything on.
-      const whole = async (): Promise<Whole> => {
-        const options = { ranks: near, forward: false, opaque, remote: remote !== undefined }
-        const alone = planDirect(manifest, options).ranks.get(rank)!
-        return { memories: await memoriesOf(alone.sources), copies: alone.copies, reader: readerOf(alone.sources) }
-      }
-      return new PreparedDirect(device, {
+      return new PreparedDirect({
         plan,
         own,
         recording,
@@ -159,8 +132,6 @@ export class PreparedDirect implements AsyncDisposable {
         storages,
         mapped: opened,
         workers: near.flatMap((offer) => offer.process ?? []),
-        whole,
-        assertUnchanged: () => (metas ? assertUnchanged(device.host, segments, metas) : Promise.resolve()),
       })
     } catch (error) {
       await storages?.close()
@@ -169,30 +140,7 @@ export class PreparedDirect implements AsyncDisposable {
     }
   }
 
-  /**
-   * What the worker's parameters must hold afterwards; computed once.
-   *
-   * @throws CkptError `DIGEST_MISMATCH` naming the tensor where what this rank registered in place has been changed since.
-   */
-  digests(signal: AbortSignal): Promise<[number, bigint][]> {
-    this.#digests ??= this.#expected(signal)
-    return this.#digests
-  }
-
-  async #expected(signal: AbortSignal): Promise<[number, bigint][]> {
-    await this.#assertUnchanged()
-    const { memories, copies, reader } = await this.#whole()
-    try {
-      return await expectedDigests(this.#device.host, memories, copies, this.recording, (reads, memory) =>
-        reader!.read(reads, memory, signal),
-      )
-    } finally {
-      await reader?.close()
-    }
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#digests?.catch(() => undefined)
     await this.job.close()
     await this.#storages.close()
     for (const memory of this.#mapped.values()) memory.close()

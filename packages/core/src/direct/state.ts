@@ -3,6 +3,7 @@ import { CkptError, type Device, type HostMemory, type Manifest, type Recording 
 import { heldTensors, misfit } from '@ckpt/planner'
 import { watchProcess } from '../worker-protocol/process-watch.ts'
 import type { RecordingSession } from '../update/session.ts'
+import { OLDEST_RECORDING_PROTOCOL } from '../worker-protocol/messages.ts'
 import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
 import { PreparedDirect } from './prepared.ts'
 import type { RemoteAccess } from './remote-reader.ts'
@@ -45,6 +46,8 @@ export class DirectState {
   #recording: Recording | undefined
   /** The recording, where it is the one that the worker of the update under way has. */
   #usable: Recording | undefined
+  /** Id of a recording by which an update went wrong. */
+  #distrusted: string | undefined
   #own: { readonly key: string; readonly blob: { digest: string; payload: Uint8Array } } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
@@ -62,6 +65,25 @@ export class DirectState {
   /** The recording that a worker has just made. */
   learn(recording: Recording): void {
     this.#recording = recording
+  }
+
+  /** Parameters were found wrong after an update by this recording: the next update is staged, and recorded. */
+  distrust(recording: Recording): void {
+    this.#distrusted = recording.id
+    this.#recording = undefined
+    this.#own = undefined
+  }
+
+  /** The recording that a session's worker holds, where it holds one that can be trusted; asked for where it is not known yet. */
+  async recordingOf(session: RecordingSession, signal: AbortSignal): Promise<Recording | undefined> {
+    const { routes, protocol } = await session.greeted(signal)
+    if (routes === undefined || routes === this.#distrusted || protocol < OLDEST_RECORDING_PROTOCOL) return undefined
+    if (this.#recording?.id !== routes) {
+      const recording = await session.routes()
+      if (typeof recording === 'string') return undefined
+      this.#recording = recording
+    }
+    return this.#recording
   }
 
   /**
@@ -171,9 +193,15 @@ export class DirectState {
   async #offer({ session, signal, rank, segments, device, deviceUuids }: Proposal): Promise<ReturnType<typeof encodeOffer>> {
     const { routes, protocol, process } = await session.greeted(signal)
     this.#usable = undefined
+    if (protocol < OLDEST_RECORDING_PROTOCOL) {
+      const refused = `its engine worker speaks version ${protocol} of the worker protocol, which cannot record`
+      return encodeOffer({ rank, refused, recorded: true })
+    }
     if (routes === undefined) {
-      const refused = protocol < 2 ? 'the engine worker cannot record' : 'what its engine worker copies where is not known yet'
-      return encodeOffer({ rank, refused, recorded: protocol < 2 })
+      return encodeOffer({ rank, refused: 'what its engine worker copies where is not known yet', recorded: false })
+    }
+    if (routes === this.#distrusted) {
+      return encodeOffer({ rank, refused: 'the last update by its recording brought wrong bytes', recorded: false })
     }
     const offered = segments.map(offerSegment)
     const key = JSON.stringify([routes, offered, deviceUuids, process])

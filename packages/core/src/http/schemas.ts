@@ -35,7 +35,7 @@ export const updated = z.object({
   tensors: z.number(),
   bytes: z.number(),
   buckets: z.number(),
-  verified: z.boolean(),
+  verified: z.enum(['bytes', 'sources', 'none']),
   milliseconds: z.number(),
   steps: z.record(z.string(), z.number()),
 })

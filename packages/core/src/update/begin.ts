@@ -6,7 +6,7 @@ export interface Announcement {
   readonly manifestDigest: string
   readonly strategy: string
   readonly version: string
-  readonly verify: boolean
+  readonly verify: string
   readonly bucketBytes: number | null
   readonly maxBucketBytes: number
   readonly chunkBytes: number

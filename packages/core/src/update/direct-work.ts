@@ -1,5 +1,6 @@
 import type { DirectResult, DirectStrategy, Manifest, RingHandle, StrategyContext } from '@ckpt/contract'
 import { subsetOf } from '@ckpt/planner'
+import type { CheckedWorker } from '../verify/parameter-check.ts'
 import type { PreparedDirect } from '../direct/prepared.ts'
 import { tensorCount } from '../manifest.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
@@ -71,8 +72,16 @@ export class DirectWork {
   }
 
   async release(): Promise<void> {
-    const { run } = this.#staging
-    await this.#session.release(run.verify ? await this.#prepared.digests(this.#staging.wait.signal) : undefined)
+    await this.#session.release()
+  }
+
+  /** Opaque tensors come through the ring. */
+  staged(): ReadonlySet<string> {
+    return new Set(this.#prepared.plan.opaque.map(({ name }) => name))
+  }
+
+  worker(): Promise<CheckedWorker> {
+    return Promise.resolve({ session: this.#session, recording: this.#prepared.recording, required: true })
   }
 
   /** What this rank votes for. */

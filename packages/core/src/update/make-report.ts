@@ -1,5 +1,6 @@
 import type { Epoch } from '@ckpt/contract'
 import type { UpdateReport } from '../report.ts'
+import type { Verification } from '../verify/verification.ts'
 import type { Outcome } from './staged-work.ts'
 import type { UpdateRun } from './run.ts'
 
@@ -8,6 +9,7 @@ export function makeReport(
   run: UpdateRun,
   epoch: Epoch,
   outcome: Outcome,
+  verification: Verification,
   startedAt: number,
   steps: UpdateReport['steps'],
 ): UpdateReport {
@@ -59,7 +61,8 @@ export function makeReport(
     buckets: plan?.buckets.count ?? 0,
     ringBytes: plan?.ringBytes ?? 0,
     bucketBytes: plan?.bucketBytes ?? 0,
-    verified: run.verify && run.engine.protocol !== 'checkpoint-engine',
+    verified: verification.level,
+    verification,
     digest: run.manifest.digest,
     h2dBytes: h2dBytes + (stages?.h2dBytes ?? 0),
     broadcastBytes: broadcastBytes + (direct?.bytes?.forwarded ?? 0),

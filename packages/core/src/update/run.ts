@@ -11,6 +11,8 @@ import type {
 } from '@ckpt/contract'
 import type { DirectState } from '../direct/state.ts'
 import type { Keeper } from '../p2p/keeper.ts'
+import type { ParameterCheck } from '../verify/parameter-check.ts'
+import type { VerificationLevel } from '../verify/verification.ts'
 import type { Announcement } from './begin.ts'
 import type { PlanCache } from './plan-cache.ts'
 import type { UpdateProgress } from './progress.ts'
@@ -38,7 +40,11 @@ export interface UpdateRun {
   readonly socketDir: string
   readonly token: string
   readonly version: string
-  readonly verify: boolean
+  /** How far the update is verified, as far as the engine lets it be. */
+  readonly verify: VerificationLevel
+  /** True if a staged update is recorded only so that parameters can be compared. */
+  readonly recordToVerify: boolean
+  readonly check: ParameterCheck
   readonly ringLimit: number
   readonly bucketBytes: number | null
   readonly maxBucketBytes: number

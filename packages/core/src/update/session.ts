@@ -57,8 +57,11 @@ export interface RecordingSession extends UpdateSession {
    * tensors that it does that with; 0 where it does not know how to.
    */
   replay(routes: string): Promise<number>
-  /** Digests of the recording's parameters are compared. */
-  release(digests?: readonly (readonly [parameter: number, digest: bigint])[]): Promise<void>
+  /**
+   * After the release: sums of what the worker keeps of each route of `recording`, read from its parameters, by route; or why it cannot
+   * tell (its parameters have moved).
+   */
+  sums(recording: Recording): Promise<BigUint64Array | string>
 }
 
 /** Whether a session's worker may be asked to record. */

@@ -3,6 +3,7 @@ import type {
   Exchange,
   Manifest,
   PullContext,
+  Recording,
   Ring,
   StrategyContext,
   StrategyResult,
@@ -12,8 +13,10 @@ import { bucketTensors, pullOf } from '@ckpt/planner'
 import { tensorCount } from '../manifest.ts'
 import type { DirectReport } from '../report.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
+import type { CheckedWorker } from '../verify/parameter-check.ts'
 import { remainder } from './resume.ts'
-import { canRecord, type UpdateSession } from './session.ts'
+import { OLDEST_RECORDING_PROTOCOL } from '../worker-protocol/messages.ts'
+import { canRecord, type RecordingSession, type UpdateSession } from './session.ts'
 import type { UpdateRun } from './run.ts'
 import type { vote } from './vote.ts'
 
@@ -81,7 +84,7 @@ export async function contextFor(
     copies: planned.copies,
     tensorsOf: (bucket) => {
       const tensors = bucketTensors(planned.plan, manifest, bucket)
-      return run.verify ? tensors : tensors.map(({ digest: _, ...tensor }) => tensor)
+      return run.verify === 'none' ? tensors.map(({ digest: _, ...tensor }) => tensor) : tensors
     },
     ring,
     collective,
@@ -116,6 +119,10 @@ export class StagedWork {
   #planned: PlannedUpdate | undefined
   #context: StrategyContext | undefined
   #result: StrategyResult | undefined
+  /** True if the worker watches its loader. */
+  #record = false
+  /** What it saw. */
+  #fresh: Recording | undefined
   #recorded: string | undefined
   #replayed = 0
 
@@ -143,9 +150,10 @@ export class StagedWork {
   async attach(): Promise<void> {
     const { session, wait, run } = this.#staging
     const { plan } = this.#planned!
+    this.#record = canRecord(session) && (await this.#records(session))
     const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
     this.#context = await contextFor(this.#staging, this.#manifest, this.#planned!, (ring) => {
-      if (canRecord(session)) void session.attach(ring.handle, totals, wait.signal, this.#why.record)
+      if (canRecord(session)) void session.attach(ring.handle, totals, wait.signal, this.#record)
       else void session.attach(ring.handle, totals, wait.signal)
     })
     if (this.#why.replay === undefined || !canRecord(session)) return
@@ -158,17 +166,39 @@ export class StagedWork {
     this.#result = await (strategy.name === 'direct' ? staged : strategy).execute(this.#context!)
   }
 
+  /** Verifying parameters takes a recording: where it was asked for, one is made. */
+  async #records(session: RecordingSession): Promise<boolean> {
+    const { run, wait } = this.#staging
+    if (this.#why.record || !run.recordToVerify || run.failed) return this.#why.record
+    const { protocol } = await session.greeted(wait.signal)
+    if (protocol < OLDEST_RECORDING_PROTOCOL) return false
+    return (await run.direct.recordingOf(session, wait.signal)) === undefined
+  }
+
   async release(): Promise<void> {
     const { session, run } = this.#staging
     await session.release()
-    if (!this.#why.record || !canRecord(session)) return
+    if (!this.#record || !canRecord(session)) return
     const recording = await session.routes()
     if (typeof recording === 'string') this.#recorded = recording
     else {
       run.direct.learn(recording)
+      this.#fresh = recording
       const { routes, opaque } = recording
       this.#recorded = `recorded: ${routes.length} routes, ${opaque.length} opaque tensors`
     }
+  }
+
+  /** Undefined: everything came through the ring. */
+  staged(): undefined {
+    return undefined
+  }
+
+  async worker(): Promise<CheckedWorker | undefined> {
+    const { session, run, wait } = this.#staging
+    if (!canRecord(session)) return undefined
+    const recording = this.#fresh ?? (this.#record ? undefined : await run.direct.recordingOf(session, wait.signal))
+    return recording && { session, recording, required: this.#why.replay !== undefined }
   }
 
   outcome(): Outcome {

@@ -8,6 +8,7 @@ import { makeReport } from './make-report.ts'
 import type { UpdateRun } from './run.ts'
 import type { UpdateSession } from './session.ts'
 import { StagedWork, type Staging } from './staged-work.ts'
+import { verificationOf, type Verification } from '../verify/verification.ts'
 import { vote } from './vote.ts'
 import { openSession, workerAddress } from './worker.ts'
 
@@ -33,7 +34,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       manifestDigest: run.manifest.digest,
       strategy: run.strategy.name,
       version: run.version,
-      verify: run.verify,
+      verify: `${run.verify}${run.recordToVerify ? ', recorded' : ''}`,
       bucketBytes: run.bucketBytes,
       maxBucketBytes: run.maxBucketBytes,
       chunkBytes: run.chunkBytes,
@@ -93,6 +94,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
 
     progress.phase = 'release'
     await work.release()
+    const verification = await verifyUpdate(work, staging)
     progress.phase = 'vote'
     await vote(rendezvous, epoch, work.stands(), wait)
     progress.phase = 'commit'
@@ -101,7 +103,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     await Promise.all([rendezvous.allGather('update/committed', rank, options), over])
     const commitMs = clock()
     progress.phase = 'done'
-    return makeReport(run, epoch, work.outcome(), startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
+    return makeReport(run, epoch, work.outcome(), verification, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
     const error = await run.fail(thrown)
     await session.abort(error.message)
@@ -111,6 +113,28 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   } finally {
     signal.removeEventListener('abort', onAbort)
     session.close()
+  }
+}
+
+/** Compares parameters with what was registered, where that was asked for and a recording says what is where. */
+async function verifyUpdate(work: DirectWork | StagedWork, staging: Staging): Promise<Verification> {
+  const { run, epoch, session, ranks, wait } = staging
+  const started = performance.now()
+  const worker = run.verify === 'bytes' ? await work.worker() : undefined
+  try {
+    const inputs = { rendezvous: run.rendezvous, epoch: epoch.id, wait, ranks, manifest: run.manifest, segments: run.segments }
+    const checked = run.verify === 'bytes' ? await run.check.run({ ...inputs, host: run.device.host, worker }) : undefined
+    return verificationOf({
+      asked: run.verify,
+      hasDigests: run.manifest.ranks.every(({ tensors }) => tensors.count === 0 || tensors.digests !== undefined),
+      comparesRing: session.checksDigests,
+      staged: work.staged(),
+      checked,
+      milliseconds: performance.now() - started,
+    })
+  } catch (error) {
+    if (worker?.required && CkptError.is(error, 'DIGEST_MISMATCH')) run.direct.distrust(worker.recording)
+    throw error
   }
 }
 

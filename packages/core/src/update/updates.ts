@@ -5,6 +5,8 @@ import type { CheckpointStore } from '@ckpt/memory'
 import type { Logger } from 'pino'
 import type { Activity } from '../activity.ts'
 import type { UpdateOptions } from '../call-options.ts'
+import { ParameterCheck } from '../verify/parameter-check.ts'
+import { verificationAsked } from '../verify/verification.ts'
 import { DirectState } from '../direct/state.ts'
 import { EngineStates } from '../engine-states.ts'
 import type { KnownMetas } from '../known-metas.ts'
@@ -56,6 +58,7 @@ export class Updates {
   readonly #resources: UpdateResources
   readonly #plans = new PlanCache()
   readonly #direct = new DirectState()
+  readonly #check = new ParameterCheck()
   readonly #directory = new RuntimeDir()
   readonly #token = randomBytes(24).toString('base64url')
   /** What is known of the engine workers of all ranks. */
@@ -146,7 +149,7 @@ export class Updates {
   async #attempt(attempt: Attempt, options: UpdateOptions, outer: AbortSignal): Promise<UpdateReport> {
     const { checkpoint: name, version, progress, failed } = attempt
     const { engine, timeoutMs = this.#with.timeoutMs, strategy = broadcast() } = options
-    const { verify = engine.protocol !== 'checkpoint-engine' } = options
+    const verify = verificationAsked(options)
     const { rendezvous, device, store, metas, activity, metrics, log, limits } = this.#with
     const { rank } = rendezvous
     const started = performance.now()
@@ -157,8 +160,9 @@ export class Updates {
       })
     }
     // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
-    const manifest = receivers ? metas.get(name) : await metas.gather(name, verify, { timeoutMs, signal: outer })
+    const manifest = receivers ? metas.get(name) : await metas.gather(name, verify !== 'none', { timeoutMs, signal: outer })
     if (!receivers) activity.gathered(manifest)
+    if (verify !== 'none') this.#check.assertConsistent(manifest)
     if (tensorCount(manifest) === 0) {
       throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
     }
@@ -191,6 +195,8 @@ export class Updates {
           token: this.#token,
           version,
           verify,
+          recordToVerify: options.verify === 'bytes',
+          check: this.#check,
           ringLimit: options.ringBytes ?? (await this.#ringLimit()),
           bucketBytes: options.bucketBytes ?? null,
           maxBucketBytes: Math.min(preferred.bucketBytes, limits.bucketBytes ?? Infinity),

@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 export {
+  OLDEST_RECORDING_PROTOCOL,
   WORKER_PROTOCOL,
   decodeRankMessage,
   decodeWorkerMessage,

@@ -12,9 +12,11 @@ import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
 
 /** Version of the worker protocol that this package speaks (docs/worker-protocol.md). */
-export const WORKER_PROTOCOL = 2
+export const WORKER_PROTOCOL = 3
 /** The oldest one that a rank still speaks with a worker. */
 export const OLDEST_WORKER_PROTOCOL = 1
+/** The oldest one whose recordings are used: its workers sum what they keep, so that it can be held against what was registered. */
+export const OLDEST_RECORDING_PROTOCOL = 3
 
 const count = z.number().int().nonnegative()
 const sequence = { seq: count, epoch: count }
@@ -79,6 +81,7 @@ const okSchema = z.object({
   reason: z.string().optional(),
   storages: z.array(storageSchema).optional(),
   replays: count.optional(),
+  sums: bytes.refine((value) => value.byteLength % 8 === 0, 'expected 8 bytes a route').optional(),
 })
 
 const errorSchema = z.object({
@@ -112,7 +115,8 @@ const fromRank = z.discriminatedUnion('type', [
   z.object({ type: z.literal('routes'), ...sequence, token: z.string() }),
   z.object({ type: z.literal('storages'), ...sequence, token: z.string() }),
   z.object({ type: z.literal('direct'), ...sequence, routes: z.string(), replay: z.boolean().optional() }),
-  z.object({ type: z.literal('release'), ...sequence, digests: z.array(z.tuple([count, digestBytes])).optional() }),
+  z.object({ type: z.literal('release'), ...sequence }),
+  z.object({ type: z.literal('sums'), ...sequence, routes: z.string() }),
   z.object({ type: z.literal('commit'), ...sequence, version: z.string(), digest: z.string().optional() }),
   z.object({ type: z.literal('abort'), ...sequence, reason: z.string() }),
   // The answer to a greeting that is refused; nothing follows it.

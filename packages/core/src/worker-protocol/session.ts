@@ -8,7 +8,6 @@ import {
   OLDEST_WORKER_PROTOCOL,
   WORKER_PROTOCOL,
   decodeWorkerMessage,
-  digestFrame,
   encodeMessage,
   tensorFrame,
   type RankRequest,
@@ -154,11 +153,25 @@ export class WorkerSession implements RecordingSession {
     return { reloadMs: answer.reloadMs ?? 0 }
   }
 
-  /** All bytes are there: the worker finishes loading, lets go of the ring, and compares digests of the recording's parameters. */
-  async release(digests?: readonly (readonly [parameter: number, digest: bigint])[]): Promise<void> {
+  /** All bytes are there: the worker finishes loading and unmaps the ring. */
+  async release(): Promise<void> {
     await this.#attached
-    const frames = digests?.map(([index, digest]): [number, Uint8Array] => [index, digestFrame(digest)])
-    await this.#request({ type: 'release', ...(frames && { digests: frames }) }, 'release')
+    await this.#request({ type: 'release' }, 'release')
+  }
+
+  /**
+   * Sums of what the worker keeps of each route of a recording, by route, or why it cannot tell.
+   * @throws CkptError `ENGINE_PROTOCOL` for a different number of sums.
+   */
+  async sums({ id, routes }: Recording): Promise<BigUint64Array | string> {
+    const { sums, reason } = await this.#request({ type: 'sums', routes: id }, 'sums')
+    if (reason !== undefined) return reason
+    if (sums?.byteLength !== routes.length * 8) {
+      const { rank } = this.#options
+      const text = `engine worker of rank ${rank} answered with ${(sums?.byteLength ?? 0) / 8} sums for ${routes.length} routes`
+      throw new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, field: 'sums' } })
+    }
+    return new BigUint64Array(sums.slice().buffer)
   }
 
   /** The worker serves `version`, whose bytes the manifest's `digest` tells, from now on. */

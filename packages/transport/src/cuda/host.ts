@@ -70,6 +70,15 @@ export class CudaHost implements Host {
     return this.#host.digest(memories, ranges, options)
   }
 
+  sums(
+    memories: readonly HostMemory[],
+    rows: Float64Array,
+    outputs: number,
+    options?: { threads?: number },
+  ): Promise<BigUint64Array> {
+    return this.#host.sums(memories, rows, outputs, options)
+  }
+
   fill(memory: HostMemory, options: { offset?: number; bytes?: number; seed: bigint; threads?: number }): Promise<void> {
     return this.#host.fill(memory, options)
   }

@@ -85,6 +85,15 @@ class AddonHost implements Host {
     return native(() => this.#addon.digest(memories.map(nativeMemory), rows, options.threads))
   }
 
+  async sums(
+    memories: readonly HostMemory[],
+    rows: Float64Array,
+    outputs: number,
+    options: { threads?: number } = {},
+  ): Promise<BigUint64Array> {
+    return native(() => this.#addon.sums(memories.map(nativeMemory), rows, outputs, options.threads))
+  }
+
   async fill(memory: HostMemory, options: { offset?: number; bytes?: number; seed: bigint; threads?: number }): Promise<void> {
     const offset = options.offset ?? 0
     const bytes = options.bytes ?? memory.bytes - offset

@@ -71,7 +71,7 @@ def test_messages_of_the_worker_survive_the_trip(message: FromWorker) -> None:
 def test_the_wire_has_the_documented_keys() -> None:
     assert msgspec.msgpack.decode(encode(Ok(1, 2, 0.5))) == {"type": "ok", "seq": 1, "epoch": 2, "reloadMs": 0.5}
     assert msgspec.msgpack.decode(encode(Ok(1, 2))) == {"type": "ok", "seq": 1, "epoch": 2}
-    hello = {"type": "hello", "protocol": 2, "token": "t", "pid": 3, "engine": "e", "device": "d"}
+    hello = {"type": "hello", "protocol": 3, "token": "t", "pid": 3, "engine": "e", "device": "d"}
     hello |= {"routes": None, "process": None}
     assert msgspec.msgpack.decode(encode(Hello("t", 3, "e", "d"))) == hello
     assert msgspec.msgpack.decode(encode(Error(ErrorInfo("T", "m", "tb"), 1, 2))) == {

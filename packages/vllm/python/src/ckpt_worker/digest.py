@@ -22,7 +22,8 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _mix(value: int) -> int:
+def reference_mix(value: int) -> int:
+    """The digest's mix of one word, in plain Python."""
     value ^= value >> 32
     value = value * _MULTIPLIER & _MASK
     value ^= value >> 32
@@ -30,13 +31,33 @@ def _mix(value: int) -> int:
     return value ^ value >> 32
 
 
+#: The digest's step between words, as torch's int64 has it.
+GOLDEN: Final = _signed(_STEP)
+
+
+def chunk_words(device: torch.device) -> int:
+    """64-bit words to handle at a time on a device."""
+    return _CPU_WORDS if device.type == "cpu" else _GPU_WORDS
+
+
+def mix_(value: torch.Tensor, scratch: torch.Tensor | None = None) -> torch.Tensor:
+    """The digest's mix of each word, in place; ``scratch`` is as large as ``value``."""
+    shifted = torch.empty_like(value) if scratch is None else scratch
+    for last in (False, False, True):
+        torch.bitwise_right_shift(value, 32, out=shifted)
+        value.bitwise_xor_(shifted.bitwise_and_(_LOW))
+        if not last:
+            value.mul_(_signed(_MULTIPLIER))
+    return value
+
+
 def reference_digest(data: bytes | bytearray | memoryview) -> int:
     """Digest of ``data``, word by word in plain Python: slow, and plainly the protocol's formula."""
     data = bytes(data)
-    total = _mix(len(data) ^ _LENGTH)
+    total = reference_mix(len(data) ^ _LENGTH)
     for index, start in enumerate(range(0, len(data), 8)):
         word = int.from_bytes(data[start : start + 8].ljust(8, b"\0"), "little")
-        total += _mix((word + (index + 1) * _STEP) & _MASK)
+        total += reference_mix((word + (index + 1) * _STEP) & _MASK)
     return total & _MASK
 
 
@@ -50,17 +71,16 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().reshape(-1).view(torch.uint8)
 
 
-def digest_tensor(tensor: torch.Tensor, chunk_words: int | None = None) -> torch.Tensor:
+def digest_tensor(tensor: torch.Tensor, limit: int | None = None) -> torch.Tensor:
     """Digest of a contiguous tensor's bytes as a 0-dimensional int64 tensor on the same device, without waiting for it.
 
-    :param chunk_words: 64-bit words handled at a time, which bounds the extra memory to some 24 bytes a word.
+    :param limit: 64-bit words handled at a time, which bounds the extra memory to some 24 bytes a word.
     :raises ValueError: when the tensor is not contiguous.
     """
     data = flat_bytes(tensor)
     size = data.numel()
-    total = torch.full((), _signed(_mix(size ^ _LENGTH)), dtype=torch.int64, device=data.device)
-    limit = chunk_words or (_CPU_WORDS if data.device.type == "cpu" else _GPU_WORDS)
-    words = min(limit, (size + 7) // 8)
+    total = torch.full((), _signed(reference_mix(size ^ _LENGTH)), dtype=torch.int64, device=data.device)
+    words = min(limit or chunk_words(data.device), (size + 7) // 8)
     if words == 0:
         return total
     steps = torch.arange(1, words + 1, dtype=torch.int64, device=data.device).mul_(_signed(_STEP))
@@ -71,18 +91,13 @@ def digest_tensor(tensor: torch.Tensor, chunk_words: int | None = None) -> torch
         mixed, scratch = value[:count], shifted[:count]
         torch.add(chunk, steps[:count], out=mixed)
         mixed.add_(_signed(first * _STEP))
-        for last in (False, False, True):
-            torch.bitwise_right_shift(mixed, 32, out=scratch)
-            mixed.bitwise_xor_(scratch.bitwise_and_(_LOW))
-            if not last:
-                mixed.mul_(_signed(_MULTIPLIER))
-        total += mixed.sum()
+        total += mix_(mixed, scratch).sum()
     return total
 
 
-def digest(tensor: torch.Tensor, chunk_words: int | None = None) -> int:
+def digest(tensor: torch.Tensor, limit: int | None = None) -> int:
     """Digest of a contiguous tensor's bytes as an unsigned 64-bit integer; waits for the device."""
-    return int(digest_tensor(tensor, chunk_words).item()) & _MASK
+    return int(digest_tensor(tensor, limit).item()) & _MASK
 
 
 def _words(data: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Messages of the worker protocol, version 2 (docs/worker-protocol.md): one MessagePack map a frame."""
+"""Messages of the worker protocol, version 3 (docs/worker-protocol.md): one MessagePack map a frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec.structs import force_setattr
 from .dtypes import DTYPE_BITS, tensor_bytes
 from .errors import ProtocolError
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 #: Longest frame that is taken, in bytes: a bucket of a million tensors fits.
 MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 #: Length of a CUDA IPC memory handle, in bytes (``CU_IPC_HANDLE_SIZE``).
@@ -66,6 +66,8 @@ class Ok(Message, frozen=True, tag="ok", omit_defaults=True):
     storages: Any = None
     #: Tensors that the worker copies itself (for ``direct`` with ``replay`` only).
     replays: int | None = None
+    #: Sums of the recording's routes, 8 bytes each, little-endian (for ``sums`` only).
+    sums: bytes | None = None
 
 
 class Error(Message, frozen=True, tag="error"):
@@ -155,10 +157,13 @@ class Direct(RankMessage, frozen=True, tag="direct"):
 
 
 class Release(RankMessage, frozen=True, tag="release"):
-    """Every bucket was sent, everything is written: finish loading, let go of the ring, compare digests."""
+    """Every bucket was sent, everything is written: finish loading and unmap the ring."""
 
-    #: Index of the parameter in the recording, and 8 bytes, little-endian.
-    digests: list[tuple[int, Annotated[bytes, Meta(min_length=8, max_length=8)]]] | None = None
+
+class Sums(RankMessage, frozen=True, tag="sums"):
+    """Asks for the sums of what the parameters hold of each route of the recording that ``routes`` names."""
+
+    routes: str
 
 
 class Commit(RankMessage, frozen=True, tag="commit"):
@@ -174,7 +179,7 @@ class Abort(RankMessage, frozen=True, tag="abort"):
     reason: str
 
 
-FromRank = Attach | Bucket | Routes | Storages | Direct | Release | Commit | Abort | Error
+FromRank = Attach | Bucket | Routes | Storages | Direct | Release | Sums | Commit | Abort | Error
 FromWorker = Hello | Ok | Error
 
 _encoder = msgspec.msgpack.Encoder()

@@ -15,7 +15,7 @@ import torch
 
 from .bucket import open_bucket
 from .connection import Connection
-from .errors import AbortedError, ProtocolError, StateError, UnauthorizedError, UnsupportedError, WorkerError
+from .errors import AbortedError, ProtocolError, StaleRoutesError, StateError, UnauthorizedError, UnsupportedError, WorkerError
 from .fence import Fence, lane_for
 from .process import process_mark
 from .protocol import (
@@ -32,6 +32,7 @@ from .protocol import (
     Release,
     Routes,
     Storages,
+    Sums,
     decode_from_rank,
     sender_of,
 )
@@ -208,6 +209,10 @@ class _Update:
             replays = None if self._replay is None else self._replay.tensors
             self._connection.send(Ok(message.seq, message.epoch, replays=replays))
             return None
+        if isinstance(message, Sums):
+            self._current_update(message)
+            self._connection.send(self._sum(message))
+            return None
         if isinstance(message, Attach):
             self._attach(message)
         elif isinstance(message, Release):
@@ -238,6 +243,14 @@ class _Update:
             return Ok(message.seq, message.epoch, reason=direct.refusal)
         return Ok(message.seq, message.epoch, routes=recording.describe())
 
+    def _sum(self, message: Sums) -> Ok:
+        if not self._prepared or self._direct is None:
+            raise StateError("sums of the parameters were asked for before the release")
+        try:
+            return Ok(message.seq, message.epoch, sums=self._direct.sums(message.routes))
+        except StaleRoutesError as error:
+            return Ok(message.seq, message.epoch, reason=str(error))
+
     def _begin_direct(self, message: Direct) -> None:
         if self._direct is None:
             raise UnsupportedError("this engine lets nobody write into its parameters")
@@ -249,7 +262,7 @@ class _Update:
         self._direct.begin(message.routes)
         self._replay = self._direct.replay() if message.replay else None
 
-    def _current_update(self, message: Bucket | Direct | Release | Commit) -> Attach:
+    def _current_update(self, message: Bucket | Direct | Release | Sums | Commit) -> Attach:
         if self._attached is None:
             raise StateError(f"a {type(message).__name__.lower()} came before the attach")
         if message.epoch != self._attached.epoch:
@@ -315,11 +328,8 @@ class _Update:
                 self._finish()
             self._lane.drain()
         self._unmap()
-        if self._direct is not None:
-            if message.digests is not None:
-                self._direct.verify(message.digests)
-            if self._tracer is not None:
-                self._direct.record(self._tracer)
+        if self._direct is not None and self._tracer is not None:
+            self._direct.record(self._tracer)
         self._tracer = None
         self._prepared = True
 

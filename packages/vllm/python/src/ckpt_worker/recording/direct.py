@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 
-from ..digest import digest_tensor
-from ..errors import DigestMismatchError, StaleRoutesError, UnsupportedError
+from ..errors import StaleRoutesError, UnsupportedError
 from .recording import Recording
 from .replay import Replay
 from .settle import Refusal, settle
+from .sums import RouteSums
 from .tracer import Tracer
-
-_MASK = (1 << 64) - 1
 
 
 class DirectState:
@@ -38,6 +36,7 @@ class DirectState:
         self._watched = watched
         self._unshared = unshared
         self._replay: Replay | None = None
+        self._sums: RouteSums | None = None
         self._recording: Recording | None = None
         self._refusal = "no update was recorded"
 
@@ -97,23 +96,20 @@ class DirectState:
             raise StaleRoutesError("the rank knows another recording than this worker")
         self._touched()
 
-    def verify(self, digests: list[tuple[int, bytes]]) -> None:
-        """Compares parameters, by their index in the recording, with what the rank says that they hold now.
+    def sums(self, recording: str) -> bytes:
+        """Sums of what the parameters hold of each route, 8 bytes each, little-endian.
 
-        :raises DigestMismatchError: naming the first that differs.
+        :raises StaleRoutesError: when the recording is a different one, or fits no more.
         """
-        found, parameters = self._known(), self._parameters()
-        if not digests:
-            return
-        named = [found.parameters[index].name for index, _ in digests]
-        values = torch.stack([digest_tensor(parameters[name]).cpu() for name in named]).tolist()
-        for name, value, (_, expected) in zip(named, values, digests, strict=True):
-            if value & _MASK != int.from_bytes(expected, "little"):
-                text = f"parameter {name!r} has digest {value & _MASK:016x}, not {int.from_bytes(expected, 'little'):016x}"
-                raise DigestMismatchError(text, tensor=name)
+        found = self._known()
+        if found.id != recording:
+            raise StaleRoutesError("the rank knows a different recording than this worker")
+        if self._sums is None:
+            self._sums = RouteSums(found, self._parameters())
+        return b"".join(value.to_bytes(8, "little") for value in self._sums.compute())
 
     def _forget(self, why: str) -> None:
-        self._recording, self._replay, self._refusal = None, None, why
+        self._recording, self._replay, self._sums, self._refusal = None, None, None, why
 
     def _known(self) -> Recording:
         found = self.recording

@@ -1,0 +1,139 @@
+import type { RegisteredTensors } from './digests.ts'
+import { digestOfSum } from './digests.ts'
+import { isPartition } from './partition.ts'
+import type { Reading } from './reading.ts'
+import { regionBytes, regionKey, type TensorRegion } from './region.ts'
+
+/** Where a region is kept: index of the reading, and of the route in it. */
+interface Kept {
+  readonly reading: number
+  readonly route: number
+}
+
+/** A region that workers keep; all of them must have the same bytes. */
+interface KeptRegion {
+  readonly region: TensorRegion
+  readonly kept: readonly Kept[]
+}
+
+/** A tensor of which workers keep something. */
+interface CheckedTensor {
+  /** Index in the list of tensors. */
+  readonly tensor: number
+  readonly regions: readonly KeptRegion[]
+  /**
+   * Rank that sums the regions from what it registered, and where its answers begin; undefined where the regions add up to the tensor's own
+   * digest.
+   */
+  readonly vouch?: { readonly rank: number; readonly first: number }
+}
+
+/** Regions of one tensor that a rank sums from what it registered. */
+export interface Voucher {
+  readonly tensor: number
+  readonly regions: readonly TensorRegion[]
+}
+
+/** How what workers keep is held against what was registered. Pure data, the same on all ranks. */
+export interface VerifyPlan {
+  readonly checked: readonly CheckedTensor[]
+  /** What each rank sums from what it registered. */
+  readonly vouchers: ReadonlyMap<number, readonly Voucher[]>
+  /** Tensors of which some worker keeps what cannot be held against what was registered. */
+  readonly unchecked: readonly number[]
+  /** Bytes of parameters that are compared, all workers together. */
+  readonly bytes: number
+  readonly routes: number
+}
+
+/**
+ * Plans which sums say what of which tensor. Regions that hold a tensor's words once each need nobody else: their sums add up to its
+ * digest. For others the first rank that holds the tensor vouches, if it takes part.
+ *
+ * @param present ranks that take part.
+ */
+export function planVerify(tensors: RegisteredTensors, readings: readonly Reading[], present: ReadonlySet<number>): VerifyPlan {
+  const found = new Map<number, Map<string, { region: TensorRegion; kept: Kept[] }>>()
+  const unchecked = new Set<number>()
+  readings.forEach((one, reading) => {
+    for (const tensor of one.opaque) unchecked.add(tensor)
+    one.tensors.forEach((tensor, route) => {
+      const region = one.regions[route]!
+      let regions = found.get(tensor)
+      if (regions === undefined) found.set(tensor, (regions = new Map()))
+      const key = regionKey(region)
+      const known = regions.get(key)
+      if (known) known.kept.push({ reading, route })
+      else regions.set(key, { region, kept: [{ reading, route }] })
+    })
+  })
+  const checked: CheckedTensor[] = []
+  const vouchers = new Map<number, Voucher[]>()
+  const answers = new Map<number, number>()
+  let bytes = 0
+  let routes = 0
+  for (const [tensor, byKey] of found) {
+    const regions = [...byKey.values()]
+    const { rank } = tensors.holders[tensor]!
+    const alone = isPartition(
+      regions.map(({ region }) => region),
+      tensors.bytes[tensor]!,
+    )
+    if (!alone && !present.has(rank)) {
+      unchecked.add(tensor)
+      continue
+    }
+    for (const { region, kept } of regions) {
+      bytes += regionBytes(region) * kept.length
+      routes += kept.length
+    }
+    if (alone) {
+      checked.push({ tensor, regions })
+      continue
+    }
+    const first = answers.get(rank) ?? 0
+    answers.set(rank, first + regions.length)
+    checked.push({ tensor, regions, vouch: { rank, first } })
+    const list = vouchers.get(rank)
+    const voucher = { tensor, regions: regions.map(({ region }) => region) }
+    if (list) list.push(voucher)
+    else vouchers.set(rank, [voucher])
+  }
+  return { checked, vouchers, unchecked: [...unchecked].sort((a, b) => a - b), bytes, routes }
+}
+
+/** A tensor whose parameters are not what was registered. */
+export interface Mismatch {
+  readonly tensor: number
+  /** Ranks whose workers may keep wrong bytes of it. */
+  readonly ranks: readonly number[]
+}
+
+/**
+ * The first tensor of which some worker keeps different bytes than were registered; undefined where all are right.
+ *
+ * @param sums by reading: the sum of each route's bytes.
+ * @param vouched by rank: the sums of its vouchers' regions, one after the other.
+ */
+export function findMismatch(
+  plan: VerifyPlan,
+  tensors: RegisteredTensors & { readonly digests: BigUint64Array },
+  readings: readonly Reading[],
+  sums: readonly BigUint64Array[],
+  vouched: ReadonlyMap<number, BigUint64Array>,
+): Mismatch | undefined {
+  const ranksOf = (kept: readonly Kept[]) => [...new Set(kept.map(({ reading }) => readings[reading]!.rank))]
+  const sumOf = ({ reading, route }: Kept) => sums[reading]?.[route]
+  for (const { tensor, regions, vouch } of plan.checked) {
+    let total = 0n
+    for (const [index, { kept }] of regions.entries()) {
+      const expected = vouch ? vouched.get(vouch.rank)?.[vouch.first + index] : sumOf(kept[0]!)
+      const wrong = kept.filter((one) => expected === undefined || sumOf(one) !== expected)
+      if (wrong.length > 0) return { tensor, ranks: ranksOf(vouch ? wrong : kept) }
+      total += expected!
+    }
+    if (vouch || digestOfSum(tensors.bytes[tensor]!, total) === tensors.digests[tensor]) continue
+    return { tensor, ranks: ranksOf(regions.flatMap(({ kept }) => kept)) }
+  }
+  return undefined
+}
