@@ -26,6 +26,8 @@ export interface ClusterOptions {
   readonly through?: readonly string[] | ((rank: number) => readonly string[])
   /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
+  /** Ranks' devices can be told to have faults (`mutate`). */
+  readonly mutable?: boolean
   /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA. */
   readonly standInCuda?: boolean
   /** Engine workers, one a rank; absent for clusters that only gather. */
@@ -74,6 +76,7 @@ export class Cluster implements AsyncDisposable {
       shareMemory = false,
       timeoutMs = 60_000,
       standInCuda,
+      mutable,
       elastic,
       heartbeatTimeoutMs,
       threads,
@@ -89,6 +92,7 @@ export class Cluster implements AsyncDisposable {
       shareMemory,
       timeoutMs,
       ...(standInCuda && { standInCuda: true }),
+      ...(mutable && { mutable: true }),
       ...(elastic !== undefined && { elastic }),
       ...(metricsPort !== undefined && { metricsPort: metricsPort + process.rank }),
       ...(heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs }),

@@ -5,6 +5,7 @@ import { controlRequest } from '@ckpt/core'
 import { CkptError } from '@ckpt/contract'
 import { spawnSource, wrap, type Spawned } from './processes.ts'
 import type { InjectedFault } from '../engine/injected-faults.ts'
+import type { Mutation } from '../mutations/mutation.ts'
 import { parametersPrefix, type Verification } from '../engine/parameters.ts'
 
 export interface EngineProcessOptions {
@@ -88,6 +89,11 @@ export class EngineProcess {
   /** Arms a fault for the next update (TypeScript engines only). */
   async fault(fault: InjectedFault): Promise<void> {
     await controlRequest(this.socket, 'POST', '/fault', fault)
+  }
+
+  /** A fault of bytes or copies that it is to have, once; null takes it back (TypeScript engines only). */
+  async mutate(mutation: Mutation | null): Promise<void> {
+    await controlRequest(this.socket, 'POST', '/mutate', { mutation })
   }
 
   /** Makes the engine start a child that holds its connections open, whatever becomes of it; resolves to the child's process id. */

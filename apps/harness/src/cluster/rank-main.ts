@@ -6,6 +6,8 @@ import { ParameterServer, controlEngine, direct } from '@ckpt/core'
 import { p2p } from '@ckpt/p2p'
 import { createCudaDevice } from '@ckpt/transport'
 import { standInCudaDevice } from '../compat/stand-in-device.ts'
+import { ArmedMutation } from '../mutations/armed.ts'
+import { mutableHostDevice } from '../mutations/mutable-device.ts'
 import { Hold, heldEngine, heldStrategy } from './hold.ts'
 import type { PointMessage, RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
@@ -13,6 +15,7 @@ let server: ParameterServer | undefined
 /** Where the rank was told of one; else it makes its own. */
 let device: Device | undefined
 let hold: Hold | undefined
+const mutation = new ArmedMutation()
 
 function parameterServer(): ParameterServer {
   if (server) return server
@@ -22,7 +25,8 @@ function parameterServer(): ParameterServer {
 type Handlers = { [K in RankCall]: (argument: RankCalls[K][0]) => Promise<RankCalls[K][1]> }
 
 const handlers: Handlers = {
-  async create({ address, gpu: index, standInCuda = false, ...options }) {
+  async create({ address, gpu: index, standInCuda = false, mutable = false, ...options }) {
+    if (mutable) device = await mutableHostDevice(options.rank, mutation)
     if (index !== undefined) device = await createCudaDevice({ index })
     if (standInCuda) device = await standInCudaDevice(options.rank)
     server = await ParameterServer.create({ ...options, rendezvous: address, ...(device && { device }) })
@@ -72,6 +76,10 @@ const handlers: Handlers = {
   engineStates: () => Promise.resolve(parameterServer().engineStates()),
   noteLimit({ totalMs, limitMs }) {
     parameterServer().noteLimit({ totalMs }, limitMs)
+    return Promise.resolve()
+  },
+  mutate({ mutation: armed }) {
+    mutation.arm(armed)
     return Promise.resolve()
   },
   resources: () => Promise.resolve(resources()),

@@ -1,5 +1,6 @@
 import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
 import type { CheckpointSource, RegisterOptions, ServeOptions, UpdateReport, VerificationLevel, WorkerStatus } from '@ckpt/core'
+import type { Mutation } from '../mutations/mutation.ts'
 import type { RankPoint } from './hold.ts'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
@@ -22,6 +23,8 @@ export interface RankCalls {
       threads?: number
       /** Index of the GPU; absent for the host device. */
       gpu?: number
+      /** The host device, with faults in direct copies (`mutate`). */
+      mutable?: boolean
       /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA (compat/stand_in_cuda.py). */
       standInCuda?: boolean
     },
@@ -47,6 +50,8 @@ export interface RankCalls {
   /** What the rank's last update took, and what it could have taken at least, in milliseconds; for its metrics. */
   noteLimit: [{ totalMs: number; limitMs: number }, void]
   resources: [undefined, RankResources]
+  /** A fault that its device is to have, once; null takes it back. */
+  mutate: [{ mutation: Mutation | null }, void]
   /** Memory of the rank's device, in bytes. */
   deviceMemory: [undefined, { free: number; total: number }]
   close: [undefined, void]

@@ -10,6 +10,7 @@ import { CkptError } from '@ckpt/contract'
 import { readIndex } from '@ckpt/safetensors'
 import { createHost } from '@ckpt/transport'
 import { z } from 'zod'
+import { ArmedMutation } from '../mutations/armed.ts'
 import { failure, serveControl, type Answer } from './control-server.ts'
 import { InjectedFaults } from './injected-faults.ts'
 import { KeptRing } from './kept-ring.ts'
@@ -19,6 +20,7 @@ import { runUpdateSession } from './update-session.ts'
 /** How long an update waits for the one before to end. */
 const PATIENCE_MS = 5000
 const updateSchema = z.object({ address: z.string().startsWith('ipc://'), token: z.string(), timeoutMs: z.number().positive() })
+const mutateSchema = z.object({ mutation: z.unknown() })
 const verifySchema = z.object({ files: z.array(z.string()).min(1) })
 
 const { values } = parseArgs({
@@ -64,6 +66,7 @@ let state = randomUUID()
 let updating = false
 let ended = Promise.resolve()
 const faults = new InjectedFaults()
+const mutation = new ArmedMutation()
 let recorded = false
 let failDirect = values['fail-direct']
 let spare = Number(values['spare-updates'])
@@ -91,6 +94,7 @@ async function update(body: unknown): Promise<Answer> {
       device: values['device-uuid'],
       recorded,
       shared: !values.unshared,
+      mutation,
       onDirect: () => (dirty = true),
       afterDirect() {
         if (values['exit-direct']) process.exit(9)
@@ -148,6 +152,10 @@ const server = await serveControl(control, {
     dirty = true
     state = randomUUID()
     return { status: 200, body: {} }
+  },
+  'POST /mutate': (body) => {
+    mutation.arm(mutateSchema.parse(body).mutation)
+    return Promise.resolve({ status: 200, body: {} })
   },
   'POST /fault': (body) => {
     faults.arm(body)

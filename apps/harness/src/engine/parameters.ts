@@ -12,6 +12,8 @@ import {
 import { readHeader } from '@ckpt/safetensors'
 import { engineLayout, type Layout, type LayoutTensor, type Placement } from '@ckpt/models'
 import { parameterSums } from '@ckpt/planner'
+import { Random } from '../faults/random.ts'
+import type { ArmedMutation } from '../mutations/armed.ts'
 import { recordingOf } from './recording.ts'
 
 const ALIGNMENT = 256
@@ -96,7 +98,7 @@ export class Parameters {
   }
 
   /** Copies this worker's slices of `tensors`, which lie in `ring` from `ringOffset` on. */
-  async load(ring: HostMemory, ringOffset: number, tensors: readonly RingTensor[]): Promise<void> {
+  async load(ring: HostMemory, ringOffset: number, tensors: readonly RingTensor[], mutation?: ArmedMutation): Promise<void> {
     const copies = new Float64Array(tensors.length * STRIDED_COPY_COLUMNS)
     let at = 0
     for (const tensor of tensors) {
@@ -111,7 +113,24 @@ export class Parameters {
       copies[at++] = placement.rowBytes
       copies[at++] = placement.rows
     }
+    if (mutation && at > 0) mutate(copies.subarray(0, at), mutation)
     await this.#host.copy([ring, this.#memory], copies.subarray(0, at), { threads: this.#threads })
+  }
+
+  /** A random byte of a tensor that `load` copies, as an offset from the ring's data; none where it copies nothing of it. */
+  readPlace({ name, offset }: RingTensor, random: Random): number[] {
+    const { rowBytes, rows, sourceOffset, sourcePitch } = this.#placement(name)
+    if (rowBytes === 0) return []
+    return [offset + sourceOffset + random.between(0, rows - 1) * sourcePitch + random.between(0, rowBytes - 1)]
+  }
+
+  /** Changes a byte that was written. */
+  flip(seed: number): void {
+    const random = new Random(seed)
+    const { destinationOffset, rowBytes, dims } = random.pick(this.recording.routes)
+    let place = destinationOffset + random.between(0, rowBytes - 1)
+    for (let at = 0; at < dims.length; at += 3) place += random.between(0, dims[at]! - 1) * dims[at + 2]!
+    this.#memory.view(place, 1)[0]! ^= random.between(1, 255)
   }
 
   #placement(tensor: string): Placement {
@@ -183,6 +202,18 @@ export class Parameters {
     this.#memory.unlink()
     this.#memory.close()
   }
+}
+
+/** Leaves out one of the copies, or shifts where it reads, where that is armed. */
+function mutate(copies: Float64Array, mutation: ArmedMutation): void {
+  const dropped = mutation.take('load left out')
+  const shifted = mutation.take('load shifted')
+  const seed = dropped ?? shifted
+  if (seed === undefined) return
+  const row = new Random(seed).between(0, copies.length / STRIDED_COPY_COLUMNS - 1) * STRIDED_COPY_COLUMNS
+  const [SOURCE_OFFSET, ROWS] = [1, 7]
+  if (dropped !== undefined) copies[row + ROWS] = 0
+  else copies[row + SOURCE_OFFSET]! -= 8
 }
 
 function readFully(fd: number, into: Buffer, bytes: number, position: number, file: string): void {

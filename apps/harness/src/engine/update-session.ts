@@ -1,5 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
-import { CkptError, type Host, type HostMemory } from '@ckpt/contract'
+import { CkptError, type Host, type HostMemory, type RingTensor } from '@ckpt/contract'
 import {
   WORKER_PROTOCOL,
   decodeRankMessage,
@@ -12,6 +12,8 @@ import {
   type WorkerMessage,
 } from '@ckpt/core/worker-protocol'
 import { Dealer } from 'zeromq'
+import { Random } from '../faults/random.ts'
+import type { ArmedMutation } from '../mutations/armed.ts'
 import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
@@ -35,6 +37,8 @@ export interface UpdateSessionOptions {
   readonly onDirect?: () => void
   /** Called when the rank has written; what it throws is the worker's error (for fault tests). */
   readonly afterDirect?: () => void
+  /** A fault that this update is to have (for mutation trials). */
+  readonly mutation?: ArmedMutation
   /** Whether ranks are told where the parameters lie (default true). */
   readonly shared?: boolean
   /** Called before each message of the rank is handled; what it throws is the worker's error (for fault tests). */
@@ -142,6 +146,8 @@ class Session {
       if (message.type === 'sums') {
         if (message.routes !== this.#options.parameters.recording.id)
           throw new CkptError('ROUTES_STALE', 'the rank knows a different recording')
+        const seed = this.#options.mutation?.take('parameter')
+        if (seed !== undefined) this.#options.parameters.flip(seed)
         const sums = await this.#options.parameters.sums()
         return { type: 'ok', seq, epoch, sums: new Uint8Array(sums.buffer) }
       }
@@ -177,6 +183,7 @@ class Session {
         if (!this.#ring) throw new CkptError('ENGINE_PROTOCOL', 'a bucket before attach')
         const tensors = message.tensors.map(ringTensor)
         const { memory, offset } = this.#ring
+        this.#flipRing('ring before comparison', tensors)
         const checked = tensors.filter((tensor) => tensor.digest !== undefined)
         if (checked.length > 0) {
           const ranges = checked.map((tensor) => ({ memory: 0, offset: offset + tensor.offset, bytes: tensor.bytes }))
@@ -188,7 +195,8 @@ class Session {
           })
         }
         this.touched = true
-        await parameters.load(memory, offset, tensors)
+        this.#flipRing('ring after comparison', tensors)
+        await parameters.load(memory, offset, tensors, this.#options.mutation)
         return
       }
       case 'routes':
@@ -219,6 +227,17 @@ class Session {
           ...(this.#failure && { error: this.#failure }),
         }
     }
+  }
+
+  /** Changes a byte of one of the tensors, where that is armed. */
+  #flipRing(kind: 'ring before comparison' | 'ring after comparison', tensors: readonly RingTensor[]): void {
+    const kept = tensors.filter(({ bytes }) => bytes > 0)
+    const seed = kept.length > 0 ? this.#options.mutation?.take(kind) : undefined
+    if (seed === undefined) return
+    const { memory, offset } = this.#ring!
+    const random = new Random(seed)
+    const place = random.pick(kept.flatMap((tensor) => this.#options.parameters.readPlace(tensor, random)))
+    memory.view(offset + place, 1)[0]! ^= random.between(1, 255)
   }
 
   #checkToken(token: string): void {

@@ -212,7 +212,7 @@ async function exchangeSums(
       throw new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { rank, field: 'sums' } })
     }
     // A copy: what came over the wire need not be aligned.
-    const sums = new BigUint64Array(bytes.slice().buffer)
+    const sums = new BigUint64Array(Uint8Array.from(bytes).buffer)
     if (reading) result.own.push(sums.subarray(0, routes))
     result.vouched.set(rank, sums.subarray(routes))
   })

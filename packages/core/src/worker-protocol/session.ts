@@ -171,7 +171,7 @@ export class WorkerSession implements RecordingSession {
       const text = `engine worker of rank ${rank} answered with ${(sums?.byteLength ?? 0) / 8} sums for ${routes.length} routes`
       throw new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, field: 'sums' } })
     }
-    return new BigUint64Array(sums.slice().buffer)
+    return new BigUint64Array(Uint8Array.from(sums).buffer)
   }
 
   /** The worker serves `version`, whose bytes the manifest's `digest` tells, from now on. */

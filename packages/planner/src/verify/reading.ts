@@ -48,7 +48,7 @@ export function decodeReading(rank: number, bytes: Uint8Array, list: TensorList)
   }
   if (bytes.byteLength % 8 !== 0) refuse('length', bytes.byteLength)
   // A copy: what came over the wire need not be aligned.
-  const numbers = new Float64Array(bytes.slice().buffer)
+  const numbers = new Float64Array(Uint8Array.from(bytes).buffer)
   let at = 0
   const next = (field: string, least: number, most: number): number => {
     const value = numbers[at++] ?? NaN

@@ -1,0 +1,114 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { UpdateReport } from '@ckpt/core'
+import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
+import { Cluster } from '../cluster/cluster.ts'
+import type { Verification } from '../engine/parameters.ts'
+import type { Random } from '../faults/random.ts'
+import type { Mutation, Way } from './mutation.ts'
+
+export interface MutationClusterOptions {
+  readonly way: Way
+  /** Of the same tensors with different bytes; at least two, in /dev/shm. They are updated in turns. */
+  readonly checkpoints: readonly GeneratedCheckpoint[]
+  readonly ranks: number
+  /** Starts the last rank and its engine worker as if they were on a different host, for `remote`. */
+  readonly through?: (rank: number) => readonly string[]
+}
+
+/** Ranks and engine workers that are updated in one way; the first update, which is recorded, is over. */
+export class MutationCluster implements AsyncDisposable {
+  readonly way: Way
+  readonly #cluster: Cluster
+  /** Holds the checkpoints, in p2p updates. */
+  readonly #owners: Cluster
+  readonly #checkpoints: readonly GeneratedCheckpoint[]
+  readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-mutations-'))
+  #turn = 0
+  #name: string | undefined
+
+  private constructor(way: Way, cluster: Cluster, owners: Cluster, checkpoints: readonly GeneratedCheckpoint[]) {
+    this.way = way
+    this.#cluster = cluster
+    this.#owners = owners
+    this.#checkpoints = checkpoints
+  }
+
+  static async start({ way, checkpoints, ranks, through }: MutationClusterOptions): Promise<MutationCluster> {
+    const cluster = await Cluster.start({
+      ranks,
+      mutable: true,
+      timeoutMs: 120_000,
+      ...(through && { through, env: () => ({ CKPT_P2P_ADDRESS: '127.0.0.1' }) }),
+      engine: {
+        kind: 'typescript',
+        checkpoint: checkpoints[0]!.directory,
+        extra: () => (way === 'replayed' ? ['--unshared'] : []),
+      },
+    })
+    try {
+      const owners = way === 'p2p' ? await Cluster.start({ ranks, timeoutMs: 120_000 }) : cluster
+      const made = new MutationCluster(way, cluster, owners, checkpoints)
+      await made.register(made.next())
+      await made.update()
+      return made
+    } catch (error) {
+      await cluster.close()
+      throw error
+    }
+  }
+
+  /** The checkpoint whose turn it is. */
+  next(): GeneratedCheckpoint {
+    return this.#checkpoints[this.#turn++ % this.#checkpoints.length]!
+  }
+
+  /** Registers it under a new name, in place, with digests, and forgets the one before. */
+  async register(checkpoint: GeneratedCheckpoint): Promise<void> {
+    const before = this.#name
+    const name = (this.#name = `step-${this.#turn}`)
+    await this.#owners.register(name, checkpoint.directory, { inPlace: true })
+    await this.#owners.all('gatherMetas', () => ({ name, digests: true }))
+    if (before !== undefined) await this.#owners.all('unregister', () => ({ name: before }))
+    if (this.#owners === this.#cluster) return
+    const path = join(this.#directory, name)
+    await this.#owners.ranks[0]!.call('saveMetas', { name, path })
+    await this.#cluster.all('loadMetas', () => ({ path }))
+  }
+
+  /** Overwrites all parameters, so that nothing passes on bytes of an earlier update. */
+  async poison(): Promise<void> {
+    await Promise.all(this.#cluster.engines.map((engine) => engine.poison()))
+  }
+
+  /** Has one engine worker, or one rank, have the fault. */
+  async arm(engine: boolean, mutation: Mutation, random: Random): Promise<void> {
+    const { engines, ranks } = this.#cluster
+    if (engine) await random.pick(engines).mutate(mutation)
+    else await random.pick(ranks).call('mutate', { mutation })
+  }
+
+  /** Takes faults back that did not happen. */
+  async disarm(): Promise<void> {
+    await Promise.all(this.#cluster.engines.map((engine) => engine.mutate(null)))
+    await this.#cluster.all('mutate', () => ({ mutation: null }))
+  }
+
+  update(): Promise<UpdateReport[]> {
+    const ranks = this.#cluster.ranks.map(({ rank }) => rank)
+    const strategy = this.way === 'staged' ? 'broadcast' : 'direct'
+    return this.#cluster.update(this.#name!, { verify: 'bytes', ...(this.way === 'p2p' ? { p2p: ranks } : { strategy }) })
+  }
+
+  /** What the engine workers read from the files themselves, against their parameters. */
+  compare(checkpoint: GeneratedCheckpoint): Promise<Verification[]> {
+    return Promise.all(this.#cluster.engines.map((engine) => engine.verify(checkpoint.files)))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#owners !== this.#cluster) await this.#owners.close()
+    await this.#cluster.close()
+    rmSync(this.#directory, { recursive: true, force: true })
+  }
+}

@@ -1,0 +1,21 @@
+import { model } from '@ckpt/models'
+import { createHost } from '@ckpt/transport'
+import { describe, expect, it } from 'vitest'
+import { generateCheckpoint } from '../checkpoint/generate.ts'
+import { Random } from '../faults/random.ts'
+import { MutationCluster } from './mutation-cluster.ts'
+import { mutationsOf, type Way } from './mutation.ts'
+import { runMutations } from './mutation-trials.ts'
+
+describe('a single wrong byte or copy is found before the commit', () => {
+  it.each<[Way]>([['staged'], ['replayed'], ['direct'], ['p2p']])('in %s updates', { timeout: 600_000 }, async (way) => {
+    const host = createHost()
+    const [shape, bytes] = [model('qwen3-30b-a3b'), 2 * 2 ** 20]
+    using first = await generateCheckpoint(host, shape, bytes, 1n, `mutations-${way}-a`)
+    using second = await generateCheckpoint(host, shape, bytes, 1_000_003n, `mutations-${way}-b`)
+    await using cluster = await MutationCluster.start({ way, checkpoints: [first, second], ranks: 2 })
+    const trials = await runMutations(cluster, mutationsOf(way).length, new Random(7))
+    for (const trial of trials) expect(trial).toMatchObject({ outcome: 'found' })
+    for (const { afterwards, ...trial } of trials) expect({ ...trial, afterwards }).toEqual({ ...trial, afterwards: undefined })
+  })
+})
