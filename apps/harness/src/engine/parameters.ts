@@ -40,8 +40,7 @@ export class Parameters {
   readonly #offsets: ReadonlyMap<string, number>
   readonly #threads: number
   readonly #sums: Float64Array
-  /** What `load` copies where. */
-  readonly recording: Recording
+  #recording: Recording
 
   private constructor(
     host: Host,
@@ -51,7 +50,7 @@ export class Parameters {
     threads: number,
     recording: Recording,
   ) {
-    this.recording = recording
+    this.#recording = recording
     this.#sums = parameterSums(recording)
     this.#host = host
     this.#memory = memory
@@ -81,6 +80,16 @@ export class Parameters {
     })
     const recording = recordingOf(randomUUID(), list, layout, offsets, bytes)
     return new Parameters(host, memory, layout, offsets, options.threads, recording)
+  }
+
+  /** What `load` copies where. */
+  get recording(): Recording {
+    return this.#recording
+  }
+
+  /** An update was recorded: what it says is the same, but it is a new recording. */
+  renewRecording(): void {
+    this.#recording = { ...this.#recording, id: randomUUID() }
   }
 
   get bytes(): number {

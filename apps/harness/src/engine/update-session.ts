@@ -174,6 +174,7 @@ class Session {
         this.#checkToken(message.token)
         this.#attached = true
         this.#record = message.record === true
+        if (this.#record) this.#options.parameters.renewRecording()
         if (message.ring === null) return
         if (message.ring.kind !== 'shm') throw new CkptError('UNSUPPORTED', `a ${message.ring.kind} ring in a host engine`)
         this.#ring = { memory: await rings.use(message.ring.name), offset: message.ring.offset }

@@ -26,6 +26,7 @@ export class MutationCluster implements AsyncDisposable {
   readonly #checkpoints: readonly GeneratedCheckpoint[]
   readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-mutations-'))
   #turn = 0
+  #recorded = false
   #name: string | undefined
 
   private constructor(way: Way, cluster: Cluster, owners: Cluster, checkpoints: readonly GeneratedCheckpoint[]) {
@@ -52,6 +53,7 @@ export class MutationCluster implements AsyncDisposable {
       const made = new MutationCluster(way, cluster, owners, checkpoints)
       await made.register(made.next())
       await made.update()
+      made.#recorded = true
       return made
     } catch (error) {
       await cluster.close()
@@ -97,7 +99,8 @@ export class MutationCluster implements AsyncDisposable {
 
   update(): Promise<UpdateReport[]> {
     const ranks = this.#cluster.ranks.map(({ rank }) => rank)
-    const strategy = this.way === 'staged' ? 'broadcast' : 'direct'
+    const written = this.way === 'direct' || this.way === 'remote'
+    const strategy = this.way === 'staged' ? 'broadcast' : written && this.#recorded ? 'direct-required' : 'direct'
     return this.#cluster.update(this.#name!, { verify: 'bytes', ...(this.way === 'p2p' ? { p2p: ranks } : { strategy }) })
   }
 
