@@ -108,6 +108,8 @@ export function parseHeader(bytes: Uint8Array, source: HeaderSource): Safetensor
 function readMetadata(cursor: JsonCursor): Record<string, string> {
   const entries = new Map<string, string>()
   cursor.field = '__metadata__'
+  // The reference implementation takes it as if the key were absent.
+  if (cursor.literal() === 'null') return {}
   cursor.object((key) => {
     if (entries.has(key)) throw cursor.fail(`key ${quote(key)} of __metadata__ stands twice`)
     entries.set(key, cursor.string(`a string as the value of ${quote(key)}`))

@@ -10,6 +10,7 @@ const MAX_DEPTH = 128
 const INTERN_BYTES = 12
 const LONE_SURROGATE = /\p{Surrogate}/u
 const LITERALS = ['true', 'false', 'null'].map((text) => Buffer.from(text))
+const NON_FINITE = ['NaN', 'Infinity', '-Infinity'].map((text) => Buffer.from(text))
 const NUMBER = /^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$/
 
 /**
@@ -25,12 +26,15 @@ export class JsonCursor {
   tensor: string | undefined
   readonly #bytes: Buffer
   readonly #file: string
+  readonly #literals: readonly Buffer[]
   readonly #known: string[] = []
   #at: number
 
-  constructor(bytes: Buffer, file: string, field: string) {
+  /** With `nonFinite`, `NaN`, `Infinity` and `-Infinity` are values that may be skipped, as Python's `json` has it. */
+  constructor(bytes: Buffer, file: string, field: string, options: { nonFinite?: boolean } = {}) {
     this.#bytes = bytes
     this.#file = file
+    this.#literals = options.nonFinite === true ? [...NON_FINITE, ...LITERALS] : LITERALS
     this.field = field
     this.#at = 0
   }
@@ -183,6 +187,14 @@ export class JsonCursor {
     return text.length > 40 ? `${text.slice(0, 40)}…` : text
   }
 
+  /** Reads `true`, `false` or `null` where one comes next, and says which; undefined, with nothing read, where none does. */
+  literal(): string | undefined {
+    this.peek()
+    const literal = this.#literals.find((text) => this.#bytes.subarray(this.#at, this.#at + text.length).equals(text))
+    this.#at += literal?.length ?? 0
+    return literal?.toString('latin1')
+  }
+
   /** Reads and drops a value of any kind. */
   skip(depth = 0): void {
     if (depth > MAX_DEPTH) throw this.fail(`bad JSON in ${this.field}: nested deeper than ${MAX_DEPTH}`)
@@ -196,11 +208,9 @@ export class JsonCursor {
       })
     } else if (next === 0x5b) this.array(() => this.skip(depth + 1))
     else if (next === QUOTE) this.string()
-    else if (next === 0x2d || (next >= ZERO && next <= NINE)) this.#number()
-    else {
-      const literal = LITERALS.find((text) => this.#bytes.subarray(this.#at, this.#at + text.length).equals(text))
-      if (literal === undefined) throw this.#syntax('a value')
-      this.#at += literal.length
+    else if (!this.literal()) {
+      if (next !== 0x2d && (next < ZERO || next > NINE)) throw this.#syntax('a value')
+      this.#number()
     }
   }
 
