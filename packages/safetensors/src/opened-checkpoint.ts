@@ -85,6 +85,7 @@ export class OpenedCheckpoint {
         headers[i] = await headerOf(files[i]!)
         if (i >= window) await files[i]!.close()
       })
+      shardOf(headers)
     } catch (error) {
       await closeAll(files)
       throw isShortage(error) ? withLimit(error) : error
@@ -184,8 +185,8 @@ function checkWeightMap(weightMap: ReadonlyMap<string, string>, { headers, direc
   }
 }
 
-/** Which header holds a tensor. @throws CkptError `CHECKPOINT_MALFORMED` for a name that stands in two. */
-export function shardOf(headers: readonly SafetensorsHeader[]): Map<string, SafetensorsHeader> {
+/** Which header holds each tensor. @throws CkptError `CHECKPOINT_MALFORMED` for a name that stands in two. */
+function shardOf(headers: readonly SafetensorsHeader[]): Map<string, SafetensorsHeader> {
   const holder = new Map<string, SafetensorsHeader>()
   for (const header of headers) {
     for (const { name } of header.tensors) {

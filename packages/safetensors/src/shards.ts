@@ -1,5 +1,5 @@
 import type { SafetensorsHeader } from './header.ts'
-import { OpenedCheckpoint, shardOf } from './opened-checkpoint.ts'
+import { OpenedCheckpoint } from './opened-checkpoint.ts'
 
 /** The files of one checkpoint with their headers. */
 export interface CheckpointFiles {
@@ -24,7 +24,6 @@ export interface CheckpointFiles {
  */
 export async function readIndex(path: string): Promise<CheckpointFiles> {
   await using opened = await OpenedCheckpoint.find(path)
-  shardOf(opened.headers)
   await opened.verify()
   const { directory, index, headers } = opened
   return { directory, ...(index !== undefined && { index }), files: headers.map((header) => header.file), headers }
@@ -37,7 +36,6 @@ export async function readIndex(path: string): Promise<CheckpointFiles> {
  */
 export async function readHeaders(files: readonly string[]): Promise<readonly SafetensorsHeader[]> {
   await using opened = await OpenedCheckpoint.open(files)
-  shardOf(opened.headers)
   await opened.verify()
   return opened.headers
 }
