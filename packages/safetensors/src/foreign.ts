@@ -63,7 +63,13 @@ function isTorch(start: Buffer): boolean {
 
 /** Protocols 2 to 5, followed by one of the opcodes that objects begin with. */
 function isPickle(start: Buffer): boolean {
-  return start[0] === 0x80 && start[1] !== undefined && start[1] >= 2 && start[1] <= 5 && '\x8a}]c(\x95X\x8c\x4b'.includes(String.fromCharCode(start[2] ?? 0))
+  return (
+    start[0] === 0x80 &&
+    start[1] !== undefined &&
+    start[1] >= 2 &&
+    start[1] <= 5 &&
+    '\x8a}]c(\x95X\x8c\x4b'.includes(String.fromCharCode(start[2] ?? 0))
+  )
 }
 
 function isZeros(start: Buffer): boolean {

@@ -27,6 +27,7 @@ export class JsonCursor {
   readonly #bytes: Buffer
   readonly #file: string
   readonly #literals: readonly Buffer[]
+  readonly #nonFinite: boolean
   readonly #known: string[] = []
   #at: number
 
@@ -34,7 +35,8 @@ export class JsonCursor {
   constructor(bytes: Buffer, file: string, field: string, options: { nonFinite?: boolean } = {}) {
     this.#bytes = bytes
     this.#file = file
-    this.#literals = options.nonFinite === true ? [...NON_FINITE, ...LITERALS] : LITERALS
+    this.#nonFinite = options.nonFinite === true
+    this.#literals = this.#nonFinite ? [...NON_FINITE, ...LITERALS] : LITERALS
     this.field = field
     this.#at = 0
   }
@@ -183,6 +185,8 @@ export class JsonCursor {
     while (end < bytes.length && '+-.eE0123456789'.includes(String.fromCharCode(bytes[end]!))) end++
     const text = bytes.toString('latin1', this.#at, end)
     if (!NUMBER.test(text)) throw this.#syntax('a number')
+    if (!this.#nonFinite && !Number.isFinite(Number(text)))
+      throw this.fail(`bad JSON in ${this.field}: ${text.slice(0, 40)} is out of range`)
     this.#at = end
     return text.length > 40 ? `${text.slice(0, 40)}…` : text
   }

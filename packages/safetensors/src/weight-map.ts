@@ -19,7 +19,10 @@ const BYTE_ORDER_MARK = Buffer.from([0xef, 0xbb, 0xbf])
 export async function readWeightMap(file: OpenedFile): Promise<Map<string, string>> {
   try {
     if (file.bytes > MAX_INDEX_BYTES) {
-      throw malformed({ file: file.path, field: 'index' }, `an index of ${file.bytes} bytes is over the limit of ${MAX_INDEX_BYTES}`)
+      throw malformed(
+        { file: file.path, field: 'index' },
+        `an index of ${file.bytes} bytes is over the limit of ${MAX_INDEX_BYTES}`,
+      )
     }
     const bytes = await file.read(Buffer.allocUnsafeSlow(file.bytes), 0)
     if (bytes.length < file.bytes) throw malformed({ file: file.path, field: 'index' }, 'the index shrank while it was read')
@@ -66,5 +69,7 @@ function parse(bytes: Buffer, file: string): Map<string, string> {
 
 /** True for a plain relative path: any other could lead out of the checkpoint's directory, or name one file in two ways. */
 function isShard(path: string): boolean {
-  return /^[^\\\0]+\.safetensors$/.test(path) && !path.startsWith('/') && !path.startsWith('..') && posix.normalize(path) === path
+  return (
+    /^[^\\\0]+\.safetensors$/.test(path) && !path.startsWith('/') && !path.startsWith('..') && posix.normalize(path) === path
+  )
 }

@@ -48,7 +48,7 @@ def publishable(name: str, value: object, make_contiguous: bool) -> Publishable:
         tensor, dtype = tensor.view(torch.uint8), "F4"
         shape = [*shape[:-1], shape[-1] * 2] if shape else [2]
     if dtype is None:
-        raise _refused(name, f"{tensor.dtype} has no safetensors name", "convert it, for example with .to(torch.float32)")
+        raise _refused(name, f"{tensor.dtype} has no safetensors name", "convert it to a dtype that has one, with tensor.to()")
     _check_storage(name, tensor)
     tensor = tensor.resolve_conj().resolve_neg()
     if tensor.is_contiguous():
