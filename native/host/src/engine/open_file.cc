@@ -78,9 +78,10 @@ ScopedFd BySteps(int directory, const std::string& path) {
     ScopedFd next(::openat(at, name.c_str(), flags | O_NOFOLLOW));
     if (!next) {
       // O_DIRECTORY finds a link to be no directory.
-      struct stat status {};
+      struct stat status{};
       const int number = errno;
-      const bool link = number == ENOTDIR && ::fstatat(at, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(status.st_mode);
+      const bool link =
+          number == ENOTDIR && ::fstatat(at, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(status.st_mode);
       errno = link ? ELOOP : number;
       return next;
     }
@@ -131,7 +132,7 @@ ScopedFd OpenBeneath(int directory, const std::string& path, bool steps) {
   }
   if (steps) fd = BySteps(directory, path);
   if (!fd) throw CannotOpen(path, errno);
-  struct stat status {};
+  struct stat status{};
   CheckRegular(fd.get(), path, status);
   return fd;
 }

@@ -36,9 +36,11 @@ struct FileToRead {
 /// @throws Error CHECKPOINT_UNREADABLE naming the file.
 ScopedFd OpenRegular(const std::string& path, struct stat& status);
 
-/// Opens a regular file by its path, relative to the directory: neither `..` nor a link in it is followed, so that nothing that happens
-/// to the path meanwhile leads out of the directory. By openat2 where the kernel has it, else (or with `steps`) directory by directory.
-/// @throws Error INVALID_ARGUMENT for a path that would lead out or holds a link, CHECKPOINT_UNREADABLE otherwise; both name the file.
+/// Opens a regular file by its path, relative to the directory: neither `..` nor a link in it is followed, so that nothing that
+/// happens to the path meanwhile leads out of the directory. By openat2 where the kernel has it, else (or with `steps`)
+/// directory by directory.
+/// @throws Error INVALID_ARGUMENT for a path that would lead out or holds a link, CHECKPOINT_UNREADABLE otherwise; both name
+/// the file.
 ScopedFd OpenBeneath(int directory, const std::string& path, bool steps = false);
 
 }  // namespace ckpt::host

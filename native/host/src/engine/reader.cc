@@ -55,7 +55,7 @@ class Files {
   Files(const std::vector<FileToRead>& files, const std::vector<std::uint64_t>& wanted) : files_(files) {
     identities_.reserve(files.size());
     for (std::size_t i = 0; i < files.size(); i++) {
-      struct stat status {};
+      struct stat status{};
       if (files[i].descriptor >= 0) {
         Stat(files[i], status);
       } else {
@@ -75,7 +75,7 @@ class Files {
     if (file.descriptor >= 0) return body(file.descriptor);
     const auto kept = kept_.find(index);
     if (kept != kept_.end()) return body(kept->second.get());
-    struct stat status {};
+    struct stat status{};
     const ScopedFd fd = OpenSame(file, identities_[index], status);
     body(fd.get());
   }
@@ -89,7 +89,8 @@ class Files {
   static ScopedFd OpenSame(const FileToRead& file, const std::optional<FileIdentity>& identity, struct stat& status) {
     ScopedFd fd = OpenRegular(file.path, status);
     if (!identity || FileIdentity::Of(status) == *identity) return fd;
-    throw Error(code::kCheckpointChanged, "'" + file.path + "' changed, or was replaced, while it was read: try again once its writer is done")
+    throw Error(code::kCheckpointChanged,
+                "'" + file.path + "' changed, or was replaced, while it was read: try again once its writer is done")
         .WithFile(file.path);
   }
 
@@ -138,9 +139,8 @@ std::uint64_t ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<Fi
     Mapping& memory = *memories[read.memory];
     const std::uint64_t at = read.memory_offset + from;
     memory.FormHugePages(at, to - from);
-    opened.With(read.file, [&](int fd) {
-      ReadFully(fd, files[read.file].path, memory.data() + at, to - from, read.file_offset + from);
-    });
+    opened.With(read.file,
+                [&](int fd) { ReadFully(fd, files[read.file].path, memory.data() + at, to - from, read.file_offset + from); });
     counter.Add(to - from);
   });
   return spans.total();
