@@ -34,7 +34,12 @@ export interface NativeHost extends NativePipelines, NativeOneSided {
   /** Puts pages that exist (those of a file in memory) into the page table. */
   populateRead(memory: NativeMemory, offset: number, bytes: number, threads?: number): Promise<void>
   newCancellation(): NativeCancellation
-  /** `reads`: file, fileOffset, memory, memoryOffset, bytes of each. Resolves with the bytes read. */
+  /** Opens a regular file beneath a directory's descriptor, following no link. Resolves with a descriptor, which the caller closes. */
+  openBeneath(directory: number, path: string): Promise<number>
+  /**
+   * `reads`: file, fileOffset, memory, memoryOffset, bytes of each. `descriptors`: of each file, -1 for one to be opened by its path.
+   * `identities`: device, inode, bytes, modified and changed (nanoseconds) of each file, zeros where it may be any. Resolves with the bytes read.
+   */
   read(
     files: readonly string[],
     memories: readonly NativeMemory[],
@@ -42,6 +47,8 @@ export interface NativeHost extends NativePipelines, NativeOneSided {
     threads?: number,
     onProgress?: (bytes: number) => void,
     cancellation?: NativeCancellation,
+    descriptors?: Int32Array,
+    identities?: BigUint64Array,
   ): Promise<number>
   /** `copies`: source, sourceOffset, sourcePitch, destination, destinationOffset, destinationPitch, rowBytes, rows of each. */
   copy(memories: readonly NativeMemory[], copies: Float64Array, threads?: number): Promise<number>

@@ -30,7 +30,7 @@ std::shared_ptr<Mapping> Guarded(std::size_t pages) {
 struct World {
   WorkerPool pool{"fuzz", 2};
   std::vector<std::shared_ptr<Mapping>> memories{Guarded(1), Guarded(4), Guarded(160)};
-  std::vector<std::string> files;
+  std::vector<FileToRead> files;
 
   World() {
     for (const std::size_t bytes : {std::size_t{0}, std::size_t{100}, std::size_t{70'000}}) {
@@ -40,10 +40,10 @@ struct World {
       const std::string text(bytes, 'x');
       if (std::fwrite(text.data(), 1, bytes, file) != bytes) std::abort();
       std::fclose(file);
-      files.push_back(path);
+      files.push_back({path, -1, std::nullopt});
     }
     std::atexit([] {
-      for (const auto& path : Get().files) ::unlink(path.c_str());
+      for (const auto& file : Get().files) ::unlink(file.path.c_str());
     });
   }
 

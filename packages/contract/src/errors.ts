@@ -50,6 +50,8 @@ export const ERROR_CODES = {
   CHECKPOINT_IN_USE: { scope: 'checkpoint', retryable: true },
   CHECKPOINT_MALFORMED: { scope: 'checkpoint', retryable: false },
   CHECKPOINT_UNREADABLE: { scope: 'checkpoint', retryable: true },
+  /** A file of the checkpoint was replaced, written to or removed while it was read. */
+  CHECKPOINT_CHANGED: { scope: 'checkpoint', retryable: true },
   METAS_MALFORMED: { scope: 'checkpoint', retryable: false },
   METAS_STALE: { scope: 'checkpoint', retryable: true },
   /** A one-sided endpoint does not know the region's key (any more), or the range lies outside of it. */

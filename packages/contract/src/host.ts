@@ -1,3 +1,5 @@
+import type { ReadableFile } from './file-identity.ts'
+
 /** A range of host memory with a stable address. It stays mapped until {@link HostMemory.close}, and until native users are done. */
 export interface HostMemory {
   readonly bytes: number
@@ -59,8 +61,8 @@ export interface FileRead {
 }
 
 export interface FileReadRequest {
-  /** Paths. */
-  readonly files: readonly string[]
+  /** Paths, or files that were opened before. */
+  readonly files: readonly (string | ReadableFile)[]
   readonly memories: readonly HostMemory[]
   readonly reads: readonly FileRead[]
   readonly threads?: number
@@ -116,8 +118,15 @@ export interface Host {
   /** A file mapped in place. @throws CkptError `CHECKPOINT_UNREADABLE` naming the file. */
   mapFile(path: string, options?: { lock?: boolean }): Promise<HostMemory>
   /**
+   * Opens a regular file beneath a directory: `path` is relative to it, and neither a link nor `..` in it is followed. Resolves with a
+   * descriptor, which the caller closes. Absent where the system cannot do so.
+   * @throws CkptError `INVALID_ARGUMENT` for a path that leads out or through a link, `CHECKPOINT_UNREADABLE`; both name the file.
+   */
+  openBeneath?(directory: number, path: string): Promise<number>
+  /**
    * Reads runs of files to where they belong, with one copy.
-   * @throws CkptError `CHECKPOINT_UNREADABLE` naming the file and errno (short files included), `ABORTED` by the signal.
+   * @throws CkptError `CHECKPOINT_UNREADABLE` naming the file and errno (short files included), `CHECKPOINT_CHANGED` naming a file that
+   * is not the one of its `identity` any more, `ABORTED` by the signal.
    */
   read(request: FileReadRequest): Promise<TransferStats>
   /**

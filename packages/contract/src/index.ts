@@ -4,9 +4,12 @@
  * @packageDocumentation
  */
 export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorScope, type SerializedError } from './errors.ts'
+export { identityChange, identityOf, type FileIdentity, type ReadableFile } from './file-identity.ts'
 export { checkMessagePack } from './message-pack.ts'
 export { DTYPES, DTYPE_BITS, isDType, tensorBytes, type DType } from './dtype.ts'
 export {
+  MAX_DIMENSIONS,
+  MAX_NAME_LENGTH,
   nameHash,
   nameHashes,
   nameList,

@@ -1,6 +1,11 @@
 import { CkptError } from './errors.ts'
 import { DTYPES, type DType } from './dtype.ts'
 
+/** Most characters (UTF-16 units) of a tensor's name that ranks tell each other. */
+export const MAX_NAME_LENGTH = 4096
+/** Most dimensions of a tensor that ranks and workers tell each other. */
+export const MAX_DIMENSIONS = 64
+
 /** One tensor: its name, element type, shape, size and where in its segment it lies. */
 export interface TensorMeta {
   readonly name: string

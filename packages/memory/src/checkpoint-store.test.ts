@@ -150,7 +150,7 @@ describe('register from files', () => {
     ]
     store = new CheckpointStore(hostWith(host, () => truncate(paths[1]!, 5000)))
     const error = await failure(() => store.register('x', { files: paths }, { pool: 'shared' }))
-    expect([error.code, error.fields.file]).toEqual(['CHECKPOINT_UNREADABLE', paths[1]])
+    expect([error.code, error.fields.file]).toEqual(['CHECKPOINT_CHANGED', paths[1]])
     expect(store.names).toEqual([])
     expect(store.poolStats).toMatchObject({ blocks: 1, usedBlocks: 0 })
   })

@@ -7,13 +7,11 @@ import {
   type SegmentMeta,
   type TensorTable,
 } from '@ckpt/contract'
-import { readHeaders, readIndex } from '@ckpt/safetensors'
 import { allocateAll, BlockPool, type PoolStats } from './block-pool.ts'
 import { computeTableDigests } from './digests.ts'
+import { checkCarried } from './carried.ts'
 import {
-  loadFiles,
   loadTensors,
-  mapFiles,
   mapTensors,
   ownBlock,
   releaseAll,
@@ -21,8 +19,8 @@ import {
   type LoadContext,
   type Loaded,
 } from './load.ts'
+import { registerFiles } from './register-files.ts'
 import { Reservation } from './reservation.ts'
-import { shareOf } from './share.ts'
 import { tensorSpecs, type CheckpointSource, type TensorSpec } from './source.ts'
 import { withTrainer } from './trainer/register.ts'
 
@@ -130,7 +128,8 @@ export class CheckpointStore {
    * Brings a checkpoint into host memory. Either all of it is registered, or nothing has changed. A trainer is told once its tensors
    * are registered, and may write to them again.
    *
-   * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED`, `CHECKPOINT_UNREADABLE`, `INVALID_ARGUMENT`, `OUT_OF_MEMORY`,
+   * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED`, `CHECKPOINT_UNREADABLE`, `CHECKPOINT_CHANGED` (files that change while
+   * they are read: none of them is kept), `INVALID_ARGUMENT`, `OUT_OF_MEMORY`,
    * `UNSUPPORTED` (tensors on a GPU that the rank's device cannot read), `ABORTED` (by the signal or by {@link close}).
    */
   async register(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
@@ -297,6 +296,7 @@ export class CheckpointStore {
     }
     if ('trainer' in source) {
       const load = (specs: TensorSpec[], until: AbortSignal) => {
+        checkCarried(specs, { peer: source.trainer })
         const tied = { ...context, signal: until }
         return inPlace ? mapTensors(specs, tied) : loadTensors(specs, tied)
       }
@@ -306,12 +306,10 @@ export class CheckpointStore {
     let loaded: Loaded
     if ('tensors' in source) {
       const specs = tensorSpecs(source.tensors)
+      checkCarried(specs, {})
       loaded = await (inPlace ? mapTensors(specs, context) : loadTensors(specs, context))
     } else {
-      const headers = 'files' in source ? await readHeaders(source.files) : (await readIndex(source.directory)).headers
-      throwIfAborted(signal)
-      const shares = shareOf(headers, options.share?.index ?? 0, options.share?.count ?? 1)
-      loaded = await (inPlace ? mapFiles(shares, context) : loadFiles(shares, context))
+      loaded = await registerFiles(source, { inPlace, share: options.share }, context)
     }
     this.#add(name, pooled, loaded)
   }
@@ -368,6 +366,7 @@ function checkOptions(source: CheckpointSource, options: RegisterOptions): void 
     refuse('share', 'named tensors cannot be shared out: give each rank its own')
   }
   if (options.inPlace === true) {
+    if ('files' in source && source.root !== undefined) refuse('root', 'files beneath a root cannot be used in place')
     if (options.pool === 'shared') refuse('pool', 'what is used in place takes no memory from the shared pool')
     // The other ranks may not have mapped the files yet.
     if (options.removeFiles === true && (options.share?.count ?? 1) > 1)

@@ -11,10 +11,8 @@ export const TENSOR_ALIGNMENT = 16
 export interface Layout {
   readonly segmentBytes: readonly number[]
   readonly tensors: readonly TensorMeta[]
-  /** `memory` is the segment's index. */
+  /** `memory` is the segment's index, `file` the share's. */
   readonly reads: readonly FileRead[]
-  /** Paths, by the `file` of the reads. */
-  readonly files: readonly string[]
   /** Bytes of all tensors. */
   readonly totalBytes: number
 }
@@ -96,7 +94,7 @@ export function layoutFiles(shares: readonly FileShare[], segmentLimit: number):
       tensors.push({ name, dtype, shape, bytes, segment: segments.current, offset })
     }
   })
-  return { segmentBytes: segments.sizes(), tensors, reads, files: shares.map(({ header }) => header.file), totalBytes }
+  return { segmentBytes: segments.sizes(), tensors, reads, totalBytes }
 }
 
 /** Lays out tensors that come from memory, in the order given, each at a multiple of {@link RUN_ALIGNMENT}. */
@@ -109,7 +107,7 @@ export function layoutTensors(specs: readonly TensorSpec[], segmentLimit: number
     totalBytes += bytes
     return { name, dtype, shape, bytes, segment: segments.current, offset }
   })
-  return { segmentBytes: segments.sizes(), tensors, reads: [], files: [], totalBytes }
+  return { segmentBytes: segments.sizes(), tensors, reads: [], totalBytes }
 }
 
 function alignUp(value: number, alignment: number): number {

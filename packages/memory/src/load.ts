@@ -9,6 +9,7 @@ import {
   type SegmentMeta,
   type TensorMeta,
 } from '@ckpt/contract'
+import type { OpenedCheckpoint } from '@ckpt/safetensors'
 import { allocateAll, type Block, type BlockPool } from './block-pool.ts'
 import { copyFromDevices } from './device-copies.ts'
 import { layoutFiles, layoutTensors, type Layout } from './layout.ts'
@@ -46,18 +47,29 @@ export function throwIfAborted(signal: AbortSignal): void {
   if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED', 'registration aborted')
 }
 
-/** Reads file shares into memory, every byte copied once. On failure all memory is given back. */
-export async function loadFiles(shares: readonly FileShare[], context: LoadContext): Promise<Loaded> {
+/**
+ * Reads shares of opened files into memory, every byte copied once, and looks whether the files are still what they were. On failure all
+ * memory is given back.
+ */
+export async function loadFiles(shares: readonly FileShare[], opened: OpenedCheckpoint, context: LoadContext): Promise<Loaded> {
   const layout = layoutFiles(shares, context.segmentLimit)
   return filled(layout, context, false, async (memories) => {
-    if (layout.reads.length === 0) return
-    await context.host.read({
-      files: layout.files,
-      memories,
-      reads: layout.reads,
-      signal: context.signal,
-      ...(context.onProgress && { onProgress: (bytes) => context.onProgress?.(bytes, layout.totalBytes) }),
-    })
+    try {
+      if (layout.reads.length > 0) {
+        await context.host.read({
+          files: shares.map(({ header }) => opened.fileOf(header)),
+          memories,
+          reads: layout.reads,
+          signal: context.signal,
+          ...(context.onProgress && { onProgress: (bytes) => context.onProgress?.(bytes, layout.totalBytes) }),
+        })
+      }
+    } catch (error) {
+      // A file that was cut or removed while it was read is what is to be said of it.
+      if (CkptError.is(error, 'CHECKPOINT_UNREADABLE')) await opened.verify()
+      throw error
+    }
+    await opened.verify()
   })
 }
 
@@ -180,7 +192,7 @@ async function copyFromBuffers(
 }
 
 /** Maps files in /dev/shm where they are: each file is a segment, header and all. */
-export async function mapFiles(shares: readonly FileShare[], context: LoadContext): Promise<Loaded> {
+export async function mapFiles(shares: readonly FileShare[], opened: OpenedCheckpoint, context: LoadContext): Promise<Loaded> {
   const paths = await Promise.all(shares.map(({ header }) => sharedMemoryPath(header.file)))
   const blocks = await mapAll(paths, context)
   try {
@@ -201,6 +213,7 @@ export async function mapFiles(shares: readonly FileShare[], context: LoadContex
         offset: header.dataStart + begin,
       }))
     })
+    await opened.verify()
     return finishInPlace(blocks, tensors, context)
   } catch (error) {
     releaseAll(blocks)

@@ -29,8 +29,11 @@ export interface NamedTensorInput extends TensorInput {
 
 /** What a checkpoint is registered from. */
 export type CheckpointSource =
-  /** Safetensors files that together hold the checkpoint. */
-  | { readonly files: readonly string[] }
+  /**
+   * Safetensors files that together hold the checkpoint. With `root`, relative paths start there, and a file outside it, links followed,
+   * is refused; nothing that happens to links or directories meanwhile lets one in.
+   */
+  | { readonly files: readonly string[]; readonly root?: string }
   /** A directory with safetensors files, an index or a single file (see `readIndex` of `@ckpt/safetensors`). */
   | { readonly directory: string }
   | { readonly tensors: Readonly<Record<string, TensorInput>> | Iterable<NamedTensorInput> }

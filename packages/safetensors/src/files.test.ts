@@ -182,7 +182,10 @@ describe('readIndex', () => {
     for (const shard of [
       '../x.safetensors',
       '/etc/x.safetensors',
-      'a/b.safetensors',
+      'a/../b.safetensors',
+      'a//b.safetensors',
+      './b.safetensors',
+      'a/../../b.safetensors',
       '..\\x.safetensors',
       'x\0.safetensors',
       '..',

@@ -112,7 +112,6 @@ describe('parseHeader', () => {
     ['text after the object', `{${one}}x`, 4, { field: 'header' }, /expected the end/],
     ['NUL after the object', `{${one}}\0`, 4, { field: 'header' }, /expected the end/],
     ['not an object', '[1]', 0, { field: 'header' }, /does not start with/],
-    ['space first', ' {}', 0, { field: 'header' }, /does not start with/],
     ['tensor not an object', '{"t":3}', 0, { field: 'header', tensor: 't' }, /expected an object/],
     ['unknown dtype', `{${tensor('t', '[1]', '[0,4]', '"F33"')}}`, 4, { field: 'dtype', tensor: 't' }, /unknown dtype "F33"/],
     [
@@ -266,10 +265,10 @@ describe('parseHeader', () => {
       fc.property(fc.oneof(fc.json({ maxDepth: 4 }), mutated), (value) => {
         fc.pre(Buffer.from(value).toString() === value && !/\\u[dD]/.test(value))
         const wrapped = `{"t":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"x":${value}}}`
-        // JSON.parse takes equal keys, which a header may not have.
+        // JSON.parse takes equal keys and numbers out of range, which a header may not have.
         if (accepts(() => parse(wrapped))) JSON.parse(wrapped)
         else
-          expect(accepts(() => JSON.parse(wrapped)) && !/stands twice/.test(failure(() => parse(wrapped)).message)).toBe(false)
+          expect(accepts(() => JSON.parse(wrapped)) && !/stands twice|out of range/.test(failure(() => parse(wrapped)).message)).toBe(false)
       }),
       { numRuns: 3000 },
     )

@@ -76,10 +76,11 @@ export function parseHeader(bytes: Uint8Array, source: HeaderSource): Safetensor
     throw malformed({ file, field: 'header' }, `truncated: ${bytes.byteLength} bytes do not hold the header of ${length} bytes`)
   }
   const text = Buffer.from(bytes.buffer, bytes.byteOffset + LENGTH_BYTES, length)
-  if (text[0] !== 0x7b) throw malformed({ file, field: 'header' }, 'the header does not start with "{"')
   if (!isUtf8(text)) throw malformed({ file, field: 'header' }, 'the header is not valid UTF-8')
 
   const cursor = new JsonCursor(text, file, 'header')
+  // White space before it is against the format's text, and read by its reference implementation.
+  if (cursor.peek() !== 0x7b) throw malformed({ file, field: 'header' }, 'the header does not start with "{"')
   const tensors: HeaderTensor[] = []
   const names = new Set<string>()
   let metadata: Record<string, string> | undefined
@@ -108,6 +109,8 @@ export function parseHeader(bytes: Uint8Array, source: HeaderSource): Safetensor
 function readMetadata(cursor: JsonCursor): Record<string, string> {
   const entries = new Map<string, string>()
   cursor.field = '__metadata__'
+  // The reference implementation takes it as if the key were absent.
+  if (cursor.literal() === 'null') return {}
   cursor.object((key) => {
     if (entries.has(key)) throw cursor.fail(`key ${quote(key)} of __metadata__ stands twice`)
     entries.set(key, cursor.string(`a string as the value of ${quote(key)}`))

@@ -11,6 +11,8 @@ export {
   type HeaderTensor,
   type SafetensorsHeader,
 } from './header.ts'
+export { OpenedCheckpoint, type OpenCheckpointOptions } from './opened-checkpoint.ts'
+export { openByPath, OpenedFile, type FileOpener } from './opened-file.ts'
 export { readHeader } from './read.ts'
 export { readHeaders, readIndex, type CheckpointFiles } from './shards.ts'
 export {

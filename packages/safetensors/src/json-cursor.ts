@@ -10,6 +10,7 @@ const MAX_DEPTH = 128
 const INTERN_BYTES = 12
 const LONE_SURROGATE = /\p{Surrogate}/u
 const LITERALS = ['true', 'false', 'null'].map((text) => Buffer.from(text))
+const NON_FINITE = ['NaN', 'Infinity', '-Infinity'].map((text) => Buffer.from(text))
 const NUMBER = /^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$/
 
 /**
@@ -25,12 +26,17 @@ export class JsonCursor {
   tensor: string | undefined
   readonly #bytes: Buffer
   readonly #file: string
+  readonly #literals: readonly Buffer[]
+  readonly #nonFinite: boolean
   readonly #known: string[] = []
   #at: number
 
-  constructor(bytes: Buffer, file: string, field: string) {
+  /** With `nonFinite`, `NaN`, `Infinity` and `-Infinity` are values that may be skipped, as Python's `json` has it. */
+  constructor(bytes: Buffer, file: string, field: string, options: { nonFinite?: boolean } = {}) {
     this.#bytes = bytes
     this.#file = file
+    this.#nonFinite = options.nonFinite === true
+    this.#literals = this.#nonFinite ? [...NON_FINITE, ...LITERALS] : LITERALS
     this.field = field
     this.#at = 0
   }
@@ -152,7 +158,7 @@ export class JsonCursor {
     const first = this.peek()
     const bytes = this.#bytes
     const start = this.#at
-    if (first === 0x2d) throw this.fail(`${this.field} holds ${this.#number()}: it may not be negative`)
+    if (first === 0x2d) throw this.fail(`${this.field} holds ${this.#shownNumber()}: it may not be negative`)
     if (first < ZERO || first > NINE) throw this.#syntax('a whole number')
     let value = 0
     let at = start
@@ -164,10 +170,10 @@ export class JsonCursor {
     }
     const next = bytes[at]
     if (next === 0x2e || next === 0x65 || next === 0x45) {
-      throw this.fail(`${this.field} holds ${this.#number()}: it must be a whole number without fraction or exponent`)
+      throw this.fail(`${this.field} holds ${this.#shownNumber()}: it must be a whole number without fraction or exponent`)
     }
     if (first === ZERO && at - start > 1) throw this.#syntax('a number without leading zeros')
-    if (value > Number.MAX_SAFE_INTEGER) throw this.fail(`${this.field} holds ${this.#number()}, which is over 2^53 - 1`)
+    if (value > Number.MAX_SAFE_INTEGER) throw this.fail(`${this.field} holds ${this.#shownNumber()}, which is over 2^53 - 1`)
     this.#at = at
     return value
   }
@@ -180,7 +186,21 @@ export class JsonCursor {
     const text = bytes.toString('latin1', this.#at, end)
     if (!NUMBER.test(text)) throw this.#syntax('a number')
     this.#at = end
+    return text
+  }
+
+  /** The same for messages: long ones are cut. */
+  #shownNumber(): string {
+    const text = this.#number()
     return text.length > 40 ? `${text.slice(0, 40)}…` : text
+  }
+
+  /** Reads `true`, `false` or `null` where one comes next, and says which; undefined, with nothing read, where none does. */
+  literal(): string | undefined {
+    this.peek()
+    const literal = this.#literals.find((text) => this.#bytes.subarray(this.#at, this.#at + text.length).equals(text))
+    this.#at += literal?.length ?? 0
+    return literal?.toString('latin1')
   }
 
   /** Reads and drops a value of any kind. */
@@ -196,11 +216,10 @@ export class JsonCursor {
       })
     } else if (next === 0x5b) this.array(() => this.skip(depth + 1))
     else if (next === QUOTE) this.string()
-    else if (next === 0x2d || (next >= ZERO && next <= NINE)) this.#number()
-    else {
-      const literal = LITERALS.find((text) => this.#bytes.subarray(this.#at, this.#at + text.length).equals(text))
-      if (literal === undefined) throw this.#syntax('a value')
-      this.#at += literal.length
+    else if (!this.literal()) {
+      if (next !== 0x2d && (next < ZERO || next > NINE)) throw this.#syntax('a value')
+      // As the reference implementation, which reads numbers that it does not use, too.
+      if (!Number.isFinite(Number(this.#number())) && !this.#nonFinite) throw this.fail(`${this.field} holds a number out of range`)
     }
   }
 

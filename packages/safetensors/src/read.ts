@@ -1,58 +1,51 @@
-import { constants } from 'node:fs'
-import { open, type FileHandle } from 'node:fs/promises'
 import { CkptError } from '@ckpt/contract'
+import { foreignKind } from './foreign.ts'
 import { headerLength, LENGTH_BYTES, parseHeader, type SafetensorsHeader } from './header.ts'
 import { malformed, unreadable } from './malformed.ts'
+import { OpenedFile } from './opened-file.ts'
+
+/** Bytes of a file that are looked at to say what it is. */
+const SNIFFED_BYTES = 512
 
 /**
  * Reads and checks the header of a safetensors file; none of its data is read.
  *
- * @throws CkptError `CHECKPOINT_UNREADABLE` with the system's errno, or `CHECKPOINT_MALFORMED`; both name the file.
+ * @throws CkptError `CHECKPOINT_UNREADABLE` with the system's errno, `CHECKPOINT_MALFORMED`, or `CHECKPOINT_CHANGED` for a file that
+ * changes meanwhile; all name the file.
  */
 export async function readHeader(path: string): Promise<SafetensorsHeader> {
-  let handle: FileHandle | undefined
-  try {
-    handle = await openRegular(path)
-    const stat = await handle.stat()
-    const source = { file: path, fileBytes: stat.size }
-    const start = await readUpTo(handle, Buffer.alloc(Math.min(LENGTH_BYTES, stat.size)), 0)
-    const length = headerLength(start, source)
-    const bytes = Buffer.allocUnsafeSlow(LENGTH_BYTES + length)
-    start.copy(bytes)
-    const whole = await readUpTo(handle, bytes, LENGTH_BYTES)
-    if (whole.length < bytes.length) throw malformed({ file: path, field: 'header' }, 'the file shrank while it was read')
-    return parseHeader(whole, source)
-  } catch (error) {
-    throw CkptError.is(error) ? error : unreadable(path, error)
-  } finally {
-    await handle?.close()
-  }
+  await using file = await OpenedFile.open(path)
+  return await headerOf(file)
 }
 
 /**
- * Opens a regular file to read it. Anything else is refused, and never waited for: opening a pipe that nobody writes to would block one of
- * the process's few file threads for good.
+ * Reads and checks the header of an open file.
  *
- * @throws CkptError `CHECKPOINT_UNREADABLE`, or what the system says.
+ * @throws CkptError as {@link readHeader} does.
  */
-export async function openRegular(path: string): Promise<FileHandle> {
-  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+export async function headerOf(file: OpenedFile): Promise<SafetensorsHeader> {
   try {
-    if ((await handle.stat()).isFile()) return handle
-    throw new CkptError('CHECKPOINT_UNREADABLE', `${path}: not a regular file`, { fields: { file: path } })
+    const source = { file: file.path, fileBytes: file.bytes }
+    const start = await file.read(Buffer.alloc(Math.min(LENGTH_BYTES, file.bytes)), 0)
+    const length = headerLength(start, source)
+    const bytes = Buffer.allocUnsafeSlow(LENGTH_BYTES + length)
+    start.copy(bytes)
+    const whole = await file.read(bytes, LENGTH_BYTES)
+    if (whole.length < bytes.length) throw malformed({ file: file.path, field: 'header' }, 'the file shrank while it was read')
+    return parseHeader(whole, source)
   } catch (error) {
-    await handle.close()
-    throw error
+    if (!CkptError.is(error)) throw unreadable(file.path, error)
+    // A header that is torn because its file is being written is not what is wrong with the file.
+    await file.checkUnchanged(error)
+    throw await named(file, error)
   }
 }
 
-/** Fills `buffer` from index `at` on with the file's bytes at the same offset; shorter when the file ends before. */
-async function readUpTo(handle: FileHandle, buffer: Buffer, at: number): Promise<Buffer> {
-  let filled = at
-  while (filled < buffer.length) {
-    const { bytesRead } = await handle.read(buffer, filled, buffer.length - filled, filled)
-    if (bytesRead === 0) break
-    filled += bytesRead
-  }
-  return buffer.subarray(0, filled)
+/** The error, or a better one where the file is recognised as something else than safetensors. */
+async function named(file: OpenedFile, error: CkptError): Promise<CkptError> {
+  const start = await file.read(Buffer.alloc(Math.min(SNIFFED_BYTES, file.bytes)), 0).catch(() => Buffer.alloc(0))
+  const kind = foreignKind(start)
+  if (kind === undefined) return error
+  const { fields } = error
+  return new CkptError('CHECKPOINT_MALFORMED', `${file.path}: no safetensors file but ${kind}`, { fields, cause: error })
 }

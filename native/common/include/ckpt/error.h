@@ -24,6 +24,7 @@ inline constexpr const char* kPeerProtocol = "PEER_PROTOCOL";
 inline constexpr const char* kRegionRefused = "REGION_REFUSED";
 inline constexpr const char* kAddonUnavailable = "ADDON_UNAVAILABLE";
 inline constexpr const char* kCheckpointUnreadable = "CHECKPOINT_UNREADABLE";
+inline constexpr const char* kCheckpointChanged = "CHECKPOINT_CHANGED";
 }  // namespace code
 
 /// A failure with a stable code and the fields that say where it came from. It arrives in JavaScript as an Error with the same

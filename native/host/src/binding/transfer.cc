@@ -1,4 +1,7 @@
+#include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -6,6 +9,7 @@
 
 #include "../engine/copy.h"
 #include "../engine/digest.h"
+#include "../engine/open_file.h"
 #include "../engine/reader.h"
 #include "cancellation.h"
 #include "ckpt/napi/environment.h"
@@ -44,15 +48,46 @@ Napi::Value ToBigUint64Array(Napi::Env env, std::vector<std::uint64_t>& values) 
   return result;
 }
 
+constexpr std::size_t kIdentityColumns = 5;
+
+/// Paths, descriptors (-1 for none) and, where there is a path without a descriptor that must be a certain file, identities:
+/// all by file.
+std::vector<FileToRead> ToFiles(const Napi::Value& paths, const Napi::Value& descriptors, const Napi::Value& identities) {
+  if (!paths.IsArray()) throw Error(code::kInvalidArgument, "files must be an array").WithField("files");
+  const auto array = paths.As<Napi::Array>();
+  const std::size_t count = array.Length();
+  std::vector<FileToRead> files;
+  for (std::uint32_t i = 0; i < count; i++) files.push_back({ToText(array.Get(i), "files"), -1, std::nullopt});
+  if (!descriptors.IsUndefined()) {
+    if (!descriptors.IsTypedArray() || descriptors.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array ||
+        descriptors.As<Napi::Int32Array>().ElementLength() != count) {
+      throw Error(code::kInvalidArgument, "descriptors must be an Int32Array, one a file").WithField("descriptors");
+    }
+    const auto numbers = descriptors.As<Napi::Int32Array>();
+    for (std::size_t i = 0; i < count; i++) files[i].descriptor = numbers[i];
+  }
+  if (!identities.IsUndefined()) {
+    if (!identities.IsTypedArray() || identities.As<Napi::TypedArray>().TypedArrayType() != napi_biguint64_array ||
+        identities.As<Napi::BigUint64Array>().ElementLength() != count * kIdentityColumns) {
+      throw Error(code::kInvalidArgument, "identities must be a BigUint64Array, five numbers a file").WithField("identities");
+    }
+    const auto numbers = identities.As<Napi::BigUint64Array>();
+    for (std::size_t i = 0; i < count; i++) {
+      const std::size_t at = i * kIdentityColumns;
+      // No file has the inode 0.
+      if (numbers[at + 1] == 0) continue;
+      files[i].identity = FileIdentity{numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3], numbers[at + 4]};
+    }
+  }
+  return files;
+}
+
 Napi::Value ToNumber(Napi::Env env, std::uint64_t& value) { return Napi::Number::New(env, static_cast<double>(value)); }
 
-/// read(files, memories, reads, threads, onProgress, cancellation): Promise<number>
+/// read(files, memories, reads, threads, onProgress, cancellation, descriptors, identities): Promise<number>
 Napi::Value Read(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
-    if (!info[0].IsArray()) throw Error(code::kInvalidArgument, "files must be an array").WithField("files");
-    const auto array = info[0].As<Napi::Array>();
-    std::vector<std::string> files;
-    for (std::uint32_t i = 0; i < array.Length(); i++) files.push_back(ToText(array.Get(i), "files"));
+    auto files = ToFiles(info[0], info[6], info[7]);
     auto memories = Memory::FromArray(info[1]);
     auto reads = Rows<FileRead>(info[2], 5, "reads", [](const double* row) {
       return FileRead{ToUnsigned(row[0], "file"), ToUnsigned(row[1], "fileOffset"), ToUnsigned(row[2], "memory"),
@@ -69,6 +104,17 @@ Napi::Value Read(const Napi::CallbackInfo& info) {
               return ReadFiles(task.pool(), threads, files, memories, reads, progress, task.cancellation());
             },
             ToNumber, std::move(options));
+  });
+}
+
+/// openBeneath(directory, path): Promise<number>, a descriptor that the caller closes
+Napi::Value OpenFileBeneath(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    const int directory = static_cast<int>(ToUnsigned(info[0], "directory"));
+    std::string path = ToText(info[1], "path");
+    return Environment::Of(info.Env())
+        .Run([directory, path = std::move(path)](const Task&) { return OpenBeneath(directory, path); },
+             [](Napi::Env env, ScopedFd& fd) -> Napi::Value { return Napi::Number::New(env, fd.Release()); });
   });
 }
 
@@ -153,6 +199,7 @@ Napi::Value Fill(const Napi::CallbackInfo& info) {
 void RegisterTransfer(Napi::Env env, Napi::Object exports) {
   CancellationObject::Register(env, exports);
   exports.Set("read", Napi::Function::New(env, Read, "read"));
+  exports.Set("openBeneath", Napi::Function::New(env, OpenFileBeneath, "openBeneath"));
   exports.Set("copy", Napi::Function::New(env, Copy, "copy"));
   exports.Set("digest", Napi::Function::New(env, Digest, "digest"));
   exports.Set("sums", Napi::Function::New(env, Sums, "sums"));

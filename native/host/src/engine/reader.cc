@@ -8,6 +8,8 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <unordered_map>
+#include <utility>
 
 #include "ckpt/error.h"
 #include "ckpt/fd.h"
@@ -44,20 +46,58 @@ Error Short(const std::string& path, std::uint64_t wanted, std::uint64_t size) {
       .WithFile(path);
 }
 
-/// Opens a file of which the first `wanted` bytes will be read.
-ScopedFd Open(const std::string& path, std::uint64_t wanted) {
-  // Not waiting for the other end of a pipe, which is refused below.
-  ScopedFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd) throw Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", errno).WithFile(path);
-  struct stat status{};
-  if (::fstat(fd.get(), &status) != 0) {
-    throw Error::System(code::kCheckpointUnreadable, "cannot stat '" + path + "'", errno).WithFile(path);
+/// Most files that stay open for the whole of one call; others are opened for every slice.
+constexpr std::size_t kKeptOpen = 8;
+
+/// The files of one call, of which `wanted` bytes will be read.
+class Files {
+ public:
+  Files(const std::vector<FileToRead>& files, const std::vector<std::uint64_t>& wanted) : files_(files) {
+    identities_.reserve(files.size());
+    for (std::size_t i = 0; i < files.size(); i++) {
+      struct stat status{};
+      if (files[i].descriptor >= 0) {
+        Stat(files[i], status);
+      } else {
+        ScopedFd fd = OpenSame(files[i], files[i].identity, status);
+        if (kept_.size() < kKeptOpen) kept_.emplace(i, std::move(fd));
+      }
+      const auto size = static_cast<std::uint64_t>(status.st_size);
+      if (size < wanted[i]) throw Short(files[i].path, wanted[i], size);
+      identities_.push_back(FileIdentity::Of(status));
+    }
   }
-  if (!S_ISREG(status.st_mode)) throw Error(code::kCheckpointUnreadable, "'" + path + "' is not a regular file").WithFile(path);
-  const auto size = static_cast<std::uint64_t>(status.st_size);
-  if (size < wanted) throw Short(path, wanted, size);
-  return fd;
-}
+
+  /// Calls body with an open descriptor of the file.
+  template <class Body>
+  void With(std::size_t index, const Body& body) const {
+    const FileToRead& file = files_[index];
+    if (file.descriptor >= 0) return body(file.descriptor);
+    const auto kept = kept_.find(index);
+    if (kept != kept_.end()) return body(kept->second.get());
+    struct stat status{};
+    const ScopedFd fd = OpenSame(file, identities_[index], status);
+    body(fd.get());
+  }
+
+ private:
+  static void Stat(const FileToRead& file, struct stat& status) {
+    if (::fstat(file.descriptor, &status) == 0) return;
+    throw Error::System(code::kCheckpointUnreadable, "cannot stat '" + file.path + "'", errno).WithFile(file.path);
+  }
+
+  static ScopedFd OpenSame(const FileToRead& file, const std::optional<FileIdentity>& identity, struct stat& status) {
+    ScopedFd fd = OpenRegular(file.path, status);
+    if (!identity || FileIdentity::Of(status) == *identity) return fd;
+    throw Error(code::kCheckpointChanged,
+                "'" + file.path + "' changed, or was replaced, while it was read: try again once its writer is done")
+        .WithFile(file.path);
+  }
+
+  const std::vector<FileToRead>& files_;
+  std::vector<FileIdentity> identities_;
+  std::unordered_map<std::size_t, ScopedFd> kept_;
+};
 
 void ReadFully(int fd, const std::string& path, std::byte* data, std::uint64_t bytes, std::uint64_t offset) {
   while (bytes > 0) {
@@ -76,7 +116,7 @@ void ReadFully(int fd, const std::string& path, std::byte* data, std::uint64_t b
 
 }  // namespace
 
-std::uint64_t ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<std::string>& files,
+std::uint64_t ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<FileToRead>& files,
                         const std::vector<std::shared_ptr<Mapping>>& memories, const std::vector<FileRead>& reads,
                         const std::function<void(std::uint64_t)>& progress, const Cancellation& cancellation) {
   Spans spans;
@@ -92,16 +132,15 @@ std::uint64_t ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<st
     wanted[read.file] = std::max(wanted[read.file], read.file_offset + read.bytes);
     spans.Add(read.bytes);
   }
-  std::vector<ScopedFd> fds;
-  fds.reserve(files.size());
-  for (std::size_t i = 0; i < files.size(); i++) fds.push_back(Open(files[i], wanted[i]));
+  const Files opened(files, wanted);
   Progress counter(progress);
   spans.Parallel(pool, threads, kLargestSlice, cancellation, [&](std::size_t index, std::uint64_t from, std::uint64_t to) {
     const FileRead& read = reads[index];
     Mapping& memory = *memories[read.memory];
     const std::uint64_t at = read.memory_offset + from;
     memory.FormHugePages(at, to - from);
-    ReadFully(fds[read.file].get(), files[read.file], memory.data() + at, to - from, read.file_offset + from);
+    opened.With(read.file,
+                [&](int fd) { ReadFully(fd, files[read.file].path, memory.data() + at, to - from, read.file_offset + from); });
     counter.Add(to - from);
   });
   return spans.total();

@@ -1,5 +1,6 @@
 // The engine without Node, for sanitizer runs: every part under several threads, errors and cancellations in the middle.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -172,16 +174,85 @@ void TestReader(WorkerPool& pool) {
   auto memory = Mapping::Anonymous(kBytes);
   std::atomic<std::uint64_t> seen{0};
   const std::uint64_t bytes = ReadFiles(
-      pool, 4, {path}, {memory}, {{0, 0, 0, 0, 1000001}, {0, 1000001, 0, 1000001, kBytes - 1000001}},
-      [&](std::uint64_t count) { seen = count; }, never);
+      pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory},
+      {{0, 0, 0, 0, 1000001}, {0, 1000001, 0, 1000001, kBytes - 1000001}}, [&](std::uint64_t count) { seen = count; }, never);
   CHECK(bytes == kBytes && seen <= kBytes);
   CHECK(std::memcmp(memory->data(), expected->data(), kBytes) == 0);
-  CHECK(CodeOf([&] { ReadFiles(pool, 4, {path}, {memory}, {{0, 1, 0, 0, kBytes}}, nullptr, never); }) ==
-        "CHECKPOINT_UNREADABLE");
+  CHECK(CodeOf([&] {
+          ReadFiles(pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory}, {{0, 1, 0, 0, kBytes}}, nullptr, never);
+        }) == "CHECKPOINT_UNREADABLE");
   auto file = Mapping::File(path);
   CHECK(std::memcmp(file->data(), expected->data(), kBytes) == 0);
   ::unlink(path);
   CHECK(CodeOf([&] { Mapping::File(path); }) == "CHECKPOINT_UNREADABLE");
+}
+
+/// Files that were opened before are read from their descriptors; others must be what they were, however many there are.
+void TestReaderOfOpenedFiles(WorkerPool& pool) {
+  const Cancellation never;
+  char folder[] = "/tmp/ckpt-engine-test-XXXXXX";
+  CHECK(::mkdtemp(folder) != nullptr);
+  constexpr std::size_t kFiles = 20;
+  std::vector<FileToRead> files;
+  std::vector<FileRead> reads;
+  auto memory = Mapping::Anonymous(kFiles);
+  for (std::size_t i = 0; i < kFiles; i++) {
+    const std::string path = std::string(folder) + "/" + std::to_string(i);
+    std::ofstream(path, std::ios::binary).put(static_cast<char>('a' + i));
+    struct stat status{};
+    CHECK(::stat(path.c_str(), &status) == 0);
+    files.push_back({path, -1, FileIdentity::Of(status)});
+    reads.push_back({i, 0, 0, i, 1});
+  }
+  CHECK(ReadFiles(pool, 3, files, {memory}, reads, nullptr, never) == kFiles);
+  for (std::size_t i = 0; i < kFiles; i++) CHECK(memory->data()[i] == static_cast<std::byte>('a' + i));
+  // One of those that stay open, and one of those that do not.
+  for (const std::size_t victim : {std::size_t{0}, kFiles - 1}) {
+    const ckpt::ScopedFd opened(::open(files[victim].path.c_str(), O_RDONLY | O_CLOEXEC));
+    CHECK(::unlink(files[victim].path.c_str()) == 0);
+    std::ofstream(files[victim].path, std::ios::binary).put('!');
+    CHECK(CodeOf([&] { ReadFiles(pool, 3, files, {memory}, reads, nullptr, never); }) == "CHECKPOINT_CHANGED");
+    files[victim].descriptor = opened.get();
+    CHECK(ReadFiles(pool, 3, files, {memory}, reads, nullptr, never) == kFiles);
+    CHECK(memory->data()[victim] == static_cast<std::byte>('a' + victim));
+    files[victim].descriptor = -1;
+    struct stat status{};
+    CHECK(::stat(files[victim].path.c_str(), &status) == 0);
+    files[victim].identity = FileIdentity::Of(status);
+  }
+  for (const auto& file : files) ::unlink(file.path.c_str());
+  ::rmdir(folder);
+}
+
+/// By openat2 and step by step: files beneath the directory, and no others.
+void TestOpenBeneath() {
+  char folder[] = "/tmp/ckpt-engine-test-XXXXXX";
+  CHECK(::mkdtemp(folder) != nullptr);
+  const std::string root = std::string(folder) + "/root";
+  const std::string inner = root + "/inner";
+  CHECK(::mkdir(root.c_str(), 0700) == 0 && ::mkdir(inner.c_str(), 0700) == 0);
+  std::ofstream(inner + "/file") << "inside";
+  std::ofstream(std::string(folder) + "/outside") << "outside";
+  CHECK(::symlink("inner", (root + "/link").c_str()) == 0 && ::symlink("file", (inner + "/link").c_str()) == 0);
+  CHECK(::symlink("../..", (inner + "/up").c_str()) == 0 && ::mkfifo((inner + "/pipe").c_str(), 0600) == 0);
+  const ckpt::ScopedFd directory(::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  for (const bool steps : {false, true}) {
+    const ckpt::ScopedFd fd = OpenBeneath(directory.get(), "inner/file", steps);
+    char bytes[8] = "";
+    CHECK(::read(fd.get(), bytes, sizeof bytes) == 6 && std::string(bytes, 6) == "inside");
+    for (const std::string path : {"link/file", "inner/link", "inner/up/outside", "../outside", "inner/../../outside", "", "/",
+                                   ".", "inner//file", "inner/", "./inner/file"}) {
+      CHECK(CodeOf([&] { OpenBeneath(directory.get(), path, steps); }) == "INVALID_ARGUMENT");
+    }
+    for (const std::string path : {"inner/pipe", "inner", "none", "none/file", "inner/file/x"}) {
+      CHECK(CodeOf([&] { OpenBeneath(directory.get(), path, steps); }) == "CHECKPOINT_UNREADABLE");
+    }
+  }
+  for (const char* name : {"/inner/file", "/inner/link", "/inner/up", "/inner/pipe", "/link"}) ::unlink((root + name).c_str());
+  ::unlink((std::string(folder) + "/outside").c_str());
+  ::rmdir(inner.c_str());
+  ::rmdir(root.c_str());
+  ::rmdir(folder);
 }
 
 /// Pages of the range that are in this process's page table.

@@ -50,9 +50,8 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
     },
     async handler({ params, body }) {
       const started = performance.now()
-      const files = await checkpointFiles(body.files, options.root)
-      await server.registerCheckpoint(params.name, { files })
-      return { files: files.length, milliseconds: performance.now() - started }
+      await server.registerCheckpoint(params.name, checkpointFiles(body.files, options.root))
+      return { files: body.files.length, milliseconds: performance.now() - started }
     },
   })
 

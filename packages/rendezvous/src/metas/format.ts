@@ -1,5 +1,7 @@
 import { createHash } from 'node:crypto'
 
+export { MAX_DIMENSIONS, MAX_NAME_LENGTH as MAX_NAME } from '@ckpt/contract'
+
 /**
  * The metas of one rank as bytes, version 1. Little-endian; `varint` is LEB128 up to 2^53 - 1; `text` is a varint length and UTF-8.
  *
@@ -25,11 +27,8 @@ export const MAGIC = 0x4d504b43
 export const VERSION = 1
 export const FLAG_DIGESTS = 1
 export const NAME_BLOCK = 64
-/** Longest name in UTF-16 units. */
-export const MAX_NAME = 4096
 /** Longest host name or device UUID in bytes. */
 export const MAX_TEXT = 1024
-export const MAX_DIMENSIONS = 64
 export const MAX_ALIGNMENT_LOG2 = 21
 export const SEGMENT_KINDS = ['anonymous', 'shared', 'file'] as const
 

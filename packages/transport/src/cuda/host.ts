@@ -54,6 +54,10 @@ export class CudaHost implements Host {
     return this.#register(await this.#host.mapFile(path, { lock: false }), options.lock ?? false)
   }
 
+  openBeneath(directory: number, path: string): Promise<number> {
+    return this.#host.openBeneath!(directory, path)
+  }
+
   read(request: FileReadRequest): Promise<TransferStats> {
     return readAndPin(this.#host, { threads: THREADS, ...request })
   }

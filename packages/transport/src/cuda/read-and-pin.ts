@@ -71,7 +71,7 @@ export async function readAndPin(host: Host, request: FileReadRequest & { thread
 const isPinnable = (memory: HostMemory): memory is HostMemory & Pinnable => 'unpinned' in memory
 
 /** Only the files that are read: each call opens all that it is given. */
-function ofTheirFiles(files: readonly string[], reads: readonly FileRead[]): Pick<FileReadRequest, 'files' | 'reads'> {
+function ofTheirFiles(files: FileReadRequest['files'], reads: readonly FileRead[]): Pick<FileReadRequest, 'files' | 'reads'> {
   const used = [...new Set(reads.map(({ file }) => file))]
   const place = new Map(used.map((file, index) => [file, index]))
   return { files: used.map((file) => files[file]!), reads: reads.map((read) => ({ ...read, file: place.get(read.file)! })) }

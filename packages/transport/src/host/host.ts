@@ -1,10 +1,12 @@
 import {
   CkptError,
   type AllocateOptions,
+  type FileIdentity,
   type FileReadRequest,
   type Host,
   type HostMemory,
   type MemoryRange,
+  type ReadableFile,
   type TransferStats,
 } from '@ckpt/contract'
 import type { NativeHost } from '@ckpt/native-host'
@@ -43,18 +45,32 @@ class AddonHost implements Host {
     return new NativeHostMemory(await native(() => this.#addon.mapFile(path, options.lock)))
   }
 
+  openBeneath(directory: number, path: string): Promise<number> {
+    return native(() => this.#addon.openBeneath(directory, path))
+  }
+
   async read({ files, memories, reads, threads, onProgress, signal }: FileReadRequest): Promise<TransferStats> {
     if (signal?.aborted) throw aborted(signal)
     const rows = new Float64Array(reads.length * 5)
     reads.forEach((read, index) => {
       rows.set([read.file, read.fileOffset, read.memory, read.memoryOffset, read.bytes], index * 5)
     })
+    const opened = files.map((file): ReadableFile => (typeof file === 'string' ? { path: file } : file))
     const cancellation = this.#addon.newCancellation()
     const cancel = (): void => cancellation.cancel()
     signal?.addEventListener('abort', cancel, { once: true })
     try {
       const stats = await timed(() =>
-        this.#addon.read(files, memories.map(nativeMemory), rows, threads, rising(onProgress), cancellation),
+        this.#addon.read(
+          opened.map(({ path }) => path),
+          memories.map(nativeMemory),
+          rows,
+          threads,
+          rising(onProgress),
+          cancellation,
+          Int32Array.from(opened, ({ descriptor }) => descriptor ?? -1),
+          BigUint64Array.from(opened.flatMap(({ identity }) => identityColumns(identity))),
+        ),
       )
       onProgress?.(stats.bytes)
       return stats
@@ -99,6 +115,13 @@ class AddonHost implements Host {
     const bytes = options.bytes ?? memory.bytes - offset
     await native(() => this.#addon.fill(nativeMemory(memory), offset, bytes, options.seed, options.threads))
   }
+}
+
+/** What the addon takes an identity as; zeros where a file may be any. */
+function identityColumns(identity: FileIdentity | undefined): bigint[] {
+  if (identity === undefined) return [0n, 0n, 0n, 0n, 0n]
+  const { device, inode, bytes, modifiedNs, changedNs } = identity
+  return [device, inode, bytes, modifiedNs, changedNs].map((value) => BigInt.asUintN(64, value))
 }
 
 async function timed(transfer: () => Promise<number>): Promise<TransferStats> {

@@ -78,3 +78,14 @@ class StaleRoutesError(WorkerError):
     """There is no recording that fits the parameters as they are now."""
 
     code = "ROUTES_STALE"
+
+
+class FileChangedError(WorkerError):
+    """A file was replaced or written to while it was read; ``file`` names it. Reading again may succeed."""
+
+    code = "CHECKPOINT_CHANGED"
+
+    def __init__(self, file: str, why: str) -> None:
+        super().__init__(f"{file} changed while it was read: {why}; try again once its writer is done")
+        #: Path of the file.
+        self.file = file

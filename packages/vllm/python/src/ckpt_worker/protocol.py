@@ -98,7 +98,8 @@ class CudaRing(msgspec.Struct, tag_field="kind", tag="cuda", rename="camel"):
 class TensorEntry(msgspec.Struct, array_like=True):
     """One tensor of a bucket. ``offset`` counts from the start of the ring's data; ``digest`` is 8 bytes, little-endian."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=65536)]
+    #: May be empty: the safetensors format has such names.
+    name: Annotated[str, Meta(max_length=65536)]
     dtype: str
     shape: Annotated[list[Whole], Meta(max_length=64)]
     offset: Whole

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import ctypes
 import json
+import logging
 import mmap
 import os
 import secrets
@@ -18,8 +19,10 @@ import torch
 
 from .cuda_driver import IPC_HANDLE_BYTES, IpcHandle, address_range, device_uuid, error_text, load_driver
 from .digest import flat_bytes
-from .dtypes import DTYPE_NAMES
-from .errors import LayoutError, UnsupportedError
+from .errors import UnsupportedError
+from .publishable import Publishable, check_name, publishable, reason_to_skip
+
+_log = logging.getLogger(__name__)
 
 #: Tensors in shared memory start at multiples of this.
 _ALIGNMENT: Final = 256
@@ -43,10 +46,18 @@ class PublishedTensor:
 class Publication:
     """Tensors as they were published. It keeps them alive until :meth:`close`; they must not be written to until then."""
 
-    def __init__(self, memories: list[dict[str, Any]], tensors: list[PublishedTensor], held: list[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        memories: list[dict[str, Any]],
+        tensors: list[PublishedTensor],
+        held: list[torch.Tensor],
+        skipped: Mapping[str, str] | None = None,
+    ) -> None:
         #: Shared memory, as docs/trainers.md has it.
         self.memories = memories
         self.tensors = tensors
+        #: Entries of the dictionary that hold no weights and were left out, and why, by name.
+        self.skipped: Mapping[str, str] = skipped or {}
         self._held = held
 
     @property
@@ -74,49 +85,45 @@ class Publication:
         self.close()
 
 
-def publish(tensors: Mapping[str, torch.Tensor], *, make_contiguous: bool = False) -> Publication:
+def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Publication:
     """Makes tensors readable for the ranks of this machine. Waits until what writes them on their GPUs is over.
 
     CUDA tensors stay where they are: no byte is copied, and tensors of one allocation share one handle. CPU tensors are copied
-    to shared memory.
+    to shared memory. Views that conjugate or negate are copied, so that their bytes are what torch reads from them.
 
+    :param tensors: a state dictionary. Entries that are None, and modules' extra state that is no tensor, hold no weights: they
+        are left out, and ``skipped`` of the result names them. Every other entry must be a tensor.
     :param make_contiguous: copy tensors that are not contiguous; otherwise they are refused.
-    :raises LayoutError: naming the tensor: it is not contiguous, or its dtype or device has no name in the protocol.
+    :raises LayoutError: naming the tensor that cannot be published, why, and what to do about it.
     :raises UnsupportedError: naming the tensor: its memory cannot be shared (expandable segments), or there is no CUDA driver.
     """
-    ready = {name: _prepare(name, tensor, make_contiguous) for name, tensor in tensors.items()}
+    skipped: dict[str, str] = {}
+    ready: dict[str, Publishable] = {}
+    for key, value in tensors.items():
+        name = check_name(key)
+        reason = reason_to_skip(name, value)
+        if reason is None:
+            ready[name] = publishable(name, value, make_contiguous)
+        else:
+            skipped[name] = reason
+    if skipped:
+        _log.warning(
+            "not published, for they hold no weights: %s", ", ".join(f"{name!r} ({why})" for name, why in skipped.items())
+        )
     memories: list[dict[str, Any]] = []
-    places = _place_on_host({name: tensor for name, tensor in ready.items() if not tensor.is_cuda}, memories)
+    places = _place_on_host({name: entry.tensor for name, entry in ready.items() if not entry.tensor.is_cuda}, memories)
+    on_gpus = {name: entry.tensor for name, entry in ready.items() if entry.tensor.is_cuda}
     try:
-        places |= _export({name: tensor for name, tensor in ready.items() if tensor.is_cuda}, memories)
+        places |= _export(on_gpus, memories)
     except BaseException:
         Publication(memories, [], []).close()
         raise
     published = []
-    for name, tensor in ready.items():
+    for name, entry in ready.items():
         memory, offset = places[name]
-        dtype, size = DTYPE_NAMES[tensor.dtype], tensor.numel() * tensor.element_size()
-        published.append(PublishedTensor(name, dtype, list(tensor.shape), memory, offset, size))
-    return Publication(memories, published, [tensor for tensor in ready.values() if tensor.is_cuda])
-
-
-def _prepare(name: str, tensor: torch.Tensor, make_contiguous: bool) -> torch.Tensor:
-    tensor = tensor.detach()
-    if tensor.dtype not in DTYPE_NAMES:
-        raise LayoutError(f"tensor {name!r}: {tensor.dtype} has no safetensors name", tensor=name)
-    if tensor.device.type not in {"cpu", "cuda"} or tensor.layout != torch.strided:
-        raise LayoutError(
-            f"tensor {name!r} is {tensor.layout} on {tensor.device}: only dense CPU and CUDA tensors go", tensor=name
-        )
-    if tensor.is_contiguous():
-        return tensor
-    if not make_contiguous:
-        shape, stride = list(tensor.shape), list(tensor.stride())
-        raise LayoutError(
-            f"tensor {name!r} (shape {shape}, stride {stride}) is not contiguous: pass make_contiguous=True to copy it",
-            tensor=name,
-        )
-    return tensor.contiguous()
+        size = entry.tensor.numel() * entry.tensor.element_size()
+        published.append(PublishedTensor(name, entry.dtype, entry.shape, memory, offset, size))
+    return Publication(memories, published, list(on_gpus.values()), skipped)
 
 
 def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:

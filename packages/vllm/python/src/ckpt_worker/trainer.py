@@ -23,8 +23,6 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-import torch
-
 from .errors import AbortedError, PeerLostError, ProtocolError, SilenceError, WorkerError
 from .publication import Publication, PublishedTensor, publish
 
@@ -142,7 +140,7 @@ class Served:
 
 
 def serve(
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, Any],
     path: str,
     *,
     ranks: int = 1,
@@ -151,6 +149,7 @@ def serve(
 ) -> Served:
     """Publishes tensors and offers them at a unix socket that only this user may enter, from a thread of its own.
 
+    :param tensors: a state dictionary; see :func:`publish` for what of it goes.
     :param path: of the socket, at most 107 bytes; a dead trainer's is replaced.
     :param ranks: how many ranks are to register the tensors. Each takes all of them: ranks that share need a socket each.
     :param timeout: longest silence of a rank that is registering, in seconds.

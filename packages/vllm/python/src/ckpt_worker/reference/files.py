@@ -9,17 +9,23 @@ import torch
 from safetensors import deserialize, safe_open
 
 from ..dtypes import TORCH_DTYPES, from_bytes, packed_shape
+from .opened import FileIdentity, opened
 
 
 class CheckpointFiles:
-    """Tensors of several files by name. Headers are read at once, bytes when they are asked for."""
+    """Tensors of several files by name. Headers are read at once, bytes when they are asked for, from the same files.
+
+    :raises FileChangedError: here or in :meth:`read`, naming a file that was replaced or written to meanwhile.
+    """
 
     def __init__(self, paths: list[str]) -> None:
         self._files: dict[str, str] = {}
         self._dtypes: dict[str, str] = {}
         self._shapes: dict[str, list[int]] = {}
+        self._identities: dict[str, FileIdentity] = {}
         for path in paths:
-            with safe_open(path, framework="pt") as file:
+            with opened(path) as (link, identity), safe_open(link, framework="pt") as file:
+                self._identities[path] = identity
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
                     if name in self._files:
                         raise ValueError(f"tensor {name!r} stands in {self._files[name]} and in {path}")
@@ -42,13 +48,14 @@ class CheckpointFiles:
             by_file.setdefault(self._files[name], []).append(name)
         for path, wanted in by_file.items():
             plain = [name for name in wanted if self._dtypes[name] in TORCH_DTYPES]
-            if plain:
-                with safe_open(path, framework="pt", device=str(device or "cpu")) as file:
-                    for name in plain:
-                        yield name, file.get_tensor(name)
             packed = set(wanted).difference(plain)
-            if packed:
-                yield from self._read_packed(path, packed)
+            with opened(path, self._identities[path]) as (link, _):
+                if plain:
+                    with safe_open(link, framework="pt", device=str(device or "cpu")) as file:
+                        for name in plain:
+                            yield name, file.get_tensor(name)
+                if packed:
+                    yield from self._read_packed(link, packed)
 
     def _read_packed(self, path: str, names: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Dtypes that safetensors cannot give as tensors: as bytes."""
