@@ -98,6 +98,17 @@ export interface MemoryRange {
  */
 export const SUM_COLUMNS = 9
 
+/** A limit on the memory of this process, and how much of it is used. Figures in bytes; `Infinity` for none. */
+export interface MemoryLimit {
+  /** The file that holds the number. */
+  readonly file: string
+  /** For people: `/sys/fs/cgroup/a/memory.max is 2.0 GiB, 1.9 GiB of it used`. */
+  readonly text: string
+  readonly bytes: number
+  readonly used: number
+  readonly available: number
+}
+
 /** Everything ckpt does with host memory; done natively on threads of its own, never on libuv's pool. */
 export interface Host {
   /**
@@ -105,6 +116,8 @@ export interface Host {
    * one allocation cannot see what others have promised: who makes several asks for their sum first.
    */
   availableBytes?(): number
+  /** What limits that: the kernel's estimate, and the control groups with their ancestors; the tightest first. */
+  memoryLimits?(): readonly MemoryLimit[]
   /** Resolves when memory that was closed so far, and that nothing uses any more, is back with the system. */
   settled?(): Promise<void>
   /** Anonymous memory on huge pages where the kernel grants them. @throws CkptError `OUT_OF_MEMORY`. */

@@ -26,6 +26,7 @@ export {
   type FileReadRequest,
   type Host,
   type HostMemory,
+  type MemoryLimit,
   type MemoryRange,
   type StridedCopy,
   type TransferStats,

@@ -19,11 +19,15 @@
 #include <vector>
 
 #include "ckpt/cancellation.h"
+#include "ckpt/usable_cpus.h"
 
 namespace ckpt {
 
-/// Threads to use where the caller does not say: all cores, at most 8.
-inline unsigned DefaultThreads() { return std::clamp(std::thread::hardware_concurrency(), 1u, 8u); }
+/// Threads to use where the caller does not say: one for each CPU that this process can keep busy, at most 8.
+inline unsigned DefaultThreads() {
+  static const unsigned threads = std::min(UsableCpus(), 8u);
+  return threads;
+}
 
 /// A pool of threads that are started as they are needed and joined by Stop() or the destructor. Signals are blocked on them.
 class WorkerPool {

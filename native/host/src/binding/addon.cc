@@ -7,6 +7,7 @@ namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ckpt::Environment::Init(env, "ckpt-host");
+  ckpt::host::RegisterLimits(env, exports);
   ckpt::host::RegisterMemory(env, exports);
   ckpt::host::RegisterTransfer(env, exports);
   ckpt::host::RegisterPipeline(env, exports);

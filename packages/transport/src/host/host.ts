@@ -4,6 +4,7 @@ import {
   type FileReadRequest,
   type Host,
   type HostMemory,
+  type MemoryLimit,
   type MemoryRange,
   type TransferStats,
 } from '@ckpt/contract'
@@ -25,6 +26,10 @@ class AddonHost implements Host {
 
   availableBytes(): number {
     return this.#addon.availableBytes()
+  }
+
+  memoryLimits(): readonly MemoryLimit[] {
+    return this.#addon.memoryLimits()
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {
