@@ -1,4 +1,4 @@
-import { CkptError, type PipelineJob, type PipelineRun, type StrategyContext, type StrategyResult } from '@ckpt/contract'
+import { CkptError, type HostMemory, type PipelineJob, type PipelineRun, type StrategyContext, type StrategyResult } from '@ckpt/contract'
 
 /** What a strategy gives the pipeline beyond the plan. */
 export interface PipelineParts extends Pick<PipelineJob, 'copies' | 'sources' | 'arrivals'> {
@@ -29,10 +29,12 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
   const load = async (bucket: number): Promise<void> => {
     const from = performance.now()
     try {
-      const result = await session.load(bucket, context.tensorsOf(bucket))
+      const tensors = context.tensorsOf(bucket)
+      const result = await session.load(bucket, tensors)
       reloadMs += result.reloadMs
       reloadSpans.set([bucket, from, performance.now()], bucket * 3)
-      loadedBytes += plan.buckets.bytes[bucket]!
+      // Of the tensors alone, as the plan's total: a bucket holds padding between them too.
+      for (const { bytes } of tensors) loadedBytes += bytes
       const run = await begun
       run.release(bucket)
       context.onProgress?.(loadedBytes, plan.totalBytes)
@@ -66,10 +68,21 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
   try {
     parts.onBegin?.(running)
     const stats = await running.finished
+    refuseLost(parts.sources)
     const { startedAt } = running
     const sinceStart = reloadSpans.map((value, index) => (index % 3 === 0 ? value : value - startedAt))
     return { stats, reloadMs, startedAt, reloadSpans: sinceStart }
   } finally {
     signal.removeEventListener('abort', onAbort)
   }
+}
+
+/** @throws CkptError `DIGEST_MISMATCH` naming a source whose file was cut short while it was read: zeros were sent in place of its bytes. */
+function refuseLost(sources: readonly HostMemory[]): void {
+  const lost = sources.find((source) => source.lost === true)
+  if (lost === undefined) return
+  const name = lost.kind === 'shared' ? `/dev/shm/${lost.name}` : (lost.name ?? 'shared memory')
+  throw new CkptError('DIGEST_MISMATCH', `${name} was cut short after it was registered: register the checkpoint again`, {
+    fields: { file: name },
+  })
 }

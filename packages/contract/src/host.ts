@@ -7,6 +7,8 @@ export interface HostMemory {
   /** Whether the pages are locked in memory; where they are not, `lockError` says why. */
   readonly locked: boolean
   readonly lockError: string | undefined
+  /** True if its file or shared memory was cut short while it was mapped: bytes past its end have read as zeros since. */
+  readonly lost?: boolean
   /**
    * Bytes offset … offset + length - 1 without a copy. The view is detached (length 0) by `close`.
    * @throws RangeError outside the memory.

@@ -1,6 +1,6 @@
 import type { MemoryLimit } from '@ckpt/contract'
 import type { CudaProbe } from '@ckpt/native-cuda'
-import { loadRdma, type RdmaProbe } from '@ckpt/rdma-core-bindings'
+import { loadRdma, rdmaBuildInfo, type RdmaProbe } from '@ckpt/rdma-core-bindings'
 import { hostAddon } from './addon.ts'
 import { cudaAddon, probeCuda } from './cuda/addon.ts'
 import { chooseNics, type RdmaChoice } from './rdma/choose.ts'
@@ -11,6 +11,8 @@ export interface AddonFacts {
   readonly name: 'host' | 'cuda' | 'rdma'
   /** Why it cannot be loaded, with what helps; undefined where it is loaded. */
   readonly problem: string | undefined
+  /** Optional inputs that its build did without: `libibverbs` (no RDMA), `nvcc` (no kernels). */
+  readonly without: readonly string[]
 }
 
 /** Limits of this process. */
@@ -36,7 +38,7 @@ export interface NodeFacts {
 
 /** Loads every addon and asks it what this machine has. What is missing is told, never thrown. */
 export async function nodeFacts(env: Readonly<Record<string, string | undefined>> = process.env): Promise<NodeFacts> {
-  const addons = [addonFacts('host', hostAddon), addonFacts('cuda', cudaAddon), addonFacts('rdma', loadRdma)]
+  const addons = [addonFacts('host', hostAddon, NOTHING), addonFacts('cuda', cudaAddon, () => cudaAddon().buildInfo), addonFacts('rdma', loadRdma, rdmaBuildInfo)]
   const [host, cuda, rdma] = addons
   const found = rdma!.problem === undefined ? await probeRdma() : undefined
   return {
@@ -61,11 +63,18 @@ function choiceOf({ devices }: RdmaProbe, env: Readonly<Record<string, string | 
   }
 }
 
-function addonFacts(name: AddonFacts['name'], load: () => unknown): AddonFacts {
+const NOTHING = () => ({ without: [] })
+
+function addonFacts(
+  name: AddonFacts['name'],
+  load: () => unknown,
+  build: () => { readonly without: readonly string[] } | undefined,
+): AddonFacts {
   try {
     load()
-    return { name, problem: undefined }
+    // An addon from before this had a build of everything, or says so when it is asked for more.
+    return { name, problem: undefined, without: build()?.without ?? [] }
   } catch (error) {
-    return { name, problem: error instanceof Error ? error.message : String(error) }
+    return { name, without: [], problem: error instanceof Error ? error.message : String(error) }
   }
 }

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { CudaDeviceInfo, CudaProbe } from '@ckpt/core'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { addonsSection } from './addons.ts'
 import { missing, ok, required, type Check, type Section } from './check.ts'
 import { examine, lacking } from './doctor.ts'
 import { environmentSection } from './environment.ts'
@@ -137,6 +138,37 @@ describe('memory', () => {
   it('does without no /dev/shm', () => {
     const section = memorySection(tree({}), { limits: [], shm: undefined })
     expect(find(section, 'shm')).toMatchObject({ status: 'missing', required: true })
+  })
+})
+
+describe('addons', () => {
+  it('says what an addon was built without, what that means and what to do', () => {
+    const { checks } = addonsSection({
+      addons: [
+        { name: 'host', problem: undefined, without: [] },
+        { name: 'cuda', problem: undefined, without: ['nvcc'] },
+        { name: 'rdma', problem: undefined, without: ['libibverbs'] },
+      ],
+    })
+    expect(checks).toMatchObject([
+      { id: 'addon.host', status: 'ok', required: true, found: 'loaded' },
+      { id: 'addon.cuda', status: 'warn', found: expect.stringContaining('built without nvcc') },
+      {
+        id: 'addon.rdma',
+        status: 'warn',
+        required: false,
+        found: "loaded, but built without libibverbs' headers (no RDMA)",
+        remedy: expect.stringMatching(/apt-get install libibverbs-dev.*npm run setup/),
+        facts: { without: ['libibverbs'] },
+      },
+    ])
+  })
+
+  it('has the first line of a problem as what was found, and the others as remedies', () => {
+    const problem = 'cannot be loaded: it is not built\n- install it\n- build it'
+    expect(addonsSection({ addons: [{ name: 'host', problem, without: [] }] }).checks).toMatchObject([
+      { id: 'addon.host', status: 'missing', required: true, found: 'cannot be loaded: it is not built', remedy: 'install it; build it' },
+    ])
   })
 })
 

@@ -102,7 +102,9 @@ std::size_t FileBytes(int fd) {
 }  // namespace
 
 Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd)
-    : kind_(kind), name_(std::move(name)), memory_(std::move(memory)), fd_(std::move(fd)) {}
+    : kind_(kind), name_(std::move(name)), memory_(std::move(memory)), fd_(std::move(fd)) {
+  if (kind_ != Kind::kAnonymous) guard_ = std::make_unique<FaultGuard>(memory_.data(), memory_.size());
+}
 
 std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
   RequireAvailable(bytes, Use::kPrivate);
