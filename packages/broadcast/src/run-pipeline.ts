@@ -39,7 +39,7 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
       run.release(bucket)
       context.onProgress?.(loadedBytes, plan.totalBytes)
     } catch (error) {
-      const failure = CkptError.from(error, 'UPDATE_FAILED', `loading bucket ${bucket}`, { rank: context.rank })
+      const failure = lostError(parts.sources) ?? CkptError.from(error, 'UPDATE_FAILED', `loading bucket ${bucket}`, { rank: context.rank })
       await begun.then(
         (run) => run.abort(failure),
         () => undefined, // never begun: its own error is thrown below
@@ -68,7 +68,8 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
   try {
     parts.onBegin?.(running)
     const stats = await running.finished
-    refuseLost(parts.sources)
+    const lost = lostError(parts.sources)
+    if (lost !== undefined) throw lost
     const { startedAt } = running
     const sinceStart = reloadSpans.map((value, index) => (index % 3 === 0 ? value : value - startedAt))
     return { stats, reloadMs, startedAt, reloadSpans: sinceStart }
@@ -77,12 +78,12 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
   }
 }
 
-/** @throws CkptError `DIGEST_MISMATCH` naming a source whose file was cut short while it was read: zeros were sent in place of its bytes. */
-function refuseLost(sources: readonly HostMemory[]): void {
+/** A source whose file was cut short while it was read, as `DIGEST_MISMATCH` naming it: zeros were sent in place of its bytes. */
+function lostError(sources: readonly HostMemory[]): CkptError | undefined {
   const lost = sources.find((source) => source.lost === true)
-  if (lost === undefined) return
+  if (lost === undefined) return undefined
   const name = lost.kind === 'shared' ? `/dev/shm/${lost.name}` : (lost.name ?? 'shared memory')
-  throw new CkptError('DIGEST_MISMATCH', `${name} was cut short after it was registered: register the checkpoint again`, {
+  return new CkptError('DIGEST_MISMATCH', `${name} was cut short after it was registered: register the checkpoint again`, {
     fields: { file: name },
   })
 }
