@@ -5,9 +5,23 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { describeInputs } from '../lib/inputs.mjs'
-import { ROOT } from '../lib/root.mjs'
-import { addons, forgetInputs } from '../lib/stamp.mjs'
+
+interface Addon {
+  readonly name: string
+  readonly key: string
+  readonly inputs: string
+}
+
+/** One of the scripts' modules, which have no types. */
+const script = (name: string): Promise<unknown> => import(new URL(`../lib/${name}`, import.meta.url).href)
+const { describeInputs } = (await script('inputs.mjs')) as {
+  describeInputs: (inputs: readonly object[], env: NodeJS.ProcessEnv) => string
+}
+const { addons, forgetInputs } = (await script('stamp.mjs')) as {
+  addons: () => Addon[]
+  forgetInputs: (directory: string, root: string) => void
+}
+const { ROOT } = (await script('root.mjs')) as { ROOT: string }
 
 let root: string
 beforeEach(() => {
@@ -103,7 +117,9 @@ describe('a real build', () => {
       execFileSync(process.execPath, [tool, 'build', '--silent', ...more], { cwd: join(root, 'rdma'), stdio: 'pipe' })
     const info = () => {
       const program = `console.log(JSON.stringify(require('./build/Release/ckpt_rdma.node').buildInfo))`
-      return JSON.parse(execFileSync(process.execPath, ['-e', program], { cwd: join(root, 'rdma'), encoding: 'utf8' })) as object
+      return JSON.parse(
+        execFileSync(process.execPath, ['-e', program], { cwd: join(root, 'rdma'), encoding: 'utf8' }),
+      ) as object
     }
     build('--CDCMAKE_IGNORE_PATH=/usr/include;/usr/local/include')
     expect(info()).toEqual({ with: [], without: ['libibverbs'] })

@@ -97,9 +97,23 @@ const checkpoints = sizes.map((each) => [...each, 3])
 const tiny = Array.from({ length: 5000 }, () => 4)
 
 function write(file: string, bytes: readonly number[]): string {
-  const tensors = bytes.map((size, index) => ({ name: `layers.${index}.scale`, dtype: 'U8' as const, shape: [size], bytes: size }))
+  const tensors = bytes.map((size, index) => ({
+    name: `layers.${index}.scale`,
+    dtype: 'U8' as const,
+    shape: [size],
+    bytes: size,
+  }))
   const { header } = headerFor(tensors)
-  writeFileSync(file, Buffer.concat([header, Buffer.alloc(bytes.reduce((sum, size) => sum + size, 0), 7)]))
+  writeFileSync(
+    file,
+    Buffer.concat([
+      header,
+      Buffer.alloc(
+        bytes.reduce((sum, size) => sum + size, 0),
+        7,
+      ),
+    ]),
+  )
   return file
 }
 
@@ -128,13 +142,17 @@ describe('progress stays within 100 %, never goes back, and ends at all of it', 
     await fc.assert(
       fc.asyncProperty(checkpoints, async (bytes) => {
         await withEngine(bytes, async (engine, checkpoint) => {
-          if (source === 'files') return void (await through({ directory: checkpoint }, {}, engine))
+          if (source === 'files') {
+            await through({ directory: checkpoint }, {}, engine)
+            return
+          }
           if (source === 'files in place') {
             const shared = `/dev/shm/${randomUUID()}`
             mkdirSync(shared)
             try {
               const files = [write(join(shared, 'model.safetensors'), bytes)]
-              return void (await through({ files }, { inPlace: true }, engine))
+              await through({ files }, { inPlace: true }, engine)
+              return
             } finally {
               rmSync(shared, { recursive: true })
             }
@@ -148,13 +166,26 @@ describe('progress stays within 100 %, never goes back, and ends at all of it', 
             })
           }
           if (source === 'tensors') {
-            const tensors = named((size) => new Uint8Array(size).fill(7)) as Extract<CheckpointSource, { tensors: unknown }>['tensors']
-            return void (await through({ tensors }, {}, engine))
+            const tensors = named((size) => new Uint8Array(size).fill(7)) as Extract<
+              CheckpointSource,
+              { tensors: unknown }
+            >['tensors']
+            await through({ tensors }, {}, engine)
+            return
           }
           const shared = randomUUID()
-          writeFileSync(`/dev/shm/${shared}`, Buffer.alloc(bytes.reduce((sum, size) => sum + size, 0), 7))
+          writeFileSync(
+            `/dev/shm/${shared}`,
+            Buffer.alloc(
+              bytes.reduce((sum, size) => sum + size, 0),
+              7,
+            ),
+          )
           try {
-            const tensors = named((_, offset) => ({ shared, offset })) as Extract<CheckpointSource, { tensors: unknown }>['tensors']
+            const tensors = named((_, offset) => ({ shared, offset })) as Extract<
+              CheckpointSource,
+              { tensors: unknown }
+            >['tensors']
             await through({ tensors }, {}, engine)
           } finally {
             rmSync(`/dev/shm/${shared}`)

@@ -1,4 +1,11 @@
-import { CkptError, type HostMemory, type PipelineJob, type PipelineRun, type StrategyContext, type StrategyResult } from '@ckpt/contract'
+import {
+  CkptError,
+  type HostMemory,
+  type PipelineJob,
+  type PipelineRun,
+  type StrategyContext,
+  type StrategyResult,
+} from '@ckpt/contract'
 
 /** What a strategy gives the pipeline beyond the plan. */
 export interface PipelineParts extends Pick<PipelineJob, 'copies' | 'sources' | 'arrivals'> {
@@ -39,7 +46,8 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
       run.release(bucket)
       context.onProgress?.(loadedBytes, plan.totalBytes)
     } catch (error) {
-      const failure = lostError(parts.sources) ?? CkptError.from(error, 'UPDATE_FAILED', `loading bucket ${bucket}`, { rank: context.rank })
+      const failure =
+        lostError(parts.sources) ?? CkptError.from(error, 'UPDATE_FAILED', `loading bucket ${bucket}`, { rank: context.rank })
       await begun.then(
         (run) => run.abort(failure),
         () => undefined, // never begun: its own error is thrown below

@@ -45,7 +45,9 @@ describe('a file that is written whole', () => {
     mkdirSync(join(directory, 'folder'))
     writeFileSync(join(directory, 'file'), 'x')
     symlinkSync('loop', join(directory, 'loop'))
-    for (const path of ['folder', 'missing/file', 'file/below', 'loop', 'a\0b', 'n'.repeat(300)].map((name) => join(directory, name))) {
+    for (const path of ['folder', 'missing/file', 'file/below', 'loop', 'a\0b', 'n'.repeat(300)].map((name) =>
+      join(directory, name),
+    )) {
       const error = await refusal(path)
       expect(error).toMatchObject({ code: 'NATIVE_FAILURE', fields: { file: path } })
       expect(error.message).toContain(`cannot write ${path}`)

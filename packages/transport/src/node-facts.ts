@@ -38,7 +38,11 @@ export interface NodeFacts {
 
 /** Loads every addon and asks it what this machine has. What is missing is told, never thrown. */
 export async function nodeFacts(env: Readonly<Record<string, string | undefined>> = process.env): Promise<NodeFacts> {
-  const addons = [addonFacts('host', hostAddon, NOTHING), addonFacts('cuda', cudaAddon, () => cudaAddon().buildInfo), addonFacts('rdma', loadRdma, rdmaBuildInfo)]
+  const addons = [
+    addonFacts('host', hostAddon, NOTHING),
+    addonFacts('cuda', cudaAddon, () => cudaAddon().buildInfo),
+    addonFacts('rdma', loadRdma, rdmaBuildInfo),
+  ]
   const [host, cuda, rdma] = addons
   const found = rdma!.problem === undefined ? await probeRdma() : undefined
   return {

@@ -167,7 +167,13 @@ describe('addons', () => {
   it('has the first line of a problem as what was found, and the others as remedies', () => {
     const problem = 'cannot be loaded: it is not built\n- install it\n- build it'
     expect(addonsSection({ addons: [{ name: 'host', problem, without: [] }] }).checks).toMatchObject([
-      { id: 'addon.host', status: 'missing', required: true, found: 'cannot be loaded: it is not built', remedy: 'install it; build it' },
+      {
+        id: 'addon.host',
+        status: 'missing',
+        required: true,
+        found: 'cannot be loaded: it is not built',
+        remedy: 'install it; build it',
+      },
     ])
   })
 })

@@ -305,3 +305,53 @@ describe('a real control group', () => {
     }
   })
 })
+
+/** Allocates `bytes`, locked, and prints what came of it. */
+const LOCKING = (bytes: number, shareable: boolean) => `
+  const { loadNativeHost } = await import(${JSON.stringify(import.meta.resolve('@ckpt/native-host'))})
+  const options = { bytes: ${bytes}, shareable: ${shareable}, prefault: false }
+  const result = await loadNativeHost().allocate(options).then(
+    ({ locked, lockError }) => ({ locked, lockError }),
+    ({ code, message, file }) => ({ code, message, file }),
+  )
+  console.log(JSON.stringify(result))`
+
+function within(limits: readonly string[], program: string): Record<string, unknown> | string {
+  const node = [process.execPath, '--input-type=module', '-e', program]
+  // Limits that a capability lifts are none.
+  const without = ['--bounding-set=-ipc_lock,-sys_resource', '--inh-caps=-all']
+  const { stdout, stderr } = spawnSync('setpriv', [...without, 'prlimit', ...limits, ...node], { encoding: 'utf8' })
+  return !stdout ? `no limit can be set here: ${stderr}` : (JSON.parse(stdout) as Record<string, unknown>)
+}
+
+describe('limits of the process', () => {
+  it('on locked memory are told with how much of it is used', (context) => {
+    const result = within(['--memlock=65536:65536'], LOCKING(4 * 2 ** 20, false))
+    if (typeof result === 'string') return context.skip(result)
+    expect(result).toMatchObject({
+      locked: false,
+      lockError: expect.stringMatching(/Max locked memory in [/]proc[/]self[/]limits, is 64[.]0 KiB, .* of it used/),
+    })
+  })
+
+  it('on private memory hold for private memory alone', (context) => {
+    const limited = (shareable: boolean) => within([`--data=${2 * GIB}:${2 * GIB}`], LOCKING(2 * GIB, shareable))
+    const result = limited(false)
+    if (typeof result === 'string') return context.skip(result)
+    expect(result).toMatchObject({
+      code: 'OUT_OF_MEMORY',
+      file: '/proc/self/limits',
+      message: expect.stringMatching(/Max data size in [/]proc[/]self[/]limits is 2[.]0 GiB, .* of it used/),
+    })
+    expect(limited(true)).not.toHaveProperty('code')
+  })
+
+  it('on addresses name the file', (context) => {
+    const [size] = /^\d+/.exec(readFileSync('/proc/self/statm', 'utf8'))!
+    const limit = Number(size) * 4096 + 8 * GIB
+    const result = within([`--as=${limit}:${limit}`], LOCKING(9 * GIB, true))
+    if (typeof result === 'string') return context.skip(result)
+    // Where the machine has less memory than that, that is what is told.
+    expect(result).toMatchObject({ code: 'OUT_OF_MEMORY', file: expect.stringMatching(/limits|meminfo|memory/) })
+  })
+})
