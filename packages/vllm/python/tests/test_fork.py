@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import FakeRank
 
 from ckpt_worker.trainer import Served, publish, serve
+from test_trainer import FakeRank
 
 
 def _leave(_: Served) -> None:
