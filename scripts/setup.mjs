@@ -6,7 +6,7 @@ import { pathToFileURL } from 'node:url'
 import { withLock } from './lib/lock.mjs'
 import { pnpm } from './lib/pnpm.mjs'
 import { ROOT } from './lib/root.mjs'
-import { addons, built, installed, installKey, readStamp, writeStamp } from './lib/stamp.mjs'
+import { addons, built, forgetInputs, installed, installKey, readStamp, writeStamp } from './lib/stamp.mjs'
 import { capabilities, missingMessage, missingSystemPackages } from './lib/system.mjs'
 
 const NODE_MINIMUM = [20, 17]
@@ -62,8 +62,9 @@ async function setUp() {
     writeStamp(stamp)
   }
   for (const addon of native) {
+    if (stamp.native[addon.name]?.inputs !== addon.inputs) forgetInputs(addon.dir)
     const ok = await step(`building ${addon.dir}`, () => build(addon), addon.optional)
-    stamp.native[addon.name] = { key: addon.key, failed: !ok }
+    stamp.native[addon.name] = { key: addon.key, inputs: addon.inputs, failed: !ok }
     writeStamp(stamp)
   }
 }

@@ -49,14 +49,18 @@ function(ckpt_engine_tests engine)
   endforeach()
 endfunction()
 
-# The addon itself; SOURCES, and LINK what it links with.
+# The addon itself; SOURCES, LINK what it links with, and by name the optional inputs that were found (WITH) and that were not
+# (WITHOUT): its `buildInfo`.
 function(ckpt_addon name)
-  cmake_parse_arguments(addon "" "" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(addon "" "" "SOURCES;LINK;WITH;WITHOUT" ${ARGN})
+  string(REPLACE ";" " " with "${addon_WITH}")
+  string(REPLACE ";" " " without "${addon_WITHOUT}")
   add_library(${name} SHARED ${addon_SOURCES} ${CMAKE_JS_SRC})
   set_target_properties(${name} PROPERTIES PREFIX "" SUFFIX ".node")
   # System headers: warnings in Node's own are not ours.
   target_include_directories(${name} SYSTEM PRIVATE ${CMAKE_JS_INC})
   target_include_directories(${name} PRIVATE ${CKPT_COMMON})
-  target_compile_definitions(${name} PRIVATE NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)
+  target_compile_definitions(${name} PRIVATE NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
+                                             "CKPT_BUILT_WITH=\"${with}\"" "CKPT_BUILT_WITHOUT=\"${without}\"")
   target_link_libraries(${name} PRIVATE ${addon_LINK} ${CMAKE_JS_LIB})
 endfunction()

@@ -123,6 +123,8 @@ export interface CudaPipeline {
 }
 
 export interface NativeCuda {
+  /** The optional inputs that the build found, and those that it did without: `nvcc`, for the kernels. */
+  readonly buildInfo: { readonly with: readonly string[]; readonly without: readonly string[] }
   /** Never rejects for something that is missing. */
   probe(): Promise<CudaProbe>
   openDevice(index: number): Promise<CudaDeviceHandle>

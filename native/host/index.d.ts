@@ -4,11 +4,13 @@
  */
 
 import type { NativeCancellation } from './cancellation.d.ts'
+import type { NativeLimits } from './limits.d.ts'
 import type { NativeMemory } from './memory.d.ts'
 import type { NativeOneSided } from './one-sided.d.ts'
 import type { NativePipelines } from './pipeline.d.ts'
 
 export type { NativeCancellation } from './cancellation.d.ts'
+export type { NativeLimits, NativeMemoryLimit } from './limits.d.ts'
 export type { NativeMemory } from './memory.d.ts'
 export type { NativeOneSided, NativeTcpEndpoint, NativeTcpPeer } from './one-sided.d.ts'
 export type { NativePipeline, NativePipelineJob, NativePipelines, NativePipelineStats } from './pipeline.d.ts'
@@ -26,7 +28,7 @@ export interface NativeAllocateOptions {
 }
 
 /** What the addon exports. Lists of rows go in flat, as one Float64Array whose columns each function names. */
-export interface NativeHost extends NativePipelines, NativeOneSided {
+export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSided {
   allocate(options: NativeAllocateOptions): Promise<NativeMemory>
   createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>
   openShared(name: string): Promise<NativeMemory>

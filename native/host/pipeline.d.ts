@@ -47,8 +47,6 @@ export interface NativePipeline {
 export interface NativePipelines {
   /** Bytes that a ring's memory needs before its data. */
   readonly ringDataOffset: number
-  /** Memory in bytes that this process can still have, by the kernel's estimate and the control group's limit. */
-  availableBytes(): number
   /** Makes a memory of at least `ringDataOffset + bytes` a ring. Returns where its data starts. */
   initialiseRing(memory: NativeMemory, bytes: number): number
   /** Removes the memory's name when the thread's environment ends, unless the function returned was called before. */

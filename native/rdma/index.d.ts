@@ -206,6 +206,9 @@ export interface RdmaTransferRequest {
  */
 export declare function transfer(direction: 'read' | 'write', request: RdmaTransferRequest): Promise<number>
 
+/** The optional inputs that the addon's build found, and those that it did without: `libibverbs` (its headers). @throws `ADDON_UNAVAILABLE`. */
+export declare function rdmaBuildInfo(): { readonly with: readonly string[]; readonly without: readonly string[] }
+
 /** What this machine has for RDMA, and what it lacks. @throws `ADDON_UNAVAILABLE` only when the addon is not built. */
 export declare function probeRdma(): Promise<RdmaProbe>
 

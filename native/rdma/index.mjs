@@ -124,6 +124,10 @@ export function loadRdma() {
   return { probe: probeRdma, openDevice, transfer }
 }
 
+export function rdmaBuildInfo() {
+  return addon().buildInfo
+}
+
 export async function probeRdma() {
   return addon().probe()
 }

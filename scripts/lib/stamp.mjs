@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { describeInputs } from './inputs.mjs'
 import { ROOT } from './root.mjs'
 import { workspacePackages } from './workspace.mjs'
 
@@ -35,26 +36,34 @@ export function installed() {
 }
 
 /**
- * The addons of the workspace, with a key over their sources and those they share. One whose package.json says
+ * The addons of the workspace, with a key over their sources, those they share, and what a build finds of optional inputs (headers,
+ * nvcc), which is in `inputs` too: an addon built without one does less. One whose package.json says
  * `"ckpt": { "optionalBuild": true }` may fail to build without stopping the set-up.
  */
 export function addons() {
   const shared = hashTree(join(ROOT, 'native/common'))
-  // What an addon finds of headers decides what it can do.
-  const verbs = existsSync('/usr/include/infiniband/verbs.h') ? 'verbs' : ''
-  const toolchain = `${process.version} ${process.arch} ${process.env.CXX ?? ''} ${process.env.CUDA_HOME ?? ''} ${verbs}`
+  const toolchain = `${process.version} ${process.arch} ${process.env.CXX ?? ''} ${process.env.CUDA_HOME ?? ''}`
   return workspacePackages()
     .filter(({ manifest }) => manifest.scripts?.['build:native'] !== undefined)
-    .map(({ dir, name, manifest }) => ({
-      dir,
-      name,
-      optional: manifest.ckpt?.optionalBuild === true,
-      key: createHash('sha256')
-        .update(toolchain)
-        .update(shared)
-        .update(hashTree(join(ROOT, dir)))
-        .digest('hex'),
-    }))
+    .map(({ dir, name, manifest }) => {
+      const inputs = describeInputs(manifest.ckpt?.optionalInputs ?? [])
+      return {
+        dir,
+        name,
+        optional: manifest.ckpt?.optionalBuild === true,
+        inputs,
+        key: createHash('sha256')
+          .update(`${toolchain}\n${inputs}\n`)
+          .update(shared)
+          .update(hashTree(join(ROOT, dir)))
+          .digest('hex'),
+      }
+    })
+}
+
+/** Has the addon's next build look for its inputs again: CMake keeps where it found them, and that it did not. */
+export function forgetInputs(dir, root = ROOT) {
+  rmSync(join(root, dir, 'build/CMakeCache.txt'), { force: true })
 }
 
 /** Whether the addon's binary is there. */

@@ -5,6 +5,7 @@ import { formatSize } from './sizes.ts'
 export class ByteProgress implements Disposable {
   readonly #bar: SingleBar | undefined
   #started = false
+  #total = 0
 
   constructor(label: string, enabled: boolean) {
     if (!enabled) return
@@ -23,9 +24,11 @@ export class ByteProgress implements Disposable {
 
   update(done: number, total: number): void {
     const payload = { done: formatSize(done), size: formatSize(total) }
+    if (this.#started && total !== this.#total) this.#bar?.setTotal(total)
     if (this.#started) this.#bar?.update(done, payload)
     else this.#bar?.start(total, done, payload)
     this.#started = true
+    this.#total = total
   }
 
   [Symbol.dispose](): void {

@@ -1,4 +1,11 @@
-import { CkptError, type PipelineJob, type PipelineRun, type StrategyContext, type StrategyResult } from '@ckpt/contract'
+import {
+  CkptError,
+  type HostMemory,
+  type PipelineJob,
+  type PipelineRun,
+  type StrategyContext,
+  type StrategyResult,
+} from '@ckpt/contract'
 
 /** What a strategy gives the pipeline beyond the plan. */
 export interface PipelineParts extends Pick<PipelineJob, 'copies' | 'sources' | 'arrivals'> {
@@ -29,15 +36,18 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
   const load = async (bucket: number): Promise<void> => {
     const from = performance.now()
     try {
-      const result = await session.load(bucket, context.tensorsOf(bucket))
+      const tensors = context.tensorsOf(bucket)
+      const result = await session.load(bucket, tensors)
       reloadMs += result.reloadMs
       reloadSpans.set([bucket, from, performance.now()], bucket * 3)
-      loadedBytes += plan.buckets.bytes[bucket]!
+      // Of the tensors alone, as the plan's total: a bucket holds padding between them too.
+      for (const { bytes } of tensors) loadedBytes += bytes
       const run = await begun
       run.release(bucket)
       context.onProgress?.(loadedBytes, plan.totalBytes)
     } catch (error) {
-      const failure = CkptError.from(error, 'UPDATE_FAILED', `loading bucket ${bucket}`, { rank: context.rank })
+      const failure =
+        lostError(parts.sources) ?? CkptError.from(error, 'UPDATE_FAILED', `loading bucket ${bucket}`, { rank: context.rank })
       await begun.then(
         (run) => run.abort(failure),
         () => undefined, // never begun: its own error is thrown below
@@ -66,10 +76,22 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
   try {
     parts.onBegin?.(running)
     const stats = await running.finished
+    const lost = lostError(parts.sources)
+    if (lost !== undefined) throw lost
     const { startedAt } = running
     const sinceStart = reloadSpans.map((value, index) => (index % 3 === 0 ? value : value - startedAt))
     return { stats, reloadMs, startedAt, reloadSpans: sinceStart }
   } finally {
     signal.removeEventListener('abort', onAbort)
   }
+}
+
+/** A source whose file was cut short while it was read, as `DIGEST_MISMATCH` naming it: zeros were sent in place of its bytes. */
+function lostError(sources: readonly HostMemory[]): CkptError | undefined {
+  const lost = sources.find((source) => source.lost === true)
+  if (lost === undefined) return undefined
+  const name = lost.kind === 'shared' ? `/dev/shm/${lost.name}` : (lost.name ?? 'shared memory')
+  return new CkptError('DIGEST_MISMATCH', `${name} was cut short after it was registered: register the checkpoint again`, {
+    fields: { file: name },
+  })
 }

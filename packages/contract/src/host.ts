@@ -9,6 +9,8 @@ export interface HostMemory {
   /** Whether the pages are locked in memory; where they are not, `lockError` says why. */
   readonly locked: boolean
   readonly lockError: string | undefined
+  /** True if its file or shared memory was cut short while it was mapped: bytes past its end have read as zeros since. */
+  readonly lost?: boolean
   /**
    * Bytes offset … offset + length - 1 without a copy. The view is detached (length 0) by `close`.
    * @throws RangeError outside the memory.
@@ -100,6 +102,17 @@ export interface MemoryRange {
  */
 export const SUM_COLUMNS = 9
 
+/** A limit on the memory of this process, and how much of it is used. Figures in bytes; `Infinity` for none. */
+export interface MemoryLimit {
+  /** The file that holds the number. */
+  readonly file: string
+  /** For people: `/sys/fs/cgroup/a/memory.max is 2.0 GiB, 1.9 GiB of it used`. */
+  readonly text: string
+  readonly bytes: number
+  readonly used: number
+  readonly available: number
+}
+
 /** Everything ckpt does with host memory; done natively on threads of its own, never on libuv's pool. */
 export interface Host {
   /**
@@ -107,6 +120,8 @@ export interface Host {
    * one allocation cannot see what others have promised: who makes several asks for their sum first.
    */
   availableBytes?(): number
+  /** What limits that: the kernel's estimate, and the control groups with their ancestors; the tightest first. */
+  memoryLimits?(): readonly MemoryLimit[]
   /** Resolves when memory that was closed so far, and that nothing uses any more, is back with the system. */
   settled?(): Promise<void>
   /** Anonymous memory on huge pages where the kernel grants them. @throws CkptError `OUT_OF_MEMORY`. */

@@ -29,6 +29,7 @@ export {
   type FileReadRequest,
   type Host,
   type HostMemory,
+  type MemoryLimit,
   type MemoryRange,
   type StridedCopy,
   type TransferStats,
@@ -86,6 +87,7 @@ export type {
   StrategyContext,
   StrategyResult,
 } from './strategy.ts'
+export { SteadyProgress, type ByteProgress } from './progress.ts'
 export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages } from './direct.ts'
 export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

@@ -26,11 +26,13 @@ export { gatherManifest } from './gather.ts'
 export { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
 export type { ServeOptions } from './p2p/endpoints.ts'
 export { manifestOf, tensorCount } from './manifest.ts'
+export type { MemoryLimit } from '@ckpt/contract'
 export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'
 export {
   createCudaDevice,
   nodeFacts,
   type AddonFacts,
+  type HostLimits,
   type CudaDevice,
   type CudaDeviceInfo,
   type CudaDeviceOptions,

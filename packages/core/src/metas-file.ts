@@ -1,10 +1,11 @@
 import { constants } from 'node:fs'
-import { readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { CkptError, type Manifest, type RankAccess, type RankMetas } from '@ckpt/contract'
 import { decodeRankMetas, encodeRankMetas } from '@ckpt/rendezvous'
 import { z } from 'zod'
 import { manifestOf } from './manifest.ts'
 import { accessSchema, holdsSecret, restoreAccess, storeAccess } from './p2p/access.ts'
+import { writeWholeFile } from './whole-file.ts'
 
 const fileSchema = z.object({
   format: z.literal('ckpt-metas'),
@@ -34,12 +35,10 @@ export function encodeMetas({ manifest, access }: Metas): string {
 
 /**
  * Writes {@link encodeMetas} to a file that only its owner may read: it may hold the secrets of endpoints. The file appears whole or
- * not at all.
+ * not at all. @throws CkptError `NATIVE_FAILURE` naming the file.
  */
 export async function writeMetas(path: string, metas: Metas): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`
-  await writeFile(temporary, encodeMetas(metas), { mode: 0o600 })
-  await rename(temporary, path)
+  await writeWholeFile(path, encodeMetas(metas))
 }
 
 /**

@@ -35,7 +35,11 @@ export async function allocateAll(
   const total = sizes.reduce((sum, bytes) => sum + bytes, 0)
   const available = host.availableBytes?.() ?? Infinity
   if (total > available) {
-    throw new CkptError('OUT_OF_MEMORY', `${total} bytes of memory are needed and ${available} are available`)
+    const limit = host.memoryLimits?.()[0]
+    const why = limit === undefined ? '' : `: ${limit.text}`
+    throw new CkptError('OUT_OF_MEMORY', `${total} bytes of memory are needed and ${available} are available${why}`, {
+      ...(limit && { fields: { file: limit.file } }),
+    })
   }
   const results = await Promise.allSettled(sizes.map((bytes) => host.allocate({ bytes, ...options })))
   const failed = results.find((result) => result.status === 'rejected')

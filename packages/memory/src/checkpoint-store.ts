@@ -1,5 +1,6 @@
 import {
   CkptError,
+  SteadyProgress,
   tensorTable,
   type DeviceReader,
   type Host,
@@ -292,7 +293,7 @@ export class CheckpointStore {
       segmentLimit: this.#segmentBytes,
       removeFiles: options.removeFiles === true,
       signal,
-      onProgress: options.onProgress,
+      onProgress: options.onProgress && new SteadyProgress(options.onProgress).report,
     }
     if ('trainer' in source) {
       const load = (specs: TensorSpec[], until: AbortSignal) => {

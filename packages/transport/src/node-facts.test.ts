@@ -4,12 +4,14 @@ import { nodeFacts } from './node-facts.ts'
 import { probeRdma } from './rdma/probe.ts'
 
 it('tells of every addon whether it loads, and what those of devices find', async () => {
-  const { addons, cuda, rdma, rdmaChoice } = await nodeFacts()
+  const { addons, limits, cuda, rdma, rdmaChoice } = await nodeFacts()
   expect(addons).toEqual([
-    { name: 'host', problem: undefined },
-    { name: 'cuda', problem: undefined },
-    { name: 'rdma', problem: undefined },
+    { name: 'host', problem: undefined, without: [] },
+    { name: 'cuda', problem: undefined, without: cuda!.kernels.available ? [] : ['nvcc'] },
+    { name: 'rdma', problem: undefined, without: rdma!.problem?.includes('built without') ? ['libibverbs'] : [] },
   ])
+  expect(limits!.memory[0]!.available).toBeGreaterThan(0)
+  expect(limits!.cpus).toBeGreaterThanOrEqual(1)
   expect(cuda).toEqual(await probeCuda())
   expect(rdma).toEqual(await probeRdma())
   if (rdma!.devices.length === 0) expect(rdmaChoice).toBeUndefined()

@@ -1,5 +1,6 @@
+import type { MemoryLimit } from '@ckpt/contract'
 import type { CudaProbe } from '@ckpt/native-cuda'
-import { loadRdma, type RdmaProbe } from '@ckpt/rdma-core-bindings'
+import { loadRdma, rdmaBuildInfo, type RdmaProbe } from '@ckpt/rdma-core-bindings'
 import { hostAddon } from './addon.ts'
 import { cudaAddon, probeCuda } from './cuda/addon.ts'
 import { chooseNics, type RdmaChoice } from './rdma/choose.ts'
@@ -10,11 +11,23 @@ export interface AddonFacts {
   readonly name: 'host' | 'cuda' | 'rdma'
   /** Why it cannot be loaded, with what helps; undefined where it is loaded. */
   readonly problem: string | undefined
+  /** Optional inputs that its build did without: `libibverbs` (no RDMA), `nvcc` (no kernels). */
+  readonly without: readonly string[]
+}
+
+/** Limits of this process. */
+export interface HostLimits {
+  /** On memory: the kernel's estimate, and the control groups with their ancestors; the tightest first. */
+  readonly memory: readonly MemoryLimit[]
+  /** CPUs that it can keep busy: those it may run on, or the control groups' quota, rounded up. */
+  readonly cpus: number
 }
 
 /** What the native side knows of this machine. */
 export interface NodeFacts {
   readonly addons: readonly AddonFacts[]
+  /** What limits this process' memory and time, by the host addon; undefined where that cannot be loaded. */
+  readonly limits: HostLimits | undefined
   /** Driver, NCCL, kernels and GPUs; undefined where the CUDA addon cannot be loaded. */
   readonly cuda: CudaProbe | undefined
   /** libibverbs and devices; undefined where the RDMA addon cannot be loaded. */
@@ -25,15 +38,25 @@ export interface NodeFacts {
 
 /** Loads every addon and asks it what this machine has. What is missing is told, never thrown. */
 export async function nodeFacts(env: Readonly<Record<string, string | undefined>> = process.env): Promise<NodeFacts> {
-  const addons = [addonFacts('host', hostAddon), addonFacts('cuda', cudaAddon), addonFacts('rdma', loadRdma)]
-  const [, cuda, rdma] = addons
+  const addons = [
+    addonFacts('host', hostAddon, NOTHING),
+    addonFacts('cuda', cudaAddon, () => cudaAddon().buildInfo),
+    addonFacts('rdma', loadRdma, rdmaBuildInfo),
+  ]
+  const [host, cuda, rdma] = addons
   const found = rdma!.problem === undefined ? await probeRdma() : undefined
   return {
     addons,
+    limits: host!.problem === undefined ? hostLimits() : undefined,
     cuda: cuda!.problem === undefined ? await probeCuda() : undefined,
     rdma: found,
     rdmaChoice: found === undefined || found.devices.length === 0 ? undefined : choiceOf(found, env),
   }
+}
+
+function hostLimits(): HostLimits {
+  const addon = hostAddon()
+  return { memory: addon.memoryLimits(), cpus: addon.usableCpus() }
 }
 
 function choiceOf({ devices }: RdmaProbe, env: Readonly<Record<string, string | undefined>>): NodeFacts['rdmaChoice'] {
@@ -44,11 +67,18 @@ function choiceOf({ devices }: RdmaProbe, env: Readonly<Record<string, string | 
   }
 }
 
-function addonFacts(name: AddonFacts['name'], load: () => unknown): AddonFacts {
+const NOTHING = () => ({ without: [] })
+
+function addonFacts(
+  name: AddonFacts['name'],
+  load: () => unknown,
+  build: () => { readonly without: readonly string[] } | undefined,
+): AddonFacts {
   try {
     load()
-    return { name, problem: undefined }
+    // An addon from before this had a build of everything, or says so when it is asked for more.
+    return { name, problem: undefined, without: build()?.without ?? [] }
   } catch (error) {
-    return { name, problem: error instanceof Error ? error.message : String(error) }
+    return { name, without: [], problem: error instanceof Error ? error.message : String(error) }
   }
 }

@@ -1,17 +1,36 @@
-import type { NodeFacts } from '@ckpt/core'
-import { missing, ok, required, type Section } from './check.ts'
+import type { AddonFacts, NodeFacts } from '@ckpt/core'
+import { missing, ok, required, warn, type Check, type Section } from './check.ts'
 
-/** The native addons: loaded, or why not. */
-export function addonsSection({ addons }: NodeFacts): Section {
-  const checks = addons.map(({ name, problem }) => {
-    const id = `addon.${name}`
-    if (problem === undefined) return ok(id, 'loaded')
-    const [first, ...fixes] = problem.split('\n')
-    return missing(
-      id,
-      first!,
-      fixes.map((fix) => fix.replace(/^- /, '')).join('; ') || 'make the bundle anew on a machine that builds it',
-    )
-  })
+/** What a build does without, and how to get it, by the name in the addon's build information. */
+const INPUTS: Readonly<Record<string, { readonly what: string; readonly lacks: string; readonly install: string }>> = {
+  libibverbs: {
+    what: "libibverbs' headers",
+    lacks: 'no RDMA',
+    install: 'apt-get install libibverbs-dev (Fedora: rdma-core-devel)',
+  },
+  nvcc: {
+    what: 'nvcc',
+    lacks: 'no kernels for GPUs: digests and small copies are slower there',
+    install: 'install the CUDA toolkit, or set CUDA_HOME to where it is',
+  },
+}
+
+/** The native addons: loaded, loaded but built without something, or why not. */
+export function addonsSection({ addons }: Pick<NodeFacts, 'addons'>): Section {
+  const checks = addons.map(addonCheck)
   return { title: 'Native addons', checks: checks.map((check) => (check.id === 'addon.host' ? required(check) : check)) }
+}
+
+function addonCheck({ name, problem, without }: AddonFacts): Check {
+  const id = `addon.${name}`
+  if (problem !== undefined) {
+    const [first, ...fixes] = problem.split('\n')
+    const remedy = fixes.map((fix) => fix.replace(/^- /, '')).join('; ')
+    return missing(id, first!, remedy || 'make the bundle again on a machine that builds it')
+  }
+  if (without.length === 0) return ok(id, 'loaded')
+  const inputs = without.map((input) => INPUTS[input] ?? { what: input, lacks: 'it does less', install: `install ${input}` })
+  const found = `loaded, but built without ${inputs.map(({ what, lacks }) => `${what} (${lacks})`).join(' and ')}`
+  const remedy = `${inputs.map(({ install }) => install).join('; ')}; then build it again: npm run setup, or a new bundle`
+  return warn(id, found, remedy, { without })
 }

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { CudaDeviceInfo, CudaProbe } from '@ckpt/core'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { addonsSection } from './addons.ts'
 import { missing, ok, required, type Check, type Section } from './check.ts'
 import { examine, lacking } from './doctor.ts'
 import { environmentSection } from './environment.ts'
@@ -78,6 +79,33 @@ describe('memory', () => {
     ].join('\n')
   const meminfo = 'MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:   8388608 kB'
 
+  const group = {
+    file: '/sys/fs/cgroup/pod/memory.max',
+    text: '/sys/fs/cgroup/pod/memory.max is 4.0 GiB, 3.5 GiB of it used',
+    bytes: 4 * GIB,
+    used: 3.5 * GIB,
+    available: GIB / 2,
+  }
+
+  it('warns of a limited address space, and of memory set aside for hugetlbfs', () => {
+    const section = memorySection(
+      tree({
+        '/proc/self/limits': `Max address space   ${64 * GIB}   unlimited   bytes`,
+        '/proc/meminfo': `${meminfo}\nHugePages_Total:    1024\nHugePages_Free:      512\nHugepagesize:       2048 kB`,
+      }),
+      { limits: [], shm: undefined },
+    )
+    expect(find(section, 'address-space')).toMatchObject({ status: 'warn', facts: { bytes: 64 * GIB } })
+    expect(find(section, 'hugetlb')).toMatchObject({ status: 'warn', facts: { total: 1024, free: 512, pageBytes: 2 ** 21 } })
+    expect(find(section, 'memory')).toMatchObject({ status: 'ok', facts: { limits: [] } })
+    const none = memorySection(tree({ '/proc/meminfo': 'HugePages_Total: 0', '/proc/self/limits': '' }), {
+      limits: [],
+      shm: undefined,
+    })
+    expect(find(none, 'hugetlb').status).toBe('ok')
+    expect(find(none, 'address-space').status).toBe('ok')
+  })
+
   it('warns of a small /dev/shm, locked-memory limit and few files, as containers have them', () => {
     const files = tree({
       '/proc/meminfo': meminfo,
@@ -85,8 +113,12 @@ describe('memory', () => {
       '/proc/self/status': 'CapEff:\t00000000a80425fb',
       '/sys/kernel/mm/transparent_hugepage/enabled': 'always madvise [never]',
     })
-    const section = memorySection(files, { limit: 4 * GIB, shm: { total: 64 * 2 ** 20, free: 64 * 2 ** 20 } })
-    expect(find(section, 'memory').facts).toEqual({ totalBytes: 16 * GIB, availableBytes: 8 * GIB, cgroupBytes: 4 * GIB })
+    const section = memorySection(files, { limits: [group], shm: { total: 64 * 2 ** 20, free: 64 * 2 ** 20 } })
+    expect(find(section, 'memory')).toMatchObject({
+      status: 'warn',
+      found: `17.18 GB, 8.59 GB available; ${group.text}`,
+      facts: { totalBytes: 16 * GIB, availableBytes: 8 * GIB, limits: [group] },
+    })
     expect(find(section, 'shm')).toMatchObject({ status: 'warn', remedy: expect.stringContaining('--shm-size') })
     expect(find(section, 'memlock')).toMatchObject({ status: 'warn', facts: { bytes: 67108864, capIpcLock: false } })
     expect(find(section, 'files')).toMatchObject({ status: 'warn', facts: { soft: 1024, hard: 1048576 } })
@@ -95,17 +127,54 @@ describe('memory', () => {
 
   it('is content with unlimited memory locking, and with the capability in its place', () => {
     const unlimited = tree({ '/proc/self/limits': limits('unlimited', '65536') })
-    expect(find(memorySection(unlimited, { limit: undefined, shm: undefined }), 'memlock').status).toBe('ok')
+    expect(find(memorySection(unlimited, { limits: [], shm: undefined }), 'memlock').status).toBe('ok')
     const capable = tree({ '/proc/self/limits': limits('65536', '65536'), '/proc/self/status': 'CapEff:\t0000000000004000' })
-    expect(find(memorySection(capable, { limit: undefined, shm: undefined }), 'memlock')).toMatchObject({
+    expect(find(memorySection(capable, { limits: [], shm: undefined }), 'memlock')).toMatchObject({
       status: 'ok',
       facts: { capIpcLock: true },
     })
   })
 
   it('does without no /dev/shm', () => {
-    const section = memorySection(tree({}), { limit: undefined, shm: undefined })
+    const section = memorySection(tree({}), { limits: [], shm: undefined })
     expect(find(section, 'shm')).toMatchObject({ status: 'missing', required: true })
+  })
+})
+
+describe('addons', () => {
+  it('says what an addon was built without, what that means and what to do', () => {
+    const { checks } = addonsSection({
+      addons: [
+        { name: 'host', problem: undefined, without: [] },
+        { name: 'cuda', problem: undefined, without: ['nvcc'] },
+        { name: 'rdma', problem: undefined, without: ['libibverbs'] },
+      ],
+    })
+    expect(checks).toMatchObject([
+      { id: 'addon.host', status: 'ok', required: true, found: 'loaded' },
+      { id: 'addon.cuda', status: 'warn', found: expect.stringContaining('built without nvcc') },
+      {
+        id: 'addon.rdma',
+        status: 'warn',
+        required: false,
+        found: "loaded, but built without libibverbs' headers (no RDMA)",
+        remedy: expect.stringMatching(/apt-get install libibverbs-dev.*npm run setup/),
+        facts: { without: ['libibverbs'] },
+      },
+    ])
+  })
+
+  it('has the first line of a problem as what was found, and the others as remedies', () => {
+    const problem = 'cannot be loaded: it is not built\n- install it\n- build it'
+    expect(addonsSection({ addons: [{ name: 'host', problem, without: [] }] }).checks).toMatchObject([
+      {
+        id: 'addon.host',
+        status: 'missing',
+        required: true,
+        found: 'cannot be loaded: it is not built',
+        remedy: 'install it; build it',
+      },
+    ])
   })
 })
 

@@ -5,7 +5,7 @@ import { missing, type Check, type Section } from './check.ts'
 import { environmentSection } from './environment.ts'
 import { gpusSection } from './gpus.ts'
 import { machineSection } from './machine.ts'
-import { memorySection } from './memory.ts'
+import { memoryFigures, memorySection } from './memory.ts'
 import { askNvidiaSmi } from './nvidia-smi.ts'
 import { askPython, pythonSection } from './python.ts'
 import { rdmaSection } from './rdma.ts'
@@ -26,8 +26,8 @@ export async function examine(options: { python: string; environment: NodeJS.Pro
   ])
   const pythonNccl = typeof python === 'string' ? undefined : (python.nccl ?? undefined)
   return [
-    machineSection(files),
-    memorySection(files),
+    machineSection(files, facts.limits?.cpus),
+    memorySection(files, memoryFigures(facts.limits?.memory)),
     ...(intact === undefined ? [] : [intact]),
     addonsSection(facts),
     gpusSection({ cuda: facts.cuda, smi, files, environment, pythonNccl }),

@@ -5,8 +5,8 @@ import type { SystemFiles } from './system-files.ts'
 const NODE_MINIMUM = [20, 17] as const
 
 /** System, processor and NUMA nodes. */
-export function machineSection(files: SystemFiles): Section {
-  return { title: 'Machine', checks: [system(files), node(), processor(files), vectors(files), numa(files)] }
+export function machineSection(files: SystemFiles, cpus?: number): Section {
+  return { title: 'Machine', checks: [system(files), node(), processor(files, cpus), vectors(files), numa(files)] }
 }
 
 function system(files: SystemFiles): Check {
@@ -30,23 +30,20 @@ function node(): Check {
   return required({ ...warn('node', found, remedy, facts), status: 'missing' })
 }
 
-function processor(files: SystemFiles): Check {
+/** `quota`: CPUs that affinity and control groups leave, by the host addon. */
+function processor(files: SystemFiles, quota: number | undefined): Check {
   const info = files.text('/proc/cpuinfo') ?? ''
   const model = /^model name\s*:\s*(.*)$/m.exec(info)?.[1] ?? 'unknown model'
   const cores = [...info.matchAll(/^processor\s*:/gm)].length
   const usable = availableParallelism()
-  const quota = cpuQuota(files)
   const facts = { model, cores, usable, quota: quota ?? null }
-  const limits = [usable < cores ? `${usable} for this process` : '', quota === undefined ? '' : `quota of ${quota.toFixed(1)}`]
+  const limits = [
+    usable < cores ? `${usable} for this process` : '',
+    quota === undefined || quota >= usable ? '' : `${quota} by the control groups' quota`,
+  ]
   const found = [`${model}, ${cores} cores`, ...limits.filter((text) => text !== '')].join(', ')
   if (Math.min(usable, quota ?? usable) >= 2) return ok('cpu', found, facts)
   return warn('cpu', found, 'give the container at least 2 cores a rank: one copies while another serves the worker', facts)
-}
-
-/** Cores a cgroup (version 2) allows; undefined without a quota. */
-function cpuQuota(files: SystemFiles): number | undefined {
-  const [quota, period] = (files.text('/sys/fs/cgroup/cpu.max') ?? 'max').split(' ').map(Number) as [number, number]
-  return Number.isNaN(quota) ? undefined : quota / period
 }
 
 function vectors(files: SystemFiles): Check {

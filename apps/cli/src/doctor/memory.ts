@@ -1,4 +1,5 @@
 import { statfsSync } from 'node:fs'
+import type { MemoryLimit } from '@ckpt/core'
 import { formatSize } from '../sizes.ts'
 import { missing, ok, required, warn, type Check, type Section } from './check.ts'
 import { hasCapability } from './machine.ts'
@@ -8,19 +9,20 @@ const GIB = 2 ** 30
 /** Docker's default is 64 MiB, too small for any ring. */
 const SMALL_SHM = GIB
 const FEW_FILES = 4096
+/** Less than this is left by a control group: too little for any model. */
+const LITTLE_MEMORY = GIB
 const IPC_LOCK = 14
 
 /** What the memory functions ask the system beside its files; figures in bytes. */
 export interface MemoryFigures {
-  /** The cgroup's limit; undefined where there is none. */
-  readonly limit: number | undefined
+  /** What limits memory, the tightest first; empty where the host addon is not loaded. */
+  readonly limits: readonly MemoryLimit[]
   readonly shm: { readonly total: number; readonly free: number } | undefined
 }
 
-/** Figures of this process and machine. */
-export function memoryFigures(): MemoryFigures {
-  const limit = process.constrainedMemory()
-  return { limit: limit > 0 && limit < 2 ** 60 ? limit : undefined, shm: sharedMemory() }
+/** Figures of this process and machine; `limits` as the host addon reads them. */
+export function memoryFigures(limits: readonly MemoryLimit[] = []): MemoryFigures {
+  return { limits, shm: sharedMemory() }
 }
 
 function sharedMemory(): MemoryFigures['shm'] {
@@ -34,18 +36,32 @@ function sharedMemory(): MemoryFigures['shm'] {
 
 /** Memory, and the limits of this process on it. */
 export function memorySection(files: SystemFiles, figures: MemoryFigures = memoryFigures()): Section {
-  const checks = [memory(files, figures), shm(figures), memlock(files), openFiles(files), hugePages(files), ptrace(files)]
+  const checks = [
+    memory(files, figures),
+    shm(figures),
+    addressSpace(files),
+    memlock(files),
+    openFiles(files),
+    hugePages(files),
+    reservedPages(files),
+    ptrace(files),
+  ]
   return { title: 'Memory and limits', checks }
 }
 
-function memory(files: SystemFiles, { limit }: MemoryFigures): Check {
+function memory(files: SystemFiles, { limits }: MemoryFigures): Check {
   const info = files.text('/proc/meminfo') ?? ''
   const bytes = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(info)?.[1] ?? 0) * 1024
   const total = bytes('MemTotal')
   const available = bytes('MemAvailable')
-  const capped = limit !== undefined && limit < total
-  const found = `${formatSize(total)}, ${formatSize(available)} available, ${capped ? `cgroup limit ${formatSize(limit)}` : 'no cgroup limit'}`
-  return ok('memory', found, { totalBytes: total, availableBytes: available, cgroupBytes: limit ?? null })
+  const groups = limits.filter(({ bytes }) => bytes < total)
+  const texts = groups.length === 0 ? ['no control group limits it'] : groups.map(({ text }) => text)
+  const found = [`${formatSize(total)}, ${formatSize(available)} available`, ...texts].join('; ')
+  const facts = { totalBytes: total, availableBytes: available, limits: groups }
+  if (groups.every((group) => group.available >= LITTLE_MEMORY)) return ok('memory', found, facts)
+  const remedy =
+    'checkpoints, rings and their page cache count there: docker run --memory; Kubernetes: resources.limits.memory; systemd: MemoryMax'
+  return warn('memory', found, remedy, facts)
 }
 
 function shm({ shm: found }: MemoryFigures): Check {
@@ -78,6 +94,15 @@ function memlock(files: SystemFiles): Check {
   return warn('memlock', found, remedy, facts)
 }
 
+/** RLIMIT_AS: Node and CUDA reserve far more addresses than they use memory. */
+function addressSpace(files: SystemFiles): Check {
+  const limit = limitOf(files, 'Max address space')?.soft ?? Infinity
+  const found = limit === Infinity ? 'unlimited' : formatSize(limit)
+  const facts = { bytes: limit === Infinity ? null : limit }
+  if (limit === Infinity) return ok('address-space', found, facts)
+  return warn('address-space', found, 'mapping checkpoints and rings fails above it: ulimit -v unlimited', facts)
+}
+
 function openFiles(files: SystemFiles): Check {
   const limit = limitOf(files, 'Max open files')
   if (limit === undefined) return ok('files', 'unknown')
@@ -99,6 +124,19 @@ function hugePages(files: SystemFiles): Check {
     'echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: registration touches fewer pages',
     facts,
   )
+}
+
+/** Pages set aside for hugetlbfs: ckpt uses none of them, and nobody else has their memory. */
+function reservedPages(files: SystemFiles): Check {
+  const info = files.text('/proc/meminfo') ?? ''
+  const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(info)?.[1] ?? 0)
+  const [total, free, size] = [field('HugePages_Total'), field('HugePages_Free'), field('Hugepagesize') * 1024]
+  if (total === 0) return ok('hugetlb', 'no pages are set aside', { total, free, pageBytes: size })
+  const found = `${total} pages of ${formatSize(size)} are set aside, ${free} of them unused`
+  const facts = { total, free, pageBytes: size }
+  if (free * size < GIB) return ok('hugetlb', found, facts)
+  const remedy = 'ckpt uses transparent huge pages instead: sysctl vm.nr_hugepages=0, or as many as other programs need'
+  return warn('hugetlb', found, remedy, facts)
 }
 
 function ptrace(files: SystemFiles): Check {

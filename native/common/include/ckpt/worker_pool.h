@@ -19,13 +19,20 @@
 #include <vector>
 
 #include "ckpt/cancellation.h"
+#include "ckpt/error.h"
+#include "ckpt/thread_limits.h"
+#include "ckpt/usable_cpus.h"
 
 namespace ckpt {
 
-/// Threads to use where the caller does not say: all cores, at most 8.
-inline unsigned DefaultThreads() { return std::clamp(std::thread::hardware_concurrency(), 1u, 8u); }
+/// Threads to use where the caller does not say: one for each CPU that this process can keep busy, at most 8.
+inline unsigned DefaultThreads() {
+  static const unsigned threads = std::min(UsableCpus(), 8u);
+  return threads;
+}
 
-/// A pool of threads that are started as they are needed and joined by Stop() or the destructor. Signals are blocked on them.
+/// A pool of threads that are started as they are needed and joined by Stop() or the destructor. Signals from elsewhere are
+/// blocked on them.
 class WorkerPool {
  public:
   explicit WorkerPool(std::string name, std::size_t limit = 64) : name_(std::move(name)), limit_(limit) {}
@@ -34,7 +41,7 @@ class WorkerPool {
   ~WorkerPool() { Stop(); }
 
   /// Queues a task, which must not throw. Returns false, without keeping the task, after Stop().
-  /// @throws std::system_error when not even one thread can be started.
+  /// @throws Error OUT_OF_MEMORY with what limits them, when not even one thread can be started.
   bool Post(std::function<void()> task) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (stopping_) return false;
@@ -42,10 +49,12 @@ class WorkerPool {
     if (idle_ < queue_.size() && threads_.size() < limit_) {
       try {
         StartThread();
-      } catch (const std::system_error&) {
+      } catch (const std::system_error& error) {
         if (threads_.empty()) {
           queue_.pop_back();
-          throw;
+          const std::string limits = ThreadLimitsText();
+          throw Error::System(code::kOutOfMemory, "cannot start a thread" + (limits.empty() ? "" : " (" + limits + ")"),
+                              error.code().value());
         }
       }
     }
@@ -71,6 +80,8 @@ class WorkerPool {
   void StartThread() {
     sigset_t all, previous;
     sigfillset(&all);
+    // A signal of the thread's own doing that is blocked ends the process, whatever handler there is.
+    for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&all, own);
     pthread_sigmask(SIG_SETMASK, &all, &previous);
     try {
       threads_.emplace_back([this] { Loop(); });

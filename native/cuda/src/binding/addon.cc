@@ -1,11 +1,13 @@
 #include <napi.h>
 
+#include "ckpt/napi/build_info.h"
 #include "ckpt/napi/environment.h"
 #include "objects.h"
 
 namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  ckpt::ExportBuildInfo(env, exports);
   ckpt::Environment::Init(env, "ckpt-cuda");
   ckpt::cuda::RegisterProbe(env, exports);
   ckpt::cuda::RegisterMemory(env, exports);

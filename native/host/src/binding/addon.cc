@@ -1,5 +1,6 @@
 #include <napi.h>
 
+#include "ckpt/napi/build_info.h"
 #include "ckpt/napi/environment.h"
 #include "register.h"
 
@@ -7,6 +8,8 @@ namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ckpt::Environment::Init(env, "ckpt-host");
+  ckpt::ExportBuildInfo(env, exports);
+  ckpt::host::RegisterLimits(env, exports);
   ckpt::host::RegisterMemory(env, exports);
   ckpt::host::RegisterTransfer(env, exports);
   ckpt::host::RegisterPipeline(env, exports);

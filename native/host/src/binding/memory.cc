@@ -35,8 +35,9 @@ void Memory::Register(Napi::Env env, Napi::Object) {
       DefineClass(env, kConstructor,
                   {InstanceAccessor<&Memory::GetBytes>("bytes"), InstanceAccessor<&Memory::GetKind>("kind"),
                    InstanceAccessor<&Memory::GetName>("name"), InstanceAccessor<&Memory::GetLocked>("locked"),
-                   InstanceAccessor<&Memory::GetLockError>("lockError"), InstanceMethod<&Memory::Window>("window"),
-                   InstanceMethod<&Memory::Unlink>("unlink"), InstanceMethod<&Memory::Close>("close")});
+                   InstanceAccessor<&Memory::GetLockError>("lockError"), InstanceAccessor<&Memory::GetLost>("lost"),
+                   InstanceMethod<&Memory::Window>("window"), InstanceMethod<&Memory::Unlink>("unlink"),
+                   InstanceMethod<&Memory::Close>("close")});
   Environment::Of(env).Keep(kConstructor, constructor);
 }
 
@@ -92,6 +93,10 @@ Napi::Value Memory::GetLockError(const Napi::CallbackInfo& info) {
   const std::string error = mapping_ ? mapping_->lock_error() : std::string();
   if (error.empty()) return info.Env().Undefined();
   return Napi::String::New(info.Env(), error);
+}
+
+Napi::Value Memory::GetLost(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), mapping_ && mapping_->lost());
 }
 
 Napi::ArrayBuffer Memory::BufferOver(Napi::Env env, std::size_t offset, std::size_t length) {

@@ -42,6 +42,7 @@ class Memory : public Napi::ObjectWrap<Memory> {
   Napi::Value GetName(const Napi::CallbackInfo& info);
   Napi::Value GetLocked(const Napi::CallbackInfo& info);
   Napi::Value GetLockError(const Napi::CallbackInfo& info);
+  Napi::Value GetLost(const Napi::CallbackInfo& info);
   /// window(offset, length): [ArrayBuffer, offset in it] that holds the range.
   Napi::Value Window(const Napi::CallbackInfo& info);
   void Unlink(const Napi::CallbackInfo& info);

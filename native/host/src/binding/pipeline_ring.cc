@@ -2,7 +2,6 @@
 #include <memory>
 #include <string>
 
-#include "../engine/available.h"
 #include "../engine/ring.h"
 #include "ckpt/napi/environment.h"
 #include "memory.h"
@@ -36,11 +35,6 @@ Napi::Value RingGeneration(const Napi::CallbackInfo& info) {
   });
 }
 
-/// availableBytes(): memory that this process can still have
-Napi::Value AvailableBytesOf(const Napi::CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(AvailableBytes()));
-}
-
 /// abortRingRun(memory, generation, position, message): peers that wait for this member's part of a run that never started end
 void AbortRingRun(const Napi::CallbackInfo& info) {
   Guard(info.Env(), [&] {
@@ -70,7 +64,6 @@ Napi::Value UnlinkAtEnd(const Napi::CallbackInfo& info) {
 
 void RegisterRings(Napi::Env env, Napi::Object exports) {
   exports.Set("ringDataOffset", Napi::Number::New(env, static_cast<double>(kRingDataOffset)));
-  exports.Set("availableBytes", Napi::Function::New(env, AvailableBytesOf, "availableBytes"));
   exports.Set("initialiseRing", Napi::Function::New(env, InitialiseRingOf, "initialiseRing"));
   exports.Set("unlinkAtEnd", Napi::Function::New(env, UnlinkAtEnd, "unlinkAtEnd"));
   exports.Set("ringGeneration", Napi::Function::New(env, RingGeneration, "ringGeneration"));

@@ -15,6 +15,7 @@
 #include "available.h"
 #include "ckpt/error.h"
 #include "ckpt/fd.h"
+#include "limit.h"
 
 namespace ckpt::host {
 namespace {
@@ -62,6 +63,36 @@ ScopedMmap Map(std::size_t bytes, int protection, int flags, int fd, const std::
   return ScopedMmap(address, bytes);
 }
 
+/// "/dev/shm is 64.0 MiB, 1.0 MiB of it free".
+std::string VolumeText(const struct statvfs& volume) {
+  return "/dev/shm is " + SizeText(volume.f_blocks * volume.f_frsize) + ", " + SizeText(volume.f_bavail * volume.f_frsize) +
+         " of it free";
+}
+
+/// A new file of `bytes` bytes in memory that no directory lists. Where a system call filter or an old kernel has no
+/// memfd_create, one in /dev/shm whose name never was. @throws Error OUT_OF_MEMORY, NATIVE_FAILURE.
+ScopedFd NamelessFile(std::size_t bytes) {
+  ScopedFd fd(::memfd_create("ckpt", MFD_CLOEXEC));
+  int number = fd ? 0 : errno;
+  const bool refused = number == EPERM || number == ENOSYS || number == EACCES;
+  if (refused) fd = ScopedFd(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!fd) {
+    const bool full = number == ENOMEM || number == ENFILE || number == EMFILE;
+    throw Error::System(full ? code::kOutOfMemory : code::kNativeFailure,
+                        "cannot create a file in memory (by memfd_create, or by O_TMPFILE in /dev/shm)", number);
+  }
+  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+    throw Error::System(code::kOutOfMemory, "cannot size shareable memory to " + std::to_string(bytes) + " bytes", errno);
+  }
+  // Unlike a memfd, /dev/shm has a size of its own; a write to a page that it cannot give would kill the process.
+  if (refused && (number = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(bytes))) != 0) {
+    struct statvfs volume{};
+    const std::string size = ::fstatvfs(fd.get(), &volume) == 0 ? ": " + VolumeText(volume) : "";
+    throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(bytes) + " bytes of /dev/shm" + size, number);
+  }
+  return fd;
+}
+
 std::size_t FileBytes(int fd) {
   struct stat status{};
   if (::fstat(fd, &status) != 0) throw Error::System(code::kNativeFailure, "fstat", errno);
@@ -71,10 +102,12 @@ std::size_t FileBytes(int fd) {
 }  // namespace
 
 Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd)
-    : kind_(kind), name_(std::move(name)), memory_(std::move(memory)), fd_(std::move(fd)) {}
+    : kind_(kind), name_(std::move(name)), memory_(std::move(memory)), fd_(std::move(fd)) {
+  if (kind_ != Kind::kAnonymous) guard_ = std::make_unique<FaultGuard>(memory_.data(), memory_.size());
+}
 
 std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
-  RequireAvailable(bytes);
+  RequireAvailable(bytes, Use::kPrivate);
   if (bytes > std::numeric_limits<std::size_t>::max() / 2)
     throw Error(code::kOutOfMemory, "more bytes than an address space has");
   ScopedMmap memory = Map(bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, "anonymous memory");
@@ -83,12 +116,8 @@ std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
 }
 
 std::shared_ptr<Mapping> Mapping::Shareable(std::size_t bytes) {
-  RequireAvailable(bytes);
-  ScopedFd fd(::memfd_create("ckpt", MFD_CLOEXEC));
-  if (!fd) throw Error::System(code::kOutOfMemory, "memfd_create", errno);
-  if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
-    throw Error::System(code::kOutOfMemory, "cannot size shareable memory to " + std::to_string(bytes) + " bytes", errno);
-  }
+  RequireAvailable(bytes, Use::kShared);
+  ScopedFd fd = NamelessFile(bytes);
   ScopedMmap memory = Map(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), "shareable memory");
   ::madvise(memory.data(), bytes, MADV_HUGEPAGE);
   std::string path = "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(fd.get());
@@ -97,7 +126,7 @@ std::shared_ptr<Mapping> Mapping::Shareable(std::size_t bytes) {
 
 std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::size_t bytes) {
   const std::string path = CheckName(name);
-  RequireAvailable(bytes);
+  RequireAvailable(bytes, Use::kShared);
   const ScopedFd fd(::shm_open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd) {
     const int number = errno;
@@ -110,7 +139,7 @@ std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::siz
   try {
     struct statvfs volume{};
     if (::fstatvfs(fd.get(), &volume) == 0 && volume.f_blocks != 0 && volume.f_bavail * volume.f_frsize < bytes) {
-      throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(bytes) + " bytes of /dev/shm", ENOSPC)
+      throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(bytes) + " bytes: " + VolumeText(volume), ENOSPC)
           .WithFile("/dev/shm" + path);
     }
     if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {

@@ -11,6 +11,7 @@
 #include "ckpt/fd.h"
 #include "ckpt/mmap.h"
 #include "ckpt/worker_pool.h"
+#include "fault_guard.h"
 
 namespace ckpt::host {
 
@@ -45,6 +46,8 @@ class Mapping {
   /// Name in /dev/shm without a slash, path of a file or of shareable memory, empty for other anonymous memory.
   const std::string& name() const { return name_; }
   bool locked() const;
+  /// True if the file or shared memory was cut short while it was mapped: bytes past its end have read as zeros since.
+  bool lost() const { return guard_ != nullptr && guard_->hit(); }
   /// Why the pages are not locked; empty where they are, or where nobody asked.
   std::string lock_error() const;
 
@@ -75,6 +78,8 @@ class Mapping {
   const Kind kind_;
   const std::string name_;
   const ScopedMmap memory_;
+  /// Of memory that others can cut short; gone before the memory is.
+  std::unique_ptr<FaultGuard> guard_;
   const ScopedFd fd_;
   /// By huge page: whether somebody has formed it, or is about to. Null where nobody shall.
   std::unique_ptr<std::atomic<bool>[]> formed_;

@@ -12,6 +12,7 @@
 #include "ckpt/affinity.h"
 #include "ckpt/error.h"
 #include "ckpt/fd.h"
+#include "limit.h"
 #include "mapping.h"
 #include "spans.h"
 
@@ -66,7 +67,9 @@ void RaiseLockLimit() {
 std::string LockLimitText() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return "";
-  return " (RLIMIT_MEMLOCK is " + std::to_string(limit.rlim_cur) + " bytes)";
+  const std::uint64_t locked = FieldIn("/proc/self/status", "VmLck:", 1024);
+  const std::string used = locked == Limit::kNone ? "" : ", " + SizeText(locked) + " of it used";
+  return " (RLIMIT_MEMLOCK, Max locked memory in /proc/self/limits, is " + SizeText(limit.rlim_cur) + used + ")";
 }
 
 /// Locking "on fault" takes one call and faults nothing in, so memory that a read will fill is never touched twice.

@@ -1,5 +1,6 @@
 #include <napi.h>
 
+#include "ckpt/napi/build_info.h"
 #include "ckpt/napi/environment.h"
 #include "objects.h"
 
@@ -7,6 +8,7 @@ namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ckpt::Environment::Init(env, "ckpt-rdma");
+  ckpt::ExportBuildInfo(env, exports);
   ckpt::rdma::RegisterProbe(env, exports);
   ckpt::rdma::RegisterDevice(env, exports);
   ckpt::rdma::RegisterRegion(env, exports);

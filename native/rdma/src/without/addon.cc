@@ -2,6 +2,7 @@
 #include <napi.h>
 
 #include "ckpt/error.h"
+#include "ckpt/napi/build_info.h"
 #include "ckpt/napi/error.h"
 
 namespace {
@@ -29,6 +30,7 @@ Napi::Value Refuse(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  ckpt::ExportBuildInfo(env, exports);
   exports.Set("probe", Napi::Function::New(env, Probe, "probe"));
   for (const char* name : {"openDevice", "closeDevice", "registerViews", "registerPointer", "registerDmabuf", "closeRegion",
                            "createPair", "connectPair", "closePair", "newCancellation", "cancel", "transfer"}) {

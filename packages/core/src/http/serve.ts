@@ -54,6 +54,8 @@ async function api(server: ParameterServer, options: HttpOptions): Promise<Fasti
     routerOptions: { maxParamLength: 512 },
     return503OnClosing: true,
   })
+  // A client, or a balancer before it, that has said all it has to say may close its own half: it gets its answer all the same.
+  Object.assign(app.server, { httpAllowHalfOpen: true })
   app.setValidatorCompiler(validatorCompiler)
   app.setSerializerCompiler(serializerCompiler)
   app.setErrorHandler(answerFailure)

@@ -59,12 +59,14 @@ export class DirectWork {
     const { run, wait } = this.#staging
     const context = this.#context
     const onProgress = run.onProgress
+    const totalBytes = this.#prepared.own.neededBytes + (this.#opaque?.planned.plan.totalBytes ?? 0)
+    const part = onProgress && { onProgress: (loaded: number) => onProgress(loaded, totalBytes) }
     this.#result = await (run.strategy as DirectStrategy).execute({
       rank: run.rendezvous.rank,
       job: this.#prepared.job,
-      ...(context && { staged: () => run.staged.execute(context) }),
+      ...(context && { staged: () => run.staged.execute({ ...context, ...part }) }),
       signal: wait.signal,
-      totalBytes: this.#prepared.own.neededBytes,
+      totalBytes,
       ...(onProgress && { onProgress }),
     })
     // What others hand on has arrived when all have finished.

@@ -16,6 +16,8 @@ export interface Attempt {
   readonly progress: UpdateProgress
   /** What an attempt at the same checkpoint left, for sending only what is missing. */
   readonly failed?: UpdateProgress
+  /** It restores the version before; the update that was asked for has failed. */
+  readonly restoring?: true
 }
 
 export interface Recovery {
@@ -91,7 +93,7 @@ async function restored(
   { code, message, cause, fields: { dirty, ...fields } }: CkptError,
 ): Promise<CkptError> {
   try {
-    await attempt({ checkpoint, version, progress: new UpdateProgress(false) })
+    await attempt({ checkpoint, version, progress: new UpdateProgress(false), restoring: true })
     return new CkptError(code, message, { fields: { ...fields, rolledBack: version }, cause })
   } catch (error) {
     const rollbackError = CkptError.from(error, 'UPDATE_FAILED').message

@@ -156,6 +156,11 @@ export class StagedWork {
       if (canRecord(session)) void session.attach(ring.handle, totals, wait.signal, this.#record)
       else void session.attach(ring.handle, totals, wait.signal)
     })
+    // What an earlier attempt brought is part of the whole.
+    const kept = this.#whole!.plan.totalBytes - plan.totalBytes
+    const { onProgress } = run
+    if (onProgress && kept > 0)
+      this.#context = { ...this.#context, onProgress: (loaded, total) => onProgress(kept + loaded, kept + total) }
     if (this.#why.replay === undefined || !canRecord(session)) return
     run.progress.touched = true
     this.#replayed = await session.replay(this.#why.replay)

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { broadcast } from '@ckpt/broadcast'
-import { CkptError, type Device, type Epoch, type Rendezvous } from '@ckpt/contract'
+import { CkptError, SteadyProgress, type ByteProgress, type Device, type Epoch, type Rendezvous } from '@ckpt/contract'
 import type { CheckpointStore } from '@ckpt/memory'
 import type { Logger } from 'pino'
 import type { Activity } from '../activity.ts'
@@ -127,7 +127,11 @@ export class Updates {
       throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts`, { fields: { field: 'retry' } })
     }
     const signal = anySignal(this.#with.closing, options.signal)
-    return updateWithRecovery(
+    const steady = new SteadyProgress((loaded, total) => {
+      this.#with.activity.progressed(loaded, total)
+      options.onProgress?.(loaded, total)
+    })
+    const report = await updateWithRecovery(
       { checkpoint: name, version: options.version ?? name },
       {
         rendezvous: this.#with.rendezvous,
@@ -136,7 +140,7 @@ export class Updates {
         ...(options.strategy?.name === 'p2p' && options.strategy.ranks && { ranks: options.strategy.ranks }),
         timeoutMs,
         signal,
-        attempt: (attempt) => this.#attempt(attempt, options, signal),
+        attempt: (attempt) => this.#attempt(attempt, options, signal, steady.report),
         previous: () => this.engines.previous(engine.name, (checkpoint) => this.#with.metas.find(checkpoint)?.digest),
         onRetry: ({ code }, attempt) => {
           this.#with.metrics.retried()
@@ -144,9 +148,16 @@ export class Updates {
         },
       },
     )
+    steady.finish()
+    return report
   }
 
-  async #attempt(attempt: Attempt, options: UpdateOptions, outer: AbortSignal): Promise<UpdateReport> {
+  async #attempt(
+    attempt: Attempt,
+    options: UpdateOptions,
+    outer: AbortSignal,
+    onProgress: ByteProgress,
+  ): Promise<UpdateReport> {
     const { checkpoint: name, version, progress, failed } = attempt
     const { engine, timeoutMs = this.#with.timeoutMs, strategy = broadcast() } = options
     const verify = verificationAsked(options)
@@ -212,10 +223,7 @@ export class Updates {
             this.engines.said(engine.name, announcements)
           },
           fail,
-          onProgress: (loaded, total) => {
-            activity.progressed(loaded, total)
-            options.onProgress?.(loaded, total)
-          },
+          ...(!attempt.restoring && { onProgress }),
         },
         epoch,
       )

@@ -1,5 +1,13 @@
 import { availableParallelism } from 'node:os'
-import type { AllocateOptions, FileReadRequest, Host, HostMemory, MemoryRange, TransferStats } from '@ckpt/contract'
+import type {
+  AllocateOptions,
+  FileReadRequest,
+  Host,
+  HostMemory,
+  MemoryLimit,
+  MemoryRange,
+  TransferStats,
+} from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
 import pLimit from 'p-limit'
 import { registerMemory, type Pinning } from './memory.ts'
@@ -28,6 +36,10 @@ export class CudaHost implements Host {
 
   availableBytes(): number {
     return this.#host.availableBytes?.() ?? Infinity
+  }
+
+  memoryLimits(): readonly MemoryLimit[] {
+    return this.#host.memoryLimits?.() ?? []
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {

@@ -53,9 +53,10 @@ class HostDevice implements Device {
     const shm = await statfs('/dev/shm').catch((error: unknown) => {
       throw CkptError.from(error, 'UNSUPPORTED', 'rings need /dev/shm')
     })
+    const limits = hostAddon().memoryLimits()
     return {
-      free: Math.min(hostAddon().availableBytes(), shm.bavail * shm.bsize),
-      total: Math.min(totalmem(), shm.blocks * shm.bsize),
+      free: Math.min(...limits.map(({ available }) => available), shm.bavail * shm.bsize),
+      total: Math.min(...limits.map(({ bytes }) => bytes), totalmem(), shm.blocks * shm.bsize),
     }
   }
 

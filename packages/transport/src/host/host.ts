@@ -5,6 +5,7 @@ import {
   type FileReadRequest,
   type Host,
   type HostMemory,
+  type MemoryLimit,
   type MemoryRange,
   type ReadableFile,
   type TransferStats,
@@ -27,6 +28,10 @@ class AddonHost implements Host {
 
   availableBytes(): number {
     return this.#addon.availableBytes()
+  }
+
+  memoryLimits(): readonly MemoryLimit[] {
+    return this.#addon.memoryLimits()
   }
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {

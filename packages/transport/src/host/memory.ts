@@ -27,6 +27,10 @@ export class NativeHostMemory implements HostMemory {
     return this.#memory.lockError
   }
 
+  get lost(): boolean {
+    return this.#memory.lost
+  }
+
   view(offset: number, length: number): Buffer {
     if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0) {
       throw new RangeError(`bytes ${offset} + ${length} are outside a memory of ${this.bytes} bytes`)

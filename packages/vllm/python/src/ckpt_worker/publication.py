@@ -59,6 +59,7 @@ class Publication:
         #: Entries of the dictionary that hold no weights and were left out, and why, by name.
         self.skipped: Mapping[str, str] = skipped or {}
         self._held = held
+        self._process = os.getpid()
 
     @property
     def size(self) -> int:
@@ -71,8 +72,13 @@ class Publication:
         return json.dumps({"type": "tensors", "memories": self.memories, "tensors": rows}, separators=(",", ":")).encode()
 
     def close(self) -> None:
-        """Lets go of the tensors and removes the shared memory's name; calling it again does nothing."""
+        """Lets go of the tensors and removes the shared memory's name; calling it again does nothing.
+
+        In a process forked since, the shared memory stays: it is its parent's.
+        """
         self._held = []
+        if os.getpid() != self._process:
+            return
         for memory in self.memories:
             if memory["kind"] == "shared":
                 with contextlib.suppress(FileNotFoundError):

@@ -46,6 +46,7 @@ class Served:
         self._registered = 0
         self._error: WorkerError | None = None
         self._closed = False
+        self._process = os.getpid()
         self._change = threading.Condition()
         self._listener, self._inode = _listen(path)
         self._listener.settimeout(_TICK)  # here: the thread may only start once the socket is closed again
@@ -80,7 +81,12 @@ class Served:
                 self._change.wait(left)
 
     def close(self) -> None:
-        """Takes the tensors off offer and lets go of them; calling it again does nothing."""
+        """Takes the tensors off offer and lets go of them; calling it again does nothing.
+
+        In a process forked since (a data loader's worker), it does nothing either: the offer is its parent's.
+        """
+        if os.getpid() != self._process:
+            return  # not even the lock may be taken: a thread that is not in this process may hold it
         with self._change:
             if self._closed:
                 return

@@ -1,0 +1,158 @@
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { CkptError } from '@ckpt/contract'
+import { ParameterServer, auto, controlEngine } from '@ckpt/core'
+import { serveHttp } from '@ckpt/core/http'
+import { headerFor } from '@ckpt/safetensors'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { freePort } from './cluster/cluster.ts'
+import { EngineProcess } from './cluster/engine-process.ts'
+import { grouped, refusing } from './testing/confined.fixture.ts'
+
+// Situations from docs/known-faults.md that need several parts of ckpt at once.
+
+let directory: string
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'ckpt-known-'))
+})
+afterEach(() => {
+  rmSync(directory, { recursive: true, force: true })
+})
+
+async function server(): Promise<ParameterServer> {
+  return ParameterServer.create({ rank: 0, worldSize: 1, rendezvous: `tcp://127.0.0.1:${await freePort()}`, timeoutMs: 60_000 })
+}
+
+/** Writes a checkpoint of four tensors of a MiB each, every byte `fill`. */
+function write(file: string, fill: number): number {
+  const bytes = 2 ** 20
+  const tensors = ['a', 'b', 'c', 'd'].map((name) => ({ name, dtype: 'U8' as const, shape: [bytes], bytes }))
+  const { header } = headerFor(tensors)
+  writeFileSync(file, Buffer.concat([header, Buffer.alloc(4 * bytes, fill)]))
+  return header.length + 4 * bytes
+}
+
+describe('a file in place that is cut short after it was registered', () => {
+  const cuts = [
+    ['to nothing', 'broadcast', () => 0],
+    ['inside its header', 'auto', () => 100],
+    ['by its last tensors', 'broadcast', (size: number) => size / 2],
+    ['by its last page', 'broadcast', (size: number) => size - 1],
+    ['by its last tensors', 'auto', (size: number) => size / 2],
+  ] as const
+  it.each(cuts)('%s (%s): the rank lives, names it, and commits nothing of it', async (_, strategy, cut) => {
+    const shared = mkdtempSync('/dev/shm/ckpt-known-')
+    const file = join(shared, 'model.safetensors')
+    const size = write(file, 5)
+    const process = new EngineProcess({ kind: 'typescript', directory, checkpoint: shared, tpRank: 0, tpSize: 1 })
+    try {
+      await process.ready()
+      await using rank = await server()
+      const engine = controlEngine({ socket: process.socket })
+      const options = { engine, ...(strategy === 'auto' && { strategy: auto() }) }
+      await rank.registerCheckpoint('a', { directory: shared }, { inPlace: true })
+      await rank.update('a', { ...options, version: 'whole' })
+      const page = Math.floor(cut(size))
+      truncateSync(file, page)
+      const error: unknown = await rank.update('a', { ...options, version: 'short' }).catch((thrown: unknown) => thrown)
+      // A cut inside the last page leaves the page: nothing may differ but what lies past the end.
+      if (!CkptError.is(error)) throw new Error(`updated from a file of ${page} bytes: ${String(error)}`)
+      expect(error.code).toBe('DIGEST_MISMATCH')
+      expect((await process.health()).version).not.toBe('short')
+      // Registered again from a whole file, everything goes on in the same processes.
+      await rank.unregisterCheckpoint('a')
+      write(file, 6)
+      await rank.registerCheckpoint('b', { directory: shared }, { inPlace: true })
+      expect(await rank.update('b', { ...options, version: 'again' })).toMatchObject({ version: 'again' })
+      expect(await process.verify([file])).toMatchObject({ verified: true })
+    } finally {
+      process.process.child.kill('SIGKILL')
+      rmSync(shared, { recursive: true, force: true })
+    }
+  })
+})
+
+/** Makes memory of each kind, and prints what came of it. */
+const ALLOCATE = `
+  const { loadNativeHost } = await import(${JSON.stringify(new URL('../../../native/host/index.mjs', import.meta.url).href)})
+  const host = loadNativeHost()
+  const results = []
+  for (const shareable of [true, false]) {
+    const bytes = 3 * 2 ** 20
+    results.push(await host.allocate({ bytes, shareable, lock: false }).then(
+      async (memory) => {
+        await host.fill(memory, 0, bytes, 5n)
+        return 'filled'
+      },
+      ({ code, message }) => ({ code, message }),
+    ))
+  }
+  console.log(JSON.stringify(results))`
+
+describe('what containers refuse', () => {
+  const MEMFD_CREATE = 319
+  it.skipIf(process.arch !== 'x64').each([
+    ['EPERM', 1],
+    ['EACCES', 13],
+    ['ENOSYS', 38],
+  ])('memfd_create (%s): shareable memory comes from /dev/shm', (_, error) => {
+    const { status, stdout, stderr } = refusing(MEMFD_CREATE, error, ALLOCATE)
+    expect(stderr).toBe('')
+    expect([status, JSON.parse(stdout)]).toEqual([0, ['filled', 'filled']])
+  })
+
+  it('threads (pids.max): an error names the file and its number', (context) => {
+    // As many as there are already: not one more can be started.
+    const limit = `
+      const { readFileSync, writeFileSync } = await import('node:fs')
+      writeFileSync(process.env.GROUP + '/pids.max', readFileSync(process.env.GROUP + '/pids.current'))`
+    const ended = grouped('pids', 'pids.max', ALLOCATE.replace('const results', `${limit}\n  const results`))
+    if (typeof ended === 'string') return context.skip(ended)
+    const results = JSON.parse(ended.stdout) as unknown[]
+    expect(results).toHaveLength(2)
+    for (const result of results) {
+      expect(result).toMatchObject({
+        code: 'OUT_OF_MEMORY',
+        message: expect.stringMatching(/cannot start a thread .*ckpt-test-\d+-pids[/]pids[.]max is \d+, \d+ of it used/),
+      })
+    }
+  })
+})
+
+describe('the HTTP API behind load balancers', () => {
+  /** What the API answers to a request over a connection that then says nothing, or that closes its own half. */
+  async function answer(path: string, half: boolean): Promise<string> {
+    await using rank = await server()
+    const socketPath = join(directory, 'api')
+    const slow = async (app: { get(path: string, handler: () => Promise<string>): unknown }) => {
+      app.get('/slow', () => new Promise((resolve) => setTimeout(() => resolve('at last'), 500)))
+      await Promise.resolve()
+    }
+    await using _ = await serveHttp(rank, { socketPath, plugins: [slow] as never })
+    const client = connect(socketPath)
+    let text = ''
+    await new Promise<void>((resolve, reject) => {
+      client.once('error', reject).once('close', () => resolve())
+      client.on('data', (data) => {
+        text += data.toString()
+        if (text.includes('at last')) client.destroy()
+      })
+      const request = `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`
+      if (half) client.end(request)
+      else client.write(request)
+      setTimeout(() => client.destroy(), 20_000).unref()
+    })
+    return text
+  }
+
+  it('keeps idle connections for longer than they do (60 s, as a rule)', async () => {
+    const [, seconds] = /keep-alive: timeout=(\d+)/i.exec(await answer('/slow', false)) ?? []
+    expect(Number(seconds)).toBeGreaterThan(60)
+  })
+
+  it('answers a client that has closed its own half of the connection', async () => {
+    expect(await answer('/slow', true)).toContain('at last')
+  })
+})
