@@ -4,7 +4,9 @@
  * @packageDocumentation
  */
 export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorScope, type SerializedError } from './errors.ts'
+export { engineKey } from './engine-key.ts'
 export { checkMessagePack } from './message-pack.ts'
+export { checkSecret, readSecretFile, userSecretFile } from './secrets.ts'
 export { DTYPES, DTYPE_BITS, isDType, tensorBytes, type DType } from './dtype.ts'
 export {
   nameHash,

@@ -127,7 +127,7 @@ describe('real vLLM, when something goes wrong', () => {
     const token = await failure(ranks.update('first', { engine: impostor, ...SMALL }))
     expect(token.error).toMatchObject({ code: 'ENGINE_UNAUTHORIZED' })
     expect(token.error.message).toMatch(/token/)
-    const key = await failure(ranks.update('first', { engine: adapter({ engineKey: 'wrong' }) }))
+    const key = await failure(ranks.update('first', { engine: adapter({ engineKey: 'not the key of this test' }) }))
     expect(key.error.code).toBe('ENGINE_UNAUTHORIZED')
     expect(key.error.message).toMatch(/CKPT_ENGINE_KEY/)
     const stock = await failure(ranks.update('first', { engine: adapter({ via: 'checkpoint-engine' }) }))

@@ -20,6 +20,11 @@ export interface HttpOptions {
   readonly root?: string
   /** Largest request body in bytes (default 16 MiB). */
   readonly bodyLimit?: number
+  /**
+   * Connections that are held at the same time (default: half of the files that the process may open, at most 1024). Where there are more,
+   * connections that have not shown a right to call are ended first, the oldest before the others.
+   */
+  readonly maxConnections?: number
   /** How the engine of an update is reached (default: one call of `update_url`, as checkpoint-engine makes it). */
   readonly engine?: (request: UpdateRequest) => EngineAdapter
   /** What executes an update of given ranks (default: such an update is `UNSUPPORTED`). */

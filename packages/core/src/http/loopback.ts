@@ -1,0 +1,16 @@
+import { isIP } from 'node:net'
+
+/** True if `host` names this machine's loopback interface and nothing else. */
+export function isLoopback(host: string): boolean {
+  const bare = host.replace(/^\[(.*)\]$/, '$1').toLowerCase()
+  return bare === 'localhost' || bare === '::1' || (isIP(bare) === 4 && bare.startsWith('127.'))
+}
+
+/** True if a request's `Host` names the loopback interface. */
+export function namesLoopback(host: string | undefined): boolean {
+  try {
+    return isLoopback(new URL(`http://${host ?? ''}`).hostname)
+  } catch {
+    return false
+  }
+}
