@@ -7,6 +7,7 @@ export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorSco
 export { engineKey } from './engine-key.ts'
 export { checkMessagePack } from './message-pack.ts'
 export { checkSecret, readSecretFile, userSecretFile } from './secrets.ts'
+export { shown } from './shown.ts'
 export { DTYPES, DTYPE_BITS, isDType, tensorBytes, type DType } from './dtype.ts'
 export {
   nameHash,

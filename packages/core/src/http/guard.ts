@@ -1,5 +1,5 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
-import { CkptError } from '@ckpt/contract'
+import { CkptError, checkSecret } from '@ckpt/contract'
 import type { FastifyRequest } from 'fastify'
 import { isLoopback, namesLoopback } from './loopback.ts'
 import type { HttpOptions } from './options.ts'
@@ -11,11 +11,7 @@ const OPEN_PATHS = new Set(['/v1/healthz', '/live'])
 
 /** @throws CkptError `INVALID_ARGUMENT` where other machines could do what they like. */
 export function checkExposure({ host = DEFAULT_HOST, socketPath, token, root }: HttpOptions): void {
-  if (token !== undefined && token.length < 16) {
-    throw new CkptError('INVALID_ARGUMENT', 'a token of fewer than 16 characters can be guessed', {
-      fields: { field: 'token' },
-    })
-  }
+  if (token !== undefined) checkSecret(token, 'token')
   if (socketPath !== undefined || isLoopback(host)) return
   for (const [field, value] of Object.entries({ token, root })) {
     if (value !== undefined) continue

@@ -6,11 +6,8 @@ export function isLoopback(host: string): boolean {
   return bare === 'localhost' || bare === '::1' || (isIP(bare) === 4 && bare.startsWith('127.'))
 }
 
-/** True if a request's `Host` names the loopback interface. */
+/** True if a request's `Host` names the loopback interface, with or without a port. */
 export function namesLoopback(host: string | undefined): boolean {
-  try {
-    return isLoopback(new URL(`http://${host ?? ''}`).hostname)
-  } catch {
-    return false
-  }
+  const name = /^(\[[\da-f:]+\]|[\w.-]+)(?::\d+)?$/i.exec(host ?? '')?.[1]
+  return name !== undefined && isLoopback(name)
 }

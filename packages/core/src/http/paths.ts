@@ -35,7 +35,8 @@ async function real(path: string, given: string): Promise<string> {
   }
 }
 
-function isInside(root: string, path: string): boolean {
+/** True if `path` lies beneath `root`, as they are written. */
+export function isInside(root: string, path: string): boolean {
   const from = relative(resolve(root), path)
   return from !== '' && from !== '..' && !from.startsWith(`..${sep}`) && !isAbsolute(from)
 }
