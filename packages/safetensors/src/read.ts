@@ -1,8 +1,9 @@
 import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import { CkptError } from '@ckpt/contract'
-import { headerLength, LENGTH_BYTES, parseHeader, type SafetensorsHeader } from './header.ts'
+import { headerLength, headerSteps, LENGTH_BYTES, type SafetensorsHeader } from './header.ts'
 import { malformed, unreadable } from './malformed.ts'
+import { headerTurn, Slices } from './slices.ts'
 
 /**
  * Reads and checks the header of a safetensors file; none of its data is read.
@@ -11,20 +12,23 @@ import { malformed, unreadable } from './malformed.ts'
  */
 export async function readHeader(path: string): Promise<SafetensorsHeader> {
   let handle: FileHandle | undefined
+  let done: (() => void) | undefined
   try {
     handle = await openRegular(path)
     const stat = await handle.stat()
     const source = { file: path, fileBytes: stat.size }
     const start = await readUpTo(handle, Buffer.alloc(Math.min(LENGTH_BYTES, stat.size)), 0)
     const length = headerLength(start, source)
+    done = await headerTurn(length)
     const bytes = Buffer.allocUnsafeSlow(LENGTH_BYTES + length)
     start.copy(bytes)
     const whole = await readUpTo(handle, bytes, LENGTH_BYTES)
     if (whole.length < bytes.length) throw malformed({ file: path, field: 'header' }, 'the file shrank while it was read')
-    return parseHeader(whole, source)
+    return await Slices.run(headerSteps(whole, source))
   } catch (error) {
     throw CkptError.is(error) ? error : unreadable(path, error)
   } finally {
+    done?.()
     await handle?.close()
   }
 }

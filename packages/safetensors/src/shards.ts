@@ -6,11 +6,14 @@ import type { SafetensorsHeader } from './header.ts'
 import { JsonCursor } from './json-cursor.ts'
 import { malformed, quote, unreadable } from './malformed.ts'
 import { openRegular, readHeader } from './read.ts'
+import { Slices } from './slices.ts'
 
 const INDEX_SUFFIX = '.safetensors.index.json'
 const SUFFIX = '.safetensors'
 /** Headers read at the same time: enough to hide latency, few enough to spare file descriptors. */
 const PARALLEL = 16
+/** Largest index in bytes: as large as the format lets a header be, which says more of each tensor. */
+const MAX_INDEX_BYTES = 100_000_000
 
 /** The files of one checkpoint with their headers. */
 export interface CheckpointFiles {
@@ -77,7 +80,7 @@ export async function readHeaders(files: readonly string[]): Promise<Safetensors
       for (let i = next++; i < files.length; i = next++) headers[i] = await readHeader(files[i]!)
     }),
   )
-  shardOf(headers)
+  await shardOf(headers)
   return headers
 }
 
@@ -93,7 +96,7 @@ async function readSharded(index: string): Promise<CheckpointFiles> {
     if (!CkptError.is(error, 'CHECKPOINT_UNREADABLE')) throw error
     throw new CkptError(error.code, `${error.message} (${index} names it)`, { fields: error.fields, cause: error })
   })
-  const holder = shardOf(headers)
+  const holder = await shardOf(headers)
   for (const [tensor, shard] of weightMap) {
     const found = holder.get(tensor)
     if (found !== undefined && basename(found.file) === shard) continue
@@ -109,15 +112,17 @@ async function readWeightMap(index: string): Promise<Map<string, string>> {
   const cursor = new JsonCursor(text, index, 'index')
   const keys = new Set<string>()
   const weightMap = new Map<string, string>()
-  cursor.object((key) => {
+  const slices = new Slices()
+  for (const key of cursor.members()) {
     if (keys.has(key)) throw cursor.fail(`key ${quote(key)} stands twice`)
     keys.add(key)
     if (key !== 'weight_map') {
       cursor.skip()
-      return
+      continue
     }
     cursor.field = 'weight_map'
-    cursor.object((tensor) => {
+    for (const tensor of cursor.members()) {
+      if (slices.isOver) await slices.pause()
       cursor.tensor = tensor
       if (weightMap.has(tensor)) throw cursor.fail('the name stands twice in weight_map')
       const shard = cursor.string()
@@ -127,9 +132,9 @@ async function readWeightMap(index: string): Promise<Map<string, string>> {
       }
       weightMap.set(tensor, shard)
       cursor.tensor = undefined
-    })
+    }
     cursor.field = 'index'
-  })
+  }
   cursor.end()
   if (!keys.has('weight_map')) throw malformed({ file: index, field: 'weight_map' }, 'weight_map is missing')
   if (weightMap.size === 0) throw malformed({ file: index, field: 'weight_map' }, 'weight_map names no tensor')
@@ -139,6 +144,10 @@ async function readWeightMap(index: string): Promise<Map<string, string>> {
 async function readRegular(path: string): Promise<Buffer> {
   try {
     await using file = await openRegular(path)
+    const { size } = await file.stat()
+    if (size > MAX_INDEX_BYTES) {
+      throw malformed({ file: path, field: 'index' }, `the index holds ${size} bytes, at most ${MAX_INDEX_BYTES} are read`)
+    }
     return await file.readFile()
   } catch (error) {
     throw CkptError.is(error) ? error : unreadable(path, error)
@@ -146,10 +155,12 @@ async function readRegular(path: string): Promise<Buffer> {
 }
 
 /** Which header holds a tensor; no name may stand in two. */
-function shardOf(headers: readonly SafetensorsHeader[]): Map<string, SafetensorsHeader> {
+async function shardOf(headers: readonly SafetensorsHeader[]): Promise<Map<string, SafetensorsHeader>> {
+  const slices = new Slices()
   const holder = new Map<string, SafetensorsHeader>()
   for (const header of headers) {
     for (const { name } of header.tensors) {
+      if (slices.isOver) await slices.pause()
       const other = holder.get(name)
       if (other !== undefined) {
         throw malformed({ file: header.file, tensor: name, field: 'name' }, `the name stands in ${other.file} too`)

@@ -25,8 +25,9 @@ it('real vLLM takes updates from those who have the key, which its own user find
   const { python } = environment
   const models = await generateModels(python, [{ family: 'qwen3', seed: 1 }])
   onTestFinished(() => models[Symbol.dispose]())
-  const server = await VllmServer.serving({ python, model: models.directories[0]!, loadFormat: 'dummy' })
+  const server = await VllmServer.start({ python, model: models.directories[0]!, loadFormat: 'dummy' })
   onTestFinished(() => server.stop())
+  await server.ready(900_000)
   const ranks = await LocalRanks.create(1)
   onTestFinished(() => ranks[Symbol.asyncDispose]())
   await ranks.register('first', models.directories[0]!)
@@ -53,4 +54,4 @@ it('real vLLM takes updates from those who have the key, which its own user find
   // Nothing was set anywhere: the engine and this process are of the same user.
   await ranks.update('first', { engine: vllm({ url: server.url, parallelSize: 1 }) })
   expect(await server.complete(prompts, 8)).not.toEqual(before)
-})
+}, 1_800_000)
