@@ -58,7 +58,9 @@ describe('while 2,000 connections without a right to call are held open', { time
     ['half headers', 'metrics'],
     ['dripped body', 'metrics'],
   ] as const) {
-    it(`${at === 'api' ? 'an authorised call' : 'a scrape of the metrics port'} is answered beside: ${kind}`, async ({ skip }) => {
+    it(`${at === 'api' ? 'an authorised call' : 'a scrape of the metrics port'} is answered beside: ${kind}`, async ({
+      skip,
+    }) => {
       if (cannot !== undefined) skip(cannot)
       const server = start('server', 'http-server.child.ts', [TOKEN], ['prlimit', `--nofile=${FILES}:${FILES}`])
       const listening = await message<{ api: string; metrics: string }>(server.child)
@@ -80,7 +82,9 @@ describe('while 2,000 connections without a right to call are held open', { time
       await flood.stop('SIGKILL')
       expect(report.made).toBeGreaterThanOrEqual(1000)
       expect(during.files).toBeLessThan(FILES)
-      await expect.poll(async () => (await ask<Resources>(server)).files, { timeout: 30_000, interval: 500 }).toBeLessThanOrEqual(before.files + 3)
+      await expect
+        .poll(async () => (await ask<Resources>(server)).files, { timeout: 30_000, interval: 500 })
+        .toBeLessThanOrEqual(before.files + 3)
       const after = await ask<Resources>(server)
       const grown = Math.round((after.residentBytes - before.residentBytes) / 2 ** 20)
       console.log(
@@ -95,14 +99,18 @@ describe('while 2,000 connections without a right to call are held open', { time
 function timed(url: string): Promise<number> {
   const started = performance.now()
   return new Promise((resolve, reject) => {
-    const outgoing = request(url, { agent: false, headers: { authorization: `Bearer ${TOKEN}` }, timeout: HANGS_MS }, (answer) => {
-      answer.resume()
-      answer.on('error', reject)
-      answer.on('end', () => {
-        if (answer.statusCode === 200) resolve(Math.round(performance.now() - started))
-        else reject(new Error(`${url} answered ${answer.statusCode}`))
-      })
-    })
+    const outgoing = request(
+      url,
+      { agent: false, headers: { authorization: `Bearer ${TOKEN}` }, timeout: HANGS_MS },
+      (answer) => {
+        answer.resume()
+        answer.on('error', reject)
+        answer.on('end', () => {
+          if (answer.statusCode === 200) resolve(Math.round(performance.now() - started))
+          else reject(new Error(`${url} answered ${answer.statusCode}`))
+        })
+      },
+    )
     outgoing.on('timeout', () => outgoing.destroy(new Error(`${url} did not answer within ${HANGS_MS} ms`)))
     outgoing.on('error', reject)
     outgoing.end()

@@ -1,4 +1,14 @@
-import { chmodSync, chownSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { execFile, execFileSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -18,10 +28,12 @@ beforeEach(() => {
 })
 
 describe('a file of a secret', () => {
-  const write = (text: string, mode = 0o600) => (path: string) => {
-    writeFileSync(path, text)
-    chmodSync(path, mode)
-  }
+  const write =
+    (text: string, mode = 0o600) =>
+    (path: string) => {
+      writeFileSync(path, text)
+      chmodSync(path, mode)
+    }
   it.each<[string, (path: string) => void, RegExp]>([
     ['is not there', () => undefined, /cannot be read/],
     ['others may read', write(KEY, 0o644), /can be read by others/],
@@ -35,7 +47,10 @@ describe('a file of a secret', () => {
     const path = join(directory, 'secret')
     make(path)
     const fields = { field: 'CKPT_X_FILE', file: path }
-    const refused = expect.objectContaining({ code: 'INVALID_ARGUMENT', fields: expect.objectContaining(fields) as unknown }) as unknown
+    const refused = expect.objectContaining({
+      code: 'INVALID_ARGUMENT',
+      fields: expect.objectContaining(fields) as unknown,
+    }) as unknown
     expect(() => readSecretFile(path, 'CKPT_X_FILE')).toThrow(refused as Error)
     expect(() => readSecretFile(path, 'CKPT_X_FILE')).toThrow(why)
   })

@@ -1,5 +1,16 @@
 import { randomBytes } from 'node:crypto'
-import { closeSync, constants, fstatSync, linkSync, lstatSync, mkdirSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { CkptError } from './errors.ts'
 
@@ -27,7 +38,10 @@ export function checkSecret(secret: string, field: string): string {
  */
 export function readSecretFile(path: string, field: string): string {
   const refuse = (why: string, cause?: unknown) =>
-    new CkptError('INVALID_ARGUMENT', `${field}: ${path} ${why}`, { fields: { field, file: path }, ...(cause !== undefined && { cause }) })
+    new CkptError('INVALID_ARGUMENT', `${field}: ${path} ${why}`, {
+      fields: { field, file: path },
+      ...(cause !== undefined && { cause }),
+    })
   let file: number | undefined
   try {
     // Not waiting for the other end of a pipe.
@@ -41,7 +55,8 @@ export function readSecretFile(path: string, field: string): string {
     const bytes = Buffer.alloc(MAX_FILE_BYTES)
     const text = bytes.toString('utf8', 0, readSync(file, bytes, 0, MAX_FILE_BYTES, 0)).trim()
     if (text === '') throw refuse('is empty')
-    if (text.length < MIN_SECRET_LENGTH) throw refuse(`holds ${text.length} characters, which can be guessed; use at least ${MIN_SECRET_LENGTH}`)
+    if (text.length < MIN_SECRET_LENGTH)
+      throw refuse(`holds ${text.length} characters, which can be guessed; use at least ${MIN_SECRET_LENGTH}`)
     return text
   } catch (error) {
     if (CkptError.is(error)) throw error

@@ -48,7 +48,9 @@ function untyped(work: () => unknown, code: string): unknown {
     work()
     return undefined
   } catch (error) {
-    return CkptError.is(error) && [code, 'INVALID_ARGUMENT'].includes(error.code) && error.message.length < 2000 ? undefined : error
+    return CkptError.is(error) && [code, 'INVALID_ARGUMENT'].includes(error.code) && error.message.length < 2000
+      ? undefined
+      : error
   }
 }
 
@@ -67,9 +69,13 @@ it('a trainer’s description is refused by field, whatever stands where', () =>
     for (let at = 0; at < row.length; at++) expect(one([memory], [row.with(at, value as string)]), String(at)).toBeUndefined()
   }
   fc.assert(
-    fc.property(fc.array(any, { maxLength: 3 }), fc.array(fc.oneof(any, fc.array(any, { minLength: 6, maxLength: 6 })), { maxLength: 4 }), (memories, tensors) => {
-      expect(one([memory, ...memories], tensors)).toBeUndefined()
-    }),
+    fc.property(
+      fc.array(any, { maxLength: 3 }),
+      fc.array(fc.oneof(any, fc.array(any, { minLength: 6, maxLength: 6 })), { maxLength: 4 }),
+      (memories, tensors) => {
+        expect(one([memory, ...memories], tensors)).toBeUndefined()
+      },
+    ),
   )
 })
 

@@ -13,8 +13,19 @@ describe('rendezvousOptionsFromEnv', () => {
   })
 
   it('reads what launchers set', () => {
-    const env = { RANK: '3', WORLD_SIZE: '8', MASTER_ADDR: 'node-1.cluster', MASTER_PORT: '1234', CKPT_TOKEN: 'a secret of this test' }
-    expect(rendezvousOptionsFromEnv(env)).toEqual({ rank: 3, worldSize: 8, address: 'tcp://node-1.cluster:1234', token: 'a secret of this test' })
+    const env = {
+      RANK: '3',
+      WORLD_SIZE: '8',
+      MASTER_ADDR: 'node-1.cluster',
+      MASTER_PORT: '1234',
+      CKPT_TOKEN: 'a secret of this test',
+    }
+    expect(rendezvousOptionsFromEnv(env)).toEqual({
+      rank: 3,
+      worldSize: 8,
+      address: 'tcp://node-1.cluster:1234',
+      token: 'a secret of this test',
+    })
     expect(rendezvousOptionsFromEnv({ CKPT_INSECURE: '1' })).toMatchObject({ insecure: true })
     expect(rendezvousOptionsFromEnv({ ...env, MASTER_ADDR: 'fd00::1' }).address).toBe('tcp://[fd00::1]:1234')
   })

@@ -48,24 +48,30 @@ it('sorts as the language does, whatever the order was', () => {
   }
 })
 
-it.each(['in order', 'in disorder'])('a large header %s, and the index that names its tensors, leave the process to others', async (order) => {
-  const count = 60_000
-  const at = (i: number) => (order === 'in order' ? i : (i * 7919) % count)
-  const entries = Array.from({ length: count }, (_, i) => `"layer.${at(i)}.weight":{"dtype":"U8","shape":[1],"data_offsets":[${at(i)},${at(i) + 1}]}`)
-  const text = Buffer.from(`{${entries.join(',')}}`)
-  const length = Buffer.alloc(8)
-  length.writeBigUInt64LE(BigInt(text.length))
-  const file = join(directory, 'model.safetensors')
-  writeFileSync(file, Buffer.concat([length, text, Buffer.alloc(count)]))
-  const map = Array.from({ length: count }, (_, i) => `"layer.${i}.weight":"model.safetensors"`).join(',')
-  const index = join(directory, 'model.safetensors.index.json')
-  writeFileSync(index, `{"weight_map":{${map}}}`)
-  // Reading takes some turns by itself: a small file's.
-  expect(await turns(() => readHeader(file))).toBeGreaterThan(5)
-  expect(await turns(() => readHeaders([file]))).toBeGreaterThan(5)
-  expect((await readHeader(file)).tensors.map(({ begin }) => begin)).toEqual(Array.from({ length: count }, (_, i) => i))
-  expect((await readIndex(index)).headers[0]!.tensors).toHaveLength(count)
-})
+it.each(['in order', 'in disorder'])(
+  'a large header %s, and the index that names its tensors, leave the process to others',
+  async (order) => {
+    const count = 60_000
+    const at = (i: number) => (order === 'in order' ? i : (i * 7919) % count)
+    const entries = Array.from(
+      { length: count },
+      (_, i) => `"layer.${at(i)}.weight":{"dtype":"U8","shape":[1],"data_offsets":[${at(i)},${at(i) + 1}]}`,
+    )
+    const text = Buffer.from(`{${entries.join(',')}}`)
+    const length = Buffer.alloc(8)
+    length.writeBigUInt64LE(BigInt(text.length))
+    const file = join(directory, 'model.safetensors')
+    writeFileSync(file, Buffer.concat([length, text, Buffer.alloc(count)]))
+    const map = Array.from({ length: count }, (_, i) => `"layer.${i}.weight":"model.safetensors"`).join(',')
+    const index = join(directory, 'model.safetensors.index.json')
+    writeFileSync(index, `{"weight_map":{${map}}}`)
+    // Reading takes some turns by itself: a small file's.
+    expect(await turns(() => readHeader(file))).toBeGreaterThan(5)
+    expect(await turns(() => readHeaders([file]))).toBeGreaterThan(5)
+    expect((await readHeader(file)).tensors.map(({ begin }) => begin)).toEqual(Array.from({ length: count }, (_, i) => i))
+    expect((await readIndex(index)).headers[0]!.tensors).toHaveLength(count)
+  },
+)
 
 it('an index over the limit is refused by its size, before it is read', async () => {
   const index = join(directory, 'huge.safetensors.index.json')

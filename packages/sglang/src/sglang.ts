@@ -1,4 +1,11 @@
-import { CkptError, engineKey, type EngineAdapter, type EngineCall, type EngineStart, type WorkerEndpoint } from '@ckpt/contract'
+import {
+  CkptError,
+  engineKey,
+  type EngineAdapter,
+  type EngineCall,
+  type EngineStart,
+  type WorkerEndpoint,
+} from '@ckpt/contract'
 import { z } from 'zod'
 import { checkOptions, type SglangOptions } from './options.ts'
 import { SglangServer, type Limits } from './server.ts'

@@ -47,7 +47,10 @@ export function addServe(program: Command): void {
       '--engine-control <path>',
       "control socket of a rank's engine worker ({rank} stands for the rank), instead of update_url and stock workers",
     )
-    .option('--engine-host <host...>', 'hosts besides this machine that update_url of a request may name, with or without a port')
+    .option(
+      '--engine-host <host...>',
+      'hosts besides this machine that update_url of a request may name, with or without a port',
+    )
     .option(
       '--engine-sockets <directory...>',
       "directories that uds of a request may lie in (default: with --uds, the socket's own directory)",

@@ -10,7 +10,11 @@ import { freePort } from '../cluster/cluster.ts'
 const [token, root] = process.argv.slice(2)
 const metricsPort = await freePort()
 const server = await ParameterServer.create({ rank: 0, worldSize: 1, timeoutMs: 5000, metricsPort })
-const api = await serveHttp(server, { plugins: [live], ...(token !== undefined && { token }), ...(root !== undefined && { root }) })
+const api = await serveHttp(server, {
+  plugins: [live],
+  ...(token !== undefined && { token }),
+  ...(root !== undefined && { root }),
+})
 
 process.on('message', () => {
   ;(globalThis as { gc?: () => void }).gc?.()

@@ -20,7 +20,9 @@ fetch(url + '/collective_rpc', { method: 'POST', headers: { 'content-type': 'app
   .then(async (answer) => console.log(JSON.stringify({ status: answer.status, text: await answer.text() })))
 `
 
-it('real vLLM takes updates from those who have the key, which its own user finds by itself and others do not', async ({ skip }) => {
+it('real vLLM takes updates from those who have the key, which its own user finds by itself and others do not', async ({
+  skip,
+}) => {
   if (environment.missing !== undefined) return skip(environment.missing)
   const { python } = environment
   const models = await generateModels(python, [{ family: 'qwen3', seed: 1 }])
@@ -41,7 +43,17 @@ it('real vLLM takes updates from those who have the key, which its own user find
     expect((error as Error).message).toMatch(/CKPT_ENGINE_KEY_FILE/)
   }
   if (noOtherUser() === undefined) {
-    const as = ['--reuid', String(NOBODY), '--regid', String(NOBODY), '--clear-groups', process.execPath, '-e', ATTACK, server.url]
+    const as = [
+      '--reuid',
+      String(NOBODY),
+      '--regid',
+      String(NOBODY),
+      '--clear-groups',
+      process.execPath,
+      '-e',
+      ATTACK,
+      server.url,
+    ]
     for (const key of [[], ['a key that was guessed']]) {
       const { stdout } = await promisify(execFile)('setpriv', [...as, ...key], { cwd: '/', env: {}, timeout: 60_000 })
       const answer = JSON.parse(stdout) as { status: number; text: string }

@@ -16,7 +16,10 @@ export type EngineTarget = Pick<UpdateRequest, 'update_url' | 'uds'>
  * @returns the target with its socket's links followed.
  * @throws CkptError `INVALID_ARGUMENT` naming the field, and the option that allows it.
  */
-export function engineTarget<T extends EngineTarget>(body: T, options: Pick<HttpOptions, 'engineHosts' | 'engineSockets' | 'socketPath'>): T {
+export function engineTarget<T extends EngineTarget>(
+  body: T,
+  options: Pick<HttpOptions, 'engineHosts' | 'engineSockets' | 'socketPath'>,
+): T {
   const { update_url: url, uds } = body
   if (url === undefined || url === null) return body
   const { protocol, hostname, host, username, password } = new URL(url)

@@ -12,8 +12,28 @@ import { serveHttp, type HttpServer } from './index.ts'
 const deep = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`
 /** JSON texts to stand where something else is expected. */
 const HOSTILE: readonly string[] = [
-  ...['null', 'true', '-1', '0', '1.5', '1e400', '9007199254740993', '""', '"__proto__"', '"constructor"', '[]', '{}', '[null]'],
-  ...['{"toString": null}', '[{"toString": null}]', '{"toString": null, "valueOf": null}', '{"length": 4294967295}', '{"toJSON": 1}'],
+  ...[
+    'null',
+    'true',
+    '-1',
+    '0',
+    '1.5',
+    '1e400',
+    '9007199254740993',
+    '""',
+    '"__proto__"',
+    '"constructor"',
+    '[]',
+    '{}',
+    '[null]',
+  ],
+  ...[
+    '{"toString": null}',
+    '[{"toString": null}]',
+    '{"toString": null, "valueOf": null}',
+    '{"length": 4294967295}',
+    '{"toJSON": 1}',
+  ],
   ...['{"__proto__": {"x": 1}}', '{"constructor": {"prototype": {"x": 1}}}', '{"__proto__": null}', '"\\u0000"', '"\\ud800"'],
   deep(50_000),
   `[${'0,'.repeat(100_000)}0]`,
@@ -73,7 +93,10 @@ describe('hostile JSON', () => {
       ] as const) {
         for (const text of spoiled(body, hostile)) {
           const { status, text: answer } = await post(path, text)
-          expect([...(text === '{"files":[]}' ? [200] : []), 400, 404, 413, 415, 422, 501], `${path} ${text.slice(0, 200)}: ${answer.slice(0, 300)}`).toContain(status)
+          expect(
+            [...(text === '{"files":[]}' ? [200] : []), 400, 404, 413, 415, 422, 501],
+            `${path} ${text.slice(0, 200)}: ${answer.slice(0, 300)}`,
+          ).toContain(status)
           expect(answer).not.toMatch(/TypeError|RangeError|node_modules/)
         }
       }
@@ -85,12 +108,30 @@ describe('hostile JSON', () => {
   it('in saved metas is refused by field, wherever it stands', async () => {
     const path = join(directory, 'metas.json')
     const tensors = tensorTable([{ name: 'w', dtype: 'BF16', shape: [4, 2], bytes: 16, segment: 0, offset: 0 }])
-    const rank = { rank: 0, host: 'h', deviceUuid: 'u', segments: [{ kind: 'anonymous' as const, bytes: 64 }], tensors, digest: '' }
+    const rank = {
+      rank: 0,
+      host: 'h',
+      deviceUuid: 'u',
+      segments: [{ kind: 'anonymous' as const, bytes: 64 }],
+      tensors,
+      digest: '',
+    }
     await writeMetas(path, { manifest: manifestOf('a', [rank]), access: [] })
     const saved = JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>
     const withAccess = {
       ...saved,
-      access: [{ rank: 0, points: [{ devices: [], endpoint: { kind: 'tcp', id: 'i', addresses: ['h:1'], secret: null }, regions: [{ key: 'k', bytes: 64 }] }] }],
+      access: [
+        {
+          rank: 0,
+          points: [
+            {
+              devices: [],
+              endpoint: { kind: 'tcp', id: 'i', addresses: ['h:1'], secret: null },
+              regions: [{ key: 'k', bytes: 64 }],
+            },
+          ],
+        },
+      ],
     }
     for (const hostile of HOSTILE) {
       for (const text of [...spoiled(saved, hostile), ...spoiled(withAccess, hostile)]) {

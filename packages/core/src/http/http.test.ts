@@ -218,11 +218,15 @@ describe('the HTTP API of one rank', () => {
     const private_ = createServer((_, response) => response.end('a service that only this machine reaches'))
     await new Promise<void>((resolve) => private_.listen(elsewhere, resolve))
     symlinkSync(elsewhere, join(sockets, 'link.sock'))
-    open.push({ address: '', close: () => Promise.all([engine, private_].map((one) => new Promise((r) => one.close(r)))) } as never)
+    open.push({
+      address: '',
+      close: () => Promise.all([engine, private_].map((one) => new Promise((r) => one.close(r)))),
+    } as never)
     const { call } = await serve({ engineHosts: ['engine.example', 'other.example:8000'], engineSockets: [sockets] })
     await call('POST', '/v1/checkpoints/a/files', files())
     await call('POST', '/v1/checkpoints/a/gather-metas')
-    const update = (update_url: string, uds?: string) => call('POST', '/v1/checkpoints/a/update', { update_url, timeout: 1, ...(uds && { uds }) })
+    const update = (update_url: string, uds?: string) =>
+      call('POST', '/v1/checkpoints/a/update', { update_url, timeout: 1, ...(uds && { uds }) })
     for (const url of [
       'http://169.254.169.254/latest/meta-data',
       'http://evil.example/',
@@ -235,22 +239,47 @@ describe('the HTTP API of one rank', () => {
       'file:///etc/passwd',
       'ftp://127.0.0.1/',
     ]) {
-      expect(await update(url), url).toMatchObject({ status: 400, body: { error: { code: 'INVALID_ARGUMENT', fields: { field: 'update_url' } } } })
+      expect(await update(url), url).toMatchObject({
+        status: 400,
+        body: { error: { code: 'INVALID_ARGUMENT', fields: { field: 'update_url' } } },
+      })
     }
-    for (const uds of [elsewhere, join(sockets, '../elsewhere.sock'), join(sockets, 'link.sock'), join(sockets, 'none.sock'), sockets, '/run/docker.sock', 'engine.sock', 'a\0b']) {
-      expect(await update('http://engine/', uds), uds).toMatchObject({ status: 400, body: { error: { code: 'INVALID_ARGUMENT', fields: { field: 'uds' } } } })
+    for (const uds of [
+      elsewhere,
+      join(sockets, '../elsewhere.sock'),
+      join(sockets, 'link.sock'),
+      join(sockets, 'none.sock'),
+      sockets,
+      '/run/docker.sock',
+      'engine.sock',
+      'a\0b',
+    ]) {
+      expect(await update('http://engine/', uds), uds).toMatchObject({
+        status: 400,
+        body: { error: { code: 'INVALID_ARGUMENT', fields: { field: 'uds' } } },
+      })
     }
     // Past the check: this rank has no GPU, which checkpoint-engine's protocol needs.
     expect((await update('http://engine/collective_rpc', socket)).status).toBe(501)
-    for (const url of ['http://127.0.0.1:9/', 'http://localhost:9/', 'http://2130706433:9/', 'http://ENGINE.example/', 'http://other.example:8000/']) {
+    for (const url of [
+      'http://127.0.0.1:9/',
+      'http://localhost:9/',
+      'http://2130706433:9/',
+      'http://ENGINE.example/',
+      'http://other.example:8000/',
+    ]) {
       expect((await update(url)).status, url).toBe(501)
     }
   })
 
   it('takes a socket beside its own where it listens on one, and none where it was told none', async () => {
     const socketPath = join(directory, 'api.sock')
-    expect(engineTarget({ update_url: 'http://e/', uds: file }, { socketPath: join(directory, 'root', 'api.sock') }).uds).toBe(realpathSync(file))
-    expect(() => engineTarget({ update_url: 'http://e/', uds: '/tmp/x.sock' }, {})).toThrow(/no directory of sockets is allowed/)
+    expect(engineTarget({ update_url: 'http://e/', uds: file }, { socketPath: join(directory, 'root', 'api.sock') }).uds).toBe(
+      realpathSync(file),
+    )
+    expect(() => engineTarget({ update_url: 'http://e/', uds: '/tmp/x.sock' }, {})).toThrow(
+      /no directory of sockets is allowed/,
+    )
     expect(() => engineTarget({ update_url: 'http://e/', uds: '/etc/passwd' }, { socketPath })).toThrow(/does not lie beneath/)
   })
 

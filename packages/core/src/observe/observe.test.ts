@@ -137,7 +137,10 @@ it('serves metrics on the loopback interface to requests that name it, so that n
   onTestFinished(() => server.close())
   const status = (port: number, host: string) =>
     new Promise<number | undefined>((resolve, reject) =>
-      request({ port, host: '127.0.0.1', path: '/metrics', headers: { host } }, (answer) => (answer.resume(), resolve(answer.statusCode)))
+      request(
+        { port, host: '127.0.0.1', path: '/metrics', headers: { host } },
+        (answer) => (answer.resume(), resolve(answer.statusCode)),
+      )
         .on('error', reject)
         .end(),
     )
@@ -146,7 +149,16 @@ it('serves metrics on the loopback interface to requests that name it, so that n
   for (const host of [`127.0.0.1:${local.port}`, 'localhost', 'LOCALHOST:1', '[::1]:80', '127.1.2.3']) {
     expect(await status(local.port, host), host).toBe(200)
   }
-  for (const host of ['evil.example', `evil.example:${local.port}`, '127.0.0.1.evil.example', 'localhost.evil.example', '10.0.0.1', '0.0.0.0', 'a b', '@localhost']) {
+  for (const host of [
+    'evil.example',
+    `evil.example:${local.port}`,
+    '127.0.0.1.evil.example',
+    'localhost.evil.example',
+    '10.0.0.1',
+    '0.0.0.0',
+    'a b',
+    '@localhost',
+  ]) {
     expect([400, 403], host).toContain(await status(local.port, host))
   }
   // Where other machines are to read them they do so by names that this one does not know.

@@ -64,7 +64,11 @@ export class TrainerSession implements Disposable {
     await this.#until(() => this.#frames.length > 0, signal, `sent no ${JSON.stringify(type)}`)
     const message = this.#frames.shift()!
     if (message.type === type) return message
-    if (message.type === 'error') throw lost(this.#peer, `the trainer failed: ${typeof message['message'] === 'string' ? message['message'] : shown(message['message'])}`)
+    if (message.type === 'error')
+      throw lost(
+        this.#peer,
+        `the trainer failed: ${typeof message['message'] === 'string' ? message['message'] : shown(message['message'])}`,
+      )
     throw malformed(this.#peer, 'type', `expected ${JSON.stringify(type)}, got ${shown(message.type)}`)
   }
 
