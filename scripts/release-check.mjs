@@ -8,12 +8,13 @@ import { changesetProblems } from './lib/changesets.mjs'
 import { installInto } from './lib/npm.mjs'
 import { run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
+import { audit } from './release/audit.mjs'
 import { lintTarball } from './release/lint.mjs'
 import { packAll, publicPackages } from './release/pack.mjs'
 import { runReadme } from './release/project.mjs'
 import { ensureSetup } from './setup.mjs'
 
-const STEPS = ['changesets', 'build', 'pack', 'lint', 'install', 'readme', 'sbom', 'source', 'publish']
+const STEPS = ['changesets', 'build', 'pack', 'lint', 'install', 'readme', 'sbom', 'audit', 'source', 'publish']
 const { values } = parseArgs({
   options: { only: { type: 'string' }, out: { type: 'string' }, keep: { type: 'boolean' }, help: { type: 'boolean' } },
 })
@@ -34,9 +35,10 @@ try {
   await step('build', build)
   if (steps.some((name) => STEPS.indexOf(name) >= STEPS.indexOf('pack'))) await perform('pack', pack)
   await step('lint', lint)
-  if (['install', 'readme', 'sbom'].some((name) => steps.includes(name))) await perform('install', install)
+  if (['install', 'readme', 'sbom', 'audit'].some((name) => steps.includes(name))) await perform('install', install)
   await step('readme', readme)
   await step('sbom', sbom)
+  await step('audit', () => audit(join(scratch, 'project')))
   await step('source', source)
   await step('publish', publish)
 } finally {

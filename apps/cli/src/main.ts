@@ -8,6 +8,7 @@ import { addPlan } from './commands/plan.ts'
 import { addStatus } from './commands/status.ts'
 import { addServe } from './commands/serve.ts'
 import { addUpdate } from './commands/update.ts'
+import { checkBundle } from './doctor/bundle.ts'
 
 const program = new Command('ckpt')
   .description('Updates the weights of running LLM inference engines in place.')
@@ -20,6 +21,10 @@ addStatus(program)
 addServe(program)
 addJoin(program)
 addDoctor(program)
+// The doctor says more of a damaged bundle.
+program.hook('preAction', (_, command) => {
+  if (command.name() !== 'doctor') checkBundle(process.argv[1]!)
+})
 
 try {
   await program.parseAsync()

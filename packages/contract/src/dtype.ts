@@ -35,9 +35,9 @@ export type DType = keyof typeof DTYPE_BITS
 /** All dtypes in a fixed order; a {@link TensorTable} stores a dtype as its index here. Appended to, never reordered. */
 export const DTYPES: readonly DType[] = Object.keys(DTYPE_BITS) as DType[]
 
-/** Whether `name` is a dtype of the safetensors format. */
-export function isDType(name: string): name is DType {
-  return Object.hasOwn(DTYPE_BITS, name)
+/** True if `name`, whatever it is, is a dtype of the safetensors format. */
+export function isDType(name: unknown): name is DType {
+  return typeof name === 'string' && Object.hasOwn(DTYPE_BITS, name)
 }
 
 /**

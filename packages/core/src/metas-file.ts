@@ -1,11 +1,14 @@
 import { constants } from 'node:fs'
-import { readFile, stat } from 'node:fs/promises'
+import { open } from 'node:fs/promises'
 import { CkptError, type Manifest, type RankAccess, type RankMetas } from '@ckpt/contract'
 import { decodeRankMetas, encodeRankMetas } from '@ckpt/rendezvous'
 import { z } from 'zod'
 import { manifestOf } from './manifest.ts'
 import { accessSchema, holdsSecret, restoreAccess, storeAccess } from './p2p/access.ts'
 import { writeWholeFile } from './whole-file.ts'
+
+/** Largest file of saved metas, in bytes: several times that of a million tensors on a thousand ranks. */
+const MAX_FILE_BYTES = 512 * 2 ** 20
 
 const fileSchema = z.object({
   format: z.literal('ckpt-metas'),
@@ -43,15 +46,19 @@ export async function writeMetas(path: string, metas: Metas): Promise<void> {
 
 /**
  * What {@link writeMetas} wrote. @throws CkptError `METAS_MALFORMED` naming the file and field, also where a file with secrets may be
- * read by others than its owner.
+ * read by others than its owner, and for one that is too large or no regular file.
  */
 export async function readMetas(path: string): Promise<Metas> {
   let text: string
   let mode: number
   try {
     // Not waiting for the other end of a pipe.
-    text = await readFile(path, { encoding: 'utf8', flag: constants.O_RDONLY | constants.O_NONBLOCK })
-    mode = (await stat(path)).mode
+    await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const stat = await file.stat()
+    if (!stat.isFile()) throw new Error('it is not a regular file')
+    if (stat.size > MAX_FILE_BYTES) throw new Error(`it holds ${stat.size} bytes, at most ${MAX_FILE_BYTES} are read`)
+    text = await file.readFile('utf8')
+    mode = stat.mode
   } catch (error) {
     throw CkptError.from(error, 'METAS_MALFORMED', `cannot read metas ${path}`, { file: path })
   }

@@ -1,4 +1,4 @@
-import { CkptError, isDType, tensorBytes, type DeviceSource, type DType, type HostMemory } from '@ckpt/contract'
+import { CkptError, isDType, shown, tensorBytes, type DeviceSource, type DType, type HostMemory } from '@ckpt/contract'
 
 /** `CUipcMemHandle` of cuda.h. */
 const IPC_HANDLE_BYTES = 64
@@ -67,13 +67,15 @@ export function tensorSpecs(tensors: Readonly<Record<string, TensorInput>> | Ite
     : Object.entries(tensors).map(([name, tensor]) => ({ ...tensor, name }))
   const names = new Set<string>()
   return Array.from(inputs, ({ name, dtype, shape, data }) => {
-    if (typeof name !== 'string') throw invalid(String(name), 'name', 'the name is not a string')
+    if (typeof name !== 'string') throw invalid(shown(name), 'name', 'the name is not a string')
     if (names.has(name)) throw invalid(name, 'name', 'the name stands twice')
     names.add(name)
-    if (!isDType(dtype)) throw invalid(name, 'dtype', `unknown dtype ${String(dtype)}`)
+    if (!isDType(dtype)) throw invalid(name, 'dtype', `unknown dtype ${shown(dtype)}`)
+    if (!Array.isArray(shape)) throw invalid(name, 'shape', `shape ${shown(shape)} is not a list of whole numbers`)
     if (shape.some((dimension) => !Number.isSafeInteger(dimension) || dimension < 0)) {
-      throw invalid(name, 'shape', `shape [${shape.join(', ')}] is not a list of whole numbers`)
+      throw invalid(name, 'shape', `shape [${shape.slice(0, 70).map(shown).join(', ')}] is not a list of whole numbers`)
     }
+    if (typeof data !== 'object' || data === null) throw invalid(name, 'data', `${shown(data)} is no data`)
     const bytes = tensorBytes(dtype, shape)
     return { name, dtype, shape: [...shape], bytes, data: dataOf(name, data, bytes) }
   })

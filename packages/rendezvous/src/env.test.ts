@@ -13,8 +13,19 @@ describe('rendezvousOptionsFromEnv', () => {
   })
 
   it('reads what launchers set', () => {
-    const env = { RANK: '3', WORLD_SIZE: '8', MASTER_ADDR: 'node-1.cluster', MASTER_PORT: '1234', CKPT_TOKEN: 's' }
-    expect(rendezvousOptionsFromEnv(env)).toEqual({ rank: 3, worldSize: 8, address: 'tcp://node-1.cluster:1234', token: 's' })
+    const env = {
+      RANK: '3',
+      WORLD_SIZE: '8',
+      MASTER_ADDR: 'node-1.cluster',
+      MASTER_PORT: '1234',
+      CKPT_TOKEN: 'a secret of this test',
+    }
+    expect(rendezvousOptionsFromEnv(env)).toEqual({
+      rank: 3,
+      worldSize: 8,
+      address: 'tcp://node-1.cluster:1234',
+      token: 'a secret of this test',
+    })
     expect(rendezvousOptionsFromEnv({ CKPT_INSECURE: '1' })).toMatchObject({ insecure: true })
     expect(rendezvousOptionsFromEnv({ ...env, MASTER_ADDR: 'fd00::1' }).address).toBe('tcp://[fd00::1]:1234')
   })
@@ -33,6 +44,7 @@ describe('rendezvousOptionsFromEnv', () => {
     ['MASTER_ADDR', { MASTER_ADDR: '' }],
     ['MASTER_ADDR', { MASTER_ADDR: 'a b' }],
     ['CKPT_TOKEN', { CKPT_TOKEN: '' }],
+    ['CKPT_TOKEN', { CKPT_TOKEN: 'fifteen letters' }],
     ['CKPT_INSECURE', { CKPT_INSECURE: 'yes' }],
     ['CKPT_TOKEN_FILE', { CKPT_TOKEN: 'a', CKPT_TOKEN_FILE: 'b' }],
     ['CKPT_TOKEN_FILE', { CKPT_TOKEN_FILE: '/does/not/exist' }],
@@ -47,8 +59,8 @@ describe('rendezvousOptionsFromEnv', () => {
     const directory = mkdtempSync(join(tmpdir(), 'ckpt-env-'))
     onTestFinished(() => rmSync(directory, { recursive: true }))
     const file = join(directory, 'token')
-    writeFileSync(file, 'secret\n', { mode: 0o600 })
-    expect(rendezvousOptionsFromEnv({ CKPT_TOKEN_FILE: file }).token).toBe('secret')
+    writeFileSync(file, 'a secret of this test\n', { mode: 0o600 })
+    expect(rendezvousOptionsFromEnv({ CKPT_TOKEN_FILE: file }).token).toBe('a secret of this test')
     chmodSync(file, 0o640)
     expect(() => rendezvousOptionsFromEnv({ CKPT_TOKEN_FILE: file })).toThrow(/CKPT_TOKEN_FILE.*0600/)
     writeFileSync(file, ' \n')

@@ -1,6 +1,4 @@
-import { readFileSync, statSync } from 'node:fs'
-
-import { CkptError } from '@ckpt/contract'
+import { checkSecret, readSecretFile } from '@ckpt/contract'
 
 import { invalid } from './errors.ts'
 import type { JoinOptions } from './options.ts'
@@ -12,7 +10,7 @@ const DEFAULT_MASTER_PORT = 29_500
 
 /**
  * How to join, by the variables that launchers of distributed jobs set: RANK, WORLD_SIZE, MASTER_ADDR (default 127.0.0.1),
- * MASTER_PORT (default 29500); and CKPT_TOKEN, or CKPT_TOKEN_FILE, a file that only its owner may read; CKPT_INSECURE=1
+ * MASTER_PORT (default 29500); and CKPT_TOKEN, or CKPT_TOKEN_FILE, a file that only its owner, this user or root, may read; CKPT_INSECURE=1
  * does without. Without RANK and WORLD_SIZE the result is a world of one rank.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the variable that is present but broken, or that is missing beside others.
@@ -56,21 +54,6 @@ function readToken(env: Environment): string | undefined {
   const token = env['CKPT_TOKEN']
   const file = env['CKPT_TOKEN_FILE']
   if (token !== undefined && file !== undefined) throw invalid('CKPT_TOKEN_FILE', 'set beside CKPT_TOKEN; set one of them')
-  if (token === '') throw invalid('CKPT_TOKEN', 'empty')
-  if (file === undefined) return token
-  let text: string
-  try {
-    const stat = statSync(file)
-    if (!stat.isFile()) throw invalid('CKPT_TOKEN_FILE', `${file} is not a file`)
-    if ((stat.mode & 0o077) !== 0) throw invalid('CKPT_TOKEN_FILE', `${file} can be read by others; make it mode 0600`)
-    text = readFileSync(file, 'utf8').trim()
-  } catch (error) {
-    if (CkptError.is(error)) throw error
-    throw new CkptError('INVALID_ARGUMENT', `CKPT_TOKEN_FILE: ${file} cannot be read: ${(error as Error).message}`, {
-      fields: { field: 'CKPT_TOKEN_FILE', file },
-      cause: error,
-    })
-  }
-  if (text === '') throw invalid('CKPT_TOKEN_FILE', `${file} is empty`)
-  return text
+  if (file !== undefined) return readSecretFile(file, 'CKPT_TOKEN_FILE')
+  return token === undefined ? undefined : checkSecret(token, 'CKPT_TOKEN')
 }

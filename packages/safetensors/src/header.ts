@@ -2,6 +2,7 @@ import { isUtf8 } from 'node:buffer'
 import { DTYPE_BITS, isDType, type DType } from '@ckpt/contract'
 import { JsonCursor } from './json-cursor.ts'
 import { malformed, quote } from './malformed.ts'
+import { sortSteps } from './slices.ts'
 
 /** Largest header in bytes that the format allows. */
 export const MAX_HEADER_BYTES = 100_000_000
@@ -69,6 +70,15 @@ export function headerLength(bytes: Uint8Array, source: HeaderSource): number {
  * @throws CkptError `CHECKPOINT_MALFORMED` whose fields name the file, the tensor and the field that is wrong.
  */
 export function parseHeader(bytes: Uint8Array, source: HeaderSource): SafetensorsHeader {
+  const steps = headerSteps(bytes, source)
+  for (;;) {
+    const { done, value } = steps.next()
+    if (done === true) return value
+  }
+}
+
+/** {@link parseHeader} in steps, so that a large header does not hold the process. */
+export function* headerSteps(bytes: Uint8Array, source: HeaderSource): Generator<void, SafetensorsHeader> {
   const { file, fileBytes } = source
   const length = headerLength(bytes, source)
   const dataStart = LENGTH_BYTES + length
@@ -84,11 +94,12 @@ export function parseHeader(bytes: Uint8Array, source: HeaderSource): Safetensor
   const tensors: HeaderTensor[] = []
   const names = new Set<string>()
   let metadata: Record<string, string> | undefined
-  cursor.object((key) => {
+  for (const key of cursor.members()) {
+    yield
     if (key === '__metadata__') {
       if (metadata !== undefined) throw cursor.fail('"__metadata__" stands twice')
       metadata = readMetadata(cursor)
-      return
+      continue
     }
     cursor.tensor = key
     if (names.has(key)) {
@@ -99,9 +110,9 @@ export function parseHeader(bytes: Uint8Array, source: HeaderSource): Safetensor
     tensors.push(readTensor(cursor, key))
     cursor.tensor = undefined
     cursor.field = 'header'
-  })
+  }
   cursor.end()
-  tensors.sort((a, b) => a.begin - b.begin || a.end - b.end)
+  yield* sortSteps(tensors, (a, b) => a.begin - b.begin || a.end - b.end)
   checkCover(tensors, file, fileBytes - dataStart)
   return { file, fileBytes, dataStart, metadata: metadata ?? {}, tensors }
 }

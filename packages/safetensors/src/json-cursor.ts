@@ -87,6 +87,24 @@ export class JsonCursor {
     }
   }
 
+  /** Reads an object, as {@link object} does, member by member: whoever takes a key must read its value before the next. */
+  *members(): Generator<string, void> {
+    this.#take(0x7b, 'an object')
+    if (this.peek() === 0x7d) {
+      this.#at++
+      return
+    }
+    for (;;) {
+      const key = this.string('a key')
+      this.#take(COLON, '":"')
+      yield key
+      const next = this.peek()
+      if (next !== COMMA && next !== 0x7d) throw this.#syntax('"," or "}"')
+      this.#at++
+      if (next === 0x7d) return
+    }
+  }
+
   /** Reads an array: `element` is called before each element and must read it. */
   array(element: () => void): void {
     this.#take(0x5b, 'an array')

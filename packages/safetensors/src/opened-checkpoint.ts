@@ -7,6 +7,7 @@ import { malformed, quote, unreadable } from './malformed.ts'
 import { openFilesLimit, openFilesWindow } from './open-files-limit.ts'
 import { changed, isShortage, OpenedFile, type FileOpener } from './opened-file.ts'
 import { headerOf } from './read.ts'
+import { Slices } from './slices.ts'
 import { readWeightMap } from './weight-map.ts'
 
 /** Files opened at the same time: enough to hide latency. */
@@ -85,7 +86,7 @@ export class OpenedCheckpoint {
         headers[i] = await headerOf(files[i]!)
         if (i >= window) await files[i]!.close()
       })
-      shardOf(headers)
+      await shardOf(headers)
     } catch (error) {
       await closeAll(files)
       throw isShortage(error) ? withLimit(error) : error
@@ -163,7 +164,7 @@ async function openSharded(path: string, options: OpenCheckpointOptions, found?:
       throw new CkptError(error.code, `${error.message} (${path} names it)`, { fields: error.fields, cause: error })
     })
     try {
-      checkWeightMap(weightMap, opened, path)
+      await checkWeightMap(weightMap, opened, path)
       return opened
     } catch (error) {
       await opened[Symbol.asyncDispose]()
@@ -174,8 +175,12 @@ async function openSharded(path: string, options: OpenCheckpointOptions, found?:
   }
 }
 
-function checkWeightMap(weightMap: ReadonlyMap<string, string>, { headers, directory }: OpenedCheckpoint, index: string): void {
-  const holder = shardOf(headers)
+async function checkWeightMap(
+  weightMap: ReadonlyMap<string, string>,
+  { headers, directory }: OpenedCheckpoint,
+  index: string,
+): Promise<void> {
+  const holder = await shardOf(headers)
   for (const [tensor, shard] of weightMap) {
     const found = holder.get(tensor)
     const name = found && relative(directory, found.file)
@@ -186,10 +191,12 @@ function checkWeightMap(weightMap: ReadonlyMap<string, string>, { headers, direc
 }
 
 /** Which header holds each tensor. @throws CkptError `CHECKPOINT_MALFORMED` for a name that stands in two. */
-function shardOf(headers: readonly SafetensorsHeader[]): Map<string, SafetensorsHeader> {
+async function shardOf(headers: readonly SafetensorsHeader[]): Promise<Map<string, SafetensorsHeader>> {
+  const slices = new Slices()
   const holder = new Map<string, SafetensorsHeader>()
   for (const header of headers) {
     for (const { name } of header.tensors) {
+      if (slices.isOver) await slices.pause()
       const other = holder.get(name)
       if (other !== undefined) {
         throw malformed({ file: header.file, tensor: name, field: 'name' }, `the name stands in ${other.file} too`)

@@ -1,8 +1,9 @@
 import { CkptError } from '@ckpt/contract'
 import { foreignKind } from './foreign.ts'
-import { headerLength, LENGTH_BYTES, parseHeader, type SafetensorsHeader } from './header.ts'
+import { headerLength, headerSteps, LENGTH_BYTES, type SafetensorsHeader } from './header.ts'
 import { malformed, unreadable } from './malformed.ts'
 import { OpenedFile } from './opened-file.ts'
+import { headerTurn, Slices } from './slices.ts'
 
 /** Bytes of a file that are looked at to say what it is. */
 const SNIFFED_BYTES = 512
@@ -24,20 +25,24 @@ export async function readHeader(path: string): Promise<SafetensorsHeader> {
  * @throws CkptError as {@link readHeader} does.
  */
 export async function headerOf(file: OpenedFile): Promise<SafetensorsHeader> {
+  let done: (() => void) | undefined
   try {
     const source = { file: file.path, fileBytes: file.bytes }
     const start = await file.read(Buffer.alloc(Math.min(LENGTH_BYTES, file.bytes)), 0)
     const length = headerLength(start, source)
+    done = await headerTurn(length)
     const bytes = Buffer.allocUnsafeSlow(LENGTH_BYTES + length)
     start.copy(bytes)
     const whole = await file.read(bytes, LENGTH_BYTES)
     if (whole.length < bytes.length) throw malformed({ file: file.path, field: 'header' }, 'the file shrank while it was read')
-    return parseHeader(whole, source)
+    return await Slices.run(headerSteps(whole, source))
   } catch (error) {
     if (!CkptError.is(error)) throw unreadable(file.path, error)
     // A header that is torn because its file is being written is not what is wrong with the file.
     await file.checkUnchanged(error)
     throw await named(file, error)
+  } finally {
+    done?.()
   }
 }
 

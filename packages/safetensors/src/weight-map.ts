@@ -5,9 +5,10 @@ import { foreignKind } from './foreign.ts'
 import { JsonCursor } from './json-cursor.ts'
 import { malformed, quote, unreadable } from './malformed.ts'
 import type { OpenedFile } from './opened-file.ts'
+import { Slices } from './slices.ts'
 
-/** Largest index taken, in bytes: more than a million tensors with long names. */
-const MAX_INDEX_BYTES = 256 * 2 ** 20
+/** Largest index in bytes: as large as the format lets a header be, which says more of each tensor. */
+const MAX_INDEX_BYTES = 100_000_000
 const BYTE_ORDER_MARK = Buffer.from([0xef, 0xbb, 0xbf])
 
 /**
@@ -21,19 +22,19 @@ export async function readWeightMap(file: OpenedFile): Promise<Map<string, strin
     if (file.bytes > MAX_INDEX_BYTES) {
       throw malformed(
         { file: file.path, field: 'index' },
-        `an index of ${file.bytes} bytes is over the limit of ${MAX_INDEX_BYTES}`,
+        `the index holds ${file.bytes} bytes, at most ${MAX_INDEX_BYTES} are read`,
       )
     }
     const bytes = await file.read(Buffer.allocUnsafeSlow(file.bytes), 0)
     if (bytes.length < file.bytes) throw malformed({ file: file.path, field: 'index' }, 'the index shrank while it was read')
-    return parse(bytes, file.path)
+    return await parse(bytes, file.path)
   } catch (error) {
     await file.checkUnchanged(error)
     throw CkptError.is(error) ? error : unreadable(file.path, error)
   }
 }
 
-function parse(bytes: Buffer, file: string): Map<string, string> {
+async function parse(bytes: Buffer, file: string): Promise<Map<string, string>> {
   const text = bytes.subarray(0, 3).equals(BYTE_ORDER_MARK) ? bytes.subarray(3) : bytes
   const kind = text[0] === 0x7b ? undefined : foreignKind(bytes.subarray(0, 512))
   if (kind !== undefined) throw malformed({ file, field: 'index' }, `no index but ${kind}`)
@@ -41,15 +42,17 @@ function parse(bytes: Buffer, file: string): Map<string, string> {
   const cursor = new JsonCursor(text, file, 'index', { nonFinite: true })
   const keys = new Set<string>()
   const weightMap = new Map<string, string>()
-  cursor.object((key) => {
+  const slices = new Slices()
+  for (const key of cursor.members()) {
     if (keys.has(key)) throw cursor.fail(`key ${quote(key)} stands twice`)
     keys.add(key)
     if (key !== 'weight_map') {
       cursor.skip()
-      return
+      continue
     }
     cursor.field = 'weight_map'
-    cursor.object((tensor) => {
+    for (const tensor of cursor.members()) {
+      if (slices.isOver) await slices.pause()
       cursor.tensor = tensor
       if (weightMap.has(tensor)) throw cursor.fail('the name stands twice in weight_map')
       const shard = cursor.string()
@@ -58,9 +61,9 @@ function parse(bytes: Buffer, file: string): Map<string, string> {
       }
       weightMap.set(tensor, shard)
       cursor.tensor = undefined
-    })
+    }
     cursor.field = 'index'
-  })
+  }
   cursor.end()
   if (!keys.has('weight_map')) throw malformed({ file, field: 'weight_map' }, 'weight_map is missing')
   if (weightMap.size === 0) throw malformed({ file, field: 'weight_map' }, 'weight_map names no tensor')

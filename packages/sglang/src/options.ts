@@ -1,4 +1,4 @@
-import { CkptError } from '@ckpt/contract'
+import { CkptError, engineKey } from '@ckpt/contract'
 
 export interface SglangTls {
   /** Authorities to trust instead of the system's, PEM. */
@@ -22,8 +22,12 @@ export interface SglangOptions {
   readonly protocol?: 'checkpoint-engine' | 'ckpt'
   /** SGLang's `--api-key` or `--admin-api-key`. */
   readonly apiKey?: string
-  /** What the engine has in its environment as `CKPT_ENGINE_KEY` (protocol `ckpt`). */
-  readonly engineKey?: string
+  /**
+   * With the protocol `ckpt`: the key that the engine's workers ask for, in which this process and the engine must agree (default: `CKPT_ENGINE_KEY`, else the file
+   * that `CKPT_ENGINE_KEY_FILE` names, else a secret of this machine's user). `false`: the engine has `CKPT_ENGINE_KEY=off` in its environment and takes
+   * updates from everybody who reaches it.
+   */
+  readonly engineKey?: string | false
   readonly tls?: SglangTls
   /**
    * How requests are kept off during the update (default `retract`: running ones go back to the queue and are computed anew; `abort`
@@ -35,7 +39,8 @@ export interface SglangOptions {
 }
 
 /** @throws CkptError `INVALID_ARGUMENT` naming the option. */
-export function checkOptions({ url, parallelSize }: SglangOptions): void {
+export function checkOptions({ url, parallelSize, engineKey: key }: SglangOptions): void {
+  if (key !== undefined) engineKey(key)
   if (!Number.isSafeInteger(parallelSize) || parallelSize < 1)
     throw invalid('parallelSize', `${parallelSize} is no whole number above 0`)
   if (typeof url === 'string' && !/^https?:$/.test(protocolOf(url))) throw invalid('url', `${url} is no http or https URL`)

@@ -137,13 +137,13 @@ describe('an update of SGLang', () => {
       if (!('ckpt-status' in handles)) return { body: { success: message !== '', message } }
       return { body: { success: true, message: JSON.stringify(state) } }
     }
-    await update({ protocol: 'ckpt', engineKey: 'k' })
+    await update({ protocol: 'ckpt', engineKey: 'a key of this test' })
     const [, call] = peer.asked
     expect(JSON.parse((call!.body as { zmq_handles: { ckpt: string } }).zmq_handles.ckpt)).toEqual({
       endpoints: endpoints.slice(2),
       token: 't',
       timeoutMs: 5000,
-      key: 'k',
+      key: 'a key of this test',
     })
     expect(peer.routes.at(-1)).toBe('/continue_generation')
 

@@ -1,4 +1,11 @@
-import { CkptError, type EngineAdapter, type EngineCall, type EngineStart, type WorkerEndpoint } from '@ckpt/contract'
+import {
+  CkptError,
+  engineKey,
+  type EngineAdapter,
+  type EngineCall,
+  type EngineStart,
+  type WorkerEndpoint,
+} from '@ckpt/contract'
 import { z } from 'zod'
 import { checkOptions, type SglangOptions } from './options.ts'
 import { SglangServer, type Limits } from './server.ts'
@@ -9,6 +16,9 @@ const QUESTION_MS = 15_000
 /** What this project's plug-in answers when it is asked what its worker serves. */
 const stateSchema = z.object({ version: z.string().nullable(), dirty: z.boolean() })
 type State = z.infer<typeof stateSchema>
+
+/** The options of one update, with the key that its workers ask for. */
+type UpdateOptions = SglangOptions & { readonly key: string | undefined }
 
 /**
  * Updates running SGLang servers by `/update_weights_from_ipc`. One rank of each server makes the one call that covers all of its workers:
@@ -35,11 +45,13 @@ export function sglang(options: SglangOptions): EngineAdapter {
         await server.close()
       }
     },
-    start(start: EngineStart): Promise<EngineCall> {
+    async start(start: EngineStart): Promise<EngineCall> {
       const own = endpointsOfServer(start, options.parallelSize)
-      if (own?.[0]!.rank !== start.rank) return Promise.resolve({})
+      if (own?.[0]!.rank !== start.rank) return {}
+      // Before the engine is paused, where there is none.
+      const key = protocol === 'ckpt' ? engineKey(options.engineKey) : undefined
       const server = new SglangServer(options, start.rank)
-      const finished = update(server, start, own, { ...options, protocol }).finally(() => server.close())
+      const finished = update(server, start, own, { ...options, protocol, key }).finally(() => server.close())
       finished.catch(() => undefined) // whoever waits for the update sees it; here only the unhandled case is silenced
       return Promise.resolve({ finished })
     },
@@ -50,7 +62,7 @@ async function update(
   server: SglangServer,
   start: EngineStart,
   endpoints: readonly WorkerEndpoint[],
-  options: SglangOptions,
+  options: UpdateOptions,
 ): Promise<void> {
   const limits = { timeoutMs: start.timeoutMs, signal: start.signal }
   const { pause = 'retract', flushCache = pause !== 'in_place' } = options
@@ -72,7 +84,7 @@ async function take(
   server: SglangServer,
   { signal, timeoutMs, token, version }: EngineStart,
   endpoints: readonly WorkerEndpoint[],
-  options: SglangOptions,
+  options: UpdateOptions,
   flushCache: boolean,
 ): Promise<void> {
   await server.updateWeights(
@@ -100,7 +112,7 @@ function disagrees(server: SglangServer, what: string): CkptError {
 }
 
 /** After a failure requests are let on again only where the workers say that their weights are of one version: our plug-in's can. */
-async function resumeIfWhole(server: SglangServer, options: SglangOptions): Promise<void> {
+async function resumeIfWhole(server: SglangServer, options: UpdateOptions): Promise<void> {
   if (options.protocol !== 'ckpt') return
   const limits = { timeoutMs: QUESTION_MS }
   try {
@@ -111,8 +123,8 @@ async function resumeIfWhole(server: SglangServer, options: SglangOptions): Prom
   }
 }
 
-async function workerStates(server: SglangServer, { engineKey }: SglangOptions, limits: Limits): Promise<readonly State[]> {
-  const question = engineKey === undefined ? {} : { key: engineKey }
+async function workerStates(server: SglangServer, options: UpdateOptions, limits: Limits): Promise<readonly State[]> {
+  const question = options.key === undefined ? {} : { key: options.key }
   const handles = { 'ckpt-status': JSON.stringify(question) }
   return statesIn(await server.updateWeights({ zmq_handles: handles, flush_cache: false }, limits))
 }
@@ -132,10 +144,10 @@ function statesIn(message: string): State[] {
 function handles(
   { token, timeoutMs }: Pick<EngineStart, 'token' | 'timeoutMs'>,
   endpoints: readonly WorkerEndpoint[],
-  { protocol, engineKey }: SglangOptions,
+  { protocol, key }: UpdateOptions,
 ): Record<string, string> {
   if (protocol !== 'ckpt') return Object.fromEntries(endpoints.map(({ deviceUuid, address }) => [deviceUuid, address]))
-  const call = { endpoints, token, timeoutMs, ...(engineKey !== undefined && { key: engineKey }) }
+  const call = { endpoints, token, timeoutMs, ...(key !== undefined && { key }) }
   return { ckpt: JSON.stringify(call) }
 }
 

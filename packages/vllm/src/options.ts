@@ -1,4 +1,4 @@
-import { CkptError } from '@ckpt/contract'
+import { CkptError, engineKey } from '@ckpt/contract'
 
 /** What the adapter tells of while it waits, and of what the engine's version lacks. */
 export type VllmEvent =
@@ -30,8 +30,12 @@ export interface VllmOptions {
   readonly parallelSize: number
   /** vLLM's `--api-key`. It guards `/v1` only: see `engineKey`. */
   readonly apiKey?: string
-  /** What the engine has in its environment as `CKPT_ENGINE_KEY`: its workers then take calls that bring it, and no others. */
-  readonly engineKey?: string
+  /**
+   * The key that the engine's workers ask for, in which this process and the engine must agree (default: `CKPT_ENGINE_KEY`, else the file
+   * that `CKPT_ENGINE_KEY_FILE` names, else a secret of this machine's user). `false`: the engine has `CKPT_ENGINE_KEY=off` in its environment and takes
+   * updates from everybody who reaches it.
+   */
+  readonly engineKey?: string | false
   readonly tls?: VllmTls
   /** More headers for every request. */
   readonly headers?: Readonly<Record<string, string>>
@@ -65,6 +69,7 @@ export function checkOptions(options: VllmOptions): void {
     throw invalid('parallelSize', `parallelSize is ${parallelSize}, not a whole number above 0`)
   }
   if (typeof url === 'string') parseUrl(url)
+  if (options.engineKey !== undefined) engineKey(options.engineKey)
 }
 
 /** @throws CkptError `INVALID_ARGUMENT`. */

@@ -38,7 +38,14 @@ async function update(options: Partial<VllmOptions> & { url?: string }, more: Pa
 describe('an update', () => {
   it('pauses, calls the workers, drops the prefix cache and resumes, in this order', async () => {
     await using engine = await HttpEngine.start(healthy())
-    await update({ url: engine.url, apiKey: 'k', headers: { 'x-more': '1' }, engineKey: 'e', drafter: 'load', complete: false })
+    await update({
+      url: engine.url,
+      apiKey: 'k',
+      headers: { 'x-more': '1' },
+      engineKey: 'a key of this test',
+      drafter: 'load',
+      complete: false,
+    })
     expect(engine.asked()).toEqual([
       'POST /pause?mode=keep',
       'POST /collective_rpc',
@@ -49,7 +56,16 @@ describe('an update', () => {
       headers: { authorization: 'Bearer k', 'x-more': '1' },
       body: {
         method: 'ckpt_update',
-        args: [{ endpoints: endpoints(0), token: 'secret', timeoutMs: 2000, key: 'e', drafter: 'load', complete: false }],
+        args: [
+          {
+            endpoints: endpoints(0),
+            token: 'secret',
+            timeoutMs: 2000,
+            key: 'a key of this test',
+            drafter: 'load',
+            complete: false,
+          },
+        ],
       },
     })
   })

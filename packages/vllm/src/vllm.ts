@@ -1,4 +1,4 @@
-import { CkptError, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
+import { CkptError, engineKey, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
 import { VllmEngine } from './engine.ts'
 import { instanceOf, type Instance } from './instance.ts'
 import { EngineLock } from './lock.ts'
@@ -47,6 +47,8 @@ export function vllm(options: VllmOptions): EngineAdapter {
     async start(start: EngineStart): Promise<EngineCall> {
       const instance = instanceOf(start.endpoints, start.rank, options.parallelSize)
       if (instance === undefined || instance.leader !== start.rank) return {}
+      // Before the engine is paused, where there is none.
+      const key = options.via === 'checkpoint-engine' ? undefined : engineKey(options.engineKey)
       const target = targetOf(start.rank)
       const engine = new VllmEngine(target, options)
       const lock = await EngineLock.take(target, engine.http.where)
@@ -54,7 +56,7 @@ export function vllm(options: VllmOptions): EngineAdapter {
         const limits = { timeoutMs: start.timeoutMs, signal: start.signal }
         const mode = options.pause ?? 'keep'
         const paused = mode !== false && (await engine.pause(mode, limits))
-        const finished = new EngineUpdate(engine, options, start, instance, paused).run()
+        const finished = new EngineUpdate(engine, options, start, { instance, paused, key }).run()
         const released = finished.finally(() => lock[Symbol.asyncDispose]())
         released.catch(() => undefined) // whoever waits for the update sees it; here only the unhandled case is silenced
         return { finished: released }
@@ -73,13 +75,20 @@ class EngineUpdate {
   readonly #start: EngineStart
   readonly #instance: Instance
   readonly #paused: boolean
+  readonly #key: string | undefined
 
-  constructor(engine: VllmEngine, options: VllmOptions, start: EngineStart, instance: Instance, paused: boolean) {
+  constructor(
+    engine: VllmEngine,
+    options: VllmOptions,
+    start: EngineStart,
+    { instance, paused, key }: { readonly instance: Instance; readonly paused: boolean; readonly key: string | undefined },
+  ) {
     this.#engine = engine
     this.#options = options
     this.#start = start
     this.#instance = instance
     this.#paused = paused
+    this.#key = key
   }
 
   async run(): Promise<void> {
@@ -135,12 +144,13 @@ class EngineUpdate {
   /** As `UpdateCall` of the Python package reads it. */
   #body(): unknown {
     const { token, timeoutMs } = this.#start
-    const { engineKey, drafter, complete } = this.#options
+    const { drafter, complete } = this.#options
+    const key = this.#key
     return {
       endpoints: this.#instance.endpoints,
       token,
       timeoutMs,
-      ...(engineKey !== undefined && { key: engineKey }),
+      ...(key !== undefined && { key }),
       ...(drafter !== undefined && { drafter }),
       ...(complete !== undefined && { complete }),
     }

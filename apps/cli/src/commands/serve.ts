@@ -1,6 +1,5 @@
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
-import { CkptError } from '@ckpt/contract'
+import { checkSecret, readSecretFile } from '@ckpt/contract'
 import { ParameterServer, controlEngine, createCudaDevice, type CudaDevice } from '@ckpt/core'
 import { live, serveHttp, type HttpOptions } from '@ckpt/core/http'
 import { Option, type Command } from 'commander'
@@ -17,6 +16,8 @@ interface ServeCommandOptions {
   readonly root?: string
   readonly backend: 'host' | 'cuda'
   readonly engineControl?: string
+  readonly engineHost?: readonly string[]
+  readonly engineSockets?: readonly string[]
   readonly nproc?: number
   readonly keepAlive?: boolean
   readonly timeout: number
@@ -45,6 +46,14 @@ export function addServe(program: Command): void {
     .option(
       '--engine-control <path>',
       "control socket of a rank's engine worker ({rank} stands for the rank), instead of update_url and stock workers",
+    )
+    .option(
+      '--engine-host <host...>',
+      'hosts besides this machine that update_url of a request may name, with or without a port',
+    )
+    .option(
+      '--engine-sockets <directory...>',
+      "directories that uds of a request may lie in (default: with --uds, the socket's own directory)",
     )
     .addOption(new Option('--nproc <n>', 'start this many ranks on this machine').argParser(parseCount(1)))
     .option('--keep-alive', 'keep ring and communicator between updates')
@@ -84,7 +93,7 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
 }
 
 function httpOptions(options: ServeCommandOptions, rank: number, localRank: number): HttpOptions {
-  const { host, port, uds, root, engineControl } = options
+  const { host, port, uds, root, engineControl, engineHost, engineSockets } = options
   const forRank = (path: string) => path.replaceAll('{rank}', String(rank))
   const token = tokenOf(options.tokenFile)
   return {
@@ -94,15 +103,14 @@ function httpOptions(options: ServeCommandOptions, rank: number, localRank: numb
     ...(uds !== undefined && { socketPath: userPath(forRank(uds)) }),
     ...(token !== undefined && { token }),
     ...(root !== undefined && { root: userPath(root) }),
+    ...(engineHost !== undefined && { engineHosts: engineHost }),
+    ...(engineSockets !== undefined && { engineSockets: engineSockets.map((path) => userPath(forRank(path))) }),
     ...(engineControl !== undefined && { engine: () => controlEngine({ socket: userPath(forRank(engineControl)) }) }),
   }
 }
 
 function tokenOf(file: string | undefined): string | undefined {
-  if (file === undefined) return process.env['CKPT_HTTP_TOKEN']
-  try {
-    return readFileSync(userPath(file), 'utf8').trim()
-  } catch (error) {
-    throw CkptError.from(error, 'INVALID_ARGUMENT', `cannot read the token`, { file, field: 'token-file' })
-  }
+  if (file !== undefined) return readSecretFile(userPath(file), 'token-file')
+  const token = process.env['CKPT_HTTP_TOKEN']
+  return token === undefined ? undefined : checkSecret(token, 'CKPT_HTTP_TOKEN')
 }

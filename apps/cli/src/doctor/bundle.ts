@@ -1,14 +1,15 @@
 import { createHash } from 'node:crypto'
-import { createReadStream, readFileSync, realpathSync } from 'node:fs'
+import { createReadStream, readFileSync, realpathSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
+import { CkptError } from '@ckpt/contract'
 import { missing, ok, required, type Section } from './check.ts'
 
 interface BundleManifest {
   readonly name: string
   readonly version: string
   readonly commit: string | null
-  readonly files: Readonly<Record<string, { readonly sha256: string }>>
+  readonly files: Readonly<Record<string, { readonly bytes: number; readonly sha256: string }>>
 }
 
 /** The bundle that a script lies in (`lib/` below its root); undefined when it lies in none. */
@@ -23,6 +24,32 @@ function manifestIn(root: string): BundleManifest | undefined {
   } catch {
     return undefined
   }
+}
+
+/**
+ * Checks the bundle that a script lies in, if any, in the few milliseconds that a start has: the sizes of all files, and the content of what is run as
+ * part of this process (JavaScript and addons). `ckpt doctor` compares all content.
+ *
+ * @throws CkptError `INVALID_STATE` naming the files that are damaged or missing.
+ */
+export function checkBundle(script: string): void {
+  const root = bundleOf(script)
+  if (root === undefined) return
+  const damaged = Object.entries(manifestIn(root)!.files).flatMap(([file, { bytes, sha256 }]) => {
+    const path = join(root, file)
+    if (statSync(path, { throwIfNoEntry: false })?.size !== bytes) return [file]
+    if (!/^lib\/.*\.(?:[cm]?js|node)$/.test(file)) return []
+    return createHash('sha256').update(readFileSync(path)).digest('hex') === sha256 ? [] : [file]
+  })
+  if (damaged.length === 0) return
+  const some = damaged.slice(0, 5).join(', ')
+  throw new CkptError(
+    'INVALID_STATE',
+    `the bundle at ${root} is damaged: ${some}${damaged.length > 5 ? ` and ${damaged.length - 5} more` : ''}: copy it again`,
+    {
+      fields: { file: join(root, damaged[0]!) },
+    },
+  )
 }
 
 /** Whether every file of a bundle is what it was when it was made. */

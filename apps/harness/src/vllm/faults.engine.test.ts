@@ -127,12 +127,15 @@ describe('real vLLM, when something goes wrong', () => {
     const token = await failure(ranks.update('first', { engine: impostor, ...SMALL }))
     expect(token.error).toMatchObject({ code: 'ENGINE_UNAUTHORIZED' })
     expect(token.error.message).toMatch(/token/)
-    const key = await failure(ranks.update('first', { engine: adapter({ engineKey: 'wrong' }) }))
-    expect(key.error.code).toBe('ENGINE_UNAUTHORIZED')
-    expect(key.error.message).toMatch(/CKPT_ENGINE_KEY/)
+    const key = await failure(ranks.update('first', { engine: adapter({ engineKey: 'not the key of this test' }) }))
+    const none = await failure(ranks.update('first', { engine: adapter({ engineKey: false }) }))
+    for (const { error } of [key, none]) {
+      expect(error.code).toBe('ENGINE_UNAUTHORIZED')
+      expect(error.message).toMatch(/CKPT_ENGINE_KEY/)
+    }
     const stock = await failure(ranks.update('first', { engine: adapter({ via: 'checkpoint-engine' }) }))
     expect(stock.error.code).toBe('UNSUPPORTED')
-    for (const { milliseconds } of [token, key, stock]) expect(milliseconds).toBeLessThan(15_000)
+    for (const { milliseconds } of [token, key, none, stock]) expect(milliseconds).toBeLessThan(15_000)
     // Nothing was loaded: requests go on with what was there.
     await expect.poll(paused, { timeout: 20_000 }).toBe(false)
     expect(await server.complete()).toEqual(expected[1])

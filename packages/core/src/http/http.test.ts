@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, request as httpRequest } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,6 +6,7 @@ import { writeFile } from '@ckpt/safetensors'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { controlEngine } from '../engines/control-engine.ts'
 import { ParameterServer } from '../parameter-server.ts'
+import { engineTarget } from './engine-targets.ts'
 import { serveHttp, type HttpOptions, type HttpServer } from './index.ts'
 
 const TOKEN = 'a-token-that-is-long-enough'
@@ -178,6 +179,108 @@ describe('the HTTP API of one rank', () => {
         .end(),
     )
     expect(rebound).toBe(403)
+  })
+
+  it('answers the pages of no origin but its own, and of no site but its own, with a token too', async () => {
+    for (const token of [undefined, TOKEN]) {
+      const { http, call } = await serve(token === undefined ? {} : { token })
+      const { port } = new URL(http.address)
+      const authorization: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` }
+      const from = async (headers: Record<string, string>) =>
+        (await call('GET', '/v1/readyz', undefined, { ...authorization, ...headers })).status
+      // Pages of other servers on this machine are foreign too.
+      for (const origin of [
+        'http://localhost:3000',
+        `http://localhost:${port}`,
+        'http://127.0.0.1',
+        `http://127.0.0.1:${Number(port) + 1}`,
+        `http://127.0.0.1:${port}.evil.example`,
+        `http://evil.example@127.0.0.1:${port}`,
+        `file://127.0.0.1:${port}`,
+        'null',
+        '',
+      ]) {
+        expect(await from({ origin }), origin).toBe(403)
+      }
+      for (const site of ['cross-site', 'same-site', 'else']) expect(await from({ 'sec-fetch-site': site }), site).toBe(403)
+      expect(await from({ origin: `http://127.0.0.1:${port}`, 'sec-fetch-site': 'same-origin' })).toBe(200)
+      expect(await from({ 'sec-fetch-site': 'none' })).toBe(200)
+    }
+  })
+
+  it('calls engines on this machine, on hosts that it was told, and by sockets beneath directories that it was told', async () => {
+    const engine = createServer((_, response) => response.writeHead(418).end('an engine'))
+    const sockets = join(directory, 'sockets')
+    mkdirSync(sockets)
+    const socket = join(sockets, 'engine.sock')
+    await new Promise<void>((resolve) => engine.listen(socket, resolve))
+    const elsewhere = join(directory, 'elsewhere.sock')
+    const private_ = createServer((_, response) => response.end('a service that only this machine reaches'))
+    await new Promise<void>((resolve) => private_.listen(elsewhere, resolve))
+    symlinkSync(elsewhere, join(sockets, 'link.sock'))
+    open.push({
+      address: '',
+      close: () => Promise.all([engine, private_].map((one) => new Promise((r) => one.close(r)))),
+    } as never)
+    const { call } = await serve({ engineHosts: ['engine.example', 'other.example:8000'], engineSockets: [sockets] })
+    await call('POST', '/v1/checkpoints/a/files', files())
+    await call('POST', '/v1/checkpoints/a/gather-metas')
+    const update = (update_url: string, uds?: string) =>
+      call('POST', '/v1/checkpoints/a/update', { update_url, timeout: 1, ...(uds && { uds }) })
+    for (const url of [
+      'http://169.254.169.254/latest/meta-data',
+      'http://evil.example/',
+      'http://127.0.0.1.evil.example/',
+      'http://engine.example.evil.example/',
+      'http://other.example/',
+      'http://0.0.0.0/',
+      'http://[::ffff:10.0.0.1]/',
+      'http://user:password@127.0.0.1/',
+      'file:///etc/passwd',
+      'ftp://127.0.0.1/',
+    ]) {
+      expect(await update(url), url).toMatchObject({
+        status: 400,
+        body: { error: { code: 'INVALID_ARGUMENT', fields: { field: 'update_url' } } },
+      })
+    }
+    for (const uds of [
+      elsewhere,
+      join(sockets, '../elsewhere.sock'),
+      join(sockets, 'link.sock'),
+      join(sockets, 'none.sock'),
+      sockets,
+      '/run/docker.sock',
+      'engine.sock',
+      'a\0b',
+    ]) {
+      expect(await update('http://engine/', uds), uds).toMatchObject({
+        status: 400,
+        body: { error: { code: 'INVALID_ARGUMENT', fields: { field: 'uds' } } },
+      })
+    }
+    // Past the check: this rank has no GPU, which checkpoint-engine's protocol needs.
+    expect((await update('http://engine/collective_rpc', socket)).status).toBe(501)
+    for (const url of [
+      'http://127.0.0.1:9/',
+      'http://localhost:9/',
+      'http://2130706433:9/',
+      'http://ENGINE.example/',
+      'http://other.example:8000/',
+    ]) {
+      expect((await update(url)).status, url).toBe(501)
+    }
+  })
+
+  it('takes a socket beside its own where it listens on one, and none where it was told none', async () => {
+    const socketPath = join(directory, 'api.sock')
+    expect(engineTarget({ update_url: 'http://e/', uds: file }, { socketPath: join(directory, 'root', 'api.sock') }).uds).toBe(
+      realpathSync(file),
+    )
+    expect(() => engineTarget({ update_url: 'http://e/', uds: '/tmp/x.sock' }, {})).toThrow(
+      /no directory of sockets is allowed/,
+    )
+    expect(() => engineTarget({ update_url: 'http://e/', uds: '/etc/passwd' }, { socketPath })).toThrow(/does not lie beneath/)
   })
 
   it('describes itself, and takes further routes', async () => {

@@ -20,7 +20,19 @@ export interface HttpOptions {
   readonly root?: string
   /** Largest request body in bytes (default 16 MiB). */
   readonly bodyLimit?: number
-  /** How the engine of an update is reached (default: one call of `update_url`, as checkpoint-engine makes it). */
+  /**
+   * Connections that are held at the same time (default: half of the files that the process may open, at most 1024). Where there are more,
+   * connections that have not shown a right to call are ended first, the oldest before the others.
+   */
+  readonly maxConnections?: number
+  /**
+   * Hosts, or `host:port`, besides the loopback interface that `update_url` of a request may name (default: none). Whoever may use the API can
+   * have this process post to them.
+   */
+  readonly engineHosts?: readonly string[]
+  /** Directories beneath which `uds` of a request may lie (default: the directory of `socketPath`, where that is set, else none). */
+  readonly engineSockets?: readonly string[]
+  /** How the engine of an update is reached (default: one call of `update_url`, as checkpoint-engine makes it). `update_url` and `uds` are checked before. */
   readonly engine?: (request: UpdateRequest) => EngineAdapter
   /** What executes an update of given ranks (default: such an update is `UNSUPPORTED`). */
   readonly strategy?: (ranks: readonly number[]) => Strategy

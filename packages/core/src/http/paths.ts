@@ -1,4 +1,4 @@
-import { isAbsolute } from 'node:path'
+import { isAbsolute, relative, resolve, sep } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 
 /**
@@ -14,6 +14,12 @@ export function checkpointFiles(paths: readonly string[], root: string | undefin
     if (!isAbsolute(path)) throw refused(path, 'is not an absolute path')
   }
   return { files: paths }
+}
+
+/** True if `path` lies beneath `root`, as they are written. */
+export function isInside(root: string, path: string): boolean {
+  const from = relative(resolve(root), path)
+  return from !== '' && from !== '..' && !from.startsWith(`..${sep}`) && !isAbsolute(from)
 }
 
 function refused(path: string, why: string): CkptError {

@@ -17,20 +17,47 @@ export function fromOwnUser(socket: Socket): Promise<boolean> {
   return answer
 }
 
-async function peerUser({ remoteAddress, remotePort, localAddress, localPort }: Socket): Promise<number | undefined> {
-  if (remoteAddress === undefined || localAddress === undefined) return undefined
-  for (const file of ['tcp', 'tcp6'] as const) {
-    // The other end's own line: its local address is our remote one.
-    const local = `${listed(remoteAddress, file)}:${port(remotePort)}`
-    const remote = `${listed(localAddress, file)}:${port(localPort)}`
-    const text = await readFile(`/proc/net/${file}`, 'utf8').catch(() => '')
-    for (const line of text.split('\n')) {
-      const [, localOf, remoteOf, , , , , user, , inode] = line.trim().split(/\s+/)
-      // A connection that its process has closed is nobody's, and is listed as root's.
-      if (localOf === local && remoteOf === remote && inode !== '0') return Number(user)
+/** Lookups that wait for the next reading of the system's tables. */
+let waiting: { readonly socket: Socket; readonly answer: (user: number | undefined) => void }[] = []
+let reading = false
+
+/** The tables are long where many are connected, so that one reading serves all that have asked before it began. */
+function peerUser(socket: Socket): Promise<number | undefined> {
+  return new Promise((answer) => {
+    waiting.push({ socket, answer })
+    if (!reading) void readTables()
+  })
+}
+
+async function readTables(): Promise<void> {
+  reading = true
+  while (waiting.length > 0) {
+    const asking = waiting
+    waiting = []
+    const users = { tcp: await usersIn('tcp'), tcp6: await usersIn('tcp6') }
+    for (const { socket, answer } of asking) {
+      answer(users.tcp.get(otherEnd(socket, 'tcp')) ?? users.tcp6.get(otherEnd(socket, 'tcp6')))
     }
   }
-  return undefined
+  reading = false
+}
+
+/** Whose each connection of a table is, by its two addresses. */
+async function usersIn(file: 'tcp' | 'tcp6'): Promise<Map<string, number>> {
+  const text = await readFile(`/proc/net/${file}`, 'utf8').catch(() => '')
+  const users = new Map<string, number>()
+  for (const line of text.split('\n')) {
+    const [, local, remote, , , , , user, , inode] = line.trim().split(/\s+/)
+    // A connection that its process has closed is nobody's, and is listed as root's.
+    if (inode !== '0' && user !== undefined) users.set(`${local} ${remote}`, Number(user))
+  }
+  return users
+}
+
+/** As the table lists the other end, whose local address is our remote one. */
+function otherEnd({ remoteAddress, remotePort, localAddress, localPort }: Socket, file: 'tcp' | 'tcp6'): string {
+  if (remoteAddress === undefined || localAddress === undefined) return ''
+  return `${listed(remoteAddress, file)}:${port(remotePort)} ${listed(localAddress, file)}:${port(localPort)}`
 }
 
 function port(number: number | undefined): string {

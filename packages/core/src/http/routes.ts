@@ -5,6 +5,7 @@ import { z } from 'zod'
 import { tensorCount } from '../manifest.ts'
 import type { ParameterServer } from '../parameter-server.ts'
 import { collectiveCall } from './collective-call.ts'
+import { engineTarget } from './engine-targets.ts'
 import type { HttpOptions } from './options.ts'
 import { checkpointFiles } from './paths.ts'
 import {
@@ -107,7 +108,7 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
         })
       }
       const report = await server.update(params.name, {
-        engine: engine(body),
+        engine: engine(engineTarget(body, options)),
         timeoutMs: body.timeout * 1000,
         ...(body.ranks.length > 0 && { strategy: strategy!(body.ranks) }),
       })

@@ -1,18 +1,27 @@
 import { rmSync } from 'node:fs'
+import { createServer, type IncomingMessage } from 'node:http'
 import { connect } from 'node:net'
 import swagger from '@fastify/swagger'
 import { CkptError } from '@ckpt/contract'
 import { fastify, type FastifyInstance } from 'fastify'
 import { jsonSchemaTransform, serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
 import type { ParameterServer } from '../parameter-server.ts'
+import { Connections } from './connections.ts'
 import { answerFailure } from './failures.ts'
-import { DEFAULT_HOST, checkExposure, refusal } from './guard.ts'
+import { DEFAULT_HOST, checkExposure, isOpen, refusal } from './guard.ts'
 import type { HttpOptions } from './options.ts'
 import { checkpointRoutes } from './routes.ts'
 
 /** Of the routes, not of this package. */
 const API_VERSION = '1.0.0'
 const DEFAULT_BODY_LIMIT = 16 * 2 ** 20
+/** From its first byte to the end of its headers a request may take this long, in milliseconds. */
+const HEADERS_TIMEOUT_MS = 10_000
+/** From its first byte to the end of its body. How long the answer takes is the update's own deadline. */
+const REQUEST_TIMEOUT_MS = 60_000
+const KEEP_ALIVE_MS = 30_000
+/** Connections that the system keeps ready; fewer than half of those held, so that a caller among them is heard before it is evicted. */
+const BACKLOG = 511
 
 /** The HTTP API of one rank, listening. */
 export interface HttpServer extends AsyncDisposable {
@@ -31,9 +40,10 @@ export interface HttpServer extends AsyncDisposable {
  */
 export async function serveHttp(server: ParameterServer, options: HttpOptions = {}): Promise<HttpServer> {
   checkExposure(options)
-  const app = await api(server, options)
+  const connections = new Connections({ ...(options.maxConnections !== undefined && { most: options.maxConnections }) })
+  const app = await api(server, options, connections)
   try {
-    const address = await listen(app, options)
+    const address = await listen(app, options, Math.min(BACKLOG, connections.most / 2))
     const close = () => app.close()
     return { address, close, [Symbol.asyncDispose]: close }
   } catch (error) {
@@ -45,11 +55,24 @@ export async function serveHttp(server: ParameterServer, options: HttpOptions = 
   }
 }
 
-async function api(server: ParameterServer, options: HttpOptions): Promise<FastifyInstance> {
+async function api(server: ParameterServer, options: HttpOptions, connections: Connections): Promise<FastifyInstance> {
   const app = fastify({
     bodyLimit: options.bodyLimit ?? DEFAULT_BODY_LIMIT,
-    // An update may take longer than Node's default of five minutes; its own deadline ends it.
-    requestTimeout: 0,
+    serverFactory: (handler) => {
+      const http = createServer(
+        {
+          headersTimeout: HEADERS_TIMEOUT_MS,
+          requestTimeout: REQUEST_TIMEOUT_MS,
+          keepAliveTimeout: KEEP_ALIVE_MS,
+          connectionsCheckingInterval: 1000,
+        },
+        (request, response) => {
+          if (connections.begin(request, response)) handler(request, response)
+        },
+      )
+      connections.watch(http)
+      return http
+    },
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 512 },
     return503OnClosing: true,
@@ -64,10 +87,19 @@ async function api(server: ParameterServer, options: HttpOptions): Promise<Fasti
   )
   app.addHook('onRequest', async (request, reply) => {
     const refused = await refusal(request, options)
-    if (refused === undefined) return
+    if (refused === undefined) {
+      if (!isOpen(request)) connections.admit(request.raw, reply.raw)
+      return
+    }
+    connections.refuse(reply.raw)
     if (refused.status === 401) void reply.header('www-authenticate', 'Bearer')
     const error = new CkptError('INVALID_ARGUMENT', refused.reason)
     return reply.status(refused.status).send({ detail: refused.reason, error: { ...error.toJSON(), retryable: false } })
+  })
+  app.addHook('onSend', async (request, reply) => {
+    // The rest of the body would be waited for, by a client that has its answer; and who asks for too much need not keep a connection.
+    if ((!request.raw.complete && hasBody(request.raw)) || reply.statusCode === 429) connections.refuse(reply.raw)
+    return Promise.resolve()
   })
   await app.register(swagger, {
     openapi: {
@@ -86,13 +118,17 @@ async function api(server: ParameterServer, options: HttpOptions): Promise<Fasti
   return app
 }
 
-async function listen(app: FastifyInstance, options: HttpOptions): Promise<string> {
+function hasBody({ headers }: IncomingMessage): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+}
+
+async function listen(app: FastifyInstance, options: HttpOptions, backlog: number): Promise<string> {
   const { socketPath, host = DEFAULT_HOST, port = 0 } = options
-  if (socketPath === undefined) return app.listen({ host, port })
+  if (socketPath === undefined) return app.listen({ host, port, backlog })
   await removeStale(socketPath)
   const mask = process.umask(0o177)
   try {
-    await app.listen({ path: socketPath })
+    await app.listen({ path: socketPath, backlog })
   } finally {
     process.umask(mask)
   }

@@ -1,5 +1,11 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { CkptError } from '@ckpt/contract'
+import { Connections } from '../http/connections.ts'
+import { isLoopback, namesLoopback } from '../http/loopback.ts'
+
+/** Connections that are held at the same time: a scraper among them is answered before so many others can push it out. */
+const MOST_CONNECTIONS = 256
+const DEADLINE_MS = 5000
 
 /** What is served: a parameter server, or anything that can answer for one. */
 export interface Observable {
@@ -28,7 +34,8 @@ export interface MetricsServerOptions {
 
 /**
  * Serves a rank's numbers: `GET /metrics` for Prometheus, `GET /healthz` (200 while the process is up), `GET /readyz` (200 while it can take an
- * update, else 503). Reading changes nothing, so that it needs no token.
+ * update, else 503). Reading changes nothing, so that it needs no token. On the loopback interface requests must name it as their `Host`, so that
+ * no web page reads it by a name of its own that leads there. Each connection has one answer and lasts five seconds at most.
  *
  * @throws CkptError `INVALID_ARGUMENT` when the address cannot be listened on.
  */
@@ -36,10 +43,20 @@ export async function serveMetrics(
   source: Observable,
   { port, host = '127.0.0.1' }: MetricsServerOptions,
 ): Promise<{ readonly port: number; close(): Promise<void> }> {
-  const server = createServer((request, response) => void answer(source, request, response))
-  server.headersTimeout = 5000
-  server.requestTimeout = 5000
-  server.maxConnections = 64
+  const connections = new Connections({ most: MOST_CONNECTIONS, strangerMs: DEADLINE_MS })
+  const local = isLoopback(host)
+  const server = createServer(
+    { headersTimeout: DEADLINE_MS, requestTimeout: DEADLINE_MS, connectionsCheckingInterval: 1000 },
+    (request, response) => {
+      if (!connections.begin(request, response)) return
+      if (local && !namesLoopback(request.headers.host)) {
+        response.writeHead(403, { 'content-type': 'text/plain' }).end('Host is not this machine\n')
+        return
+      }
+      void answer(source, request, response)
+    },
+  )
+  connections.watch(server)
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) =>
       reject(
@@ -49,7 +66,7 @@ export async function serveMetrics(
         }),
       ),
     )
-    server.listen(port, host, resolve)
+    server.listen({ port, host, backlog: MOST_CONNECTIONS / 2 }, resolve)
   })
   const address = server.address()
   return {

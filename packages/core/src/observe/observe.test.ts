@@ -1,3 +1,4 @@
+import { request } from 'node:http'
 import { trace } from '@opentelemetry/api'
 import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { CkptError, type EngineAdapter } from '@ckpt/contract'
@@ -128,6 +129,42 @@ it('serves metrics, health and readiness over HTTP, and nothing else', async () 
   })
   await server.close()
   expect([(await get('/healthz')).status, (await get('/readyz')).status]).toEqual([200, 503])
+})
+
+it('serves metrics on the loopback interface to requests that name it, so that no web page reads them by a name of its own', async () => {
+  const { serveMetrics } = await import('./metrics-server.ts')
+  const server = await ParameterServer.create({ rank: 0, worldSize: 1 })
+  onTestFinished(() => server.close())
+  const status = (port: number, host: string) =>
+    new Promise<number | undefined>((resolve, reject) =>
+      request(
+        { port, host: '127.0.0.1', path: '/metrics', headers: { host } },
+        (answer) => (answer.resume(), resolve(answer.statusCode)),
+      )
+        .on('error', reject)
+        .end(),
+    )
+  const local = await serveMetrics(server, { port: 0 })
+  onTestFinished(() => local.close())
+  for (const host of [`127.0.0.1:${local.port}`, 'localhost', 'LOCALHOST:1', '[::1]:80', '127.1.2.3']) {
+    expect(await status(local.port, host), host).toBe(200)
+  }
+  for (const host of [
+    'evil.example',
+    `evil.example:${local.port}`,
+    '127.0.0.1.evil.example',
+    'localhost.evil.example',
+    '10.0.0.1',
+    '0.0.0.0',
+    'a b',
+    '@localhost',
+  ]) {
+    expect([400, 403], host).toContain(await status(local.port, host))
+  }
+  // Where other machines are to read them they do so by names that this one does not know.
+  const open = await serveMetrics(server, { port: 0, host: '0.0.0.0' })
+  onTestFinished(() => open.close())
+  expect(await status(open.port, 'node-17.cluster:9100')).toBe(200)
 })
 
 it('shows the numbers of a report', async () => {

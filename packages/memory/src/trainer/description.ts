@@ -1,4 +1,4 @@
-import { isDType } from '@ckpt/contract'
+import { isDType, shown } from '@ckpt/contract'
 import { tensorSpecs, type NamedTensorInput, type TensorSpec } from '../source.ts'
 import { malformed, type TrainerMessage } from './session.ts'
 
@@ -22,12 +22,12 @@ export function describedTensors(peer: string, message: TrainerMessage): TensorS
     if (!Array.isArray(row) || row.length !== 6) throw malformed(peer, 'tensors', `row ${index} has not 6 columns`)
     const [name, dtype, shape, memory, offset, bytes] = row as unknown[]
     if (typeof name !== 'string') throw malformed(peer, 'name', `the name of row ${index} is not a string`)
-    if (typeof dtype !== 'string' || !isDType(dtype)) throw malformed(peer, 'dtype', `unknown dtype ${String(dtype)}`, name)
-    if (!isShape(shape)) throw malformed(peer, 'shape', `shape ${JSON.stringify(shape)} is no list of whole numbers`, name)
+    if (!isDType(dtype)) throw malformed(peer, 'dtype', `unknown dtype ${shown(dtype)}`, name)
+    if (!isShape(shape)) throw malformed(peer, 'shape', `shape ${shown(shape)} is no list of whole numbers`, name)
     const place = isWhole(memory) ? places[memory] : undefined
-    if (place === undefined) throw malformed(peer, 'memory', `there is no memory ${String(memory)}`, name)
-    if (!isWhole(offset)) throw malformed(peer, 'offset', `offset ${String(offset)} is no whole number`, name)
-    if (!isWhole(bytes)) throw malformed(peer, 'bytes', `${String(bytes)} bytes is no whole number`, name)
+    if (place === undefined) throw malformed(peer, 'memory', `there is no memory ${shown(memory)}`, name)
+    if (!isWhole(offset)) throw malformed(peer, 'offset', `offset ${shown(offset)} is no whole number`, name)
+    if (!isWhole(bytes)) throw malformed(peer, 'bytes', `bytes ${shown(bytes)} is no whole number`, name)
     if (offset + bytes > place.bytes) {
       const text = `bytes ${offset} to ${offset + bytes} are outside a memory of ${place.bytes} bytes`
       throw malformed(peer, 'offset', text, name)

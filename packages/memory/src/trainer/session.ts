@@ -1,5 +1,5 @@
 import { createConnection, type Socket } from 'node:net'
-import { CkptError } from '@ckpt/contract'
+import { CkptError, shown } from '@ckpt/contract'
 
 /** Version of the protocol (docs/trainers.md); both sides name theirs. */
 export const TRAINER_PROTOCOL = 1
@@ -64,8 +64,12 @@ export class TrainerSession implements Disposable {
     await this.#until(() => this.#frames.length > 0, signal, `sent no ${JSON.stringify(type)}`)
     const message = this.#frames.shift()!
     if (message.type === type) return message
-    if (message.type === 'error') throw lost(this.#peer, `the trainer failed: ${String(message['message'])}`)
-    throw malformed(this.#peer, 'type', `expected ${JSON.stringify(type)}, got ${JSON.stringify(message.type)}`)
+    if (message.type === 'error')
+      throw lost(
+        this.#peer,
+        `the trainer failed: ${typeof message['message'] === 'string' ? message['message'] : shown(message['message'])}`,
+      )
+    throw malformed(this.#peer, 'type', `expected ${JSON.stringify(type)}, got ${shown(message.type)}`)
   }
 
   /** Ends the connection once what was sent is out. */

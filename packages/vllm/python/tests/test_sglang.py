@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from ckpt_worker import sglang
+from ckpt_worker.engine_key import KEY_VARIABLE
 from ckpt_worker.streaming import Named
 from rank import TOKEN, Rank, in_thread
 
+KEY = "a key of this test"
 TENSORS = {name: torch.randn(8, 4) for name in ("q.a", "k.a", "k.b", "q.b")}
 
 
@@ -48,11 +50,12 @@ class Updater:
 def without_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sglang, "_refuse_what_cannot_be_reloaded", lambda updater: None)
     monkeypatch.setattr(sglang, "_served", sglang._Served())
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
 
 
 def request(rank: Rank) -> SimpleNamespace:
     endpoint = {"rank": 0, "deviceUuid": "HOST-0", "address": rank.address}
-    call = {"endpoints": [endpoint], "token": TOKEN, "timeoutMs": 10_000}
+    call = {"endpoints": [endpoint], "token": TOKEN, "timeoutMs": 10_000, "key": KEY}
     return SimpleNamespace(zmq_handles={"ckpt": json.dumps(call)})
 
 
@@ -113,3 +116,16 @@ def test_a_call_that_is_no_call_is_refused() -> None:
         success, message = schedule([Updater()], SimpleNamespace(zmq_handles={"ckpt": text}))[0]
         assert not success
         assert message.startswith("ProtocolError")
+
+
+def test_a_call_without_the_key_loads_nothing() -> None:
+    updater = Updater()
+    with Rank() as rank:
+        asked = request(rank)
+        for key in ("", "not the key of this test"):
+            call = {**json.loads(asked.zmq_handles["ckpt"]), "key": key}
+            success, message = schedule([updater], SimpleNamespace(zmq_handles={"ckpt": json.dumps(call)}))[0]
+            assert not success
+            assert message.startswith("UnauthorizedError")
+            assert KEY_VARIABLE in message
+    assert updater.steps == []

@@ -9,6 +9,11 @@ import { livePage } from './page.ts'
 const INTERVAL_MS = 100
 /** What a proxy or a browser takes for a dead connection is longer. */
 const HEARTBEAT_MS = 15_000
+/** Event streams that are open at the same time, in all and from one address. */
+const MOST_STREAMS = 64
+const MOST_STREAMS_OF_ONE = 16
+/** A reader that takes nothing for so long, in milliseconds, is gone. */
+const STALLED_MS = 60_000
 
 /** Everything the page shows, as `GET /v1/live` gives it. */
 export function liveState(server: ParameterServer) {
@@ -28,14 +33,20 @@ export function liveState(server: ParameterServer) {
   }
 }
 
+function tooMany(all: number, own: number): Error {
+  const text = `${all} event streams are open, ${own} of them from this address; at most ${MOST_STREAMS} and ${MOST_STREAMS_OF_ONE} may be: close a page`
+  return Object.assign(new Error(text), { statusCode: 429 })
+}
+
 /**
  * A page at `/live` that shows this rank's members, checkpoints, updates and engines as they change; `GET /v1/live` gives the same as
  * JSON, `GET /v1/live/events` as a stream of server-sent events. With a token, open `/live#token=…`: the page itself holds no data.
  */
 export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) => {
-  const open = new Set<PassThrough>()
+  /** Streams that are open, and the addresses that read them. */
+  const open = new Map<PassThrough, string>()
   app.addHook('preClose', () => {
-    for (const stream of open) stream.end()
+    for (const stream of open.keys()) stream.end()
     return Promise.resolve()
   })
 
@@ -57,8 +68,12 @@ export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) 
     '/v1/live/events',
     { schema: { summary: 'The same, whenever it changes, as server-sent events' } },
     (request, reply) => {
+      const reader = request.raw.socket.remoteAddress ?? ''
+      const own = [...open.values()].filter((address) => address === reader).length
+      if (open.size >= MOST_STREAMS || own >= MOST_STREAMS_OF_ONE) throw tooMany(open.size, own)
       const stream = new PassThrough()
-      open.add(stream)
+      open.set(stream, reader)
+      let taken = performance.now()
       let timer: NodeJS.Timeout | undefined
       let sent = 0
       const send = () => {
@@ -69,7 +84,14 @@ export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) 
       }
       // The first change after a quiet while goes out at once: an update may be short.
       const changed = () => void (timer ??= setTimeout(send, Math.max(0, sent + INTERVAL_MS - performance.now())))
-      const heartbeat = setInterval(() => void stream.write(': \n\n'), HEARTBEAT_MS)
+      const heartbeat = setInterval(() => {
+        if (stream.writableNeedDrain) {
+          if (performance.now() - taken > STALLED_MS) request.raw.socket.destroy()
+          return
+        }
+        taken = performance.now()
+        stream.write(': \n\n')
+      }, HEARTBEAT_MS)
       server.activity.on('change', changed)
       const close = () => {
         open.delete(stream)

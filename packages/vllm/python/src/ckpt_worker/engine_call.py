@@ -6,15 +6,14 @@ import contextlib
 import hmac
 import os
 import socket
-from typing import Annotated, Any, Final, Literal
+import stat
+import struct
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from .engine_key import FILE_VARIABLE, KEY_VARIABLE, OFF, engine_key, where
 from .errors import PeerLostError, ProtocolError, UnauthorizedError
-
-#: A secret that calls must carry where this variable is set in the engine's environment: engines' control endpoints have no
-#: authentication of their own, and whoever reaches them could have other weights loaded.
-KEY_VARIABLE: Final = "CKPT_ENGINE_KEY"
 
 
 class Endpoint(msgspec.Struct, frozen=True, rename="camel"):
@@ -33,7 +32,7 @@ class UpdateCall(msgspec.Struct, frozen=True, rename="camel"):
     token: str
     #: Longest silence of the rank, in milliseconds.
     timeout_ms: Annotated[float, msgspec.Meta(gt=0)]
-    #: What :data:`KEY_VARIABLE` holds.
+    #: What :func:`ckpt_worker.engine_key.engine_key` of the engine's worker gives.
     key: str = ""
     #: Whether the speculative drafter takes the weights too; ``auto``: where it comes from the same checkpoint.
     drafter: Literal["auto", "load", "skip"] = "auto"
@@ -45,15 +44,19 @@ def parse_call(data: Any) -> UpdateCall:
     """The call in ``data`` (as JSON came out).
 
     :raises ProtocolError: naming the field that is wrong.
-    :raises UnauthorizedError: where this engine wants a key and the call has another one.
+    :raises UnauthorizedError: where the call has not got this engine's key, and where this engine has no key that can be used.
     """
     try:
         call = msgspec.convert(data, UpdateCall)
     except msgspec.ValidationError as error:
         raise ProtocolError(f"the call is malformed: {error}") from error
-    key = os.environ.get(KEY_VARIABLE, "")
-    if key and not hmac.compare_digest(call.key.encode(), key.encode()):
-        raise UnauthorizedError(f"the call does not have the key that {KEY_VARIABLE} asks for")
+    key = engine_key()
+    if key is not None and not hmac.compare_digest(call.key.encode(), key.encode()):
+        brings = "a different key" if call.key else "no key"
+        raise UnauthorizedError(
+            f"the call brings {brings}; {KEY_VARIABLE} of this engine comes from {where()}: give the engine and the "
+            f"parameter server the same {FILE_VARIABLE}, or {KEY_VARIABLE}={OFF} to both to do without"
+        )
     return call
 
 
@@ -76,15 +79,40 @@ def endpoint_for(call: UpdateCall, index: int, device_uuid: str) -> Endpoint:
 
 
 def check_listening(address: str) -> None:
-    """Whether somebody listens there. Engines queue calls: one may begin long after its rank has given up.
+    """Checks that a rank of this user, or of root, listens there.
 
-    :raises PeerLostError: where nobody does.
+    Engines queue calls: one may begin long after its rank has given up. And whoever made the call could have named a socket of
+    their own, which others can reach or replace.
+
+    :raises PeerLostError: where nobody listens.
+    :raises UnauthorizedError: where others own the socket, may enter its directory, or listen on it.
     """
     path = address.removeprefix("ipc://")
-    where = f"\0{path[1:]}" if path.startswith("@") else path
+    if not path.startswith("@"):
+        _check_socket(path, address)
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
         probe.settimeout(2)
         try:
-            probe.connect(where)
+            probe.connect(f"\0{path[1:]}" if path.startswith("@") else path)
         except OSError as error:
             raise PeerLostError(f"no rank waits at {address} any more: {error.strerror or error}") from error
+        _, user, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    _check_owner(user, f"the process that listens at {address} runs as")
+
+
+def _check_socket(path: str, address: str) -> None:
+    try:
+        directory, own = os.lstat(os.path.dirname(path) or "."), os.lstat(path)
+    except OSError as error:
+        raise PeerLostError(f"no rank waits at {address} any more: {error.strerror or error}") from error
+    if not stat.S_ISSOCK(own.st_mode):
+        raise UnauthorizedError(f"{address} is not a socket")
+    _check_owner(own.st_uid, f"the socket of {address} belongs to")
+    _check_owner(directory.st_uid, f"the directory of {address} belongs to")
+    if not stat.S_ISDIR(directory.st_mode) or directory.st_mode & 0o077:
+        raise UnauthorizedError(f"others may enter the directory of {address}, or it is a link: a rank's has mode 0700")
+
+
+def _check_owner(user: int, what: str) -> None:
+    if user not in (os.geteuid(), 0):
+        raise UnauthorizedError(f"{what} user {user}, not this user ({os.geteuid()}) or root")

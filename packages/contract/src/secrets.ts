@@ -1,0 +1,121 @@
+import { randomBytes } from 'node:crypto'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import { CkptError } from './errors.ts'
+
+/** Shortest secret that is taken, in characters: what is shorter can be guessed. */
+export const MIN_SECRET_LENGTH = 16
+/** Longest file of a secret, in bytes. */
+const MAX_FILE_BYTES = 4096
+
+/**
+ * Checks a secret that was given by name.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming the field for one that can be guessed.
+ */
+export function checkSecret(secret: string, field: string): string {
+  if (secret.length >= MIN_SECRET_LENGTH) return secret
+  const text = `${field}: ${secret.length} characters can be guessed; use at least ${MIN_SECRET_LENGTH} (openssl rand -base64 24 makes a good one)`
+  throw new CkptError('INVALID_ARGUMENT', text, { fields: { field } })
+}
+
+/**
+ * Reads a secret from a file that only its owner, who is this process's user or root, may read. What is checked is the opened file. White
+ * space around the secret is dropped.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming the field and the file.
+ */
+export function readSecretFile(path: string, field: string): string {
+  const refuse = (why: string, cause?: unknown) =>
+    new CkptError('INVALID_ARGUMENT', `${field}: ${path} ${why}`, {
+      fields: { field, file: path },
+      ...(cause !== undefined && { cause }),
+    })
+  let file: number | undefined
+  try {
+    // Not waiting for the other end of a pipe.
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const stat = fstatSync(file)
+    const user = process.geteuid!()
+    if (!stat.isFile()) throw refuse('is not a file')
+    if (stat.uid !== user && stat.uid !== 0) throw refuse(`belongs to user ${stat.uid}, not to this user (${user}) or root`)
+    if ((stat.mode & 0o077) !== 0) throw refuse('can be read by others; make it mode 0600')
+    if (stat.size > MAX_FILE_BYTES) throw refuse(`holds ${stat.size} bytes, more than the ${MAX_FILE_BYTES} of a secret`)
+    const bytes = Buffer.alloc(MAX_FILE_BYTES)
+    const text = bytes.toString('utf8', 0, readSync(file, bytes, 0, MAX_FILE_BYTES, 0)).trim()
+    if (text === '') throw refuse('is empty')
+    if (text.length < MIN_SECRET_LENGTH)
+      throw refuse(`holds ${text.length} characters, which can be guessed; use at least ${MIN_SECRET_LENGTH}`)
+    return text
+  } catch (error) {
+    if (CkptError.is(error)) throw error
+    throw refuse(`cannot be read: ${(error as Error).message}`, error)
+  } finally {
+    if (file !== undefined) closeSync(file)
+  }
+}
+
+/**
+ * A secret that all processes of this machine's user have and no others: a file in a directory that only the user may enter. It is made by the
+ * first that needs it, and stays.
+ *
+ * @param name - of the file.
+ * @param field - that errors name, and that a caller can set instead.
+ * @throws CkptError `INVALID_ARGUMENT` where others could have put it there, or where it can neither be read nor made.
+ */
+export function userSecretFile(name: string, field: string, directory = userDirectory()): string {
+  const refuse = (why: string, cause?: unknown) =>
+    new CkptError('INVALID_ARGUMENT', `${field}: not set, and ${directory} ${why}: set ${field}`, {
+      fields: { field, file: directory },
+      ...(cause !== undefined && { cause }),
+    })
+  try {
+    unlessThere(() => mkdirSync(directory, { mode: 0o700 }))
+    const stat = lstatSync(directory)
+    const user = process.geteuid!()
+    if (!stat.isDirectory() || stat.uid !== user || (stat.mode & 0o077) !== 0) {
+      throw refuse(`is not a directory of mode 0700 of this user (${user})`)
+    }
+    const path = join(directory, name)
+    if (lstatSync(path, { throwIfNoEntry: false }) === undefined) make(directory, path)
+    return readSecretFile(path, field)
+  } catch (error) {
+    if (CkptError.is(error)) throw error
+    throw refuse(`cannot hold a secret: ${(error as Error).message}`, error)
+  }
+}
+
+/** Does not hang on the environment, which may differ from process to process. */
+function userDirectory(): string {
+  return `/tmp/ckpt-user-${process.geteuid!()}`
+}
+
+function make(directory: string, path: string): void {
+  // Whole before it has its name: others may read it at once.
+  const draft = join(directory, randomBytes(8).toString('hex'))
+  try {
+    writeFileSync(draft, randomBytes(32).toString('base64'), { mode: 0o600, flag: 'wx' })
+    unlessThere(() => linkSync(draft, path))
+  } finally {
+    rmSync(draft, { force: true })
+  }
+}
+
+function unlessThere(make: () => void): void {
+  try {
+    make()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  }
+}

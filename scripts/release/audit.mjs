@@ -1,0 +1,42 @@
+import { run } from '../lib/process.mjs'
+
+/** Severities that stop a release. */
+const STOPS = ['high', 'critical']
+
+/**
+ * Asks the registry for known vulnerabilities of what a user would install. A registry that has no such answers (a mirror, no network) is
+ * reported, and stops nothing.
+ *
+ * @param {string} project directory with an installed project
+ * @returns {Promise<string>} what was found
+ * @throws Error naming packages with vulnerabilities of severity high or critical
+ */
+export async function audit(project) {
+  const { output } = await run('npm', ['audit', '--omit=dev', '--json', '--fetch-retries=0', '--fetch-timeout=20000'], {
+    cwd: project,
+    capture: true,
+  })
+  return auditResult(output)
+}
+
+/** What `npm audit --json` printed, as {@link audit} returns or throws it. */
+export function auditResult(output) {
+  const report = parse(output)
+  if (report?.metadata?.vulnerabilities === undefined || report.vulnerabilities === undefined) {
+    const why = report?.message ?? report?.error?.summary ?? report?.error?.code ?? output.trim().split('\n')[0] ?? ''
+    return `SKIP: the registry answers no audit: ${String(why).slice(0, 200)}`
+  }
+  const found = Object.values(report.vulnerabilities)
+  const bad = found.filter(({ severity }) => STOPS.includes(severity))
+  if (bad.length > 0) throw new Error(bad.map(({ name, severity, range }) => `${name} ${range}: ${severity}`).join('\n'))
+  const { total } = report.metadata.dependencies ?? {}
+  return `${found.length} vulnerabilities below ${STOPS[0]} in ${total ?? 'the'} packages`
+}
+
+function parse(output) {
+  try {
+    return JSON.parse(output.slice(output.indexOf('{'), output.lastIndexOf('}') + 1))
+  } catch {
+    return undefined
+  }
+}
