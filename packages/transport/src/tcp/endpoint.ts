@@ -49,9 +49,7 @@ export const TCP_STREAMS = 4
 export function createTcpEndpoint(options: TcpEndpointOptions): TcpEndpoint {
   return new TcpEndpoint(
     options,
-    nativeSync(() =>
-      hostAddon().createTcpEndpoint(options.listen, options.secret, options.niceness, options.protection),
-    ),
+    nativeSync(() => hostAddon().createTcpEndpoint(options.listen, options.secret, options.niceness, options.protection)),
   )
 }
 
