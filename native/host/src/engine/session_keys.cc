@@ -75,24 +75,12 @@ bool RecordCipher::Open(std::uint8_t* record, std::size_t bytes, const std::uint
   return Check(tag);
 }
 
-void RecordCipher::Sign(const std::uint8_t* record, std::size_t bytes, std::uint8_t* tag) {
-  Begin(true);
-  Update(nullptr, record, bytes);
-  Finish(tag);
-}
-
-bool RecordCipher::Verify(const std::uint8_t* record, std::size_t bytes, const std::uint8_t* tag) {
-  Begin(false);
-  Update(nullptr, record, bytes);
-  return Check(tag);
-}
-
-void RecordCipher::Begin(bool encrypt) {
+void RecordCipher::Begin(bool sending) {
   // Numbers never come back: 2^64 records do not pass in a connection's life.
   auto nonce = key_.nonce;
   for (std::size_t i = 0; i < sizeof number_; ++i) nonce[nonce.size() - 1 - i] ^= static_cast<std::uint8_t>(number_ >> (8 * i));
   ++number_;
-  Require(Libcrypto::Get().EVP_CipherInit_ex(context_, nullptr, nullptr, nullptr, nonce.data(), encrypt ? 1 : 0) == 1,
+  Require(Libcrypto::Get().EVP_CipherInit_ex(context_, nullptr, nullptr, nullptr, nonce.data(), sending ? 1 : 0) == 1,
           "EVP_CipherInit_ex");
 }
 

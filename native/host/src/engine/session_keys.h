@@ -59,16 +59,17 @@ class RecordCipher {
   void Seal(std::uint8_t* record, std::size_t bytes, std::uint8_t* tag);
   /// Decrypts the next record in place. @returns false, and what `record` holds is of no use, where the tag is not its own.
   bool Open(std::uint8_t* record, std::size_t bytes, const std::uint8_t* tag);
-  /// Authenticates the next record, which stays readable.
-  void Sign(const std::uint8_t* record, std::size_t bytes, std::uint8_t* tag);
-  bool Verify(const std::uint8_t* record, std::size_t bytes, const std::uint8_t* tag);
 
- private:
-  void Begin(bool encrypt);
+  /// The same for a record that comes in pieces: Begin, Update for each piece, then Finish where it is sent, or Check where it
+  /// was received, and is of no use before that.
+  void Begin(bool sending);
+  /// Encrypts or decrypts a piece into `out`; where that is null, the piece is authenticated alone. A record is one or the
+  /// other.
   void Update(std::uint8_t* out, const std::uint8_t* in, std::size_t bytes);
   void Finish(std::uint8_t* tag);
   bool Check(const std::uint8_t* tag);
 
+ private:
   evp_cipher_ctx_st* const context_;
   const TrafficKey key_;
   std::uint64_t number_ = 0;

@@ -71,20 +71,22 @@ Io TcpChannel::Receive(void* message, std::size_t bytes, const GoOn& go_on, int&
 
 Io TcpChannel::SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last) {
   if (!sealing_) return SendParts(fd_, parts, go_on, error, last);
-  record_.resize(kRecordBytes + kTagBytes);
+  const bool encrypted = protection_ == Protection::kEncrypted;
+  record_.resize(kTagBytes + (encrypted ? kRecordBytes : 0));
+  auto* const tag = record_.data();
+  auto* const sealed = record_.data() + kTagBytes;
   Cursor cursor(parts);
   while (cursor.left() > 0) {
     const auto bytes = std::min(cursor.left(), kRecordBytes);
-    cursor.Next(bytes, [&](const std::uint8_t* from, std::size_t at, std::size_t piece) {
-      std::memcpy(record_.data() + at, from, piece);
+    std::vector<iovec> record;
+    sealing_->Begin(true);
+    cursor.Next(bytes, [&](std::uint8_t* from, std::size_t at, std::size_t piece) {
+      sealing_->Update(encrypted ? sealed + at : nullptr, from, piece);
+      if (!encrypted) record.push_back({from, piece});
     });
-    auto* const tag = record_.data() + bytes;
-    if (protection_ == Protection::kEncrypted) {
-      sealing_->Seal(record_.data(), bytes, tag);
-    } else {
-      sealing_->Sign(record_.data(), bytes, tag);
-    }
-    std::vector<iovec> record{{record_.data(), bytes + kTagBytes}};
+    sealing_->Finish(tag);
+    if (encrypted) record.push_back({sealed, bytes});
+    record.push_back({tag, kTagBytes});
     const auto io = SendParts(fd_, record, go_on, error, cursor.left() > 0 ? Last::kNo : last);
     if (io != Io::kDone) return io;
   }
@@ -94,19 +96,27 @@ Io TcpChannel::SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error
 Io TcpChannel::ReceiveData(std::vector<iovec>& parts, const GoOn& go_on, int& error,
                            const std::function<void(std::size_t)>& moved) {
   if (!opening_) return ReceiveParts(fd_, parts, go_on, error, moved);
-  record_.resize(kRecordBytes + kTagBytes);
+  const bool encrypted = protection_ == Protection::kEncrypted;
+  record_.resize(kTagBytes + (encrypted ? kRecordBytes : 0));
+  auto* const tag = record_.data();
+  auto* const sealed = record_.data() + kTagBytes;
   Cursor cursor(parts);
   while (cursor.left() > 0) {
     const auto bytes = std::min(cursor.left(), kRecordBytes);
-    std::vector<iovec> record{{record_.data(), bytes + kTagBytes}};
+    std::vector<iovec> targets;
+    cursor.Next(bytes, [&](std::uint8_t* to, std::size_t, std::size_t piece) { targets.push_back({to, piece}); });
+    auto record = encrypted ? std::vector<iovec>{{sealed, bytes}} : targets;
+    record.push_back({tag, kTagBytes});
     const auto io = ReceiveParts(fd_, record, go_on, error, [&](std::size_t) { moved(0); });
     if (io != Io::kDone) return io;
-    const auto* const tag = record_.data() + bytes;
-    const bool own = protection_ == Protection::kEncrypted ? opening_->Open(record_.data(), bytes, tag)
-                                                           : opening_->Verify(record_.data(), bytes, tag);
-    if (!own) return Io::kForged;
-    cursor.Next(bytes,
-                [&](std::uint8_t* to, std::size_t at, std::size_t piece) { std::memcpy(to, record_.data() + at, piece); });
+    opening_->Begin(false);
+    const std::uint8_t* from = sealed;
+    for (const auto& target : targets) {
+      auto* const to = static_cast<std::uint8_t*>(target.iov_base);
+      opening_->Update(encrypted ? to : nullptr, encrypted ? from : to, target.iov_len);
+      from += target.iov_len;
+    }
+    if (!opening_->Check(tag)) return Io::kForged;
     moved(bytes);
   }
   return Io::kDone;

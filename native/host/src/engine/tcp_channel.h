@@ -30,7 +30,7 @@ class TcpChannel {
   Io Receive(void* message, std::size_t bytes, const GoOn& go_on, int& error,
              const std::function<void(std::size_t)>& moved = nullptr);
 
-  /// Bytes of regions. Each of them is read once, so that memory that changes meanwhile does not look like an attack.
+  /// Bytes of regions, which must not change meanwhile: they would not fit their tag.
   Io SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last);
   /// Fills `parts`. Only bytes that have been authenticated are written to them, where there is any protection. `moved` is
   /// called whenever something came, with the bytes that were written since the last call.
@@ -41,7 +41,7 @@ class TcpChannel {
   const Protection protection_;
   std::optional<RecordCipher> sealing_;
   std::optional<RecordCipher> opening_;
-  /// A message, or a record of data, and its tag.
+  /// A message and its tag; a tag and a record of data.
   std::vector<std::uint8_t> message_;
   std::vector<std::uint8_t> record_;
 };

@@ -230,8 +230,9 @@ bool TcpPeer::MayWait(const Stream& stream) {
 
 void TcpPeer::Break(Io io, int number) {
   if (io == Io::kForged) {
-    return Lose(Error(code::kPeerUnauthorized,
-                      "what arrived from endpoint " + name_ + " is not what it sent: somebody on the way changed it")
+    return Lose(Error(code::kPeerUnauthorized, "what arrived from endpoint " + name_ +
+                                                   " is not what it sent: it was changed on the way, or in "
+                                                   "the endpoint's memory while it was sent")
                     .WithPeer(name_));
   }
   const std::string why = io == Io::kFailed ? Error::Describe(number) : "the connection was closed";
