@@ -19,8 +19,13 @@ export interface NativeTcpEndpoint {
   close(): Promise<void>
 }
 
+/** What protects a connection after its handshake: see `TcpProtection` of `@ckpt/transport`. */
+export type NativeProtection = 'none' | 'authenticated' | 'encrypted'
+
 /** Connections to another endpoint. */
 export interface NativeTcpPeer {
+  /** What both sides have agreed on. */
+  readonly protection: NativeProtection
   /** `transfers`: region, regionOffset, memory, memoryOffset, bytes of each. Resolves with the bytes read. */
   read(
     keys: readonly string[],
@@ -37,9 +42,14 @@ export interface NativeTcpPeer {
 export interface NativeOneSided {
   /**
    * `addresses`: `host:port` to listen on, port 0 for any. `secret`: at least 16 characters. `niceness` of the threads that serve: 0 to
-   * 19 (default).
+   * 19 (default). `protection`: what it wants at least (default `authenticated`).
    */
-  createTcpEndpoint(addresses: readonly string[], secret: string, niceness?: number): NativeTcpEndpoint
+  createTcpEndpoint(
+    addresses: readonly string[],
+    secret: string,
+    niceness?: number,
+    protection?: NativeProtection,
+  ): NativeTcpEndpoint
   /** `streams`: 1 to 64 connections. Errors carry PEER_LOST, PEER_UNAUTHORIZED or PEER_PROTOCOL. */
   connectTcpPeer(
     id: string,
@@ -47,6 +57,7 @@ export interface NativeOneSided {
     secret: string,
     streams: number,
     timeoutMs: number,
+    protection?: NativeProtection,
     cancellation?: NativeCancellation,
   ): Promise<NativeTcpPeer>
 }

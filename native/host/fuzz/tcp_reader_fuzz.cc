@@ -17,6 +17,8 @@ using namespace ckpt::host;
 
 constexpr std::size_t kTarget = 8 * 1024;
 constexpr std::byte kUntouched{0xc3};
+/// Every byte that an endpoint with the right key sends as data.
+constexpr std::uint8_t kServed = 0x5a;
 constexpr EndpointId kEndpoint{1, 2, 3};
 
 /// What the endpoint answers to one request, taken from the fuzzer before any thread runs.
@@ -34,6 +36,9 @@ struct Reply {
 struct Script {
   bool right_hello;
   bool right_proof;
+  /// What the reader wants at least, and what the endpoint says.
+  Protection wanted;
+  Protection said;
   /// Where the hello is wrong, and what stands there; lengths too.
   std::vector<std::pair<std::size_t, std::uint8_t>> changes;
   std::size_t hello_bytes;
@@ -48,6 +53,8 @@ Script Read(FuzzedDataProvider& data) {
   Script script{};
   script.right_hello = data.ConsumeIntegralInRange<int>(0, 3) != 0;
   script.right_proof = data.ConsumeIntegralInRange<int>(0, 3) != 0;
+  script.wanted = static_cast<Protection>(data.ConsumeIntegralInRange<std::uint16_t>(0, 2));
+  script.said = static_cast<Protection>(data.ConsumeIntegralInRange<std::uint16_t>(0, 3));
   if (!script.right_hello) {
     for (int changes = data.ConsumeIntegralInRange<int>(0, 3); changes > 0; --changes) {
       script.changes.emplace_back(data.ConsumeIntegralInRange<std::size_t>(0, sizeof(ServerHello) - 1),
@@ -56,7 +63,7 @@ Script Read(FuzzedDataProvider& data) {
     script.hello_bytes = data.ConsumeIntegralInRange<std::size_t>(0, sizeof(ServerHello));
   }
   if (!script.right_proof) {
-    script.proof.status = static_cast<HelloStatus>(data.ConsumeIntegralInRange<std::uint32_t>(0, 4));
+    script.proof.status = static_cast<HelloStatus>(data.ConsumeIntegralInRange<std::uint16_t>(0, 4));
     for (auto& byte : script.proof.mac) byte = data.ConsumeIntegral<std::uint8_t>();
   }
   for (int replies = data.ConsumeIntegralInRange<int>(0, 6); replies > 0; --replies) {
@@ -82,34 +89,42 @@ Script Read(FuzzedDataProvider& data) {
 }
 
 /// The endpoint's side of one connection.
-void Converse(int fd, const Script& script) {
+void Converse(int fd, Script& script) {
   ClientHello hello{};
   if (!fuzz::ReceiveValue(fd, hello)) return;
-  ServerHello answer{kTcpMagic, kTcpProtocol, HelloStatus::kOk, kEndpoint, {}};
+  ServerHello answer{kTcpMagic, kTcpProtocol, HelloStatus::kOk, script.said, kEndpoint, {}};
   std::vector<std::uint8_t> bytes(sizeof answer);
   std::memcpy(bytes.data(), &answer, sizeof answer);
   for (const auto& [at, value] : script.changes) bytes[at] = value;
   if (!script.right_hello) bytes.resize(std::max(script.hello_bytes, std::size_t{1}));
   if (!fuzz::Send(fd, bytes) || bytes.size() != sizeof answer) return;
   std::memcpy(&answer, bytes.data(), sizeof answer);
+  script.said = answer.protection;
   ClientProof proof{};
   if (!fuzz::ReceiveValue(fd, proof)) return;
+  if (answer.protection < script.wanted) fuzz::Broken("a reader takes less protection than it wants");
+  const fuzz::Agreement agreement(hello, answer);
   ServerProof verdict = script.proof;
-  if (script.right_proof)
-    verdict = {HelloStatus::kOk, 0, fuzz::Proof("ckpt tcp 1 server", kEndpoint, hello.nonce, answer.nonce)};
+  if (script.right_proof) verdict = {HelloStatus::kOk, 0, 0, agreement.Proof("ckpt tcp 2 server proof")};
   if (!fuzz::Send(fd, &verdict, sizeof verdict)) return;
+  TcpChannel channel(fd, agreement.Keys(false));
+  int number = 0;
+  const auto well = [](Io io) { return io == Io::kDone; };
   for (const auto& reply : script.replies) {
     RequestHeader request{};
-    if (!fuzz::ReceiveValue(fd, request)) return;
+    if (!well(channel.Receive(&request, sizeof request, fuzz::Patience(), number))) return;
     if (request.operation != Operation::kRead || request.extents == 0 || request.extents > kMaxExtents) {
       fuzz::Broken("a reader asks for nonsense");
     }
-    if (fuzz::Receive(fd, request.extents * sizeof(WireExtent)).size() != request.extents * sizeof(WireExtent)) return;
+    std::array<WireExtent, kMaxExtents> extents;
+    if (!well(channel.Receive(extents.data(), request.extents * sizeof(WireExtent), fuzz::Patience(), number))) return;
     const ReplyHeader header{reply.right_id ? request.id : reply.id, reply.status, reply.extent};
-    const std::vector<std::uint8_t> data(reply.right_bytes ? request.bytes : reply.bytes, 0x5a);
-    const bool sent =
-        fuzz::Send(fd, &header, sizeof header) &&
-        (reply.status != ReplyStatus::kOk || (fuzz::Send(fd, data) && fuzz::Send(fd, &reply.trailer, sizeof reply.trailer)));
+    std::vector<std::uint8_t> bytes(reply.right_bytes ? request.bytes : reply.bytes, kServed);
+    std::vector<iovec> parts{{bytes.data(), bytes.size()}};
+    const bool sent = well(channel.Send(&header, sizeof header, fuzz::Patience(), number)) &&
+                      (reply.status != ReplyStatus::kOk ||
+                       (well(channel.SendData(parts, fuzz::Patience(), number, Last::kYes)) &&
+                        well(channel.Send(&reply.trailer, sizeof reply.trailer, fuzz::Patience(), number))));
     if (!sent) return;
   }
   if (fuzz::Send(fd, script.rest) && script.stalls) fuzz::Receive(fd, std::size_t{1} << 20);
@@ -155,17 +170,23 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     if (!fd) fuzz::Broken("a connection cannot be accepted");
     const linger none{1, 0};
     setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    ConfigureStream(fd.get());
     Converse(fd.get(), script);
   });
   const auto started = std::chrono::steady_clock::now();
   const Cancellation never;
   const std::chrono::milliseconds patience{script.stalls ? 30 : 5000};
   try {
-    TcpPeer peer({kEndpoint, {*listening->first}, fuzz::kSecret, 1, patience}, never);
+    TcpPeer peer({kEndpoint, {*listening->first}, fuzz::kSecret, 1, patience, script.wanted}, never);
     const auto got = peer.Read(reads, patience, never, nullptr);
     std::uint64_t wanted = 0;
     for (const auto& read : reads) wanted += read.bytes;
     if (got != wanted) fuzz::Broken("a read that went well brought another number of bytes");
+    for (std::size_t i = 0; i < kTarget; ++i) {
+      if (script.said != Protection::kNone && mine[i] && target[i] != std::byte{kServed}) {
+        fuzz::Broken("a read that went well brought bytes that nobody with the key sent");
+      }
+    }
   } catch (const Error& error) {
     const auto& code = error.code();
     if (code != code::kPeerLost && code != code::kPeerProtocol && code != code::kPeerUnauthorized &&

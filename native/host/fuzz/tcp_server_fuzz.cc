@@ -3,6 +3,8 @@
 // connection ends.
 #include <sys/mman.h>
 
+#include <optional>
+
 #include "ckpt/cancellation.h"
 #include "tcp_server.h"
 #include "tcp_wire.h"
@@ -18,7 +20,7 @@ constexpr std::size_t kRegion = 24 * 1024;
 struct World {
   std::vector<std::byte*> memories;
   std::vector<RegionKey> keys;
-  TcpServer server{{{{"127.0.0.1", 0}}, fuzz::kSecret}};
+  TcpServer server{{{{"127.0.0.1", 0}}, fuzz::kSecret, 19, Protection::kNone}};
 
   World() {
     for (int i = 0; i < 2; ++i) {
@@ -52,32 +54,35 @@ ScopedFd Connect(const World& world) {
   return fd;
 }
 
-/// The handshake as far as the fuzzer keeps to it. @returns whether the endpoint must have let it in.
-bool Greet(FuzzedDataProvider& data, int fd, const EndpointId& id) {
+/// The handshake as far as the fuzzer keeps to it. @returns the keys where the endpoint must have let it in.
+std::optional<SessionKeys> Greet(FuzzedDataProvider& data, int fd, const EndpointId& id) {
   const bool faithful = data.ConsumeIntegralInRange<int>(0, 3) != 0;
-  ClientHello hello{kTcpMagic, kTcpProtocol, 0, id, {}};
+  const auto wanted = static_cast<Protection>(data.ConsumeIntegralInRange<std::uint16_t>(0, 2));
+  ClientHello hello{kTcpMagic, kTcpProtocol, wanted, 0, id, {}};
   const auto first = fuzz::Mutated(data, hello, faithful);
-  if (!fuzz::Send(fd, first) || !faithful) return false;
+  if (!fuzz::Send(fd, first) || !faithful) return std::nullopt;
   ServerHello answer{};
   if (!fuzz::ReceiveValue(fd, answer)) fuzz::Broken("a right greeting gets no answer");
-  if (answer.magic != kTcpMagic || answer.status != HelloStatus::kOk || answer.endpoint != id) {
+  if (answer.magic != kTcpMagic || answer.status != HelloStatus::kOk || answer.endpoint != id || answer.protection != wanted) {
     fuzz::Broken("a right greeting is refused");
   }
   const bool known = data.ConsumeIntegralInRange<int>(0, 3) != 0;
-  const ClientProof proof{fuzz::Proof("ckpt tcp 1 client", id, hello.nonce, answer.nonce)};
+  const fuzz::Agreement agreement(hello, answer);
+  const ClientProof proof{agreement.Proof("ckpt tcp 2 client proof")};
   auto second = fuzz::Mutated(data, proof, known);
   if (!known && second.size() == sizeof proof && std::memcmp(second.data(), &proof, sizeof proof) == 0) second[0] ^= 1;
-  if (!fuzz::Send(fd, second) || !known) return false;
+  if (!fuzz::Send(fd, second) || !known) return std::nullopt;
   ServerProof verdict{};
   if (!fuzz::ReceiveValue(fd, verdict) || verdict.status != HelloStatus::kOk ||
-      verdict.mac != fuzz::Proof("ckpt tcp 1 server", id, hello.nonce, answer.nonce)) {
+      verdict.mac != agreement.Proof("ckpt tcp 2 server proof")) {
     fuzz::Broken("a right proof is refused, or the endpoint does not prove itself");
   }
-  return true;
+  return agreement.Keys(true);
 }
 
 /// One request with any numbers, and what must come of it. @returns whether the connection goes on.
-bool Ask(FuzzedDataProvider& data, int fd, const World& world) {
+bool Ask(FuzzedDataProvider& data, int fd, TcpChannel& channel, const World& world) {
+  int number = 0;
   const bool plausible = data.ConsumeBool();
   const auto count = data.ConsumeIntegralInRange<std::uint32_t>(plausible ? 1 : 0, plausible ? 4 : kMaxExtents + 2);
   std::vector<WireExtent> extents(count);
@@ -111,13 +116,21 @@ bool Ask(FuzzedDataProvider& data, int fd, const World& world) {
   }
   // A count that does not tell the extents that follow makes the rest of the stream anything at all.
   const bool told = request.extents == count;
-  if (!fuzz::Send(fd, &request, sizeof request) || !fuzz::Send(fd, extents.data(), extents.size() * sizeof(WireExtent)))
+  // Now and then somebody on the way changes what was sealed.
+  if (!plausible && data.ConsumeIntegralInRange<int>(0, 7) == 0) {
+    fuzz::Send(fd, data.ConsumeBytes<std::uint8_t>(data.ConsumeIntegralInRange<std::size_t>(1, 200)));
     return false;
+  }
+  if (channel.Send(&request, sizeof request, fuzz::Patience(), number) != Io::kDone ||
+      channel.Send(extents.data(), extents.size() * sizeof(WireExtent), fuzz::Patience(), number) != Io::kDone) {
+    return false;
+  }
   if (!told) return false;
   const bool taken = request.operation == Operation::kRead && count > 0 && count <= kMaxExtents &&
                      (status != ReplyStatus::kOk || bytes == request.bytes);
   ReplyHeader header{};
-  if (!fuzz::ReceiveValue(fd, header)) {
+  if (const auto io = channel.Receive(&header, sizeof header, fuzz::Patience(), number); io != Io::kDone) {
+    if (io == Io::kStopped || io == Io::kForged) fuzz::Broken("an answer does not end, or is not its own");
     if (taken) fuzz::Broken("a request gets no answer");
     return false;
   }
@@ -126,9 +139,11 @@ bool Ask(FuzzedDataProvider& data, int fd, const World& world) {
     fuzz::Broken("a request gets another's answer");
   }
   if (status != ReplyStatus::kOk) return true;
-  const auto got = fuzz::Receive(fd, expected.size());
+  std::vector<std::byte> got(expected.size());
+  std::vector<iovec> parts{{got.data(), got.size()}};
   ReplyTrailer trailer{};
-  if (got.size() != expected.size() || !fuzz::ReceiveValue(fd, trailer) || trailer.status != ReplyStatus::kOk ||
+  if (channel.ReceiveData(parts, fuzz::Patience(), number, [](std::size_t) {}) != Io::kDone ||
+      channel.Receive(&trailer, sizeof trailer, fuzz::Patience(), number) != Io::kDone || trailer.status != ReplyStatus::kOk ||
       (!expected.empty() && std::memcmp(got.data(), expected.data(), expected.size()) != 0)) {
     fuzz::Broken("an answer holds other bytes than were asked for");
   }
@@ -143,10 +158,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   const auto fd = Connect(world);
   const auto served = world.server.served_bytes();
   const bool raw = data.ConsumeIntegralInRange<int>(0, 7) == 0;
-  const bool in = !raw && Greet(data, fd.get(), world.server.id());
-  bool going_on = in;
-  for (int requests = data.ConsumeIntegralInRange<int>(0, 5); going_on && requests > 0; --requests) {
-    going_on = Ask(data, fd.get(), world);
+  const auto keys = raw ? std::nullopt : Greet(data, fd.get(), world.server.id());
+  const bool in = keys.has_value();
+  if (in) {
+    TcpChannel channel(fd.get(), *keys);
+    bool going_on = true;
+    for (int requests = data.ConsumeIntegralInRange<int>(0, 5); going_on && requests > 0; --requests) {
+      going_on = Ask(data, fd.get(), channel, world);
+    }
   }
   // Then whatever is left, and the end.
   fuzz::Send(fd.get(), data.ConsumeRemainingBytes<std::uint8_t>());

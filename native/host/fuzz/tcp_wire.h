@@ -11,6 +11,7 @@
 
 #include "ckpt/fd.h"
 #include "fuzz.h"
+#include "tcp_channel.h"
 #include "tcp_protocol.h"
 #include "tcp_socket.h"
 
@@ -20,13 +21,35 @@ namespace ckpt::host::fuzz {
 inline constexpr std::chrono::seconds kLongest{8};
 inline const std::string kSecret = "what a stranger does not know";
 
-/// What stands in the messages of both sides, made here anew from what docs/p2p.md says.
-inline Sha256Digest Proof(const char* label, const EndpointId& endpoint, const Nonce& client, const Nonce& server) {
-  std::string message = label;
-  for (const auto byte : endpoint) message.push_back(static_cast<char>(byte));
-  for (const auto byte : client) message.push_back(static_cast<char>(byte));
-  for (const auto byte : server) message.push_back(static_cast<char>(byte));
-  return HmacSha256(kSecret, message);
+template <class Value>
+std::string Text(const Value& value) {
+  return std::string(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+/// What both sides derive from the secret and their hellos, made here again from what docs/p2p.md says.
+struct Agreement {
+  std::string key;
+  std::string hellos;
+  Protection protection;
+
+  Agreement(const ClientHello& client, const ServerHello& server)
+      : key(Text(HmacSha256(Text(client.nonce) + Text(server.nonce), kSecret))),
+        hellos(Text(client) + Text(server)),
+        protection(server.protection) {}
+
+  Sha256Digest Proof(const std::string& label) const { return HmacSha256(key, label + hellos); }
+  SessionKeys Keys(bool client) const {
+    Sha256Digest expanding;
+    std::memcpy(expanding.data(), key.data(), key.size());
+    TrafficKey keys[2];
+    HkdfExpand(expanding, "ckpt tcp 2 keys" + hellos, reinterpret_cast<std::uint8_t*>(keys), sizeof keys);
+    return {protection, keys[client ? 0 : 1], keys[client ? 1 : 0]};
+  }
+};
+
+/// Until nothing may take longer.
+inline GoOn Patience() {
+  return [deadline = std::chrono::steady_clock::now() + kLongest] { return std::chrono::steady_clock::now() < deadline; };
 }
 
 /// A plain value as bytes, some of which the fuzzer replaces, now and then.

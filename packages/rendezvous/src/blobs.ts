@@ -3,17 +3,21 @@ interface Held {
   uses: number
 }
 
-/** Keys whose latest payloads are kept. */
+/** Keys of one rank whose latest payloads are kept, and how many bytes they may have together. */
 const MAX_KEYS = 16
+const MAX_BYTES = 256 * 2 ** 20
+
+/** What one rank has brought: digests and sizes by key, keys in order of last use. */
+type Brought = Map<string, { readonly digest: string; readonly bytes: number }>
 
 /**
- * Payloads by digest. What is held is the latest payload of each rank for each of the keys used last; a payload that nothing refers to any
- * more is dropped, after {@link graceMs} for those who may still ask for it.
+ * Payloads by digest. What is held is the latest payload of each rank for each of the keys that it used last, within limits for each rank, so
+ * that none ousts those of others; a payload that nothing refers to any more is dropped, after {@link graceMs} for those who may still ask
+ * for it.
  */
 export class BlobStore {
   readonly #held = new Map<string, Held>()
-  /** Latest digests by key and rank; keys in order of last use. */
-  readonly #keys = new Map<string, Map<number, string>>()
+  readonly #ranks = new Map<number, Brought>()
   readonly #leaving: { digest: string; at: number }[] = []
   readonly #graceMs: number
 
@@ -30,23 +34,32 @@ export class BlobStore {
     return this.#held.get(digest)?.payload
   }
 
+  /** The payload of this digest, where it is one that `rank` itself has brought. */
+  broughtBy(rank: number, digest: string): Uint8Array | undefined {
+    for (const one of this.#ranks.get(rank)?.values() ?? []) if (one.digest === digest) return this.get(digest)
+    return undefined
+  }
+
   /** Makes `payload` the latest of `rank` for `key`. */
   put(key: string, rank: number, digest: string, payload: Uint8Array): void {
-    const ranks = this.#keys.get(key) ?? new Map<number, string>()
-    this.#keys.delete(key)
-    this.#keys.set(key, ranks)
-    const old = ranks.get(rank)
-    if (old !== digest) {
-      ranks.set(rank, digest)
+    const brought: Brought = this.#ranks.get(rank) ?? new Map()
+    this.#ranks.set(rank, brought)
+    const old = brought.get(key)
+    brought.delete(key)
+    brought.set(key, { digest, bytes: payload.byteLength })
+    if (old?.digest !== digest) {
       const held = this.#held.get(digest)
       if (held) held.uses++
       else this.#held.set(digest, { payload, uses: 1 })
-      if (old !== undefined) this.#release(old)
+      if (old) this.#release(old.digest)
     }
-    for (const [oldest, digests] of this.#keys) {
-      if (this.#keys.size <= MAX_KEYS) break
-      this.#keys.delete(oldest)
-      for (const value of digests.values()) this.#release(value)
+    let bytes = 0
+    for (const one of brought.values()) bytes += one.bytes
+    for (const [oldest, one] of brought) {
+      if ((brought.size <= MAX_KEYS && bytes <= MAX_BYTES) || oldest === key) break
+      brought.delete(oldest)
+      bytes -= one.bytes
+      this.#release(one.digest)
     }
   }
 

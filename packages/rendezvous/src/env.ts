@@ -11,7 +11,7 @@ const DEFAULT_MASTER_PORT = 29_500
 /**
  * How to join, by the variables that launchers of distributed jobs set: RANK, WORLD_SIZE, MASTER_ADDR (default 127.0.0.1),
  * MASTER_PORT (default 29500); and CKPT_TOKEN, or CKPT_TOKEN_FILE, a file that only its owner, this user or root, may read; CKPT_INSECURE=1
- * does without. Without RANK and WORLD_SIZE the result is a world of one rank.
+ * does without; CKPT_RUN_ID is the run's name. Without RANK and WORLD_SIZE the result is a world of one rank.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the variable that is present but broken, or that is missing beside others.
  */
@@ -25,6 +25,7 @@ export function rendezvousOptionsFromEnv(env: Environment = process.env): JoinOp
   if (!/^[\w.:%-]+$/.test(host)) throw invalid('MASTER_ADDR', `${JSON.stringify(host)} is not a host`)
   const port = integer(env, 'MASTER_PORT', 1, 65_535) ?? DEFAULT_MASTER_PORT
   const token = readToken(env)
+  const run = env['CKPT_RUN_ID']
   const insecure = env['CKPT_INSECURE']
   if (insecure !== undefined && !/^[01]$/.test(insecure))
     throw invalid('CKPT_INSECURE', `${JSON.stringify(insecure)} is not 0 or 1`)
@@ -34,6 +35,7 @@ export function rendezvousOptionsFromEnv(env: Environment = process.env): JoinOp
     address: `tcp://${host.includes(':') ? `[${host}]` : host}:${port}`,
     ...(token !== undefined && { token }),
     ...(insecure === '1' && { insecure: true }),
+    ...(run !== undefined && run !== '' && { run }),
   }
 }
 

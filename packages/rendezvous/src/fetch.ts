@@ -16,6 +16,8 @@ export interface FetchOptions extends CallOptions {
   readonly address: string
   /** The run's secret (default: as that of a rank which joins at this address; none at an address of a network). */
   readonly token?: string
+  /** Name of the coordinator's run, where it has one. */
+  readonly run?: string
   /** The coordinator does without a secret (default false; matters on the loopback interface). */
   readonly insecure?: boolean
 }
@@ -32,7 +34,7 @@ export async function fetchPublished(key: string, options: FetchOptions): Promis
   checkTimeout(timeoutMs)
   const token = options.token ?? secretFor({ insecure: insecure || !isLoopback(address) }, address)
   const peer = `the coordinator at ${address}`
-  const curve = await curveClient(token)
+  const curve = await curveClient(token, options.run)
   let link: Link | undefined
   let settle = (): void => undefined
   let answered = false

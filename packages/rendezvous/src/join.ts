@@ -36,7 +36,7 @@ async function enter(options: JoinOptions, withinMs?: number): Promise<RankRende
   const { rank, worldSize, standalone = false, elastic = false, signal } = options
   const alone = worldSize === 1 && !standalone && !elastic
   const incarnation = randomBytes(16).toString('hex')
-  const curve = alone ? undefined : await curveClient(settings.token)
+  const curve = alone ? undefined : await curveClient(settings.token, settings.run)
   const host = rank === 0 && !standalone ? new CoordinatorHost(settings) : undefined
   let session: Session | undefined
   try {

@@ -19,6 +19,11 @@ export interface CoordinatorOptions {
    * is a secret that all processes of this machine's user have.
    */
   readonly token?: string
+  /**
+   * Name of the run, the same on all ranks (default: none). The coordinator's keys depend on it: ranks of runs that share a secret but not the
+   * name cannot join each other's coordinator, and a guess at the secret is of use against one run alone.
+   */
+  readonly run?: string
   /** Do without a secret: whoever reaches the coordinator may join (default false). */
   readonly insecure?: boolean
   /**
@@ -53,6 +58,7 @@ export interface JoinOptions extends CallOptions, Omit<CoordinatorOptions, 'addr
 export interface Settings {
   readonly worldSize: number
   readonly token: string
+  readonly run: string
   readonly elastic: boolean
   readonly heartbeatMs: number
   readonly heartbeatTimeoutMs: number
@@ -61,14 +67,21 @@ export interface Settings {
 
 /** @throws CkptError `INVALID_ARGUMENT` naming the option. */
 export function settingsOf(options: Omit<CoordinatorOptions, 'address'>): Settings {
-  const { worldSize, token = '', elastic = false, heartbeatMs = DEFAULT_HEARTBEAT_MS, onFault = () => undefined } = options
+  const {
+    worldSize,
+    token = '',
+    run = '',
+    elastic = false,
+    heartbeatMs = DEFAULT_HEARTBEAT_MS,
+    onFault = () => undefined,
+  } = options
   const { heartbeatTimeoutMs = Math.max(DEFAULT_HEARTBEAT_TIMEOUT_MS, 3 * heartbeatMs) } = options
   if (!Number.isSafeInteger(worldSize) || worldSize < 1) throw invalid('worldSize', `${worldSize} is not a number of ranks`)
   if (!(heartbeatMs >= 1 && Number.isFinite(heartbeatMs))) throw invalid('heartbeatMs', `${heartbeatMs} is not a time`)
   if (!(heartbeatTimeoutMs >= 2 * heartbeatMs && Number.isFinite(heartbeatTimeoutMs))) {
     throw invalid('heartbeatTimeoutMs', `${heartbeatTimeoutMs} is not at least twice heartbeatMs (${heartbeatMs})`)
   }
-  return { worldSize, token, elastic, heartbeatMs, heartbeatTimeoutMs, onFault }
+  return { worldSize, token, run, elastic, heartbeatMs, heartbeatTimeoutMs, onFault }
 }
 
 /** Join options with everything checked and defaults filled in. @throws CkptError `INVALID_ARGUMENT` naming the option. */

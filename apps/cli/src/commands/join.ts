@@ -29,7 +29,7 @@ export function addJoin(program: Command): void {
     .option('--metas <file>', 'metas that `--save-metas` or saveMetas wrote')
     .option(
       '--coordinator <address>',
-      'tcp://host:port of the running ranks, to fetch published metas of --name from (token: CKPT_JOIN_TOKEN)',
+      'tcp://host:port of the running ranks, to fetch published metas of --name from (token: CKPT_JOIN_TOKEN; CKPT_JOIN_RUN_ID where these have a CKPT_RUN_ID)',
     )
     .option('--keep', 'keep what is pulled in host memory, so that others can join from here (with --hold)')
   addEngineUpdateOptions(command).action(async (options: JoinCommandOptions) => {
@@ -52,10 +52,16 @@ function check({ metas, coordinator, keep, saveMetas, publishMetas, hold }: Join
 async function join(options: JoinCommandOptions, signal: AbortSignal): Promise<void> {
   await using server = await createServer(options, signal)
   const token = process.env['CKPT_JOIN_TOKEN']
+  const run = process.env['CKPT_JOIN_RUN_ID']
   const { checkpoint } =
     options.coordinator === undefined
       ? await server.loadMetas(userPath(options.metas!))
-      : await server.fetchMetas(options.name, { address: options.coordinator, signal, ...(token !== undefined && { token }) })
+      : await server.fetchMetas(options.name, {
+          address: options.coordinator,
+          signal,
+          ...(token !== undefined && { token }),
+          ...(run !== undefined && { run }),
+        })
   const ranks = Array.from({ length: server.worldSize }, (_, rank) => rank)
   const { keep = false } = options
   const strategy = p2p({ ranks, keep })

@@ -23,7 +23,7 @@ const overheard = randomBytes(32)
 function hello(id: string): Buffer {
   const head = Buffer.alloc(16)
   head.write('CKPTTCP1', 'latin1')
-  head.writeUInt32LE(1, 8)
+  head.writeUInt32LE(2, 8)
   return Buffer.concat([head, Buffer.from(id, 'hex'), overheard])
 }
 

@@ -1,3 +1,4 @@
+#include <array>
 #include <memory>
 #include <string>
 #include <utility>
@@ -77,12 +78,25 @@ Napi::Value Unregister(const Napi::CallbackInfo& info, const std::shared_ptr<Tcp
           Nothing);
 }
 
-/// createTcpEndpoint(addresses, secret, niceness): endpoint
+constexpr std::array<const char*, 3> kProtections{"none", "authenticated", "encrypted"};
+
+Protection ToProtection(const Napi::Value& value) {
+  if (value.IsUndefined()) return Protection::kAuthenticated;
+  const auto text = ToText(value, "protection");
+  for (std::size_t i = 0; i < kProtections.size(); ++i) {
+    if (text == kProtections[i]) return static_cast<Protection>(i);
+  }
+  throw Error(code::kInvalidArgument, "protection '" + text + "' is not none, authenticated or encrypted")
+      .WithField("protection");
+}
+
+/// createTcpEndpoint(addresses, secret, niceness, protection): endpoint
 Napi::Value CreateEndpoint(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Guard(env, [&]() -> Napi::Value {
     TcpServerOptions options{ToAddresses(info[0]), ToText(info[1], "secret")};
     if (!info[2].IsUndefined()) options.niceness = static_cast<int>(ToUnsigned(info[2], "niceness"));
+    options.protection = ToProtection(info[3]);
     const auto server = std::make_shared<TcpServer>(std::move(options));
     const auto forget = StopAtEnd(Environment::Of(env), server, StopServer);
     auto addresses = Napi::Array::New(env);
@@ -176,6 +190,7 @@ Napi::Value WrapPeer(Napi::Env env, const std::shared_ptr<TcpPeer>& peer) {
   };
   using Peer = std::shared_ptr<TcpPeer>;
   method("read", [](const Napi::CallbackInfo& call, const Peer& one) { return Read(call, one); });
+  object.Set("protection", kProtections[static_cast<std::size_t>(peer->protection())]);
   method("alive", [](const Napi::CallbackInfo& call, const Peer& one) -> Napi::Value {
     return Napi::Boolean::New(call.Env(), one->alive());
   });
@@ -184,7 +199,7 @@ Napi::Value WrapPeer(Napi::Env env, const std::shared_ptr<TcpPeer>& peer) {
   return object;
 }
 
-/// connectTcpPeer(id, addresses, secret, streams, timeoutMs, cancellation): Promise<peer>
+/// connectTcpPeer(id, addresses, secret, streams, timeoutMs, protection, cancellation): Promise<peer>
 Napi::Value Connect(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     TcpPeerOptions options;
@@ -193,8 +208,9 @@ Napi::Value Connect(const Napi::CallbackInfo& info) {
     options.secret = ToText(info[2], "secret");
     options.streams = ToThreads(info[3]);
     options.timeout = std::chrono::milliseconds(ToUnsigned(info[4], "timeoutMs"));
+    options.protection = ToProtection(info[5]);
     Environment::Options run;
-    run.cancellation = CancellationObject::From(info[5]);
+    run.cancellation = CancellationObject::From(info[6]);
     return Environment::Of(info.Env())
         .Run([options =
                   std::move(options)](const Task& task) { return std::make_shared<TcpPeer>(options, task.cancellation()); },

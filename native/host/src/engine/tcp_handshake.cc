@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cstring>
+#include <string_view>
 
 #include "ckpt/error.h"
 #include "tcp_protocol.h"
@@ -7,23 +9,45 @@
 namespace ckpt::host {
 namespace {
 
-Sha256Digest Proof(const char* label, const std::string& secret, const EndpointId& endpoint, const Nonce& client,
-                   const Nonce& server) {
-  std::string message = label;
-  const auto add = [&](const auto& bytes) { message.append(reinterpret_cast<const char*>(bytes.data()), bytes.size()); };
-  add(endpoint);
-  add(client);
-  add(server);
-  return HmacSha256(secret, message);
+constexpr const char* kClientLabel = "ckpt tcp 2 client proof";
+constexpr const char* kServerLabel = "ckpt tcp 2 server proof";
+constexpr const char* kKeysLabel = "ckpt tcp 2 keys";
+
+template <class Value>
+std::string_view BytesOf(const Value& value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
-constexpr const char* kClientLabel = "ckpt tcp 1 client";
-constexpr const char* kServerLabel = "ckpt tcp 1 server";
+/// What both sides derive from the secret and the two hellos as each of them saw these: who changed one on its way changed
+/// every proof and key, so that nobody between the two chooses their protection.
+class Agreement {
+ public:
+  Agreement(const std::string& secret, const ClientHello& client, const ServerHello& server)
+      : protection_(server.protection), transcript_(std::string(BytesOf(client)).append(BytesOf(server))) {
+    // HKDF-Extract (RFC 5869, section 2.2).
+    key_ = HmacSha256(std::string(BytesOf(client.nonce)).append(BytesOf(server.nonce)), secret);
+  }
+
+  Sha256Digest Proof(const char* label) const { return HmacSha256(BytesOf(key_), label + transcript_); }
+
+  SessionKeys Keys(bool client) const {
+    std::array<TrafficKey, 2> keys;
+    static_assert(sizeof keys == 88, "no padding between keys");
+    HkdfExpand(key_, kKeysLabel + transcript_, reinterpret_cast<std::uint8_t*>(keys.data()), sizeof keys);
+    return {protection_, keys[client ? 0 : 1], keys[client ? 1 : 0]};
+  }
+
+ private:
+  const Protection protection_;
+  const std::string transcript_;
+  Sha256Digest key_;
+};
 
 }  // namespace
 
-void GreetServer(int fd, const EndpointId& expected, const std::string& secret, const std::string& peer,
-                 std::chrono::steady_clock::time_point deadline, const std::function<bool()>& stop) {
+SessionKeys GreetServer(int fd, const EndpointId& expected, const std::string& secret, Protection wanted,
+                        const std::string& peer, std::chrono::steady_clock::time_point deadline,
+                        const std::function<bool()>& stop) {
   const auto go_on = [&] { return !stop() && std::chrono::steady_clock::now() < deadline; };
   int number = 0;
   const auto check = [&](Io io, const char* step) {
@@ -37,7 +61,7 @@ void GreetServer(int fd, const EndpointId& expected, const std::string& secret, 
   const auto protocol = [&](const std::string& what, const char* field) {
     return Error(code::kPeerProtocol, "what answers at " + peer + " " + what).WithPeer(peer).WithField(field);
   };
-  ClientHello hello{kTcpMagic, kTcpProtocol, 0, expected, {}};
+  ClientHello hello{kTcpMagic, kTcpProtocol, wanted, 0, expected, {}};
   FillSecurely(hello.nonce.data(), hello.nonce.size());
   check(SendBytes(fd, &hello, sizeof hello, go_on, number), "hello");
   ServerHello answer{};
@@ -47,37 +71,47 @@ void GreetServer(int fd, const EndpointId& expected, const std::string& secret, 
     throw protocol("speaks protocol " + std::to_string(answer.protocol) + ", not " + std::to_string(kTcpProtocol), "protocol");
   }
   if (answer.status != HelloStatus::kOk || answer.endpoint != expected) {
-    throw protocol("is another endpoint than the one that was looked for: it was started anew", "id");
+    throw protocol("is not the endpoint that was looked for: it was started again", "id");
   }
-  const ClientProof proof{Proof(kClientLabel, secret, expected, hello.nonce, answer.nonce)};
+  if (answer.protection < wanted || answer.protection > Protection::kEncrypted) {
+    throw protocol("offers less protection than this side wants, or one that it does not know", "protection");
+  }
+  const Agreement agreement(secret, hello, answer);
+  const ClientProof proof{agreement.Proof(kClientLabel)};
   check(SendBytes(fd, &proof, sizeof proof, go_on, number), "proof");
   ServerProof verdict{};
   check(ReceiveBytes(fd, &verdict, sizeof verdict, go_on, number), "proof");
-  if (verdict.status != HelloStatus::kOk ||
-      !EqualInConstantTime(verdict.mac, Proof(kServerLabel, secret, expected, hello.nonce, answer.nonce))) {
+  if (verdict.status != HelloStatus::kOk || !EqualInConstantTime(verdict.mac, agreement.Proof(kServerLabel))) {
     throw Error(code::kPeerUnauthorized, "the secret is not that of the endpoint at " + peer).WithPeer(peer);
   }
+  return agreement.Keys(true);
 }
 
-bool GreetClient(int fd, const EndpointId& own, const std::string& secret, const std::function<bool()>& stop) {
+std::optional<SessionKeys> GreetClient(int fd, const EndpointId& own, const std::string& secret, Protection wanted,
+                                       const std::function<bool()>& stop) {
   const auto deadline = std::chrono::steady_clock::now() + kHandshakePatience;
   const auto go_on = [&] { return !stop() && std::chrono::steady_clock::now() < deadline; };
   int number = 0;
   ClientHello hello{};
-  if (ReceiveBytes(fd, &hello, sizeof hello, go_on, number) != Io::kDone || hello.magic != kTcpMagic) return false;
-  ServerHello answer{kTcpMagic, kTcpProtocol, HelloStatus::kOk, own, {}};
+  if (ReceiveBytes(fd, &hello, sizeof hello, go_on, number) != Io::kDone || hello.magic != kTcpMagic) return std::nullopt;
+  ServerHello answer{kTcpMagic, kTcpProtocol, HelloStatus::kOk, std::max(wanted, hello.protection), own, {}};
   FillSecurely(answer.nonce.data(), answer.nonce.size());
   if (hello.endpoint != own) answer.status = HelloStatus::kOtherEndpoint;
-  if (hello.protocol != kTcpProtocol) answer.status = HelloStatus::kOtherProtocol;
-  if (SendBytes(fd, &answer, sizeof answer, go_on, number) != Io::kDone || answer.status != HelloStatus::kOk) return false;
+  if (hello.protocol != kTcpProtocol || hello.protection > Protection::kEncrypted) answer.status = HelloStatus::kOtherProtocol;
+  if (SendBytes(fd, &answer, sizeof answer, go_on, number) != Io::kDone || answer.status != HelloStatus::kOk)
+    return std::nullopt;
   ClientProof proof{};
-  if (ReceiveBytes(fd, &proof, sizeof proof, go_on, number) != Io::kDone) return false;
-  ServerProof verdict{HelloStatus::kUnauthorized, 0, {}};
-  if (EqualInConstantTime(proof.mac, Proof(kClientLabel, secret, own, hello.nonce, answer.nonce))) {
+  if (ReceiveBytes(fd, &proof, sizeof proof, go_on, number) != Io::kDone) return std::nullopt;
+  const Agreement agreement(secret, hello, answer);
+  ServerProof verdict{HelloStatus::kUnauthorized, 0, 0, {}};
+  if (EqualInConstantTime(proof.mac, agreement.Proof(kClientLabel))) {
     verdict.status = HelloStatus::kOk;
-    verdict.mac = Proof(kServerLabel, secret, own, hello.nonce, answer.nonce);
+    verdict.mac = agreement.Proof(kServerLabel);
   }
-  return SendBytes(fd, &verdict, sizeof verdict, go_on, number) == Io::kDone && verdict.status == HelloStatus::kOk;
+  if (SendBytes(fd, &verdict, sizeof verdict, go_on, number) != Io::kDone || verdict.status != HelloStatus::kOk) {
+    return std::nullopt;
+  }
+  return agreement.Keys(false);
 }
 
 }  // namespace ckpt::host

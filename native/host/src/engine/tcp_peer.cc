@@ -30,7 +30,10 @@ TcpPeer::TcpPeer(TcpPeerOptions options, const Cancellation& cancellation)
     // The streams after the first go where that one got through.
     if (i == 0) addresses = {addresses[chosen]};
     ConfigureStream(stream->fd.get());
-    GreetServer(stream->fd.get(), options.endpoint, options.secret, AddressText(addresses[0]), deadline, stop);
+    const auto keys = GreetServer(stream->fd.get(), options.endpoint, options.secret, options.protection,
+                                  AddressText(addresses[0]), deadline, stop);
+    protection_ = keys.protection;
+    stream->channel = std::make_unique<TcpChannel>(stream->fd.get(), keys);
     streams_.push_back(std::move(stream));
   }
   try {
@@ -153,9 +156,10 @@ bool TcpPeer::Ask(Stream& stream, Request& request) {
   RequestHeader header{Operation::kRead, static_cast<std::uint32_t>(reads.size()), request.id, request.group.bytes};
   std::array<WireExtent, kMaxExtents> extents;
   for (std::size_t i = 0; i < reads.size(); ++i) extents[i] = {reads[i].key, reads[i].offset, reads[i].bytes};
-  std::vector<iovec> parts{{&header, sizeof header}, {extents.data(), reads.size() * sizeof(WireExtent)}};
+  const auto go_on = [&] { return MayWait(stream); };
   int number = 0;
-  const auto io = SendParts(stream.fd.get(), parts, [&] { return MayWait(stream); }, number);
+  auto io = stream.channel->Send(&header, sizeof header, go_on, number, Last::kNo);
+  if (io == Io::kDone) io = stream.channel->Send(extents.data(), reads.size() * sizeof(WireExtent), go_on, number);
   if (io != Io::kDone) Break(io, number);
   return io == Io::kDone;
 }
@@ -164,17 +168,15 @@ bool TcpPeer::Ask(Stream& stream, Request& request) {
 bool TcpPeer::Receive(Stream& stream) {
   const auto go_on = [&] { return MayWait(stream); };
   int number = 0;
-  const auto fill = [&](std::vector<iovec> parts, bool data) {
-    const auto io = ReceiveParts(stream.fd.get(), parts, go_on, number, [&](std::size_t bytes) {
-      stream.heard = Clock::now();
-      if (data) stream.asked.front().batch->Received(bytes);
-    });
+  const auto heard = [&](std::size_t) { stream.heard = Clock::now(); };
+  const auto well = [&](Io io) {
     if (io != Io::kDone) Break(io, number);
     return io == Io::kDone;
   };
+  auto& channel = *stream.channel;
   const Request& request = stream.asked.front();
   ReplyHeader header{};
-  if (!fill({{&header, sizeof header}}, false)) return false;
+  if (!well(channel.Receive(&header, sizeof header, go_on, number, heard))) return false;
   if (header.id != request.id || (header.status == ReplyStatus::kOk && header.extent != 0) ||
       (header.status != ReplyStatus::kOk && header.extent >= request.group.reads.size())) {
     Lose(Error(code::kPeerProtocol, "endpoint " + name_ + " sent a reply that was not asked for").WithPeer(name_));
@@ -184,7 +186,12 @@ bool TcpPeer::Receive(Stream& stream) {
   if (header.status == ReplyStatus::kOk) {
     std::vector<iovec> parts;
     for (const auto& read : request.group.reads) parts.push_back({read.target, read.bytes});
-    if (!fill(std::move(parts), true) || !fill({{&trailer, sizeof trailer}}, false)) return false;
+    const auto moved = [&](std::size_t bytes) {
+      stream.heard = Clock::now();
+      request.batch->Received(bytes);
+    };
+    if (!well(channel.ReceiveData(parts, go_on, number, moved))) return false;
+    if (!well(channel.Receive(&trailer, sizeof trailer, go_on, number, heard))) return false;
   }
   Settle(stream, request, trailer.status, trailer.extent);
   stream.asked.pop_front();
@@ -222,6 +229,12 @@ bool TcpPeer::MayWait(const Stream& stream) {
 }
 
 void TcpPeer::Break(Io io, int number) {
+  if (io == Io::kForged) {
+    return Lose(Error(code::kPeerUnauthorized, "what arrived from endpoint " + name_ +
+                                                   " is not what it sent: it was changed on the way, or in "
+                                                   "the endpoint's memory while it was sent")
+                    .WithPeer(name_));
+  }
   const std::string why = io == Io::kFailed ? Error::Describe(number) : "the connection was closed";
   Lose(Error(code::kPeerLost, "endpoint " + name_ + " is lost: " + why).WithPeer(name_));
 }

@@ -16,6 +16,7 @@
 #include "ckpt/cancellation.h"
 #include "ckpt/fd.h"
 #include "tcp_batch.h"
+#include "tcp_channel.h"
 #include "tcp_protocol.h"
 #include "tcp_socket.h"
 
@@ -29,6 +30,8 @@ struct TcpPeerOptions {
   /// Connections to spread reads over.
   unsigned streams = 4;
   std::chrono::milliseconds timeout{10'000};
+  /// What it wants at least; where the endpoint wants more, there is more.
+  Protection protection = Protection::kAuthenticated;
 };
 
 /// Connections to another endpoint: a thread each, which sends requests ahead of the replies it receives, straight into their
@@ -44,12 +47,15 @@ class TcpPeer {
 
   /// Reads all of `reads` and returns their bytes; when it throws, nothing is written to their targets any more. `progress` is
   /// called on this thread now and then. No byte for `patience` is PEER_LOST.
-  /// @throws Error PEER_LOST, REGION_REFUSED (index: the region's), ABORTED.
+  /// @throws Error PEER_LOST, PEER_UNAUTHORIZED when what came was changed on its way, REGION_REFUSED (index: the region's),
+  /// ABORTED.
   std::uint64_t Read(const std::vector<TcpRead>& reads, std::chrono::milliseconds patience, const Cancellation& cancellation,
                      const std::function<void(std::uint64_t)>& progress);
 
   bool alive() const { return !lost_.load(); }
   const std::string& name() const { return name_; }
+  /// What the two sides have agreed on.
+  Protection protection() const { return protection_; }
   /// Fails what is under way with ABORTED, and joins the threads. Calling it again does nothing.
   void Close();
 
@@ -63,6 +69,7 @@ class TcpPeer {
   /// One connection with what it has asked for and not received.
   struct Stream {
     ScopedFd fd;
+    std::unique_ptr<TcpChannel> channel;
     std::thread thread;
     std::deque<Request> asked;
     std::uint64_t next_id = 0;
@@ -80,6 +87,7 @@ class TcpPeer {
   void Drop(const std::shared_ptr<TcpBatch>& batch);
 
   const std::string name_;
+  Protection protection_ = Protection::kNone;
   std::vector<std::unique_ptr<Stream>> streams_;
   std::mutex mutex_;
   std::condition_variable wake_;

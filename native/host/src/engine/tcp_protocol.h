@@ -4,18 +4,19 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <type_traits>
 
 #include "region_table.h"
-#include "sha256.h"
+#include "session_keys.h"
 
 namespace ckpt::host {
 
-// The wire protocol of TCP endpoints, version 1 (docs/p2p.md). Numbers are little-endian, as on every machine this runs on.
+// The wire protocol of TCP endpoints, version 2 (docs/p2p.md). Numbers are little-endian, as on every machine this runs on.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire format is that of little-endian machines");
 
-inline constexpr std::uint32_t kTcpProtocol = 1;
+inline constexpr std::uint32_t kTcpProtocol = 2;
 /// Extents of one request at most; the reply's parts fit one sendmsg.
 inline constexpr std::uint32_t kMaxExtents = 64;
 /// Bytes of one request at most.
@@ -25,36 +26,42 @@ inline constexpr std::chrono::milliseconds kHandshakePatience{10'000};
 using EndpointId = std::array<std::uint8_t, 16>;
 using Nonce = std::array<std::uint8_t, 32>;
 
+/// The same for all versions, so that each can say that it is not the other's.
 inline constexpr std::array<char, 8> kTcpMagic{'C', 'K', 'P', 'T', 'T', 'C', 'P', '1'};
 
 /// The connecting side begins.
 struct ClientHello {
   std::array<char, 8> magic;
   std::uint32_t protocol;
-  std::uint32_t reserved;
+  /// What it wants at least.
+  Protection protection;
+  std::uint16_t reserved;
   /// The endpoint that it believes to reach.
   EndpointId endpoint;
   Nonce nonce;
 };
 
-enum class HelloStatus : std::uint32_t { kOk = 0, kOtherEndpoint = 1, kOtherProtocol = 2, kUnauthorized = 3 };
+enum class HelloStatus : std::uint16_t { kOk = 0, kOtherEndpoint = 1, kOtherProtocol = 2, kUnauthorized = 3 };
 
 /// The answer; unless its status is kOk, the last thing that is sent.
 struct ServerHello {
   std::array<char, 8> magic;
   std::uint32_t protocol;
   HelloStatus status;
+  /// What protects the connection: the stronger of what the two sides want.
+  Protection protection;
   EndpointId endpoint;
   Nonce nonce;
 };
 
-/// HMAC-SHA-256 over a label, the endpoint's id and both nonces, keyed with the endpoint's secret.
+/// HMAC-SHA-256 over a label and both hellos, under a key that the endpoint's secret and both nonces give.
 struct ClientProof {
   Sha256Digest mac;
 };
 struct ServerProof {
   HelloStatus status;
-  std::uint32_t reserved;
+  std::uint16_t reserved;
+  std::uint32_t reserved_too;
   /// Zero unless the status is kOk.
   Sha256Digest mac;
 };
@@ -98,12 +105,15 @@ static_assert(sizeof(RequestHeader) == 24 && sizeof(WireExtent) == 32 && sizeof(
               sizeof(ReplyTrailer) == 8);
 static_assert(std::is_trivially_copyable_v<RequestHeader> && std::is_trivially_copyable_v<WireExtent>);
 
-/// Proves both sides' knowledge of the secret over a new connection, from the connecting side.
+/// Proves both sides' knowledge of the secret over a new connection, from the connecting side. @returns the keys of the
+/// session.
 /// @throws Error PEER_LOST, PEER_UNAUTHORIZED, PEER_PROTOCOL (field `id` where another endpoint answers), ABORTED when stopped.
-void GreetServer(int fd, const EndpointId& expected, const std::string& secret, const std::string& peer,
-                 std::chrono::steady_clock::time_point deadline, const std::function<bool()>& stop);
+SessionKeys GreetServer(int fd, const EndpointId& expected, const std::string& secret, Protection wanted,
+                        const std::string& peer, std::chrono::steady_clock::time_point deadline,
+                        const std::function<bool()>& stop);
 
-/// The listening side. @returns whether the peer may go on.
-bool GreetClient(int fd, const EndpointId& own, const std::string& secret, const std::function<bool()>& stop);
+/// The listening side. @returns nothing where the peer may not go on.
+std::optional<SessionKeys> GreetClient(int fd, const EndpointId& own, const std::string& secret, Protection wanted,
+                                       const std::function<bool()>& stop);
 
 }  // namespace ckpt::host

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "ckpt/error.h"
+#include "libcrypto.h"
 
 namespace ckpt::host {
 namespace {
@@ -60,6 +61,8 @@ TcpServer::TcpServer(TcpServerOptions options) : options_(std::move(options)) {
   if (options_.secret.size() < 16) {
     throw Error(code::kInvalidArgument, "the secret must have at least 16 characters").WithField("secret");
   }
+  // Where it is missing, this says so, and not the first peer's connection.
+  Libcrypto::Get();
   FillSecurely(id_.data(), id_.size());
   if (options_.niceness < 0 || options_.niceness > 19) {
     throw Error(code::kInvalidArgument, "niceness " + std::to_string(options_.niceness) + " is not 0 to 19")
@@ -160,9 +163,11 @@ void TcpServer::Serve(Connection& connection) {
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), options_.niceness);
   const int fd = connection.fd.get();
   try {
-    if (GreetClient(fd, id_, options_.secret, [this] { return stopping_.load(); })) {
+    const auto keys = GreetClient(fd, id_, options_.secret, options_.protection, [this] { return stopping_.load(); });
+    if (keys) {
       connection.known.store(true);
-      while (Answer(fd)) {
+      TcpChannel channel(fd, *keys);
+      while (Answer(channel)) {
       }
     }
   } catch (const std::exception&) {
@@ -173,20 +178,21 @@ void TcpServer::Serve(Connection& connection) {
 }
 
 /// Answers one request. @returns whether the connection goes on.
-bool TcpServer::Answer(int fd) {
+bool TcpServer::Answer(TcpChannel& channel) {
   const GoOn unless_stopping = [this] { return !stopping_.load(); };
   int number = 0;
   RequestHeader request{};
-  if (ReceiveBytes(fd, &request, sizeof request, unless_stopping, number) != Io::kDone) return false;
+  if (channel.Receive(&request, sizeof request, unless_stopping, number) != Io::kDone) return false;
   if (request.operation != Operation::kRead || request.extents == 0 || request.extents > kMaxExtents) return false;
   std::array<WireExtent, kMaxExtents> extents;
-  if (ReceiveBytes(fd, extents.data(), request.extents * sizeof(WireExtent), unless_stopping, number) != Io::kDone)
+  if (channel.Receive(extents.data(), request.extents * sizeof(WireExtent), unless_stopping, number) != Io::kDone) {
     return false;
+  }
 
   UsedRegions used(regions_);
   ReplyHeader header{request.id, ReplyStatus::kOk, 0};
   ReplyTrailer trailer{ReplyStatus::kOk, 0};
-  std::vector<iovec> parts{{&header, sizeof header}};
+  std::vector<iovec> parts;
   std::uint64_t bytes = 0;
   for (std::uint32_t i = 0; i < request.extents && header.status == ReplyStatus::kOk; ++i) {
     const auto& extent = extents[i];
@@ -203,7 +209,7 @@ bool TcpServer::Answer(int fd) {
     }
   }
   if (header.status != ReplyStatus::kOk) {
-    return SendBytes(fd, &header, sizeof header, unless_stopping, number) == Io::kDone;
+    return channel.Send(&header, sizeof header, unless_stopping, number) == Io::kDone;
   }
   if (bytes != request.bytes) return false;
   header.extent = 0;
@@ -212,13 +218,14 @@ bool TcpServer::Answer(int fd) {
     if (used.FirstClosed() == used.size()) still_since = std::chrono::steady_clock::now();
     return !stopping_.load() && std::chrono::steady_clock::now() - still_since < kClosedPatience;
   };
-  if (SendParts(fd, parts, unless_closed, number, Last::kNo) != Io::kDone) return false;
+  if (channel.Send(&header, sizeof header, unless_closed, number, Last::kNo) != Io::kDone) return false;
+  if (channel.SendData(parts, unless_closed, number, Last::kNo) != Io::kDone) return false;
   served_bytes_.fetch_add(bytes);
   // The bytes were copied into the socket: what happens to the memory from now on does not reach the peer.
   if (const auto closed = used.FirstClosed(); closed < used.size()) {
     trailer = {ReplyStatus::kClosedRegion, static_cast<std::uint32_t>(closed)};
   }
-  return SendBytes(fd, &trailer, sizeof trailer, unless_stopping, number) == Io::kDone;
+  return channel.Send(&trailer, sizeof trailer, unless_stopping, number) == Io::kDone;
 }
 
 }  // namespace ckpt::host

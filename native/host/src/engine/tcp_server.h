@@ -11,6 +11,7 @@
 
 #include "ckpt/fd.h"
 #include "region_table.h"
+#include "tcp_channel.h"
 #include "tcp_protocol.h"
 #include "tcp_socket.h"
 
@@ -23,6 +24,8 @@ struct TcpServerOptions {
   std::string secret;
   /// Of the threads that serve, 0 to 19. At 19 one of them gets 1.5 % of a core beside a thread of niceness 0.
   int niceness = 19;
+  /// What it wants at least; where a peer wants more, there is more.
+  Protection protection = Protection::kAuthenticated;
 };
 
 /// Serves reads of registered regions: a thread that accepts, and one for each connection. Nothing else takes part.
@@ -63,7 +66,7 @@ class TcpServer {
   void MakeRoom();
   void Reap();
   void Serve(Connection& connection);
-  bool Answer(int fd);
+  bool Answer(TcpChannel& channel);
 
   TcpServerOptions options_;
   EndpointId id_;

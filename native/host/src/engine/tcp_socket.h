@@ -37,8 +37,8 @@ inline constexpr std::chrono::milliseconds kSocketSlice{100};
 /// No delay, time-sliced blocking calls, keep-alive.
 void ConfigureStream(int fd);
 
-/// How a transfer over a socket ended.
-enum class Io { kDone, kClosed, kStopped, kFailed };
+/// How a transfer over a socket ended; kForged: what came is not what the other side sent.
+enum class Io { kDone, kClosed, kStopped, kFailed, kForged };
 
 /// Asked whenever a slice has passed without a byte: whether to go on.
 using GoOn = std::function<bool()>;

@@ -13,7 +13,6 @@
 
 #include "check.h"
 #include "ckpt/cancellation.h"
-#include "sha256.h"
 #include "tcp_peer.h"
 #include "tcp_server.h"
 
@@ -49,27 +48,6 @@ RegionKey Open(TcpServer& server, const std::shared_ptr<Bytes>& bytes) {
 }
 
 const Cancellation kNever;
-
-void TestHashes() {
-  const auto hash = [](std::string_view text) {
-    Sha256 sha;
-    for (const char& c : text) sha.Update(&c, 1);
-    const auto digest = sha.Finish();
-    return ToHex(digest.data(), digest.size());
-  };
-  // FIPS 180-4 examples, and RFC 4231 cases 2 and 6.
-  CHECK(hash("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  CHECK(hash("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  CHECK(hash("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq") ==
-        "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
-  const auto hmac = [](std::string_view key, std::string_view text) {
-    const auto digest = HmacSha256(key, text);
-    return ToHex(digest.data(), digest.size());
-  };
-  CHECK(hmac("Jefe", "what do ya want for nothing?") == "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-  CHECK(hmac(std::string(131, '\xaa'), "Test Using Larger Than Block-Size Key - Hash Key First") ==
-        "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
-}
 
 void TestAddresses() {
   CHECK(AddressText(ParseTcpAddress("127.0.0.1:80")) == "127.0.0.1:80");
@@ -211,12 +189,14 @@ void TestHostileClients() {
   for (const std::uint32_t extents : {0u, 65u, 1u}) {
     auto fd = ConnectTcp(server->addresses(), std::chrono::steady_clock::now() + 5s, [] { return false; }, chosen);
     ConfigureStream(fd.get());
-    GreetServer(fd.get(), server->id(), kSecret, "test", std::chrono::steady_clock::now() + 5s, [] { return false; });
+    const auto keys = GreetServer(fd.get(), server->id(), kSecret, Protection::kAuthenticated, "test",
+                                  std::chrono::steady_clock::now() + 5s, [] { return false; });
+    TcpChannel channel(fd.get(), keys);
     const RequestHeader header{Operation::kRead, extents, 1, 1 << 20};
     const WireExtent extent{key, 0, 10};  // Another size than the header says.
     int number = 0;
-    SendBytes(fd.get(), &header, sizeof header, [] { return true; }, number);
-    SendBytes(fd.get(), &extent, sizeof extent, [] { return true; }, number);
+    channel.Send(&header, sizeof header, [] { return true; }, number);
+    channel.Send(&extent, sizeof extent, [] { return true; }, number);
     char answer = 0;
     CHECK(ReceiveBytes(fd.get(), &answer, 1, [] { return true; }, number) == Io::kClosed);
   }
@@ -288,7 +268,7 @@ class Mute {
           continue;
         }
         ConfigureStream(fd.get());
-        if (GreetClient(fd.get(), id_, kSecret, [this] { return stop_.load(); })) held_.push_back(std::move(fd));
+        if (GreetClient(fd.get(), id_, kSecret, Protection::kNone, [this] { return stop_.load(); })) held_.push_back(std::move(fd));
       }
     });
   }
@@ -387,7 +367,6 @@ int main() {
     std::printf("PASS tcp: %s\n", name);
     std::fflush(stdout);
   };
-  run("hashes", TestHashes);
   run("addresses", TestAddresses);
   run("grouping", TestGrouping);
   run("reads of several callers", TestReads);

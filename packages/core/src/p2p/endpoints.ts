@@ -1,7 +1,7 @@
 import { createSocket } from 'node:dgram'
 import { isIP, isIPv6 } from 'node:net'
 import { CkptError } from '@ckpt/contract'
-import { createTcpEndpoint } from '@ckpt/transport'
+import { createTcpEndpoint, type TcpProtection } from '@ckpt/transport'
 import { rdmaUseOf, serveRdma, type RdmaUse } from './rdma.ts'
 import { newSecret, type ServedEndpoint } from './serving.ts'
 
@@ -25,6 +25,11 @@ export interface ServeOptions {
    * take from what else this machine does, and the longer joins last where cores are short.
    */
   readonly niceness?: number
+  /**
+   * What protects bytes that are read over TCP: `authenticated` (default), `encrypted` (or `CKPT_P2P_ENCRYPT=1`), or `none`
+   * (`CKPT_TRUSTED_NETWORK=1`) for networks that nobody else can reach. The stronger wish of the two sides counts.
+   */
+  readonly protection?: TcpProtection
   /**
    * Whether to serve, and pull, by RDMA (default: `CKPT_P2P_RDMA`, else `auto`). `auto`: where there are devices, before TCP; `off`: over
    * TCP alone; `require`: by RDMA alone. Which devices: docs/rdma.md.
@@ -58,6 +63,7 @@ export async function serve(
     secret,
     ...(advertise && { advertise: advertise.map(withPort) }),
     niceness: options.niceness ?? nicenessOf(environment),
+    protection: options.protection ?? protectionOf(environment),
     ...(options.streams !== undefined && { streams: options.streams }),
   })
   return [...rdma, { endpoint, secret }]
@@ -69,6 +75,24 @@ export function secretOf(environment: NodeJS.ProcessEnv): string | undefined {
   if (secret === undefined || secret.length >= 16) return secret
   throw new CkptError('INVALID_ARGUMENT', `${SECRET_VARIABLE} must have at least 16 characters`, {
     fields: { field: SECRET_VARIABLE },
+  })
+}
+
+const TRUSTED_VARIABLE = 'CKPT_TRUSTED_NETWORK'
+const ENCRYPT_VARIABLE = 'CKPT_P2P_ENCRYPT'
+
+/** What protects TCP reads, as the environment says. @throws CkptError `INVALID_ARGUMENT` naming the variable. */
+export function protectionOf(environment: NodeJS.ProcessEnv): TcpProtection {
+  const set = (name: string): boolean => {
+    const text = environment[name] ?? ''
+    if (/^[01]?$/.test(text)) return text === '1'
+    throw new CkptError('INVALID_ARGUMENT', `${name} is "${text}", not 0 or 1`, { fields: { field: name } })
+  }
+  const [trusted, encrypt] = [set(TRUSTED_VARIABLE), set(ENCRYPT_VARIABLE)]
+  if (!trusted) return encrypt ? 'encrypted' : 'authenticated'
+  if (!encrypt) return 'none'
+  throw new CkptError('INVALID_ARGUMENT', `${ENCRYPT_VARIABLE}=1 is set beside ${TRUSTED_VARIABLE}=1; set one of them`, {
+    fields: { field: ENCRYPT_VARIABLE },
   })
 }
 

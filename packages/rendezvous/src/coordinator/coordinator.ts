@@ -22,14 +22,12 @@ import type { Frames } from '../wire/socket.ts'
 import { Epochs, type OpenEpoch } from './epochs.ts'
 import { Gathers, type Contribution, type Gather } from './gathers.ts'
 import { Applicants } from './applicants.ts'
+import { overLimit, Publications } from './limits.ts'
 import { Members, taken, type Member } from './members.ts'
 
 /** A message may be on its way when its sender dies: only what comes this many milliseconds after another asked for its place counts. */
 const SETTLE_MS = 100
 const MAX_RANKS = 65_536
-
-/** Keys whose latest publication is kept. */
-const MAX_PUBLISHED = 16
 
 /** Sends a message to the connection with this routing id. */
 export type SendTo = (peer: string, frames: Frames) => void
@@ -47,8 +45,7 @@ export class Coordinator {
   readonly #blobs: BlobStore
   readonly #applicants = new Applicants()
   #everybody: readonly number[] = []
-  /** What ranks have published, by key; keys in order of last use. */
-  readonly #published = new Map<string, Uint8Array>()
+  readonly #published = new Publications()
 
   constructor(settings: Settings, send: SendTo) {
     this.#settings = settings
@@ -125,9 +122,7 @@ export class Coordinator {
         this.#deliver(member, message.id, message.digests)
         return
       case 'publish':
-        this.#published.delete(message.key)
-        this.#published.set(message.key, frames[1]!)
-        for (const key of this.#published.keys()) if (this.#published.size > MAX_PUBLISHED) this.#published.delete(key)
+        this.#published.put(message.key, frames[1]!)
         return
       case 'cancel': {
         const gather = this.#gathers.waitOf(member, message.id)
@@ -210,11 +205,12 @@ export class Coordinator {
       throw protocolError(name, `gather of ranks ${ranks.join(', ')}`)
     }
     if ((kind === 'blob') !== (message.digest !== null)) throw protocolError(name, `digest of a ${kind}`)
-    const refusal = this.#refusal(ranks, epoch)
+    const { open, bytes } = this.#gathers.openOf(member)
+    const refusal = overLimit(member.rank, open, bytes, value?.byteLength ?? 0) ?? this.#refusal(ranks, epoch)
     if (refusal) return this.#tell(member.peer, { type: 'failed', id, error: errorData(refusal) })
 
     const gather = this.#gathers.join(message, ranks, member.rank)
-    const payload = message.digest === null ? (value ?? new Uint8Array()) : this.#blobs.get(message.digest)
+    const payload = message.digest === null ? (value ?? new Uint8Array()) : this.#blobs.broughtBy(member.rank, message.digest)
     const contribution: Contribution = {
       member,
       id,
@@ -267,8 +263,22 @@ export class Coordinator {
     const contribution = gather?.contributions.get(member.rank)
     // Its gather may have failed while the payload was under way.
     if (!gather || !contribution) return
+    const { open, bytes } = this.#gathers.openOf(member)
+    const failure = overLimit(member.rank, open - 1, bytes, payload.byteLength) ?? this.#otherPayload(contribution, payload)
+    if (failure) {
+      this.#gathers.withdraw(gather, member.rank)
+      return this.#tell(member.peer, { type: 'failed', id, error: errorData(failure) })
+    }
     contribution.payload = payload
     this.#completeIfAll(gather)
+  }
+
+  /** A digest names one payload: nobody brings something else under that of a different rank. */
+  #otherPayload({ member, digest }: Contribution, payload: Uint8Array): CkptError | undefined {
+    const known = this.#blobs.get(digest!)
+    if (known === undefined || Buffer.compare(known, payload) === 0) return undefined
+    const text = `rank ${member.rank} brings a payload that differs from what is known under its digest ${digest}`
+    return new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { rank: member.rank, field: 'digest', digest } })
   }
 
   #completeIfAll(gather: Gather): void {

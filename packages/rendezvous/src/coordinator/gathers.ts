@@ -43,6 +43,14 @@ export class Gathers {
     return this.#waits.get(member)?.get(id)
   }
 
+  /** How many gathers a member waits in, and the bytes that it has brought to them. */
+  openOf(member: Member): { open: number; bytes: number } {
+    const waits = this.#waits.get(member)
+    let bytes = 0
+    for (const gather of waits?.values() ?? []) bytes += gather.contributions.get(member.rank)?.payload?.byteLength ?? 0
+    return { open: waits?.size ?? 0, bytes }
+  }
+
   /** Adds a rank's part to a gather. */
   contribute(gather: Gather, contribution: Contribution): void {
     const { member, id } = contribution

@@ -15,7 +15,7 @@ import { Coordinator } from './coordinator.ts'
 /** Routing ids are hexadecimal; this one can belong to no connection. */
 const LOCAL_PEER = 'local'
 /** Messages kept for a peer that does not read; ZeroMQ drops what exceeds them, and its heartbeat will have ended long before. */
-const SEND_HIGH_WATER_MARK = 10_000
+const SEND_HIGH_WATER_MARK = 1000
 /** Who has not shown the run's key after this many milliseconds is disconnected. */
 const HANDSHAKE_MS = 3000
 /**
@@ -40,6 +40,7 @@ export class CoordinatorHost implements CoordinatorHandle {
   address = 'in-process'
   readonly #coordinator: Coordinator
   readonly #token: string
+  readonly #run: string
   readonly #onFault: (error: CkptError) => void
   readonly #stopHeartbeat: () => void
   #socket: FrameSocket | undefined
@@ -49,6 +50,7 @@ export class CoordinatorHost implements CoordinatorHandle {
   constructor(settings: Settings) {
     this.#onFault = settings.onFault
     this.#token = settings.token
+    this.#run = settings.run
     this.#coordinator = new Coordinator(settings, (peer, frames) => {
       if (peer === LOCAL_PEER) queueMicrotask(() => this.#deliver?.(frames))
       else this.#socket?.send([Buffer.from(peer, 'hex'), ...frames])
@@ -59,7 +61,7 @@ export class CoordinatorHost implements CoordinatorHandle {
   /** @throws CkptError `INVALID_ARGUMENT` when the address cannot be listened on. */
   async listen(address: string): Promise<void> {
     const { endpoint, ipv6 } = await bindEndpoint(address)
-    const curve = await curveServer(this.#token)
+    const curve = await curveServer(this.#token, this.#run)
     // A rank that reconnects takes its place over; routing ids are random, so that nobody else can.
     const router = new Router({
       ipv6,

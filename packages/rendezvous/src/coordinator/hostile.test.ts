@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { Dealer } from 'zeromq'
 
-import { joinRendezvous, startCoordinator, type CoordinatorHandle } from '../index.ts'
+import { fetchPublished, joinRendezvous, startCoordinator, type CoordinatorHandle } from '../index.ts'
 import { curveClient, type CurveClient } from '../wire/curve.ts'
 import { pack, unpack, PROTOCOL, type JoinMessage } from '../wire/messages.ts'
 
@@ -146,6 +146,84 @@ describe('a coordinator among hostile peers', () => {
       socket.close()
       await other.close()
     }
+  })
+
+  it('bounds what a member may keep waiting here, and goes on for the others', async () => {
+    const mebibyte = 2 ** 20
+    const { socket, answer } = peer()
+    expect(await answer(pack(join))).toMatchObject({ type: 'welcome' })
+    socket.receiveTimeout = 30_000
+    const failed: { id: number; error: { code: string; fields: Record<string, unknown> } }[] = []
+    const ask = async (count: number, from: number, payload: Uint8Array) => {
+      for (let id = from; id < from + count; id++) {
+        await socket.send([pack({ ...gather, id, kind: 'value', key: `k${id}`, ranks: [0, 1] }), payload])
+      }
+      // What was sent before is handled before; this one fails at once.
+      const end = { ...gather, id: 1e6, kind: 'value', key: 'end', ranks: [0, 1], epoch: 77 }
+      await socket.send([pack(end), Buffer.alloc(1)])
+      for (;;) {
+        const [head] = await socket.receive()
+        const message = unpack(head!) as { type: string } & (typeof failed)[number]
+        if (message.type !== 'failed') continue
+        if (message.id === 1e6) return
+        failed.push(message)
+      }
+    }
+    // 300 MiB in ten gathers, of which 256 MiB may wait; then many small ones, up to 256 gathers.
+    const large = Buffer.alloc(30 * mebibyte)
+    await ask(10, 1, large)
+    expect(failed.map(({ id }) => id)).toEqual([9, 10])
+    await ask(400, 100, Buffer.alloc(8))
+    expect(failed.length).toBe(2 + 400 - (256 - 8))
+    for (const { error } of failed) expect(error).toMatchObject({ code: 'INVALID_STATE', fields: { rank: 1 } })
+    // Of what it publishes the latest 256 MiB stay.
+    for (let i = 0; i < 10; i++) await socket.send([pack({ type: 'publish', key: `p${i}` }), large])
+    const fetched = (key: string) =>
+      fetchPublished(key, { address: coordinator.address, token: 'secret', timeoutMs: 30_000 }).then(
+        (found) => found?.byteLength,
+      )
+    await expect.poll(() => fetched('p9'), { timeout: 30_000 }).toBe(large.byteLength)
+    expect(await Promise.all(['p0', 'p1', 'p2'].map(fetched))).toEqual([undefined, undefined, large.byteLength])
+    const other = await member(0)
+    expect(await other.allGather('mine', 7, { ranks: [0] })).toEqual([7])
+    await other.close()
+    socket.close()
+  }, 120_000)
+
+  it('lets no member put something else under the digest of a different one, nor oust what that one brought', async () => {
+    const other = await member(0)
+    const own = { digest: 'digest of rank 0', payload: Buffer.from('what rank 0 brings') }
+    const { socket, answer } = peer()
+    expect(await answer(pack(join))).toMatchObject({ type: 'welcome' })
+    const bring = async (id: number, key: string, digest: string, payload: Uint8Array, ranks = [1]) => {
+      const need = await answer(pack({ ...gather, id, kind: 'blob', key, ranks, digest }))
+      return need.type === 'need' ? answer(pack({ type: 'payload', id }), payload) : need
+    }
+    expect(await other.allGatherBlobs('metas', own, { ranks: [0] })).toEqual([own])
+    expect(await bring(1, 'metas', own.digest, Buffer.from('something else'))).toMatchObject({
+      type: 'failed',
+      error: { code: 'RENDEZVOUS_PROTOCOL', fields: { rank: 1, field: 'digest' } },
+    })
+    // It brings 40 keys of its own: what rank 0 brought stays.
+    for (let i = 0; i < 40; i++) {
+      expect(await bring(10 + i, `key ${i}`, `d${i}`, Buffer.from(`${i}`))).toMatchObject({ type: 'gathered' })
+    }
+    const both = other.allGatherBlobs('metas', own, { ranks: [0, 1] })
+    expect(await bring(99, 'metas', 'mine', Buffer.from('mine'), [0, 1])).toMatchObject({
+      type: 'gathered',
+      digests: [own.digest, 'mine'],
+    })
+    expect((await both).map(({ payload }) => Buffer.from(payload).toString())).toEqual(['what rank 0 brings', 'mine'])
+    const [, payload] = await (async () => {
+      await socket.send(pack({ type: 'want', id: 99, digests: [own.digest] }))
+      for (;;) {
+        const frames = await socket.receive()
+        if ((unpack(frames[0]!) as { type: string }).type === 'payloads') return frames
+      }
+    })()
+    expect(payload!.toString()).toBe('what rank 0 brings')
+    socket.close()
+    await other.close()
   })
 
   it('survives any bytes, and messages with any fields', async () => {

@@ -99,6 +99,28 @@ describe('strangers, who have not got the secret of the run', () => {
     await Promise.all(ranks.map((rank) => rank.close()))
   })
 
+  it('get nothing by relaying the handshake of a rank to the coordinator of a different run, also where both have one secret', async () => {
+    const options = { address: 'tcp://127.0.0.1:0', worldSize: 2, heartbeatMs: 50 }
+    const others = await Promise.all([
+      startCoordinator({ ...options, token: TOKEN, run: 'region-2' }),
+      startCoordinator({ ...options, token: `${TOKEN}!` }),
+    ])
+    for (const other of others) {
+      const wire = await Recorder.start(Number(new URL(other.address).port))
+      // The rank believes to speak to its own coordinator, and has its right key.
+      const error = await join(1, wire.address).catch((reason: unknown) => reason)
+      expect(error).toMatchObject({ code: 'RENDEZVOUS_REJECTED', fields: { field: 'token' } })
+      await wire.close()
+      await other.close()
+    }
+    // Over a relay to its own coordinator a rank is served: the relay is a wire, and reads nothing.
+    const wire = await Recorder.start(Number(new URL(coordinator.address).port))
+    const ranks = await Promise.all([join(0), join(1, wire.address)])
+    expect(await Promise.all(ranks.map((rank) => rank.allGather('key', rank.rank)))).toEqual(Array(2).fill([0, 1]))
+    await Promise.all(ranks.map((rank) => rank.close()))
+    await wire.close()
+  })
+
   it('are disconnected when they are silent, speak otherwise, or announce a huge frame', async () => {
     const huge = Buffer.concat([GREETING, Buffer.from('06', 'hex'), Buffer.from('0000000100000000', 'hex'), Buffer.alloc(1024)])
     const before = process.memoryUsage().rss
@@ -136,6 +158,15 @@ it('derives the keys of ZeroMQ from the secret, the same ones each time', async 
   expect(curveKeyPair().publicKey).toHaveLength(keys.publicKey.length)
   expect(keys).toEqual(await coordinatorKeys('a'))
   expect(keys.publicKey).not.toBe((await coordinatorKeys('b')).publicKey)
+  // Each run's name gives different keys, and none is taken for the end of a secret.
+  const named = await Promise.all([
+    coordinatorKeys('a', 'x'),
+    coordinatorKeys('a', 'y'),
+    coordinatorKeys('ax'),
+    coordinatorKeys('a|x'),
+  ])
+  expect(new Set([keys, ...named].map(({ publicKey }) => publicKey)).size).toBe(5)
+  expect(await coordinatorKeys('a', '')).toEqual(keys)
 })
 
 /** A wire between ranks and coordinator that somebody listens to. */

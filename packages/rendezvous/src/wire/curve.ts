@@ -16,6 +16,7 @@ export type CurveClient = { readonly curveServerKey: string; readonly curvePubli
 const deriveBytes = promisify<string, string, number, { N: number; r: number; p: number }, Buffer>(scrypt)
 /** A guess at a weak secret costs this much: 16 MiB and some tens of milliseconds. */
 const COST = { N: 2 ** 14, r: 8, p: 1 }
+/** Followed by the run's name, where it has one. */
 const SALT = 'ckpt rendezvous coordinator key 1'
 /** PKCS #8 of an X25519 private key, up to the key's 32 bytes (RFC 8410, section 7). */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b656e04220420', 'hex')
@@ -26,27 +27,29 @@ const derived = new Map<string, Promise<KeyPair>>()
 /**
  * The coordinator's key pair, which everybody who has the run's secret can derive. Its public half is as secret as the other: without it
  * no CurveZMQ handshake can be begun (rfc.zeromq.org/spec/26: the client's first command is boxed for the server's permanent key, and no
- * command carries that key), so that whoever does not know the secret gets no further than a closed connection.
+ * command carries that key), so that whoever does not know the secret gets no further than a closed connection. Runs with different names have different keys, also where they have the same secret.
  */
-export function coordinatorKeys(token: string): Promise<KeyPair> {
-  let keys = derived.get(token)
+export function coordinatorKeys(token: string, run = ''): Promise<KeyPair> {
+  const salt = run === '' ? SALT : `${SALT}|${run}`
+  const name = JSON.stringify([token, run])
+  let keys = derived.get(name)
   if (!keys) {
-    keys = deriveBytes(token, SALT, 32, COST).then(keyPairOf)
-    derived.set(token, keys)
+    keys = deriveBytes(token, salt, 32, COST).then(keyPairOf)
+    derived.set(name, keys)
   }
   return keys
 }
 
 /** Options of the coordinator's socket; none without a secret. */
-export async function curveServer(token: string): Promise<CurveServer | undefined> {
+export async function curveServer(token: string, run = ''): Promise<CurveServer | undefined> {
   if (token === '') return undefined
-  return { curveServer: true, curveSecretKey: (await coordinatorKeys(token)).secretKey }
+  return { curveServer: true, curveSecretKey: (await coordinatorKeys(token, run)).secretKey }
 }
 
 /** Options of a rank's socket, with a key pair of its own for this connection; none without a secret. */
-export async function curveClient(token: string): Promise<CurveClient | undefined> {
+export async function curveClient(token: string, run = ''): Promise<CurveClient | undefined> {
   if (token === '') return undefined
-  const { publicKey: curveServerKey } = await coordinatorKeys(token)
+  const { publicKey: curveServerKey } = await coordinatorKeys(token, run)
   const own = curveKeyPair()
   return { curveServerKey, curvePublicKey: own.publicKey, curveSecretKey: own.secretKey }
 }

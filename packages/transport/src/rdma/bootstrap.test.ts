@@ -1,8 +1,9 @@
 import { once } from 'node:events'
-import { connect, createServer, type Socket } from 'node:net'
+import { connect, createServer, Socket } from 'node:net'
 import type { EndpointDescriptor } from '@ckpt/contract'
+import fc from 'fast-check'
 import { afterEach, describe, expect, it } from 'vitest'
-import { Channel } from './channel.ts'
+import { Channel, type Side } from './channel.ts'
 import { BootstrapClient } from './client.ts'
 import { pairNics } from './lanes.ts'
 import { RDMA_PROTOCOL, type ResolvedRegion } from './messages.ts'
@@ -170,6 +171,108 @@ describe('serving strangers', () => {
     const lost = new Promise((resolve) => (client.onLost = resolve))
     await client.resolve(['known'], 5000).catch(() => undefined)
     expect(await lost).toEqual(code('PEER_LOST'))
+  })
+})
+
+describe('a wire that somebody listens to', () => {
+  /** Passes on what `change` makes of the bytes of either side; `before`: how many that side had sent. */
+  async function wire(port: number, change: (bytes: Buffer, before: number, side: Side) => Buffer): Promise<string> {
+    const between = createServer((near) => {
+      const far = connect(port, '127.0.0.1')
+      for (const [from, to, side] of [
+        [near, far, 'client'],
+        [far, near, 'server'],
+      ] as const) {
+        let before = 0
+        from.on('error', () => undefined).on('close', () => to.destroy())
+        from.on('data', (chunk: Buffer) => {
+          to.write(change(chunk, before, side))
+          before += chunk.length
+        })
+      }
+    }).listen(0, '127.0.0.1')
+    closing.push(() => between.close())
+    await once(between, 'listening')
+    return `127.0.0.1:${(between.address() as { port: number }).port}`
+  }
+
+  it('shows neither keys nor places of regions', async () => {
+    const { port, descriptor } = await serve()
+    const seen: Buffer[] = []
+    const address = await wire(port, (bytes) => (seen.push(Buffer.from(bytes)), bytes))
+    const client = await reach({ ...descriptor, addresses: [address] })
+    expect(await client.resolve(['known'], 5000)).toEqual([REGION])
+    const all = Buffer.concat(seen)
+    expect(all.includes(ID)).toBe(true)
+    for (const text of ['known', REGION.address, 'remoteKeys', SECRET]) expect(all.includes(text)).toBe(false)
+  })
+
+  it('changes nothing unnoticed, whatever bit it turns', async () => {
+    const { port, descriptor } = await serve()
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom<Side>('client', 'server'),
+        fc.double({ min: 0, max: 1, noNaN: true }),
+        fc.nat(7),
+        async (side, where, bit) => {
+          // The greeting, the question that proves the secret, the question for a region; and their answers.
+          const length = { client: 3 * 36 + 107 + 36 + 41, server: 3 * 36 + 107 + 38 + 115 }[side]
+          const at = Math.floor(where * length)
+          let done = false
+          const address = await wire(port, (bytes, before, from) => {
+            if (from !== side || at < before || at >= before + bytes.length) return bytes
+            done = true
+            bytes[at - before]! ^= 1 << bit
+            return bytes
+          })
+          const outcome = await BootstrapClient.connect(
+            { ...descriptor, addresses: [address] },
+            { secret: SECRET, timeoutMs: 400 },
+          )
+            .then(async (client) => {
+              closing.push(() => client.close())
+              return await client.resolve(['known'], 400)
+            })
+            .catch((error: unknown) => error)
+          // The second half of a code is not used.
+          if (Array.isArray(outcome)) expect(outcome).toEqual([REGION])
+          else expect(outcome).toMatchObject({ code: /^PEER_(LOST|UNAUTHORIZED|PROTOCOL)$/ })
+          expect(done || Array.isArray(outcome)).toBe(true)
+        },
+      ),
+      { numRuns: 60 },
+    )
+  })
+})
+
+describe('messages in pieces', () => {
+  it('are whole again, however they were cut', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.jsonValue(), { minLength: 1, maxLength: 8 }),
+        fc.array(fc.integer({ min: 1, max: 60 })),
+        (values, cuts) => {
+          const all = Buffer.concat(values.map(message))
+          const channel = new Channel(
+            { setNoDelay: () => undefined, setKeepAlive: () => undefined } as unknown as Socket,
+            'server',
+          )
+          const got: unknown[] = []
+          for (let at = 0, i = 0; at < all.length; i++) {
+            const end = at + (cuts[i % Math.max(1, cuts.length)] ?? 1)
+            got.push(...channel.receive(all.subarray(at, end)))
+            at = end
+          }
+          expect(JSON.stringify(got)).toBe(JSON.stringify(values))
+        },
+      ),
+    )
+  })
+
+  it('of a peer that has proven nothing are at most 4 KiB', () => {
+    const channel = new Channel(new Socket(), 'server')
+    const header = (length: number) => message('x'.repeat(length - 2)).subarray(0, 36)
+    expect(() => [...channel.receive(header(4097))]).toThrow(expect.objectContaining({ code: 'PEER_PROTOCOL' }) as Error)
   })
 })
 

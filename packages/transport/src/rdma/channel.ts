@@ -1,27 +1,44 @@
-import { createHmac, timingSafeEqual } from 'node:crypto'
+import { createCipheriv, createDecipheriv, hkdfSync } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { CkptError } from '@ckpt/contract'
 
-const MAC_BYTES = 32
-const HEADER_BYTES = 4 + MAC_BYTES
+const CIPHER = 'aes-256-gcm'
+const KEY_BYTES = 32
+const NONCE_BYTES = 12
+const TAG_BYTES = 16
+/** As in version 1 of the protocol, so that each version can read the other's greeting; a tag takes the first 16. */
+const CODE_BYTES = 32
+const LENGTH_BYTES = 4
+const HEADER_BYTES = LENGTH_BYTES + CODE_BYTES
+/** Of a message, once the peer has proven that it knows the secret, and before. */
 const MOST_BYTES = 4 * 2 ** 20
-const NO_MAC = Buffer.alloc(MAC_BYTES)
+const MOST_UNPROVEN_BYTES = 4096
 
 /** Which side of a connection speaks. */
 export type Side = 'client' | 'server'
 
+/** Key and first nonce of one direction, and how many messages went that way. */
+interface Direction {
+  readonly key: Buffer
+  readonly nonce: Buffer
+  messages: number
+}
+
 /**
- * Messages over a socket: a length, a code of 32 bytes and JSON text. Once both sides know the session's key every message carries an
- * HMAC-SHA256 of its text, its number and its sender, so that nobody else can put in, change, drop or repeat one.
+ * Messages over a socket: a length, a code of 32 bytes and JSON text. Once both sides know the session's keys every message is encrypted
+ * and authenticated (AES-256-GCM) under the key of its direction, with its number as nonce, so that nobody else can read, put in, change,
+ * drop or repeat one.
  */
 export class Channel {
   readonly #socket: Socket
   readonly #side: Side
-  #key: Buffer | undefined
-  #sent = 0
-  #received = 0
-  #chunks: Buffer[] = []
-  #have = 0
+  #sending: Direction | undefined
+  #receiving: Direction | undefined
+  #mostBytes = MOST_UNPROVEN_BYTES
+  readonly #header = Buffer.alloc(HEADER_BYTES)
+  #headerBytes = 0
+  #text: Buffer | undefined
+  #textBytes = 0
 
   constructor(socket: Socket, side: Side) {
     this.#socket = socket
@@ -30,52 +47,89 @@ export class Channel {
     socket.setKeepAlive(true, 10_000)
   }
 
-  /** From now on every message is signed, and must be. Both sides call it at the same place of their conversation. */
+  /** From now on every message is sealed, and must be. Both sides call it at the same place of their conversation. */
   secure(secret: string, id: string, clientNonce: string, serverNonce: string): void {
-    this.#key = createHmac('sha256', secret).update(`ckpt rdma 1|${id}|${clientNonce}|${serverNonce}`).digest()
+    const salt = Buffer.from(clientNonce + serverNonce, 'hex')
+    const bytes = Buffer.from(hkdfSync('sha256', secret, salt, `ckpt rdma 2|${id}`, 2 * (KEY_BYTES + NONCE_BYTES)))
+    const direction = (at: number): Direction => ({
+      key: bytes.subarray(at, at + KEY_BYTES),
+      nonce: bytes.subarray(at + KEY_BYTES, at + KEY_BYTES + NONCE_BYTES),
+      messages: 0,
+    })
+    const [client, server] = [direction(0), direction(KEY_BYTES + NONCE_BYTES)]
+    this.#sending = this.#side === 'client' ? client : server
+    this.#receiving = this.#side === 'client' ? server : client
+  }
+
+  /** The peer has proven that it knows the secret: its messages may be long. */
+  trust(): void {
+    this.#mostBytes = MOST_BYTES
   }
 
   send(message: unknown): void {
     const text = Buffer.from(JSON.stringify(message))
-    const mac = this.#key === undefined ? NO_MAC : sign(this.#key, this.#side, this.#sent++, text)
-    const header = Buffer.alloc(4)
+    const header = Buffer.alloc(HEADER_BYTES)
     header.writeUInt32BE(text.length)
-    this.#socket.write(Buffer.concat([header, mac, text]))
+    if (this.#sending === undefined) {
+      this.#socket.write(Buffer.concat([header, text]))
+      return
+    }
+    const { key, nonce } = next(this.#sending)
+    const cipher = createCipheriv(CIPHER, key, nonce, { authTagLength: TAG_BYTES })
+    const sealed = Buffer.concat([cipher.update(text), cipher.final()])
+    cipher.getAuthTag().copy(header, LENGTH_BYTES)
+    this.#socket.write(Buffer.concat([header, sealed]))
   }
 
   /**
-   * Takes in what has arrived; the messages that it completes, parsed.
+   * Takes in what has arrived; the messages that it completes, parsed. What a message takes in memory is what its length says, within the
+   * limit; the work is proportional to the bytes, in whatever pieces they come.
    *
-   * @throws CkptError `PEER_PROTOCOL` for what is no such message, `PEER_UNAUTHORIZED` for one that is not signed with the session's key.
+   * @throws CkptError `PEER_PROTOCOL` for what is no such message, `PEER_UNAUTHORIZED` for one that is not sealed with the session's key.
    */
   *receive(chunk: Buffer): Generator<unknown, void> {
-    this.#chunks.push(chunk)
-    this.#have += chunk.length
-    while (this.#have >= HEADER_BYTES) {
-      const all = this.#chunks.length === 1 ? this.#chunks[0]! : Buffer.concat(this.#chunks)
-      this.#chunks = [all]
-      const length = all.readUInt32BE()
-      if (length > MOST_BYTES) throw new CkptError('PEER_PROTOCOL', `a message of ${length} bytes`)
-      const end = HEADER_BYTES + length
-      if (all.length < end) return
-      const text = all.subarray(HEADER_BYTES, end)
-      this.#check(all.subarray(4, HEADER_BYTES), text)
-      this.#chunks = [all.subarray(end)]
-      this.#have -= end
+    for (let at = 0; at < chunk.length;) {
+      if (this.#text === undefined) {
+        const piece = chunk.copy(this.#header, this.#headerBytes, at)
+        at += piece
+        this.#headerBytes += piece
+        if (this.#headerBytes < HEADER_BYTES) return
+        const length = this.#header.readUInt32BE()
+        if (length === 0 || length > this.#mostBytes)
+          throw new CkptError('PEER_PROTOCOL', `a message of ${length} bytes, of at most ${this.#mostBytes}`)
+        this.#text = Buffer.allocUnsafe(length)
+      }
+      const piece = chunk.copy(this.#text, this.#textBytes, at)
+      at += piece
+      this.#textBytes += piece
+      if (this.#textBytes < this.#text.length) return
+      const text = this.#open(this.#text)
+      this.#text = undefined
+      this.#textBytes = this.#headerBytes = 0
       yield parse(text)
     }
   }
 
-  #check(mac: Buffer, text: Buffer): void {
-    if (this.#key === undefined) return
-    const expected = sign(this.#key, this.#side === 'client' ? 'server' : 'client', this.#received++, text)
-    if (!timingSafeEqual(mac, expected))
-      throw new CkptError('PEER_UNAUTHORIZED', 'a message that is not signed with the secret')
+  #open(text: Buffer): Buffer {
+    if (this.#receiving === undefined) return text
+    const { key, nonce } = next(this.#receiving)
+    const decipher = createDecipheriv(CIPHER, key, nonce, { authTagLength: TAG_BYTES })
+    decipher.setAuthTag(this.#header.subarray(LENGTH_BYTES, LENGTH_BYTES + TAG_BYTES))
+    try {
+      return Buffer.concat([decipher.update(text), decipher.final()])
+    } catch (error) {
+      throw CkptError.from(error, 'PEER_UNAUTHORIZED', 'a message that is not sealed with the secret')
+    }
   }
 }
 
-function sign(key: Buffer, side: Side, number: number, text: Buffer): Buffer {
-  return createHmac('sha256', key).update(`${side}|${number}|`).update(text).digest()
+/** Key and nonce of the next message. */
+function next(direction: Direction): { key: Buffer; nonce: Buffer } {
+  const nonce = Buffer.from(direction.nonce)
+  const number = direction.messages++
+  nonce.writeUInt32BE((nonce.readUInt32BE(NONCE_BYTES - 4) ^ number) >>> 0, NONCE_BYTES - 4)
+  if (number >= 2 ** 32 - 1) throw new CkptError('PEER_PROTOCOL', 'too many messages for one connection')
+  return { key: direction.key, nonce }
 }
 
 function parse(text: Buffer): unknown {

@@ -9,6 +9,9 @@ import { splitAddress } from './options.ts'
 
 type Question = Request extends infer R ? (R extends Request ? Omit<R, 'seq'> : never) : never
 
+/** An endpoint that strangers crowd closes connections that have proven nothing yet, the oldest first: another attempt gets in. */
+const ATTEMPTS = 3
+
 interface Waiting {
   readonly resolve: (reply: Reply) => void
   readonly reject: (error: CkptError) => void
@@ -27,6 +30,9 @@ export class BootstrapClient {
   #state: 'greeting' | 'proving' | 'open' = 'greeting'
   #seq = 0
   #lost: CkptError | undefined
+  #reached = false
+  /** The peer closed the connection before anything was proven. */
+  #turnedAway = false
   /** Called with keys that the peer has closed. */
   onClosedKeys: (keys: readonly string[]) => void = () => undefined
   /** Called once, when the conversation has ended. */
@@ -40,8 +46,12 @@ export class BootstrapClient {
     this.#greeted = new Promise((resolve, reject) => (this.#onGreeted = { resolve, reject }))
     this.#greeted.catch(() => undefined)
     let problem = 'the connection was closed'
+    socket.on('connect', () => (this.#reached = true))
     socket.on('error', (error) => (problem = error.message))
-    socket.on('close', () => this.#lose(this.#closedError(problem)))
+    socket.on('close', () => {
+      this.#turnedAway = this.#lost === undefined && this.#reached && this.#state !== 'open'
+      this.#lose(this.#closedError(problem))
+    })
     socket.on('data', (chunk) => this.#receive(chunk))
     this.#channel.send({ magic: 'ckpt-rdma', protocol: RDMA_PROTOCOL, id: descriptor.id, nonce: this.#nonce })
   }
@@ -54,23 +64,23 @@ export class BootstrapClient {
     const deadline = performance.now() + timeoutMs
     let last: CkptError | undefined
     for (const address of descriptor.addresses) {
-      const left = deadline - performance.now()
-      if (left <= 0) break
       const { host, port } = splitAddress(address, 'addresses')
-      const client = new BootstrapClient(connectSocket({ host, port }), descriptor, secret)
-      try {
-        await within(client.#greeted, left, signal, `${descriptor.id} at ${address}`)
-        return client
-      } catch (error) {
-        client.close()
-        if (CkptError.is(error, 'ABORTED')) throw error
-        const failure = CkptError.is(error, 'TIMEOUT')
-          ? client.#error('PEER_LOST', `no answer at ${address} in ${timeoutMs} ms`)
-          : CkptError.from(error, 'PEER_LOST')
-        // Only who is not there is looked for elsewhere.
-        if (failure.code !== 'PEER_LOST') throw failure
-        last = failure
+      for (let attempt = 1; attempt <= ATTEMPTS && performance.now() < deadline; attempt++) {
+        const client = new BootstrapClient(connectSocket({ host, port }), descriptor, secret)
+        try {
+          await within(client.#greeted, deadline - performance.now(), signal, `${descriptor.id} at ${address}`)
+          return client
+        } catch (error) {
+          client.close()
+          if (CkptError.is(error, 'ABORTED')) throw error
+          last = CkptError.is(error, 'TIMEOUT')
+            ? client.#error('PEER_LOST', `no answer at ${address} in ${timeoutMs} ms`)
+            : CkptError.from(error, 'PEER_LOST')
+          if (!client.#turnedAway) break
+        }
       }
+      // Only a peer that is not there is looked for at its other addresses.
+      if (last !== undefined && last.code !== 'PEER_LOST') throw last
     }
     throw last ?? new CkptError('PEER_LOST', `endpoint ${descriptor.id} has no address`, { fields: { peer: descriptor.id } })
   }
@@ -138,6 +148,7 @@ export class BootstrapClient {
     // A question that costs nothing; its answer shows that both know the secret.
     this.#ask({ type: 'resolve', keys: [] }, 2 ** 30).then(
       () => {
+        this.#channel.trust()
         this.#state = 'open'
         this.#onGreeted.resolve()
       },

@@ -2,7 +2,7 @@ import type { RdmaEndpoint } from '@ckpt/rdma-core-bindings'
 import { z } from 'zod'
 
 /** Version of what follows. */
-export const RDMA_PROTOCOL = 1
+export const RDMA_PROTOCOL = 2
 const MOST_LANES = 1024
 const MOST_KEYS = 65_536
 

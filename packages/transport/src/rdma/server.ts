@@ -7,9 +7,12 @@ import { native } from '../addon.ts'
 import { Channel } from './channel.ts'
 import { hello, RDMA_PROTOCOL, request, type Reply, type Request, type ResolvedRegion } from './messages.ts'
 import { splitAddress, type RdmaSettings } from './options.ts'
+import { Connections } from './strangers.ts'
 
 /** A stranger has this long to prove the secret. */
 const PROOF_MS = 10_000
+/** Connections that may wait to be accepted: those of a large cluster, or of a flood that honest ones come in between. */
+const BACKLOG = 4096
 
 /** What the server needs of its endpoint. */
 export interface Served {
@@ -27,13 +30,16 @@ export interface Served {
 export class BootstrapServer {
   readonly #served: Served
   readonly #server: Server
-  readonly #sessions = new Set<Session>()
+  readonly #sessions = new Connections<Session>()
 
   constructor(served: Served) {
     this.#served = served
     this.#server = createServer((socket) => {
-      const session = new Session(socket, this.#served, () => this.#sessions.delete(session))
-      this.#sessions.add(session)
+      const session = new Session(socket, this.#served, {
+        proven: () => this.#sessions.prove(session),
+        gone: () => this.#sessions.delete(session),
+      })
+      if (!this.#sessions.add(session)) void session.close()
     })
   }
 
@@ -41,7 +47,7 @@ export class BootstrapServer {
   async listen(address: string): Promise<number> {
     const { host, port } = splitAddress(address, 'listen')
     try {
-      this.#server.listen(port, host)
+      this.#server.listen({ port, host, backlog: BACKLOG })
       await once(this.#server, 'listening')
     } catch (error) {
       throw CkptError.from(error, 'NATIVE_FAILURE', `cannot listen on ${address}`, { peer: address })
@@ -67,12 +73,19 @@ export class BootstrapServer {
   }
 }
 
+/** What a session tells its server. */
+interface SessionEvents {
+  proven(): void
+  gone(): void
+}
+
 /** One peer's connection, with the queue pairs that serve it. */
 class Session {
   readonly #socket: Socket
   readonly #channel: Channel
   readonly #served: Served
   readonly #nonce = randomBytes(16).toString('hex')
+  readonly #events: SessionEvents
   readonly #proofTimer: NodeJS.Timeout
   readonly #gone: Promise<void>
   #greeted = false
@@ -80,20 +93,25 @@ class Session {
   #pairs: RdmaQueuePair[] = []
   #work: Promise<void> = Promise.resolve()
 
-  constructor(socket: Socket, served: Served, onGone: () => void) {
+  constructor(socket: Socket, served: Served, events: SessionEvents) {
     this.#socket = socket
     this.#served = served
+    this.#events = events
     this.#channel = new Channel(socket, 'server')
     this.#proofTimer = setTimeout(() => socket.destroy(), PROOF_MS)
     socket.on('data', (chunk) => this.#receive(chunk))
     socket.on('error', () => undefined)
     this.#gone = once(socket, 'close').then(async () => {
       clearTimeout(this.#proofTimer)
-      onGone()
+      events.gone()
       await this.#work
       await this.#replacePairs([])
     })
     this.#gone.catch(() => undefined)
+  }
+
+  get proven(): boolean {
+    return this.#proven
   }
 
   tell(message: Reply): void {
@@ -129,10 +147,14 @@ class Session {
     this.#greeted = true
   }
 
-  /** Everything after the greeting is signed: to have got here is to have proven the secret. */
+  /** Everything after the greeting is sealed: a message that got here has proven the secret. */
   #ask(message: Request): void {
-    this.#proven = true
-    clearTimeout(this.#proofTimer)
+    if (!this.#proven) {
+      this.#proven = true
+      clearTimeout(this.#proofTimer)
+      this.#channel.trust()
+      this.#events.proven()
+    }
     const answer = message.type === 'resolve' ? this.#resolve(message.keys) : this.#open(message)
     this.#work = Promise.resolve(answer).then(
       (value) => this.tell({ ...value, seq: message.seq }),

@@ -12,6 +12,7 @@ import type { NativeTcpEndpoint } from '@ckpt/native-host'
 import { hostAddon, nativeSync } from '../addon.ts'
 import { nativeMemory } from '../host/memory.ts'
 import { connectTcp, type TcpPeer } from './peer.ts'
+import type { TcpProtection } from './protection.ts'
 
 /** How a TCP endpoint is made. */
 export interface TcpEndpointOptions {
@@ -31,13 +32,16 @@ export interface TcpEndpointOptions {
    * thread gets 1.5 % of a core beside a thread of niceness 0, and one of niceness 10 gets a tenth).
    */
   readonly niceness?: number
+  /** What its connections have at least, those that it makes and those that it takes (default `authenticated`). */
+  readonly protection?: TcpProtection
 }
 
 /** Default number of connections to each peer. */
 export const TCP_STREAMS = 4
 
 /**
- * An endpoint that serves one-sided reads over TCP from native threads. What travels is not encrypted.
+ * An endpoint that serves one-sided reads over TCP from native threads. What travels is authenticated; it is encrypted where `protection`
+ * says so.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the field, `NATIVE_FAILURE` naming the address that cannot be listened on,
  * `ADDON_UNAVAILABLE`.
@@ -45,7 +49,7 @@ export const TCP_STREAMS = 4
 export function createTcpEndpoint(options: TcpEndpointOptions): TcpEndpoint {
   return new TcpEndpoint(
     options,
-    nativeSync(() => hostAddon().createTcpEndpoint(options.listen, options.secret, options.niceness)),
+    nativeSync(() => hostAddon().createTcpEndpoint(options.listen, options.secret, options.niceness, options.protection)),
   )
 }
 
@@ -55,6 +59,7 @@ export class TcpEndpoint implements OneSided {
   readonly descriptor: EndpointDescriptor
   readonly #native: NativeTcpEndpoint
   readonly #streams: number
+  readonly #protection: TcpProtection | undefined
   readonly #peers = new Set<TcpPeer>()
   #closed: Promise<void> | undefined
 
@@ -62,6 +67,7 @@ export class TcpEndpoint implements OneSided {
   constructor(options: TcpEndpointOptions, native: NativeTcpEndpoint) {
     this.#native = native
     this.#streams = options.streams ?? TCP_STREAMS
+    this.#protection = options.protection
     const addresses = options.advertise?.map((address, index) => withPort(address, native.addresses[index]))
     this.descriptor = {
       kind: 'tcp',
@@ -100,7 +106,12 @@ export class TcpEndpoint implements OneSided {
 
   async connect(peer: EndpointDescriptor, options: ConnectPeerOptions): Promise<OneSidedPeer> {
     this.#assertOpen()
-    const connected = await connectTcp(peer, { ...options, streams: this.#streams, onClose: (one) => this.#peers.delete(one) })
+    const connected = await connectTcp(peer, {
+      ...options,
+      streams: this.#streams,
+      protection: this.#protection,
+      onClose: (one) => this.#peers.delete(one),
+    })
     this.#peers.add(connected)
     if (this.#closed !== undefined) await connected.close()
     return connected

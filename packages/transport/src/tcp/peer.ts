@@ -9,19 +9,24 @@ import {
 import type { NativeCancellation, NativeTcpPeer } from '@ckpt/native-host'
 import { fromNative, hostAddon, native } from '../addon.ts'
 import { nativeMemory } from '../host/memory.ts'
+import type { TcpProtection } from './protection.ts'
+
+/** How {@link connectTcp} connects. */
+interface ConnectTcpOptions extends ConnectPeerOptions {
+  readonly streams: number
+  readonly protection: TcpProtection | undefined
+  readonly onClose: (peer: TcpPeer) => void
+}
 
 /** Connects to a TCP endpoint; errors as of `OneSided.connect`. */
-export async function connectTcp(
-  descriptor: EndpointDescriptor,
-  options: ConnectPeerOptions & { readonly streams: number; readonly onClose: (peer: TcpPeer) => void },
-): Promise<TcpPeer> {
+export async function connectTcp(descriptor: EndpointDescriptor, options: ConnectTcpOptions): Promise<TcpPeer> {
   const { kind, id, addresses } = descriptor
   if (kind !== 'tcp') {
     throw new CkptError('INVALID_ARGUMENT', `endpoint ${id} is reached by ${kind}, not by tcp`, { fields: { field: 'kind' } })
   }
-  const { secret, streams, timeoutMs, signal } = options
+  const { secret, streams, timeoutMs, protection, signal } = options
   const peer = await cancellable(signal, `connecting to endpoint ${addresses.join(', ')}`, (cancellation) =>
-    native(() => hostAddon().connectTcpPeer(id, addresses, secret, streams, Math.ceil(timeoutMs), cancellation)),
+    native(() => hostAddon().connectTcpPeer(id, addresses, secret, streams, Math.ceil(timeoutMs), protection, cancellation)),
   )
   return new TcpPeer(descriptor, peer, options.onClose)
 }
@@ -37,6 +42,11 @@ export class TcpPeer implements OneSidedPeer {
     this.descriptor = descriptor
     this.#native = peer
     this.#onClose = onClose
+  }
+
+  /** What protects the connections: what both sides have agreed on. */
+  get protection(): TcpProtection {
+    return this.#native.protection
   }
 
   get alive(): boolean {

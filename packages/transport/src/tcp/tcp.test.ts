@@ -2,7 +2,7 @@ import { CkptError, ONE_SIDED_COLUMNS, type ErrorCode, type HostMemory } from '@
 import fc from 'fast-check'
 import { afterEach, describe, expect, it } from 'vitest'
 import { createHost } from '../host/host.ts'
-import { createTcpEndpoint, type TcpEndpoint } from './endpoint.ts'
+import { createTcpEndpoint, type TcpEndpoint, type TcpEndpointOptions } from './endpoint.ts'
 
 const host = createHost()
 const secret = 'a secret for tests, long enough'
@@ -21,7 +21,7 @@ async function allocate(bytes: number, seed?: bigint): Promise<HostMemory> {
   return memory
 }
 
-function endpoint(options: { secret?: string; streams?: number } = {}): TcpEndpoint {
+function endpoint(options: Partial<TcpEndpointOptions> = {}): TcpEndpoint {
   const made = createTcpEndpoint({ listen: ['127.0.0.1:0'], secret, ...options })
   endpoints.push(made)
   return made
@@ -123,6 +123,28 @@ describe('TCP endpoints', () => {
     expect(() => createTcpEndpoint({ listen: ['nowhere'], secret })).toThrow(/host:port/)
     // An address of a network that this machine is not on.
     expect(() => createTcpEndpoint({ listen: ['192.0.2.1:0'], secret })).toThrow(/192\.0\.2\.1/)
+  })
+
+  it('protect a connection as the stricter side wants', async () => {
+    const source = await allocate(700_000, 5n)
+    const levels = ['none', 'authenticated', 'encrypted'] as const
+    for (const [i, mine] of levels.entries()) {
+      for (const [j, theirs] of levels.entries()) {
+        const [serving, reading] = [endpoint({ protection: theirs }), endpoint({ protection: mine, streams: 1 })]
+        const { descriptor } = await serving.register(source)
+        const peer = await reading.connect(serving.descriptor, connect)
+        expect(peer).toMatchObject({ protection: levels[Math.max(i, j)] })
+        const target = await allocate(source.bytes)
+        const transfers = Float64Array.from([0, 0, 0, 0, source.bytes])
+        await peer.read({ regions: [descriptor], memories: [target], transfers, timeoutMs: 5000 })
+        expect(target.view(0, target.bytes).equals(source.view(0, source.bytes))).toBe(true)
+        await peer.close()
+      }
+    }
+    // Nothing said is authenticated.
+    const [serving, reading] = [endpoint(), endpoint()]
+    expect(await reading.connect(serving.descriptor, connect)).toMatchObject({ protection: 'authenticated' })
+    expect(() => endpoint({ protection: 'some' as 'none' })).toThrow(/protection 'some'/)
   })
 
   it('end reads in time: when aborted, when the peer closes, when the endpoint does', async () => {

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "session_keys.h"
+#include "tcp_socket.h"
+
+namespace ckpt::host {
+
+/// Bytes of regions that one record holds at most. Large records cost less each byte; one still fits a core's own cache.
+inline constexpr std::size_t kRecordBytes = std::size_t{256} << 10;
+
+/// A connection after its handshake, with what protects it. Not thread-safe.
+///
+/// Both sides know from the protocol how long each message is, so that nothing about lengths has to be sent, or believed.
+class TcpChannel {
+ public:
+  TcpChannel(int fd, const SessionKeys& keys);
+
+  /// A message of the protocol: one record, encrypted wherever there is any protection.
+  Io Send(const void* message, std::size_t bytes, const GoOn& go_on, int& error, Last last = Last::kYes);
+  /// @returns kForged where it is not what the other side sent at this place.
+  Io Receive(void* message, std::size_t bytes, const GoOn& go_on, int& error,
+             const std::function<void(std::size_t)>& moved = nullptr);
+
+  /// Bytes of regions, which must not change meanwhile: they would not fit their tag.
+  Io SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last);
+  /// Fills `parts`. Only bytes that have been authenticated are written to them, where there is any protection. `moved` is
+  /// called whenever something came, with the bytes that were written since the last call.
+  Io ReceiveData(std::vector<iovec>& parts, const GoOn& go_on, int& error, const std::function<void(std::size_t)>& moved);
+
+ private:
+  const int fd_;
+  const Protection protection_;
+  std::optional<RecordCipher> sealing_;
+  std::optional<RecordCipher> opening_;
+  /// A message and its tag; a tag and a record of data.
+  std::vector<std::uint8_t> message_;
+  std::vector<std::uint8_t> record_;
+};
+
+}  // namespace ckpt::host
