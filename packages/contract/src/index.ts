@@ -5,6 +5,8 @@
  */
 export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorScope, type SerializedError } from './errors.ts'
 export { checkMessagePack } from './message-pack.ts'
+export { VARIABLES, refuseServiceLinks, serviceLink, type Environment } from './environment.ts'
+export { startReminders, AGAIN_MS, FIRST_MS, type Waiting } from './waiting.ts'
 export { DTYPES, DTYPE_BITS, isDType, tensorBytes, type DType } from './dtype.ts'
 export {
   nameHash,

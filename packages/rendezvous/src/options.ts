@@ -1,4 +1,6 @@
-import type { CallOptions, CkptError } from '@ckpt/contract'
+import { createHash } from 'node:crypto'
+
+import type { CallOptions, CkptError, Waiting } from '@ckpt/contract'
 
 import { invalid } from './errors.ts'
 import { userSecret } from './user-secret.ts'
@@ -39,6 +41,12 @@ export interface JoinOptions extends CallOptions, Omit<CoordinatorOptions, 'addr
   readonly rank: number
   /** `tcp://host:port` of the coordinator, which rank 0 runs unless it is `standalone`. Not needed for a single rank. */
   readonly address?: string
+  /** Further addresses: rank 0 listens on the first that is free, the others look for it at all of them. */
+  readonly alternatives?: readonly string[]
+  /** Tells runs apart that have the same secret: ranks of different ones never meet. */
+  readonly run?: string
+  /** Called with what this rank has waited for longer than a second, and again every ten. */
+  readonly onWaiting?: (waiting: Waiting) => void
   /** The address rank 0 listens on, where it differs from the one others connect to (default: `address`). */
   readonly bind?: string
   /** The coordinator runs elsewhere (`startCoordinator`): rank 0 connects as the others do. */
@@ -72,7 +80,12 @@ export function settingsOf(options: Omit<CoordinatorOptions, 'address'>): Settin
 }
 
 /** Join options with everything checked and defaults filled in. @throws CkptError `INVALID_ARGUMENT` naming the option. */
-export function checkJoinOptions(options: JoinOptions): { settings: Settings; address: string; timeoutMs: number } {
+export function checkJoinOptions(options: JoinOptions): {
+  settings: Settings
+  /** At least one. */
+  addresses: readonly string[]
+  timeoutMs: number
+} {
   const given = settingsOf(options)
   const { rank, worldSize, timeoutMs = DEFAULT_TIMEOUT_MS } = options
   if (!Number.isSafeInteger(rank) || rank < 0 || rank >= worldSize) {
@@ -83,8 +96,19 @@ export function checkJoinOptions(options: JoinOptions): { settings: Settings; ad
   if (options.address !== undefined) parseAddress(options.address, 'address')
   else if (!alone) throw invalid('address', 'needed to find the coordinator')
   const address = options.address ?? 'in-process'
-  const settings = alone ? given : { ...given, token: secretFor(options, options.bind ?? address) }
-  return { settings, address, timeoutMs }
+  const addresses = [address, ...(options.alternatives ?? [])]
+  if (!alone) for (const one of addresses) parseAddress(one, 'alternatives')
+  const settings = alone ? given : { ...given, token: ofRun(secretFor(options, options.bind ?? address), options.run) }
+  return { settings, addresses, timeoutMs }
+}
+
+/** The secret of one run among those that share `secret`. */
+function ofRun(secret: string, run: string | undefined): string {
+  return run === undefined
+    ? secret
+    : createHash('sha256')
+        .update(JSON.stringify([secret, run]))
+        .digest('base64url')
 }
 
 /**

@@ -1,5 +1,3 @@
-import { rmSync } from 'node:fs'
-import { connect } from 'node:net'
 import swagger from '@fastify/swagger'
 import { CkptError } from '@ckpt/contract'
 import { fastify, type FastifyInstance } from 'fastify'
@@ -8,6 +6,7 @@ import type { ParameterServer } from '../parameter-server.ts'
 import { answerFailure } from './failures.ts'
 import { DEFAULT_HOST, checkExposure, refusal } from './guard.ts'
 import type { HttpOptions } from './options.ts'
+import { listenPrivately } from './private-socket.ts'
 import { checkpointRoutes } from './routes.ts'
 
 /** Of the routes, not of this package. */
@@ -33,8 +32,8 @@ export async function serveHttp(server: ParameterServer, options: HttpOptions = 
   checkExposure(options)
   const app = await api(server, options)
   try {
-    const address = await listen(app, options)
-    const close = () => app.close()
+    const { address, remove } = await listen(app, options)
+    const close = () => app.close().finally(remove)
     return { address, close, [Symbol.asyncDispose]: close }
   } catch (error) {
     await app.close()
@@ -84,29 +83,10 @@ async function api(server: ParameterServer, options: HttpOptions): Promise<Fasti
   return app
 }
 
-async function listen(app: FastifyInstance, options: HttpOptions): Promise<string> {
+/** Where it listens, and what removes the socket. */
+async function listen(app: FastifyInstance, options: HttpOptions): Promise<{ address: string; remove: () => void }> {
   const { socketPath, host = DEFAULT_HOST, port = 0 } = options
-  if (socketPath === undefined) return app.listen({ host, port })
-  await removeStale(socketPath)
-  const mask = process.umask(0o177)
-  try {
-    await app.listen({ path: socketPath })
-  } finally {
-    process.umask(mask)
-  }
-  return socketPath
-}
-
-/** Removes the socket of a server that is dead. @throws CkptError `INVALID_ARGUMENT` where another one listens. */
-async function removeStale(path: string): Promise<void> {
-  const answers = await new Promise<boolean>((resolve) => {
-    const probe = connect(path)
-    probe
-      .once('connect', () => (probe.destroy(), resolve(true)))
-      .once('error', (error: NodeJS.ErrnoException) => {
-        if (error.code === 'ECONNREFUSED') rmSync(path, { force: true })
-        resolve(false)
-      })
-  })
-  if (answers) throw new CkptError('INVALID_ARGUMENT', `another server listens on ${path}`, { fields: { field: 'socketPath' } })
+  if (socketPath === undefined) return { address: await app.listen({ host, port }), remove: () => undefined }
+  const remove = await listenPrivately(socketPath, (path) => app.listen({ path }))
+  return { address: socketPath, remove }
 }
