@@ -9,7 +9,7 @@ import { removeDeadDirectories } from './dead-directories.ts'
 /** Longest path of a unix socket, in bytes: `sun_path` of unix(7) without its final zero. */
 export const MAX_SOCKET_PATH = 107
 /** Room for the longest name of a socket in the directory, `worker-<rank>-<epoch>.sock`, and the slash before it. */
-const LONGEST_NAME = 32
+const LONGEST_NAME = '/worker-65535-9999999.sock'.length
 /** Not in the environment, but present on most machines. /dev/shm is there wherever ckpt runs at all. */
 const FALLBACKS = ['/tmp', '/dev/shm', '/var/tmp']
 
