@@ -77,6 +77,17 @@ export default tseslint.config(
     },
   },
   {
+    // What runs where clocks are set: deadlines, heartbeats and durations by `performance.now()`, which never jumps.
+    files: ['packages/*/src/**/*.ts', 'apps/cli/src/**/*.ts', 'native/**/*.ts'],
+    ignores: ['**/*.test.ts', '**/*.fixture.ts', '**/*.fuzz.ts'],
+    rules: {
+      'no-restricted-properties': [
+        'error',
+        { object: 'Date', property: 'now', message: 'The wall clock may jump: use performance.now(), or say why not.' },
+      ],
+    },
+  },
+  {
     files: ['**/*.mjs', '**/*.cjs', '**/*.js'],
     languageOptions: { globals: { ...nodeGlobals, module: 'writable', require: 'readonly' } },
     rules: { eqeqeq: 'error', 'prefer-const': 'error' },

@@ -59,6 +59,13 @@ export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSide
   /** `rows`: output, memory, offset, pitch, rowBytes, rows, position, positionPitch, unit of each. */
   sums(memories: readonly NativeMemory[], rows: Float64Array, outputs: number, threads?: number): Promise<BigUint64Array>
   fill(memory: NativeMemory, offset: number, bytes: number, seed: bigint, threads?: number): Promise<void>
+  /** True if any process, of whichever namespace, has this file of the user open or mapped; undefined where the kernel does not tell. */
+  inUse(path: string): boolean | undefined
+  /**
+   * Removes a file, or a directory with the files in it, when the thread's environment ends (a worker thread that is terminated too), unless the
+   * function returned was called before.
+   */
+  removeAtEnd(path: string): () => void
 }
 
 /** The addon; loaded at the first call. @throws Error with code ADDON_UNAVAILABLE whose message lists the fixes. */

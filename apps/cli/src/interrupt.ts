@@ -9,10 +9,10 @@ export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>
   let first = 0
   const onSignal = (name: NodeJS.Signals) => {
     if (first === 0) {
-      first = Date.now()
+      first = performance.now()
       process.exitCode = name === 'SIGINT' ? 130 : 143
       controller.abort(new CkptError('ABORTED', `interrupted by ${name}`))
-    } else if (Date.now() - first > 1000) process.exit(name === 'SIGINT' ? 130 : 143)
+    } else if (performance.now() - first > 1000) process.exit(name === 'SIGINT' ? 130 : 143)
   }
   process.on('SIGINT', onSignal).on('SIGTERM', onSignal)
   try {

@@ -9,7 +9,9 @@ import { addStatus } from './commands/status.ts'
 import { addServe } from './commands/serve.ts'
 import { addUpdate } from './commands/update.ts'
 import { checkBundle } from './doctor/bundle.ts'
+import { outliveReaders } from './output.ts'
 
+outliveReaders()
 const program = new Command('ckpt')
   .description('Updates the weights of running LLM inference engines in place.')
   .showHelpAfterError()

@@ -49,6 +49,8 @@ export interface EngineAdapter {
   readonly name: string
   /** What its workers speak (default: `ckpt`). */
   readonly protocol?: WorkerProtocol
+  /** Socket or URL at which the engine of a rank is reached, for messages. */
+  readonly where?: (rank: number) => string
   /**
    * Waits until the engine answers; resolves to the state of the rank's worker, where the engine can tell.
    *

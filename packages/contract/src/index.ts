@@ -9,6 +9,8 @@ export { engineKey } from './engine-key.ts'
 export { checkMessagePack } from './message-pack.ts'
 export { checkSecret, readSecretFile, userSecretFile } from './secrets.ts'
 export { shown } from './shown.ts'
+export { VARIABLES, refuseServiceLinks, serviceLink, type Environment } from './environment.ts'
+export { startReminders, AGAIN_MS, FIRST_MS, type Waiting } from './waiting.ts'
 export { DTYPES, DTYPE_BITS, isDType, tensorBytes, type DType } from './dtype.ts'
 export {
   MAX_DIMENSIONS,

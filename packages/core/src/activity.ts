@@ -56,6 +56,8 @@ export class Activity extends EventEmitter<{ change: [] }> {
   readonly #checkpoints = new Map<string, HeldCheckpoint>()
   readonly #history: PastUpdate[] = []
   #members: readonly Member[] = []
+  /** When the running update began (`performance.now()`): the wall clock may jump. */
+  #begunAt = 0
   #running: (Omit<RunningUpdate, 'loads'> & { loads: [number, number][] }) | undefined
 
   /** By name. */
@@ -91,7 +93,9 @@ export class Activity extends EventEmitter<{ change: [] }> {
   }
 
   began(checkpoint: string, version: string, strategy: string): void {
+    // eslint-disable-next-line no-restricted-properties -- for people to read
     const startedMs = Date.now()
+    this.#begunAt = performance.now()
     this.#running = { checkpoint, version, strategy, startedMs, loadedBytes: 0, totalBytes: 0, loads: [] }
     this.emit('change')
   }
@@ -100,7 +104,7 @@ export class Activity extends EventEmitter<{ change: [] }> {
     const running = this.#running
     if (running === undefined) return
     const { loads } = running
-    loads.push([Date.now() - running.startedMs, loadedBytes])
+    loads.push([performance.now() - this.#begunAt, loadedBytes])
     // Every other one goes, the last one stays: the curve keeps its shape.
     const kept = loads.length > MAX_LOADS ? loads.filter((_, index) => index % 2 === (loads.length - 1) % 2) : loads
     this.#running = { ...running, loadedBytes, totalBytes, loads: kept }
@@ -116,7 +120,14 @@ export class Activity extends EventEmitter<{ change: [] }> {
   failed({ code, message }: CkptError): void {
     if (this.#running === undefined) return
     const { checkpoint, version, strategy, startedMs } = this.#running
-    this.#over({ checkpoint, version, strategy, startedMs, totalMs: Date.now() - startedMs, error: { code, message } })
+    this.#over({
+      checkpoint,
+      version,
+      strategy,
+      startedMs,
+      totalMs: performance.now() - this.#begunAt,
+      error: { code, message },
+    })
   }
 
   #over(update: PastUpdate): void {

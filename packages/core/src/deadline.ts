@@ -13,7 +13,7 @@ export async function withDeadline<T>(
   const { what, timeoutMs, signal, code = 'TIMEOUT' } = options
   let stop = () => {}
   const end = new Promise<never>((_, reject) => {
-    const timer = setTimeout(() => reject(new CkptError(code, `${what}: nothing within ${timeoutMs} ms`)), timeoutMs)
+    const timer = setTimeout(() => reject(new CkptError(code, `waited ${timeoutMs} ms for ${what}`)), timeoutMs)
     const onAbort = () => reject(abortError(signal!))
     signal?.addEventListener('abort', onAbort, { once: true })
     stop = () => {

@@ -43,14 +43,20 @@ export class EngineStates {
   }
 
   /**
-   * An update failed: workers that were, or may have been, given parts of it are dirty, whatever they say, until an update ends well.
-   * Of its own worker a rank knows whether it was. Gives the ranks of dirty workers.
+   * An update failed: workers that were, or may have been, given parts of it are dirty, whatever they say, until an update ends well. `given`
+   * says which were, as far as their ranks told. Gives the ranks of dirty workers.
    */
-  failed(engine: string, ranks: readonly number[], own: number, progress: UpdateProgress, error: CkptError): number[] {
+  failed(
+    engine: string,
+    ranks: readonly number[],
+    progress: UpdateProgress,
+    error: CkptError,
+    given: ReadonlyMap<number, boolean>,
+  ): number[] {
     const origin = CkptError.is(error.cause) ? error.cause : error
     const begun = progress.touched || [progress.phase, error.fields['phase'], origin.fields['phase']].some(mayHaveTouched)
-    for (const rank of begun ? ranks : []) {
-      if (rank === own && !progress.touched) continue
+    for (const rank of ranks) {
+      if (!(given.get(rank) ?? begun)) continue
       const version = this.#engines.get(engine)?.get(rank)?.version ?? null
       this.#set({ engine, rank, version, dirty: true, reason: origin.code })
     }

@@ -5,6 +5,7 @@
  */
 export type { GatherMetasOptions, UpdateOptions } from './call-options.ts'
 export { ParameterServer } from './parameter-server.ts'
+export { RuntimeDir, runtimeCandidates, type RuntimeCandidate } from './runtime-dir.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 export { serveMetrics, type Health, type MetricsServerOptions, type Observable } from './observe/metrics-server.ts'
 export type { WorkerStatus } from './engine-states.ts'

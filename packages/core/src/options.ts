@@ -1,4 +1,4 @@
-import { CkptError, type Device, type Rendezvous } from '@ckpt/contract'
+import { CkptError, VARIABLES, type Device, type Rendezvous, type Waiting } from '@ckpt/contract'
 import type { Logger } from 'pino'
 import { z } from 'zod'
 import type { ServeOptions } from './p2p/endpoints.ts'
@@ -43,6 +43,26 @@ export interface ParameterServerOptions {
    * `CKPT_METRICS_HOST` (default 127.0.0.1).
    */
   readonly metricsPort?: number
+  /**
+   * Called with what this rank has waited for longer than a second (a socket, a URL, ranks), and again every ten seconds. The logger gets the
+   * same.
+   */
+  readonly onWaiting?: (waiting: Waiting) => void
+}
+
+/** Variables that matter beside these options: what is given as an option is not read from the environment. */
+export function variablesRead(options: ParameterServerOptions): string[] {
+  const { rendezvous, rank, worldSize, token, insecure, metricsPort } = options
+  const joined = typeof rendezvous === 'object'
+  const given: Partial<Record<(typeof VARIABLES)[number], boolean>> = {
+    MASTER_ADDR: rendezvous !== undefined,
+    MASTER_PORT: rendezvous !== undefined,
+    RANK: joined || rank !== undefined,
+    WORLD_SIZE: joined || worldSize !== undefined,
+    CKPT_TOKEN: joined || token !== undefined || insecure === true,
+    CKPT_METRICS_PORT: metricsPort !== undefined,
+  }
+  return VARIABLES.filter((name) => !given[name])
 }
 
 const positive = z.coerce.number().positive()

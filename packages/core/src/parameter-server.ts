@@ -1,18 +1,20 @@
 import type { Span } from '@opentelemetry/api'
-import { CkptError, type CallOptions, type Device, type Manifest, type Rendezvous } from '@ckpt/contract'
+import { CkptError, refuseServiceLinks, type CallOptions, type Device, type Manifest, type Rendezvous } from '@ckpt/contract'
 import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
-import { joinRendezvous, rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
+import { rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import type { GatherMetasOptions, UpdateOptions } from './call-options.ts'
 import type { WorkerStatus } from './engine-states.ts'
 import { withDeadline } from './deadline.ts'
+import { DEFAULT_TIMEOUT_MS, joinRanks, reportWaiting } from './join-ranks.ts'
 import { KnownMetas } from './known-metas.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
-import { memoryLimits, metricsAddress, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import { memoryLimits, metricsAddress, variablesRead, type MemoryLimits, type ParameterServerOptions } from './options.ts'
 import { serveMetrics, type Health } from './observe/metrics-server.ts'
 import { UpdateMetrics } from './observe/metrics.ts'
 import { inSpan } from './observe/spans.ts'
+import { RuntimeDir } from './runtime-dir.ts'
 import { serve } from './p2p/endpoints.ts'
 import { Serving } from './p2p/serving.ts'
 import type { UpdateReport } from './report.ts'
@@ -20,7 +22,6 @@ import { timelineOf, type Timeline } from './timeline.ts'
 import { Activity } from './activity.ts'
 import { Updates } from './update/updates.ts'
 
-const DEFAULT_TIMEOUT_MS = 120_000
 const DEFAULT_DRAIN_MS = 30_000
 /** Spans that all ranks together send each other for a trace: a few MiB, whatever the size of the cluster. */
 const GATHERED_SPANS = 200_000
@@ -50,7 +51,13 @@ export class ParameterServer implements AsyncDisposable {
   #draining = false
   #closed: Promise<void> | undefined
 
-  private constructor(rendezvous: Rendezvous, device: Device, options: ParameterServerOptions, limits: MemoryLimits) {
+  private constructor(
+    rendezvous: Rendezvous,
+    device: Device,
+    options: ParameterServerOptions,
+    limits: MemoryLimits,
+    directory: RuntimeDir,
+  ) {
     this.#rendezvous = rendezvous
     this.#ownsRendezvous = typeof options.rendezvous !== 'object'
     this.#device = device
@@ -88,39 +95,27 @@ export class ParameterServer implements AsyncDisposable {
       limits,
       timeoutMs: this.#timeoutMs,
       keepAlive: options.keepAlive ?? false,
+      directory,
+      onWaiting: reportWaiting(options),
       closing: this.#closing.signal,
     })
   }
 
   /**
    * Joins the other ranks. @throws CkptError `INVALID_ARGUMENT` naming the option or variable, `RANK_MISSING`,
-   * `RENDEZVOUS_REJECTED`, `ADDON_UNAVAILABLE`.
+   * `RENDEZVOUS_REJECTED`, `ADDON_UNAVAILABLE`, `UNSUPPORTED` where no directory can hold this rank's sockets.
    */
   static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
+    refuseServiceLinks(process.env, variablesRead(options))
     const limits = memoryLimits(process.env)
     const metrics = metricsAddress(options.metricsPort, process.env)
-    let rendezvous: Rendezvous
-    if (typeof options.rendezvous === 'object') rendezvous = options.rendezvous
-    else {
-      rendezvous = await joinRendezvous({
-        ...rendezvousOptionsFromEnv(process.env),
-        ...(options.rank !== undefined && { rank: options.rank }),
-        ...(options.worldSize !== undefined && { worldSize: options.worldSize }),
-        ...(options.rendezvous !== undefined && { address: options.rendezvous }),
-        ...(options.token !== undefined && { token: options.token }),
-        ...(options.insecure !== undefined && { insecure: options.insecure }),
-        ...(options.elastic !== undefined && { elastic: options.elastic }),
-        rejoin: true,
-        ...(options.heartbeatMs !== undefined && { heartbeatMs: options.heartbeatMs }),
-        ...(options.heartbeatTimeoutMs !== undefined && { heartbeatTimeoutMs: options.heartbeatTimeoutMs }),
-        timeoutMs: call.timeoutMs ?? options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
-        ...(call.signal && { signal: call.signal }),
-      })
-    }
+    const directory = await RuntimeDir.create()
+    let rendezvous: Rendezvous | undefined
     try {
+      rendezvous = typeof options.rendezvous === 'object' ? options.rendezvous : await joinRanks(options, call)
       const threads = options.threads !== undefined ? { threads: options.threads } : {}
       const device = options.device ?? (await createHostDevice({ rank: rendezvous.rank, ...threads }))
-      const server = new ParameterServer(rendezvous, device, options, limits)
+      const server = new ParameterServer(rendezvous, device, options, limits, directory)
       if (metrics)
         server.#metricsServer = await serveMetrics(server, metrics).catch(async (error: unknown) => {
           await server.close()
@@ -128,7 +123,8 @@ export class ParameterServer implements AsyncDisposable {
         })
       return server
     } catch (error) {
-      if (typeof options.rendezvous !== 'object') await rendezvous.close()
+      if (typeof options.rendezvous !== 'object') await rendezvous?.close()
+      directory.close()
       throw error
     }
   }

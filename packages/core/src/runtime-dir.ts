@@ -1,42 +1,150 @@
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { existsSync, lstatSync, mkdtempSync, renameSync, rmSync, statSync } from 'node:fs'
+import { createServer, type Server } from 'node:net'
+import { isAbsolute, join } from 'node:path'
+import { CkptError } from '@ckpt/contract'
+import { removeAtEnd } from '@ckpt/transport'
+import { aliveName } from './alive-name.ts'
+import { removeDeadDirectories } from './dead-directories.ts'
+
+/** Longest path of a unix socket, in bytes: `sun_path` of unix(7) without its final zero. */
+export const MAX_SOCKET_PATH = 107
+/** Room for the longest name of a socket in the directory, `worker-<rank>-<epoch>.sock`, and the slash before it. */
+const LONGEST_NAME = '/worker-65535-9999999.sock'.length
+/** Not in the environment, but present on most machines. /dev/shm is there wherever ckpt runs at all. */
+const FALLBACKS = ['/tmp', '/dev/shm', '/var/tmp']
+
+/** A directory in which sockets may be made, and what names it. */
+export interface RuntimeCandidate {
+  /** A variable with its value, or the path alone. */
+  readonly name: string
+  readonly path: string
+}
+
+/** Where this process's sockets may go, best first. */
+export function runtimeCandidates(environment: NodeJS.ProcessEnv = process.env): RuntimeCandidate[] {
+  const named = ['XDG_RUNTIME_DIR', 'TMPDIR', 'TMP', 'TEMP'].flatMap((variable) => {
+    const path = environment[variable]
+    return path === undefined ? [] : { name: `${variable}=${path}`, path }
+  })
+  const all = [...named, ...FALLBACKS.map((path) => ({ name: path, path }))]
+  return all.filter(({ path }, index) => all.findIndex((other) => other.path === path) === index)
+}
 
 /**
- * A directory for this process's sockets that only the user may enter (mkdtemp gives mode 0700). It is removed by `close`, and when
- * the process exits without having closed it; what a killed process left is removed by the next one that starts.
+ * A directory for this process's sockets that only the user may enter. It is removed by `close`, when the process exits without having
+ * closed it, and when a worker thread that made it is terminated; what a killed process left is removed by the next one that starts
+ * in the same place.
  */
-export class RuntimeDir {
+export class RuntimeDir implements Disposable {
   readonly path: string
+  /** Candidates that were tried before and cannot be used, each with the reason. */
+  readonly skipped: readonly string[]
+  readonly #alive: Server
+  readonly #forget: () => void
   readonly #onExit = () => rmSync(this.path, { recursive: true, force: true })
 
-  constructor(root = process.env['XDG_RUNTIME_DIR'] ?? tmpdir()) {
-    removeStale(root)
-    this.path = mkdtempSync(join(root, `ckpt-${process.pid}-`))
+  private constructor(path: string, skipped: readonly string[], alive: Server) {
+    this.path = path
+    this.skipped = skipped
+    this.#alive = alive
+    this.#forget = removeAtEnd(path)
     process.on('exit', this.#onExit)
+  }
+
+  /**
+   * Makes the directory in the first of the candidates where this works: the path is short enough for sockets, the file system gives it to
+   * this user alone, and a socket can be bound in it.
+   *
+   * @throws CkptError `UNSUPPORTED` that names every candidate and why it cannot be used.
+   */
+  static async create(candidates: readonly RuntimeCandidate[] = runtimeCandidates()): Promise<RuntimeDir> {
+    const skipped: string[] = []
+    for (const { name, path } of candidates) {
+      const made = await tryToMake(path)
+      if (typeof made === 'object') {
+        await removeDeadDirectories(path)
+        return new RuntimeDir(made.path, skipped, made.alive)
+      }
+      skipped.push(`${name}: ${made}`)
+    }
+    throw new CkptError(
+      'UNSUPPORTED',
+      `no directory for this process's sockets: ${skipped.join('; ')}; set XDG_RUNTIME_DIR to a directory of at most ${longestRoot()} bytes that you may write to`,
+      { fields: { field: 'XDG_RUNTIME_DIR', directories: skipped } },
+    )
+  }
+
+  /** False once something else has removed it. */
+  isPresent(): boolean {
+    return existsSync(this.path)
   }
 
   close(): void {
     process.off('exit', this.#onExit)
+    this.#forget()
+    this.#alive.close()
     this.#onExit()
   }
-}
 
-function removeStale(root: string): void {
-  for (const name of readdirSync(root)) {
-    const pid = /^ckpt-(\d+)-\w{6}$/.exec(name)?.[1]
-    if (pid === undefined || isRunning(Number(pid))) continue
-    const path = join(root, name)
-    const owner = statSync(path, { throwIfNoEntry: false })
-    if (owner?.isDirectory() && owner.uid === process.getuid?.()) rmSync(path, { recursive: true, force: true })
+  [Symbol.dispose](): void {
+    this.close()
   }
 }
 
-function isRunning(pid: number): boolean {
+const template = () => `ckpt-${process.pid}-`
+
+function longestRoot(): number {
+  return MAX_SOCKET_PATH - LONGEST_NAME - `/${template()}XXXXXX`.length
+}
+
+/** The directory with its listening socket, or why there can be none. */
+async function tryToMake(root: string): Promise<{ path: string; alive: Server } | string> {
+  if (root === '') return 'it is empty'
+  if (!isAbsolute(root)) return 'it is not an absolute path'
+  const bytes = Buffer.byteLength(root)
+  if (bytes > longestRoot())
+    return `its ${bytes} bytes are too many: paths of sockets have at most ${MAX_SOCKET_PATH}, which leaves ${longestRoot()}`
+  let path: string | undefined
   try {
-    process.kill(pid, 0)
-    return true
+    const { uid, mode } = statSync(root)
+    if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0 && uid !== process.geteuid?.())
+      return 'other users could replace what is made in it (mode ' + (mode & 0o7777).toString(8) + ')'
+    path = mkdtempSync(join(root, template()))
+    const made = lstatSync(path)
+    if (made.uid !== process.geteuid?.() || (made.mode & 0o077) !== 0)
+      throw new Error(`its file system gave a new directory to user ${made.uid} with mode ${(made.mode & 0o777).toString(8)}`)
+    return { path, alive: await listenAlive(path) }
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== 'ESRCH'
+    if (path !== undefined) rmSync(path, { recursive: true, force: true })
+    return reason(error as NodeJS.ErrnoException)
   }
+}
+
+/** It has its name only once it listens: what cannot be connected to under that name is dead. */
+async function listenAlive(directory: string): Promise<Server> {
+  const server = createServer((socket) => socket.destroy())
+  const early = join(directory, 'new.sock')
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(early, resolve)
+  })
+  server.unref()
+  const name = aliveName()
+  if (name !== undefined) renameSync(early, join(directory, name))
+  return server
+}
+
+function reason({ code, message }: NodeJS.ErrnoException): string {
+  const known: Record<string, string> = {
+    ENOENT: 'it does not exist',
+    ENOTDIR: 'it is not a directory',
+    EACCES: 'this user may not write to it',
+    EPERM: 'this user may not write to it',
+    EROFS: 'it is read-only',
+    ENOSPC: 'it is full',
+    EDQUOT: 'the quota of this user is used up',
+    ELOOP: 'it is a symbolic link that leads nowhere',
+  }
+  const text = code === undefined ? undefined : known[code]
+  return text === undefined ? message : `${text} (${code})`
 }

@@ -1,47 +1,70 @@
-import { checkSecret, readSecretFile } from '@ckpt/contract'
+import { CkptError, checkSecret, readSecretFile, serviceLink, type Environment } from '@ckpt/contract'
 
 import { invalid } from './errors.ts'
 import type { JoinOptions } from './options.ts'
-
-type Environment = Readonly<Record<string, string | undefined>>
+import { torchrunMeeting } from './torchrun.ts'
 
 const DEFAULT_MASTER_ADDR = '127.0.0.1'
 const DEFAULT_MASTER_PORT = 29_500
 
+/** Options that are given otherwise: their variables are not looked at. */
+export type GivenOptions = Partial<Pick<JoinOptions, 'rank' | 'worldSize' | 'address' | 'token' | 'insecure'>>
+
 /**
  * How to join, by the variables that launchers of distributed jobs set: RANK, WORLD_SIZE, MASTER_ADDR (default 127.0.0.1),
  * MASTER_PORT (default 29500); and CKPT_TOKEN, or CKPT_TOKEN_FILE, a file that only its owner, this user or root, may read; CKPT_INSECURE=1
- * does without; CKPT_RUN_ID is the run's name. Without RANK and WORLD_SIZE the result is a world of one rank.
+ * does without; CKPT_RUN_ID is the run's name. Without RANK and WORLD_SIZE the result is a world of one rank. Where torchrun keeps
+ * MASTER_PORT for itself, the ranks meet at one of several ports that follow from it. Options that are `given` win over the environment,
+ * broken variables included.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the variable that is present but broken, or that is missing beside others.
  */
-export function rendezvousOptionsFromEnv(env: Environment = process.env): JoinOptions {
-  const rank = integer(env, 'RANK', 0, Number.MAX_SAFE_INTEGER)
-  const worldSize = integer(env, 'WORLD_SIZE', 1, Number.MAX_SAFE_INTEGER) ?? (rank ? undefined : 1)
+export function rendezvousOptionsFromEnv(env: Environment = process.env, given: GivenOptions = {}): JoinOptions {
+  const rank = given.rank ?? integer(env, 'RANK', 0, Number.MAX_SAFE_INTEGER)
+  const worldSize = given.worldSize ?? integer(env, 'WORLD_SIZE', 1, Number.MAX_SAFE_INTEGER) ?? (rank ? undefined : 1)
   if (worldSize === undefined) throw invalid('WORLD_SIZE', `missing beside RANK=${rank}`)
   if (rank === undefined && worldSize > 1) throw invalid('RANK', `missing beside WORLD_SIZE=${worldSize}`)
-  if (rank !== undefined && rank >= worldSize) throw invalid('RANK', `${rank} is not below WORLD_SIZE=${worldSize}`)
-  const host = env['MASTER_ADDR'] ?? DEFAULT_MASTER_ADDR
-  if (!/^[\w.:%-]+$/.test(host)) throw invalid('MASTER_ADDR', `${JSON.stringify(host)} is not a host`)
-  const port = integer(env, 'MASTER_PORT', 1, 65_535) ?? DEFAULT_MASTER_PORT
-  const token = readToken(env)
-  const run = env['CKPT_RUN_ID']
-  const insecure = env['CKPT_INSECURE']
-  if (insecure !== undefined && !/^[01]$/.test(insecure))
-    throw invalid('CKPT_INSECURE', `${JSON.stringify(insecure)} is not 0 or 1`)
+  if (rank !== undefined && given.rank === undefined && rank >= worldSize)
+    throw invalid('RANK', `${rank} is not below WORLD_SIZE=${worldSize}`)
+  const secret = given.token === undefined && given.insecure !== true ? secretFromEnv(env) : {}
   return {
     rank: rank ?? 0,
     worldSize,
-    address: `tcp://${host.includes(':') ? `[${host}]` : host}:${port}`,
-    ...(token !== undefined && { token }),
-    ...(insecure === '1' && { insecure: true }),
-    ...(run !== undefined && run !== '' && { run }),
+    ...secret,
+    ...(given.address === undefined && addressFromEnv(env)),
+    ...given,
   }
+}
+
+function secretFromEnv(env: Environment): Pick<JoinOptions, 'token' | 'insecure'> {
+  const token = readToken(env)
+  const insecure = env['CKPT_INSECURE']
+  if (insecure !== undefined && !/^[01]$/.test(insecure))
+    throw invalid('CKPT_INSECURE', `${JSON.stringify(insecure)} is not 0 or 1`)
+  return { ...(token !== undefined && { token }), ...(insecure === '1' && { insecure: true }) }
+}
+
+function addressFromEnv(env: Environment): Pick<JoinOptions, 'address' | 'alternatives' | 'run'> {
+  const host = (env['MASTER_ADDR'] ?? DEFAULT_MASTER_ADDR).replace(/^\[(.*)\]$/, '$1')
+  if (!/^[\w.:%-]+$/.test(host)) throw invalid('MASTER_ADDR', `${JSON.stringify(host)} is not a host`)
+  const port = integer(env, 'MASTER_PORT', 1, 65_535) ?? DEFAULT_MASTER_PORT
+  const meeting = torchrunMeeting(env, host, port)
+  if (meeting === undefined) return { address: `tcp://${host.includes(':') ? `[${host}]` : host}:${port}`, ...runFromEnv(env) }
+  const [address, ...alternatives] = meeting.addresses
+  const { run: name } = runFromEnv(env)
+  return { address: address!, alternatives, run: name === undefined ? meeting.run : `${name}/${meeting.run}` }
+}
+
+function runFromEnv(env: Environment): Pick<JoinOptions, 'run'> {
+  const run = env['CKPT_RUN_ID']
+  return run === undefined || run === '' ? {} : { run }
 }
 
 function integer(env: Environment, name: string, min: number, max: number): number | undefined {
   const text = env[name]
   if (text === undefined) return undefined
+  const link = serviceLink(name, text)
+  if (link !== undefined) throw new CkptError('INVALID_ARGUMENT', link, { fields: { field: name } })
   const value = /^\d+$/.test(text) ? Number(text) : NaN
   if (!(value >= min && value <= max)) {
     throw invalid(

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 
 import { CkptError, type CallOptions } from '@ckpt/contract'
 
+import { findCoordinator } from './client/find-coordinator.ts'
 import { connectLink, type Link } from './client/link.ts'
 import { checkTimeout, DEFAULT_TIMEOUT_MS, secretFor } from './options.ts'
 import { startDeadline } from './timers.ts'
@@ -35,6 +36,9 @@ export async function fetchPublished(key: string, options: FetchOptions): Promis
   const token = options.token ?? secretFor({ insecure: insecure || !isLoopback(address) }, address)
   const peer = `the coordinator at ${address}`
   const curve = await curveClient(token, options.run)
+  const began = performance.now()
+  const endpoint = await findCoordinator([address], curve, { timeoutMs, signal, rank: 0, onWaiting: undefined })
+  const leftMs = Math.max(1, timeoutMs - (performance.now() - began))
   let link: Link | undefined
   let settle = (): void => undefined
   let answered = false
@@ -50,8 +54,8 @@ export async function fetchPublished(key: string, options: FetchOptions): Promis
           reject(CkptError.from(error, 'RENDEZVOUS_PROTOCOL'))
         }
       }
-      link = connectLink(address, randomBytes(16).toString('hex'), curve, receive, reject)
-      const stop = startDeadline(timeoutMs, () => {
+      link = connectLink(endpoint, randomBytes(16).toString('hex'), curve, receive, reject)
+      const stop = startDeadline(leftMs, () => {
         reject(new CkptError('RANK_MISSING', `no answer from ${peer} within ${timeoutMs} ms`, { fields: { peer } }))
       })
       const cancel = (): void => reject(CkptError.from(signal?.reason, 'ABORTED', `fetching ${key} was cancelled`))

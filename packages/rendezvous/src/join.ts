@@ -3,6 +3,7 @@ import { hostname } from 'node:os'
 
 import type { Rendezvous } from '@ckpt/contract'
 
+import { findCoordinator } from './client/find-coordinator.ts'
 import { connectLink } from './client/link.ts'
 import { RejoiningRendezvous } from './client/rejoining.ts'
 import { RankRendezvous } from './client/rendezvous.ts'
@@ -32,20 +33,25 @@ export async function joinRendezvous(options: JoinOptions): Promise<Rendezvous> 
 }
 
 async function enter(options: JoinOptions, withinMs?: number): Promise<RankRendezvous> {
-  const { settings, address, timeoutMs } = checkJoinOptions(options)
-  const { rank, worldSize, standalone = false, elastic = false, signal } = options
+  const { settings, addresses, timeoutMs } = checkJoinOptions(options)
+  const { rank, worldSize, standalone = false, elastic = false, signal, onWaiting } = options
   const alone = worldSize === 1 && !standalone && !elastic
   const incarnation = randomBytes(16).toString('hex')
   const curve = alone ? undefined : await curveClient(settings.token, settings.run)
+  const deadline = performance.now() + (withinMs ?? timeoutMs)
+  const left = () => Math.max(1, deadline - performance.now())
   const host = rank === 0 && !standalone ? new CoordinatorHost(settings) : undefined
   let session: Session | undefined
+  let at = addresses[0]!
   try {
-    if (host && !alone) await host.listen(options.bind ?? address)
-    const coordinator = standalone ? `the coordinator at ${address}` : `rank 0 (the coordinator at ${address})`
+    if (host && !alone) await host.listen(options.bind === undefined ? addresses : [options.bind])
+    const endpoint = host ? at : await findCoordinator(addresses, curve, { timeoutMs: left(), signal, rank, onWaiting })
+    if (!host && addresses.length > 1) at = endpoint
+    const coordinator = standalone ? `the coordinator at ${at}` : `rank 0 (the coordinator at ${at})`
     session = new Session(
-      coordinator,
-      (why) => coordinatorLost(address, !standalone, why),
-      (onMessage, onError) => host?.linkLocal(onMessage) ?? connectLink(address, incarnation, curve, onMessage, onError),
+      { name: coordinator, rank, onWaiting },
+      (why) => coordinatorLost(at, !standalone, why),
+      (onMessage, onError) => host?.linkLocal(onMessage) ?? connectLink(endpoint, incarnation, curve, onMessage, onError),
     )
     await session.join(
       {
@@ -58,12 +64,12 @@ async function enter(options: JoinOptions, withinMs?: number): Promise<RankRende
         host: hostname(),
         pid: process.pid,
       },
-      withinMs ?? timeoutMs,
+      left(),
       signal,
     )
     return new RankRendezvous({ rank, coordinator, timeoutMs }, session)
   } catch (error) {
-    await session?.close(coordinatorLost(address, !standalone, 'was not joined'))
+    await session?.close(coordinatorLost(at, !standalone, 'was not joined'))
     await host?.close()
     throw error
   }

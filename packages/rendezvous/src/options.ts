@@ -1,4 +1,6 @@
-import type { CallOptions, CkptError } from '@ckpt/contract'
+import { createHash } from 'node:crypto'
+
+import type { CallOptions, CkptError, Waiting } from '@ckpt/contract'
 
 import { invalid } from './errors.ts'
 import { userSecret } from './user-secret.ts'
@@ -44,6 +46,10 @@ export interface JoinOptions extends CallOptions, Omit<CoordinatorOptions, 'addr
   readonly rank: number
   /** `tcp://host:port` of the coordinator, which rank 0 runs unless it is `standalone`. Not needed for a single rank. */
   readonly address?: string
+  /** Further addresses: rank 0 listens on the first that is free, the others look for it at all of them. */
+  readonly alternatives?: readonly string[]
+  /** Called with what this rank has waited for longer than a second, and again every ten. */
+  readonly onWaiting?: (waiting: Waiting) => void
   /** The address rank 0 listens on, where it differs from the one others connect to (default: `address`). */
   readonly bind?: string
   /** The coordinator runs elsewhere (`startCoordinator`): rank 0 connects as the others do. */
@@ -85,7 +91,12 @@ export function settingsOf(options: Omit<CoordinatorOptions, 'address'>): Settin
 }
 
 /** Join options with everything checked and defaults filled in. @throws CkptError `INVALID_ARGUMENT` naming the option. */
-export function checkJoinOptions(options: JoinOptions): { settings: Settings; address: string; timeoutMs: number } {
+export function checkJoinOptions(options: JoinOptions): {
+  settings: Settings
+  /** At least one. */
+  addresses: readonly string[]
+  timeoutMs: number
+} {
   const given = settingsOf(options)
   const { rank, worldSize, timeoutMs = DEFAULT_TIMEOUT_MS } = options
   if (!Number.isSafeInteger(rank) || rank < 0 || rank >= worldSize) {
@@ -96,8 +107,15 @@ export function checkJoinOptions(options: JoinOptions): { settings: Settings; ad
   if (options.address !== undefined) parseAddress(options.address, 'address')
   else if (!alone) throw invalid('address', 'needed to find the coordinator')
   const address = options.address ?? 'in-process'
-  const settings = alone ? given : { ...given, token: secretFor(options, options.bind ?? address) }
-  return { settings, address, timeoutMs }
+  const addresses = [address, ...(options.alternatives ?? [])]
+  if (!alone) for (const one of addresses) parseAddress(one, 'alternatives')
+  const settings = alone ? given : { ...given, token: secretFor(options, options.bind ?? address) || withoutSecret(given.run) }
+  return { settings, addresses, timeoutMs }
+}
+
+/** Keeps runs that do without a secret apart; it keeps nobody out. */
+function withoutSecret(run: string): string {
+  return run === '' ? '' : createHash('sha256').update(run).digest('base64url')
 }
 
 /**

@@ -1,4 +1,16 @@
-import { chmodSync, chownSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import {
+  chmodSync,
+  existsSync,
+  lchownSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -11,40 +23,94 @@ import { failure } from './testing/cluster.ts'
 import { userSecret } from './user-secret.ts'
 
 describe('the secret of this machine’s user', () => {
-  let directory: string
+  const user = process.geteuid!()
+  let base: string
+  let roots: string[]
+  let first: string
   beforeEach(() => {
-    const root = mkdtempSync(join(tmpdir(), 'ckpt-secret-'))
-    directory = join(root, 'user')
-    return () => rmSync(root, { recursive: true })
+    base = mkdtempSync(join(tmpdir(), 'ckpt-secret-'))
+    roots = ['first', 'second'].map((name) => join(base, name))
+    for (const path of roots) {
+      mkdirSync(path)
+      chmodSync(path, 0o1777)
+    }
+    first = join(roots[0]!, `ckpt-user-${user}`)
+    return () => {
+      spawnSync('umount', [roots[0]!])
+      rmSync(base, { recursive: true })
+    }
   })
 
   it('is made once, for this user alone', () => {
-    const secret = userSecret(directory)
+    const secret = userSecret(roots)
     expect(secret).toMatch(/^[\w+/]{43}=$/)
-    expect(userSecret(directory)).toBe(secret)
-    expect(readdirSync(directory)).toEqual(['secret'])
-    expect(statSync(directory).mode & 0o777).toBe(0o700)
-    expect(statSync(join(directory, 'secret')).mode & 0o777).toBe(0o600)
+    expect(userSecret(roots)).toBe(secret)
+    expect(readdirSync(first)).toEqual(['secret'])
+    expect(statSync(first).mode & 0o777).toBe(0o700)
+    expect(statSync(join(first, 'secret')).mode & 0o777).toBe(0o600)
+    expect(readdirSync(roots[1]!)).toEqual([])
   })
 
-  it.each([
-    ['can be read by others', () => (mkdirSync(directory), chmodSync(directory, 0o755))],
+  /** What is in the way at the first place; false where this process may not make it. */
+  const obstacles: [string, () => boolean][] = [
+    ['a directory that can be read by others', () => (mkdirSync(first), chmodSync(first, 0o755), true)],
+    ['a link of this user', () => (mkdirSync(`${first}-real`, { mode: 0o700 }), symlinkSync(`${first}-real`, first), true)],
+    ['a link to nowhere', () => (symlinkSync('/nowhere', first), true)],
+    ['a link to itself', () => (symlinkSync(first, first), true)],
+    ['a file', () => (writeFileSync(first, 'guess', { mode: 0o600 }), true)],
+    ['a directory of another user', () => (mkdirSync(first, { mode: 0o700 }), given(first))],
     [
-      'is a link',
-      () => (mkdirSync(`${directory}-of-others`, { mode: 0o700 }), symlinkSync(`${directory}-of-others`, directory)),
+      'a link of another user to a directory of this one',
+      () => (mkdirSync(`${first}-real`, { mode: 0o700 }), symlinkSync(`${first}-real`, first), given(first)),
     ],
-  ])('is not taken from a directory that %s', (_, make) => {
-    make()
-    expect(() => userSecret(directory)).toThrow(/CKPT_TOKEN/)
+    ['no directory', () => (rmSync(roots[0]!, { recursive: true }), true)],
+    ['a place that others may change', () => (chmodSync(roots[0]!, 0o777), given(roots[0]!))],
+    [
+      'a read-only file system',
+      () => spawnSync('mount', ['-t', 'tmpfs', '-o', 'ro,mode=1777,size=64k', 'tmpfs', roots[0]!]).status === 0,
+    ],
+    [
+      'a full file system',
+      () => spawnSync('mount', ['-t', 'tmpfs', '-o', 'mode=1777,nr_inodes=1', 'tmpfs', roots[0]!]).status === 0,
+    ],
+    [
+      'a secret that is a link',
+      () => (mkdirSync(first, { mode: 0o700 }), symlinkSync('/etc/hostname', join(first, 'secret')), true),
+    ],
+    [
+      'a secret that was cut short',
+      () => (mkdirSync(first, { mode: 0o700 }), writeFileSync(join(first, 'secret'), 'ab', { mode: 0o600 }), true),
+    ],
+    [
+      'a secret that others can read',
+      () => (mkdirSync(first, { mode: 0o700 }), writeFileSync(join(first, 'secret'), 'x'.repeat(44), { mode: 0o644 }), true),
+    ],
+  ]
+  const given = (path: string): boolean => {
+    if (user === 0) lchownSync(path, 65_534, 65_534)
+    return user === 0
+  }
+
+  it.for(obstacles)('is made at the next place where the first has %s, and is the same for all', ([_, make], { skip }) => {
+    if (!make()) return skip('only root can give files away and mount')
+    const secret = userSecret(roots)
+    expect(secret).toMatch(/^[\w+/]{43}=$/)
+    expect(existsSync(join(roots[1]!, `ckpt-user-${user}`, 'secret'))).toBe(true)
+    expect(userSecret(roots)).toBe(secret)
+    expect(() => userSecret(roots.slice(0, 1))).toThrow(
+      expect.objectContaining({
+        code: 'INVALID_ARGUMENT',
+        fields: { field: 'token' },
+        message: expect.stringContaining(first) as string,
+      }),
+    )
   })
 
-  it('is not taken from another user’s directory', ({ skip }) => {
-    if (process.geteuid?.() !== 0) skip('only root can give a directory away')
-    mkdirSync(directory, { mode: 0o700 })
-    chownSync(directory, 65_534, 65_534)
-    expect(() => userSecret(directory)).toThrow(
-      expect.objectContaining({ code: 'INVALID_ARGUMENT', fields: { field: 'token' } }),
-    )
+  it('stays what it is when an earlier place becomes usable', () => {
+    symlinkSync('/nowhere', first)
+    const secret = userSecret(roots)
+    rmSync(first)
+    expect(userSecret(roots)).toBe(secret)
   })
 })
 

@@ -37,6 +37,7 @@ export function sglang(options: SglangOptions): EngineAdapter {
   return {
     name: 'sglang',
     protocol,
+    where: (rank) => (typeof options.url === 'string' ? options.url : options.url(rank)),
     async ready({ rank, timeoutMs, signal }) {
       const server = new SglangServer(options, rank)
       try {

@@ -6,6 +6,7 @@
 export { createHost } from './host/host.ts'
 export { createHostDevice, type HostDeviceOptions } from './host/device.ts'
 export { removeStaleRings } from './host/ring.ts'
+export { removeAtEnd } from './leftovers.ts'
 export { probeCuda } from './cuda/addon.ts'
 export { createCudaDevice, type CudaDevice, type CudaDeviceOptions } from './cuda/device.ts'
 export type { CudaDeviceInfo, CudaLibrary, CudaProbe } from '@ckpt/native-cuda'

@@ -37,6 +37,10 @@ export function vllm(options: VllmOptions): EngineAdapter {
     name: 'vllm',
     ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' as const }),
     ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' }),
+    where: (rank) => {
+      const { url, socketPath } = targetOf(rank)
+      return socketPath ?? url ?? 'http://localhost'
+    },
     async ready({ rank, timeoutMs, signal }) {
       const engine = new VllmEngine(targetOf(rank), options)
       await engine.healthy(rank, timeoutMs, signal)

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import { ParameterServer, controlEngine, type UpdateOptions, type UpdateReport, type VerificationLevel } from '@ckpt/core'
 import { Option, type Command } from 'commander'
-import { pino, destination } from 'pino'
+import { printWaiting, stderrLogger } from '../output.ts'
 import { ByteProgress } from '../progress.ts'
 import { parseCount, parseSize } from '../sizes.ts'
 import { launch, type LaunchOptions } from './launch.ts'
@@ -60,7 +60,7 @@ export async function startedRanks(
 ): Promise<boolean> {
   if (nproc === undefined || process.env['RANK'] !== undefined) return false
   const self = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
-  process.exitCode = await launch(self, { nproc, nnodes: 1, nodeRank: 0, masterAddr: '127.0.0.1', ...more })
+  process.exitCode = await launch(self, { nproc, nnodes: 1, nodeRank: 0, ...more })
   return true
 }
 
@@ -70,8 +70,8 @@ export function createServer(
   signal: AbortSignal,
   more: { readonly metricsPort?: number } = {},
 ): Promise<ParameterServer> {
-  const logger = pino({ level: verbose ? 'debug' : 'silent' }, destination({ fd: 2, sync: true }))
-  return ParameterServer.create({ timeoutMs: timeout * 1000, logger, ...more }, { signal })
+  const logger = stderrLogger(verbose ? 'debug' : 'silent')
+  return ParameterServer.create({ timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...more }, { signal })
 }
 
 /** True if metas need digests for the verification that was asked for. */

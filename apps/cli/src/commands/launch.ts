@@ -1,9 +1,12 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes, randomInt } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { constants, tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { constants } from 'node:os'
 import { join } from 'node:path'
+import { CkptError } from '@ckpt/contract'
+import { RuntimeDir } from '@ckpt/core'
 import { Option, type Command } from 'commander'
 import getPort, { portNumbers } from 'get-port'
 import { parseCount } from '../sizes.ts'
@@ -12,7 +15,8 @@ export interface LaunchOptions {
   readonly nproc: number
   readonly nnodes: number
   readonly nodeRank: number
-  readonly masterAddr: string
+  /** Where rank 0 is (default: the loopback interface, on a single node). */
+  readonly masterAddr?: string
   readonly masterPort?: number
   /** Port on which the first rank of this node serves its numbers; the others take the ports after it. */
   readonly metricsPort?: number
@@ -30,7 +34,7 @@ export function addLaunch(program: Command): void {
     .addOption(new Option('--nproc <n>', 'ranks on this node').argParser(parseCount(1)).makeOptionMandatory())
     .addOption(new Option('--nnodes <n>', 'nodes').argParser(parseCount(1)).default(1))
     .addOption(new Option('--node-rank <n>', 'index of this node').argParser(parseCount(0)).default(0))
-    .option('--master-addr <host>', 'address of rank 0', '127.0.0.1')
+    .option('--master-addr <host>', 'address of rank 0 (default: the loopback interface, on a single node)')
     .addOption(
       new Option('--master-port <port>', 'port of rank 0 (default: a free one on a single node)').argParser(parseCount(1)),
     )
@@ -51,14 +55,19 @@ export function addLaunch(program: Command): void {
  * failing rank's, or 0.
  */
 export async function launch(command: readonly string[], options: LaunchOptions): Promise<number> {
-  const { nproc, nnodes, nodeRank, masterAddr } = options
-  if (nnodes > 1 && options.masterPort === undefined) throw new Error('--master-port is needed with more than one node')
-  const directory = mkdtempSync(join(tmpdir(), 'ckpt-launch-'))
-  const tokenFile = join(directory, 'token')
+  const { nproc, nnodes, nodeRank } = options
+  for (const field of ['masterPort', 'masterAddr'] as const) {
+    if (nnodes === 1 || options[field] !== undefined) continue
+    const option = field === 'masterPort' ? '--master-port' : '--master-addr'
+    throw new CkptError('INVALID_ARGUMENT', `${option} is needed with more than one node`, { fields: { field } })
+  }
+  const masterAddr = options.masterAddr ?? (await loopback())
+  using directory = await RuntimeDir.create()
+  const tokenFile = join(directory.path, 'token')
   // On several nodes the secret has to be the same everywhere, so it comes from the caller's environment.
   const ownSecret = process.env['CKPT_TOKEN'] === undefined && process.env['CKPT_TOKEN_FILE'] === undefined && nnodes === 1
   if (ownSecret) writeFileSync(tokenFile, randomBytes(24).toString('base64url'), { mode: 0o600 })
-  const port = options.masterPort ?? (await freePort())
+  const port = options.masterPort ?? (await freePort(masterAddr))
   const children = Array.from({ length: nproc }, (_, local) =>
     spawn(command[0]!, command.slice(1), {
       stdio: 'inherit',
@@ -92,7 +101,6 @@ export async function launch(command: readonly string[], options: LaunchOptions)
     return status
   } finally {
     process.off('SIGINT', pass).off('SIGTERM', pass)
-    rmSync(directory, { recursive: true, force: true })
   }
 }
 
@@ -111,10 +119,11 @@ async function stopAll(children: readonly ChildProcess[]): Promise<void> {
   const alive = () =>
     children.filter((child) => child.pid !== undefined && child.exitCode === null && child.signalCode === null)
   // Those that fail by themselves (an aborted epoch reaches every rank) should get to say why.
-  const deadline = Date.now() + GRACE_MS
-  while (alive().length > 0 && Date.now() < deadline - GRACE_MS / 2) await new Promise((resolve) => setTimeout(resolve, 50))
+  const deadline = performance.now() + GRACE_MS
+  while (alive().length > 0 && performance.now() < deadline - GRACE_MS / 2)
+    await new Promise((resolve) => setTimeout(resolve, 50))
   for (const child of alive()) child.kill('SIGTERM')
-  while (alive().length > 0 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 50))
+  while (alive().length > 0 && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 50))
   for (const child of alive()) child.kill('SIGKILL')
 }
 
@@ -122,6 +131,21 @@ async function stopAll(children: readonly ChildProcess[]): Promise<void> {
  * For the coordinator, below the ports that the system gives to outgoing connections: a rank that tries to reach it before it listens could
  * get its port, and connect to itself.
  */
-function freePort(): Promise<number> {
-  return getPort({ host: '127.0.0.1', port: portNumbers(randomInt(20_000, 32_000), 32_767) })
+async function freePort(host: string): Promise<number> {
+  // On a machine that is not this one any port may be free; then the ranks say whether it was.
+  const here = (await canListen(host)) ? { host } : {}
+  return getPort({ ...here, port: portNumbers(randomInt(20_000, 32_000), 32_767) })
+}
+
+/** The loopback interface's address: IPv4's, where there is one. */
+async function loopback(): Promise<string> {
+  return (await canListen('127.0.0.1')) ? '127.0.0.1' : '::1'
+}
+
+function canListen(host: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer()
+    server.once('error', () => resolve(false))
+    server.listen(0, host, () => server.close(() => resolve(true)))
+  })
 }

@@ -3,8 +3,8 @@ import { checkSecret, readSecretFile } from '@ckpt/contract'
 import { ParameterServer, controlEngine, createCudaDevice, type CudaDevice } from '@ckpt/core'
 import { live, serveHttp, type HttpOptions } from '@ckpt/core/http'
 import { Option, type Command } from 'commander'
-import { pino, destination } from 'pino'
 import { interruptible } from '../interrupt.ts'
+import { stderrLogger } from '../output.ts'
 import { parseCount } from '../sizes.ts'
 import { startedRanks, userPath } from './engine-update.ts'
 
@@ -67,7 +67,7 @@ export function addServe(program: Command): void {
 
 async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise<void> {
   const localRank = Number(process.env['LOCAL_RANK'] ?? 0)
-  const logger = pino({ level: options.verbose ? 'debug' : 'warn' }, destination({ fd: 2, sync: true }))
+  const logger = stderrLogger(options.verbose ? 'debug' : 'warn')
   let device: CudaDevice | undefined
   try {
     if (options.backend === 'cuda') device = await createCudaDevice({ index: localRank })

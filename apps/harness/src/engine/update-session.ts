@@ -1,4 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { CkptError, type Host, type HostMemory, type RingTensor } from '@ckpt/contract'
 import {
   WORKER_PROTOCOL,
@@ -59,6 +60,11 @@ export interface UpdateOutcome {
 
 /** The engine worker's side of one update, over the worker protocol (docs/worker-protocol.md). */
 export async function runUpdateSession(options: UpdateSessionOptions): Promise<UpdateOutcome> {
+  const path = options.address.replace(/^ipc:\/\//, '')
+  if (!path.startsWith('@') && !existsSync(path)) {
+    const reason = `the rank's socket ${path} cannot be seen by process ${process.pid}: let both see its directory`
+    return { version: undefined, touched: false, reason, error: new CkptError('ENGINE_UNREACHABLE', reason) }
+  }
   const socket = new Dealer({ linger: 1000, receiveTimeout: options.timeoutMs, sendTimeout: options.timeoutMs })
   const session = new Session(options)
   const mark = processMark()

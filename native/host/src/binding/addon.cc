@@ -14,6 +14,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   ckpt::host::RegisterTransfer(env, exports);
   ckpt::host::RegisterPipeline(env, exports);
   ckpt::host::RegisterOneSided(env, exports);
+  ckpt::host::RegisterLeftovers(env, exports);
   return exports;
 }
 

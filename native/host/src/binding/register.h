@@ -10,5 +10,6 @@ void RegisterMemory(Napi::Env env, Napi::Object exports);
 void RegisterTransfer(Napi::Env env, Napi::Object exports);
 void RegisterPipeline(Napi::Env env, Napi::Object exports);
 void RegisterOneSided(Napi::Env env, Napi::Object exports);
+void RegisterLeftovers(Napi::Env env, Napi::Object exports);
 
 }  // namespace ckpt::host

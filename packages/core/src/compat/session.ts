@@ -1,4 +1,4 @@
-import { CkptError, type RingHandle, type RingTensor } from '@ckpt/contract'
+import { CkptError, startReminders, type RingHandle, type RingTensor, type Waiting } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
 import type { UpdateSession, WorkerGreeting } from '../update/session.ts'
@@ -25,6 +25,10 @@ export interface CompatSessionOptions {
   readonly address: string
   /** Longest time the worker may take to answer anything while it owes an answer. */
   readonly timeoutMs: number
+  /** Called before the worker is given the first tensors. */
+  readonly onGiven?: () => void
+  /** Told what is waited for longer than a second. */
+  readonly onWaiting?: (waiting: Waiting) => void
 }
 
 /**
@@ -50,6 +54,7 @@ export class CompatSession implements UpdateSession {
   #sending: Promise<void> = Promise.resolve()
   #answeredAt = 0
   #connected = false
+  #calm: () => void = () => undefined
   #watchdog: NodeJS.Timeout | undefined
   #counter: CounterFile | undefined
   #farewell: Promise<void> | undefined
@@ -66,6 +71,9 @@ export class CompatSession implements UpdateSession {
     try {
       session.#watchConnections()
       await session.#socket.bind(options.address)
+      const { rank, onWaiting } = options
+      const what = session.#missing
+      if (onWaiting) session.#calm = startReminders((sinceMs) => onWaiting({ what, sinceMs, rank }))
     } catch (error) {
       session.#socket.close()
       throw CkptError.from(error, 'ENGINE_UNREACHABLE', `cannot bind ${options.address}`, { rank: options.rank })
@@ -92,7 +100,7 @@ export class CompatSession implements UpdateSession {
     const { timeoutMs, rank } = this.#options
     this.#state = 'attaching'
     await withDeadline(this.#request(payload, 'attach'), {
-      what: `engine worker of rank ${rank} has not taken the ring`,
+      what: `engine worker of rank ${rank} to take the ring`,
       timeoutMs,
       signal,
       code: 'ENGINE_UNREACHABLE',
@@ -102,6 +110,7 @@ export class CompatSession implements UpdateSession {
 
   async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
     await this.#attached
+    this.#options.onGiven?.()
     return { reloadMs: await this.#request(bucketPayload(tensors), `bucket ${bucket}`) }
   }
 
@@ -130,6 +139,7 @@ export class CompatSession implements UpdateSession {
   /** Fails everything that waits, now and later, with `error`. */
   fail(error: CkptError): void {
     this.#failure ??= error
+    this.#calm()
     for (const pending of this.#pending) pending.reject(error)
     clearTimeout(this.#watchdog)
   }
@@ -183,9 +193,16 @@ export class CompatSession implements UpdateSession {
     if (oldest === undefined || this.#failure) return
     const { rank, timeoutMs } = this.#options
     this.#watchdog = setTimeout(() => {
-      const text = `engine worker of rank ${rank} did not answer ${oldest.what} within ${timeoutMs} ms`
+      const text = this.#connected
+        ? `engine worker of rank ${rank} did not answer ${oldest.what} within ${timeoutMs} ms`
+        : `waited ${timeoutMs} ms for ${this.#missing}`
       this.fail(new CkptError(this.#connected ? 'ENGINE_WORKER_LOST' : 'ENGINE_UNREACHABLE', text, { fields: { rank } }))
     }, timeoutMs)
+  }
+
+  get #missing(): string {
+    const { rank, address } = this.#options
+    return `engine worker of rank ${rank} to connect to ${address} (its process must be told to update, and must run in the network namespace of this rank)`
   }
 
   #watchConnections(): void {
@@ -202,6 +219,7 @@ export class CompatSession implements UpdateSession {
         this.fail(new CkptError('ENGINE_PROTOCOL', `a second worker connected to rank ${rank}`, { fields: { rank, peer } }))
       }
       this.#connected = true
+      this.#calm()
     })
     this.#socket.events.on('disconnect', () => {
       if (this.#state === 'ended') return

@@ -21,6 +21,7 @@ export function controlEngine(options: ControlEngineOptions): EngineAdapter {
   const socketOf = (rank: number) => (typeof options.socket === 'string' ? options.socket : options.socket(rank))
   return {
     name: 'control',
+    where: socketOf,
     ...(options.protocol && { protocol: options.protocol }),
     async ready({ rank, timeoutMs, signal }) {
       const socketPath = socketOf(rank)
@@ -33,11 +34,10 @@ export function controlEngine(options: ControlEngineOptions): EngineAdapter {
         } catch (error) {
           if (signal.aborted) throw abortError(signal)
           if (performance.now() > deadline) {
-            throw CkptError.from(
-              undefined,
+            throw new CkptError(
               'ENGINE_UNREACHABLE',
-              `no engine worker answers on ${socketPath} (${String(error)})`,
-              { rank },
+              `waited ${timeoutMs} ms for the engine worker of rank ${rank} to answer on ${socketPath} (is it running, and is this its path here?)`,
+              { cause: error, fields: { rank, peer: socketPath } },
             )
           }
           await new Promise((resolve) => setTimeout(resolve, 50))

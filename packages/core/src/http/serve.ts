@@ -1,6 +1,4 @@
-import { rmSync } from 'node:fs'
 import { createServer, type IncomingMessage } from 'node:http'
-import { connect } from 'node:net'
 import swagger from '@fastify/swagger'
 import { CkptError } from '@ckpt/contract'
 import { fastify, type FastifyInstance } from 'fastify'
@@ -10,6 +8,7 @@ import { Connections } from './connections.ts'
 import { answerFailure } from './failures.ts'
 import { DEFAULT_HOST, checkExposure, isOpen, refusal } from './guard.ts'
 import type { HttpOptions } from './options.ts'
+import { listenPrivately } from './private-socket.ts'
 import { checkpointRoutes } from './routes.ts'
 
 /** Of the routes, not of this package. */
@@ -19,7 +18,8 @@ const DEFAULT_BODY_LIMIT = 16 * 2 ** 20
 const HEADERS_TIMEOUT_MS = 10_000
 /** From its first byte to the end of its body. How long the answer takes is the update's own deadline. */
 const REQUEST_TIMEOUT_MS = 60_000
-const KEEP_ALIVE_MS = 30_000
+/** Longer than balancers keep idle connections (60 s is common), so that they never send a request into one that closes. */
+const KEEP_ALIVE_MS = 75_000
 /** Connections that the system keeps ready; fewer than half of those held, so that a caller among them is heard before it is evicted. */
 const BACKLOG = 511
 
@@ -43,8 +43,8 @@ export async function serveHttp(server: ParameterServer, options: HttpOptions = 
   const connections = new Connections({ ...(options.maxConnections !== undefined && { most: options.maxConnections }) })
   const app = await api(server, options, connections)
   try {
-    const address = await listen(app, options, Math.min(BACKLOG, connections.most / 2))
-    const close = () => app.close()
+    const { address, remove } = await listen(app, options, Math.min(BACKLOG, connections.most / 2))
+    const close = () => app.close().finally(remove)
     return { address, close, [Symbol.asyncDispose]: close }
   } catch (error) {
     await app.close()
@@ -122,29 +122,14 @@ function hasBody({ headers }: IncomingMessage): boolean {
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }
 
-async function listen(app: FastifyInstance, options: HttpOptions, backlog: number): Promise<string> {
+/** Where it listens, and what removes the socket. */
+async function listen(
+  app: FastifyInstance,
+  options: HttpOptions,
+  backlog: number,
+): Promise<{ address: string; remove: () => void }> {
   const { socketPath, host = DEFAULT_HOST, port = 0 } = options
-  if (socketPath === undefined) return app.listen({ host, port, backlog })
-  await removeStale(socketPath)
-  const mask = process.umask(0o177)
-  try {
-    await app.listen({ path: socketPath, backlog })
-  } finally {
-    process.umask(mask)
-  }
-  return socketPath
-}
-
-/** Removes the socket of a server that is dead. @throws CkptError `INVALID_ARGUMENT` where another one listens. */
-async function removeStale(path: string): Promise<void> {
-  const answers = await new Promise<boolean>((resolve) => {
-    const probe = connect(path)
-    probe
-      .once('connect', () => (probe.destroy(), resolve(true)))
-      .once('error', (error: NodeJS.ErrnoException) => {
-        if (error.code === 'ECONNREFUSED') rmSync(path, { force: true })
-        resolve(false)
-      })
-  })
-  if (answers) throw new CkptError('INVALID_ARGUMENT', `another server listens on ${path}`, { fields: { field: 'socketPath' } })
+  if (socketPath === undefined) return { address: await app.listen({ host, port, backlog }), remove: () => undefined }
+  const remove = await listenPrivately(socketPath, (path) => app.listen({ path, backlog }))
+  return { address: socketPath, remove }
 }

@@ -49,7 +49,6 @@ export class DirectWork {
     else {
       this.#context = await contextFor(this.#staging, opaque.manifest, opaque.planned, (ring) => attach(ring.handle))
     }
-    run.progress.touched = true
     await session.direct(this.#prepared.recording.id)
     // Others write into this worker's parameters too: nobody begins before all workers are ready.
     await this.#staging.exchange('direct/begin', run.rendezvous.rank)

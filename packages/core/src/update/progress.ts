@@ -13,7 +13,7 @@ export function mayHaveTouched(phase: unknown): boolean {
 /** What one attempt at an update has done to this rank's worker. */
 export class UpdateProgress {
   phase: UpdatePhase = 'begin'
-  /** Whether the worker was given anything. */
+  /** True once the worker was given anything: what waits for it to attach does not count. */
   touched = false
   /** The worker's name for the parameters it began with; undefined where it does not say, or was not reached. */
   workerState: string | undefined
@@ -29,7 +29,6 @@ export class UpdateProgress {
     const { loaded } = this
     return {
       load: (bucket, tensors) => {
-        this.touched = true
         const loading = session.load(bucket, tensors)
         return loaded ? loading.then((answer) => (note(loaded, tensors), answer)) : loading
       },

@@ -8,6 +8,7 @@ import type {
   Rendezvous,
   StagedStrategy,
   Strategy,
+  Waiting,
 } from '@ckpt/contract'
 import type { DirectState } from '../direct/state.ts'
 import type { Keeper } from '../p2p/keeper.ts'
@@ -61,5 +62,7 @@ export interface UpdateRun {
   readonly onBegin: (announcements: readonly Announcement[]) => void
   /** Tells the other ranks of a failure, once; resolves to the error to report. */
   readonly fail: (thrown: unknown) => Promise<CkptError>
+  /** Told what is waited for longer than a second. */
+  readonly onWaiting: (waiting: Waiting) => void
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }

@@ -148,7 +148,7 @@ export class StagedWork {
   }
 
   async attach(): Promise<void> {
-    const { session, wait, run } = this.#staging
+    const { session, wait } = this.#staging
     const { plan } = this.#planned!
     this.#record = canRecord(session) && (await this.#records(session))
     const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
@@ -162,7 +162,6 @@ export class StagedWork {
     if (onProgress && kept > 0)
       this.#context = { ...this.#context, onProgress: (loaded, total) => onProgress(kept + loaded, kept + total) }
     if (this.#why.replay === undefined || !canRecord(session)) return
-    run.progress.touched = true
     this.#replayed = await session.replay(this.#why.replay)
   }
 

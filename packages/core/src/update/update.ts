@@ -5,6 +5,7 @@ import { announce } from './begin.ts'
 import { decide } from './decide.ts'
 import { DirectWork } from './direct-work.ts'
 import { makeReport } from './make-report.ts'
+import { namedWait } from './named-wait.ts'
 import type { UpdateRun } from './run.ts'
 import type { UpdateSession } from './session.ts'
 import { StagedWork, type Staging } from './staged-work.ts'
@@ -23,7 +24,10 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const startedAt = performance.now()
   const clock = stepClock(startedAt)
 
-  const state = await run.engine.ready({ rank, timeoutMs, signal })
+  const where = run.engine.where?.(rank)
+  const ready = `the ${run.engine.name} engine of rank ${rank} to answer${where === undefined ? '' : ` on ${where}`} (is it running?)`
+  const named = { rank, onWaiting: run.onWaiting }
+  const state = await namedWait(run.engine.ready({ rank, timeoutMs, signal }), { what: ready, ...named })
   const deviceUuid = run.device.uuid
   const address = workerAddress(run.engine, { rank, deviceUuid, socketDir: run.socketDir, epoch: epoch.id })
   const announcements = await announce(
@@ -53,7 +57,15 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const ranks = announcements.map((one) => one.endpoint.rank)
   run.onBegin(announcements)
   const token = announcements[0]!.token
-  const session = await openSession(run.engine, { rank, address, token, epoch: epoch.id, timeoutMs })
+  const session = await openSession(run.engine, {
+    rank,
+    address,
+    token,
+    epoch: epoch.id,
+    timeoutMs,
+    onGiven: () => (progress.touched = true),
+    onWaiting: run.onWaiting,
+  })
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
@@ -61,7 +73,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   try {
     const endpoints = announcements.map((one) => one.endpoint)
     const announced = announcements.map((one) => one.prepared)
-    const call = await run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
+    const starting = run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
+    const call = await namedWait(starting, { what: `the ${run.engine.name} engine to begin the update`, ...named })
     ended = call.finished
     if (call.finished) watchCall(call.finished, session, rank)
     const options = { epoch: epoch.id, ...wait }
@@ -100,7 +113,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     progress.phase = 'commit'
     await session.commit(run.version, run.manifest.digest)
     const over = call.finished && withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
-    await Promise.all([rendezvous.allGather('update/committed', rank, options), over])
+    const ending = Promise.all([rendezvous.allGather('update/committed', rank, options), over])
+    await namedWait(ending, { what: `the ${run.engine.name} engine to end its update`, ...named })
     const commitMs = clock()
     progress.phase = 'done'
     return makeReport(run, epoch, work.outcome(), verification, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { broadcast } from '@ckpt/broadcast'
-import { CkptError, SteadyProgress, type ByteProgress, type Device, type Epoch, type Rendezvous } from '@ckpt/contract'
+import { CkptError, SteadyProgress, type ByteProgress, type Device, type Epoch, type Rendezvous, type Waiting } from '@ckpt/contract'
 import type { CheckpointStore } from '@ckpt/memory'
 import type { Logger } from 'pino'
 import type { Activity } from '../activity.ts'
@@ -32,6 +32,8 @@ import { runUpdate } from './update.ts'
  * for the error it began with before it reports its own.
  */
 const ORIGIN_GRACE_MS = 500
+/** How long, in milliseconds, ranks may take to say whether their workers were given parts of an update that failed. */
+const GIVEN_MS = 2000
 /** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
 const DEFAULT_FRACTION = 0.5
 
@@ -48,6 +50,10 @@ export interface UpdatesOptions {
   readonly limits: MemoryLimits
   readonly timeoutMs: number
   readonly keepAlive: boolean
+  /** For the sockets of workers; closed with what else there is. */
+  readonly directory: RuntimeDir
+  /** Told what is waited for longer than a second. */
+  readonly onWaiting: (waiting: Waiting) => void
   /** Ends a running update. */
   readonly closing: AbortSignal
 }
@@ -59,7 +65,7 @@ export class Updates {
   readonly #plans = new PlanCache()
   readonly #direct = new DirectState()
   readonly #check = new ParameterCheck()
-  readonly #directory = new RuntimeDir()
+  #directory: RuntimeDir
   readonly #token = randomBytes(24).toString('base64url')
   /** What is known of the engine workers of all ranks. */
   readonly engines = new EngineStates()
@@ -67,6 +73,7 @@ export class Updates {
 
   constructor(options: UpdatesOptions) {
     this.#with = options
+    this.#directory = options.directory
     this.#resources = new UpdateResources(options.device)
   }
 
@@ -202,7 +209,8 @@ export class Updates {
           ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
           reach: () => this.#pull(name),
           ...(keeper && { keeper }),
-          socketDir: this.#directory.path,
+          socketDir: await this.#socketDirectory(),
+          onWaiting: this.#with.onWaiting,
           token: this.#token,
           version,
           verify,
@@ -246,9 +254,32 @@ export class Updates {
       // Where the failure began its own error is thrown, elsewhere the abort that carries it.
       const abort: unknown = epoch.signal.reason
       const reported = CkptError.is(abort) && abort.fields.rank !== rank ? abort : error
-      const dirty = this.engines.failed(engine.name, ranks, rank, progress, reported)
+      const given = await this.#given(ranks, progress.touched, outer)
+      const dirty = this.engines.failed(engine.name, ranks, progress, reported, given)
       throw dirty.length > 0 ? reported.with({ dirty }) : reported
     }
+  }
+
+  /** Which ranks' workers were given parts of the update that failed: each rank knows it of its own. */
+  async #given(ranks: readonly number[], own: boolean, signal: AbortSignal): Promise<Map<number, boolean>> {
+    const { rendezvous } = this.#with
+    const known = new Map(ranks.includes(rendezvous.rank) ? [[rendezvous.rank, own]] : [])
+    if (known.size === 0 || ranks.length === 1 || signal.aborted) return known
+    try {
+      const all = await rendezvous.allGather('update/given', own, { ranks, timeoutMs: GIVEN_MS, signal })
+      return new Map(ranks.map((rank, i) => [rank, all[i]!]))
+    } catch {
+      return known // a rank is lost, or was cancelled: its worker, and those of the others, may have been given something
+    }
+  }
+
+  /** Cleaners of temporary files remove what was not used for days: then there is a new one. */
+  async #socketDirectory(): Promise<string> {
+    if (!this.#directory.isPresent()) {
+      this.#directory.close()
+      this.#directory = await RuntimeDir.create()
+    }
+    return this.#directory.path
   }
 
   async #pull(checkpoint: string): Promise<NonNullable<UpdateRun['pull']>> {

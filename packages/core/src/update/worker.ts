@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import type { EngineAdapter } from '@ckpt/contract'
+import type { EngineAdapter, Waiting } from '@ckpt/contract'
 import { CompatSession } from '../compat/session.ts'
 import { WorkerSession } from '../worker-protocol/session.ts'
 import type { UpdateSession } from './session.ts'
@@ -27,7 +27,15 @@ export function workerAddress(engine: EngineAdapter, options: WorkerAddressOptio
 /** Binds the socket of this rank's worker. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
 export function openSession(
   engine: EngineAdapter,
-  options: { rank: number; address: string; token: string; epoch: number; timeoutMs: number },
+  options: {
+    rank: number
+    address: string
+    token: string
+    epoch: number
+    timeoutMs: number
+    onGiven: () => void
+    onWaiting: (waiting: Waiting) => void
+  },
 ): Promise<UpdateSession> {
   return engine.protocol === 'checkpoint-engine' ? CompatSession.bind(options) : WorkerSession.bind(options)
 }

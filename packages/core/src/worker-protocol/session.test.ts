@@ -57,7 +57,7 @@ describe('a worker session', () => {
   let session: WorkerSession
   let worker: Worker
   beforeEach(async () => {
-    directory = new RuntimeDir()
+    directory = await RuntimeDir.create()
     const address = `ipc://${join(directory.path, 'worker.sock')}`
     session = await WorkerSession.bind({ rank: 3, address, token: 'secret', epoch: 7, timeoutMs: 1000 })
     worker = new Worker(address)

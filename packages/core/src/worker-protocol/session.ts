@@ -1,6 +1,14 @@
 import { timingSafeEqual } from 'node:crypto'
 import { rmSync } from 'node:fs'
-import { CkptError, type Recording, type RingHandle, type RingTensor, type StorageHandle } from '@ckpt/contract'
+import {
+  CkptError,
+  startReminders,
+  type Recording,
+  type RingHandle,
+  type RingTensor,
+  type StorageHandle,
+  type Waiting,
+} from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '../deadline.ts'
 import type { RecordingSession, WorkerGreeting } from '../update/session.ts'
@@ -40,6 +48,10 @@ export interface WorkerSessionOptions {
   readonly epoch: number
   /** Longest time the worker may take to answer anything while it owes an answer. */
   readonly timeoutMs: number
+  /** Called before the worker is given the first thing that changes its parameters. */
+  readonly onGiven?: () => void
+  /** Told what is waited for longer than a second. */
+  readonly onWaiting?: (waiting: Waiting) => void
 }
 
 /**
@@ -58,6 +70,7 @@ export class WorkerSession implements RecordingSession {
   #sequence = 0
   #watchdog: NodeJS.Timeout | undefined
   #greeted = false
+  #calm: () => void = () => undefined
   /** Sequence number of the commit, once it was sent. */
   #commit: number | undefined
   #committed = false
@@ -81,15 +94,26 @@ export class WorkerSession implements RecordingSession {
       session.#socket.close()
       throw CkptError.from(error, 'ENGINE_UNREACHABLE', `cannot bind ${options.address}`, { rank: options.rank })
     }
+    session.#remind(session.#missing)
     void session.#receive()
     return session
   }
 
   /** Waits for the worker's greeting. @throws CkptError `ENGINE_UNREACHABLE`. */
   async greeted(signal: AbortSignal): Promise<WorkerGreeting> {
-    const { timeoutMs, rank } = this.#options
-    const what = `engine worker of rank ${rank} has not connected`
-    return withDeadline(this.#hello, { what, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+    const { timeoutMs } = this.#options
+    return withDeadline(this.#hello, { what: this.#missing, timeoutMs, signal, code: 'ENGINE_UNREACHABLE' })
+  }
+
+  get #missing(): string {
+    const { rank, address } = this.#options
+    return `engine worker of rank ${rank} to connect to ${address} (its process must be told to update, and must see that directory as the same user: a volume that both containers mount)`
+  }
+
+  #remind(what: string): void {
+    this.#calm()
+    const { rank, onWaiting } = this.#options
+    this.#calm = onWaiting ? startReminders((sinceMs) => onWaiting({ what, sinceMs, rank })) : () => undefined
   }
 
   /**
@@ -140,6 +164,7 @@ export class WorkerSession implements RecordingSession {
   /** Right behind the attach, whose answer it does not wait for: the worker takes one after the other. */
   async #direct(message: RankRequest): Promise<Ok> {
     await this.#attachSent
+    this.#options.onGiven?.()
     const answer = this.#request(message, 'direct')
     // Where the attach fails both do, and the attach's error is the one to throw.
     answer.catch(() => undefined)
@@ -149,6 +174,7 @@ export class WorkerSession implements RecordingSession {
 
   async load(bucket: number, tensors: readonly RingTensor[]): Promise<{ reloadMs: number }> {
     await this.#attached
+    this.#options.onGiven?.()
     const answer = await this.#request({ type: 'bucket', bucket, tensors: tensors.map(tensorFrame) }, `bucket ${bucket}`)
     return { reloadMs: answer.reloadMs ?? 0 }
   }
@@ -194,6 +220,7 @@ export class WorkerSession implements RecordingSession {
   /** Fails everything that waits, now and later, with `error`. */
   fail(error: CkptError): void {
     this.#failure ??= error
+    this.#calm()
     this.#greet.reject(error)
     for (const pending of this.#pending.values()) pending.reject(error)
     this.#pending.clear()
@@ -236,9 +263,11 @@ export class WorkerSession implements RecordingSession {
   /** While answers are owed, one must come within the timeout. */
   #watch(): void {
     clearTimeout(this.#watchdog)
+    this.#calm()
     const oldest = this.#pending.values().next().value
     if (oldest === undefined) return
     const { rank, timeoutMs } = this.#options
+    this.#remind(`engine worker of rank ${rank} to answer ${oldest.what}`)
     this.#watchdog = setTimeout(() => {
       const text = `engine worker of rank ${rank} did not answer ${oldest.what} within ${timeoutMs} ms`
       this.fail(new CkptError('ENGINE_WORKER_LOST', text, { fields: { rank } }))
@@ -287,6 +316,7 @@ export class WorkerSession implements RecordingSession {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
+      this.#calm()
       const { pid, process: mark, state, routes } = message
       if (typeof mark === 'string') this.#unwatch = watchProcess(pid, mark, () => this.#died(pid))
       this.#greet.resolve({

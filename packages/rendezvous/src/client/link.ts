@@ -1,7 +1,7 @@
 import { CkptError } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 
-import { parseAddress } from '../wire/address.ts'
+import { isIpv6 } from '../wire/address.ts'
 import type { CurveClient } from '../wire/curve.ts'
 import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
 import { watchHandshakes } from './handshakes.ts'
@@ -14,7 +14,7 @@ export interface Link {
 }
 
 /**
- * Connects to a coordinator, which may come up later; `routingId` at most 255 ASCII characters, must be unique and not be guessable. `onError`
+ * Connects to a coordinator at an endpoint (a number, not a name), which may come up later; `routingId` at most 255 ASCII characters, must be unique and not be guessable. `onError`
  * is called with `RENDEZVOUS_REJECTED` when the coordinator has another secret.
  */
 export function connectLink(
@@ -25,7 +25,7 @@ export function connectLink(
   onError: (error: CkptError) => void,
 ): Link {
   const dealer = new Dealer({
-    ipv6: parseAddress(address, 'address').host.includes(':'),
+    ipv6: isIpv6(address),
     sendHighWaterMark: 0,
     maxMessageSize: MAX_FRAME_BYTES,
     ...curve,

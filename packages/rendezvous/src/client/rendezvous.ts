@@ -5,7 +5,7 @@ import { checkTimeout } from '../options.ts'
 import { pack, protocolError, unpack, type GatherKind } from '../wire/messages.ts'
 import { MAX_FRAME_BYTES } from '../wire/socket.ts'
 import type { Session } from './session.ts'
-import type { Gathered, Wait } from './waits.ts'
+import { describeWait, type Gathered, type Wait } from './waits.ts'
 
 /** How much later than the coordinator, in milliseconds, a rank ends a wait by itself when the coordinator does not. */
 const LONGEST_GRACE_MS = 1000
@@ -120,7 +120,7 @@ export class RankRendezvous implements Rendezvous {
     if (ranks) this.#checkRanks(ranks)
     const refusal = session.ended ?? (epoch === undefined ? undefined : session.epochs.refusal(epoch))
     if (refusal) throw refusal
-    const what = kind === 'epoch' ? 'beginEpoch' : `${kind} gather ${JSON.stringify(key)}`
+    const what = describeWait({ kind, key })
     if (signal?.aborted) throw CkptError.from(signal.reason, 'ABORTED', `${what} was cancelled`)
 
     const cancel = (wait: Wait) => session.send({ type: 'cancel', id: wait.id })
@@ -148,7 +148,8 @@ export class RankRendezvous implements Rendezvous {
       ({ id }) => {
         const list = options.ranks ? [...options.ranks] : null
         const digest = brings.blob?.digest ?? null
-        session.send({ type: 'gather', id, kind, key, ranks: list, epoch: epoch ?? null, timeoutMs, digest }, brings.payload)
+        const message = { id, kind, key, ranks: list, epoch: epoch ?? null, timeoutMs, digest, hears: true } as const
+        session.send({ type: 'gather', ...message }, brings.payload)
       },
     )
     return gathered as Extract<Gathered, { kind: K }>

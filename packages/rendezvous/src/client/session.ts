@@ -1,4 +1,4 @@
-import { CkptError, type Epoch } from '@ckpt/contract'
+import { CkptError, startReminders, type Epoch, type Waiting } from '@ckpt/contract'
 
 import { BlobStore } from '../blobs.ts'
 import { abortedError } from '../errors.ts'
@@ -14,12 +14,21 @@ import {
 import type { Frames } from '../wire/socket.ts'
 import { LocalEpochs } from './epochs.ts'
 import type { Link } from './link.ts'
-import { Waits, type Wait } from './waits.ts'
+import { Waits, describeWait, type Wait } from './waits.ts'
 
 /** How long, in milliseconds, a rank waits for the coordinator to confirm: whose error aborted an epoch, or that the rank has left. */
 const CONFIRM_MS = 1000
 /** So many heartbeats without an answer are more than a late one. */
 const MISSED_BEATS = 3
+
+/** Whose session it is, and with whom. */
+export interface SessionOptions {
+  /** Of the coordinator, for errors. */
+  readonly name: string
+  readonly rank: number
+  /** Told what is waited for longer than a second. */
+  readonly onWaiting: ((waiting: Waiting) => void) | undefined
+}
 
 /**
  * One rank's membership: its link, its heartbeat, and what it waits for. It is live from `welcome` until `end`, which fails everything
@@ -30,6 +39,7 @@ export class Session {
   readonly epochs = new LocalEpochs()
   readonly #blobs = new BlobStore()
   readonly #peer: string
+  readonly #options: SessionOptions
   readonly #lost: (why: string) => CkptError
   readonly #link: Link
   #heard = performance.now()
@@ -41,13 +51,14 @@ export class Session {
   #onFarewell: () => void = () => undefined
   #onWelcome: (error?: CkptError) => void = () => undefined
 
-  /** `peer` names the coordinator, `lost` makes the error for when it is gone. */
+  /** `lost` makes the error for when the coordinator is gone. */
   constructor(
-    peer: string,
+    options: SessionOptions,
     lost: (why: string) => CkptError,
     connect: (onMessage: (frames: Frames) => void, onError: (error: CkptError) => void) => Link,
   ) {
-    this.#peer = peer
+    this.#options = options
+    this.#peer = options.name
     this.#lost = lost
     this.#link = connect(
       (frames) => this.#receive(frames),
@@ -81,12 +92,16 @@ export class Session {
     try {
       await new Promise<void>((resolve, reject) => {
         const stop = startDeadline(timeoutMs, () => {
-          const why = `rank ${message.rank}: no answer from ${this.#peer} within ${timeoutMs} ms`
+          const why = `rank ${message.rank}: no answer from ${this.#peer} within ${Math.round(timeoutMs)} ms; see that rank 0 runs and can be reached there`
           reject(new CkptError('RANK_MISSING', why, { fields: { rank: message.rank, ranks: [0], peer: this.#peer } }))
         })
         const cancel = () => reject(CkptError.from(signal?.reason, 'ABORTED', `joining ${this.#peer} was cancelled`))
+        const calm = startReminders((sinceMs) =>
+          this.#tell(`${this.#peer} to answer; see that rank 0 runs and can be reached there`, sinceMs, [0]),
+        )
         settle = () => {
           stop()
+          calm()
           signal?.removeEventListener('abort', cancel)
         }
         if (signal?.aborted) return cancel()
@@ -97,6 +112,10 @@ export class Session {
     } finally {
       settle()
     }
+  }
+
+  #tell(what: string, sinceMs: number, ranks: readonly number[]): void {
+    this.#options.onWaiting?.({ what, sinceMs, rank: this.#options.rank, ranks })
   }
 
   send(message: RankMessage, payload?: Uint8Array): void {
@@ -188,6 +207,11 @@ export class Session {
         if (payloads.length !== message.digests.length) throw protocolError(this.#peer, `${payloads.length} payloads`)
         message.digests.forEach((digest, i) => wait.payloads.set(digest, payloads[i]!))
         this.#completeBlobs(wait)
+        return
+      }
+      case 'waiting': {
+        const wait = this.waits.get(message.id)
+        if (wait) this.#tell(`${message.names} for ${describeWait(wait)}`, performance.now() - wait.began, message.ranks)
         return
       }
       case 'failed':

@@ -23,9 +23,16 @@ export interface Wait {
   /** The digests gathered, and the payloads of them found so far. */
   digests?: readonly string[]
   readonly payloads: Map<string, Uint8Array>
+  /** When it began (`performance.now()`). */
+  readonly began: number
 }
 
-export interface WaitRequest extends Omit<Wait, 'id' | 'payloads' | 'digests'> {
+/** A wait by the name of its call. */
+export function describeWait({ kind, key }: Pick<Wait, 'kind' | 'key'>): string {
+  return kind === 'epoch' ? 'beginEpoch' : `${kind} gather ${JSON.stringify(key)}`
+}
+
+export interface WaitRequest extends Omit<Wait, 'id' | 'payloads' | 'digests' | 'began'> {
   readonly signal: AbortSignal | undefined
   readonly timeoutMs: number
   /** The wait's own deadline passed, or its signal was aborted; the result is what the wait fails with. */
@@ -47,7 +54,7 @@ export class Waits {
   /** Opens a wait; `start` is called with it, to send its message. */
   open(request: WaitRequest, start: (wait: Wait) => void): Promise<Gathered> {
     const { kind, key, epoch, ranks, blob, signal, timeoutMs, onTimeout, onCancel } = request
-    const wait: Wait = { id: ++this.#lastId, kind, key, epoch, ranks, blob, payloads: new Map() }
+    const wait: Wait = { id: ++this.#lastId, kind, key, epoch, ranks, blob, payloads: new Map(), began: performance.now() }
     return new Promise<Gathered>((resolve, reject) => {
       const stop = startDeadline(timeoutMs, () => this.fail(wait.id, onTimeout(wait)))
       const cancel = () => this.fail(wait.id, onCancel(wait, signal?.reason))

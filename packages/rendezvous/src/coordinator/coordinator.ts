@@ -1,6 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 
-import { CkptError } from '@ckpt/contract'
+import { AGAIN_MS, CkptError, FIRST_MS } from '@ckpt/contract'
 
 import { BlobStore } from '../blobs.ts'
 import { abortedError, rankLost } from '../errors.ts'
@@ -28,6 +28,8 @@ import { Members, taken, type Member } from './members.ts'
 /** A message may be on its way when its sender dies: only what comes this many milliseconds after another asked for its place counts. */
 const SETTLE_MS = 100
 const MAX_RANKS = 65_536
+/** Ranks that are named while others wait for them. */
+const MAX_NAMED = 16
 
 /** Sends a message to the connection with this routing id. */
 export type SendTo = (peer: string, frames: Frames) => void
@@ -91,7 +93,19 @@ export class Coordinator {
       }
     }
     if (this.#idle) for (const { peer, message } of this.#applicants.takeNewcomers()) this.receive(peer, [pack(message)])
+    this.#tellWhoIsMissing(now)
     this.#blobs.sweep()
+  }
+
+  #tellWhoIsMissing(now: number): void {
+    for (const { gather, contribution } of this.#gathers.overdue(now)) {
+      contribution.tellAt = now + AGAIN_MS
+      const ranks = this.#gathers.missing(gather)
+      const names = ranks.slice(0, MAX_NAMED).map((rank) => this.#members.describe(rank))
+      const more = ranks.length > names.length ? ` and ${ranks.length - names.length} more` : ''
+      const message = { type: 'waiting', id: contribution.id, ranks, names: names.join(', ') + more } as const
+      this.#tell(contribution.member.peer, message)
+    }
   }
 
   /** Dismisses every rank. */
@@ -217,6 +231,7 @@ export class Coordinator {
       timeoutMs: message.timeoutMs,
       digest: message.digest ?? undefined,
       payload,
+      tellAt: message.hears === true ? performance.now() + FIRST_MS : Infinity,
       stop: startDeadline(message.timeoutMs, () => this.#expire(gather, contribution)),
     }
     this.#gathers.contribute(gather, contribution)

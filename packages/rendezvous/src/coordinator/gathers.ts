@@ -12,6 +12,8 @@ export interface Contribution {
   payload: Uint8Array | undefined
   /** Cancels the deadline. */
   stop: () => void
+  /** When this rank is next told whom it waits for (`performance.now()`); never where it would not understand. */
+  tellAt: number
 }
 
 /** One gather that is under way. */
@@ -84,6 +86,15 @@ export class Gathers {
   /** Ranks whose part is missing. */
   missing(gather: Gather): number[] {
     return gather.ranks.filter((rank) => gather.contributions.get(rank)?.payload === undefined)
+  }
+
+  /** Contributions whose rank is to be told by now whom it waits for. */
+  overdue(now: number): { gather: Gather; contribution: Contribution }[] {
+    return this.select(() => true).flatMap((gather) =>
+      [...gather.contributions.values()].flatMap((contribution) =>
+        contribution.tellAt <= now ? { gather, contribution } : [],
+      ),
+    )
   }
 
   /** Takes a rank's part back out; the others go on waiting. */

@@ -7,8 +7,8 @@ import type { Link } from '../client/link.ts'
 import { coordinatorLost } from '../errors.ts'
 import { secretFor, settingsOf, type CoordinatorOptions, type Settings } from '../options.ts'
 import { startHeartbeat } from '../timers.ts'
-import { bindEndpoint } from '../wire/address.ts'
-import { curveServer } from '../wire/curve.ts'
+import { endpointsOf, isIpv6 } from '../wire/address.ts'
+import { curveServer, type CurveServer } from '../wire/curve.ts'
 import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
 import { Coordinator } from './coordinator.ts'
 
@@ -43,6 +43,7 @@ export class CoordinatorHost implements CoordinatorHandle {
   readonly #run: string
   readonly #onFault: (error: CkptError) => void
   readonly #stopHeartbeat: () => void
+  #router: Router | undefined
   #socket: FrameSocket | undefined
   #embedded = false
   #deliver: ((frames: Frames) => void) | undefined
@@ -58,31 +59,38 @@ export class CoordinatorHost implements CoordinatorHandle {
     this.#stopHeartbeat = startHeartbeat(settings.heartbeatMs, (stalledMs) => this.#coordinator.tick(stalledMs))
   }
 
-  /** @throws CkptError `INVALID_ARGUMENT` when the address cannot be listened on. */
-  async listen(address: string): Promise<void> {
-    const { endpoint, ipv6 } = await bindEndpoint(address)
+  /**
+   * Listens on the first of the addresses that is free. @throws CkptError `INVALID_ARGUMENT` when none can be listened on, with the reason of
+   * each.
+   */
+  async listen(addresses: readonly string[]): Promise<void> {
     const curve = await curveServer(this.#token, this.#run)
-    // A rank that reconnects takes its place over; routing ids are random, so that nobody else can.
-    const router = new Router({
-      ipv6,
-      handover: true,
-      // A thread of its own: strangers who knock here hold up no other socket of this process.
-      context: new Context({ blocky: false }),
-      backlog: BACKLOG,
-      handshakeInterval: HANDSHAKE_MS,
-      sendHighWaterMark: SEND_HIGH_WATER_MARK,
-      maxMessageSize: MAX_FRAME_BYTES,
-      ...curve,
-    })
+    const places = await Promise.all(
+      addresses.map(async (address) => {
+        const endpoints = await endpointsOf(address)
+        return { address, endpoints, router: newRouter(endpoints.some(isIpv6), curve) }
+      }),
+    )
+    const deadline = performance.now() + BIND_MS
     try {
-      await bindSoon(router, endpoint)
-    } catch (error) {
-      router.close()
-      throw CkptError.from(error, 'INVALID_ARGUMENT', `the coordinator cannot listen on ${address}`, {
-        field: 'address',
-        peer: address,
-      })
+      for (;;) {
+        const failures: { address: string; error: NodeJS.ErrnoException }[] = []
+        for (const { address, endpoints, router } of places) {
+          const error = await bindAny(router, endpoints)
+          if (error === undefined) return this.#serve(router, address)
+          failures.push({ address, error })
+        }
+        const later = failures.some(({ error }) => error.code === 'EADDRINUSE')
+        if (!later || performance.now() > deadline) throw cannotListen(failures)
+        await setTimeout(BIND_AGAIN_MS)
+      }
+    } finally {
+      for (const { router } of places) if (router !== this.#router) router.close()
     }
+  }
+
+  #serve(router: Router, address: string): void {
+    this.#router = router
     this.address = router.lastEndpoint ?? address
     this.#socket = new FrameSocket(
       router,
@@ -113,17 +121,51 @@ export class CoordinatorHost implements CoordinatorHandle {
   }
 }
 
-async function bindSoon(router: Router, endpoint: string): Promise<void> {
-  const deadline = performance.now() + BIND_MS
-  for (;;) {
+function newRouter(ipv6: boolean, curve: CurveServer | undefined): Router {
+  return new Router({
+    ipv6,
+    // A rank that reconnects takes its place over; routing ids are random, so that nobody else can.
+    handover: true,
+    // A thread of its own: strangers who knock here hold up no other socket of this process.
+    context: new Context({ blocky: false }),
+    backlog: BACKLOG,
+    handshakeInterval: HANDSHAKE_MS,
+    sendHighWaterMark: SEND_HIGH_WATER_MARK,
+    maxMessageSize: MAX_FRAME_BYTES,
+    ...curve,
+  })
+}
+
+/**
+ * Binds to the endpoints of one address, as many as this machine has: a name may stand for numbers of both kinds. A port that is taken is no
+ * place to meet, even where it is free on a different number. Returns why there is none.
+ */
+async function bindAny(router: Router, endpoints: readonly string[]): Promise<NodeJS.ErrnoException | undefined> {
+  let bound = false
+  let failure: NodeJS.ErrnoException | undefined
+  for (const endpoint of endpoints) {
     try {
       await router.bind(endpoint)
-      return
+      bound = true
+      // A port that the system chose is not free on the next number.
+      if (endpoint.endsWith(':*')) return undefined
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE' || performance.now() > deadline) throw error
-      await setTimeout(BIND_AGAIN_MS)
+      failure ??= error as NodeJS.ErrnoException
+      if (failure.code === 'EADDRINUSE' && !bound) return failure
     }
   }
+  return bound ? undefined : failure
+}
+
+function cannotListen(failures: readonly { address: string; error: NodeJS.ErrnoException }[]): CkptError {
+  const [first] = failures
+  const reasons = failures.map(({ address, error }) => `${address}: ${error.message}`).join('; ')
+  const taken = failures.some(({ error }) => error.code === 'EADDRINUSE')
+  const remedy = taken ? '; set MASTER_PORT, or `rendezvous`, to a port that nothing else uses' : ''
+  return new CkptError('INVALID_ARGUMENT', `the coordinator cannot listen on ${reasons}${remedy}`, {
+    fields: { field: 'address', ...(first && { peer: first.address }) },
+    cause: first?.error,
+  })
 }
 
 /**
@@ -136,7 +178,7 @@ export async function startCoordinator(options: CoordinatorOptions): Promise<Coo
   const token = secretFor(options, options.address)
   const host = new CoordinatorHost({ ...settingsOf(options), token })
   try {
-    await host.listen(options.address)
+    await host.listen([options.address])
   } catch (error) {
     await host.close()
     throw error

@@ -1,11 +1,11 @@
 import { lookup } from 'node:dns/promises'
-import { isIP } from 'node:net'
+import { BlockList, isIP } from 'node:net'
 
 import { CkptError } from '@ckpt/contract'
 
 /** Parts of a `tcp://host:port` address; `host` without brackets. @throws CkptError `INVALID_ARGUMENT` naming `field`. */
 export function parseAddress(address: string, field: string): { host: string; port: number } {
-  const match = /^tcp:\/\/(?:\[([0-9a-fA-F:.%\w]+)\]|([\w.*-]+)):(\d{1,5})$/.exec(address)
+  const match = /^tcp:\/\/(?:\[([0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|([\w.*-]+)):(\d{1,5})$/.exec(address)
   const port = Number(match?.[3])
   if (!match || port > 65_535) {
     throw new CkptError('INVALID_ARGUMENT', `${field}: ${JSON.stringify(address)} is not tcp://host:port`, {
@@ -18,20 +18,40 @@ export function parseAddress(address: string, field: string): { host: string; po
 /** Whether only processes of this machine reach the address. A name that is not `localhost` may stand for anything. */
 export function isLoopback(address: string): boolean {
   const { host } = parseAddress(address, 'address')
-  return host === 'localhost' || host === '::1' || /^127(?:\.\d{1,3}){3}$/.test(host)
+  return host === 'localhost' || (isIP(host) !== 0 && LOOPBACK.check(host, isIP(host) === 6 ? 'ipv6' : 'ipv4'))
 }
 
-/** The endpoint to bind for an address whose host may be a name; ZeroMQ itself binds to numbers and interfaces only. */
-export async function bindEndpoint(address: string): Promise<{ endpoint: string; ipv6: boolean }> {
+const LOOPBACK = new BlockList()
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
+LOOPBACK.addAddress('::1', 'ipv6')
+LOOPBACK.addSubnet('::ffff:127.0.0.0', 104, 'ipv6')
+
+/** Whether an endpoint is of IPv6. */
+export function isIpv6(endpoint: string): boolean {
+  return endpoint.startsWith('tcp://[')
+}
+
+/**
+ * All endpoints that an address stands for: a name may have several numbers, of IPv4 and of IPv6. ZeroMQ itself binds to numbers only, and
+ * connects to a name's first one.
+ *
+ * @throws CkptError `INVALID_ARGUMENT` naming the address, where its name is not known.
+ */
+export async function endpointsOf(address: string): Promise<string[]> {
   const { host, port } = parseAddress(address, 'address')
-  let ip = host
-  if (host !== '*' && isIP(host.split('%')[0]!) === 0) {
-    try {
-      ip = (await lookup(host)).address
-    } catch (error) {
-      throw CkptError.from(error, 'INVALID_ARGUMENT', `cannot listen on ${address}`, { field: 'address', peer: address })
-    }
-  }
-  const ipv6 = ip.includes(':')
-  return { endpoint: `tcp://${ipv6 ? `[${ip}]` : ip}:${port === 0 ? '*' : port}`, ipv6 }
+  const numbers = await numbersOf(host).catch((error: unknown) => {
+    throw CkptError.from(error, 'INVALID_ARGUMENT', `${address}: the name cannot be resolved`, {
+      field: 'address',
+      peer: address,
+    })
+  })
+  return numbers.map((ip) => `tcp://${ip.includes(':') ? `[${ip}]` : ip}:${port === 0 ? '*' : port}`)
+}
+
+async function numbersOf(host: string): Promise<string[]> {
+  if (host === '*' || isIP(host) !== 0) return [host]
+  // Means the same everywhere, also where neither a hosts file nor a name server says so (RFC 6761, section 6.3).
+  if (host === 'localhost') return ['127.0.0.1', '::1']
+  const found = await lookup(host, { all: true })
+  return [...new Set(found.map((one) => one.address))]
 }

@@ -6,7 +6,7 @@ import { z } from 'zod'
  * The rendezvous protocol, version 1. The first frame of every message is one MessagePack map; payloads follow as frames of their own.
  * A rank starts with `join` and is answered with `welcome` or `dismissed`; each side then sends `beat` at the welcome's interval.
  * A `gather` is answered with `gathered` or `failed`; in between the coordinator may `need` the payload of a blob, and after it
- * the rank may `want` payloads it lacks. What a rank has sent to be `publish`ed stays; whoever knows the token may `fetch` it without
+ * the rank may `want` payloads it lacks, and a rank that `hears` it is told by `waiting` who is missing after a second. What a rank has sent to be `publish`ed stays; whoever knows the token may `fetch` it without
  * being a member, and is answered with `published`. `world` says that ranks were added, before any answer that concerns them. `dismissed`
  * ends a membership: the rank is lost, was faulty, or the coordinator closes.
  */
@@ -51,6 +51,8 @@ const rankMessage = z.discriminatedUnion('type', [
     epoch: id.nullable(),
     timeoutMs: z.number().positive(),
     digest: digest.nullable(),
+    /** The rank understands `waiting`. */
+    hears: z.boolean().optional(),
   }),
   z.object({ type: z.literal('payload'), id }),
   z.object({ type: z.literal('want'), id, digests: z.array(digest).min(1) }),
@@ -72,6 +74,7 @@ const coordinatorMessage = z.discriminatedUnion('type', [
   z.object({ type: z.literal('gathered'), id, epoch: id.nullable(), digests: z.array(digest).nullable() }),
   z.object({ type: z.literal('need'), id }),
   z.object({ type: z.literal('payloads'), id, digests: z.array(digest) }),
+  z.object({ type: z.literal('waiting'), id, ranks: z.array(rank), names: z.string() }),
   z.object({ type: z.literal('failed'), id, error: serializedError }),
   z.object({ type: z.literal('aborted'), epoch: id, rank, error: serializedError }),
   z.object({ type: z.literal('dismissed'), error: serializedError }),

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { readlinkSync, unlinkSync } from 'node:fs'
-import { readdir, stat, unlink } from 'node:fs/promises'
+import { lstat, readdir, unlink } from 'node:fs/promises'
 import { CkptError, type Host, type HostMemory, type Ring, type RingHandle } from '@ckpt/contract'
 import { hostAddon, nativeSync } from '../addon.ts'
 import { nativeMemory } from './memory.ts'
@@ -8,6 +8,9 @@ import { nativeMemory } from './memory.ts'
 const SHM = '/dev/shm'
 /** `ckpt-<pid>-<PID namespace>-<random>`: enough to tell whether the process that made it still lives. */
 const RING_NAME = /^ckpt-(\d+)-(\d+)-[0-9a-f]{16}$/
+
+/** Stands in names for a namespace that /proc does not tell: processes of different ones may have it. */
+const UNKNOWN = '0'
 
 /** Names of rings that this process has made and not closed; removed when it exits. */
 const open = new Set<string>()
@@ -87,8 +90,8 @@ export function hostRing(ring: Ring): HostRing {
 }
 
 /**
- * Removes rings of this user from /dev/shm whose processes are gone: those that were killed could not do it themselves. Rings made
- * in another PID namespace are left alone, since their processes cannot be seen from here.
+ * Removes rings of this user from /dev/shm whose processes are gone: those that were killed could not do it themselves. Processes in other PID
+ * namespaces cannot be seen from here, and their ids may be those of others, so their rings go once nobody has them open or mapped.
  *
  * @returns the names that were removed.
  */
@@ -97,10 +100,12 @@ export async function removeStaleRings(): Promise<string[]> {
   const namespace = pidNamespace()
   for (const name of await readdir(SHM).catch(() => [])) {
     const match = RING_NAME.exec(name)
-    if (match === null || match[2] !== namespace || isAlive(Number(match[1]))) continue
+    if (match === null) continue
+    const died = match[2] === namespace && namespace !== UNKNOWN && !isAlive(Number(match[1]))
     try {
-      const { uid } = await stat(`${SHM}/${name}`)
-      if (uid !== process.getuid?.()) continue
+      const found = await lstat(`${SHM}/${name}`)
+      if (!found.isFile() || found.uid !== process.geteuid?.()) continue
+      if (!died && hostAddon().inUse(`${SHM}/${name}`) !== false) continue
       await unlink(`${SHM}/${name}`)
       removed.push(name)
     } catch (error) {
@@ -132,8 +137,8 @@ function isAlive(pid: number): boolean {
 
 function pidNamespace(): string {
   try {
-    return /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? '0'
+    return /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? UNKNOWN
   } catch {
-    return '0'
+    return UNKNOWN
   }
 }

@@ -21,6 +21,7 @@ export function liveState(server: ParameterServer) {
   const { checkpoints, members, running, history } = activity
   const own = { rank, host: '', device: device.uuid }
   return {
+    // eslint-disable-next-line no-restricted-properties -- for people to read
     now: Date.now(),
     rank,
     worldSize,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -11,13 +12,15 @@ from typing import Final
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from .errors import AbortedError, PeerLostError, SilenceError
+from .errors import AbortedError, PeerLostError, SilenceError, UnreachableError
 from .protocol import MAX_FRAME_BYTES, FromWorker, encode
 
 #: Longest wait, in milliseconds, between two looks at whether the engine is shutting down.
 _SLICE_MS: Final = 250
 #: How long the last answer may take to leave the process, in milliseconds, before it is dropped.
 _FLUSH_MS: Final = 2000
+#: How long the rank's socket may take to be seen, in seconds: it was bound before the engine was called.
+_SEEN_WITHIN: Final = 1.0
 
 
 class Connection:
@@ -26,6 +29,7 @@ class Connection:
     def __init__(self, address: str, timeout: float, cancelled: Callable[[], bool]) -> None:
         if not address.startswith("ipc://"):
             raise ValueError(f"the address of a rank is ipc://…, not {address!r}")
+        _check_visible(address.removeprefix("ipc://"), min(timeout, _SEEN_WITHIN))
         self._timeout = timeout
         self._cancelled = cancelled
         self._flush_ms = 0
@@ -90,3 +94,32 @@ class Connection:
             if left_ms <= 0:
                 self._flush_ms = 0
                 raise SilenceError(f"nothing came from the rank for {self._timeout:g} s")
+
+
+def _check_visible(path: str, patience: float) -> None:
+    """ZeroMQ would try for ever, without a word, to connect to a socket that is not there.
+
+    :raises UnreachableError: when the socket cannot be seen, or not be written to, with the reason.
+    """
+    if path.startswith("@"):
+        return  # an abstract name, which no file stands for
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            os.stat(path)
+            break
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise UnreachableError(_unreachable(path, error.strerror or str(error))) from error
+        time.sleep(0.05)
+    if not os.access(path, os.W_OK):
+        raise UnreachableError(_unreachable(path, "this process may not write to it"))
+
+
+def _unreachable(path: str, why: str) -> str:
+    directory = os.path.dirname(path)
+    return (
+        f"process {os.getpid()} (user {os.geteuid()}) cannot reach the rank's socket {path}: {why}. "
+        f"Run engine and rank as the same user, and let both see {directory}: a volume that both containers mount at the same "
+        "path, named by XDG_RUNTIME_DIR for the rank"
+    )

@@ -62,6 +62,12 @@ class SilenceError(WorkerError):
     code = "TIMEOUT"
 
 
+class UnreachableError(WorkerError):
+    """The rank's socket is not there, or may not be used, where this process runs."""
+
+    code = "ENGINE_UNREACHABLE"
+
+
 class PeerLostError(WorkerError):
     """The rank closed the connection in the middle of an update."""
 

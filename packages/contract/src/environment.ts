@@ -1,0 +1,61 @@
+import { CkptError } from './errors.ts'
+
+/** Variables of the environment, by name. */
+export type Environment = Readonly<Record<string, string | undefined>>
+
+/** Every variable that this project reads when it runs, launchers' and other projects' names included. */
+export const VARIABLES = [
+  'CKPT_CACHE_DIR',
+  'CKPT_CUDA_LIBRARY',
+  'CKPT_DIRECT_ENGINE_BYTES',
+  'CKPT_DIRECT_TOGETHER',
+  'CKPT_ENGINE_KEY',
+  'CKPT_HTTP_TOKEN',
+  'CKPT_IBVERBS_LIBRARY',
+  'CKPT_INSECURE',
+  'CKPT_JOIN_TOKEN',
+  'CKPT_METRICS_HOST',
+  'CKPT_METRICS_PORT',
+  'CKPT_NCCL_LIBRARY',
+  'CKPT_NODE',
+  'CKPT_P2P_ADDRESS',
+  'CKPT_P2P_ADVERTISE',
+  'CKPT_P2P_NICENESS',
+  'CKPT_P2P_RDMA',
+  'CKPT_P2P_SECRET',
+  'CKPT_PYTHON',
+  'CKPT_TOKEN',
+  'CKPT_TOKEN_FILE',
+  'LOCAL_RANK',
+  'LOCAL_WORLD_SIZE',
+  'MASTER_ADDR',
+  'MASTER_PORT',
+  'PS_MAX_BUCKET_SIZE_GB',
+  'PS_MEM_FRACTION',
+  'PS_P2P_STORE_RDMA_DEVICES',
+  'RANK',
+  'TORCHELASTIC_RUN_ID',
+  'TORCHELASTIC_USE_AGENT_STORE',
+  'WORLD_SIZE',
+] as const
+
+/** What Kubernetes gives the variables of its service links (`NAME_PORT` of a service called name): none of ours has such values. */
+const SERVICE_LINK = /^(?:tcp|udp|sctp):\/\/[^/]*:\d+$/i
+
+/** Why the value of a variable cannot be meant for us; undefined where it can. */
+export function serviceLink(name: string, value: string | undefined): string | undefined {
+  if (value === undefined || !SERVICE_LINK.test(value)) return undefined
+  const service = name.endsWith('_PORT') ? ` "${name.slice(0, -'_PORT'.length).toLowerCase().replaceAll('_', '-')}"` : ''
+  return `${name}=${value} is a service link of Kubernetes, made for a service${service}: set enableServiceLinks: false in the pod's spec, or give ${name} a value there`
+}
+
+/**
+ * @throws CkptError `INVALID_ARGUMENT` for the first of the variables (default: all that are read) that Kubernetes has set to the address of a
+ * service.
+ */
+export function refuseServiceLinks(environment: Environment, names: readonly string[] = VARIABLES): void {
+  for (const name of names) {
+    const why = serviceLink(name, environment[name])
+    if (why !== undefined) throw new CkptError('INVALID_ARGUMENT', why, { fields: { field: name } })
+  }
+}

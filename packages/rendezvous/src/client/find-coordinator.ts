@@ -1,0 +1,129 @@
+import { CkptError, startReminders, type CallOptions, type Waiting } from '@ckpt/contract'
+import { Dealer } from 'zeromq'
+
+import { startDeadline } from '../timers.ts'
+import { endpointsOf, isIpv6 } from '../wire/address.ts'
+import type { CurveClient } from '../wire/curve.ts'
+
+/** How often a name that is not known yet is looked up again, and an endpoint that refused is tried again, in milliseconds. */
+const AGAIN_MS = 200
+/** So many refused handshakes are an answer. */
+const REFUSALS = 3
+
+export interface FindOptions extends Required<Pick<CallOptions, 'timeoutMs'>> {
+  readonly rank: number
+  readonly signal: AbortSignal | undefined
+  readonly onWaiting: ((waiting: Waiting) => void) | undefined
+}
+
+/**
+ * Where the coordinator is among several addresses, or several numbers of one name: the first endpoint at which a handshake with this run's
+ * keys succeeds. Strangers, and coordinators of other runs, are passed over. With a single endpoint nothing is tried.
+ *
+ * @throws CkptError `RANK_MISSING` that says what was found at each endpoint, `INVALID_ARGUMENT` where no name is known, `ABORTED`.
+ */
+export async function findCoordinator(
+  addresses: readonly string[],
+  curve: CurveClient | undefined,
+  options: FindOptions,
+): Promise<string> {
+  const { timeoutMs, signal, rank, onWaiting } = options
+  const began = performance.now()
+  let seen: () => string = () => 'its name is looked up'
+  const stop = startReminders((sinceMs) =>
+    onWaiting?.({ what: `the coordinator (rank 0): ${seen()}`, sinceMs, rank, ranks: [0] }),
+  )
+  try {
+    const endpoints = await resolved(addresses, timeoutMs, signal)
+    if (endpoints.length === 1) return endpoints[0]!
+    const search = new Search(endpoints, curve, addresses.length === 1)
+    seen = () => search.describe()
+    try {
+      return await search.first(Math.max(1, timeoutMs - (performance.now() - began)), signal, rank)
+    } finally {
+      search.close()
+    }
+  } finally {
+    stop()
+  }
+}
+
+/** A name may become known only when the machine behind it comes up. */
+async function resolved(addresses: readonly string[], timeoutMs: number, signal: AbortSignal | undefined): Promise<string[]> {
+  const deadline = performance.now() + timeoutMs
+  for (;;) {
+    const all = await Promise.allSettled(addresses.map(endpointsOf))
+    const endpoints = all.flatMap((one) => (one.status === 'fulfilled' ? one.value : []))
+    if (endpoints.length > 0) return [...new Set(endpoints)]
+    if (signal?.aborted) throw CkptError.from(signal.reason, 'ABORTED', 'looking for the coordinator was cancelled')
+    const [first] = all
+    if (performance.now() + AGAIN_MS > deadline && first?.status === 'rejected') throw first.reason
+    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS))
+  }
+}
+
+class Search {
+  readonly #found = new Map<string, string>()
+  readonly #dealers: readonly Dealer[]
+  #resolve: (endpoint: string) => void = () => undefined
+  readonly #first = new Promise<string>((resolve) => (this.#resolve = resolve))
+
+  constructor(endpoints: readonly string[], curve: CurveClient | undefined, oneAddress: boolean) {
+    this.#dealers = endpoints.map((endpoint) => {
+      const dealer = new Dealer({ ipv6: isIpv6(endpoint), linger: 0, reconnectInterval: AGAIN_MS, ...curve })
+      this.#found.set(endpoint, 'nothing answers')
+      // Events must be read to the end: ZeroMQ's thread waits for whoever asked for them.
+      this.#watch(dealer, endpoint, oneAddress).catch(() => undefined)
+      try {
+        dealer.connect(endpoint)
+      } catch (error) {
+        this.#found.set(endpoint, (error as Error).message)
+      }
+      return dealer
+    })
+  }
+
+  async #watch(dealer: Dealer, endpoint: string, oneAddress: boolean): Promise<void> {
+    let refused = 0
+    for await (const { type } of dealer.events) {
+      if (type === 'connect') this.#found.set(endpoint, 'something accepts connections, but has not greeted as a coordinator')
+      else if (type === 'handshake') this.#resolve(endpoint)
+      else if (type.startsWith('handshake:error')) {
+        this.#found.set(endpoint, 'is no coordinator of this run (a different service, run or token)')
+        // Who joins there is told more. Among several addresses the coordinator may yet come up at a different one.
+        if (oneAddress && ++refused === REFUSALS) this.#resolve(endpoint)
+      }
+    }
+  }
+
+  async first(timeoutMs: number, signal: AbortSignal | undefined, rank: number): Promise<string> {
+    let settle = (): void => undefined
+    try {
+      return await new Promise<string>((resolve, reject) => {
+        const stop = startDeadline(timeoutMs, () => {
+          const text = `rank ${rank}: no coordinator (rank 0) of this run within ${Math.round(timeoutMs)} ms: ${this.describe()}`
+          reject(new CkptError('RANK_MISSING', text, { fields: { rank, ranks: [0], peers: [...this.#found.keys()] } }))
+        })
+        const cancel = () => reject(CkptError.from(signal?.reason, 'ABORTED', 'looking for the coordinator was cancelled'))
+        settle = () => {
+          stop()
+          signal?.removeEventListener('abort', cancel)
+        }
+        if (signal?.aborted) return cancel()
+        signal?.addEventListener('abort', cancel, { once: true })
+        void this.#first.then(resolve)
+      })
+    } finally {
+      settle()
+    }
+  }
+
+  /** What is at each endpoint, as far as seen. */
+  describe(): string {
+    return [...this.#found].map(([endpoint, what]) => `${endpoint} ${what}`).join('; ')
+  }
+
+  close(): void {
+    for (const dealer of this.#dealers) dealer.close()
+  }
+}
