@@ -78,3 +78,9 @@ class StaleRoutesError(WorkerError):
     """There is no recording that fits the parameters as they are now."""
 
     code = "ROUTES_STALE"
+
+
+class ConflictError(WorkerError):
+    """Two tensors with different bytes go to one place of the engine's parameters; the message names all three."""
+
+    code = "CHECKPOINT_MALFORMED"
