@@ -13,6 +13,7 @@ from .contents import Contents
 from .recording import Recording
 from .replay import Replay
 from .settle import Refusal, settle
+from .shared_memory import give_back
 from .spot_check import SpotCheck
 from .sums import RouteSums
 from .tracer import Tracer
@@ -88,6 +89,8 @@ class DirectState:
         except ConflictError:
             self._refusal = "two tensors with different bytes went to one place"
             raise
+        finally:
+            self._give_back()
 
     def handles(self) -> list[dict[str, Any]]:
         """The storages' handles. Raises UnsupportedError with the reason where they cannot be shared, StaleRoutesError."""
@@ -137,6 +140,13 @@ class DirectState:
         if self._sums is None:
             self._sums = RouteSums(found, self._parameters())
         return b"".join(value.to_bytes(8, "little") for value in self._sums.compute())
+
+    def _give_back(self) -> None:
+        """Parameters that nobody else writes to need not lie in shared memory."""
+        found = self._recording
+        used = set() if found is None or isinstance(found.handles, str) else set(found.addresses)
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in self._parameters().values() if t.numel()}
+        give_back(storage for address, storage in storages.items() if address not in used)
 
     def _forget(self, why: str) -> None:
         self._recording, self._replay, self._sums, self._refusal = None, None, None, why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from ..digest import digest_tensor
+from ..dtypes import DTYPE_BITS
 from ..errors import UnsupportedError
 from .conflicts import check_conflicts, twins_of
 from .overlaps import overlapping
@@ -59,7 +61,7 @@ def settle(
         raise Refusal(f"none of {len(tracer.tensors)} tensors is copied as it is: {'; '.join(reasons) or 'nothing was copied'}")
     handles: list[dict[str, Any]] | str
     try:
-        handles = unshared or share([storages[address] for address in used])
+        handles = unshared or share([storages[address] for address in used], _reserve(tracer))
     except UnsupportedError as error:
         handles = str(error)
     # Sharing may have moved them.
@@ -87,6 +89,11 @@ def settle(
             if tensor.numel() and tensor.untyped_storage().data_ptr() in moved
         },
     )
+
+
+def _reserve(tracer: Tracer) -> int:
+    """What later updates need of /dev/shm: a ring may take half of what is free, and has to hold the largest tensor."""
+    return 2 * max((math.prod(shape) * DTYPE_BITS[dtype] // 8 for dtype, shape in tracer.tensors.values()), default=0)
 
 
 def _kept(tracer: Tracer, storages: Mapping[int, torch.UntypedStorage], opaque: dict[str, str]) -> list[Copied]:
