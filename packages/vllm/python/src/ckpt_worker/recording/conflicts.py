@@ -62,10 +62,8 @@ class TwinCheck:
     def saw(self, entry: TensorEntry, ring: torch.Tensor) -> None:
         """A tensor came; its bytes lie in the ring."""
         if entry.name in self._names:
-            given = entry.digest is not None
-            self._digests[entry.name] = (
-                entry.digest_value if given else digest(ring[entry.offset : entry.offset + entry.size])
-            )
+            value = entry.digest_value
+            self._digests[entry.name] = digest(ring[entry.offset : entry.offset + entry.size]) if value is None else value
 
     def check(self) -> None:
         """:raises ConflictError: naming two tensors whose bytes differ, and the parameter."""

@@ -114,7 +114,7 @@ def _present(parameters: Mapping[str, torch.Tensor]) -> dict[int, dict[int, torc
 
 def _bytes(storage: torch.UntypedStorage, start: int, end: int) -> torch.Tensor:
     memory = torch.empty(0, dtype=torch.uint8, device=storage.device)
-    memory.set_(storage, start - storage.data_ptr(), (end - start,), (1,))  # type: ignore[call-overload]
+    memory.set_(storage, start - storage.data_ptr(), (end - start,), (1,))
     return memory
 
 

@@ -81,7 +81,7 @@ def settle(
         parameters=_whole(parameters, moved, routes),
         routes=routes,
         opaque={indices[name]: reason for name, reason in opaque.items()},
-        twins=twins_of(copies, tracer.tensors, parameters),
+        twins=[*twins_of(copies, tracer.tensors, parameters), *tracer.twins],
         handles=handles,
         places={
             name: place_of(tensor)
@@ -113,9 +113,7 @@ def _kept(tracer: Tracer, storages: Mapping[int, torch.UntypedStorage], opaque: 
     return kept
 
 
-def _check_unseen(
-    tracer: Tracer, parameters: Mapping[str, torch.Tensor], copies: list[Copied], opaque: dict[str, str]
-) -> None:
+def _check_unseen(tracer: Tracer, parameters: Mapping[str, torch.Tensor], copies: list[Copied], opaque: dict[str, str]) -> None:
     """Whether what was seen is all that the loader did.
 
     :raises Refusal: when it is not, and nothing says what else it did.

@@ -36,8 +36,7 @@ class SpotCheck:
         load(iter(self._kept))
         changed = before.changed(parameters())
         if changed:
-            text = f"parameter {min(changed)!r} holds other bytes than the engine's own loader gives it from {len(self.names)} tensors"
-            raise DigestMismatchError(
-                f"{text} ({min(self.names)}, …): its recorded routes are wrong, and dropped; the next update is recorded again",
-                tensor=min(self.names),
-            )
+            text = f"parameter {min(changed)!r} holds other bytes than the engine's own loader gives it"
+            what = f"{len(self.names)} tensors ({min(self.names)}, …) were loaded again to see this"
+            remedy = "their recorded routes are wrong, and dropped; the next update is recorded again"
+            raise DigestMismatchError(f"{text}: {what}; {remedy}", tensor=min(self.names))

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ..digest import digest_tensor
 from ..protocol import TensorEntry
 from .contents import Contents
+from .recording import Twins
 from .regions import Extent, Region, extent_of, parts, region_of
 from .watched import EXITS, MEMORY, Forks, Watched, here, plain, threads
 
@@ -80,6 +81,8 @@ class Tracer:
         self.held: set[str] = set()
         #: Written while set aside: first byte and the one behind the last, as addresses.
         self.set_aside: list[tuple[int, int]] = []
+        #: Tensors that are tied by the engine.
+        self.twins: list[Twins] = []
         #: Why nothing that was seen is to be trusted.
         self.refusal: str | None = None
         self._forks = Forks.count
@@ -126,7 +129,7 @@ class Tracer:
                 given.append((name, Watched.over(tensor, self) if over else tensor))
             self._open = True
         try:
-            with threads.followed(), self.thread(False):
+            with threads.followed(self):
                 yield given
         finally:
             self._open = False
@@ -152,15 +155,21 @@ class Tracer:
         self.active = False
 
     @contextlib.contextmanager
-    def thread(self, aside: bool) -> Iterator[None]:
+    def thread(self) -> Iterator[None]:
         """Operations of this thread inside the block are seen."""
-        before = here.observer, here.aside
-        here.observer, here.aside = self, int(aside)
+        before, here.observer = here.observer, self
         try:
             with _Functions(self), _Operations(self):
                 yield
         finally:
-            here.observer, here.aside = before
+            here.observer = before
+
+    def demand_same(self, first: str, second: str, parameter: str) -> None:
+        """Two tensors whose bytes have to be the same in each update, though the loader need not use both."""
+        with self._lock:
+            self.twins.append(Twins(first, second, parameter))
+            self._mark(first, f"it is compared with {second!r}, which is tied to it")
+            self._mark(second, f"it is compared with {first!r}, which is tied to it")
 
     @contextlib.contextmanager
     def aside(self, reason: str, *values: Any) -> Iterator[None]:

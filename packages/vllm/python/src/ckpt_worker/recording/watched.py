@@ -33,12 +33,19 @@ EXITS: Final = _of_tensor(
 MEMORY: Final = _of_tensor("untyped_storage", "storage", "_typed_storage", "as_subclass", "share_memory_")
 
 
-class Observer(Protocol):
-    """What sees the use of tensors."""
+class Follower(Protocol):
+    """What is to go on in the threads that a watched thread starts."""
 
     @property
     def active(self) -> bool:
-        """True until the update is recorded."""
+        """False once nobody needs it any more."""
+
+    def thread(self) -> contextlib.AbstractContextManager[None]:
+        """Operations of the running thread inside the block are seen."""
+
+
+class Observer(Follower, Protocol):
+    """What sees the use of tensors."""
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, *, watched: bool) -> None:
         """One operation, after it was done; ``watched`` is false in a thread of which no other operation is seen."""
@@ -49,15 +56,14 @@ class Observer(Protocol):
     def over_ring(self, tensor: torch.Tensor) -> bool:
         """True for a tensor over the ring."""
 
-    def thread(self, aside: bool) -> contextlib.AbstractContextManager[None]:
-        """Operations of this thread inside the block are seen."""
-
 
 class Here(threading.local):
     """What sees all operations of the running thread."""
 
     observer: Observer | None = None
     aside: int = 0
+    #: What threads that this one starts are to run in.
+    followers: tuple[Follower, ...] = ()
 
 
 here: Final = Here()
@@ -73,7 +79,7 @@ class Watched(torch.Tensor):
     def over(cls, plain: torch.Tensor, observer: Observer) -> Watched:
         """A watched tensor over the same bytes."""
         with torch._C.DisableTorchFunction():
-            made: Watched = torch.Tensor._make_subclass(cls, plain)  # type: ignore[arg-type,assignment]
+            made: Watched = torch.Tensor._make_subclass(cls, plain)
         made.plain, made.observer = plain, observer
         return made
 
@@ -90,7 +96,7 @@ class Watched(torch.Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
         mine = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Watched)]
         observer = mine[0].observer
@@ -167,16 +173,21 @@ class _Threads:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._start, self._submit = threading.Thread.start, ThreadPoolExecutor.submit
+        self._start: Any = threading.Thread.start
+        self._submit: Any = ThreadPoolExecutor.submit
+        self._starting: Any = None
+        self._submitting: Any = None
 
     @contextlib.contextmanager
-    def followed(self) -> Iterator[None]:
+    def followed(self, follower: Follower) -> Iterator[None]:
+        """``follower`` sees the running thread inside the block, and the threads that it starts."""
         with self._lock:
             self._users += 1
             if self._users == 1:
                 self._install()
         try:
-            yield
+            with entered(follower):
+                yield
         finally:
             with self._lock:
                 self._users -= 1
@@ -184,16 +195,15 @@ class _Threads:
                     self._remove()
 
     def _install(self) -> None:
-        start = self._start = threading.Thread.start
-        submit = self._submit = ThreadPoolExecutor.submit
+        start: Any = threading.Thread.start
+        submit: Any = ThreadPoolExecutor.submit
+        self._start, self._submit = start, submit
 
         @functools.wraps(start)
         def starting(thread: threading.Thread) -> None:
             # Workers of pools are watched a call at a time: they live on.
-            if getattr(thread, "_target", None) is not pool_threads._worker:  # type: ignore[attr-defined]
-                carried = _carry(thread.run)
-                if carried is not thread.run:
-                    thread.run = carried  # type: ignore[method-assign]
+            if getattr(thread, "_target", None) is not getattr(pool_threads, "_worker", threading):
+                thread.run = _carry(thread.run)  # type: ignore[method-assign]
             start(thread)
 
         @functools.wraps(submit)
@@ -201,30 +211,52 @@ class _Threads:
             return submit(pool, _carry(fn), *args, **kwargs)
 
         self._starting, self._submitting = starting, submitting
-        threading.Thread.start = starting  # type: ignore[method-assign]
-        ThreadPoolExecutor.submit = submitting  # type: ignore[assignment,method-assign]
+        _set(threading.Thread, "start", starting)
+        _set(ThreadPoolExecutor, "submit", submitting)
 
     def _remove(self) -> None:
         # What was put over ours meanwhile stays; without an observer ours only passes on.
         if threading.Thread.start is self._starting:
-            threading.Thread.start = self._start  # type: ignore[method-assign]
+            _set(threading.Thread, "start", self._start)
         if cast(Any, ThreadPoolExecutor.submit) is self._submitting:
-            ThreadPoolExecutor.submit = self._submit  # type: ignore[method-assign]
+            _set(ThreadPoolExecutor, "submit", self._submit)
+
+
+def _set(owner: type, name: str, value: Call) -> None:
+    setattr(owner, name, value)
 
 
 threads: Final = _Threads()
 
 
+@contextlib.contextmanager
+def entered(follower: Follower) -> Iterator[None]:
+    """``follower`` sees the running thread inside the block."""
+    before = here.followers
+    here.followers = (*before, follower)
+    try:
+        with follower.thread():
+            yield
+    finally:
+        here.followers = before
+
+
 def _carry(call: Call) -> Call:
-    """``call``, watched as the running thread is."""
-    observer, aside = here.observer, here.aside > 0
-    if observer is None or not observer.active:
+    """``call``, seen as the running thread is."""
+    followers, aside = here.followers, here.aside
+    if not any(one.active for one in followers):
         return call
 
+    @functools.wraps(call)
     def carried(*args: Any, **kwargs: Any) -> Any:
-        if here.observer is observer or not observer.active:
-            return call(*args, **kwargs)
-        with observer.thread(aside):
-            return call(*args, **kwargs)
+        with contextlib.ExitStack() as stack:
+            before, here.aside = here.aside, aside
+            for one in followers:
+                if one.active and one not in here.followers:
+                    stack.enter_context(entered(one))
+            try:
+                return call(*args, **kwargs)
+            finally:
+                here.aside = before
 
     return carried
