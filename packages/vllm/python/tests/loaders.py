@@ -18,7 +18,7 @@ import torch
 Tensors = dict[str, torch.Tensor]
 Work = Callable[[], None]
 Carrier = Callable[[Work], None]
-Write = Callable[[torch.Tensor, torch.Tensor], None]
+Write = Callable[[torch.Tensor, torch.Tensor], object]
 
 
 class QueueThread:
@@ -141,15 +141,15 @@ def _rows(target: torch.Tensor, tensor: torch.Tensor) -> None:
 
 #: Ways of getting a tensor into memory of its shape, and whether they may be routes.
 WRITES: dict[str, Write] = {
-    "copied": lambda target, tensor: target.copy_(tensor),  # type: ignore[dict-item,return-value]
+    "copied": lambda target, tensor: target.copy_(tensor),
     "assigned": _assigned,
     "copied by rows": _rows,
-    "copied from detached": lambda target, tensor: target.data.copy_(tensor.data.detach()),  # type: ignore[dict-item,return-value]
-    "squeezed in place": lambda target, tensor: target.copy_(tensor.unsqueeze(0).squeeze_(0)),  # type: ignore[dict-item,return-value]
+    "copied from detached": lambda target, tensor: target.data.copy_(tensor.data.detach()),
+    "squeezed in place": lambda target, tensor: target.copy_(tensor.unsqueeze(0).squeeze_(0)),
     "in one step with a filling": _whole,
-    "made contiguous": lambda target, tensor: target.copy_(tensor.t().contiguous().t()),  # type: ignore[dict-item,return-value]
-    "cloned": lambda target, tensor: target.copy_(tensor.clone()),  # type: ignore[dict-item,return-value]
-    "computed": lambda target, tensor: target.copy_(tensor * 3),  # type: ignore[dict-item,return-value]
+    "made contiguous": lambda target, tensor: target.copy_(tensor.t().contiguous().t()),
+    "cloned": lambda target, tensor: target.copy_(tensor.clone()),
+    "computed": lambda target, tensor: target.copy_(tensor * 3),
     "by numpy": _by_numpy,
     "by pointer": _by_pointer,
     "by its storage": _by_storage,

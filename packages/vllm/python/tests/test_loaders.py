@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from loaders import CARRIERS, WRITES, Grammar, Tensors
 from test_recording import Engine, put, weights, zeros
 
 Load = Callable[[Tensors, Iterable[tuple[str, torch.Tensor]]], None]
+
+
+def copy(target: torch.Tensor, tensor: torch.Tensor) -> None:
+    target.copy_(tensor)
 
 
 def agree(
@@ -54,7 +59,7 @@ def test_copies_in_any_thread_are_routes_or_opaque(carrier: str, repeated: bool)
     def load(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         for name, tensor in tensors:
             if name == "w":
-                CARRIERS[carrier](lambda tensor=tensor: parameters["a"].copy_(tensor))  # type: ignore[misc]
+                CARRIERS[carrier](partial(copy, parameters["a"], tensor))
             elif name == "plain":
                 parameters["b"].copy_(tensor)
 
@@ -82,7 +87,7 @@ def test_copies_in_any_thread_are_routes_or_opaque(carrier: str, repeated: bool)
 def test_every_write_in_a_thread_that_was_there_before(write: str, carrier: str) -> None:
     def load(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         for name, tensor in tensors:
-            CARRIERS[carrier](lambda name=name, tensor=tensor: WRITES[write](parameters[name], tensor))  # type: ignore[misc]
+            CARRIERS[carrier](partial(WRITES[write], parameters[name], tensor))
 
     def buckets(seed: int) -> list[Tensors]:
         generator = torch.Generator().manual_seed(seed)
