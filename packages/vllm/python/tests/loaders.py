@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 Tensors = dict[str, torch.Tensor]
-Work = Callable[[], None]
+Work = Callable[[], object]
 Carrier = Callable[[Work], None]
 Write = Callable[[torch.Tensor, torch.Tensor], object]
 
