@@ -17,7 +17,7 @@ import torch
 
 Tensors = dict[str, torch.Tensor]
 Work = Callable[[], object]
-Carrier = Callable[[Work], None]
+Carrier = Callable[[Work], object]
 Write = Callable[[torch.Tensor, torch.Tensor], object]
 
 
