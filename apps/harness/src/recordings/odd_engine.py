@@ -24,6 +24,7 @@ class OddEngine(ReferenceEngine):
 
     _pool = ThreadPoolExecutor(2)
     _calls: Counter[str] = Counter()
+    _layers: set[str] = set()
 
     def _load(self, tensors: Iterable[Named]) -> None:
         if KIND == "threads":
@@ -50,7 +51,9 @@ class OddEngine(ReferenceEngine):
         self._calls[name] += 1
         other = {"left": "right", "right": "left"}
         parts = name.split(".")
-        if self._calls[name] == 3 and parts[-2] in other:
+        # The first layer alone that comes so far: the one that is checked.
+        if self._calls[name] == 3 and parts[-2] in other and self._layers <= {parts[2]}:
+            self._layers.add(parts[2])
             parts[-2] = other[parts[-2]]
         return ".".join(parts), tensor
 
