@@ -133,6 +133,8 @@ export interface DirectStrategy {
   readonly name: 'direct'
   /** Fail rather than stage an update that could have been recorded already, or that cannot be direct. */
   readonly required: boolean
+  /** The second update after a recording and then each so-many-th has one layer checked by the engine's own loader; 0: none. */
+  readonly checkEvery: number
   execute(context: DirectContext): Promise<DirectResult>
 }
 

@@ -38,6 +38,8 @@ export interface DirectReport {
   /** Tensors of a staged update that the worker copied by its recording, instead of giving them to the engine's loader. */
   readonly replayed?: number
   readonly opaque: readonly OpaqueReport[]
+  /** Tensors that the engine's own loader loaded over what was written, changing nothing; absent where the update was not one to check. */
+  readonly check?: { readonly layer: string; readonly tensors: number; readonly bytes: number }
   /** The account of bytes on this rank. */
   readonly bytes?: {
     /** What the engine worker needed, without opaque tensors. */

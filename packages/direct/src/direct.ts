@@ -6,6 +6,12 @@ export interface DirectOptions {
    * staged, and the report says why).
    */
   readonly required?: boolean
+  /**
+   * How often a few tensors of one layer, chosen at random, are loaded by the engine's own loader over what was written: in the second
+   * direct (or replayed) update after a recording and then in each `checkEvery`-th (default 100; 0: never). Where that changes anything the
+   * update fails with `DIGEST_MISMATCH`, and the engine is recorded again.
+   */
+  readonly checkEvery?: number
 }
 
 /**
@@ -14,7 +20,12 @@ export interface DirectOptions {
  * through the ring.
  */
 export function direct(options: DirectOptions = {}): DirectStrategy {
-  return { name: 'direct', required: options.required ?? false, execute }
+  const { required = false, checkEvery = 100 } = options
+  if (!Number.isSafeInteger(checkEvery) || checkEvery < 0) {
+    const text = `checkEvery: ${checkEvery} is not a number of updates: give a whole number, or 0 for no checks`
+    throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'checkEvery' } })
+  }
+  return { name: 'direct', required, checkEvery, execute }
 }
 
 /** Direct where the engine's routes are known and can be used, else staged and recorded; the report says why. */

@@ -29,7 +29,7 @@ export async function expectedFromDisk(
     const program = fileURLToPath(new URL('./expected.py', import.meta.url))
     // One process where that is possible: each engine process imports everything anew.
     const one = tensorParallelSize === 1 ? { VLLM_ENABLE_V1_MULTIPROCESSING: '0' } : {}
-    const env = { ...process.env, ...vllmVariables(home), ...options.env, ...one }
+    const env = { ...process.env, ...vllmVariables(home, options.env), ...one }
     await run(python, [program, requests, answers], { timeout: 600_000, env, maxBuffer: 2 ** 26 })
     return JSON.parse(readFileSync(answers, 'utf8')) as Completion[][]
   } finally {

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError } from '@ckpt/contract'
 import { z } from 'zod'
@@ -9,6 +10,7 @@ import { freePort } from '../cluster/cluster.ts'
 import { wrap, type Spawned } from '../cluster/processes.ts'
 
 const START_TIMEOUT_MS = 300_000
+const WORKER_SOURCE = fileURLToPath(new URL('../../../../packages/vllm/python/src', import.meta.url))
 
 export interface VllmServerOptions {
   /** Interpreter that has vLLM. */
@@ -48,8 +50,11 @@ export const PROMPTS: readonly (readonly number[])[] = [
 export const TOKENS = 24
 
 /** Environment in which vLLM keeps to itself: its files under `home`, one thread a worker, nothing from the network. */
-export function vllmVariables(home: string): Record<string, string> {
+export function vllmVariables(home: string, more: Readonly<Record<string, string>> = {}): Record<string, string> {
+  const { PYTHONPATH, ...rest } = more
   return {
+    // This checkout's worker package, whichever one the environment has.
+    PYTHONPATH: [WORKER_SOURCE, PYTHONPATH, process.env['PYTHONPATH']].filter((path) => path).join(':'),
     VLLM_SERVER_DEV_MODE: '1',
     // Cores are shared with the rest of the test.
     VLLM_CPU_OMP_THREADS_BIND: 'nobind',
@@ -59,6 +64,7 @@ export function vllmVariables(home: string): Record<string, string> {
     HF_HUB_OFFLINE: '1',
     VLLM_NO_USAGE_STATS: '1',
     DO_NOT_TRACK: '1',
+    ...rest,
   }
 }
 
@@ -85,8 +91,7 @@ export class VllmServer implements AsyncDisposable {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         ...process.env,
-        ...vllmVariables(this.#home),
-        ...options.env,
+        ...vllmVariables(this.#home, options.env),
       },
     })
     child.stdout.setEncoding('utf8').on('data', (text: string) => (this.#output = (this.#output + text).slice(-40_000)))

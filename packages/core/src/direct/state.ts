@@ -6,6 +6,7 @@ import type { RecordingSession } from '../update/session.ts'
 import { OLDEST_RECORDING_PROTOCOL } from '../worker-protocol/messages.ts'
 import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
 import { PreparedDirect } from './prepared.ts'
+import { chooseLayer, countUpdate, isChecked, nameRecordings, type DirectCount } from './spot-check.ts'
 import type { RemoteAccess } from './remote-reader.ts'
 
 /** Ranks tell each other small values (`gather`) and larger ones that are sent only when they changed (`gatherBlobs`). */
@@ -25,21 +26,30 @@ export interface Proposal {
   readonly exchanges: Exchanges
   /** How other hosts' memory is read; without it what is there alone cannot be written directly. */
   readonly remote: () => Promise<RemoteAccess | undefined>
-  /** What each rank said at the update's begin that it had prepared ({@link DirectState.ready}). */
-  readonly announced: readonly (string | null)[]
+  /** What each rank said at the update's begin: what it had prepared ({@link DirectState.ready}), and its count. */
+  readonly announced: readonly { readonly prepared: string | null; readonly directs: DirectCount }[]
+  /** How often a layer is checked. */
+  readonly checkEvery: number
   readonly signal: AbortSignal
 }
 
 /** Either everything is ready, or why the update has to be staged, and whether it is worth recording. */
 export type Decision =
-  | { readonly prepared: PreparedDirect }
+  | { readonly prepared: PreparedDirect; readonly check?: SpotCheck }
   | {
       readonly reason: string
       readonly record: boolean
       readonly recorded: boolean
       /** Id of the recording by which the own worker can copy what it is given. */
       readonly replay?: string
+      readonly check?: SpotCheck
     }
+
+/** What the engine's own loader is held against in an update. */
+export interface SpotCheck {
+  readonly layer: string
+  readonly tensors: readonly string[]
+}
 
 /** What one rank keeps of direct updates: its worker's recording, and the last update that was prepared. */
 export class DirectState {
@@ -52,6 +62,9 @@ export class DirectState {
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
   #watches: (() => void)[] = []
+  #count: DirectCount = null
+  /** Of updates that the own worker replayed. */
+  #replays: DirectCount = null
   /** An update may be using what is prepared. */
   #inUse = false
   /** A worker is dead whose memory is mapped. */
@@ -60,6 +73,11 @@ export class DirectState {
   /** What is prepared: which checkpoint for which workers, in the same words on all ranks. */
   get ready(): string | null {
     return this.#prepared?.key ?? null
+  }
+
+  /** Direct updates since the engine was recorded. */
+  get count(): DirectCount {
+    return this.#count
   }
 
   /** The recording that a worker has just made. */
@@ -117,8 +135,8 @@ export class DirectState {
       .digest('hex')
       .slice(0, 32)
     // Then nobody has to wait for anybody.
-    if (proposal.announced.every((ready) => ready === key)) {
-      if (this.#prepared?.key === key) return { prepared: this.#prepared.value }
+    if (proposal.announced.every(({ prepared }) => prepared === key)) {
+      if (this.#prepared?.key === key) return this.#direct(this.#prepared.value, proposal, offers as Offered[])
       throw new CkptError(
         'INVALID_STATE',
         'what was prepared for this update was given up meanwhile: a checkpoint was unregistered',
@@ -152,7 +170,17 @@ export class DirectState {
       const { reason, misfit: record } = failed
       return { reason, record, recorded: !record, ...(!record && this.#replay(proposal)) }
     }
-    return { prepared: this.#prepared!.value }
+    return this.#direct(this.#prepared!.value, proposal, offers as Offered[])
+  }
+
+  #direct(prepared: PreparedDirect, proposal: Proposal, offers: readonly Offered[]): Decision {
+    const recordings = nameRecordings(offers.map(({ recording }) => recording.id))
+    const directs = proposal.announced.map((one) => one.directs)
+    const updates = countUpdate(recordings, directs)
+    this.#count = { recordings, updates }
+    if (!isChecked(updates, proposal.checkEvery)) return { prepared }
+    const opaque = prepared.plan.opaque.map(({ name }) => name)
+    return { prepared, ...choose(proposal.manifest, opaque, `${recordings} ${updates}`) }
   }
 
   /** No update uses what is prepared, until the next one is decided on. It stays, unless it is a dead worker's memory. */
@@ -185,9 +213,14 @@ export class DirectState {
   }
 
   /** What is staged can be copied by the worker itself where it has a recording, of such a checkpoint. */
-  #replay({ manifest }: Proposal): { replay?: string } {
+  #replay({ manifest, checkEvery }: Proposal): { replay?: string; check?: SpotCheck } {
     const recording = this.#usable
-    return recording === undefined || misfit(heldTensors(manifest), recording) !== undefined ? {} : { replay: recording.id }
+    if (recording === undefined || misfit(heldTensors(manifest), recording) !== undefined) return {}
+    const updates = countUpdate(recording.id, [this.#replays])
+    this.#replays = { recordings: recording.id, updates }
+    if (!isChecked(updates, checkEvery)) return { replay: recording.id }
+    const opaque = recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name)
+    return { replay: recording.id, ...choose(manifest, opaque, `${recording.id} ${updates}`) }
   }
 
   async #offer({ session, signal, rank, segments, device, deviceUuids }: Proposal): Promise<ReturnType<typeof encodeOffer>> {
@@ -232,4 +265,12 @@ export class DirectState {
     this.#own = { key, blob }
     return blob
   }
+}
+
+/** Tensors that are copied by routes, or by no one: whichever they are, the loader must agree. */
+function choose(manifest: Manifest, opaque: readonly string[], seed: string): { check?: SpotCheck } {
+  const left = new Set(opaque)
+  const candidates = [...heldTensors(manifest)].flatMap(([name, { bytes }]) => (left.has(name) ? [] : [{ name, bytes }]))
+  const check = chooseLayer(candidates, seed)
+  return check === undefined ? {} : { check }
 }

@@ -1,6 +1,7 @@
 import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint, type WorkerState } from '@ckpt/contract'
+import type { DirectCount } from '../direct/spot-check.ts'
 
-/** What the ranks tell each other at the start of an update; all but the last six must agree. */
+/** What the ranks tell each other at the start of an update; all but the last seven must agree. */
 export interface Announcement {
   readonly checkpoint: string
   readonly manifestDigest: string
@@ -12,10 +13,14 @@ export interface Announcement {
   readonly chunkBytes: number
   /** What is done after a failure. */
   readonly recovery: string
+  /** How often direct updates are checked; 0 for other strategies. */
+  readonly checkEvery: number
   /** What the rank's worker serves; null where the engine does not tell. */
   readonly workerState: WorkerState | null
   /** Direct update that the rank has ready to run; null for none. */
   readonly prepared: string | null
+  /** Direct updates that it has seen. */
+  readonly directs: DirectCount
   /** Kept ring and collective: where the ranks differ, all of them start anew. */
   readonly generation: string
   /** The run's token for workers; rank 0's counts. */
@@ -34,6 +39,7 @@ const MUST_AGREE = [
   'maxBucketBytes',
   'chunkBytes',
   'recovery',
+  'checkEvery',
 ] as const
 
 /** Everybody's announcement. @throws CkptError `METAS_STALE` or `INVALID_ARGUMENT` naming the ranks that disagree and the field. */

@@ -1,10 +1,10 @@
 import { CkptError, type WorkerEndpoint } from '@ckpt/contract'
-import type { Decision } from '../direct/state.ts'
+import type { Decision, Proposal } from '../direct/state.ts'
 import { canRecord, type RecordingSession, type UpdateSession } from './session.ts'
 import type { UpdateRun } from './run.ts'
 
 type Staged = Extract<Decision, { reason: string }>
-type Direct = Extract<Decision, { prepared: object }> & { readonly session: RecordingSession }
+export type Direct = Extract<Decision, { prepared: object }> & { readonly session: RecordingSession }
 
 /** An update that is staged because its strategy is. */
 const STAGED: Staged = { reason: '', record: false, recorded: false }
@@ -19,7 +19,7 @@ const OTHER: Staged = { reason: 'the engine’s workers speak another protocol',
 export async function decide(
   run: UpdateRun,
   session: UpdateSession,
-  all: { readonly endpoints: readonly WorkerEndpoint[]; readonly announced: readonly (string | null)[] },
+  all: { readonly endpoints: readonly WorkerEndpoint[]; readonly announced: Proposal['announced'] },
   options: { epoch: number; timeoutMs: number; signal: AbortSignal },
 ): Promise<Staged | Direct> {
   const { rendezvous, strategy } = run
@@ -38,6 +38,7 @@ export async function decide(
           gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
         },
         announced: all.announced,
+        checkEvery: strategy.checkEvery,
         remote: async () => ({ ...(await run.reach()), timeoutMs: options.timeoutMs }),
         signal: options.signal,
       })

@@ -2,7 +2,10 @@ import type { DirectResult, DirectStrategy, Manifest, RingHandle, StrategyContex
 import { subsetOf } from '@ckpt/planner'
 import type { CheckedWorker } from '../verify/parameter-check.ts'
 import type { PreparedDirect } from '../direct/prepared.ts'
+import type { SpotCheck } from '../direct/state.ts'
 import { tensorCount } from '../manifest.ts'
+import { checkReport } from './check-report.ts'
+import type { Direct } from './decide.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
 import type { RecordingSession } from './session.ts'
 import { contextFor, stage, type Outcome, type Staging } from './staged-work.ts'
@@ -16,21 +19,24 @@ export class DirectWork {
   readonly #staging: Staging
   readonly #session: RecordingSession
   readonly #prepared: PreparedDirect
+  readonly #check: SpotCheck | undefined
   #opaque: { readonly manifest: Manifest; readonly planned: PlannedUpdate } | undefined
   #context: StrategyContext | undefined
   #result: DirectResult | undefined
 
-  constructor(staging: Staging, session: RecordingSession, prepared: PreparedDirect) {
+  constructor(staging: Staging, { session, prepared, check }: Direct) {
     this.#staging = staging
     this.#session = session
     this.#prepared = prepared
+    this.#check = check
   }
 
   plan(): Promise<void> {
     const { run, ringBytes } = this.#staging
     const { opaque } = this.#prepared.plan
-    if (opaque.length > 0) {
-      const manifest = subsetOf(run.manifest, new Set(opaque.map(({ name }) => name)))
+    const check = this.#check?.tensors ?? []
+    if (opaque.length + check.length > 0) {
+      const manifest = subsetOf(run.manifest, new Set([...opaque.map(({ name }) => name), ...check]))
       const largest = Math.max(...manifest.ranks.flatMap(({ tensors }) => [...tensors.bytes]), 0)
       const wanted = Math.max(RING_BYTES, Math.ceil(largest / 4096) * 4096)
       this.#opaque = { manifest, planned: stage(this.#staging, manifest, Math.min(ringBytes, wanted)) }
@@ -49,7 +55,7 @@ export class DirectWork {
     else {
       this.#context = await contextFor(this.#staging, opaque.manifest, opaque.planned, (ring) => attach(ring.handle))
     }
-    await session.direct(this.#prepared.recording.id)
+    await session.direct(this.#prepared.recording.id, this.#check?.tensors)
     // Others write into this worker's parameters too: nobody begins before all workers are ready.
     await this.#staging.exchange('direct/begin', run.rendezvous.rank)
   }
@@ -98,7 +104,8 @@ export class DirectWork {
     const { run } = this.#staging
     const { own, plan, recording, remoteBytes } = this.#prepared
     const { stats, startedAt, staged } = this.#result!
-    const opaqueBytes = this.#opaque?.planned.plan.totalBytes ?? 0
+    const check = checkReport(this.#check, run.manifest)
+    const opaqueBytes = (this.#opaque?.planned.plan.totalBytes ?? 0) - (check?.bytes ?? 0)
     return {
       ...(this.#opaque && { planned: this.#opaque.planned }),
       ...(staged && { staged }),
@@ -109,6 +116,7 @@ export class DirectWork {
       bytes: this.#prepared.checkpointBytes,
       direct: {
         opaque: plan.opaque,
+        ...(check && { check }),
         bytes: {
           needed: own.neededBytes,
           h2d: stats.h2dBytes,

@@ -50,13 +50,16 @@ export interface RecordingSession extends UpdateSession {
   routes(): Promise<Recording | string>
   /** How the recording's storages are reached, or why they are not. */
   storages(): Promise<readonly StorageHandle[] | string>
-  /** From the answer on parameters may be written, until `release`. */
-  direct(routes: string): Promise<void>
+  /**
+   * From the answer on parameters may be written, until `release`. Tensors named by `check` come through the ring too: the worker's own loader
+   * is held against what was written.
+   */
+  direct(routes: string, check?: readonly string[]): Promise<void>
   /**
    * From the answer on the worker copies what comes through the ring itself, as it was recorded, instead of loading it. Resolves to the number of
-   * tensors that it does that with; 0 where it does not know how to.
+   * tensors that it does that with; 0 where it does not know how to. `check` as for `direct`.
    */
-  replay(routes: string): Promise<number>
+  replay(routes: string, check?: readonly string[]): Promise<number>
   /**
    * After the release: sums of what the worker keeps of each route of `recording`, read from its parameters, by route; or why it cannot
    * tell (its parameters have moved).

@@ -10,8 +10,10 @@ import type {
   TransferPlan,
 } from '@ckpt/contract'
 import { bucketTensors, pullOf } from '@ckpt/planner'
+import type { SpotCheck } from '../direct/state.ts'
 import { tensorCount } from '../manifest.ts'
 import type { DirectReport } from '../report.ts'
+import { checkReport } from './check-report.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
 import type { CheckedWorker } from '../verify/parameter-check.ts'
 import { remainder } from './resume.ts'
@@ -110,10 +112,18 @@ function pullContext(
   }
 }
 
+/** Why an update is staged, and what is made of it. */
+interface StagedWhy {
+  readonly reason: string
+  readonly record: boolean
+  readonly replay?: string
+  readonly check?: SpotCheck
+}
+
 /** Everything through the ring; recorded where the next update could then be direct. */
 export class StagedWork {
   readonly #staging: Staging
-  readonly #why: { readonly reason: string; readonly record: boolean; readonly replay?: string }
+  readonly #why: StagedWhy
   #manifest: Manifest
   #whole: PlannedUpdate | undefined
   #planned: PlannedUpdate | undefined
@@ -125,8 +135,9 @@ export class StagedWork {
   #fresh: Recording | undefined
   #recorded: string | undefined
   #replayed = 0
+  #check: SpotCheck | undefined
 
-  constructor(staging: Staging, why: { reason: string; record: boolean; replay?: string }) {
+  constructor(staging: Staging, why: StagedWhy) {
     this.#staging = staging
     this.#manifest = staging.run.manifest
     // What is left of a failed attempt is not all that the engine's loader does.
@@ -162,7 +173,9 @@ export class StagedWork {
     if (onProgress && kept > 0)
       this.#context = { ...this.#context, onProgress: (loaded, total) => onProgress(kept + loaded, kept + total) }
     if (this.#why.replay === undefined || !canRecord(session)) return
-    this.#replayed = await session.replay(this.#why.replay)
+    // What is left of a failed attempt need not have all that is to be checked.
+    if (run.failed === undefined) this.#check = this.#why.check
+    this.#replayed = await session.replay(this.#why.replay, this.#check?.tensors)
   }
 
   async execute(): Promise<void> {
@@ -207,6 +220,7 @@ export class StagedWork {
 
   outcome(): Outcome {
     const { run } = this.#staging
+    const check = checkReport(this.#replayed > 0 ? this.#check : undefined, run.manifest)
     return {
       planned: this.#planned!,
       whole: this.#whole!,
@@ -219,6 +233,7 @@ export class StagedWork {
           fallback: this.#why.reason,
           ...(this.#recorded !== undefined && { recorded: this.#recorded }),
           ...(this.#replayed > 0 && { replayed: this.#replayed }),
+          ...(check && { check }),
           opaque: [],
         },
       }),

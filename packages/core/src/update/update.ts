@@ -45,6 +45,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       recovery: run.recovery,
       workerState: state ?? null,
       prepared: run.strategy.name === 'direct' ? run.direct.ready : null,
+      checkEvery: run.strategy.name === 'direct' ? run.strategy.checkEvery : 0,
+      directs: run.direct.count,
       generation: run.resources.generation,
       token: run.token,
       ringLimit: run.ringLimit,
@@ -72,7 +74,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   let ended: Promise<void> | undefined
   try {
     const endpoints = announcements.map((one) => one.endpoint)
-    const announced = announcements.map((one) => one.prepared)
+    const announced = announcements.map(({ prepared, directs }) => ({ prepared, directs }))
     const starting = run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
     const call = await namedWait(starting, { what: `the ${run.engine.name} engine to begin the update`, ...named })
     ended = call.finished
@@ -89,8 +91,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       exchange: (key, value) => rendezvous.allGather(`collective/${key}`, value, options),
       wait,
     }
-    const work =
-      'prepared' in decision ? new DirectWork(staging, decision.session, decision.prepared) : new StagedWork(staging, decision)
+    const work = 'prepared' in decision ? new DirectWork(staging, decision) : new StagedWork(staging, decision)
     await work.plan()
     const planMs = clock()
     progress.phase = 'attach'

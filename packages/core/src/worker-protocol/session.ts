@@ -38,7 +38,7 @@ interface Pending {
 }
 
 /** Types of worker errors that are codes of ours. */
-const OWN_CODES = ['DIGEST_MISMATCH', 'ROUTES_STALE'] as const
+const OWN_CODES = ['DIGEST_MISMATCH', 'ROUTES_STALE', 'CHECKPOINT_MALFORMED'] as const
 
 export interface WorkerSessionOptions {
   readonly rank: number
@@ -151,13 +151,14 @@ export class WorkerSession implements RecordingSession {
   }
 
   /** From the answer on parameters may be written, until `release`. */
-  async direct(routes: string): Promise<void> {
-    await this.#direct({ type: 'direct', routes })
+  async direct(routes: string, check: readonly string[] = []): Promise<void> {
+    await this.#direct({ type: 'direct', routes, ...(check.length > 0 && { check: [...check] }) })
   }
 
   /** From the answer on the worker copies what comes through the ring itself, as it was recorded; how many tensors that is. */
-  async replay(routes: string): Promise<number> {
-    const { replays = 0 } = await this.#direct({ type: 'direct', routes, replay: true })
+  async replay(routes: string, check: readonly string[] = []): Promise<number> {
+    const message = { type: 'direct', routes, replay: true, ...(check.length > 0 && { check: [...check] }) } as const
+    const { replays = 0 } = await this.#direct(message)
     return replays
   }
 

@@ -13,7 +13,7 @@ from ckpt_worker.errors import LayoutError
 from ckpt_worker.vllm import WorkerExtension
 from ckpt_worker.vllm.in_place import InPlaceLoad
 from ckpt_worker.vllm.layerwise import LayerwiseLoad, ReloadTools
-from ckpt_worker.vllm.loads import Target
+from ckpt_worker.vllm.target import Target
 from ckpt_worker.vllm.update import worker_index
 
 Named = tuple[str, torch.Tensor]

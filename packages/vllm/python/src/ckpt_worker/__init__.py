@@ -3,6 +3,7 @@
 from .digest import digest, digest_tensor
 from .errors import (
     AbortedError,
+    ConflictError,
     DigestMismatchError,
     LayoutError,
     PeerLostError,
@@ -20,6 +21,7 @@ from .session import Loader, UpdateResult, run_update
 
 __all__ = [
     "AbortedError",
+    "ConflictError",
     "DigestMismatchError",
     "DirectState",
     "LayoutError",

@@ -95,3 +95,9 @@ class FileChangedError(WorkerError):
         super().__init__(f"{file} changed while it was read: {why}; try again once its writer is done")
         #: Path of the file.
         self.file = file
+
+
+class ConflictError(WorkerError):
+    """Two tensors with different bytes go to one place of the engine's parameters; the message names all three."""
+
+    code = "CHECKPOINT_MALFORMED"

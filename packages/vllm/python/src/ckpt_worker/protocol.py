@@ -155,6 +155,8 @@ class Direct(RankMessage, frozen=True, tag="direct"):
     routes: str
     #: It is not, but everything comes through the ring: the worker makes the recorded copies itself.
     replay: bool = False
+    #: Tensors that come through the ring as well, for the loader to be held against what was written.
+    check: list[str] = []
 
 
 class Release(RankMessage, frozen=True, tag="release"):

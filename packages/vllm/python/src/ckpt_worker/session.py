@@ -36,9 +36,10 @@ from .protocol import (
     decode_from_rank,
     sender_of,
 )
-from .recording import DirectState, Replay, Tracer
+from .recording import DirectState, Replay, SpotCheck, Tracer, TwinCheck
 from .ring import Ring, open_ring
 
+Named = tuple[str, torch.Tensor]
 #: Takes the tensors of one bucket. They lie in the ring: copy what is needed, keep none of them, write to none of them.
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
 
@@ -121,6 +122,8 @@ class _Update:
         self._direct = direct
         self._tracer: Tracer | None = None
         self._replay: Replay | None = None
+        self._twins: TwinCheck | None = None
+        self._spot: SpotCheck | None = None
         self._token = token
         self._loader = loader
         self._finish = finish
@@ -259,7 +262,8 @@ class _Update:
         if self._device.type == "cuda":
             # Nothing of the engine reads or writes its parameters any more, on whichever stream.
             torch.cuda.synchronize(self._device)
-        self._direct.begin(message.routes)
+        self._twins = self._direct.begin(message.routes)
+        self._spot = SpotCheck(message.check) if message.check else None
         self._replay = self._direct.replay() if message.replay else None
 
     def _current_update(self, message: Bucket | Direct | Release | Sums | Commit) -> Attach:
@@ -280,7 +284,7 @@ class _Update:
         self._unmap()
         self._ring = None if message.ring is None else open_ring(message.ring, self._device)
         self._tracer = self._direct.watch() if message.record and self._direct is not None else None
-        self._replay = None
+        self._replay, self._twins, self._spot = None, None, None
         self._attached = message
         self._prepared = False
         self._tensors = self._bytes = self._buckets = 0
@@ -294,24 +298,31 @@ class _Update:
             raise ProtocolError(f"more came than the {attached.tensors} tensors, {attached.size} bytes announced")
         with self._lane.loads():
             named = open_bucket(self._ring.data, message.tensors)
+            for entry in message.tensors if self._twins is not None else ():
+                self._twins.saw(entry, self._ring.data)  # type: ignore[union-attr]
+            if self._spot is not None:
+                self._spot.keep(named)
             if self._replay is not None:
                 left = self._replay.run(self._ring.data, message.tensors)
                 named = [one for one in named if one[0] in left]
-            if named or self._replay is None:
-                feed = self._feed(named)
-                with self._watch(message, named):
+            elif self._spot is not None:
+                named = [one for one in named if one[0] not in self._spot.names]
+            if named or (self._replay is None and self._spot is None):
+                with self._watch(message, named) as given:
+                    feed = self._feed(given)
                     self._loader(feed)
                     feed.close()
             self._answers.append(_Answer(message.seq, message.epoch, self._lane.fence()))
         self._current = None
         self._buckets += 1
 
-    def _watch(self, message: Bucket, named: list[tuple[str, torch.Tensor]]) -> contextlib.AbstractContextManager[None]:
+    def _watch(self, message: Bucket, named: list[Named]) -> contextlib.AbstractContextManager[list[Named]]:
+        """What the loader is to be given."""
         if self._tracer is None or self._ring is None:
-            return contextlib.nullcontext()
+            return contextlib.nullcontext(named)
         return self._tracer.watch(self._ring.data, message.tensors, named)
 
-    def _feed(self, named: list[tuple[str, torch.Tensor]]) -> Generator[tuple[str, torch.Tensor], None, None]:
+    def _feed(self, named: list[Named]) -> Generator[Named, None, None]:
         for name, tensor in named:
             self._current = name
             yield name, tensor
@@ -323,6 +334,12 @@ class _Update:
             came = f"{self._tensors} tensors, {self._bytes} bytes came"
             raise ProtocolError(f"{came} of the {attached.tensors} tensors, {attached.size} bytes announced")
         self._lane.drain()
+        if self._twins is not None:
+            self._twins.check()
+        if self._spot is not None and self._direct is not None:
+            self._direct.spot_check(self._spot, self._load_now)
+        if self._tracer is not None and self._direct is not None:
+            self._direct.loaded(self._tracer)
         if self._finish is not None:
             with self._lane.loads():
                 self._finish()
@@ -330,8 +347,13 @@ class _Update:
         self._unmap()
         if self._direct is not None and self._tracer is not None:
             self._direct.record(self._tracer)
-        self._tracer = None
+        self._tracer, self._spot, self._twins = None, None, None
         self._prepared = True
+
+    def _load_now(self, named: Iterable[Named]) -> None:
+        with self._lane.loads():
+            self._loader(named)
+        self._lane.drain()
 
     def _unmap(self) -> None:
         ring, self._ring = self._ring, None

@@ -1,8 +1,10 @@
 """What a loader copies where, seen at the level of tensor operations: docs/direct.md."""
 
+from .conflicts import TwinCheck
 from .direct import DirectState
 from .recording import Recording
 from .replay import Replay
+from .spot_check import SpotCheck
 from .tracer import Tracer
 
-__all__ = ["DirectState", "Recording", "Replay", "Tracer"]
+__all__ = ["DirectState", "Recording", "Replay", "SpotCheck", "Tracer", "TwinCheck"]

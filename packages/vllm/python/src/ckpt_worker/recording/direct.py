@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
-from ..errors import StaleRoutesError, UnsupportedError
+from ..errors import ConflictError, DigestMismatchError, StaleRoutesError, UnsupportedError
+from .conflicts import TwinCheck
+from .contents import Contents
 from .recording import Recording
 from .replay import Replay
 from .settle import Refusal, settle
+from .shared_memory import give_back
+from .spot_check import SpotCheck
 from .sums import RouteSums
 from .tracer import Tracer
 
@@ -39,6 +43,8 @@ class DirectState:
         self._sums: RouteSums | None = None
         self._recording: Recording | None = None
         self._refusal = "no update was recorded"
+        #: Tensors whose routes were found wrong, and why.
+        self._distrusted: dict[str, str] = {}
 
     @property
     def id(self) -> str | None:
@@ -62,15 +68,29 @@ class DirectState:
         """Begins to watch an update."""
         tracer = Tracer(frozenset(self._parameters()))
         self._watched(tracer)
+        tracer.contents = Contents(self._parameters())
         return tracer
 
+    def loaded(self, tracer: Tracer) -> None:
+        """After the last load of an update that is watched, before its post-processing."""
+        tracer.hold_against(self._parameters())
+
     def record(self, tracer: Tracer) -> None:
-        """Takes what was watched, in place of what was known."""
+        """Takes what was watched, in place of what was known.
+
+        :raises ConflictError: when two tensors with different bytes went to one place.
+        """
         self._forget("")
+        tracer.close()
         try:
-            self._recording = settle(tracer, self._parameters(), self._unshared)
+            self._recording = settle(tracer, self._parameters(), self._unshared, self._distrusted)
         except Refusal as refusal:
             self._refusal = str(refusal)
+        except ConflictError:
+            self._refusal = "two tensors with different bytes went to one place"
+            raise
+        finally:
+            self._give_back()
 
     def handles(self) -> list[dict[str, Any]]:
         """The storages' handles. Raises UnsupportedError with the reason where they cannot be shared, StaleRoutesError."""
@@ -86,8 +106,8 @@ class DirectState:
             self._replay = Replay(found, self._parameters())
         return self._replay
 
-    def begin(self, recording: str) -> None:
-        """Parameters are about to be written, by a rank or by a replay.
+    def begin(self, recording: str) -> TwinCheck:
+        """Parameters are about to be written, by a rank or by a replay. What the update brings is to be shown to the answer.
 
         :raises StaleRoutesError: when the recording is another one, or fits no more.
         """
@@ -95,6 +115,19 @@ class DirectState:
         if found.id != recording:
             raise StaleRoutesError("the rank knows another recording than this worker")
         self._touched()
+        return TwinCheck(found.twins)
+
+    def spot_check(self, check: SpotCheck, load: Callable[[Iterable[tuple[str, torch.Tensor]]], None]) -> None:
+        """When everything is written: has the engine's loader load a few tensors over it.
+
+        :raises DigestMismatchError: when that changes anything. The recording is dropped; these tensors are never routed again.
+        """
+        try:
+            check.run(load, self._parameters)
+        except DigestMismatchError:
+            self._distrusted.update(dict.fromkeys(check.names, "a spot check found its recorded routes wrong"))
+            self._forget("a spot check found recorded routes wrong")
+            raise
 
     def sums(self, recording: str) -> bytes:
         """Sums of what the parameters hold of each route, 8 bytes each, little-endian.
@@ -107,6 +140,13 @@ class DirectState:
         if self._sums is None:
             self._sums = RouteSums(found, self._parameters())
         return b"".join(value.to_bytes(8, "little") for value in self._sums.compute())
+
+    def _give_back(self) -> None:
+        """Parameters that nobody else writes to need not lie in shared memory."""
+        found = self._recording
+        used = set() if found is None or isinstance(found.handles, str) else set(found.addresses)
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in self._parameters().values() if t.numel()}
+        give_back(storage for address, storage in storages.items() if address not in used)
 
     def _forget(self, why: str) -> None:
         self._recording, self._replay, self._sums, self._refusal = None, None, None, why

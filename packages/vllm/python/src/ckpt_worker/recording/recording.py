@@ -53,6 +53,14 @@ class Parameter(NamedTuple):
     size: int
 
 
+class Twins(NamedTuple):
+    """Two tensors of one dtype and shape that are copied to one place in one way: their bytes have to be the same."""
+
+    first: str
+    second: str
+    parameter: str
+
+
 @dataclass(frozen=True)
 class Recording:
     """What one worker's loader copies where. Immutable."""
@@ -71,6 +79,8 @@ class Recording:
     handles: list[dict[str, Any]] | str
     #: Where the parameters lay that routes write to.
     places: Mapping[str, Place]
+    #: Tensors whose bytes have to be the same, because they go to one place.
+    twins: list[Twins] = field(default_factory=list)
     id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def fits(self, parameters: Mapping[str, torch.Tensor]) -> bool:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 
 from ..digest import digest_tensor
+from ..dtypes import DTYPE_BITS
 from ..errors import UnsupportedError
+from .conflicts import check_conflicts, twins_of
 from .overlaps import overlapping
 from .recording import Parameter, Recording, Route, place_of
-from .regions import Region
+from .regions import Region, extent_of
 from .storages import share
 from .tracer import Copied, Tracer
 
@@ -23,20 +27,29 @@ class Refusal(Exception):  # noqa: N818 - no failure: the update goes on
     """Why there is no recording."""
 
 
-def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor], unshared: str | None = None) -> Recording:
+def settle(
+    tracer: Tracer,
+    parameters: Mapping[str, torch.Tensor],
+    unshared: str | None = None,
+    distrusted: Mapping[str, str] = MappingProxyType({}),
+) -> Recording:
     """The recording of an update whose loading is finished, post-processing included.
 
     :param parameters: everything that the engine computes with, by name.
     :param unshared: why storages are not to be shared, where they are not.
-    :raises Refusal: when nothing of the update is a route.
+    :param distrusted: tensors that are to be opaque whatever was seen, and why.
+    :raises Refusal: when nothing of the update is a route, or what was seen is not all that the loader did.
+    :raises ConflictError: when two tensors with different bytes went to one place.
     """
     made = parameters.keys() - tracer.before
     if made:
         raise Refusal(f"{len(made)} parameters were made by this update ({min(made)}, …): the next one can be recorded")
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in parameters.values() if t.numel()}
-    opaque = dict(tracer.opaque)
+    opaque = {name: reason for name, reason in distrusted.items() if name in tracer.tensors} | tracer.opaque
     copies = _kept(tracer, storages, opaque)
-    _check_digests(copies, storages, opaque)
+    changed = _check_digests(copies, storages, opaque)
+    check_conflicts(copies, changed, tracer.writes, parameters)
+    _check_unseen(tracer, parameters, copies, opaque)
     _check_writes(tracer, copies, parameters, opaque)
     by_storage = _routes(copies, opaque)
     for found in by_storage.values():
@@ -48,7 +61,7 @@ def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor], unshared: str
         raise Refusal(f"none of {len(tracer.tensors)} tensors is copied as it is: {'; '.join(reasons) or 'nothing was copied'}")
     handles: list[dict[str, Any]] | str
     try:
-        handles = unshared or share([storages[address] for address in used])
+        handles = unshared or share([storages[address] for address in used], _reserve(tracer))
     except UnsupportedError as error:
         handles = str(error)
     # Sharing may have moved them.
@@ -68,6 +81,7 @@ def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor], unshared: str
         parameters=_whole(parameters, moved, routes),
         routes=routes,
         opaque={indices[name]: reason for name, reason in opaque.items()},
+        twins=[*twins_of(copies, tracer.tensors, parameters), *tracer.twins],
         handles=handles,
         places={
             name: place_of(tensor)
@@ -75,6 +89,11 @@ def settle(tracer: Tracer, parameters: Mapping[str, torch.Tensor], unshared: str
             if tensor.numel() and tensor.untyped_storage().data_ptr() in moved
         },
     )
+
+
+def _reserve(tracer: Tracer) -> int:
+    """What later updates need of /dev/shm: a ring may take half of what is free, and has to hold the largest tensor."""
+    return 2 * max((math.prod(shape) * DTYPE_BITS[dtype] // 8 for dtype, shape in tracer.tensors.values()), default=0)
 
 
 def _kept(tracer: Tracer, storages: Mapping[int, torch.UntypedStorage], opaque: dict[str, str]) -> list[Copied]:
@@ -94,16 +113,46 @@ def _kept(tracer: Tracer, storages: Mapping[int, torch.UntypedStorage], opaque: 
     return kept
 
 
-def _check_digests(copies: list[Copied], storages: Mapping[int, torch.UntypedStorage], opaque: dict[str, str]) -> None:
-    """The replay: what was copied must be what is there now."""
+def _check_unseen(tracer: Tracer, parameters: Mapping[str, torch.Tensor], copies: list[Copied], opaque: dict[str, str]) -> None:
+    """Whether what was seen is all that the loader did.
+
+    :raises Refusal: when it is not, and nothing says what else it did.
+    """
+    if tracer.refusal is not None:
+        raise Refusal(tracer.refusal)
+    changed = tracer.unexplained
+    if changed and not tracer.escaped and not tracer.forked:
+        text = f"{len(changed)} parameters ({min(changed)}, …) changed without a copy that could be seen"
+        raise Refusal(f"{text}: the loader writes to them outside torch")
+    places = [extent_of(parameters[name]) for name in changed]
+    for copied in copies:
+        for name, region in copied.parts:
+            start, end = copied.address + region.destination, copied.address + region.destination_end
+            if any(start < other_end and other < end for other, other_end in places):
+                opaque.setdefault(name, "its parameter is also written to outside torch")
+    seen = {name for copied in tracer.copies for name, _ in copied.parts}
+    for name, (_, shape) in tracer.tensors.items():
+        if name in seen or name in opaque or 0 in shape:
+            continue
+        if name in tracer.held:
+            opaque[name] = "its memory was asked for, and no copy of it was seen"
+        elif tracer.forked:
+            opaque[name] = "it was not seen to be used, and the loader started a process"
+        elif changed:
+            opaque[name] = f"it was not seen to be used, and parameter {min(changed)!r} changed outside torch"
+
+
+def _check_digests(copies: list[Copied], storages: Mapping[int, torch.UntypedStorage], opaque: dict[str, str]) -> list[bool]:
+    """The replay: what was copied must be what is there now. Whether it is not, one a copy."""
     if not copies:
-        return
+        return []
     expected = torch.stack([copied.digest for copied in copies]).tolist()
     found = torch.stack([_digest_there(copied, storages[copied.address]) for copied in copies]).tolist()
     for copied, before, after in zip(copies, expected, found, strict=True):
         if before != after:
             for name, _ in copied.parts:
                 opaque.setdefault(name, "its bytes were changed after they were copied")
+    return [before != after for before, after in zip(expected, found, strict=True)]
 
 
 def _digest_there(copied: Copied, storage: torch.UntypedStorage) -> torch.Tensor:

@@ -10,14 +10,17 @@ import torch
 
 from ..cuda_driver import IpcHandle, address_range, device_uuid, error_text, load_driver
 from ..errors import UnsupportedError
+from .shared_memory import move_to_shared
 
 
-def share(storages: list[torch.UntypedStorage]) -> list[dict[str, Any]]:
+def share(storages: list[torch.UntypedStorage], reserve: int = 0) -> list[dict[str, Any]]:
     """A handle a storage, as docs/worker-protocol.md has it. Storages on the CPU are moved to shared memory, with all tensors
-    over them.
+    over them; all of them, or none.
 
+    :param reserve: bytes of /dev/shm that have to be left.
     :raises UnsupportedError: where one cannot be shared (expandable segments, no room in /dev/shm).
     """
+    move_to_shared([storage for storage in storages if storage.device.type == "cpu"], reserve)
     known: dict[int, bytes] = {}
     return [_share_cuda(storage, known) if storage.device.type == "cuda" else _share_cpu(storage) for storage in storages]
 

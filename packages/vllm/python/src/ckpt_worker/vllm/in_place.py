@@ -9,8 +9,11 @@ import torch
 
 from ..errors import UnsupportedError
 from ..recording import Tracer
+from .coverage import Coverage
 from .live import share_early
-from .loads import Coverage, Named, Target, feed
+from .loads import Named, feed
+from .target import Target
+from .tied import TiedParameters
 
 
 class InPlaceLoad:
@@ -23,11 +26,12 @@ class InPlaceLoad:
         for target in targets:
             _check_form(target)
         self._targets, self._device = targets, device
-        self._coverage = Coverage(targets)
+        self._coverage, self._tied = Coverage(targets), TiedParameters(targets)
         self.changed = False
 
     def watch(self, tracer: Tracer, share: bool) -> None:
         """The update is recorded."""
+        self._tied.watch(tracer)
         if share and share_early(layer for target in self._targets for layer in target.model.modules()):
             self._process()
 
@@ -39,7 +43,7 @@ class InPlaceLoad:
     def load(self, tensors: Iterable[Named]) -> None:
         """Loads at once."""
         self.changed = True
-        feed(self._targets, tensors, self._coverage, [])
+        feed(self._targets, tensors, self._coverage, self._tied, [])
 
     def finish(self) -> None:
         """Lets vLLM compute what it derives from the parameters."""

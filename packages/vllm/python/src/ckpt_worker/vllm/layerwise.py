@@ -19,9 +19,13 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from ..recording import Tracer
+from ..recording.watched import address_of
+from .coverage import Coverage
 from .experts import ExpertKernels
 from .live import live_layers, process, share_early
-from .loads import Coverage, Named, Target, feed
+from .loads import Named, feed
+from .target import Target
+from .tied import TiedParameters
 
 
 class ReloadTools(NamedTuple):
@@ -47,7 +51,7 @@ class LayerwiseLoad:
 
     def __init__(self, targets: list[Target], tools: ReloadTools) -> None:
         self._targets, self._tools = targets, tools
-        self._coverage = Coverage(targets)
+        self._coverage, self._tied = Coverage(targets), TiedParameters(targets)
         self._experts = ExpertKernels(target.model for target in targets)
         # Layers that wait for tensors; None before the first load and after the end.
         self._waiting: list[torch.nn.Module] | None = None
@@ -60,6 +64,7 @@ class LayerwiseLoad:
         """The update is recorded."""
         self._find_live()
         self._tracer = tracer
+        self._tied.watch(tracer)
         if share and share_early(self._live):
             process(self._live)
 
@@ -77,8 +82,8 @@ class LayerwiseLoad:
         # The first tensor for a layer that serves changes it.
         self.changed |= bool(self._live)
         seen: list[torch.Tensor] = []
-        feed(self._targets, tensors, self._coverage, seen)
-        ring = {tensor.untyped_storage().data_ptr() for tensor in seen if tensor.numel() > 0}
+        feed(self._targets, tensors, self._coverage, self._tied, seen)
+        ring = {address_of(tensor) for tensor in seen if tensor.numel() > 0}
         seen.clear()
         self._detach(waiting, ring)
 
@@ -203,7 +208,7 @@ def _repack(layer: torch.nn.Module) -> None:
 def _own(value: Any, ring: set[int]) -> Any:
     """``value`` with copies of the tensors in it that lie in the ring."""
     if isinstance(value, torch.Tensor):
-        if value.numel() > 0 and not value.is_meta and value.untyped_storage().data_ptr() in ring:
+        if value.numel() > 0 and not value.is_meta and address_of(value) in ring:
             return value.clone()
         return value
     if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from ..errors import UnsupportedError
-from ..recording.storages import share
+from ..recording.shared_memory import is_shared, move_to_shared
 
 #: Methods that keep parameters in the checkpoint's form, or bring them into another one whenever they are asked to.
 _METHODS: Final = (
@@ -62,16 +62,13 @@ def share_early(layers: Iterable[torch.nn.Module]) -> bool:
         for parameter in layer.parameters(recurse=False):
             if parameter.device.type == "cpu" and parameter.numel() > 0:
                 storage = parameter.untyped_storage()
-                if not storage.is_shared():
+                if not is_shared(storage):
                     found[storage.data_ptr()] = storage
-    moved = False
-    for storage in found.values():
-        try:
-            share([storage])
-        except UnsupportedError:
-            break
-        moved = True
-    return moved
+    try:
+        move_to_shared([*found.values()], 2 * max((storage.nbytes() for storage in found.values()), default=0))
+    except UnsupportedError:
+        return False
+    return bool(found)
 
 
 def _methods() -> Iterator[type]:

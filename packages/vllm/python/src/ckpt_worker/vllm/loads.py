@@ -5,25 +5,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from ..errors import LayoutError
 from ..recording import Tracer
+from .coverage import Coverage
+from .target import Target
+from .tied import TiedParameters
 
 Named = tuple[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model and the configuration it was made from."""
-
-    model: torch.nn.Module
-    config: Any
-    #: Whether parameters that no tensor reaches are an error.
-    complete: bool
 
 
 class WeightLoad(Protocol):
@@ -63,53 +54,20 @@ def open_load(targets: list[Target], device: torch.device) -> WeightLoad:
     return InPlaceLoad(targets, device)
 
 
-class Coverage:
-    """Which parameters the checkpoint has reached, by what the models say of their loads."""
-
-    def __init__(self, targets: list[Target]) -> None:
-        self._missing = [_parameters(target) for target in targets]
-
-    def saw(self, index: int, loaded: object) -> None:
-        """``loaded`` is what ``load_weights`` of the target returned; models that do not say are not checked."""
-        missing = self._missing[index]
-        if missing is None:
-            return
-        if isinstance(loaded, set):
-            missing -= loaded
-        else:
-            self._missing[index] = None
-
-    def trust(self) -> None:
-        """The update brings the same tensors as one that was checked: nothing is missing, though not all of them are loaded."""
-        self._missing = [None for _ in self._missing]
-
-    def check(self) -> None:
-        """:raises LayoutError: naming parameters that would keep their old values."""
-        for missing in self._missing:
-            if missing:
-                some = ", ".join(sorted(missing)[:5])
-                text = f"the checkpoint brings nothing for {len(missing)} parameters of the model: {some}"
-                raise LayoutError(text, tensor=min(missing))
-
-
-def _parameters(target: Target) -> set[str] | None:
-    # Quantised models make parameters of their own that no checkpoint has.
-    if not target.complete or getattr(target.config, "quantization", None) is not None:
-        return None
-    return {name for name, _ in target.model.named_parameters()}
-
-
-def feed(targets: list[Target], tensors: Iterable[Named], coverage: Coverage, seen: list[torch.Tensor]) -> None:
+def feed(
+    targets: list[Target], tensors: Iterable[Named], coverage: Coverage, tied: TiedParameters, seen: list[torch.Tensor]
+) -> None:
     """Hands one bucket to every model; ``seen`` gets its tensors."""
     bucket: list[Named] = []
 
     def passing() -> Iterator[Named]:
         for item in tensors:
+            tied.saw(*item)
             bucket.append(item)
             seen.append(item[1])
             yield item
 
-    with _without_completeness_checks():
+    with _without_completeness_checks(), coverage.counting():
         for index, target in enumerate(targets):
             loaded = target.model.load_weights(passing() if index == 0 else iter(bucket))  # type: ignore[operator]
             coverage.saw(index, loaded)

@@ -20,7 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 
 from ..cuda_driver import device_uuid
 from ..engine_call import check_listening, endpoint_for, parse_call
-from .loads import Target
+from .target import Target
 from .update import Served, take_update, worker_index
 
 logger = logging.getLogger(__name__)

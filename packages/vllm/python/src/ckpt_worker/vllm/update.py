@@ -12,7 +12,8 @@ import torch
 from ..engine_call import UpdateCall
 from ..recording import DirectState, Tracer
 from ..session import UpdateResult, run_update
-from .loads import Target, WeightLoad, open_load
+from .loads import WeightLoad, open_load
+from .target import Target
 
 #: Environment variable that keeps ranks from writing into an engine's parameters, where it is 0.
 SHARE: Final = "CKPT_ENGINE_SHARE"

@@ -1,0 +1,64 @@
+import { createHash } from 'node:crypto'
+
+/** The most that the tensors of one check take, where not a single one takes more. */
+const MOST_BYTES = 64 * 2 ** 20
+
+/** A tensor that could be checked. */
+export interface Candidate {
+  readonly name: string
+  readonly bytes: number
+}
+
+/** What a rank says at an update's begin of the direct updates that it has counted: of which recordings, and how many. */
+export type DirectCount = { readonly recordings: string; readonly updates: number } | null
+
+/** The number of a direct update since its engine was recorded: the same on all ranks, also where one of them has restarted. */
+export function countUpdate(recordings: string, announced: readonly DirectCount[]): number {
+  return 1 + Math.max(0, ...announced.map((one) => (one?.recordings === recordings ? one.updates : 0)))
+}
+
+/** Names the recordings of all ranks. */
+export function nameRecordings(ids: readonly string[]): string {
+  return createHash('sha256').update(JSON.stringify(ids)).digest('hex').slice(0, 32)
+}
+
+/** True for updates that are checked: the second, and then each `every`-th; none where that is 0. */
+export function isChecked(update: number, every: number): boolean {
+  return every > 0 && (update === 2 || update % every === 0)
+}
+
+/** Tensors of one layer, chosen by `seed`; of a large layer a run of tensors. The same choice wherever the same is given. */
+export function chooseLayer(candidates: readonly Candidate[], seed: string): { layer: string; tensors: string[] } | undefined {
+  const layers = new Map<string, Candidate[]>()
+  for (const candidate of candidates) {
+    if (candidate.bytes === 0) continue
+    const layer = layerOf(candidate.name)
+    const known = layers.get(layer)
+    if (known) known.push(candidate)
+    else layers.set(layer, [candidate])
+  }
+  if (layers.size === 0) return undefined
+  const random = createHash('sha256').update(seed).digest()
+  const names = [...layers.keys()].sort(byCode)
+  const layer = names[random.readUInt32LE(0) % names.length]!
+  const members = layers.get(layer)!.sort((a, b) => byCode(a.name, b.name))
+  const first = random.readUInt32LE(4) % members.length
+  const tensors: string[] = []
+  let bytes = 0
+  for (let i = 0; i < members.length; i++) {
+    const member = members[(first + i) % members.length]!
+    if (tensors.length > 0 && bytes + member.bytes > MOST_BYTES) break
+    tensors.push(member.name)
+    bytes += member.bytes
+  }
+  return { layer, tensors: tensors.sort(byCode) }
+}
+
+/** A name up to its first number: `model.layers.3` of `model.layers.3.mlp.up_proj.weight`; the whole name where there is none. */
+function layerOf(name: string): string {
+  return /^.*?\.\d+(?=\.)/.exec(name)?.[0] ?? name
+}
+
+function byCode(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}

@@ -1,0 +1,13 @@
+import type { Manifest } from '@ckpt/contract'
+import { heldTensors } from '@ckpt/planner'
+import type { SpotCheck } from '../direct/state.ts'
+import type { DirectReport } from '../report.ts'
+
+/** What a report says of the layer that the engine's own loader was held against. */
+export function checkReport(check: SpotCheck | undefined, manifest: Manifest): DirectReport['check'] {
+  if (check === undefined) return undefined
+  const names = new Set(check.tensors)
+  let bytes = 0
+  for (const [name, held] of heldTensors(manifest)) if (names.has(name)) bytes += held.bytes
+  return { layer: check.layer, tensors: check.tensors.length, bytes }
+}
