@@ -17,6 +17,13 @@ export {
   type TensorTable,
 } from './tensor.ts'
 export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
+export {
+  memoryPlace,
+  type ForeignMemory,
+  type MemoryIdentity,
+  type MemoryPlace,
+  type ProcessName,
+} from './memory-identity.ts'
 export type { BucketColumns, BucketPull, CopyColumns, ItemColumns, PipelineMode, PullRuns, TransferPlan } from './plan.ts'
 export {
   STRIDED_COPY_COLUMNS,
@@ -83,6 +90,6 @@ export type {
   StrategyContext,
   StrategyResult,
 } from './strategy.ts'
-export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages } from './direct.ts'
+export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages, WorkerStorage } from './direct.ts'
 export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

@@ -25,7 +25,8 @@ namespace ckpt {
 /// Threads to use where the caller does not say: all cores, at most 8.
 inline unsigned DefaultThreads() { return std::clamp(std::thread::hardware_concurrency(), 1u, 8u); }
 
-/// A pool of threads that are started as they are needed and joined by Stop() or the destructor. Signals are blocked on them.
+/// A pool of threads that are started as they are needed and joined by Stop() or the destructor. Signals are blocked on them, save
+/// SIGBUS: memory that goes away under a thread is its own fault, and a blocked one would end the process.
 class WorkerPool {
  public:
   explicit WorkerPool(std::string name, std::size_t limit = 64) : name_(std::move(name)), limit_(limit) {}
@@ -71,6 +72,7 @@ class WorkerPool {
   void StartThread() {
     sigset_t all, previous;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &previous);
     try {
       threads_.emplace_back([this] { Loop(); });

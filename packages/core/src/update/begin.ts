@@ -1,6 +1,7 @@
 import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint, type WorkerState } from '@ckpt/contract'
+import type { Whereabouts } from '../near/nearness.ts'
 
-/** What the ranks tell each other at the start of an update; all but the last six must agree. */
+/** What the ranks tell each other at the start of an update; all but the last seven must agree. */
 export interface Announcement {
   readonly checkpoint: string
   readonly manifestDigest: string
@@ -22,6 +23,7 @@ export interface Announcement {
   readonly token: string
   readonly ringLimit: number
   readonly endpoint: WorkerEndpoint
+  readonly near: Whereabouts
 }
 
 const MUST_AGREE = [

@@ -2,12 +2,14 @@ import {
   CkptError,
   type AllocateOptions,
   type FileReadRequest,
+  type ForeignMemory,
   type Host,
   type HostMemory,
+  type MemoryPlace,
   type MemoryRange,
   type TransferStats,
 } from '@ckpt/contract'
-import type { NativeHost } from '@ckpt/native-host'
+import type { NativeHost, NativePlace } from '@ckpt/native-host'
 import { hostAddon, native } from '../addon.ts'
 import { NativeHostMemory, nativeMemory } from './memory.ts'
 
@@ -35,12 +37,18 @@ class AddonHost implements Host {
     return new NativeHostMemory(await native(() => this.#addon.createShared(name, options)))
   }
 
-  async openShared(name: string): Promise<HostMemory> {
-    return new NativeHostMemory(await native(() => this.#addon.openShared(name)))
+  async openShared(name: string, { writable, lock }: { writable?: boolean; lock?: boolean } = {}): Promise<HostMemory> {
+    return new NativeHostMemory(await native(() => this.#addon.openShared(name, writable, lock)))
   }
 
-  async mapFile(path: string, options: { lock?: boolean } = {}): Promise<HostMemory> {
-    return new NativeHostMemory(await native(() => this.#addon.mapFile(path, options.lock)))
+  async openForeign(memory: ForeignMemory, options: { what: string; writable?: boolean; lock?: boolean }): Promise<HostMemory> {
+    const { place, identity } = memory
+    const { what, writable, lock } = options
+    return new NativeHostMemory(await native(() => this.#addon.openForeign(nativePlace(place), identity, what, writable, lock)))
+  }
+
+  async mapFile(path: string, options: { lock?: boolean; writable?: boolean } = {}): Promise<HostMemory> {
+    return new NativeHostMemory(await native(() => this.#addon.mapFile(path, options.lock, options.writable)))
   }
 
   async read({ files, memories, reads, threads, onProgress, signal }: FileReadRequest): Promise<TransferStats> {
@@ -99,6 +107,12 @@ class AddonHost implements Host {
     const bytes = options.bytes ?? memory.bytes - offset
     await native(() => this.#addon.fill(nativeMemory(memory), offset, bytes, options.seed, options.threads))
   }
+}
+
+function nativePlace(place: MemoryPlace): NativePlace {
+  if (place.kind === 'shm') return { path: place.path }
+  const [namespace = '', start = ''] = place.process.mark.split(':')
+  return { pid: place.process.pid, namespace, start, descriptor: place.descriptor }
 }
 
 async function timed(transfer: () => Promise<number>): Promise<TransferStats> {
