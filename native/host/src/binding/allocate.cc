@@ -118,12 +118,12 @@ Napi::Value OpenSharedOf(const Napi::CallbackInfo& info) {
 }
 
 /// Decimal text of a number that may have more bits than JavaScript's.
-std::uint64_t ToDecimal(const Napi::Value& value, const char* field) {
+std::uint64_t ToDecimal(const Napi::Value& value, const char* field, const std::string& what) {
   const std::string text = ToText(value, field);
   std::uint64_t number = 0;
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (problem != std::errc{} || end != text.data() + text.size() || text.empty()) {
-    throw Error(code::kMemoryRefused, std::string(field) + " '" + text + "' is no whole number").WithField(field);
+    throw Error(code::kMemoryRefused, what + ": " + field + " '" + text + "' is no whole number").WithField(field);
   }
   return number;
 }
@@ -142,12 +142,12 @@ Napi::Value OpenForeignOf(const Napi::CallbackInfo& info) {
     }
     const ForeignPlace place = ToPlace(info[0].As<Napi::Object>());
     const auto identity = info[1].As<Napi::Object>();
-    ForeignIdentity offered{ToDecimal(identity.Get("device"), "device"), ToDecimal(identity.Get("inode"), "inode"),
+    const std::string what = ToText(info[2], "what");
+    ForeignIdentity offered{ToDecimal(identity.Get("device"), "device", what), ToDecimal(identity.Get("inode"), "inode", what),
                             ToUnsigned(identity.Get("bytes"), "bytes"), std::nullopt};
     if (const Napi::Value modified = identity.Get("modified"); !modified.IsUndefined()) {
-      offered.modified = static_cast<std::int64_t>(ToDecimal(modified, "modified"));
+      offered.modified = static_cast<std::int64_t>(ToDecimal(modified, "modified", what));
     }
-    const std::string what = ToText(info[2], "what");
     const bool writable = ToFlag(info[3], false);
     const bool lock = ToFlag(info[4], false);
     return Environment::Of(info.Env())

@@ -48,7 +48,7 @@ export class HostDirect implements DirectDevice {
           const text = `${what} at ${path} comes without device, inode and size: update the engine's worker package`
           throw new CkptError('MEMORY_REFUSED', text, { fields })
         }
-        const key = JSON.stringify([path, device, inode, process])
+        const key = JSON.stringify([path, device, inode, size, process])
         let memory = opened.get(key)
         if (memory === undefined) {
           const foreign = { place: memoryPlace(path, process, what), identity: { device, inode, bytes: size } }
