@@ -91,6 +91,14 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
       await cluster.register(name, shm, { inPlace: true })
       return name
     }
+    // Ranks that pull by p2p go by the metas that were gathered last.
+    const gather = async (name: string): Promise<void> => {
+      await cluster.all('gatherMetas', () => ({ name, digests: true }))
+    }
+    const updateTo = async (name: string): Promise<void> => {
+      if (options.p2p) await gather(name)
+      await cluster.update(name, options)
+    }
     const served = async (version: number): Promise<void> => {
       for (const engine of cluster.engines) {
         expect(await engine.verify(versions[version]!.files)).toMatchObject({ verified: true })
@@ -99,7 +107,7 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
     // Direct updates are recorded by the first.
     for (let i = 0; i < 2; i++) {
       const name = await register(i)
-      await cluster.update(name, options)
+      await updateTo(name)
       await cluster.all('unregister', () => ({ name }))
     }
     const seen: Record<string, number> = {}
@@ -114,13 +122,18 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
         let error: unknown
         try {
           if (point === 'gathered') {
-            await cluster.all('gatherMetas', () => ({ name, digests: true }))
+            await gather(name)
             act()
           }
-          if (point === 'registered' || point === 'gathered') await cluster.update(name, options)
-          else await heldUpdate(cluster, { name, ...options, hold: { at: point } }, act)
+          if (point === 'registered') await updateTo(name)
+          else if (point === 'gathered') await cluster.update(name, options)
+          else {
+            if (options.p2p) await gather(name)
+            await heldUpdate(cluster, { name, ...options, hold: { at: point } }, act)
+          }
         } catch (thrown) {
-          error = thrown
+          // The rank whose file it is tells the others, whose own error then is that they were told.
+          error = CkptError.is(thrown, 'ABORTED') && CkptError.is(thrown.cause) ? thrown.cause : thrown
         }
         const what = `${how} at ${point}`
         if (error === undefined) {
@@ -138,7 +151,7 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
         if (error !== undefined) {
           // It can be retried once the files are there again.
           const again = await register(version)
-          await cluster.update(again, options)
+          await updateTo(again)
           await served(version)
           await cluster.all('unregister', () => ({ name: again }))
         }

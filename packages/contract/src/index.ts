@@ -17,13 +17,7 @@ export {
   type TensorTable,
 } from './tensor.ts'
 export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
-export {
-  memoryPlace,
-  type ForeignMemory,
-  type MemoryIdentity,
-  type MemoryPlace,
-  type ProcessName,
-} from './memory-identity.ts'
+export { memoryPlace, type ForeignMemory, type MemoryIdentity, type MemoryPlace, type ProcessName } from './memory-identity.ts'
 export type { BucketColumns, BucketPull, CopyColumns, ItemColumns, PipelineMode, PullRuns, TransferPlan } from './plan.ts'
 export {
   STRIDED_COPY_COLUMNS,

@@ -44,7 +44,9 @@ const DESCRIPTOR_PATH = /^\/proc\/([1-9]\d{0,9})\/fd\/(0|[1-9]\d{0,9})$/
 export function memoryPlace(path: string, process: ProcessName | undefined, what: string): MemoryPlace {
   const refuse = (why: string) => {
     const shown = JSON.stringify(path.length > 200 ? `${path.slice(0, 200)}…` : path)
-    return new CkptError('MEMORY_REFUSED', `${what} is said to be at ${shown}: ${why}`, { fields: { field: 'path', value: shown } })
+    return new CkptError('MEMORY_REFUSED', `${what} is said to be at ${shown}: ${why}`, {
+      fields: { field: 'path', value: shown },
+    })
   }
   const shm = SHM_PATH.exec(path)
   if (shm !== null) {

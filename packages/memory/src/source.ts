@@ -1,4 +1,12 @@
-import { CkptError, isDType, tensorBytes, type DeviceSource, type DType, type HostMemory, type MemoryIdentity } from '@ckpt/contract'
+import {
+  CkptError,
+  isDType,
+  tensorBytes,
+  type DeviceSource,
+  type DType,
+  type HostMemory,
+  type MemoryIdentity,
+} from '@ckpt/contract'
 
 /** `CUipcMemHandle` of cuda.h. */
 const IPC_HANDLE_BYTES = 64

@@ -14,7 +14,9 @@ export function storageAt<Place extends { readonly bytes: number }>(
   const index = rows[at + column]!
   const place = places[index]
   if (place === undefined) {
-    throw new CkptError('INVALID_ARGUMENT', `there is no storage ${index} among ${places.length}`, { fields: { field: 'storage' } })
+    throw new CkptError('INVALID_ARGUMENT', `there is no storage ${index} among ${places.length}`, {
+      fields: { field: 'storage' },
+    })
   }
   const [rowBytes, count] = [rows[at + 6]!, rows[at + 7]!]
   const end = count === 0 || rowBytes === 0 ? 0 : rows[at + column + 1]! + (count - 1) * rows[at + column + 2]! + rowBytes

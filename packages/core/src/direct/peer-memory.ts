@@ -78,7 +78,10 @@ export async function openSegment(
       if (!CkptError.is(error, 'MEMORY_REFUSED')) throw error
     }
   }
-  throw failure ?? new CkptError('MEMORY_REFUSED', `${what} is offered without a place to open it`, { fields: { field: 'segments' } })
+  throw (
+    failure ??
+    new CkptError('MEMORY_REFUSED', `${what} is offered without a place to open it`, { fields: { field: 'segments' } })
+  )
 }
 
 function placesOf({ path, descriptor }: OfferedMemory, owner: ProcessName | undefined, what: string): ForeignMemory['place'][] {

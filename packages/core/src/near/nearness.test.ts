@@ -58,20 +58,23 @@ describe('ranks that say they share memory', () => {
     }
   })
 
-  it.for(['made up', 'copied from a rank that could', 'null', 'no text'])('by a proof that is %s are near nobody', async (how) => {
-    const outcomes = await settle(
-      4,
-      (_, near) => near,
-      (rank, key, value, all) => {
-        if (rank !== 2) return value
-        if (key !== 'near/proofs') return [true, true, true, true]
-        const copied = all.get('near/proofs')?.find((one) => Array.isArray(one)) as unknown[] | undefined
-        const made = { 'made up': 'AAAA', 'copied from a rank that could': null, null: null, 'no text': 7 }[how]
-        return [0, 1, 2, 3].map((to) => (how.startsWith('copied') ? (copied?.[to] ?? 'AAAA') : made))
-      },
-    )
-    for (const groups of outcomes) expect([0, 1, 3].some((rank) => together(groups, rank, 2))).toBe(false)
-  })
+  it.for(['made up', 'copied from a rank that could', 'null', 'no text'])(
+    'by a proof that is %s are near nobody',
+    async (how) => {
+      const outcomes = await settle(
+        4,
+        (_, near) => near,
+        (rank, key, value, all) => {
+          if (rank !== 2) return value
+          if (key !== 'near/proofs') return [true, true, true, true]
+          const copied = all.get('near/proofs')?.find((one) => Array.isArray(one)) as unknown[] | undefined
+          const made = { 'made up': 'AAAA', 'copied from a rank that could': null, null: null, 'no text': 7 }[how]
+          return [0, 1, 2, 3].map((to) => (how.startsWith('copied') ? (copied?.[to] ?? 'AAAA') : made))
+        },
+      )
+      for (const groups of outcomes) expect([0, 1, 3].some((rank) => together(groups, rank, 2))).toBe(false)
+    },
+  )
 
   it('prove it to each rank by itself', async () => {
     const [a, b, c] = await Promise.all([1, 2, 3].map(() => Presence.open(host)))

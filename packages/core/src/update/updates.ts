@@ -104,7 +104,12 @@ export class Updates {
 
   /** What gives everything back, in order; no update may be running. */
   closing(): (() => Promise<void> | void)[] {
-    return [() => this.#resources.release(), () => this.#direct.drop(), () => this.#nearness.close(), () => this.#directory.close()]
+    return [
+      () => this.#resources.release(),
+      () => this.#direct.drop(),
+      () => this.#nearness.close(),
+      () => this.#directory.close(),
+    ]
   }
 
   /** The update, with its span and numbers. */

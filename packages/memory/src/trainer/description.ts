@@ -34,7 +34,9 @@ export function describedTensors(peer: string, message: TrainerMessage): TensorS
     }
     announced.push(bytes)
     const data =
-      place.kind === 'cuda' ? { device: { handle: place.handle, offset }, uuid: place.uuid } : { shared: place.name, offset, ...(place.identity && { identity: place.identity }) }
+      place.kind === 'cuda'
+        ? { device: { handle: place.handle, offset }, uuid: place.uuid }
+        : { shared: place.name, offset, ...(place.identity && { identity: place.identity }) }
     return { name, dtype, shape, data }
   })
   const specs = tensorSpecs(inputs)

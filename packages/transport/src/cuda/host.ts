@@ -1,5 +1,13 @@
 import { availableParallelism } from 'node:os'
-import type { AllocateOptions, FileReadRequest, ForeignMemory, Host, HostMemory, MemoryRange, TransferStats } from '@ckpt/contract'
+import type {
+  AllocateOptions,
+  FileReadRequest,
+  ForeignMemory,
+  Host,
+  HostMemory,
+  MemoryRange,
+  TransferStats,
+} from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
 import pLimit from 'p-limit'
 import { registerMemory, type Pinning } from './memory.ts'

@@ -56,9 +56,13 @@ export class HostDirect implements DirectDevice {
           opened.set(key, memory)
         }
         if (offset + bytes > memory.bytes) {
-          throw new CkptError('MEMORY_REFUSED', `${what} ends at ${offset + bytes}, outside its memory of ${memory.bytes} bytes`, {
-            fields,
-          })
+          throw new CkptError(
+            'MEMORY_REFUSED',
+            `${what} ends at ${offset + bytes}, outside its memory of ${memory.bytes} bytes`,
+            {
+              fields,
+            },
+          )
         }
         places.push({ memory, offset, bytes })
       }

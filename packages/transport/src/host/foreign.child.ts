@@ -1,5 +1,15 @@
 import { execFileSync } from 'node:child_process'
-import { accessSync, chownSync, mkdirSync, readFileSync, readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  chownSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { CkptError, memoryPlace, type StorageHandle, type WorkerStorage } from '@ckpt/contract'
 import { createHostDevice } from './device.ts'
 
@@ -18,7 +28,7 @@ function random(below: number): number {
   t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
   return Math.floor((((t ^ (t >>> 14)) >>> 0) / 2 ** 32) * below)
 }
-const pick = <T>(...values: readonly [T, ...T[]]): T => values[random(values.length)]!
+const pick = <const T>(...values: readonly [T, ...T[]]): T => values[random(values.length)]!
 
 const shm = `/dev/shm/ckpt-test-${process.pid}`
 const victim = `${directory}/victim`
@@ -33,7 +43,9 @@ writeFileSync(`${shm}/other`, Buffer.alloc(8192, 1))
 if (process.getuid?.() === 0) chownSync(`${shm}/other`, 65_534, 65_534)
 const named = await host.createShared(`ckpt-test-${process.pid}-named`, { bytes: 8192, lock: false })
 const hidden = await host.allocate({ bytes: 8192, shareable: true, lock: false })
-const start = readFileSync('/proc/self/stat', 'latin1').replace(/^.*\) /s, '').split(' ')[19]!
+const start = readFileSync('/proc/self/stat', 'latin1')
+  .replace(/^.*\) /s, '')
+  .split(' ')[19]!
 const own = { pid: process.pid, mark: `${/\d+/.exec(readlinkSync('/proc/self/ns/pid'))![0]}:${start}` }
 const honest = [
   { path: `/dev/shm/${named.name}`, identity: named.identity! },
@@ -89,16 +101,14 @@ function storage(): { said: WorkerStorage; honest: boolean } {
   for (let lie = 0; lie < lies; lie++) {
     const number = pick(0, 1, 4096, 8192, 8193, 2 ** 31, 2 ** 32, 2 ** 52, Number.MAX_SAFE_INTEGER)
     const text = pick('0', '1', String(random(2 ** 31)), '18446744073709551615', '99999999999999999999', '')
-    pick(
-      () => (handle.path = paths[random(paths.length)]!),
-      () => (handle.path = paths[random(paths.length)]!),
-      () => (handle.offset = number),
-      () => (handle.bytes = number),
-      () => (handle.size = pick(number, undefined)),
-      () => (handle.device = pick(text, undefined)),
-      () => (handle.inode = pick(text, undefined)),
-      () => (process_ = pick(undefined, { pid: 1, mark: own.mark }, { pid: own.pid, mark: '1:1' }, { pid: own.pid, mark: 'x' })),
-    )()
+    const part = random(8)
+    if (part < 2) handle.path = paths[random(paths.length)]!
+    else if (part === 2) handle.offset = number
+    else if (part === 3) handle.bytes = number
+    else if (part === 4) handle.size = pick(number, undefined)
+    else if (part === 5) handle.device = pick(text, undefined)
+    else if (part === 6) handle.inode = pick(text, undefined)
+    else process_ = pick(undefined, { pid: 1, mark: own.mark }, { pid: own.pid, mark: '1:1' }, { pid: own.pid, mark: 'x' })
   }
   const same = honest.find(({ path, identity }) => path === handle.path && identity.inode === handle.inode)
   const inside = handle.offset + handle.bytes <= 8192
@@ -108,10 +118,15 @@ function storage(): { said: WorkerStorage; honest: boolean } {
 }
 
 const open = (): number => readdirSync('/proc/self/fd').length
-const mapped = (): number => readFileSync('/proc/self/maps', 'utf8').split('\n').filter((line) => /shm|memfd|victim/.test(line)).length
+const mapped = (): number =>
+  readFileSync('/proc/self/maps', 'utf8')
+    .split('\n')
+    .filter((line) => /shm|memfd|victim/.test(line)).length
 const codes: Record<string, number> = {}
 const wrong: string[] = []
-await direct.map([{ handle: { kind: 'file', ...storageOf(honest[0]) }, process: own, what: 'warm-up' }]).then((one) => one.close())
+await direct
+  .map([{ handle: { kind: 'file', ...storageOf(honest[0]) }, process: own, what: 'warm-up' }])
+  .then((one) => one.close())
 const before = [open(), mapped()]
 accessIgnored('/ckpt-trace-begins')
 for (let i = 0; i < Number(count); i++) {
@@ -119,7 +134,13 @@ for (let i = 0; i < Number(count); i++) {
   const { handle } = said
   let code = 'mapped'
   try {
-    if (random(3) > 0 || handle.kind !== 'file' || handle.device === undefined || handle.inode === undefined || handle.size === undefined) {
+    if (
+      random(3) > 0 ||
+      handle.kind !== 'file' ||
+      handle.device === undefined ||
+      handle.inode === undefined ||
+      handle.size === undefined
+    ) {
       // An honest one before it: it is given back too.
       const first = { handle: { kind: 'file' as const, ...storageOf(honest[0]) }, process: own, what: 'storage of another' }
       await (await direct.map([first, said])).close()
@@ -129,7 +150,11 @@ for (let i = 0; i < Number(count); i++) {
       const place =
         random(2) === 0
           ? memoryPlace(handle.path, said.process, 'segment 0 of rank 1')
-          : ({ kind: 'descriptor', process: said.process ?? { pid: random(2 ** 31), mark: '' }, descriptor: random(2 ** 30) } as const)
+          : ({
+              kind: 'descriptor',
+              process: said.process ?? { pid: random(2 ** 31), mark: '' },
+              descriptor: random(2 ** 30),
+            } as const)
       const memory = await direct.mapMemory({ place, identity: { device: on, inode, bytes } }, 'segment 0 of rank 1')
       if (!honest.some(({ identity }) => identity.inode === inode && identity.device === on) || bytes !== 8192) {
         wrong.push(JSON.stringify([place, handle]))

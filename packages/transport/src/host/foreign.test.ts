@@ -1,5 +1,15 @@
 import { execFile, spawnSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -71,7 +81,15 @@ describe('memory that other processes name', () => {
     const process_ = { pid: 7, mark: '1:2' }
     expect(memoryPlace('/dev/shm/a/b', process_, 'x')).toEqual({ kind: 'shm', path: 'a/b' })
     expect(memoryPlace('/proc/7/fd/3', process_, 'x')).toEqual({ kind: 'descriptor', process: process_, descriptor: 3 })
-    for (const path of ['/proc/8/fd/3', '/proc/7/fd/3/..', '/proc/07/fd/3', '/proc/self/fd/3', '/proc/7/task/7/fd/3', '/dev/shm/..', '/tmp/a']) {
+    for (const path of [
+      '/proc/8/fd/3',
+      '/proc/7/fd/3/..',
+      '/proc/07/fd/3',
+      '/proc/self/fd/3',
+      '/proc/7/task/7/fd/3',
+      '/dev/shm/..',
+      '/tmp/a',
+    ]) {
       expect(() => memoryPlace(path, process_, 'storage 3'), path).toThrow(
         expect.objectContaining({ code: 'MEMORY_REFUSED', message: expect.stringContaining('storage 3') as string }) as Error,
       )
@@ -124,28 +142,31 @@ describe('a file that is used in place', () => {
     for (const memory of [own, peer]) memory.close()
   })
 
-  it.for(['replaced', 'removed'])('%s: who has it mapped keeps the old one whole, and nobody maps the new one for it', async (how) => {
-    const path = join(shm, 'file')
-    writeFileSync(path, Buffer.alloc(bytes, 1))
-    const own = await host.mapFile(path, { lock: false })
-    const { device, inode, modified } = own.identity!
-    if (how === 'replaced') replace(path)
-    else rmSync(path)
-    own.assertIntact!()
-    expect((await copied(own)).equals(Buffer.alloc(bytes, 1))).toBe(true)
-    const opening = host.openForeign(
-      { place: memoryPlace(path, undefined, 'x'), identity: { device, inode, bytes, modified: modified! } },
-      { what: 'segment 0 of rank 1' },
-    )
-    const error = await opening.then(
-      () => undefined,
-      (thrown: unknown) => thrown,
-    )
-    expect(CkptError.is(error, 'MEMORY_CHANGED') && error.retryable).toBe(true)
-    expect((error as CkptError).fields.file).toBe(path)
-    expect((error as CkptError).message).toContain('segment 0 of rank 1')
-    own.close()
-  })
+  it.for(['replaced', 'removed'])(
+    '%s: who has it mapped keeps the old one whole, and nobody maps the new one for it',
+    async (how) => {
+      const path = join(shm, 'file')
+      writeFileSync(path, Buffer.alloc(bytes, 1))
+      const own = await host.mapFile(path, { lock: false })
+      const { device, inode, modified } = own.identity!
+      if (how === 'replaced') replace(path)
+      else rmSync(path)
+      own.assertIntact!()
+      expect((await copied(own)).equals(Buffer.alloc(bytes, 1))).toBe(true)
+      const opening = host.openForeign(
+        { place: memoryPlace(path, undefined, 'x'), identity: { device, inode, bytes, modified: modified! } },
+        { what: 'segment 0 of rank 1' },
+      )
+      const error = await opening.then(
+        () => undefined,
+        (thrown: unknown) => thrown,
+      )
+      expect(CkptError.is(error, 'MEMORY_CHANGED') && error.retryable).toBe(true)
+      expect((error as CkptError).fields.file).toBe(path)
+      expect((error as CkptError).message).toContain('segment 0 of rank 1')
+      own.close()
+    },
+  )
 
   it('is opened for reading alone', async () => {
     const path = join(shm, 'file')
