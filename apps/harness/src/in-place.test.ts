@@ -140,7 +140,10 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
           await served(version)
           seen['whole'] = (seen['whole'] ?? 0) + 1
         } else {
-          expect(CkptError.is(error) && error.retryable, `${what}: ${String(error)}`).toBe(true)
+          expect(
+            CkptError.is(error) && error.retryable,
+            `${what}: ${error instanceof Error ? error.message : 'no error'}`,
+          ).toBe(true)
           const { code, fields } = error as CkptError
           seen[code] = (seen[code] ?? 0) + 1
           if (code === 'DIGEST_MISMATCH') expect(fields.tensor, what).toBeTypeOf('string')

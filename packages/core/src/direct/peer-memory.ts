@@ -68,14 +68,14 @@ export async function openSegment(
   const { device, inode, bytes, modified } = memory
   const identity = { device, inode, bytes, ...(modified !== undefined && { modified }) }
   const places = placesOf(memory, owner, what)
-  let failure: unknown
+  let failure: CkptError | undefined
   for (const place of places) {
     try {
       return await direct.mapMemory({ place, identity }, what)
     } catch (error) {
-      failure ??= error
-      // By its name only, where the rank's descriptors cannot be reached: a file that changed has changed under its name too.
+      // By its name only where the rank's descriptors cannot be reached: a file that changed has changed under its name too.
       if (!CkptError.is(error, 'MEMORY_REFUSED')) throw error
+      failure ??= error
     }
   }
   throw (

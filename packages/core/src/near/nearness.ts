@@ -49,17 +49,17 @@ export class Nearness {
       .digest('hex')
       .slice(0, 32)
     if (this.#known?.key === key && ranks.every(({ near }) => near.known === key)) return this.#known.groups
-    const presence = await this.#presence
+    const presence = (await this.#presence) ?? null
     const proofs = await Promise.all(
-      ranks.map(({ rank, near: { beacon } }) =>
-        presence == null || beacon === null || rank === own ? null : presence.proveTo(beacon),
+      ranks.map(async ({ rank, near: { beacon } }) =>
+        presence === null || beacon === null || rank === own ? null : await presence.proveTo(beacon),
       ),
     )
     const all = await gather('near/proofs', proofs)
     const position = ranks.findIndex(({ rank }) => rank === own)
     const proved = ranks.map(({ rank, near: { beacon } }, index) => {
       const answer = all[index]?.[position]
-      const shown = presence != null && beacon !== null && typeof answer === 'string' && presence.proves(answer, beacon)
+      const shown = presence !== null && beacon !== null && typeof answer === 'string' && presence.proves(answer, beacon)
       return rank !== own && shown
     })
     const groups = groupsOf(

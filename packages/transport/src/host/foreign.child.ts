@@ -93,7 +93,7 @@ const paths = [
 function storage(): { said: WorkerStorage; honest: boolean } {
   const real = honest[random(2)]!
   const { device: on, inode, bytes: size } = real.identity
-  const handle = { kind: 'file', path: real.path as string, offset: 0, bytes: 4096, device: on, inode, size } as {
+  const handle = { kind: 'file', path: real.path, offset: 0, bytes: 4096, device: on, inode, size } as {
     -readonly [K in keyof (StorageHandle & { kind: 'file' })]: (StorageHandle & { kind: 'file' })[K]
   }
   let process_: WorkerStorage['process'] = own
