@@ -5,13 +5,13 @@
 
 import type { NativeCancellation } from './cancellation.d.ts'
 import type { NativeLimits } from './limits.d.ts'
-import type { NativeMemory } from './memory.d.ts'
+import type { NativeMemory, NativePlace } from './memory.d.ts'
 import type { NativeOneSided } from './one-sided.d.ts'
 import type { NativePipelines } from './pipeline.d.ts'
 
 export type { NativeCancellation } from './cancellation.d.ts'
 export type { NativeLimits, NativeMemoryLimit } from './limits.d.ts'
-export type { NativeMemory } from './memory.d.ts'
+export type { NativeIdentity, NativeMemory, NativePlace } from './memory.d.ts'
 export type { NativeOneSided, NativeTcpEndpoint, NativeTcpPeer } from './one-sided.d.ts'
 export type { NativePipeline, NativePipelineJob, NativePipelines, NativePipelineStats } from './pipeline.d.ts'
 
@@ -31,8 +31,16 @@ export interface NativeAllocateOptions {
 export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSided {
   allocate(options: NativeAllocateOptions): Promise<NativeMemory>
   createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>
-  openShared(name: string): Promise<NativeMemory>
-  mapFile(path: string, lock?: boolean): Promise<NativeMemory>
+  openShared(name: string, writable?: boolean, lock?: boolean): Promise<NativeMemory>
+  /** Memory of another process of this user, checked on the opened descriptor. `what` names it in errors. */
+  openForeign(
+    place: NativePlace,
+    identity: { readonly device: string; readonly inode: string; readonly bytes: number; readonly modified?: string },
+    what: string,
+    writable?: boolean,
+    lock?: boolean,
+  ): Promise<NativeMemory>
+  mapFile(path: string, lock?: boolean, writable?: boolean): Promise<NativeMemory>
   /** Puts pages that exist (those of a file in memory) into the page table. */
   populateRead(memory: NativeMemory, offset: number, bytes: number, threads?: number): Promise<void>
   newCancellation(): NativeCancellation

@@ -47,7 +47,7 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
       context.onProgress?.(loadedBytes, plan.totalBytes)
     } catch (error) {
       const failure =
-        lostError(parts.sources) ?? CkptError.from(error, 'UPDATE_FAILED', `loading bucket ${bucket}`, { rank: context.rank })
+        changeOf(parts.sources) ?? CkptError.from(error, 'UPDATE_FAILED', `loading bucket ${bucket}`, { rank: context.rank })
       await begun.then(
         (run) => run.abort(failure),
         () => undefined, // never begun: its own error is thrown below
@@ -76,8 +76,8 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
   try {
     parts.onBegin?.(running)
     const stats = await running.finished
-    const lost = lostError(parts.sources)
-    if (lost !== undefined) throw lost
+    const changed = changeOf(parts.sources)
+    if (changed !== undefined) throw changed
     const { startedAt } = running
     const sinceStart = reloadSpans.map((value, index) => (index % 3 === 0 ? value : value - startedAt))
     return { stats, reloadMs, startedAt, reloadSpans: sinceStart }
@@ -86,12 +86,12 @@ export async function runPipeline(context: StrategyContext, parts: PipelineParts
   }
 }
 
-/** A source whose file was cut short while it was read, as `DIGEST_MISMATCH` naming it: zeros were sent in place of its bytes. */
-function lostError(sources: readonly HostMemory[]): CkptError | undefined {
-  const lost = sources.find((source) => source.lost === true)
-  if (lost === undefined) return undefined
-  const name = lost.kind === 'shared' ? `/dev/shm/${lost.name}` : (lost.name ?? 'shared memory')
-  return new CkptError('DIGEST_MISMATCH', `${name} was cut short after it was registered: register the checkpoint again`, {
-    fields: { file: name },
-  })
+/** A source that is not what was registered any more, by its error: it names the file, which a worker's digest cannot. */
+function changeOf(sources: readonly HostMemory[]): CkptError | undefined {
+  try {
+    for (const source of sources) source.assertIntact?.()
+    return undefined
+  } catch (error) {
+    return CkptError.from(error, 'MEMORY_CHANGED')
+  }
 }

@@ -5,7 +5,16 @@ import type { BucketColumns, CopyColumns, PipelineMode } from './plan.ts'
 
 /** How an engine worker gets at a ring: POSIX shared memory by name, or CUDA device memory by IPC handle. */
 export type RingHandle =
-  | { readonly kind: 'shm'; readonly name: string; readonly offset: number; readonly bytes: number }
+  | {
+      readonly kind: 'shm'
+      readonly name: string
+      readonly offset: number
+      readonly bytes: number
+      /** What has that name, as of `MemoryIdentity`; `size` is that of the whole object. */
+      readonly device?: string | undefined
+      readonly inode?: string | undefined
+      readonly size?: number | undefined
+    }
   | {
       readonly kind: 'cuda'
       readonly handle: Uint8Array

@@ -1,5 +1,15 @@
 import type { HostMemory } from './host.ts'
+import type { ForeignMemory, ProcessName } from './memory-identity.ts'
 import type { StorageHandle } from './routes.ts'
+
+/** A storage of an engine worker, and whose it is. */
+export interface WorkerStorage {
+  readonly handle: StorageHandle
+  /** The worker's process, where it said so: descriptors of no other are opened. */
+  readonly process?: ProcessName | undefined
+  /** For errors: "storage 3 of rank 1's engine worker". */
+  readonly what: string
+}
 
 /** Parameters of engine workers, mapped by a rank. */
 export interface MappedStorages {
@@ -43,9 +53,13 @@ export interface DirectDevice {
   readonly how: string
   /** Whether this device can write into memory of these others, by UUID. */
   reaches(deviceUuids: readonly string[]): Promise<boolean>
-  /** Maps storages, of the own engine worker and of others. @throws CkptError `NATIVE_FAILURE`, `INVALID_ARGUMENT` naming the storage. */
-  map(handles: readonly StorageHandle[]): Promise<MappedStorages>
-  /** Memory of another rank of this machine, ready to be copied from. */
-  mapMemory(path: string): Promise<HostMemory>
+  /**
+   * Maps storages, of the own engine worker and of others: all of them or none.
+   *
+   * @throws CkptError `MEMORY_REFUSED` or `MEMORY_CHANGED` naming the storage, `NATIVE_FAILURE`, `INVALID_ARGUMENT`.
+   */
+  map(storages: readonly WorkerStorage[]): Promise<MappedStorages>
+  /** Memory of another rank of this machine, ready to be copied from. @throws CkptError as of `Host.openForeign`. */
+  mapMemory(memory: ForeignMemory, what: string): Promise<HostMemory>
   prepare(copies: DirectCopies): Promise<DirectJob>
 }

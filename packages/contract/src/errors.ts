@@ -22,6 +22,8 @@ export const ERROR_CODES = {
   OUT_OF_MEMORY: { scope: 'operation', retryable: true },
   NATIVE_FAILURE: { scope: 'operation', retryable: false },
   PLAN_INFEASIBLE: { scope: 'operation', retryable: false },
+  /** What another process names as its memory is nothing that may be mapped. */
+  MEMORY_REFUSED: { scope: 'operation', retryable: false },
   // engine
   ENGINE_UNREACHABLE: { scope: 'engine', retryable: true },
   ENGINE_PROTOCOL: { scope: 'engine', retryable: false },
@@ -54,6 +56,8 @@ export const ERROR_CODES = {
   CHECKPOINT_CHANGED: { scope: 'checkpoint', retryable: true },
   METAS_MALFORMED: { scope: 'checkpoint', retryable: false },
   METAS_STALE: { scope: 'checkpoint', retryable: true },
+  /** Memory, or a file that is used in place, was replaced, cut short or written to since it was registered or offered. */
+  MEMORY_CHANGED: { scope: 'checkpoint', retryable: true },
   /** A one-sided endpoint does not know the region's key (any more), or the range lies outside of it. */
   REGION_REFUSED: { scope: 'checkpoint', retryable: false },
 } as const satisfies Record<string, CodeInfo>

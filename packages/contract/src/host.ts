@@ -1,4 +1,5 @@
 import type { ReadableFile } from './file-identity.ts'
+import type { ForeignMemory, MemoryIdentity } from './memory-identity.ts'
 
 /** A range of host memory with a stable address. It stays mapped until {@link HostMemory.close}, and until native users are done. */
 export interface HostMemory {
@@ -6,11 +7,18 @@ export interface HostMemory {
   readonly kind: 'anonymous' | 'shared' | 'file'
   /** Name in /dev/shm (without the leading slash) of `shared` memory; path of a `file`, and of `anonymous` memory that is shareable. */
   readonly name: string | undefined
+  /** What it is, for other processes that open it; absent for private memory. `descriptor`: of this process, where it keeps one. */
+  readonly identity?: (MemoryIdentity & { readonly descriptor?: number }) | undefined
+  /**
+   * Checks that what is mapped is what was mapped: not cut short, and where it is a file in place, not written to. A name that means another
+   * file by now does no harm.
+   *
+   * @throws CkptError `MEMORY_CHANGED` naming the file.
+   */
+  assertIntact?(): void
   /** Whether the pages are locked in memory; where they are not, `lockError` says why. */
   readonly locked: boolean
   readonly lockError: string | undefined
-  /** True if its file or shared memory was cut short while it was mapped: bytes past its end have read as zeros since. */
-  readonly lost?: boolean
   /**
    * Bytes offset … offset + length - 1 without a copy. The view is detached (length 0) by `close`.
    * @throws RangeError outside the memory.
@@ -128,9 +136,20 @@ export interface Host {
   allocate(options: AllocateOptions): Promise<HostMemory>
   /** New POSIX shared memory, mode 0600. @throws CkptError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` when the name is taken. */
   createShared(name: string, options: AllocateOptions): Promise<HostMemory>
-  /** Existing POSIX shared memory. @throws CkptError `INVALID_ARGUMENT` when it is not there. */
-  openShared(name: string): Promise<HostMemory>
-  /** A file mapped in place. @throws CkptError `CHECKPOINT_UNREADABLE` naming the file. */
+  /**
+   * Existing POSIX shared memory of this user; what is written to it stays in this process unless it is opened `writable` (default false).
+   *
+   * @throws CkptError `INVALID_ARGUMENT` when it is not there, `MEMORY_REFUSED` when it is no memory of this user.
+   */
+  openShared(name: string, options?: { writable?: boolean; lock?: boolean }): Promise<HostMemory>
+  /**
+   * Memory of another process, checked on what was opened: a regular file of /dev/shm or a memfd, of this user, and the very object that was
+   * offered. Nothing else is ever opened for reading or writing. `what` names it in errors.
+   *
+   * @throws CkptError `MEMORY_REFUSED` naming the field, `MEMORY_CHANGED` naming the file, `OUT_OF_MEMORY`.
+   */
+  openForeign(memory: ForeignMemory, options: { what: string; writable?: boolean; lock?: boolean }): Promise<HostMemory>
+  /** A file mapped in place; what is written to the memory never reaches the file. @throws CkptError `CHECKPOINT_UNREADABLE` naming the file. */
   mapFile(path: string, options?: { lock?: boolean }): Promise<HostMemory>
   /**
    * Opens a regular file beneath a directory: `path` is relative to it, and neither a link nor `..` in it is followed. Resolves with a

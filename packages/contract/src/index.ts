@@ -25,6 +25,7 @@ export {
   type TensorTable,
 } from './tensor.ts'
 export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
+export { memoryPlace, type ForeignMemory, type MemoryIdentity, type MemoryPlace, type ProcessName } from './memory-identity.ts'
 export type { BucketColumns, BucketPull, CopyColumns, ItemColumns, PipelineMode, PullRuns, TransferPlan } from './plan.ts'
 export {
   STRIDED_COPY_COLUMNS,
@@ -93,6 +94,6 @@ export type {
   StrategyResult,
 } from './strategy.ts'
 export { SteadyProgress, type ByteProgress } from './progress.ts'
-export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages } from './direct.ts'
+export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages, WorkerStorage } from './direct.ts'
 export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

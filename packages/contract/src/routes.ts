@@ -46,9 +46,20 @@ export interface Recording {
   readonly opaque: readonly OpaqueTensor[]
 }
 
-/** How a rank gets at a memory that an engine's parameters lie in: a file that it maps, or CUDA device memory by IPC handle. */
+/** How a rank gets at a memory that an engine's parameters lie in: shared memory that it maps, or CUDA device memory by IPC handle. */
 export type StorageHandle =
-  | { readonly kind: 'file'; readonly path: string; readonly offset: number; readonly bytes: number }
+  | {
+      readonly kind: 'file'
+      /** `/dev/shm/NAME`, or `/proc/PID/fd/N` of the worker's own process; nothing else is opened. */
+      readonly path: string
+      readonly offset: number
+      readonly bytes: number
+      /** What lies there, as the worker's own descriptor says (`MemoryIdentity`); a handle without is refused. */
+      readonly device?: string | undefined
+      readonly inode?: string | undefined
+      /** Size in bytes of the whole object. */
+      readonly size?: number | undefined
+    }
   | {
       readonly kind: 'cuda'
       /** 64 bytes. It names a whole allocation, in which the storage begins at `offset`. */

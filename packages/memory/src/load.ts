@@ -6,6 +6,7 @@ import {
   type DeviceReader,
   type Host,
   type HostMemory,
+  type MemoryIdentity,
   type SegmentMeta,
   type TensorMeta,
 } from '@ckpt/contract'
@@ -143,7 +144,7 @@ async function copyFromMemories(
     let memory: HostMemory
     if (data.kind === 'memory') memory = data.memory
     else {
-      memory = opened.get(data.name) ?? (await openShared(host, name, data.name))
+      memory = opened.get(data.name) ?? (await openShared(host, name, data))
       opened.set(data.name, memory)
       checkRange(name, memory, data.offset, bytes)
     }
@@ -156,9 +157,17 @@ async function copyFromMemories(
   if (columns.length >= STRIDED_COPY_COLUMNS) await host.copy(memories, Float64Array.from(columns))
 }
 
-async function openShared(host: Host, tensor: string, shared: string): Promise<HostMemory> {
+/** Memory of another process by its name in /dev/shm, checked on what was opened. */
+async function openShared(
+  host: Host,
+  tensor: string,
+  { name, identity }: { readonly name: string; readonly identity?: MemoryIdentity },
+  lock = false,
+): Promise<HostMemory> {
   try {
-    return await host.openShared(shared)
+    if (identity === undefined) return await host.openShared(name, { lock })
+    const place = { kind: 'shm', path: name } as const
+    return await host.openForeign({ place, identity }, { what: `shared memory '${name}'`, lock })
   } catch (error) {
     throw CkptError.is(error) ? error.with({ tensor }) : error
   }
@@ -256,9 +265,16 @@ export async function mapTensors(specs: readonly TensorSpec[], context: LoadCont
     }
     if (!segmentOf.has(data.name)) segmentOf.set(data.name, segmentOf.size)
   }
-  const blocks = await mapAll(
-    [...segmentOf.keys()].map((name) => SHARED_MEMORY_DIRECTORY + name),
-    context,
+  const { host, lock } = context
+  const first = [...segmentOf.keys()].map((name) => specs.find(({ data }) => data.kind === 'shared' && data.name === name)!)
+  const blocks = await allBlocks(
+    first.map(({ name, data }) =>
+      openShared(host, name, data as TensorSpec['data'] & { kind: 'shared' }, lock).catch((error: unknown) => {
+        throw CkptError.is(error, 'INVALID_ARGUMENT')
+          ? new CkptError('CHECKPOINT_UNREADABLE', error.message, { cause: error, fields: error.fields })
+          : error
+      }),
+    ),
   )
   try {
     throwIfAborted(context.signal)
@@ -275,8 +291,13 @@ export async function mapTensors(specs: readonly TensorSpec[], context: LoadCont
   }
 }
 
-async function mapAll(paths: readonly string[], { host, lock }: LoadContext): Promise<Block[]> {
-  const results = await Promise.allSettled(paths.map((path) => host.mapFile(path, { lock })))
+function mapAll(paths: readonly string[], { host, lock }: LoadContext): Promise<Block[]> {
+  return allBlocks(paths.map((path) => host.mapFile(path, { lock })))
+}
+
+/** All of them or none. */
+async function allBlocks(memories: readonly Promise<HostMemory>[]): Promise<Block[]> {
+  const results = await Promise.allSettled(memories)
   const failed = results.find((result) => result.status === 'rejected')
   const blocks = results.flatMap((result) => (result.status === 'fulfilled' ? [ownBlock(result.value)] : []))
   if (failed === undefined) return blocks

@@ -1,4 +1,13 @@
-import { CkptError, isDType, shown, tensorBytes, type DeviceSource, type DType, type HostMemory } from '@ckpt/contract'
+import {
+  CkptError,
+  isDType,
+  shown,
+  tensorBytes,
+  type DeviceSource,
+  type DType,
+  type HostMemory,
+  type MemoryIdentity,
+} from '@ckpt/contract'
 
 /** `CUipcMemHandle` of cuda.h. */
 const IPC_HANDLE_BYTES = 64
@@ -8,8 +17,8 @@ export type TensorData =
   | ArrayBufferView
   | ArrayBufferLike
   | { readonly memory: HostMemory; readonly offset?: number }
-  /** `shared` is a name in /dev/shm, without the leading slash. */
-  | { readonly shared: string; readonly offset?: number }
+  /** `shared` is a name in /dev/shm, without the leading slash; `identity`: what its owner says lies there. */
+  | { readonly shared: string; readonly offset?: number; readonly identity?: MemoryIdentity }
   /** GPU memory of another process: the CUDA IPC handle (64 bytes) of its allocation, and where in that the tensor begins. */
   | { readonly device: { readonly handle: Uint8Array; readonly offset?: number }; readonly uuid: string }
   /** GPU memory of this process. Work that writes it must be over, and it must stay as it is until it is registered. */
@@ -52,7 +61,7 @@ export interface TensorSpec {
   readonly data:
     | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
     | { readonly kind: 'memory'; readonly memory: HostMemory; readonly offset: number }
-    | { readonly kind: 'shared'; readonly name: string; readonly offset: number }
+    | { readonly kind: 'shared'; readonly name: string; readonly offset: number; readonly identity?: MemoryIdentity }
     | { readonly kind: 'device'; readonly source: DeviceSource; readonly offset: number }
 }
 
@@ -105,7 +114,9 @@ function dataOf(name: string, data: TensorData, bytes: number): TensorSpec['data
     }
     return { kind: 'device', source: { kind: 'ipc', handle, deviceUuid: data.uuid }, offset }
   }
-  if ('shared' in data) return { kind: 'shared', name: data.shared, offset }
+  if ('shared' in data) {
+    return { kind: 'shared', name: data.shared, offset, ...(data.identity && { identity: data.identity }) }
+  }
   checkRange(name, data.memory, offset, bytes)
   return { kind: 'memory', memory: data.memory, offset }
 }

@@ -1,7 +1,9 @@
 import { existsSync, watch, type FSWatcher } from 'node:fs'
-import type { Host, HostMemory } from '@ckpt/contract'
+import { CkptError, type Host, type HostMemory, type RingHandle } from '@ckpt/contract'
 
 const SHM = '/dev/shm'
+
+type ShmRing = RingHandle & { readonly kind: 'shm' }
 
 /**
  * The ring that was mapped last, kept mapped for as long as its rank keeps it: mapping it anew and touching all of it again costs more
@@ -17,11 +19,21 @@ export class KeptRing {
   }
 
   /** Maps the ring, or takes the mapping that is there. Pair with {@link KeptRing.release}. */
-  async use(name: string): Promise<HostMemory> {
+  async use({ name, device, inode, size, offset, bytes }: ShmRing): Promise<HostMemory> {
     if (this.#kept?.name !== name || !existsSync(`${SHM}/${name}`)) {
       this.#drop()
-      const memory = await this.#host.openShared(name)
+      const memory =
+        device === undefined || inode === undefined || size === undefined
+          ? await this.#host.openShared(name)
+          : await this.#host.openForeign(
+              { place: { kind: 'shm', path: name }, identity: { device, inode, bytes: size } },
+              { what: 'the ring of the rank' },
+            )
       try {
+        if (offset + bytes > memory.bytes) {
+          const text = `ring ${name} ends at ${offset + bytes}, its memory at ${memory.bytes}`
+          throw new CkptError('MEMORY_REFUSED', text, { fields: { field: 'ring' } })
+        }
         this.#kept = { name, memory, watcher: this.#watch(name) }
       } catch (error) {
         memory.close()

@@ -98,7 +98,9 @@ export class Parameters {
 
   /** How a rank gets at the parameters. */
   get storages(): readonly StorageHandle[] {
-    return [{ kind: 'file', path: `/dev/shm/${this.#memory.name}`, offset: 0, bytes: this.#memory.bytes }]
+    const { bytes, name } = this.#memory
+    const { device, inode, bytes: size } = this.#memory.identity!
+    return [{ kind: 'file', path: `/dev/shm/${name}`, offset: 0, bytes, device, inode, size }]
   }
 
   /** Sums of what each route of the recording has brought, as it lies in the parameters now. */

@@ -183,7 +183,7 @@ class Session {
         if (this.#record) this.#options.parameters.renewRecording()
         if (message.ring === null) return
         if (message.ring.kind !== 'shm') throw new CkptError('UNSUPPORTED', `a ${message.ring.kind} ring in a host engine`)
-        this.#ring = { memory: await rings.use(message.ring.name), offset: message.ring.offset }
+        this.#ring = { memory: await rings.use(message.ring), offset: message.ring.offset }
         return
       }
       case 'bucket': {

@@ -23,6 +23,8 @@ inline constexpr const char* kPeerUnauthorized = "PEER_UNAUTHORIZED";
 inline constexpr const char* kPeerProtocol = "PEER_PROTOCOL";
 inline constexpr const char* kRegionRefused = "REGION_REFUSED";
 inline constexpr const char* kAddonUnavailable = "ADDON_UNAVAILABLE";
+inline constexpr const char* kMemoryRefused = "MEMORY_REFUSED";
+inline constexpr const char* kMemoryChanged = "MEMORY_CHANGED";
 inline constexpr const char* kCheckpointUnreadable = "CHECKPOINT_UNREADABLE";
 inline constexpr const char* kCheckpointChanged = "CHECKPOINT_CHANGED";
 }  // namespace code

@@ -31,8 +31,9 @@ inline unsigned DefaultThreads() {
   return threads;
 }
 
-/// A pool of threads that are started as they are needed and joined by Stop() or the destructor. Signals from elsewhere are
-/// blocked on them.
+/// A pool of threads that are started as they are needed and joined by Stop() or the destructor. Signals from elsewhere
+/// are blocked on them. SIGBUS is not: memory that goes away under a thread is its own doing, and a blocked one would end the
+/// process.
 class WorkerPool {
  public:
   explicit WorkerPool(std::string name, std::size_t limit = 64) : name_(std::move(name)), limit_(limit) {}

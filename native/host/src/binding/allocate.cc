@@ -1,9 +1,12 @@
+#include <charconv>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <variant>
 
+#include "../engine/foreign.h"
 #include "ckpt/napi/environment.h"
 #include "memory.h"
 #include "numbers.h"
@@ -90,29 +93,85 @@ Napi::Value CreateShared(const Napi::CallbackInfo& info) {
   });
 }
 
-/// openShared(name): Promise<Memory>
-Napi::Value OpenShared(const Napi::CallbackInfo& info) {
+/// Locks what is there already, all of it.
+void LockPages(Mapping& mapping, const Task& task) {
+  // Pages are locked as they are mapped, so the limits are asked before anything is read in.
+  mapping.Lock();
+  if (mapping.locked()) mapping.PopulateRead(0, mapping.size(), task.pool(), DefaultThreads(), task.cancellation());
+}
+
+/// openShared(name, writable, lock): Promise<Memory>
+Napi::Value OpenSharedOf(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const std::string name = ToText(info[0], "name");
-    return Environment::Of(info.Env()).Run([name](const Task&) { return Mapping::OpenShared(name); }, ToMemory);
+    const bool writable = ToFlag(info[1], false);
+    const bool lock = ToFlag(info[2], false);
+    return Environment::Of(info.Env())
+        .Run(
+            [name, writable, lock](const Task& task) {
+              auto mapping = OpenShared(name, writable);
+              if (lock) LockPages(*mapping, task);
+              return mapping;
+            },
+            ToMemory);
   });
 }
 
-/// mapFile(path, lock): Promise<Memory>
+/// Decimal text of a number that may have more bits than JavaScript's.
+std::uint64_t ToDecimal(const Napi::Value& value, const char* field, const std::string& what) {
+  const std::string text = ToText(value, field);
+  std::uint64_t number = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (problem != std::errc{} || end != text.data() + text.size() || text.empty()) {
+    throw Error(code::kMemoryRefused, what + ": " + field + " '" + text + "' is no whole number").WithField(field);
+  }
+  return number;
+}
+
+ForeignPlace ToPlace(const Napi::Object& place) {
+  if (const Napi::Value path = place.Get("path"); !path.IsUndefined()) return ShmPlace{ToText(path, "path")};
+  return DescriptorPlace{ToUnsigned(place.Get("pid"), "pid"), ToText(place.Get("namespace"), "namespace"),
+                         ToText(place.Get("start"), "start"), ToUnsigned(place.Get("descriptor"), "descriptor")};
+}
+
+/// openForeign(place, identity, what, writable, lock): Promise<Memory>
+Napi::Value OpenForeignOf(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&]() -> Napi::Value {
+    if (!info[0].IsObject() || !info[1].IsObject()) {
+      throw Error(code::kInvalidArgument, "place and identity must be objects").WithField("place");
+    }
+    const ForeignPlace place = ToPlace(info[0].As<Napi::Object>());
+    const auto identity = info[1].As<Napi::Object>();
+    const std::string what = ToText(info[2], "what");
+    ForeignIdentity offered{ToDecimal(identity.Get("device"), "device", what), ToDecimal(identity.Get("inode"), "inode", what),
+                            ToUnsigned(identity.Get("bytes"), "bytes"), std::nullopt};
+    if (const Napi::Value modified = identity.Get("modified"); !modified.IsUndefined()) {
+      offered.modified = static_cast<std::int64_t>(ToDecimal(modified, "modified", what));
+    }
+    const bool writable = ToFlag(info[3], false);
+    const bool lock = ToFlag(info[4], false);
+    return Environment::Of(info.Env())
+        .Run(
+            [place, offered, what, writable, lock](const Task& task) {
+              auto mapping = OpenForeign(place, offered, writable, what);
+              if (lock) LockPages(*mapping, task);
+              return mapping;
+            },
+            ToMemory);
+  });
+}
+
+/// mapFile(path, lock, writable): Promise<Memory>
 Napi::Value MapFile(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const std::string path = ToText(info[0], "path");
     const bool lock = ToFlag(info[1], true);
+    const bool writable = ToFlag(info[2], false);
     return Environment::Of(info.Env())
         .Run(
-            [path, lock](const Task& task) {
-              auto mapping = Mapping::File(path);
-              if (lock) {
-                // Pages are locked as they are mapped, so the limits are asked before anything is read in.
-                mapping->Lock();
-                if (mapping->locked())
-                  mapping->PopulateRead(0, mapping->size(), task.pool(), DefaultThreads(), task.cancellation());
-              }
+            [path, lock, writable](const Task& task) {
+              auto mapping = Mapping::File(path, writable);
+              if (lock) LockPages(*mapping, task);
               return mapping;
             },
             ToMemory);
@@ -142,7 +201,8 @@ void RegisterMemory(Napi::Env env, Napi::Object exports) {
   Memory::Register(env, exports);
   exports.Set("allocate", Napi::Function::New(env, Allocate, "allocate"));
   exports.Set("createShared", Napi::Function::New(env, CreateShared, "createShared"));
-  exports.Set("openShared", Napi::Function::New(env, OpenShared, "openShared"));
+  exports.Set("openShared", Napi::Function::New(env, OpenSharedOf, "openShared"));
+  exports.Set("openForeign", Napi::Function::New(env, OpenForeignOf, "openForeign"));
   exports.Set("mapFile", Napi::Function::New(env, MapFile, "mapFile"));
   exports.Set("populateRead", Napi::Function::New(env, PopulateRead, "populateRead"));
 }

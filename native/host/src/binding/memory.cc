@@ -35,9 +35,9 @@ void Memory::Register(Napi::Env env, Napi::Object) {
       DefineClass(env, kConstructor,
                   {InstanceAccessor<&Memory::GetBytes>("bytes"), InstanceAccessor<&Memory::GetKind>("kind"),
                    InstanceAccessor<&Memory::GetName>("name"), InstanceAccessor<&Memory::GetLocked>("locked"),
-                   InstanceAccessor<&Memory::GetLockError>("lockError"), InstanceAccessor<&Memory::GetLost>("lost"),
-                   InstanceMethod<&Memory::Window>("window"), InstanceMethod<&Memory::Unlink>("unlink"),
-                   InstanceMethod<&Memory::Close>("close")});
+                   InstanceAccessor<&Memory::GetLockError>("lockError"), InstanceAccessor<&Memory::GetIdentity>("identity"),
+                   InstanceMethod<&Memory::CheckIntact>("checkIntact"), InstanceMethod<&Memory::Window>("window"),
+                   InstanceMethod<&Memory::Unlink>("unlink"), InstanceMethod<&Memory::Close>("close")});
   Environment::Of(env).Keep(kConstructor, constructor);
 }
 
@@ -95,8 +95,23 @@ Napi::Value Memory::GetLockError(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), error);
 }
 
-Napi::Value Memory::GetLost(const Napi::CallbackInfo& info) {
-  return Napi::Boolean::New(info.Env(), mapping_ && mapping_->lost());
+Napi::Value Memory::GetIdentity(const Napi::CallbackInfo& info) {
+  if (!mapping_ || !mapping_->identity()) return info.Env().Undefined();
+  const Identity& identity = *mapping_->identity();
+  Napi::Object result = Napi::Object::New(info.Env());
+  // As text: inodes may have more bits than a number keeps.
+  result.Set("device", std::to_string(identity.device));
+  result.Set("inode", std::to_string(identity.inode));
+  result.Set("bytes", static_cast<double>(identity.bytes));
+  result.Set("modified", std::to_string(identity.modified));
+  if (mapping_->descriptor() >= 0) result.Set("descriptor", mapping_->descriptor());
+  return result;
+}
+
+void Memory::CheckIntact(const Napi::CallbackInfo& info) {
+  Guard(info.Env(), [&] {
+    if (mapping_) mapping_->CheckIntact();
+  });
 }
 
 Napi::ArrayBuffer Memory::BufferOver(Napi::Env env, std::size_t offset, std::size_t length) {

@@ -42,7 +42,10 @@ class Memory : public Napi::ObjectWrap<Memory> {
   Napi::Value GetName(const Napi::CallbackInfo& info);
   Napi::Value GetLocked(const Napi::CallbackInfo& info);
   Napi::Value GetLockError(const Napi::CallbackInfo& info);
-  Napi::Value GetLost(const Napi::CallbackInfo& info);
+  /// What the memory is (NativeIdentity), or undefined for private memory.
+  Napi::Value GetIdentity(const Napi::CallbackInfo& info);
+  /// checkIntact(): void. @throws MEMORY_CHANGED naming the file.
+  void CheckIntact(const Napi::CallbackInfo& info);
   /// window(offset, length): [ArrayBuffer, offset in it] that holds the range.
   Napi::Value Window(const Napi::CallbackInfo& info);
   void Unlink(const Napi::CallbackInfo& info);

@@ -72,7 +72,7 @@ std::string VolumeText(const struct statvfs& volume) {
 /// A new file of `bytes` bytes in memory that no directory lists. Where a system call filter or an old kernel has no
 /// memfd_create, one in /dev/shm whose name never was. @throws Error OUT_OF_MEMORY, NATIVE_FAILURE.
 ScopedFd NamelessFile(std::size_t bytes) {
-  ScopedFd fd(::memfd_create("ckpt", MFD_CLOEXEC));
+  ScopedFd fd(::memfd_create("ckpt", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   int number = fd ? 0 : errno;
   const bool refused = number == EPERM || number == ENOSYS || number == EACCES;
   if (refused) fd = ScopedFd(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
@@ -90,21 +90,20 @@ ScopedFd NamelessFile(std::size_t bytes) {
     const std::string size = ::fstatvfs(fd.get(), &volume) == 0 ? ": " + VolumeText(volume) : "";
     throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(bytes) + " bytes of /dev/shm" + size, number);
   }
+  // Other processes map it: none of them may cut it short under the rest.
+  ::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   return fd;
-}
-
-std::size_t FileBytes(int fd) {
-  struct stat status{};
-  if (::fstat(fd, &status) != 0) throw Error::System(code::kNativeFailure, "fstat", errno);
-  return static_cast<std::size_t>(status.st_size);
 }
 
 }  // namespace
 
-Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd)
-    : kind_(kind), name_(std::move(name)), memory_(std::move(memory)), fd_(std::move(fd)) {
-  if (kind_ != Kind::kAnonymous) guard_ = std::make_unique<FaultGuard>(memory_.data(), memory_.size());
-}
+Mapping::Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd, std::optional<Identity> identity)
+    : kind_(kind),
+      name_(std::move(name)),
+      memory_(std::move(memory)),
+      fd_(std::move(fd)),
+      identity_(identity),
+      pages_(identity_ ? PageWatch(memory_.data(), memory_.size()) : PageWatch()) {}
 
 std::shared_ptr<Mapping> Mapping::Anonymous(std::size_t bytes) {
   RequireAvailable(bytes, Use::kPrivate);
@@ -121,7 +120,8 @@ std::shared_ptr<Mapping> Mapping::Shareable(std::size_t bytes) {
   ScopedMmap memory = Map(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), "shareable memory");
   ::madvise(memory.data(), bytes, MADV_HUGEPAGE);
   std::string path = "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(fd.get());
-  return std::make_shared<Mapping>(Kind::kAnonymous, std::move(path), std::move(memory), std::move(fd));
+  const Identity identity = IdentityOf(fd.get(), path);
+  return std::make_shared<Mapping>(Kind::kAnonymous, std::move(path), std::move(memory), std::move(fd), identity);
 }
 
 std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::size_t bytes) {
@@ -149,47 +149,56 @@ std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::siz
     }
     ScopedMmap memory = Map(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), "shared memory '" + name + "'");
     ::madvise(memory.data(), bytes, MADV_HUGEPAGE);
-    return std::make_shared<Mapping>(Kind::kShared, name, std::move(memory));
+    const Identity identity = IdentityOf(fd.get(), "/dev/shm" + path);
+    return std::make_shared<Mapping>(Kind::kShared, name, std::move(memory), ScopedFd(), identity);
   } catch (...) {
     ::shm_unlink(path.c_str());
     throw;
   }
 }
 
-std::shared_ptr<Mapping> Mapping::OpenShared(const std::string& name) {
-  const std::string path = CheckName(name);
-  const ScopedFd fd(::shm_open(path.c_str(), O_RDWR | O_CLOEXEC, 0));
-  if (!fd) {
-    throw Error::System(code::kInvalidArgument, "cannot open shared memory '" + name + "'", errno)
-        .WithFile("/dev/shm" + path)
-        .WithField("name");
+std::shared_ptr<Mapping> Mapping::File(const std::string& path, bool writable) {
+  // Not waiting for the other end of a pipe, which is refused below.
+  const int how = O_CLOEXEC | O_NONBLOCK;
+  ScopedFd fd(::open(path.c_str(), O_RDONLY | how));
+  if (!fd) throw Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", errno).WithFile(path);
+  const Identity identity = IdentityOf(fd.get(), path);
+  if (!S_ISREG(identity.mode)) throw Error(code::kCheckpointUnreadable, "'" + path + "' is not a regular file").WithFile(path);
+  if (identity.bytes == 0) throw Error(code::kCheckpointUnreadable, "'" + path + "' is empty").WithFile(path);
+  bool shared = false;
+  if (writable) {
+    // The very file that was looked at, whatever the path means by now.
+    ScopedFd again(::open(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), O_RDWR | how));
+    shared = static_cast<bool>(again);
+    if (shared) fd = std::move(again);
   }
-  const std::size_t bytes = FileBytes(fd.get());
-  if (bytes == 0) throw Error(code::kInvalidArgument, "shared memory '" + name + "' is empty").WithFile("/dev/shm" + path);
-  return std::make_shared<Mapping>(Kind::kShared, name,
-                                   Map(bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), "shared memory '" + name + "'"));
+  auto mapping = Opened(Kind::kFile, path, std::move(fd), shared ? Access::kWrite : Access::kPrivate);
+  mapping->MustStay();
+  return mapping;
 }
 
-std::shared_ptr<Mapping> Mapping::File(const std::string& path) {
-  bool writable = true;
-  // Not waiting for the other end of a pipe, which is refused below.
-  ScopedFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
-  if (!fd) {
-    writable = false;
-    fd = ScopedFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  }
-  if (!fd) throw Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", errno).WithFile(path);
-  struct stat status{};
-  if (::fstat(fd.get(), &status) != 0) {
-    throw Error::System(code::kCheckpointUnreadable, "cannot stat '" + path + "'", errno).WithFile(path);
-  }
-  if (!S_ISREG(status.st_mode)) throw Error(code::kCheckpointUnreadable, "'" + path + "' is not a regular file").WithFile(path);
-  if (status.st_size == 0) throw Error(code::kCheckpointUnreadable, "'" + path + "' is empty").WithFile(path);
-  const auto bytes = static_cast<std::size_t>(status.st_size);
-  void* address = MapAligned(bytes, PROT_READ | PROT_WRITE, writable ? MAP_SHARED : MAP_PRIVATE, fd.get());
-  if (address == MAP_FAILED)
-    throw Error::System(code::kCheckpointUnreadable, "cannot map '" + path + "'", errno).WithFile(path);
-  return std::make_shared<Mapping>(Kind::kFile, path, ScopedMmap(address, bytes));
+std::shared_ptr<Mapping> Mapping::Opened(Kind kind, const std::string& name, ScopedFd fd, Access access) {
+  const Identity identity = IdentityOf(fd.get(), name);
+  const int protection = access == Access::kRead ? PROT_READ : PROT_READ | PROT_WRITE;
+  const int flags = access == Access::kPrivate ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
+  ScopedMmap memory = Map(static_cast<std::size_t>(identity.bytes), protection, flags, fd.get(), "'" + name + "'");
+  return std::make_shared<Mapping>(kind, name, std::move(memory), std::move(fd), identity);
+}
+
+void Mapping::CheckIntact() const {
+  if (!identity_) return;
+  const std::string path = kind_ == Kind::kShared ? "/dev/shm/" + name_ : name_;
+  const auto changed = [&path](const std::string& how) {
+    throw Error(code::kMemoryChanged, path + " " + how + ": register or share it again").WithFile(path);
+  };
+  if (pages_.lost()) changed("was truncated while it was in use");
+  if (!fd_) return;
+  const Identity now = IdentityOf(fd_.get(), path);
+  if (now.bytes < size()) changed("has " + std::to_string(now.bytes) + " bytes now, not " + std::to_string(size()));
+  if (!must_stay_) return;
+  // A file that was removed or replaced under its name is mapped here as it was; its time of change says no more then.
+  const bool touched = now.changed != identity_->changed && now.links == identity_->links;
+  if (now.modified != identity_->modified || touched) changed("was written to after it was mapped");
 }
 
 bool Mapping::locked() const {

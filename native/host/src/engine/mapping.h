@@ -5,13 +5,15 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "ckpt/cancellation.h"
 #include "ckpt/fd.h"
 #include "ckpt/mmap.h"
 #include "ckpt/worker_pool.h"
-#include "fault_guard.h"
+#include "identity.h"
+#include "lost_pages.h"
 
 namespace ckpt::host {
 
@@ -19,6 +21,9 @@ namespace ckpt::host {
 class Mapping {
  public:
   enum class Kind { kAnonymous, kShared, kFile };
+  /// Of an object that others have too: its bytes alone; a copy of what is written, which nobody else sees; its bytes to write
+  /// to.
+  enum class Access { kRead, kPrivate, kWrite };
   static constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
   /// Private memory, 2 MiB aligned, advised to use huge pages. @throws Error OUT_OF_MEMORY.
@@ -29,14 +34,15 @@ class Mapping {
   /// New POSIX shared memory, mode 0600. Its pages are not there yet: call Populate or Reserve before any use.
   /// @throws Error OUT_OF_MEMORY, INVALID_ARGUMENT (the name is taken or malformed).
   static std::shared_ptr<Mapping> CreateShared(const std::string& name, std::size_t bytes);
-  /// Existing POSIX shared memory. @throws Error INVALID_ARGUMENT when it is not there or is empty.
-  static std::shared_ptr<Mapping> OpenShared(const std::string& name);
-  /// A file in place. Where it cannot be opened for writing, the mapping is private: what is written to it never reaches the
-  /// file.
+  /// A file in place, opened for reading; what is written to the mapping never reaches the file. With `writable` it is opened
+  /// for writing where it can be, for GPUs that pin memory for writing alone.
   /// @throws Error CHECKPOINT_UNREADABLE naming the file.
-  static std::shared_ptr<Mapping> File(const std::string& path);
+  static std::shared_ptr<Mapping> File(const std::string& path, bool writable = false);
+  /// An object that was opened and checked already, all of it.
+  /// @throws Error OUT_OF_MEMORY.
+  static std::shared_ptr<Mapping> Opened(Kind kind, const std::string& name, ScopedFd fd, Access access);
 
-  Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd = ScopedFd());
+  Mapping(Kind kind, std::string name, ScopedMmap memory, ScopedFd fd = ScopedFd(), std::optional<Identity> identity = {});
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
@@ -45,9 +51,16 @@ class Mapping {
   Kind kind() const { return kind_; }
   /// Name in /dev/shm without a slash, path of a file or of shareable memory, empty for other anonymous memory.
   const std::string& name() const { return name_; }
+  /// What was mapped, as it was then; nothing for private memory.
+  const std::optional<Identity>& identity() const { return identity_; }
+  /// The descriptor that keeps it open in this process, or -1.
+  int descriptor() const { return fd_.get(); }
+  /// Nobody may write to what is mapped: CheckIntact() then looks at the times of the object too. Before any other use.
+  void MustStay() { must_stay_ = true; }
+  /// @throws Error MEMORY_CHANGED naming the file when pages of it were gone, when it is smaller than what was mapped, or when
+  /// it was written to though it must stay.
+  void CheckIntact() const;
   bool locked() const;
-  /// True if the file or shared memory was cut short while it was mapped: bytes past its end have read as zeros since.
-  bool lost() const { return guard_ != nullptr && guard_->hit(); }
   /// Why the pages are not locked; empty where they are, or where nobody asked.
   std::string lock_error() const;
 
@@ -78,9 +91,11 @@ class Mapping {
   const Kind kind_;
   const std::string name_;
   const ScopedMmap memory_;
-  /// Of memory that others can cut short; gone before the memory is.
-  std::unique_ptr<FaultGuard> guard_;
   const ScopedFd fd_;
+  const std::optional<Identity> identity_;
+  /// Ends before memory_ does.
+  const PageWatch pages_;
+  bool must_stay_ = false;
   /// By huge page: whether somebody has formed it, or is about to. Null where nobody shall.
   std::unique_ptr<std::atomic<bool>[]> formed_;
   mutable std::mutex mutex_;

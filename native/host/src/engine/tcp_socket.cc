@@ -222,7 +222,7 @@ Io ReceiveBytes(int fd, void* data, std::size_t bytes, const GoOn& go_on, int& e
 std::thread StartThread(const char* name, std::function<void()> body) {
   sigset_t all, previous;
   sigfillset(&all);
-  // A signal of the thread's own doing that is blocked ends the process: memory that was cut short is handled (FaultGuard).
+  // A signal of the thread's own doing that is blocked ends the process: memory that was cut short is handled (PageWatch).
   sigdelset(&all, SIGBUS);
   pthread_sigmask(SIG_SETMASK, &all, &previous);
   try {

@@ -19,6 +19,7 @@
 #include "ckpt/worker_pool.h"
 #include "copy.h"
 #include "digest.h"
+#include "foreign.h"
 #include "mapping.h"
 #include "mix.h"
 #include "reader.h"
@@ -275,7 +276,7 @@ void TestShared(WorkerPool& pool) {
   CHECK(CodeOf([&] { Mapping::CreateShared(name, kBytes); }) == "INVALID_ARGUMENT");
   memory->Reserve(never);
   memory->Populate(pool, 3, never);
-  auto other = Mapping::OpenShared(name);
+  auto other = OpenShared(name, true);
   const std::size_t before = PagesPresent(*other, 5000, kBytes - 10000);
   other->PopulateRead(5000, kBytes - 10000, pool, 3, never);
   const std::size_t after = PagesPresent(*other, 5000, kBytes - 10000);
@@ -285,7 +286,7 @@ void TestShared(WorkerPool& pool) {
   memory->Unlink();
   std::memset(memory->data(), 7, kBytes);
   CHECK(other->size() == kBytes && other->data()[kBytes - 1] == std::byte{7});
-  CHECK(CodeOf([&] { Mapping::OpenShared(name); }) == "INVALID_ARGUMENT");
+  CHECK(CodeOf([&] { OpenShared(name, true); }) == "INVALID_ARGUMENT");
 }
 
 void TestSeveralCallers(WorkerPool& pool) {

@@ -16,8 +16,8 @@
 #include "check.h"
 #include "ckpt/usable_cpus.h"
 #include "ckpt/worker_pool.h"
-#include "fault_guard.h"
 #include "limit.h"
+#include "lost_pages.h"
 
 using namespace ckpt::host;
 
@@ -64,7 +64,7 @@ void TestThisMachine() {
 void TestCutShort(ckpt::WorkerPool& pool) {
   for (std::size_t left = 0; left <= kBytes; left += kBytes / 8) {
     MappedFile file;
-    const FaultGuard guard(reinterpret_cast<std::byte*>(file.data), kBytes);
+    const PageWatch guard(reinterpret_cast<std::byte*>(file.data), kBytes);
     std::atomic<std::uint64_t> sum{0};
     const ckpt::Cancellation never;
     std::atomic<bool> cut{false};
@@ -75,7 +75,7 @@ void TestCutShort(ckpt::WorkerPool& pool) {
     });
     volatile unsigned char* last = file.data + kBytes - 1;
     CHECK(*last == 0);
-    CHECK(guard.hit() == (left != kBytes));
+    CHECK(guard.lost() == (left != kBytes));
     // What is left of the file is what it was.
     if (left > 0) CHECK(file.data[left - 512] == 7);
   }
@@ -84,7 +84,7 @@ void TestCutShort(ckpt::WorkerPool& pool) {
 /// A fault that is not in a guarded range ends the process as it always did.
 void TestOthersFault() {
   MappedFile guarded;
-  const FaultGuard guard(reinterpret_cast<std::byte*>(guarded.data), kBytes);
+  const PageWatch guard(reinterpret_cast<std::byte*>(guarded.data), kBytes);
   std::fflush(nullptr);
   const pid_t child = ::fork();
   CHECK(child >= 0);
@@ -100,22 +100,22 @@ void TestOthersFault() {
   CHECK(::waitpid(child, &status, 0) == child);
   // Sanitizers print a report and exit; without them the signal ends it.
   CHECK(!WIFEXITED(status) || WEXITSTATUS(status) > 3);
-  CHECK(!guard.hit());
+  CHECK(!guard.lost());
 }
 
 /// A range that is not guarded any more, then guarded again, says nothing of what was before.
 void TestReuse() {
   for (int round = 0; round < 3; round++) {
     MappedFile file;
-    const FaultGuard guard(reinterpret_cast<std::byte*>(file.data), kBytes);
-    CHECK(!guard.hit());
+    const PageWatch guard(reinterpret_cast<std::byte*>(file.data), kBytes);
+    CHECK(!guard.lost());
     CHECK(::ftruncate(file.fd, 0) == 0);
     volatile unsigned char* data = file.data;
-    CHECK(*data == 0 && guard.hit());
+    CHECK(*data == 0 && guard.lost());
   }
-  std::vector<std::unique_ptr<FaultGuard>> many;
+  std::vector<std::unique_ptr<PageWatch>> many;
   alignas(4096) static std::byte page[4096];
-  for (int i = 0; i < 5000; i++) many.push_back(std::make_unique<FaultGuard>(page, sizeof page));
+  for (int i = 0; i < 5000; i++) many.push_back(std::make_unique<PageWatch>(page, sizeof page));
 }
 
 }  // namespace

@@ -268,7 +268,8 @@ class Mute {
           continue;
         }
         ConfigureStream(fd.get());
-        if (GreetClient(fd.get(), id_, kSecret, Protection::kNone, [this] { return stop_.load(); })) held_.push_back(std::move(fd));
+        if (GreetClient(fd.get(), id_, kSecret, Protection::kNone, [this] { return stop_.load(); }))
+          held_.push_back(std::move(fd));
       }
     });
   }

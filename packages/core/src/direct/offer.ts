@@ -1,9 +1,10 @@
-import { createHash, randomUUID } from 'node:crypto'
-import { CkptError, checkMessagePack, type HostMemory, type Recording, type StorageHandle } from '@ckpt/contract'
+import { createHash } from 'node:crypto'
+import { CkptError, checkMessagePack, type ProcessName, type Recording, type StorageHandle } from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
-import type { WorkerProcess } from '../update/session.ts'
 import { recordingFrame, recordingSchema, storageSchema } from '../worker-protocol/messages.ts'
+import { checkRecording, checkStorages } from '../worker-protocol/recording-check.ts'
+import type { OfferedSegment } from './peer-memory.ts'
 
 /** What one rank tells the others so that a direct update can be planned. Or why it cannot take part in one. */
 export type Offer = Refused | Offered
@@ -16,21 +17,15 @@ export interface Refused {
   readonly recorded: boolean
 }
 
-/** One of a rank's segments, as other ranks of its host get at it. */
-export interface OfferedSegment {
-  /** File to map; null for memory that nobody else can. */
-  readonly path: string | null
-  /** New with every memory: the same file may have been written anew. */
-  readonly id: string
-}
-
 export interface Offered {
   readonly rank: number
   readonly recording: Recording
   readonly storages: readonly StorageHandle[]
   readonly segments: readonly OfferedSegment[]
+  /** The rank's own process, whose descriptors the segments name. */
+  readonly owner?: ProcessName | undefined
   /** The engine worker's process, whose memory the storages are. */
-  readonly process?: WorkerProcess | undefined
+  readonly process?: ProcessName | undefined
   /** Whether this rank's device reaches the memory of all the others' of its host. */
   readonly reaches: boolean
 }
@@ -55,31 +50,48 @@ export function decodeOffer(payload: Uint8Array): Offer {
     throw new CkptError('RENDEZVOUS_PROTOCOL', 'a rank offers something that is not MessagePack', { cause: error })
   }
   const parsed = offerSchema.safeParse(value)
-  if (parsed.success) return parsed.data
+  if (parsed.success) {
+    const offer = parsed.data
+    if ('recording' in offer) {
+      const problem = checkRecording(offer.recording) ?? checkStorages(offer.recording, offer.storages)
+      if (problem !== undefined) {
+        const text = `rank ${offer.rank} offers something malformed: ${problem}`
+        throw new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { rank: offer.rank, field: 'recording' } })
+      }
+    }
+    return offer
+  }
   const issue = parsed.error.issues[0]!
   const text = `a rank offers something malformed: ${issue.path.join('.')}: ${issue.message}`
   throw new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { field: issue.path.join('.') } })
 }
 
 const rank = z.number().int().nonnegative()
+const processName = z.object({ pid: z.number().int().nonnegative(), mark: z.string().max(128) })
+const decimal = z.string().regex(/^\d{1,20}$/)
+const bytes = z.number().int().nonnegative()
+const segment = z.object({
+  id: z.string().max(128),
+  memory: z
+    .object({
+      device: decimal,
+      inode: decimal,
+      bytes,
+      modified: decimal.optional(),
+      path: z.string().max(4096).optional(),
+      descriptor: bytes.optional(),
+    })
+    .optional(),
+})
 const offerSchema: z.ZodType<Offer> = z.union([
   z.object({ rank, refused: z.string(), recorded: z.boolean() }),
   z.object({
     rank,
     recording: recordingSchema,
     storages: z.array(storageSchema),
-    segments: z.array(z.object({ path: z.string().nullable(), id: z.string() })),
-    process: z.object({ pid: z.number().int().nonnegative(), mark: z.string().max(128) }).optional(),
+    segments: z.array(segment),
+    owner: processName.optional(),
+    process: processName.optional(),
     reaches: z.boolean(),
   }),
 ])
-
-const ids = new WeakMap<HostMemory, string>()
-
-/** A memory as other processes of this host find it. */
-export function offerSegment(memory: HostMemory): OfferedSegment {
-  let id = ids.get(memory)
-  if (id === undefined) ids.set(memory, (id = randomUUID()))
-  const path = memory.name === undefined ? null : memory.kind === 'shared' ? `/dev/shm/${memory.name}` : memory.name
-  return { path, id }
-}

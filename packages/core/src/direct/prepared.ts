@@ -7,11 +7,13 @@ import {
   type HostMemory,
   type Manifest,
   type MappedStorages,
+  type ProcessName,
   type Recording,
+  type WorkerStorage,
 } from '@ckpt/contract'
 import { planDirect, type DirectPlan, type RankDirectPlan } from '@ckpt/planner'
-import type { WorkerProcess } from '../update/session.ts'
 import type { Offered } from './offer.ts'
+import { openSegment } from './peer-memory.ts'
 import { LANDINGS, RemoteDirectJob } from './remote-job.ts'
 import { RemoteReader, type RemoteAccess } from './remote-reader.ts'
 import { cutRounds } from './rounds.ts'
@@ -30,7 +32,7 @@ export class PreparedDirect implements AsyncDisposable {
   /** Bytes of the checkpoint's tensors, each once. */
   readonly checkpointBytes: number
   /** Engine workers whose memory is mapped. */
-  readonly workers: readonly WorkerProcess[]
+  readonly workers: readonly ProcessName[]
   readonly #storages: MappedStorages
   readonly #mapped: ReadonlyMap<string, HostMemory>
 
@@ -42,7 +44,7 @@ export class PreparedDirect implements AsyncDisposable {
     remoteBytes: number
     storages: MappedStorages
     mapped: ReadonlyMap<string, HostMemory>
-    workers: readonly WorkerProcess[]
+    workers: readonly ProcessName[]
   }) {
     this.plan = parts.plan
     this.own = parts.own
@@ -95,13 +97,13 @@ export class PreparedDirect implements AsyncDisposable {
           memories.push(segments[segment])
           continue
         }
-        const path = near.find((offer) => offer.rank === holder)?.segments[segment]?.path ?? null
-        if (path === null) {
-          const text = `rank ${holder} holds its part in memory that rank ${rank} cannot map: register files in place, or create it with shareMemory`
-          throw new CkptError('UNSUPPORTED', text, { fields: { rank: holder } })
+        const key = `${holder}/${segment}`
+        let memory = opened.get(key)
+        if (memory === undefined) {
+          const offer = near.find((one) => one.rank === holder)
+          const opening = openSegment(direct, offer?.segments[segment], offer?.owner, `segment ${segment} of rank ${holder}`)
+          opened.set(key, (memory = await opening))
         }
-        let memory = opened.get(path)
-        if (memory === undefined) opened.set(path, (memory = await direct.mapMemory(path)))
         memories.push(memory)
       }
       return memories
@@ -109,8 +111,12 @@ export class PreparedDirect implements AsyncDisposable {
     let storages: MappedStorages | undefined
     try {
       const memories = await memoriesOf(own.sources)
-      const mine = near.find((offer) => offer.rank === rank)!.storages
-      const others = own.targets.map((target) => near.find((offer) => offer.rank === target.rank)!.storages[target.storage]!)
+      const storageOf = (worker: number, index: number): WorkerStorage => {
+        const { storages: handles, process } = near.find((offer) => offer.rank === worker)!
+        return { handle: handles[index]!, process, what: `storage ${index} of rank ${worker}'s engine worker` }
+      }
+      const mine = recording.storages.map((_, index) => storageOf(rank, index))
+      const others = own.targets.map((target) => storageOf(target.rank, target.storage))
       storages = await direct.map([...mine, ...others])
       const forwards = own.forwards.slice()
       for (let at = 0; at < forwards.length; at += 8) forwards[at + 3]! += mine.length
@@ -138,6 +144,11 @@ export class PreparedDirect implements AsyncDisposable {
       for (const memory of opened.values()) memory.close()
       throw error
     }
+  }
+
+  /** @throws CkptError `MEMORY_CHANGED` naming the file, where memory of other ranks is not what was mapped any more. */
+  assertIntact(): void {
+    for (const memory of this.#mapped.values()) memory.assertIntact?.()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto'
 import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
 import { heldTensors, misfit } from '@ckpt/planner'
-import { watchProcess } from '../worker-protocol/process-watch.ts'
+import { processMark, watchProcess } from '../worker-protocol/process-watch.ts'
+import { checkRecording, checkStorages } from '../worker-protocol/recording-check.ts'
 import type { RecordingSession } from '../update/session.ts'
 import { OLDEST_RECORDING_PROTOCOL } from '../worker-protocol/messages.ts'
-import { decodeOffer, encodeOffer, offerSegment, type Offer, type Offered } from './offer.ts'
+import { decodeOffer, encodeOffer, type Offer, type Offered } from './offer.ts'
+import { offerSegment } from './peer-memory.ts'
 import { PreparedDirect } from './prepared.ts'
 import { chooseLayer, countUpdate, isChecked, nameRecordings, type DirectCount } from './spot-check.ts'
 import type { RemoteAccess } from './remote-reader.ts'
@@ -50,6 +52,10 @@ export interface SpotCheck {
   readonly layer: string
   readonly tensors: readonly string[]
 }
+
+const OWN_MARK = processMark()
+/** Whose descriptors the other ranks open. */
+const OWN_PROCESS = OWN_MARK === undefined ? undefined : { pid: process.pid, mark: OWN_MARK }
 
 /** What one rank keeps of direct updates: its worker's recording, and the last update that was prepared. */
 export class DirectState {
@@ -131,7 +137,7 @@ export class DirectState {
       }
     }
     const key = createHash('sha256')
-      .update(JSON.stringify([manifest.digest, digests]))
+      .update(JSON.stringify([manifest.digest, manifest.ranks.map(({ host }) => host), digests]))
       .digest('hex')
       .slice(0, 32)
     // Then nobody has to wait for anybody.
@@ -224,7 +230,7 @@ export class DirectState {
   }
 
   async #offer({ session, signal, rank, segments, device, deviceUuids }: Proposal): Promise<ReturnType<typeof encodeOffer>> {
-    const { routes, protocol, process } = await session.greeted(signal)
+    const { routes, protocol, process: worker } = await session.greeted(signal)
     this.#usable = undefined
     if (protocol < OLDEST_RECORDING_PROTOCOL) {
       const refused = `its engine worker speaks version ${protocol} of the worker protocol, which cannot record`
@@ -237,14 +243,17 @@ export class DirectState {
       return encodeOffer({ rank, refused: 'the last update by its recording brought wrong bytes', recorded: false })
     }
     const offered = segments.map(offerSegment)
-    const key = JSON.stringify([routes, offered, deviceUuids, process])
+    const key = JSON.stringify([routes, offered, deviceUuids, worker])
     if (this.#own?.key === key) {
       this.#usable = this.#recording
       return this.#own.blob
     }
     if (this.#recording?.id !== routes) {
       const recording = await session.routes()
-      if (typeof recording === 'string') return encodeOffer({ rank, refused: recording, recorded: false })
+      const problem = typeof recording === 'string' ? recording : checkRecording(recording)
+      if (typeof recording === 'string' || problem !== undefined) {
+        return encodeOffer({ rank, refused: problem ?? '', recorded: false })
+      }
       this.#recording = recording
     }
     this.#usable = this.#recording
@@ -252,14 +261,18 @@ export class DirectState {
       return encodeOffer({ rank, refused: `a ${device.kind} device cannot write into parameters`, recorded: true })
     }
     const storages = await session.storages()
-    if (typeof storages === 'string') return encodeOffer({ rank, refused: storages, recorded: true })
+    const problem = typeof storages === 'string' ? storages : checkStorages(this.#recording, storages)
+    if (typeof storages === 'string' || problem !== undefined) {
+      return encodeOffer({ rank, refused: problem ?? '', recorded: true })
+    }
     const reaches = await device.direct.reaches(deviceUuids)
     const blob = encodeOffer({
       rank,
       recording: this.#recording,
       storages,
       segments: offered,
-      ...(process && { process }),
+      ...(OWN_PROCESS && { owner: OWN_PROCESS }),
+      ...(worker && { process: worker }),
       reaches,
     })
     this.#own = { key, blob }

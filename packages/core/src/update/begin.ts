@@ -1,5 +1,6 @@
 import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint, type WorkerState } from '@ckpt/contract'
 import type { DirectCount } from '../direct/spot-check.ts'
+import type { Whereabouts } from '../near/nearness.ts'
 
 /** What the ranks tell each other at the start of an update; all but the last seven must agree. */
 export interface Announcement {
@@ -27,6 +28,7 @@ export interface Announcement {
   readonly token: string
   readonly ringLimit: number
   readonly endpoint: WorkerEndpoint
+  readonly near: Whereabouts
 }
 
 const MUST_AGREE = [

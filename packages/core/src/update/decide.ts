@@ -1,5 +1,6 @@
-import { CkptError, type WorkerEndpoint } from '@ckpt/contract'
+import { CkptError, type Manifest, type WorkerEndpoint } from '@ckpt/contract'
 import type { Decision, Proposal } from '../direct/state.ts'
+import { provenHosts } from '../near/nearness.ts'
 import { canRecord, type RecordingSession, type UpdateSession } from './session.ts'
 import type { UpdateRun } from './run.ts'
 
@@ -19,20 +20,26 @@ const OTHER: Staged = { reason: 'the engine’s workers speak another protocol',
 export async function decide(
   run: UpdateRun,
   session: UpdateSession,
-  all: { readonly endpoints: readonly WorkerEndpoint[]; readonly announced: Proposal['announced'] },
+  all: {
+    readonly endpoints: readonly WorkerEndpoint[]
+    readonly announced: Proposal['announced']
+    /** Which ranks have proved to share memory. */
+    readonly groups: ReadonlyMap<number, number>
+  },
   options: { epoch: number; timeoutMs: number; signal: AbortSignal },
 ): Promise<Staged | Direct> {
   const { rendezvous, strategy } = run
   if (strategy.name !== 'direct') return STAGED
+  const manifest = provenHosts(run.manifest, all.groups)
   const decision = !canRecord(session)
     ? OTHER
     : await run.direct.decide({
         device: run.device,
         rank: rendezvous.rank,
-        manifest: run.manifest,
+        manifest,
         segments: run.segments,
         session,
-        deviceUuids: near(run, all.endpoints).map(({ deviceUuid }) => deviceUuid),
+        deviceUuids: near(manifest, rendezvous.rank, all.endpoints).map(({ deviceUuid }) => deviceUuid),
         exchanges: {
           gather: (key, value) => rendezvous.allGather(key, value, options),
           gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
@@ -49,7 +56,7 @@ export async function decide(
 }
 
 /** Workers of this rank's host. */
-function near({ manifest, rendezvous }: UpdateRun, endpoints: readonly WorkerEndpoint[]): WorkerEndpoint[] {
+function near(manifest: Manifest, own: number, endpoints: readonly WorkerEndpoint[]): WorkerEndpoint[] {
   const hosts = new Map(manifest.ranks.map(({ rank, host }) => [rank, host]))
-  return endpoints.filter(({ rank }) => hosts.get(rank) === hosts.get(rendezvous.rank))
+  return endpoints.filter(({ rank }) => hosts.get(rank) === hosts.get(own))
 }

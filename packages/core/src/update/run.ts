@@ -11,6 +11,7 @@ import type {
   Waiting,
 } from '@ckpt/contract'
 import type { DirectState } from '../direct/state.ts'
+import type { Nearness } from '../near/nearness.ts'
 import type { Keeper } from '../p2p/keeper.ts'
 import type { ParameterCheck } from '../verify/parameter-check.ts'
 import type { VerificationLevel } from '../verify/verification.ts'
@@ -30,6 +31,8 @@ export interface UpdateRun {
   /** What moves buckets where the strategy is direct and something is staged all the same. */
   readonly staged: StagedStrategy
   readonly direct: DirectState
+  /** Which ranks share memory. */
+  readonly nearness: Nearness
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
   /** What receivers pull with, in a p2p update; `joining`: they are not ranks of the manifest. */

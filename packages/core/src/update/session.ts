@@ -1,4 +1,4 @@
-import type { CkptError, EngineSession, Recording, RingHandle, StorageHandle } from '@ckpt/contract'
+import type { CkptError, EngineSession, ProcessName, Recording, RingHandle, StorageHandle } from '@ckpt/contract'
 
 /** What a worker says of itself when it connects. */
 export interface WorkerGreeting {
@@ -9,13 +9,7 @@ export interface WorkerGreeting {
   /** Id of the recording that it holds and that fits its parameters. */
   readonly routes: string | undefined
   /** Its process, where it says by what it can be told from others. */
-  readonly process?: WorkerProcess | undefined
-}
-
-/** A process of this machine, see worker-protocol/process-watch.ts. */
-export interface WorkerProcess {
-  readonly pid: number
-  readonly mark: string
+  readonly process?: ProcessName | undefined
 }
 
 /** A rank's connection to its engine worker, whatever that speaks, from binding its socket to the end of one update. */

@@ -159,7 +159,7 @@ export class StagedWork {
   }
 
   async attach(): Promise<void> {
-    const { session, wait } = this.#staging
+    const { run, session, wait } = this.#staging
     const { plan } = this.#planned!
     this.#record = canRecord(session) && (await this.#records(session))
     const totals = { tensors: plan.items.count, bytes: plan.totalBytes }

@@ -1,5 +1,6 @@
 import { CkptError, type Epoch } from '@ckpt/contract'
 import { withDeadline } from '../deadline.ts'
+import { assertOneHost } from '../near/nearness.ts'
 import type { UpdateReport } from '../report.ts'
 import { announce } from './begin.ts'
 import { decide } from './decide.ts'
@@ -51,6 +52,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
       token: run.token,
       ringLimit: run.ringLimit,
       endpoint: { rank, deviceUuid, address },
+      near: await run.nearness.whereabouts(),
     },
     wait,
   )
@@ -58,6 +60,13 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
 
   const ranks = announcements.map((one) => one.endpoint.rank)
   run.onBegin(announcements)
+  const options = { epoch: epoch.id, ...wait }
+  const located = announcements.map(({ endpoint, near }) => ({ rank: endpoint.rank, near }))
+  const groups = await run.nearness.groups(located, rank, (key, value) => rendezvous.allGather(key, value, options))
+  // Before any engine is called. A direct update may need no ring.
+  const needsOneHost = run.device.kind === 'host'
+  if (needsOneHost && run.strategy.name !== 'direct') assertOneHost(groups)
+  assertIntact(run)
   const token = announcements[0]!.token
   const session = await openSession(run.engine, {
     rank,
@@ -79,8 +88,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     const call = await namedWait(starting, { what: `the ${run.engine.name} engine to begin the update`, ...named })
     ended = call.finished
     if (call.finished) watchCall(call.finished, session, rank)
-    const options = { epoch: epoch.id, ...wait }
-    const decision = await decide(run, session, { endpoints, announced }, options)
+    const decision = await decide(run, session, { endpoints, announced, groups }, options)
+    const rings = !('prepared' in decision) || decision.prepared.plan.opaque.length > 0
+    if (needsOneHost && rings) assertOneHost(groups)
     const staging: Staging = {
       run,
       epoch,
@@ -104,6 +114,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     const attachMs = clock()
 
     await work.execute()
+    // What was read is what was registered: nobody votes for anything else.
+    assertIntact(run, decision)
     const pipelineMs = clock()
 
     progress.phase = 'release'
@@ -120,7 +132,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     progress.phase = 'done'
     return makeReport(run, epoch, work.outcome(), verification, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
   } catch (thrown) {
-    const error = await run.fail(thrown)
+    const error = await run.fail(causeOf(run, thrown))
     await session.abort(error.message)
     // The engine's call ends with its workers; the next update then finds the engine at rest.
     if (ended) await withDeadline(ended, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
@@ -151,6 +163,24 @@ async function verifyUpdate(work: DirectWork | StagedWork, staging: Staging): Pr
     if (worker?.required && CkptError.is(error, 'DIGEST_MISMATCH')) run.direct.distrust(worker.recording)
     throw error
   }
+}
+
+/** @throws CkptError `MEMORY_CHANGED` naming the file, where what this rank reads is not what was registered any more. */
+function assertIntact(run: UpdateRun, decision?: Awaited<ReturnType<typeof decide>>): void {
+  for (const memory of run.segments) memory.assertIntact?.()
+  if (decision && 'prepared' in decision) decision.prepared.assertIntact()
+}
+
+/** Why it failed, where that is a file that changed: a worker that got its bytes can only say that digests differ. */
+function causeOf(run: UpdateRun, thrown: unknown): unknown {
+  try {
+    assertIntact(run)
+  } catch (error) {
+    if (CkptError.is(error, 'MEMORY_CHANGED') && !CkptError.is(thrown, 'MEMORY_CHANGED')) {
+      return new CkptError(error.code, error.message, { fields: error.fields, cause: thrown })
+    }
+  }
+  return thrown
 }
 
 /**

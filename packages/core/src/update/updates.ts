@@ -12,6 +12,7 @@ import { EngineStates } from '../engine-states.ts'
 import type { KnownMetas } from '../known-metas.ts'
 import { tensorCount } from '../manifest.ts'
 import { NO_LEASE } from '../nothing.ts'
+import { Nearness } from '../near/nearness.ts'
 import type { UpdateMetrics } from '../observe/metrics.ts'
 import { describeUpdate, inSpan } from '../observe/spans.ts'
 import type { MemoryLimits } from '../options.ts'
@@ -65,6 +66,7 @@ export class Updates {
   readonly #plans = new PlanCache()
   readonly #direct = new DirectState()
   readonly #check = new ParameterCheck()
+  readonly #nearness: Nearness
   #directory: RuntimeDir
   readonly #token = randomBytes(24).toString('base64url')
   /** What is known of the engine workers of all ranks. */
@@ -75,6 +77,7 @@ export class Updates {
     this.#with = options
     this.#directory = options.directory
     this.#resources = new UpdateResources(options.device)
+    this.#nearness = new Nearness(options.device.host)
   }
 
   /** The update that is under way, if any; never rejects. */
@@ -108,7 +111,12 @@ export class Updates {
 
   /** What gives everything back, in order; no update may be running. */
   closing(): (() => Promise<void> | void)[] {
-    return [() => this.#resources.release(), () => this.#direct.drop(), () => this.#directory.close()]
+    return [
+      () => this.#resources.release(),
+      () => this.#direct.drop(),
+      () => this.#nearness.close(),
+      () => this.#directory.close(),
+    ]
   }
 
   /** The update, with its span and numbers. */
@@ -202,6 +210,7 @@ export class Updates {
           plans: this.#plans,
           staged: broadcast(),
           direct: this.#direct,
+          nearness: this.#nearness,
           engine,
           strategy,
           manifest,

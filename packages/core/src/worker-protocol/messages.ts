@@ -38,6 +38,8 @@ const helloSchema = z.object({
 const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'expected bytes')
 /** Whole numbers over 2^32 come as 64-bit integers from some packers. */
 const whole = z.union([count, z.bigint().nonnegative().max(BigInt(Number.MAX_SAFE_INTEGER)).transform(Number)])
+/** A number of up to 64 bits as text. */
+const decimal = z.string().regex(/^\d{1,20}$/)
 const dtype = z.enum(DTYPES as [DType, ...DType[]])
 
 /** A recording as it stands in the answer to `routes`. */
@@ -69,7 +71,15 @@ export const recordingSchema: z.ZodType<Recording> = z.object({
 
 /** A storage's handle. */
 export const storageSchema: z.ZodType<StorageHandle> = z.discriminatedUnion('kind', [
-  z.object({ kind: z.literal('file'), path: z.string(), offset: whole, bytes: whole }),
+  z.object({
+    kind: z.literal('file'),
+    path: z.string().max(4096),
+    offset: whole,
+    bytes: whole,
+    device: decimal.optional(),
+    inode: decimal.optional(),
+    size: whole.optional(),
+  }),
   z.object({ kind: z.literal('cuda'), handle: bytes, offset: whole, bytes: whole, deviceUuid: z.string() }),
 ])
 
@@ -95,7 +105,15 @@ const fromWorker = z.discriminatedUnion('type', [helloSchema, okSchema, errorSch
 const digestBytes = bytes.refine((value) => value.byteLength === 8, 'expected 8 bytes')
 
 const ringSchema: z.ZodType<RingHandle> = z.discriminatedUnion('kind', [
-  z.object({ kind: z.literal('shm'), name: z.string().regex(/^[\w.-]+$/), offset: count, bytes: count }),
+  z.object({
+    kind: z.literal('shm'),
+    name: z.string().regex(/^[\w.-]+$/),
+    offset: count,
+    bytes: count,
+    device: decimal.optional(),
+    inode: decimal.optional(),
+    size: count.optional(),
+  }),
   z.object({ kind: z.literal('cuda'), handle: bytes, offset: count, bytes: count, deviceUuid: z.string() }),
 ])
 

@@ -1,11 +1,11 @@
-import { isDType, shown } from '@ckpt/contract'
+import { isDType, shown, type MemoryIdentity } from '@ckpt/contract'
 import { tensorSpecs, type NamedTensorInput, type TensorSpec } from '../source.ts'
 import { malformed, type TrainerMessage } from './session.ts'
 
 /** Memory that a trainer shares: an allocation on a GPU, or POSIX shared memory. */
 type TrainerMemory =
   | { readonly kind: 'cuda'; readonly handle: Uint8Array; readonly uuid: string; readonly bytes: number }
-  | { readonly kind: 'shared'; readonly name: string; readonly bytes: number }
+  | { readonly kind: 'shared'; readonly name: string; readonly bytes: number; readonly identity: MemoryIdentity | undefined }
 
 /**
  * The tensors that a trainer describes, checked: dtypes, shapes, sizes, and that each lies inside the memory it names.
@@ -34,7 +34,9 @@ export function describedTensors(peer: string, message: TrainerMessage): TensorS
     }
     announced.push(bytes)
     const data =
-      place.kind === 'cuda' ? { device: { handle: place.handle, offset }, uuid: place.uuid } : { shared: place.name, offset }
+      place.kind === 'cuda'
+        ? { device: { handle: place.handle, offset }, uuid: place.uuid }
+        : { shared: place.name, offset, ...(place.identity && { identity: place.identity }) }
     return { name, dtype, shape, data }
   })
   const specs = tensorSpecs(inputs)
@@ -53,12 +55,25 @@ function memoryOf(peer: string, value: unknown, index: number): TrainerMemory {
   if (!isWhole(bytes)) throw refuse('bytes')
   if (kind === 'shared') {
     if (typeof name !== 'string' || !/^[^/\0]+$/.test(name) || name === '.' || name === '..') throw refuse('name')
-    return { kind, name, bytes }
+    return { kind, name, bytes, identity: identityOf(memory, bytes, refuse) }
   }
   if (kind !== 'cuda') throw refuse('kind')
   if (typeof handle !== 'string') throw refuse('handle')
   if (typeof deviceUuid !== 'string') throw refuse('deviceUuid')
   return { kind, handle: Buffer.from(handle, 'base64'), uuid: deviceUuid, bytes }
+}
+
+/** What the shared memory is; trainers of before say nothing of it. */
+function identityOf(
+  { device, inode }: Readonly<Record<string, unknown>>,
+  bytes: number,
+  refuse: (field: string) => Error,
+): MemoryIdentity | undefined {
+  if (device === undefined && inode === undefined) return undefined
+  const isDecimal = (value: unknown): value is string => typeof value === 'string' && /^\d{1,20}$/.test(value)
+  if (!isDecimal(device)) throw refuse('device')
+  if (!isDecimal(inode)) throw refuse('inode')
+  return { device, inode, bytes }
 }
 
 function isWhole(value: unknown): value is number {

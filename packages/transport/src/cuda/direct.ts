@@ -5,12 +5,14 @@ import {
   type DirectDevice,
   type DirectJob,
   type DirectStats,
+  type ForeignMemory,
   type HostMemory,
   type MappedStorages,
-  type StorageHandle,
+  type WorkerStorage,
 } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaDeviceInfo, CudaDirectHandle, CudaSourceHandle } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
+import { storageAt } from '../storage-at.ts'
 import { cudaAddon, probeCuda } from './addon.ts'
 import type { CudaHost } from './host.ts'
 import { cudaMemory, type CudaHostMemory } from './memory.ts'
@@ -39,13 +41,13 @@ export class CudaDirect implements DirectDevice {
     })
   }
 
-  async map(handles: readonly StorageHandle[]): Promise<CudaStorages> {
+  async map(storages: readonly WorkerStorage[]): Promise<CudaStorages> {
     const opened = new Map<string, { source: CudaSourceHandle; bytes: number }>()
     try {
       const places = []
-      for (const [index, storage] of handles.entries()) {
+      for (const [index, { handle: storage, what }] of storages.entries()) {
         if (storage.kind !== 'cuda') {
-          throw new CkptError('INVALID_ARGUMENT', `storage ${index} is a ${storage.kind}, not GPU memory`, {
+          throw new CkptError('MEMORY_REFUSED', `${what} is a ${storage.kind}, not GPU memory`, {
             fields: { field: 'storages', storage: index },
           })
         }
@@ -59,11 +61,11 @@ export class CudaDirect implements DirectDevice {
           opened.set(key, mapped)
         }
         if (storage.offset + storage.bytes > mapped.bytes) {
-          throw new CkptError('INVALID_ARGUMENT', `storage ${index} leaves its allocation of ${mapped.bytes} bytes`, {
+          throw new CkptError('MEMORY_REFUSED', `${what} leaves its allocation of ${mapped.bytes} bytes`, {
             fields: { field: 'storages', storage: index },
           })
         }
-        places.push({ source: mapped.source, offset: storage.offset })
+        places.push({ source: mapped.source, offset: storage.offset, bytes: storage.bytes })
       }
       return new CudaStorages(
         [...opened.values()].map(({ source }) => source),
@@ -76,8 +78,8 @@ export class CudaDirect implements DirectDevice {
   }
 
   /** Mapped and pinned for this GPU. */
-  mapMemory(path: string): Promise<HostMemory> {
-    return this.#host.mapFile(path, { lock: true })
+  mapMemory(memory: ForeignMemory, what: string): Promise<HostMemory> {
+    return this.#host.openForeign(memory, { what, lock: true })
   }
 
   async prepare(job: DirectCopies): Promise<DirectJob> {
@@ -90,7 +92,7 @@ export class CudaDirect implements DirectDevice {
       const result = rows.slice()
       for (let at = 0; at < rows.length; at += STRIDED_COPY_COLUMNS) {
         for (const column of columns) {
-          const place = places[rows[at + column]!]!
+          const place = storageAt(places, rows, at, column)
           result[at + column] = indexOf.get(place.source)!
           result[at + column + 1]! += place.offset
         }
@@ -146,7 +148,7 @@ function tuning(): { engineBytes: number; together: boolean } {
 
 class CudaStorages implements MappedStorages {
   readonly sources: readonly CudaSourceHandle[]
-  readonly places: readonly { readonly source: CudaSourceHandle; readonly offset: number }[]
+  readonly places: readonly { readonly source: CudaSourceHandle; readonly offset: number; readonly bytes: number }[]
 
   constructor(sources: readonly CudaSourceHandle[], places: CudaStorages['places']) {
     this.sources = sources

@@ -2,6 +2,7 @@ import { availableParallelism } from 'node:os'
 import type {
   AllocateOptions,
   FileReadRequest,
+  ForeignMemory,
   Host,
   HostMemory,
   MemoryLimit,
@@ -18,6 +19,12 @@ import { readAndPin } from './read-and-pin.ts'
  * cores, for there is a rank a GPU.
  */
 const THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
+
+/**
+ * The driver pins pages as if it were to write to them: of a private mapping it would pin copies. So what a GPU reads is mapped writable,
+ * after the same checks.
+ */
+const PINNABLE = { writable: true } as const
 
 /** A {@link Host} whose memory is pinned for a GPU, and comes from the memory node next to it; everything else is the plain host's. */
 export class CudaHost implements Host {
@@ -59,11 +66,15 @@ export class CudaHost implements Host {
   }
 
   async openShared(name: string): Promise<HostMemory> {
-    return this.#register(await this.#host.openShared(name), true)
+    return this.#register(await this.#host.openShared(name, PINNABLE), true)
+  }
+
+  async openForeign(memory: ForeignMemory, options: { what: string; lock?: boolean }): Promise<HostMemory> {
+    return this.#register(await this.#host.openForeign(memory, { ...options, ...PINNABLE, lock: false }), options.lock ?? false)
   }
 
   async mapFile(path: string, options: { lock?: boolean } = {}): Promise<HostMemory> {
-    return this.#register(await this.#host.mapFile(path, { lock: false }), options.lock ?? false)
+    return this.#register(await this.#host.mapFile(path, { ...PINNABLE, lock: false }), options.lock ?? false)
   }
 
   openBeneath(directory: number, path: string): Promise<number> {

@@ -6,6 +6,7 @@ import {
   type CollectiveOptions,
   type Host,
   type HostMemory,
+  type MemoryIdentity,
   type PipelineJob,
   type PipelineRun,
 } from '@ckpt/contract'
@@ -22,8 +23,9 @@ const EXCHANGE_GRACE_MS = 500
 
 /** What the members tell each other before each run. */
 interface Offer {
-  /** The member's ring in /dev/shm. */
+  /** The member's ring in /dev/shm, and what it is. */
   readonly ring: string
+  readonly identity: MemoryIdentity
   /** The last run that it took part in. */
   readonly generation: number
   /** Digest of the buckets that the member is going to process. */
@@ -100,7 +102,9 @@ export class HostCollective implements Collective {
     const addon = hostAddon()
     const own = nativeMemory(ring.memory)
     const plan = planDigest(job.buckets)
-    const offer: Offer = { ring: ring.handle.name, generation: nativeSync(() => addon.ringGeneration(own)), plan }
+    const { device, inode, bytes } = ring.memory.identity!
+    const identity = { device, inode, bytes }
+    const offer: Offer = { ring: ring.handle.name, identity, generation: nativeSync(() => addon.ringGeneration(own)), plan }
     const { exchange, timeoutMs, signal } = this.#options
     const key = `host-pipeline-${this.#runs++}`
     // The exchange has a deadline of its own, and its error names who is missing: it comes first.
@@ -136,7 +140,7 @@ export class HostCollective implements Collective {
   /** Everybody's ring; a mapping is kept for as long as the peer offers the same ring. */
   async #map(offers: readonly Offer[], own: NativeMemory): Promise<NativeMemory[]> {
     const rings: NativeMemory[] = []
-    for (const [position, { ring: name }] of offers.entries()) {
+    for (const [position, { ring: name, identity }] of offers.entries()) {
       if (position === this.position) {
         rings.push(own)
         continue
@@ -145,8 +149,12 @@ export class HostCollective implements Collective {
       if (peer?.name !== name) {
         peer?.memory.close()
         this.#peers.delete(position)
-        const memory = await this.#host.openShared(name).catch((error: unknown) => {
-          throw new CkptError('RANK_LOST', `cannot map the ring of member ${position}`, {
+        const what = `the ring of member ${position}`
+        const opening = this.#host.openForeign({ place: { kind: 'shm', path: name }, identity }, { what, writable: true })
+        const memory = await opening.catch((error: unknown) => {
+          const refused = CkptError.is(error, 'MEMORY_REFUSED')
+          const why = error instanceof Error ? `: ${error.message}` : ''
+          throw new CkptError(refused ? 'MEMORY_REFUSED' : 'RANK_LOST', `cannot map ${what}${why}`, {
             cause: error,
             fields: { member: position, file: `/dev/shm/${name}` },
           })

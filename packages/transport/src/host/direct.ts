@@ -1,21 +1,22 @@
 import {
   CkptError,
   STRIDED_COPY_COLUMNS,
+  memoryPlace,
   type DirectCopies,
   type DirectDevice,
   type DirectJob,
   type DirectStats,
+  type ForeignMemory,
   type Host,
   type HostMemory,
   type MappedStorages,
-  type StorageHandle,
+  type WorkerStorage,
 } from '@ckpt/contract'
+import { storageAt } from '../storage-at.ts'
 
-/** Column of a flat copy that holds the source's offset, and the destination's index and offset. */
+/** Columns of a flat copy that hold the source's and the destination's index; the offset follows. */
 const SOURCE = 0
-const SOURCE_OFFSET = 1
 const DESTINATION = 3
-const DESTINATION_OFFSET = 4
 
 /** Parameters in shared memory, by plain copies on the host's threads. */
 export class HostDirect implements DirectDevice {
@@ -33,29 +34,37 @@ export class HostDirect implements DirectDevice {
     return Promise.resolve(true)
   }
 
-  async map(handles: readonly StorageHandle[]): Promise<HostStorages> {
+  async map(storages: readonly WorkerStorage[]): Promise<HostStorages> {
     const opened = new Map<string, HostMemory>()
     try {
       const places = []
-      for (const [index, handle] of handles.entries()) {
+      for (const [index, { handle, process, what }] of storages.entries()) {
+        const fields = { field: 'storages', storage: index }
         if (handle.kind !== 'file') {
-          throw new CkptError('INVALID_ARGUMENT', `storage ${index} is ${handle.kind} memory, not shared memory of this host`, {
-            fields: { field: 'storages', storage: index },
-          })
+          throw new CkptError('MEMORY_REFUSED', `${what} is ${handle.kind} memory, not shared memory of this host`, { fields })
         }
-        let memory = opened.get(handle.path)
+        const { path, offset, bytes, device, inode, size } = handle
+        if (device === undefined || inode === undefined || size === undefined) {
+          const text = `${what} at ${path} comes without device, inode and size: update the engine's worker package`
+          throw new CkptError('MEMORY_REFUSED', text, { fields })
+        }
+        const key = JSON.stringify([path, device, inode, size, process])
+        let memory = opened.get(key)
         if (memory === undefined) {
-          memory = await this.#host.mapFile(handle.path, { lock: false }).catch((error: unknown) => {
-            throw CkptError.from(error, 'NATIVE_FAILURE', `mapping parameters at ${handle.path}`, { storage: index })
-          })
-          opened.set(handle.path, memory)
+          const foreign = { place: memoryPlace(path, process, what), identity: { device, inode, bytes: size } }
+          memory = await this.#host.openForeign(foreign, { what, writable: true })
+          opened.set(key, memory)
         }
-        if (handle.offset + handle.bytes > memory.bytes) {
-          throw new CkptError('INVALID_ARGUMENT', `storage ${index} leaves its memory of ${memory.bytes} bytes`, {
-            fields: { field: 'storages', storage: index },
-          })
+        if (offset + bytes > memory.bytes) {
+          throw new CkptError(
+            'MEMORY_REFUSED',
+            `${what} ends at ${offset + bytes}, outside its memory of ${memory.bytes} bytes`,
+            {
+              fields,
+            },
+          )
         }
-        places.push({ memory, offset: handle.offset, bytes: handle.bytes })
+        places.push({ memory, offset, bytes })
       }
       return new HostStorages([...opened.values()], places)
     } catch (error) {
@@ -64,8 +73,8 @@ export class HostDirect implements DirectDevice {
     }
   }
 
-  mapMemory(path: string): Promise<HostMemory> {
-    return this.#host.mapFile(path, { lock: false })
+  mapMemory(memory: ForeignMemory, what: string): Promise<HostMemory> {
+    return this.#host.openForeign(memory, { what })
   }
 
   prepare(copies: DirectCopies): Promise<DirectJob> {
@@ -116,8 +125,8 @@ class HostDirectJob implements DirectJob {
     this.#forwards = job.forwards.slice()
     for (const rows of [this.#copies, this.#forwards]) {
       for (let at = 0; at < rows.length; at += STRIDED_COPY_COLUMNS) {
-        moveIn(rows, at + DESTINATION, at + DESTINATION_OFFSET, places, first)
-        if (rows === this.#forwards) moveIn(rows, at + SOURCE, at + SOURCE_OFFSET, places, first)
+        moveIn(rows, at, DESTINATION, places, first)
+        if (rows === this.#forwards) moveIn(rows, at, SOURCE, places, first)
       }
     }
   }
@@ -152,16 +161,10 @@ class HostDirectJob implements DirectJob {
 }
 
 /** From an index of a storage to that of its memory. */
-function moveIn(rows: Float64Array, index: number, offset: number, places: readonly Place[], first: number): void {
-  const storage = rows[index]!
-  const place = places[storage]
-  if (place === undefined) {
-    throw new CkptError('INVALID_ARGUMENT', `there is no storage ${storage} among ${places.length}`, {
-      fields: { field: 'storage' },
-    })
-  }
-  rows[index] = first + storage
-  rows[offset]! += place.offset
+function moveIn(rows: Float64Array, at: number, column: number, places: readonly Place[], first: number): void {
+  const place = storageAt(places, rows, at, column)
+  rows[at + column]! += first
+  rows[at + column + 1]! += place.offset
 }
 
 function throwIfAborted(signal: AbortSignal): void {

@@ -3,14 +3,16 @@ import {
   type AllocateOptions,
   type FileIdentity,
   type FileReadRequest,
+  type ForeignMemory,
   type Host,
   type HostMemory,
   type MemoryLimit,
+  type MemoryPlace,
   type MemoryRange,
   type ReadableFile,
   type TransferStats,
 } from '@ckpt/contract'
-import type { NativeHost } from '@ckpt/native-host'
+import type { NativeHost, NativePlace } from '@ckpt/native-host'
 import { hostAddon, native } from '../addon.ts'
 import { NativeHostMemory, nativeMemory } from './memory.ts'
 
@@ -42,12 +44,18 @@ class AddonHost implements Host {
     return new NativeHostMemory(await native(() => this.#addon.createShared(name, options)))
   }
 
-  async openShared(name: string): Promise<HostMemory> {
-    return new NativeHostMemory(await native(() => this.#addon.openShared(name)))
+  async openShared(name: string, { writable, lock }: { writable?: boolean; lock?: boolean } = {}): Promise<HostMemory> {
+    return new NativeHostMemory(await native(() => this.#addon.openShared(name, writable, lock)))
   }
 
-  async mapFile(path: string, options: { lock?: boolean } = {}): Promise<HostMemory> {
-    return new NativeHostMemory(await native(() => this.#addon.mapFile(path, options.lock)))
+  async openForeign(memory: ForeignMemory, options: { what: string; writable?: boolean; lock?: boolean }): Promise<HostMemory> {
+    const { place, identity } = memory
+    const { what, writable, lock } = options
+    return new NativeHostMemory(await native(() => this.#addon.openForeign(nativePlace(place), identity, what, writable, lock)))
+  }
+
+  async mapFile(path: string, options: { lock?: boolean; writable?: boolean } = {}): Promise<HostMemory> {
+    return new NativeHostMemory(await native(() => this.#addon.mapFile(path, options.lock, options.writable)))
   }
 
   openBeneath(directory: number, path: string): Promise<number> {
@@ -127,6 +135,12 @@ function identityColumns(identity: FileIdentity | undefined): bigint[] {
   if (identity === undefined) return [0n, 0n, 0n, 0n, 0n]
   const { device, inode, bytes, modifiedNs, changedNs } = identity
   return [device, inode, bytes, modifiedNs, changedNs].map((value) => BigInt.asUintN(64, value))
+}
+
+function nativePlace(place: MemoryPlace): NativePlace {
+  if (place.kind === 'shm') return { path: place.path }
+  const [namespace = '', start = ''] = place.process.mark.split(':')
+  return { pid: place.process.pid, namespace, start, descriptor: place.descriptor }
 }
 
 async function timed(transfer: () => Promise<number>): Promise<TransferStats> {

@@ -10,12 +10,14 @@ export class NativeHostMemory implements HostMemory {
   readonly bytes: number
   readonly kind: HostMemory['kind']
   readonly name: string | undefined
+  readonly identity: HostMemory['identity']
 
   constructor(memory: NativeMemory) {
     this.#memory = memory
     this.bytes = memory.bytes
     this.kind = memory.kind
     this.name = memory.name
+    this.identity = identityOf(memory)
     handles.set(this, memory)
   }
 
@@ -27,8 +29,8 @@ export class NativeHostMemory implements HostMemory {
     return this.#memory.lockError
   }
 
-  get lost(): boolean {
-    return this.#memory.lost
+  assertIntact(): void {
+    nativeSync(() => this.#memory.checkIntact())
   }
 
   view(offset: number, length: number): Buffer {
@@ -46,6 +48,13 @@ export class NativeHostMemory implements HostMemory {
   close(): void {
     nativeSync(() => this.#memory.close())
   }
+}
+
+/** The times of memory that is written to say nothing. */
+function identityOf({ identity, kind }: NativeMemory): HostMemory['identity'] {
+  if (identity === undefined || kind === 'file') return identity
+  const { modified: _, ...rest } = identity
+  return rest
 }
 
 /** The addon's memory behind a {@link HostMemory}. @throws CkptError `INVALID_ARGUMENT` when it was not made by this host. */

@@ -29,7 +29,8 @@ export class HostRing implements Ring {
     this.bytes = bytes
     this.place = { memory, offset }
     this.#forget = nativeSync(() => hostAddon().unlinkAtEnd(nativeMemory(memory)))
-    this.handle = { kind: 'shm', name, offset, bytes }
+    const { device, inode, bytes: size } = memory.identity!
+    this.handle = { kind: 'shm', name, offset, bytes, device, inode, size }
   }
 
   get closed(): boolean {
@@ -62,7 +63,7 @@ export async function createHostRing(host: Host, bytes: number, threads?: number
     throw new CkptError('INVALID_ARGUMENT', `a ring of ${bytes} bytes`, { fields: { field: 'bytes' } })
   }
   const addon = hostAddon()
-  const name = `ckpt-${process.pid}-${pidNamespace()}-${randomBytes(8).toString('hex')}`
+  const name = sharedName()
   if (open.size === 0) {
     process.removeListener('exit', removeOpenRings)
     process.on('exit', removeOpenRings)
@@ -78,6 +79,11 @@ export async function createHostRing(host: Host, bytes: number, threads?: number
     open.delete(name)
     throw error
   }
+}
+
+/** A new name in /dev/shm; what has one is removed by {@link removeStaleRings} once its process is gone. */
+export function sharedName(): string {
+  return `ckpt-${process.pid}-${pidNamespace()}-${randomBytes(8).toString('hex')}`
 }
 
 /** `ring` as one of ours. @throws CkptError `INVALID_ARGUMENT` for a ring of another device, `INVALID_STATE` for a closed one. */

@@ -84,6 +84,10 @@ class ShmRing(msgspec.Struct, tag_field="kind", tag="shm"):
     name: Annotated[str, Meta(min_length=1, max_length=255)]
     offset: Whole
     size: Whole = msgspec.field(name="bytes")
+    #: What has that name, as of ``fstat``: device and inode, decimal, and the whole object's size. Older ranks do not say.
+    device: Annotated[str, Meta(max_length=20)] | None = None
+    inode: Annotated[str, Meta(max_length=20)] | None = None
+    whole: Whole | None = msgspec.field(name="size", default=None)
 
 
 class CudaRing(msgspec.Struct, tag_field="kind", tag="cuda", rename="camel"):
@@ -208,6 +212,8 @@ def decode_from_rank(frame: bytes | memoryview) -> FromRank:
         ring = message.ring
         if ring is not None:
             ring.offset, ring.size = _whole(ring.offset, "ring.offset"), _whole(ring.size, "ring.bytes")
+            if isinstance(ring, ShmRing) and ring.whole is not None:
+                ring.whole = _whole(ring.whole, "ring.size")
         force_setattr(message, "tensors", _whole(message.tensors, "tensors"))
         force_setattr(message, "size", _whole(message.size, "bytes"))
     return message

@@ -19,14 +19,14 @@ import torch
 
 from .cuda_driver import IPC_HANDLE_BYTES, IpcHandle, address_range, device_uuid, error_text, load_driver
 from .digest import flat_bytes
-from .errors import UnsupportedError
+from .errors import LayoutError, UnsupportedError
+from .memory_identity import SHM_DIRECTORY, MemoryIdentity
 from .publishable import Publishable, check_name, publishable, reason_to_skip
 
 _log = logging.getLogger(__name__)
 
 #: Tensors in shared memory start at multiples of this.
 _ALIGNMENT: Final = 256
-_SHM_DIRECTORY: Final = "/dev/shm"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Publication:
         for memory in self.memories:
             if memory["kind"] == "shared":
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(_SHM_DIRECTORY, memory["name"]))
+                    os.unlink(os.path.join(SHM_DIRECTORY, memory["name"]))
 
     def __enter__(self) -> Publication:
         return self
@@ -143,7 +143,7 @@ def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str,
         return places
     total = max(end, _ALIGNMENT)
     label = f"ckpt-trainer-{os.getpid()}-{secrets.token_hex(6)}"
-    path = os.path.join(_SHM_DIRECTORY, label)
+    path = os.path.join(SHM_DIRECTORY, label)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         # Now, so that memory that is short is an error here and no signal in the copy.
@@ -157,9 +157,12 @@ def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str,
     except BaseException:
         os.unlink(path)
         raise
+    else:
+        # By which ranks tell that they opened this memory, and not what has its name elsewhere.
+        identity = MemoryIdentity.of(descriptor)
     finally:
         os.close(descriptor)
-    memories.append({"kind": "shared", "name": label, "bytes": total})
+    memories.append({"kind": "shared", "name": label, "bytes": total, "device": identity.device, "inode": identity.inode})
     return places
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import mmap
 import os
-import stat
 import warnings
-from typing import Final, Protocol
+from typing import Protocol
 
 import torch
 
 from .errors import RingError
+from .memory_identity import MemoryIdentity, open_shared
 from .protocol import CudaRing, ShmRing
-
-_SHM_DIRECTORY: Final = "/dev/shm"
 
 
 class Ring(Protocol):
@@ -73,24 +70,15 @@ class _ShmMapping:
 
 
 def _open_shm(ring: ShmRing) -> int:
-    """A read-only descriptor of the ring's file, checked to hold the ring."""
-    name = ring.name
-    if "/" in name or "\0" in name or name in {".", ".."}:
-        raise RingError(f"ring name {name!r} is not a plain file name")
-    try:
-        # O_NONBLOCK: a FIFO by that name must not stop us; it is refused below.
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(os.path.join(_SHM_DIRECTORY, name), flags)
-    except OSError as error:
-        raise RingError(f"cannot open ring {name!r} in {_SHM_DIRECTORY}: {error.strerror}") from error
-    with contextlib.ExitStack() as undo:
-        undo.callback(os.close, descriptor)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise RingError(f"ring {name!r} is not a regular file")
-        if ring.offset + ring.size > status.st_size:
-            raise RingError(f"ring {name!r} has {status.st_size} bytes, not the {ring.size} at offset {ring.offset} announced")
-        undo.pop_all()
+    """A read-only descriptor of the ring's file, checked to be the rank's and to hold the ring."""
+    offered = None
+    if ring.device is not None and ring.inode is not None and ring.whole is not None:
+        offered = MemoryIdentity(ring.device, ring.inode, ring.whole)
+    descriptor = open_shared(ring.name, offered, f"ring {ring.name!r}")
+    size = os.fstat(descriptor).st_size
+    if ring.offset + ring.size > size:
+        os.close(descriptor)
+        raise RingError(f"ring {ring.name!r} has {size} bytes, not the {ring.size} at offset {ring.offset} announced")
     return descriptor
 
 

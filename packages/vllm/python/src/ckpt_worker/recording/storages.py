@@ -10,6 +10,7 @@ import torch
 
 from ..cuda_driver import IpcHandle, address_range, device_uuid, error_text, load_driver
 from ..errors import UnsupportedError
+from ..memory_identity import MemoryIdentity
 from .shared_memory import move_to_shared
 
 
@@ -33,7 +34,17 @@ def _share_cpu(storage: torch.UntypedStorage) -> dict[str, Any]:
         descriptor, size = storage._share_fd_cpu_()
     except RuntimeError as error:
         raise UnsupportedError(f"parameters cannot be moved to shared memory: {error}") from error
-    return {"kind": "file", "path": f"/proc/{os.getpid()}/fd/{descriptor}", "offset": 0, "bytes": size}
+    identity = MemoryIdentity.of(descriptor)
+    return {
+        "kind": "file",
+        "path": f"/proc/{os.getpid()}/fd/{descriptor}",
+        "offset": 0,
+        "bytes": size,
+        # By which the rank tells that it opened this, and not what another process has under the same numbers.
+        "device": identity.device,
+        "inode": identity.inode,
+        "size": identity.size,
+    }
 
 
 def _share_cuda(storage: torch.UntypedStorage, known: dict[int, bytes]) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+import { spawnSync } from 'node:child_process'
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { CkptError } from '@ckpt/contract'
+import { model } from '@ckpt/models'
+import { createHost } from '@ckpt/transport'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
+import { Cluster } from './cluster/cluster.ts'
+
+// Containers of one host: the same host name, and namespaces of their own. Process ids, descriptors' numbers and names in /dev/shm coincide.
+
+const PID = ['unshare', '--pid', '--fork', '--mount-proc', '--kill-child']
+const SHM = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs -o size=512m tmpfs /dev/shm && exec "$0" "$@"']
+const IPC = ['unshare', '--ipc']
+
+const host = createHost()
+let before: GeneratedCheckpoint
+let after: GeneratedCheckpoint
+/** Outside /dev/shm. */
+let copies: string
+beforeAll(async () => {
+  const make = (seed: bigint, label: string) => generateCheckpoint(host, model('qwen3-30b-a3b'), 12 * 2 ** 20, seed, label)
+  before = await make(1n, 'namespaces-before')
+  after = await make(1_000_000n, 'namespaces-after')
+  copies = mkdtempSync(join(tmpdir(), 'ckpt-namespaces-'))
+  for (const { directory } of [before, after])
+    cpSync(directory, join(copies, directory.split('/').at(-1)!), { recursive: true })
+})
+afterAll(() => {
+  for (const one of [before, after]) one[Symbol.dispose]()
+  rmSync(copies, { recursive: true })
+})
+const copyOf = ({ directory }: GeneratedCheckpoint): string => join(copies, directory.split('/').at(-1)!)
+
+function unavailable([command, ...args]: readonly string[]): string | undefined {
+  const probe = spawnSync(command!, [...args, 'true'], { encoding: 'utf8' })
+  return probe.status === 0 ? undefined : (probe.error?.message ?? probe.stderr)
+}
+
+describe('ranks in PID namespaces of their own, where all are process 1', () => {
+  it.for([
+    ['share their memory by descriptors, which lead elsewhere there', false, /PID namespace/],
+    ['use files in /dev/shm, which all of them see', true, undefined],
+  ] as const)('%s', { timeout: 240_000 }, async ([, inPlace, reason], { skip }) => {
+    const why = unavailable(PID)
+    if (why !== undefined) skip(`no PID namespaces: ${why}`)
+    await using cluster = await Cluster.start({
+      ranks: 2,
+      timeoutMs: 60_000,
+      shareMemory: !inPlace,
+      through: PID,
+      engine: { kind: 'typescript', checkpoint: before.directory },
+    })
+    const options = { inPlace }
+    await cluster.register('before', before.directory, options)
+    await cluster.update('before', { strategy: 'direct' })
+    await cluster.register('after', after.directory, options)
+    for (let turn = 0; turn < 2; turn++) {
+      await Promise.all(cluster.engines.map((engine) => engine.poison()))
+      const reports = await cluster.update('after', { strategy: 'direct', version: `after-${turn}` })
+      for (const report of reports) {
+        expect(report.verified).toBeTruthy()
+        if (reason === undefined) expect(report.direct?.fallback).toBeUndefined()
+        else expect(report.direct?.fallback).toMatch(reason)
+      }
+      for (const engine of cluster.engines) expect(await engine.verify(after.files)).toMatchObject({ verified: true })
+    }
+  })
+})
+
+describe('ranks of one host name', () => {
+  it.for(['broadcast', 'p2p', 'direct'] as const)(
+    'with a /dev/shm of their own fail a %s update before any engine is given anything',
+    { timeout: 240_000 },
+    async (strategy, { skip }) => {
+      const why = unavailable(SHM)
+      if (why !== undefined) skip(`no mount namespaces: ${why}`)
+      await using cluster = await Cluster.start({
+        ranks: 3,
+        timeoutMs: 60_000,
+        env: () => ({ CKPT_P2P_ADDRESS: '127.0.0.1' }),
+        through: (rank) => (rank === 1 ? SHM : []),
+        engine: { kind: 'typescript', checkpoint: copyOf(before) },
+      })
+      await cluster.register('after', copyOf(after))
+      const update = strategy === 'p2p' ? { p2p: [0, 1, 2] } : { strategy }
+      const outcomes = await cluster.settle('update', (rank) => ({
+        name: 'after',
+        engineSocket: cluster.engines[rank]!.socket,
+        ...update,
+      }))
+      for (const outcome of outcomes) {
+        const thrown: unknown = outcome.status === 'rejected' ? outcome.reason : undefined
+        // The first rank that found it may have told the others before they had.
+        const error: unknown = CkptError.is(thrown, 'ABORTED') ? thrown.cause : thrown
+        expect(CkptError.is(error, 'UNSUPPORTED'), String(thrown)).toBe(true)
+        const { fields, message } = error as CkptError
+        expect(fields['ranks']).toEqual([1])
+        expect(fields['dirty']).toBeUndefined()
+        expect(message).toMatch(/\/dev\/shm.*rank 1.*ranks 0, 2.*--ipc/)
+      }
+      for (const states of await cluster.all('engineStates', () => undefined)) {
+        expect(states.every(({ dirty }) => !dirty)).toBe(true)
+      }
+    },
+  )
+
+  it('with an IPC namespace of their own, but one /dev/shm, are near each other', { timeout: 240_000 }, async ({ skip }) => {
+    const why = unavailable(IPC)
+    if (why !== undefined) skip(`no IPC namespaces: ${why}`)
+    await using cluster = await Cluster.start({
+      ranks: 2,
+      timeoutMs: 60_000,
+      shareMemory: true,
+      through: IPC,
+      engine: { kind: 'typescript', checkpoint: before.directory },
+    })
+    await cluster.register('before', before.directory)
+    await cluster.update('before', { strategy: 'direct' })
+    await cluster.register('after', after.directory)
+    await cluster.update('after', { strategy: 'direct-required' })
+    for (const engine of cluster.engines) expect(await engine.verify(after.files)).toMatchObject({ verified: true })
+  })
+})

@@ -1,0 +1,101 @@
+import { createHash } from 'node:crypto'
+import { CkptError, type Host, type Manifest } from '@ckpt/contract'
+import { Presence, type Beacon } from '@ckpt/transport'
+import { groupsOf } from './groups.ts'
+
+/** What a rank says at the start of an update of where it is. */
+export interface Whereabouts {
+  /** Null for a rank without /dev/shm. */
+  readonly beacon: Beacon | null
+  /** The ranks among which it knows already who is near whom; null for none. */
+  readonly known: string | null
+}
+
+/** A rank that takes part, and what it said. */
+export interface Located {
+  readonly rank: number
+  readonly near: Whereabouts
+}
+
+/** Small values from all ranks that take part, ascending by rank. */
+type Gather = <T>(key: string, value: T) => Promise<T[]>
+
+/** Which ranks share memory, as they have proved to each other; asked again only when other ranks take part, or processes are new. */
+export class Nearness {
+  readonly #host: Host
+  #presence: Promise<Presence | null> | undefined
+  #known: { readonly key: string; readonly groups: ReadonlyMap<number, number> } | undefined
+
+  constructor(host: Host) {
+    this.#host = host
+  }
+
+  /** For the announcement of an update. */
+  async whereabouts(): Promise<Whereabouts> {
+    // Without /dev/shm, or room in it, a rank is near to nobody.
+    this.#presence ??= Presence.open(this.#host).catch((error: unknown) => {
+      if (CkptError.is(error)) return null
+      throw error
+    })
+    const presence = await this.#presence
+    return { beacon: presence?.beacon ?? null, known: this.#known?.key ?? null }
+  }
+
+  /** By rank: which group it belongs to. Ranks of one group have proved to each other that they share memory; all come to the same groups. */
+  async groups(ranks: readonly Located[], own: number, gather: Gather): Promise<ReadonlyMap<number, number>> {
+    if (ranks.length === 1) return new Map([[own, 0]])
+    const key = createHash('sha256')
+      .update(JSON.stringify(ranks.map(({ rank, near }) => [rank, near.beacon])))
+      .digest('hex')
+      .slice(0, 32)
+    if (this.#known?.key === key && ranks.every(({ near }) => near.known === key)) return this.#known.groups
+    const presence = (await this.#presence) ?? null
+    const proofs = await Promise.all(
+      ranks.map(async ({ rank, near: { beacon } }) =>
+        presence === null || beacon === null || rank === own ? null : await presence.proveTo(beacon),
+      ),
+    )
+    const all = await gather('near/proofs', proofs)
+    const position = ranks.findIndex(({ rank }) => rank === own)
+    const proved = ranks.map(({ rank, near: { beacon } }, index) => {
+      const answer = all[index]?.[position]
+      const shown = presence !== null && beacon !== null && typeof answer === 'string' && presence.proves(answer, beacon)
+      return rank !== own && shown
+    })
+    const groups = groupsOf(
+      ranks.map(({ rank }) => rank),
+      await gather('near/proved', proved),
+    )
+    this.#known = { key, groups }
+    return groups
+  }
+
+  async close(): Promise<void> {
+    const presence = await this.#presence
+    this.#presence = undefined
+    presence?.close()
+  }
+}
+
+/** A manifest in which ranks have the same host only where they said so and have proved that they share memory. */
+export function provenHosts(manifest: Manifest, groups: ReadonlyMap<number, number>): Manifest {
+  const ranks = manifest.ranks.map((one) => ({ ...one, host: `${one.host}/${groups.get(one.rank) ?? `alone ${one.rank}`}` }))
+  return { ...manifest, ranks }
+}
+
+/**
+ * Ranks whose rings lie in host memory must all be able to map them.
+ *
+ * @throws CkptError `UNSUPPORTED` naming the ranks that share no memory with the first one
+ */
+export function assertOneHost(groups: ReadonlyMap<number, number>): void {
+  const [first] = groups.values()
+  const apart = [...groups].filter(([, group]) => group !== first).map(([rank]) => rank)
+  if (apart.length === 0) return
+  const others = [...groups].filter(([, group]) => group === first).map(([rank]) => rank)
+  const name = (ranks: readonly number[]) => `rank${ranks.length > 1 ? 's' : ''} ${ranks.join(', ')}`
+  const text =
+    `the host device moves buckets through /dev/shm, which ${name(apart)} and ${name(others)} do not share: ` +
+    'give containers of one host a common /dev/shm and user (--ipc, one volume), or update one host by itself (p2p reads from others)'
+  throw new CkptError('UNSUPPORTED', text, { fields: { ranks: apart, field: 'host' } })
+}
