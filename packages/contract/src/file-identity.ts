@@ -45,4 +45,3 @@ export function identityChange(before: FileIdentity, now: FileIdentity): string 
   if (before.modifiedNs !== now.modifiedNs || before.changedNs !== now.changedNs) return 'written to'
   return undefined
 }
-

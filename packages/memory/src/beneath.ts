@@ -29,7 +29,9 @@ export class RootDirectory implements AsyncDisposable {
   /** @throws CkptError `CHECKPOINT_UNREADABLE` naming the directory, `UNSUPPORTED` where the host cannot open beneath one. */
   static async open(host: Host, path: string): Promise<RootDirectory> {
     if (host.openBeneath === undefined) {
-      throw new CkptError('UNSUPPORTED', `${path}: this host cannot hold files beneath a root`, { fields: { file: path, field: 'root' } })
+      throw new CkptError('UNSUPPORTED', `${path}: this host cannot hold files beneath a root`, {
+        fields: { file: path, field: 'root' },
+      })
     }
     try {
       return new RootDirectory(host, resolve(path), await openDescriptor(path, O_PATH | fs.constants.O_DIRECTORY))

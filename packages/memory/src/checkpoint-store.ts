@@ -11,15 +11,7 @@ import {
 import { allocateAll, BlockPool, type PoolStats } from './block-pool.ts'
 import { computeTableDigests } from './digests.ts'
 import { checkCarried } from './carried.ts'
-import {
-  loadTensors,
-  mapTensors,
-  ownBlock,
-  releaseAll,
-  throwIfAborted,
-  type LoadContext,
-  type Loaded,
-} from './load.ts'
+import { loadTensors, mapTensors, ownBlock, releaseAll, throwIfAborted, type LoadContext, type Loaded } from './load.ts'
 import { registerFiles } from './register-files.ts'
 import { Reservation } from './reservation.ts'
 import { tensorSpecs, type CheckpointSource, type TensorSpec } from './source.ts'

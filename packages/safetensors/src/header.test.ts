@@ -268,7 +268,9 @@ describe('parseHeader', () => {
         // JSON.parse takes equal keys and numbers out of range, which a header may not have.
         if (accepts(() => parse(wrapped))) JSON.parse(wrapped)
         else
-          expect(accepts(() => JSON.parse(wrapped)) && !/stands twice|out of range/.test(failure(() => parse(wrapped)).message)).toBe(false)
+          expect(
+            accepts(() => JSON.parse(wrapped)) && !/stands twice|out of range/.test(failure(() => parse(wrapped)).message),
+          ).toBe(false)
       }),
       { numRuns: 3000 },
     )

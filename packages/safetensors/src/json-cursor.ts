@@ -237,7 +237,8 @@ export class JsonCursor {
     else if (!this.literal()) {
       if (next !== 0x2d && (next < ZERO || next > NINE)) throw this.#syntax('a value')
       // As the reference implementation, which reads numbers that it does not use, too.
-      if (!Number.isFinite(Number(this.#number())) && !this.#nonFinite) throw this.fail(`${this.field} holds a number out of range`)
+      if (!Number.isFinite(Number(this.#number())) && !this.#nonFinite)
+        throw this.fail(`${this.field} holds a number out of range`)
     }
   }
 

@@ -60,8 +60,10 @@ const handlers: Handlers = {
   async loadMetas({ path }) {
     await parameterServer().loadMetas(path)
   },
-  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, keep = false, ...options }) {
-    const whole = strategy?.startsWith('direct') ? direct({ required: strategy === 'direct-required' }) : undefined
+  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, keep = false, checkEvery, ...options }) {
+    const whole = strategy?.startsWith('direct')
+      ? direct({ required: strategy === 'direct-required', ...(checkEvery !== undefined && { checkEvery }) })
+      : undefined
     const chosen = ranks ? p2p({ ranks, keep }) : whole
     const engine = controlEngine({ socket: engineSocket, protocol })
     if (at === undefined) return parameterServer().update(name, { engine, ...options, ...(chosen && { strategy: chosen }) })

@@ -71,6 +71,8 @@ export interface RankUpdate {
   readonly protocol?: WorkerProtocol
   readonly version?: string
   readonly verify?: VerificationLevel | boolean
+  /** Of direct updates: how often one is held against the engine's own loader (default: as `direct` has it). */
+  readonly checkEvery?: number
   readonly ringBytes?: number
   readonly bucketBytes?: number
   readonly chunkBytes?: number

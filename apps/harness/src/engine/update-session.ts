@@ -1,5 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
-import { existsSync } from 'node:fs'
+import { closeSync, existsSync, openSync, writeSync } from 'node:fs'
 import { CkptError, type Host, type HostMemory, type RingTensor } from '@ckpt/contract'
 import {
   WORKER_PROTOCOL,
@@ -244,7 +244,10 @@ class Session {
     const { memory, offset } = this.#ring!
     const random = new Random(seed)
     const place = random.pick(kept.flatMap((tensor) => this.#options.parameters.readPlace(tensor, random)))
-    memory.view(offset + place, 1)[0]! ^= random.between(1, 255)
+    // What this process has mapped it cannot write to.
+    const file = openSync(`/dev/shm/${memory.name}`, 'r+')
+    writeSync(file, Buffer.of(memory.view(offset + place, 1)[0]! ^ random.between(1, 255)), 0, 1, offset + place)
+    closeSync(file)
   }
 
   #checkToken(token: string): void {

@@ -7,7 +7,10 @@ import { CkptError } from '@ckpt/contract'
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the file for a relative path without a `root`.
  */
-export function checkpointFiles(paths: readonly string[], root: string | undefined): { files: readonly string[]; root?: string } {
+export function checkpointFiles(
+  paths: readonly string[],
+  root: string | undefined,
+): { files: readonly string[]; root?: string } {
   if (root !== undefined) return { files: paths, root }
   for (const path of paths) {
     if (path.includes('\0')) throw refused(path, 'holds a NUL character')

@@ -1,6 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { broadcast } from '@ckpt/broadcast'
-import { CkptError, SteadyProgress, type ByteProgress, type Device, type Epoch, type Rendezvous, type Waiting } from '@ckpt/contract'
+import {
+  CkptError,
+  SteadyProgress,
+  type ByteProgress,
+  type Device,
+  type Epoch,
+  type Rendezvous,
+  type Waiting,
+} from '@ckpt/contract'
 import type { CheckpointStore } from '@ckpt/memory'
 import type { Logger } from 'pino'
 import type { Activity } from '../activity.ts'
