@@ -36,7 +36,7 @@ function start(line: readonly string[], env: NodeJS.ProcessEnv = {}, stdio: Stdi
     stdout,
     stderr,
   }))
-  return { child: child as ChildProcess, finished }
+  return { child: child, finished }
 }
 
 const run = (...args: Parameters<typeof start>) => start(...args).finished

@@ -51,7 +51,7 @@ describe('a file of a secret', () => {
       code: 'INVALID_ARGUMENT',
       fields: expect.objectContaining(fields) as unknown,
     }) as unknown
-    expect(() => readSecretFile(path, 'CKPT_X_FILE')).toThrow(refused as Error)
+    expect(() => readSecretFile(path, 'CKPT_X_FILE')).toThrow(refused)
     expect(() => readSecretFile(path, 'CKPT_X_FILE')).toThrow(why)
   })
 

@@ -59,7 +59,7 @@ it('a trainer’s description is refused by field, whatever stands where', () =>
   const row = ['w', 'F32', [2, 2], 0, 0, 16]
   expect(describedTensors('p', { type: 'tensors', memories: [memory], tensors: [row] })).toHaveLength(1)
   const one = (memories: unknown, tensors: unknown) =>
-    untyped(() => describedTensors('p', { type: 'tensors', memories, tensors } as never), 'CHECKPOINT_MALFORMED')
+    untyped(() => describedTensors('p', { type: 'tensors', memories, tensors }), 'CHECKPOINT_MALFORMED')
   for (const value of hostile) {
     expect(one(value, [row])).toBeUndefined()
     expect(one([memory], value)).toBeUndefined()

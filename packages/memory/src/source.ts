@@ -80,11 +80,12 @@ export function tensorSpecs(tensors: Readonly<Record<string, TensorInput>> | Ite
     if (names.has(name)) throw invalid(name, 'name', 'the name stands twice')
     names.add(name)
     if (!isDType(dtype)) throw invalid(name, 'dtype', `unknown dtype ${shown(dtype)}`)
-    if (!Array.isArray(shape)) throw invalid(name, 'shape', `shape ${shown(shape)} is not a list of whole numbers`)
+    if (!isList(shape)) throw invalid(name, 'shape', `shape ${shown(shape)} is not a list of whole numbers`)
     if (shape.some((dimension) => !Number.isSafeInteger(dimension) || dimension < 0)) {
       throw invalid(name, 'shape', `shape [${shape.slice(0, 70).map(shown).join(', ')}] is not a list of whole numbers`)
     }
-    if (typeof data !== 'object' || data === null) throw invalid(name, 'data', `${shown(data)} is no data`)
+    const given: unknown = data
+    if (typeof given !== 'object' || given === null) throw invalid(name, 'data', `${shown(data)} is no data`)
     const bytes = tensorBytes(dtype, shape)
     return { name, dtype, shape: [...shape], bytes, data: dataOf(name, data, bytes) }
   })
@@ -125,6 +126,11 @@ function dataOf(name: string, data: TensorData, bytes: number): TensorSpec['data
 export function checkRange(name: string, memory: HostMemory, offset: number, bytes: number): void {
   if (offset + bytes <= memory.bytes) return
   throw invalid(name, 'data', `bytes ${offset} to ${offset + bytes} are outside a memory of ${memory.bytes} bytes`)
+}
+
+/** True for an array; unlike `Array.isArray` it keeps what is known of the elements. */
+function isList(value: readonly number[]): boolean {
+  return Array.isArray(value)
 }
 
 function isIterable(value: object): value is Iterable<NamedTensorInput> {

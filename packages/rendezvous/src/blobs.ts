@@ -42,7 +42,7 @@ export class BlobStore {
 
   /** Makes `payload` the latest of `rank` for `key`. */
   put(key: string, rank: number, digest: string, payload: Uint8Array): void {
-    const brought: Brought = this.#ranks.get(rank) ?? new Map()
+    const brought: Brought = this.#ranks.get(rank) ?? (new Map() as Brought)
     this.#ranks.set(rank, brought)
     const old = brought.get(key)
     brought.delete(key)

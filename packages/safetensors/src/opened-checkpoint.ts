@@ -83,8 +83,8 @@ export class OpenedCheckpoint {
     try {
       await inParallel(Math.min(PARALLEL, window), paths.length, async (i) => {
         files[i] = await OpenedFile.open(paths[i]!, options.opener)
-        headers[i] = await headerOf(files[i]!)
-        if (i >= window) await files[i]!.close()
+        headers[i] = await headerOf(files[i])
+        if (i >= window) await files[i].close()
       })
       await shardOf(headers)
     } catch (error) {

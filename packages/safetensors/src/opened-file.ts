@@ -153,6 +153,8 @@ async function identify(path: string, descriptor: number): Promise<FileIdentity>
 async function settled(path: string, descriptor: number): Promise<FileIdentity> {
   const identity = await identify(path, descriptor)
   const tick = identity.changedNs % NS_PER_S === 0n ? COARSE_TICK_MS : TICK_MS
+  // File times are of the wall clock, and so is this; a clock that jumps costs a second look.
+  // eslint-disable-next-line no-restricted-properties
   if (BigInt(Date.now()) * NS_PER_MS - identity.changedNs > BigInt(tick) * NS_PER_MS) return identity
   await sleep(tick)
   const later = await identify(path, descriptor)

@@ -61,7 +61,7 @@ function foreignPage({ headers }: FastifyRequest): string | undefined {
   }
   const site = headers['sec-fetch-site']
   if (site === undefined || site === 'same-origin' || site === 'none') return undefined
-  return `the request is that of a different site's page (Sec-Fetch-Site: ${String(site).slice(0, 50)})`
+  return `the request is that of a different site's page (Sec-Fetch-Site: ${site.slice(0, 50)})`
 }
 
 function schemeOf(url: string): string {

@@ -141,7 +141,10 @@ describe('hostile JSON', () => {
           (thrown: unknown) => thrown,
         )
         if (error === undefined) continue
-        expect(CkptError.is(error, 'METAS_MALFORMED'), `${text.slice(0, 300)}: ${String(error)}`).toBe(true)
+        expect(
+          CkptError.is(error, 'METAS_MALFORMED'),
+          `${text.slice(0, 300)}: ${error instanceof Error ? error.message : typeof error}`,
+        ).toBe(true)
       }
     }
     for (const file of [directory, '/dev/zero', join(directory, 'none')]) {

@@ -85,7 +85,7 @@ describe('files outside the checkpoint root', () => {
         const file = ['file.safetensors', 'folder/a.safetensors', 'real/a.safetensors'][sent++ % 3]!
         const { status, text } = await register(`c${client}`, file)
         if (status === 200) for (const name of await take(`c${client}`)) count(name)
-        else count(String((JSON.parse(text) as { error: { code: string } }).error.code))
+        else count((JSON.parse(text) as { error: { code: string } }).error.code)
       }
     }
     try {

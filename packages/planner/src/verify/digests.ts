@@ -67,5 +67,5 @@ export function registeredTensors(manifest: Manifest): RegisteredTensors {
     }
   }
   const complete = digests.every((digest) => digest !== undefined)
-  return { names, bytes, holders, digests: complete ? BigUint64Array.from(digests as bigint[]) : undefined }
+  return { names, bytes, holders, digests: complete ? BigUint64Array.from(digests) : undefined }
 }

@@ -60,7 +60,7 @@ export function planVerify(tensors: RegisteredTensors, readings: readonly Readin
     one.tensors.forEach((tensor, route) => {
       const region = one.regions[route]!
       let regions = found.get(tensor)
-      if (regions === undefined) found.set(tensor, (regions = new Map()))
+      if (regions === undefined) found.set(tensor, (regions = new Map<string, { region: TensorRegion; kept: Kept[] }>()))
       const key = regionKey(region)
       const known = regions.get(key)
       if (known) known.kept.push({ reading, route })

@@ -58,7 +58,9 @@ it.each([
     const ranks = await Promise.all(
       [0, 1].map((rank) => joinRendezvous({ rank, worldSize: 2, address, standalone: true, token: TOKEN, timeoutMs: 60_000 })),
     )
-    onTestFinished(async () => void (await Promise.all(ranks.map((rank) => rank.close()))))
+    onTestFinished(async () => {
+      await Promise.all(ranks.map((rank) => rank.close()))
+    })
     ranks[0]!.publish('what', Buffer.from('published'))
     const stranger = fork(fileURLToPath(new URL('../testing/stranger.fixture.ts', import.meta.url)), {
       execArgv: ['--import', 'tsx', '--conditions=@ckpt/source'],

@@ -164,7 +164,7 @@ class Grammar:
         self.kinds: list[str] = []
         self._shapes: dict[str, tuple[int, int]] = {}
         self._parameters: dict[str, tuple[int, int]] = {}
-        self._steps: dict[str, Callable[[Tensors, torch.Tensor], None]] = {}
+        self._steps: dict[str, Callable[[Tensors, torch.Tensor], object]] = {}
         self._same: dict[str, str] = {}
         carriers = choice.sample(sorted(CARRIERS), 2)
         for index in range(choice.randint(2, 6)):
@@ -188,7 +188,7 @@ class Grammar:
             self._shapes[f"{name}.{part}"] = (rows, columns)
             self._steps[f"{name}.{part}"] = self._part(name, slice(part * rows, (part + 1) * rows), write, carrier)
 
-    def _part(self, name: str, rows: slice, write: Write, carrier: Carrier) -> Callable[[Tensors, torch.Tensor], None]:
+    def _part(self, name: str, rows: slice, write: Write, carrier: Carrier) -> Callable[[Tensors, torch.Tensor], object]:
         return lambda p, t: carrier(lambda: write(p[name][rows], t))
 
     def _columns(self, name: str, write: Write, carrier: Carrier) -> None:

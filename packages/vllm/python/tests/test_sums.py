@@ -68,9 +68,7 @@ def random_region(rng: random.Random) -> tuple[Region, int]:
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("limit", [7, 64, 1 << 18])
-def test_sums_are_the_formula_whatever_the_form_and_the_pieces(
-    seed: int, limit: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sums_are_the_formula_whatever_the_form_and_the_pieces(seed: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)
     monkeypatch.setattr(module, "chunk_words", lambda device: limit)
     storages, routes = [], []

@@ -19,7 +19,7 @@ import torch
 
 from .cuda_driver import IPC_HANDLE_BYTES, IpcHandle, address_range, device_uuid, error_text, load_driver
 from .digest import flat_bytes
-from .errors import LayoutError, UnsupportedError
+from .errors import UnsupportedError
 from .memory_identity import SHM_DIRECTORY, MemoryIdentity
 from .publishable import Publishable, check_name, publishable, reason_to_skip
 
