@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, readlinkSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { CkptError, type Ring } from '@ckpt/contract'
 import { afterEach, describe, expect, it } from 'vitest'
 import { createHostDevice } from './device.ts'
@@ -55,6 +55,23 @@ describe('host ring', () => {
     expect(existsSync(shm(stale))).toBe(false)
     for (const name of [live.handle.name, ...foreign]) expect(existsSync(shm(name)), name).toBe(true)
     await live.close()
+  })
+
+  it('of a different PID namespace is removed once it is old and nobody has it open, not before', async () => {
+    const names = ['old', 'old and open', 'young'].map((what, i) => ({ what, name: `ckpt-1-1-000000000000000${i}` }))
+    for (const { name } of names) {
+      files.push(shm(name))
+      writeFileSync(shm(name), 'x')
+    }
+    const hourAgo = new Date(performance.timeOrigin - 3_600_000)
+    for (const { name } of names.slice(0, 2)) utimesSync(shm(name), hourAgo, hourAgo)
+    const open = openSync(shm(names[1]!.name), 'r')
+    try {
+      await removeStaleRings()
+      expect(names.filter(({ name }) => existsSync(shm(name))).map(({ what }) => what)).toEqual(['old and open', 'young'])
+    } finally {
+      closeSync(open)
+    }
   })
 })
 

@@ -12,6 +12,9 @@ const RING_NAME = /^ckpt-(\d+)-(\d+)-[0-9a-f]{16}$/
 /** Stands in names for a namespace that /proc does not tell: processes of different ones may have it. */
 const UNKNOWN = '0'
 
+/** How long a ring of a different PID namespace stays after it was last written to, in milliseconds, though nobody has it open. */
+const FOREIGN_MS = 10 * 60_000
+
 /** Names of rings that this process has made and not closed; removed when it exits. */
 const open = new Set<string>()
 
@@ -97,7 +100,8 @@ export function hostRing(ring: Ring): HostRing {
 
 /**
  * Removes rings of this user from /dev/shm whose processes are gone: those that were killed could not do it themselves. Processes in other PID
- * namespaces cannot be seen from here, and their ids may be those of others, so their rings go once nobody has them open or mapped.
+ * namespaces cannot be seen from here, and their ids may be those of others, so their rings go once they are old and nobody has them open or
+ * mapped.
  *
  * @returns the names that were removed.
  */
@@ -107,11 +111,12 @@ export async function removeStaleRings(): Promise<string[]> {
   for (const name of await readdir(SHM).catch(() => [])) {
     const match = RING_NAME.exec(name)
     if (match === null) continue
-    const died = match[2] === namespace && namespace !== UNKNOWN && !isAlive(Number(match[1]))
+    const isNear = match[2] === namespace && namespace !== UNKNOWN
+    if (isNear && isAlive(Number(match[1]))) continue
     try {
       const found = await lstat(`${SHM}/${name}`)
       if (!found.isFile() || found.uid !== process.geteuid?.()) continue
-      if (!died && hostAddon().inUse(`${SHM}/${name}`) !== false) continue
+      if (!isNear && (isYoung(found.mtimeMs) || hostAddon().inUse(`${SHM}/${name}`) !== false)) continue
       await unlink(`${SHM}/${name}`)
       removed.push(name)
     } catch (error) {
@@ -120,6 +125,13 @@ export async function removeStaleRings(): Promise<string[]> {
     }
   }
   return removed
+}
+
+/** True for what was written to lately: its process may be about to open it, or to hand it to one that is. */
+function isYoung(modifiedMs: number): boolean {
+  // File times are of the wall clock, and so is this; where it jumps, rings stay longer or are looked at by use alone.
+  // eslint-disable-next-line no-restricted-properties
+  return Date.now() - modifiedMs < FOREIGN_MS
 }
 
 function removeOpenRings(): void {
