@@ -1,8 +1,8 @@
-import { execFileSync, spawn, spawnSync, type ChildProcess, type StdioOptions } from 'node:child_process'
+import { execFileSync, spawn, spawnSync, type StdioOptions } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
@@ -82,7 +82,8 @@ describe('the environment as it is', { timeout: 180_000 }, () => {
     const kinds: [string, (path: string) => string][] = [
       ['missing', (path) => path],
       ['empty', () => ''],
-      ['relative', () => 'relative'],
+      // Beneath where the command runs, so that what else takes it for a directory leaves nothing in this repository.
+      ['relative', (path) => relative(process.cwd(), path)],
       ['a file', (path) => (writeFileSync(path, ''), path)],
       ['a link to nowhere', (path) => (symlinkSync('/nowhere', path), path)],
       ['too long', (path) => ((path += 'x'.repeat(100)), mkdirSync(path), path)],

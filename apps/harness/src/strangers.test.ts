@@ -207,7 +207,10 @@ describe('while strangers try to get in', () => {
       expect(Object.keys(others).length).toBeGreaterThan(20)
       expect(new Set(Object.values(others))).toEqual(new Set(['EACCES']))
     } finally {
-      cluster.engines[0]!.process.child.kill('SIGCONT')
+      const { child } = cluster.engines[0]!.process
+      // What it does before it has stopped itself is lost.
+      await expect.poll(() => readFileSync(`/proc/${child.pid}/stat`, 'utf8'), { timeout: 15_000 }).toMatch(/\) T /)
+      child.kill('SIGCONT')
     }
     for (const report of await updating) expect(report).toMatchObject({ verified: 'sources' })
     for (const engine of cluster.engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
@@ -230,7 +233,9 @@ describe('while strangers try to get in', () => {
       const shared = mine('/dev/shm')
       const directories = mine(root)
       const sockets = directories.flatMap((directory) => readdirSync(directory).map((name) => join(directory, name)))
-      const workers = sockets.filter((path) => statSync(path, { throwIfNoEntry: false })?.isSocket())
+      const workers = sockets.filter(
+        (path) => /\/worker-[^/]*$/.test(path) && statSync(path, { throwIfNoEntry: false })?.isSocket(),
+      )
       if (shared.length >= 2 && workers.length >= 2) {
         const controls = cluster.engines.map(({ socket }) => socket)
         return {
@@ -239,7 +244,7 @@ describe('while strangers try to get in', () => {
           ),
           write: [...shared, ...pids.map((pid) => `/proc/${pid}/mem`)],
           list: [...directories, ...pids.map((pid) => `/proc/${pid}/fd`), dirname(controls[0]!)],
-          connect: [...controls, ...workers],
+          connect: [...controls, ...sockets],
         }
       }
       if (Date.now() > deadline) throw new Error(`only ${JSON.stringify({ shared, workers })} came up`)

@@ -1,5 +1,6 @@
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
 import { connect as connectSocket, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError, type ConnectPeerOptions, type EndpointDescriptor } from '@ckpt/contract'
 import type { RdmaEndpoint } from '@ckpt/rdma-core-bindings'
 import { within } from '../deadline.ts'
@@ -10,7 +11,9 @@ import { splitAddress } from './options.ts'
 type Question = Request extends infer R ? (R extends Request ? Omit<R, 'seq'> : never) : never
 
 /** An endpoint that strangers crowd closes connections that have proven nothing yet, the oldest first: another attempt gets in. */
-const ATTEMPTS = 3
+const ATTEMPTS = 8
+/** The longest pause before that, in milliseconds; a random part of it, so that honest peers do not come all at once. */
+const PAUSE_MS = 50
 
 interface Waiting {
   readonly resolve: (reply: Reply) => void
@@ -77,6 +80,7 @@ export class BootstrapClient {
             ? client.#error('PEER_LOST', `no answer at ${address} in ${timeoutMs} ms`)
             : CkptError.from(error, 'PEER_LOST')
           if (!client.#turnedAway) break
+          await sleep(randomInt(PAUSE_MS))
         }
       }
       // Only a peer that is not there is looked for at its other addresses.

@@ -101,7 +101,7 @@ class Session {
     this.#proofTimer = setTimeout(() => socket.destroy(), PROOF_MS)
     socket.on('data', (chunk) => this.#receive(chunk))
     socket.on('error', () => undefined)
-    this.#gone = once(socket, 'close').then(async () => {
+    this.#gone = new Promise((resolve) => socket.once('close', resolve)).then(async () => {
       clearTimeout(this.#proofTimer)
       events.gone()
       await this.#work
