@@ -26,7 +26,9 @@ interface Finished {
 
 /** Runs a command line to its end. */
 function start(line: readonly string[], env: NodeJS.ProcessEnv = {}, stdio: StdioOptions = ['ignore', 'pipe', 'pipe']) {
-  const child = spawn(line[0]!, line.slice(1), { env: { ...process.env, ...env }, stdio })
+  // The loader that runs sources here keeps its cache in TMPDIR; that is not what is tried.
+  const all = { ...process.env, TSX_DISABLE_CACHE: '1', ...env }
+  const child = spawn(line[0]!, line.slice(1), { env: all, stdio, timeout: 150_000, killSignal: 'SIGKILL' })
   let stdout = ''
   let stderr = ''
   child.stdout?.setEncoding('utf8').on('data', (text: string) => (stdout += text))

@@ -1,5 +1,7 @@
 import { createSocket } from 'node:dgram'
+import { lookup } from 'node:dns/promises'
 import { isIP, isIPv6 } from 'node:net'
+import { networkInterfaces } from 'node:os'
 import { CkptError } from '@ckpt/contract'
 import { createTcpEndpoint, type TcpProtection } from '@ckpt/transport'
 import { rdmaUseOf, serveRdma, type RdmaUse } from './rdma.ts'
@@ -117,13 +119,27 @@ function withPort(address: string): string {
   return /:\d+$/.test(address) ? address : `${address}:0`
 }
 
+/** The loopback address that this machine has: one without IPv4 has only the other. */
+function loopback(): string {
+  const has4 = Object.values(networkInterfaces()).some((list) => list?.some(({ address }) => address === '127.0.0.1'))
+  return has4 ? '127.0.0.1' : '::1'
+}
+
+async function familyOf(host: string): Promise<number> {
+  if (isIP(host) !== 0) return isIP(host)
+  const { family } = await lookup(host).catch((error: unknown) => {
+    throw CkptError.from(error, 'INVALID_ARGUMENT', `the name ${host} has no address: set CKPT_P2P_ADDRESS`)
+  })
+  return family
+}
+
 /** This machine's address on the way to where the ranks meet; loopback where that is on this machine, or not known. */
 async function addressTowards(meetingPoint: string | undefined): Promise<string> {
   const match = meetingPoint === undefined ? null : /^tcp:\/\/(.+):(\d+)$/.exec(meetingPoint)
-  const host = match?.[1]?.replace(/^\[|\]$/g, '') ?? '127.0.0.1'
-  if (host === '*' || host === '0.0.0.0' || host === 'localhost') return '127.0.0.1'
+  const host = match?.[1]?.replace(/^\[|\]$/g, '') ?? 'localhost'
+  if (['*', '0.0.0.0', '::', 'localhost'].includes(host)) return loopback()
   // Nothing is sent: connecting a datagram socket only looks up the route.
-  const socket = createSocket(isIP(host) === 6 ? 'udp6' : 'udp4')
+  const socket = createSocket((await familyOf(host)) === 6 ? 'udp6' : 'udp4')
   try {
     return await new Promise<string>((resolve, reject) => {
       socket.once('error', reject)
