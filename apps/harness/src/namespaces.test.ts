@@ -85,6 +85,7 @@ describe('ranks of one host name', () => {
         engine: { kind: 'typescript', checkpoint: copyOf(before) },
       })
       await cluster.register('after', copyOf(after))
+      await cluster.all('gatherMetas', () => ({ name: 'after', digests: true }))
       const update = strategy === 'p2p' ? { p2p: [0, 1, 2] } : { strategy }
       const outcomes = await cluster.settle('update', (rank) => ({
         name: 'after',

@@ -41,14 +41,14 @@ export class RuntimeDir implements Disposable {
   readonly skipped: readonly string[]
   readonly #alive: Server
   readonly #forget: () => void
-  readonly #onExit = () => rmSync(this.path, { recursive: true, force: true })
+  readonly #onExit: () => void
 
-  private constructor(path: string, skipped: readonly string[], alive: Server) {
+  private constructor({ path, alive, forget, onExit }: Made, skipped: readonly string[]) {
     this.path = path
     this.skipped = skipped
     this.#alive = alive
-    this.#forget = removeAtEnd(path)
-    process.on('exit', this.#onExit)
+    this.#forget = forget
+    this.#onExit = onExit
   }
 
   /**
@@ -63,7 +63,7 @@ export class RuntimeDir implements Disposable {
       const made = await tryToMake(path)
       if (typeof made === 'object') {
         await removeDeadDirectories(path)
-        return new RuntimeDir(made.path, skipped, made.alive)
+        return new RuntimeDir(made, skipped)
       }
       skipped.push(`${name}: ${made}`)
     }
@@ -97,25 +97,42 @@ function longestRoot(): number {
   return MAX_SOCKET_PATH - LONGEST_NAME - `/${template()}XXXXXX`.length
 }
 
-/** The directory with its listening socket, or why there can be none. */
-async function tryToMake(root: string): Promise<{ path: string; alive: Server } | string> {
+/** A directory with its listening socket, and what removes it however this process, or this thread of it, ends. */
+interface Made {
+  readonly path: string
+  readonly alive: Server
+  readonly forget: () => void
+  readonly onExit: () => void
+}
+
+/** What was made, or why it cannot be. */
+async function tryToMake(root: string): Promise<Made | string> {
   if (root === '') return 'it is empty'
   if (!isAbsolute(root)) return 'it is not an absolute path'
   const bytes = Buffer.byteLength(root)
   if (bytes > longestRoot())
     return `its ${bytes} bytes are too many: paths of sockets have at most ${MAX_SOCKET_PATH}, which leaves ${longestRoot()}`
-  let path: string | undefined
+  let giveBack: () => void = () => undefined
   try {
     const { uid, mode } = statSync(root)
     if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0 && uid !== process.geteuid?.())
       return 'other users could replace what is made in it (mode ' + (mode & 0o7777).toString(8) + ')'
-    path = mkdtempSync(join(root, template()))
+    const path = mkdtempSync(join(root, template()))
+    // At once: this process may be interrupted before all is made.
+    const onExit = () => rmSync(path, { recursive: true, force: true })
+    process.on('exit', onExit)
+    const forget = removeAtEnd(path)
+    giveBack = () => {
+      process.off('exit', onExit)
+      forget()
+      onExit()
+    }
     const made = lstatSync(path)
     if (made.uid !== process.geteuid?.() || (made.mode & 0o077) !== 0)
       throw new Error(`its file system gave a new directory to user ${made.uid} with mode ${(made.mode & 0o777).toString(8)}`)
-    return { path, alive: await listenAlive(path) }
+    return { path, alive: await listenAlive(path), forget, onExit }
   } catch (error) {
-    if (path !== undefined) rmSync(path, { recursive: true, force: true })
+    giveBack()
     return reason(error as NodeJS.ErrnoException)
   }
 }
