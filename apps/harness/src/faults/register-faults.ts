@@ -89,7 +89,7 @@ function during(name: string, expect: 'fails' | 'either', happen: (file: string)
   return {
     name,
     expect,
-    codes: ['CHECKPOINT_UNREADABLE', 'CHECKPOINT_MALFORMED'],
+    codes: ['CHECKPOINT_CHANGED', 'CHECKPOINT_UNREADABLE', 'CHECKPOINT_MALFORMED'],
     namesFile: true,
     arrange(directory) {
       // Large enough to be under way for longer than progress is silent.

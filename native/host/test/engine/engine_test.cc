@@ -315,6 +315,8 @@ int main() {
   Run("strided copies", [&] { TestCopies(pool); });
   Run("every instruction set", [&] { TestEveryInstructionSet(pool); });
   Run("file reader", [&] { TestReader(pool); });
+  Run("a reader of files that are open", [&] { TestReaderOfOpenedFiles(pool); });
+  Run("files beneath a directory", TestOpenBeneath);
   Run("shared memory", [&] { TestShared(pool); });
   Run("several callers of one pool", [&] { TestSeveralCallers(pool); });
   Run("a pool that stops in the middle of work", TestStop);

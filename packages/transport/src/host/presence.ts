@@ -37,7 +37,7 @@ export class Presence {
   /** Leaves a beacon until {@link Presence.close}. @throws CkptError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` where /dev/shm cannot be used. */
   static async open(host: Host): Promise<Presence> {
     const nonce = randomBytes(NONCE_BYTES)
-    const memory = await host.createShared(sharedName(), { bytes: NONCE_BYTES, lock: false })
+    const memory = await host.createShared(sharedName('near-'), { bytes: NONCE_BYTES, lock: false })
     memory.view(0, NONCE_BYTES).set(nonce)
     return new Presence(host, memory, nonce)
   }

@@ -7,7 +7,7 @@ import { nativeMemory } from './memory.ts'
 
 const SHM = '/dev/shm'
 /** `ckpt-<pid>-<PID namespace>-<random>`: enough to tell whether the process that made it still lives. */
-const RING_NAME = /^ckpt-(\d+)-(\d+)-[0-9a-f]{16}$/
+const RING_NAME = /^ckpt-(?:near-)?(\d+)-(\d+)-[0-9a-f]{16}$/
 
 /** Stands in names for a namespace that /proc does not tell: processes of different ones may have it. */
 const UNKNOWN = '0'
@@ -84,9 +84,9 @@ export async function createHostRing(host: Host, bytes: number, threads?: number
   }
 }
 
-/** A new name in /dev/shm; what has one is removed by {@link removeStaleRings} once its process is gone. */
-export function sharedName(): string {
-  return `ckpt-${process.pid}-${pidNamespace()}-${randomBytes(8).toString('hex')}`
+/** A new name in /dev/shm; what has one is removed by {@link removeStaleRings} once its process is gone. `kind` tells beacons from rings. */
+export function sharedName(kind: '' | 'near-' = ''): string {
+  return `ckpt-${kind}${process.pid}-${pidNamespace()}-${randomBytes(8).toString('hex')}`
 }
 
 /** `ring` as one of ours. @throws CkptError `INVALID_ARGUMENT` for a ring of another device, `INVALID_STATE` for a closed one. */
