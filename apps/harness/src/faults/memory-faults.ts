@@ -65,8 +65,8 @@ export const MEMORY_FAULTS: readonly Fault[] = [
     points: ['begin'],
     victims: 'any',
     expect: 'fails',
-    codes: ['DIGEST_MISMATCH'],
-    names: /digest of \S+|\S+ has digest/,
+    codes: ['MEMORY_CHANGED', 'DIGEST_MISMATCH'],
+    names: /digest of \S+|\S+ has digest|\.safetensors/,
     within: 'window',
     lost: 'nobody',
     async prepare({ cluster, victim }) {
@@ -82,16 +82,16 @@ export const MEMORY_FAULTS: readonly Fault[] = [
     },
   },
   {
-    // Whoever touches what is no longer there gets SIGBUS and dies of it; reads over TCP get an error.
+    // Whoever touches what is no longer there reads zeros, and says so; others may see the digest first, and reads over TCP an error.
     name: 'file in place shrinks',
     points: ['begin', 'h2d'],
     strategies: ['broadcast', 'p2p'],
     victims: 'member',
     expect: 'fails',
-    codes: ['RANK_LOST'],
+    codes: ['MEMORY_CHANGED', 'DIGEST_MISMATCH'],
     pullCodes: ['PEER_LOST'],
+    names: /\.safetensors|digest of \S+|rank \d/,
     within: 'window',
-    spares: 'victim',
     lost: 'nobody',
     async prepare({ cluster, victim }) {
       await inPlace(cluster.ranks[victim]!, () => cluster.register(victim, true))

@@ -271,17 +271,18 @@ export class Updates {
       // Where the failure began its own error is thrown, elsewhere the abort that carries it.
       const abort: unknown = epoch.signal.reason
       const reported = CkptError.is(abort) && abort.fields.rank !== rank ? abort : error
-      const given = await this.#given(ranks, progress.touched, outer)
+      const given = await this.#given(ranks, progress.touched, reported, outer)
       const dirty = this.engines.failed(engine.name, ranks, progress, reported, given)
       throw dirty.length > 0 ? reported.with({ dirty }) : reported
     }
   }
 
   /** Which ranks' workers were given parts of the update that failed: each rank knows it of its own. */
-  async #given(ranks: readonly number[], own: boolean, signal: AbortSignal): Promise<Map<number, boolean>> {
+  async #given(ranks: readonly number[], own: boolean, why: CkptError, signal: AbortSignal): Promise<Map<number, boolean>> {
     const { rendezvous } = this.#with
     const known = new Map(ranks.includes(rendezvous.rank) ? [[rendezvous.rank, own]] : [])
-    if (known.size === 0 || ranks.length === 1 || signal.aborted) return known
+    // Who is lost would be waited for in vain.
+    if (known.size === 0 || ranks.length === 1 || signal.aborted || rendezvous.lost !== undefined || isLoss(why)) return known
     try {
       const all = await rendezvous.allGather('update/given', own, { ranks, timeoutMs: GIVEN_MS, signal })
       return new Map(ranks.map((rank, i) => [rank, all[i]!]))
@@ -336,4 +337,9 @@ export class Updates {
     const { free } = await this.#with.device.memory()
     return Math.floor(free * (this.#with.limits.fraction ?? DEFAULT_FRACTION))
   }
+}
+
+/** True if a rank, or the coordinator, was lost: by the error itself or by what caused it. */
+function isLoss(error: unknown): boolean {
+  return CkptError.is(error) && (error.code === 'RANK_LOST' || error.code === 'RANK_MISSING' || isLoss(error.cause))
 }
