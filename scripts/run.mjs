@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// A program with all set-up done first: node scripts/run.mjs <bench|test|ckpt|faults> [args…]
+// A program with all set-up done first: node scripts/run.mjs <bench|test|ckpt|faults|mutations> [args…]
 import { join } from 'node:path'
 import { exitLike, run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
@@ -10,6 +10,7 @@ const PROGRAMS = {
   bench: 'apps/bench/src/main.ts',
   ckpt: 'apps/cli/src/main.ts',
   faults: 'apps/harness/src/faults/main.ts',
+  mutations: 'apps/harness/src/mutations/main.ts',
 }
 const SCRIPTS = { test: 'scripts/test.mjs' }
 

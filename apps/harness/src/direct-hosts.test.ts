@@ -1,27 +1,16 @@
-import { spawnSync } from 'node:child_process'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { expect, it } from 'vitest'
 import { generateCheckpoint } from './checkpoint/generate.ts'
 import { Cluster } from './cluster/cluster.ts'
-
-/** Starts a process under another host name, in a UTS namespace of its own. */
-const named = (name: string): string[] => [
-  'unshare',
-  '--uts',
-  'sh',
-  '-c',
-  'echo "$0" > /proc/sys/kernel/hostname; exec "$@"',
-  name,
-]
+import { namedHost, noNamedHosts } from './cluster/named-host.ts'
 
 it(
   'ranks of different hosts read exactly what their workers need of each other, and write it directly',
   { timeout: 120_000 },
   async ({ skip }) => {
-    const [command, ...args] = named('ckpt-b')
-    const probe = spawnSync(command!, [...args, 'hostname'], { encoding: 'utf8' })
-    if (probe.stdout !== 'ckpt-b\n') skip(`no UTS namespaces: ${probe.error?.message ?? probe.stderr}`)
+    const problem = noNamedHosts()
+    if (problem !== undefined) skip(problem)
     const host = createHost()
     const sizes = 24 * 2 ** 20
     using before = await generateCheckpoint(host, model('qwen3-30b-a3b'), sizes, 1n, 'hosts-before')
@@ -30,7 +19,7 @@ it(
     await using cluster = await Cluster.start({
       ranks: 3,
       timeoutMs: 30_000,
-      through: (rank) => named(rank === 2 ? 'ckpt-b' : 'ckpt-a'),
+      through: (rank) => namedHost(rank === 2 ? 'ckpt-b' : 'ckpt-a'),
       env: () => ({ CKPT_P2P_ADDRESS: '127.0.0.1' }),
       engine: { kind: 'typescript', checkpoint: before.directory },
     })

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import type { UpdateReport } from '@ckpt/core'
 import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
 import { Cluster } from '../cluster/cluster.ts'
+import { namedHost } from '../cluster/named-host.ts'
 import type { Verification } from '../engine/parameters.ts'
 import type { Random } from '../faults/random.ts'
 import type { Mutation, Way } from './mutation.ts'
@@ -12,9 +13,8 @@ export interface MutationClusterOptions {
   readonly way: Way
   /** Of the same tensors with different bytes; at least two, in /dev/shm. They are updated in turns. */
   readonly checkpoints: readonly GeneratedCheckpoint[]
+  /** At least two; the last one and its engine worker are on a host of their own in `remote` updates. */
   readonly ranks: number
-  /** Starts the last rank and its engine worker as if they were on a different host, for `remote`. */
-  readonly through?: (rank: number) => readonly string[]
 }
 
 /** Ranks and engine workers that are updated in one way; the first update, which is recorded, is over. */
@@ -36,12 +36,15 @@ export class MutationCluster implements AsyncDisposable {
     this.#checkpoints = checkpoints
   }
 
-  static async start({ way, checkpoints, ranks, through }: MutationClusterOptions): Promise<MutationCluster> {
+  static async start({ way, checkpoints, ranks }: MutationClusterOptions): Promise<MutationCluster> {
     const cluster = await Cluster.start({
       ranks,
       mutable: true,
       timeoutMs: 120_000,
-      ...(through && { through, env: () => ({ CKPT_P2P_ADDRESS: '127.0.0.1' }) }),
+      ...(way === 'remote' && {
+        through: (rank: number) => namedHost(rank === ranks - 1 ? 'ckpt-b' : 'ckpt-a'),
+        env: () => ({ CKPT_P2P_ADDRESS: '127.0.0.1' }),
+      }),
       engine: {
         kind: 'typescript',
         checkpoint: checkpoints[0]!.directory,

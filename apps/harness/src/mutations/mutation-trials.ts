@@ -1,4 +1,5 @@
-import { closeSync, openSync, readSync, writeSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { closeSync, copyFileSync, linkSync, openSync, readSync, renameSync, writeSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
 import { readHeader } from '@ckpt/safetensors'
 import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
@@ -11,9 +12,12 @@ export interface MutationTrial {
   readonly way: Way
   readonly kind: MutationKind
   readonly seed: number
-  /** `found`: the update failed. `missed`: it was committed, with `verified` as its report said. */
-  readonly outcome: 'found' | 'missed'
-  /** Code of the error, or what the report called verified. */
+  /**
+   * `found`: the update failed. `whole`: a file was swapped, and the engines got what was registered, every byte of it. `missed`: the update
+   * was committed, with `verified` as its report said.
+   */
+  readonly outcome: 'found' | 'whole' | 'missed'
+  /** Code of the error that was the cause, or what the report called verified. */
   readonly said: string
   readonly message: string
   /** Why the next update, without a fault, was not right. */
@@ -44,21 +48,30 @@ async function runTrial(cluster: MutationCluster, kind: MutationKind, seed: numb
   const checkpoint = cluster.next()
   await cluster.register(checkpoint)
   await cluster.poison()
-  const undo = kind === 'source' ? await changeSource(checkpoint, random) : undefined
-  if (!undo) await cluster.arm(inEngine(kind), { kind, seed }, random)
+  const undo = await changeFiles(kind, checkpoint, random)
+  if (undo === undefined) await cluster.arm(inEngine(kind), { kind, seed }, random)
   let result: Pick<MutationTrial, 'outcome' | 'said' | 'message'>
   try {
     const reports = await cluster.update()
     const levels = [...new Set(reports.map(({ verified }) => verified))].join(', ')
     result = { outcome: 'missed', said: `verified: ${levels}`, message: reports[0]!.verification.reason ?? '' }
   } catch (error) {
-    const { code, message } = CkptError.from(error, 'UPDATE_FAILED')
-    result = { outcome: 'found', said: code, message }
+    result = { outcome: 'found', ...causeOf(error) }
   }
   undo?.()
+  if (kind === 'file swapped' && result.outcome === 'missed' && (await differences(cluster, checkpoint)) === undefined) {
+    result = { ...result, outcome: 'whole' }
+  }
   await cluster.disarm()
   const afterwards = await rightAgain(cluster)
   return { way: cluster.way, kind, seed, ...result, ...(afterwards !== undefined && { afterwards }) }
+}
+
+/** The error at the beginning of the chain: what the other ranks' are about. */
+function causeOf(error: unknown): { said: string; message: string } {
+  let first = CkptError.from(error, 'UPDATE_FAILED')
+  while (first.code === 'ABORTED' && first.cause instanceof CkptError) first = first.cause
+  return { said: first.code, message: first.message }
 }
 
 /** An update without a fault, of a different checkpoint. */
@@ -69,31 +82,60 @@ async function rightAgain(cluster: MutationCluster): Promise<string | undefined>
     const reports = await cluster.update()
     const wrong = reports.find(({ verified }) => verified !== 'bytes')
     if (wrong) return `rank ${wrong.rank} said verified: ${wrong.verified}, ${wrong.verification.reason ?? ''}`
-    const checks = await cluster.compare(checkpoint)
-    return checks.find(({ verified }) => !verified)?.mismatches.join(', ')
+    return await differences(cluster, checkpoint)
   } catch (error) {
     const { code, message } = CkptError.from(error, 'UPDATE_FAILED')
     return `${code}: ${message}`
   }
 }
 
-/** Changes a byte of a tensor in a file that was registered in place; @returns what puts it back. */
-async function changeSource(checkpoint: GeneratedCheckpoint, random: Random): Promise<() => void> {
-  const file = random.pick(checkpoint.files)
+/** Parameters that do not hold what the files of `checkpoint` do; undefined if there are none. */
+async function differences(cluster: MutationCluster, checkpoint: GeneratedCheckpoint): Promise<string | undefined> {
+  const checks = await cluster.compare(checkpoint)
+  return checks.find(({ verified }) => !verified)?.mismatches.join(', ')
+}
+
+/** Has a fault in a file that was registered in place, where `kind` is one; @returns what takes it back. */
+async function changeFiles(
+  kind: MutationKind,
+  { files }: GeneratedCheckpoint,
+  random: Random,
+): Promise<(() => void) | undefined> {
+  if (kind !== 'source' && kind !== 'source mapping' && kind !== 'file swapped') return undefined
+  const file = random.pick(files)
   const header = await readHeader(file)
   const { begin, end } = random.pick(header.tensors.filter((tensor) => tensor.end > tensor.begin))
   const at = header.dataStart + random.between(begin, end - 1)
-  const put = (byte: number) => {
-    const fd = openSync(file, 'r+')
-    try {
-      const before = Buffer.alloc(1)
-      readSync(fd, before, 0, 1, at)
-      writeSync(fd, Buffer.of(before[0]! ^ byte), 0, 1, at)
-    } finally {
-      closeSync(fd)
-    }
-  }
   const flip = random.between(1, 255)
-  put(flip)
-  return () => put(flip)
+  if (kind !== 'file swapped') {
+    const change = kind === 'source' ? flipByte : flipMappedByte
+    change(file, at, flip)
+    return () => change(file, at, flip)
+  }
+  copyFileSync(file, `${file}.new`)
+  flipByte(`${file}.new`, at, flip)
+  linkSync(file, `${file}.registered`)
+  renameSync(`${file}.new`, file)
+  return () => renameSync(`${file}.registered`, file)
+}
+
+function flipByte(file: string, at: number, flip: number): void {
+  const fd = openSync(file, 'r+')
+  try {
+    const before = Buffer.alloc(1)
+    readSync(fd, before, 0, 1, at)
+    writeSync(fd, Buffer.of(before[0]! ^ flip), 0, 1, at)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** Node.js maps no files; Python does. */
+function flipMappedByte(file: string, at: number, flip: number): void {
+  const code = `
+import mmap, sys
+with open(sys.argv[1], "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+    memory[int(sys.argv[2])] ^= int(sys.argv[3])
+`
+  execFileSync('python3', ['-c', code, file, String(at), String(flip)])
 }

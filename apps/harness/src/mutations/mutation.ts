@@ -1,7 +1,11 @@
 /** Single faults of bytes and copies, each of which an update must notice before it is committed as verified. */
 export const MUTATIONS = [
-  /** A byte of what was registered changes after its digest was taken. */
+  /** A byte of a file that was registered changes after its digest was taken, written as files are. */
   'source',
+  /** The same through a shared mapping, which leaves the file's times as they were. */
+  'source mapping',
+  /** A file that was registered makes way for one of the same size with a different byte. */
+  'file swapped',
   /** A byte of the ring changes before the worker compares the tensor's digest. */
   'ring before comparison',
   /** A byte of the ring changes between that and loading. */
@@ -38,7 +42,7 @@ const COPIED: readonly MutationKind[] = ['copy left out', 'copy shifted', 'copy 
 /** The faults that can befall updates of one kind. */
 export function mutationsOf(way: Way): MutationKind[] {
   const written = way === 'direct' || way === 'remote' ? COPIED : LOADED
-  return ['source', 'parameter', ...written]
+  return ['source', 'source mapping', 'file swapped', 'parameter', ...written]
 }
 
 /** Faults that happen in an engine worker; the others happen in a rank, or to its files. */

@@ -2,20 +2,23 @@ import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
 import { generateCheckpoint } from '../checkpoint/generate.ts'
+import { noNamedHosts } from '../cluster/named-host.ts'
 import { Random } from '../faults/random.ts'
 import { MutationCluster } from './mutation-cluster.ts'
-import { mutationsOf, type Way } from './mutation.ts'
+import { mutationsOf, WAYS } from './mutation.ts'
 import { runMutations } from './mutation-trials.ts'
 
 describe('a single wrong byte or copy is found before the commit', () => {
-  it.each<[Way]>([['staged'], ['replayed'], ['direct'], ['p2p']])('in %s updates', { timeout: 600_000 }, async (way) => {
+  it.for(WAYS)('in %s updates', { timeout: 600_000 }, async (way, { skip }) => {
+    const problem = way === 'remote' ? noNamedHosts() : undefined
+    if (problem !== undefined) skip(problem)
     const host = createHost()
     const [shape, bytes] = [model('qwen3-30b-a3b'), 2 * 2 ** 20]
     using first = await generateCheckpoint(host, shape, bytes, 1n, `mutations-${way}-a`)
     using second = await generateCheckpoint(host, shape, bytes, 1_000_003n, `mutations-${way}-b`)
     await using cluster = await MutationCluster.start({ way, checkpoints: [first, second], ranks: 2 })
     const trials = await runMutations(cluster, mutationsOf(way).length, new Random(7))
-    expect(trials.filter(({ outcome }) => outcome !== 'found')).toEqual([])
+    expect(trials.filter(({ outcome }) => outcome === 'missed')).toEqual([])
     for (const { afterwards, ...trial } of trials) expect({ ...trial, afterwards }).toEqual({ ...trial, afterwards: undefined })
   })
 })
