@@ -79,15 +79,13 @@ export async function controlRequest(
       socketPath,
       method,
       path,
+      // A connection of its own: one that was kept could be closed by the worker, as idle, in the moment in which it is written to.
+      agent: false,
       headers: { 'content-type': 'application/json' },
       ...(signal && { signal }),
     })
     let connected = false
-    outgoing.on('socket', (socket) => {
-      // A kept-alive connection is handed over connected.
-      if (socket.connecting) socket.once('connect', () => (connected = true))
-      else connected = true
-    })
+    outgoing.on('socket', (socket) => socket.once('connect', () => (connected = true)))
     outgoing.on('error', (error) => fail(connected ? 'ENGINE_WORKER_LOST' : 'ENGINE_UNREACHABLE', error))
     if (timeoutMs !== undefined) {
       outgoing.setTimeout(timeoutMs, () => {
