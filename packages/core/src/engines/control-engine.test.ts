@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { controlRequest } from './control-engine.ts'
 
 describe('requests to a control socket', () => {
@@ -20,10 +20,8 @@ describe('requests to a control socket', () => {
     })
     await new Promise<void>((resolve) => server.listen(socket, resolve))
   })
-  afterEach(async () => {
-    await new Promise((resolve) => server.close(resolve))
-    rmSync(directory, { recursive: true, force: true })
-  })
+  afterEach(() => new Promise((resolve) => server.close(resolve)))
+  afterAll(() => rmSync(directory, { recursive: true, force: true }))
 
   it('are not lost with connections that the worker has closed as idle', async () => {
     for (let i = 0; i < 5; i++) expect(await controlRequest(socket, 'GET', '/health')).toEqual({})
