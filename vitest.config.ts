@@ -30,6 +30,7 @@ export default defineConfig({
         test: {
           ...common,
           name: 'cluster',
+          globalSetup: 'scripts/lib/test-programs.mjs',
           // Each of these starts several processes and watches what they leave: one file at a time.
           include: ['apps/harness/src/**/*.test.ts'],
           exclude: ['apps/harness/src/vllm/*.engine.test.ts'],

@@ -102,7 +102,7 @@ say('')
 process.stdout.write(renderTables(result))
 process.stdout.write(`\n${writeFiles(files, result)}`)
 if (options.trace !== undefined) await writeTraces(userPath(options.trace), result.runs)
-if (result.runs.some((run) => !run.verified)) process.exitCode = 1
+if (result.runs.some((run) => !run.parametersEqual)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
@@ -138,7 +138,7 @@ async function bench(): Promise<BenchResult> {
     else peers.push(...planningRuns(compared))
   }
   return {
-    schema: 1,
+    schema: 2,
     startedAt,
     machine: machine(),
     ceilings,

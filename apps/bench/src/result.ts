@@ -1,10 +1,10 @@
-import type { Timeline, UpdateReport } from '@ckpt/core'
+import type { Timeline, UpdateReport, VerificationLevel } from '@ckpt/core'
 import type { ProcessorReading } from '@ckpt/planner'
 import type { Samples } from './statistics.ts'
 
-/** The bench's JSON: schema 1. Times in milliseconds, sizes in bytes, rates in bytes per second. */
+/** The bench's JSON: schema 2. Times in milliseconds, sizes in bytes, rates in bytes per second. */
 export interface BenchResult {
-  readonly schema: 1
+  readonly schema: 2
   readonly startedAt: string
   readonly machine: Machine
   readonly ceilings: Ceilings
@@ -66,14 +66,19 @@ export interface Run {
   /** What the first update spent on making ring and communicator, and on the worker's attaching. */
   readonly firstAttachMs?: number
   readonly registerMs: number
+  /** Whether each timed update had a registration of its own, as in training. */
+  readonly freshRegistration: boolean
   /** Files in /dev/shm pinned where they are. */
   readonly registerInPlaceMs?: number
+  /** Verified as far as `verified` says; with a registration of its own, its digests are taken in that time. */
   readonly updateMs: Samples
   readonly stages: { readonly h2dMs: number; readonly broadcastMs: number; readonly reloadMs: number; readonly idleMs: number }
   /** Steps of the median update, one after the other; the slowest rank of each. */
   readonly steps?: UpdateReport['steps']
-  /** With a digest a tensor, compared by the workers before loading. */
-  readonly digestUpdateMs: number
+  /** The same with verification switched off, in turns with the others. */
+  readonly unverifiedMs: Samples
+  /** Part of `unverifiedMs` that verification adds: of medians. */
+  readonly verificationCost: number
   readonly peakDeviceBytes: number
   /** Device memory that is gone after all the updates of this kind. */
   readonly growthBytes?: number
@@ -84,8 +89,12 @@ export interface Run {
   readonly ratios?: Samples
   /** With `--validate`, on the host device: what processors needed for the parts of updates, right before and after each sample. */
   readonly readings?: readonly (readonly [before: ProcessorReading, after: ProcessorReading])[]
-  readonly verified: boolean
-  readonly verifiedBytes: number
+  /** How far all of the timed updates were verified; without verification where it was not to be timed. */
+  readonly verified: VerificationLevel
+  /** Whether every byte of the parameters was that of the files after every update: the bench's own comparison, which is not timed. */
+  readonly parametersEqual: boolean
+  /** Bytes of parameters. */
+  readonly parameterBytes: number
   readonly digest: string
   readonly ringBytes: number
   readonly bucketBytes: number
@@ -164,5 +173,5 @@ export interface PeerRun {
   readonly ratioToLimit?: number
   readonly peakDeviceBytes?: number
   /** Whether every parameter of the peer's engines had the digest that it has in ours. */
-  readonly verified?: boolean
+  readonly parametersEqual?: boolean
 }

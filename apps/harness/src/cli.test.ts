@@ -12,7 +12,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
 import { freePort } from './cluster/cluster.ts'
 import { EngineProcess } from './cluster/engine-process.ts'
-import { SOURCE_FLAGS } from './cluster/processes.ts'
+import { nodeArguments } from './cluster/processes.ts'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const RANKS = 2
@@ -25,7 +25,7 @@ interface Finished {
 }
 
 function ckpt(args: readonly string[], env: NodeJS.ProcessEnv = {}): { child: ChildProcess; finished: Promise<Finished> } {
-  const child = spawn(process.execPath, [...SOURCE_FLAGS, MAIN, ...args], {
+  const child = spawn(process.execPath, [...nodeArguments(MAIN), ...args], {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
@@ -71,8 +71,7 @@ describe('ckpt update', () => {
   /** `ckpt launch` of what follows. */
   const launched = (port: number) => [
     ...['launch', '--nproc', String(RANKS), '--master-port', String(port), '--', process.execPath],
-    ...SOURCE_FLAGS,
-    MAIN,
+    ...nodeArguments(MAIN),
   ]
 
   it('then `ckpt join` gives another instance the weights, which can hand them on', { timeout: 180_000 }, async () => {

@@ -10,12 +10,12 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
 import { freePort } from './cluster/cluster.ts'
 import { EngineProcess } from './cluster/engine-process.ts'
-import { SOURCE_FLAGS } from './cluster/processes.ts'
+import { nodeArguments } from './cluster/processes.ts'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const TORCHRUN = fileURLToPath(new URL('../../../.venv/bin/torchrun', import.meta.url))
 const RANKS = 2
-const CKPT = [process.execPath, ...SOURCE_FLAGS, MAIN]
+const CKPT = [process.execPath, ...nodeArguments(MAIN)]
 const can = (command: string, ...args: string[]) => spawnSync(command, args).status === 0
 
 interface Finished {

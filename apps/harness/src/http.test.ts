@@ -11,7 +11,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { generateCheckpoint } from './checkpoint/generate.ts'
 import { freePort } from './cluster/cluster.ts'
 import { EngineProcess } from './cluster/engine-process.ts'
-import { SOURCE_FLAGS, spawnSource, type Spawned } from './cluster/processes.ts'
+import { nodeArguments, spawnSource, type Spawned } from './cluster/processes.ts'
 import { stockWorkerMissing } from './compat/checks.ts'
 import { randomCheckpoint } from './compat/random-checkpoint.ts'
 import { serveCollectiveRpc } from './http/collective-rpc.ts'
@@ -128,7 +128,7 @@ describe("a client of checkpoint-engine's API, unchanged,", { timeout: 120_000 }
       checkpoint.directory,
     ]
     const control = join(directory, 'engine-typescript-{rank}.sock')
-    const child = spawn(process.execPath, [...SOURCE_FLAGS, MAIN, ...args, '--engine-control', control], {
+    const child = spawn(process.execPath, [...nodeArguments(MAIN), ...args, '--engine-control', control], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     let printed = ''

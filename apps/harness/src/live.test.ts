@@ -11,7 +11,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { generateCheckpoint } from './checkpoint/generate.ts'
 import { freePort } from './cluster/cluster.ts'
 import { EngineProcess } from './cluster/engine-process.ts'
-import { SOURCE_FLAGS } from './cluster/processes.ts'
+import { nodeArguments } from './cluster/processes.ts'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const TOKEN = 'a token of sixteen letters'
@@ -46,7 +46,7 @@ describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
     await engine.ready()
     const args = ['serve', '--engine-control', engine.socket, '--port', String(await freePort()), '--root', checkpoint]
     const where = { RANK: '0', WORLD_SIZE: '1', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(await freePort()) }
-    const child = spawn(process.execPath, [...SOURCE_FLAGS, MAIN, ...args], {
+    const child = spawn(process.execPath, [...nodeArguments(MAIN), ...args], {
       stdio: ['ignore', 'pipe', 'inherit'],
       env: { ...process.env, ...where, CKPT_HTTP_TOKEN: TOKEN, CKPT_TOKEN: 'a secret of the run' },
     })

@@ -1,4 +1,4 @@
-import { timelineOf, type UpdateReport } from '@ckpt/core'
+import { timelineOf, type UpdateReport, type VerificationLevel } from '@ckpt/core'
 import type { Model } from '@ckpt/models'
 import type { ProcessorReading } from '@ckpt/planner'
 import type { Run } from '../result.ts'
@@ -7,10 +7,11 @@ import { poisonAll } from './engines.ts'
 import { summarize } from '../statistics.ts'
 import { WARM_UP, type Beside } from './calibrate.ts'
 import type { CeilingProbe } from './ceilings.ts'
-import { Updates, inShm, slowest, type UpdatesOptions } from './updates.ts'
+import { Updates, inShm, lowestLevel, slowest, type UpdatesOptions } from './updates.ts'
 
 /** Spans that a run keeps of its last update: enough to see every stall, little beside the rest of the JSON when there are many. */
 const MAX_SPANS = 4000
+const FIRST = 'first'
 
 export interface UpdateMeasurement extends UpdatesOptions {
   readonly model: Pick<Model, 'id' | 'title'>
@@ -23,8 +24,10 @@ export interface UpdateMeasurement extends UpdatesOptions {
 
 /**
  * Updates of one checkpoint over processes of their own: rank processes, and an engine worker each that keeps its tensor-parallel
- * slices. Before each update all parameters are overwritten, after it every byte is compared with the files; neither is timed. The
- * slowest rank counts. The copy ceiling is read before every sample, which is then held against that reading.
+ * slices. Each has a registration of its own, and they take turns: one that is verified, one that is not. Before each update all parameters
+ * are overwritten, after it every byte is compared with the files; neither is timed. The slowest rank counts. The copy ceiling is read before
+ * every sample, which is then held against that reading. What is held against the simulator, which knows no verification, is not verified
+ * and reuses one registration.
  */
 export async function measureUpdate(options: UpdateMeasurement): Promise<Run | { skipped: string }> {
   const { model, checkpoint, ranks, repeat, onStep, strategy } = options
@@ -34,20 +37,24 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     return { skipped: 'the checkpoint does not fit into /dev/shm, where ranks could share it' }
   await using updates = await Updates.start(options)
   const samples: UpdateReport[][] = []
+  const unverified: UpdateReport[][] = []
   const readings: [ProcessorReading, ProcessorReading][] = []
-  let verified = true
-  let verifiedBytes = 0
-  const updateAndVerify = async (version: string, digests = false, beside?: Beside): Promise<UpdateReport[]> => {
+  const freshRegistration = !options.beside
+  const verify = options.beside ? 'none' : 'bytes'
+  let parametersEqual = true
+  let parameterBytes = 0
+  const update = async (version: string, level: VerificationLevel, beside?: Beside): Promise<UpdateReport[]> => {
+    if (freshRegistration && version !== FIRST) await updates.register()
     await poisonAll(updates.engines)
     const before = await beside?.read()
     onStep?.(`update ${version}`)
-    const reports = await updates.update(version, digests)
+    const reports = await updates.update(version, level)
     const after = await beside?.read()
     if (before && after) readings.push([before, after])
-    onStep?.(`verifying ${version}`)
+    onStep?.(`comparing the files after ${version}`)
     const checks = await Promise.all(updates.engines.map((engine) => engine.verify(checkpoint.files)))
-    verified &&= checks.every((check) => check.verified)
-    verifiedBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
+    parametersEqual &&= checks.every((check) => check.verified)
+    parameterBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
     return reports
   }
   /** What H2D, broadcast and reload of one update must move. */
@@ -55,29 +62,32 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     const written = direct ? account(reports) : undefined
     if (written) return written.h2dBytes + written.forwardedBytes
     // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
-    return reports[0]!.bytes * (pulls ? ranks + 1 : ranks) + verifiedBytes
+    return reports[0]!.bytes * (pulls ? ranks + 1 : ranks) + parameterBytes
   }
   // The first update makes ring and collective, which are kept: it is not a sample.
-  await updateAndVerify('first')
+  await update(FIRST, verify)
   if (direct) {
-    const [report] = await updateAndVerify('first direct')
+    const [report] = await update('first direct', verify)
     if (report!.strategy !== 'direct') return { skipped: report!.direct?.fallback ?? 'no update was direct' }
+    // The second one is compared with the loader's own result on one layer, as only each hundredth is afterwards.
+    if (verify !== 'none') await update('second direct', verify)
   }
   // As often as what it is held against.
-  if (options.beside) for (let i = 2; i < WARM_UP; i++) await updates.update(`warm-up ${i}`)
+  if (options.beside) for (let i = 2; i < WARM_UP; i++) await updates.update(`warm-up ${i}`, verify)
   const ceilings: number[] = []
   for (let i = 0; i < repeat; i++) {
     ceilings.push(await options.copyCeiling.read())
-    const reports = await updateAndVerify(`sample ${i + 1} of ${repeat}`, false, options.beside)
+    const reports = await update(`sample ${i + 1} of ${repeat}`, verify, options.beside)
     samples.push(reports)
     const limitMs = (movedBytes(reports) / ceilings[i]!) * 1000
     await updates.noteLimit(reports, limitMs)
+    if (verify !== 'none') unverified.push(await update(`unverified sample ${i + 1} of ${repeat}`, 'none'))
   }
-  const digested = await updateAndVerify('with digests', true)
   const resources = await updates.resources()
 
   const times = samples.map(slowest)
   const updateMs = summarize(times)
+  const unverifiedMs = verify === 'none' ? updateMs : summarize(unverified.map(slowest))
   const median = samples[times.indexOf([...times].sort((a, b) => a - b)[Math.floor(times.length / 2)]!)]!
   const stage = (name: keyof UpdateReport['stages']) => Math.max(...median.map((report) => report.stages[name]))
   const first = median[0]!
@@ -98,10 +108,12 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     bytes: first.bytes,
     tensors: first.tensors,
     gatherMetasMs: updates.gatherMetasMs,
-    registerMs: updates.registerMs,
+    registerMs: summarize(updates.registerMs).median,
+    freshRegistration,
     updateMs,
     stages: { h2dMs: stage('h2dMs'), broadcastMs: stage('broadcastMs'), reloadMs: stage('reloadMs'), idleMs: stage('idleMs') },
-    digestUpdateMs: slowest(digested),
+    unverifiedMs,
+    verificationCost: updateMs.median / unverifiedMs.median - 1,
     peakDeviceBytes: Math.max(...median.map((report) => report.ringBytes)),
     peakHostBytes: Math.max(...resources.map((one) => one.peakResidentBytes)),
     limit: {
@@ -112,8 +124,9 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     ratioToLimit: ratio.median,
     ratios: ratio,
     ...(readings.length > 0 && { readings }),
-    verified,
-    verifiedBytes,
+    verified: lowestLevel(samples.flat()),
+    parametersEqual,
+    parameterBytes,
     digest: first.digest,
     ringBytes: first.ringBytes,
     bucketBytes: first.bucketBytes,
@@ -122,7 +135,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     moved: {
       h2dBytes: sum((report) => report.h2dBytes),
       broadcastBytes: sum((report) => report.broadcastBytes),
-      reloadBytes: verifiedBytes,
+      reloadBytes: parameterBytes,
     },
     timelines: last.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
   }

@@ -1,8 +1,10 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { UpdateReport } from '@ckpt/core'
+import type { UpdateReport, VerificationLevel } from '@ckpt/core'
 import { Cluster, type EngineProcess, type GeneratedCheckpoint, type RankResources } from '@ckpt/harness'
+
+const LEVELS: readonly VerificationLevel[] = ['none', 'sources', 'bytes']
 
 export interface UpdatesOptions {
   readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
@@ -16,27 +18,21 @@ export interface UpdatesOptions {
 
 /** Rank processes and engine workers on the host device with a registered checkpoint, ready to be updated by one strategy. */
 export class Updates implements AsyncDisposable {
-  /** Of the slowest rank, in milliseconds. */
-  readonly registerMs: number
-  readonly gatherMetasMs: number
   readonly #cluster: Cluster
-  readonly #owners: Cluster | undefined
-  readonly #strategy: UpdatesOptions['strategy']
+  readonly #owners: Cluster
+  readonly #options: UpdatesOptions
+  #registrations = 0
+  #registerMs: readonly number[] = []
+  #gatherMetasMs = 0
 
-  private constructor(
-    cluster: Cluster,
-    owners: Cluster | undefined,
-    strategy: UpdatesOptions['strategy'],
-    times: { readonly registerMs: number; readonly gatherMetasMs: number },
-  ) {
+  private constructor(cluster: Cluster, owners: Cluster, options: UpdatesOptions) {
     this.#cluster = cluster
     this.#owners = owners
-    this.#strategy = strategy
-    this.registerMs = times.registerMs
-    this.gatherMetasMs = times.gatherMetasMs
+    this.#options = options
   }
 
-  static async start({ checkpoint, ranks, strategy, metricsPort, onStep }: UpdatesOptions): Promise<Updates> {
+  static async start(options: UpdatesOptions): Promise<Updates> {
+    const { checkpoint, ranks, strategy, metricsPort, onStep } = options
     onStep?.('starting processes')
     const pulls = strategy === 'p2p'
     const threads = Math.max(1, Math.floor(cpus().length / ranks))
@@ -50,18 +46,10 @@ export class Updates implements AsyncDisposable {
     let others: Cluster | undefined
     try {
       others = pulls ? await Cluster.start({ ranks, threads }) : undefined
-      const owners = others ?? cluster
+      const updates = new Updates(cluster, others ?? cluster, options)
       onStep?.('registering')
-      // Ranks read each other's memory in direct updates: they have to be able to map it.
-      const registered = await owners.register('bench', checkpoint.directory, {
-        inPlace: strategy === 'direct' && inShm(checkpoint),
-      })
-      const gathered = await owners.all('gatherMetas', () => ({ name: 'bench', digests: pulls }))
-      if (pulls) await loadMetas(owners, cluster)
-      return new Updates(cluster, others, strategy, {
-        registerMs: Math.max(...registered.map(({ milliseconds }) => milliseconds)),
-        gatherMetasMs: Math.max(...gathered.map(({ milliseconds }) => milliseconds)),
-      })
+      await updates.register()
+      return updates
     } catch (error) {
       await others?.close()
       await cluster.close()
@@ -73,10 +61,43 @@ export class Updates implements AsyncDisposable {
     return this.#cluster.engines
   }
 
-  /** One update of all engine workers. */
-  update(version: string, verify = false): Promise<UpdateReport[]> {
-    const way = this.#strategy === 'p2p' ? { p2p: this.#cluster.ranks.map(({ rank }) => rank) } : { strategy: this.#strategy }
-    return this.#cluster.update('bench', { verify, version, ...way })
+  /** What the slowest rank took for each registration, in milliseconds. */
+  get registerMs(): readonly number[] {
+    return this.#registerMs
+  }
+
+  /** The same for gathering the metas of the first one. */
+  get gatherMetasMs(): number {
+    return this.#gatherMetasMs
+  }
+
+  /** Registers the checkpoint as the next step of a training does: under a new name, and the one before is forgotten. */
+  async register(): Promise<void> {
+    const { strategy, checkpoint } = this.#options
+    const before = this.#name
+    this.#registrations++
+    const name = this.#name
+    // Ranks read each other's memory in direct updates: they have to be able to map it.
+    const inPlace = strategy === 'direct' && inShm(checkpoint)
+    this.#registerMs = [...this.#registerMs, slowestOf(await this.#owners.register(name, checkpoint.directory, { inPlace }))]
+    if (this.#registrations > 1) await this.#owners.all('unregister', () => ({ name: before }))
+    // Later ones are gathered by the updates themselves, unless they are pulled by ranks that have only the file.
+    const pulls = strategy === 'p2p'
+    if (this.#registrations > 1 && !pulls) return
+    const gathered = slowestOf(await this.#owners.all('gatherMetas', () => ({ name, digests: pulls })))
+    if (this.#registrations === 1) this.#gatherMetasMs = gathered
+    if (pulls) await loadMetas(name, this.#owners, this.#cluster)
+  }
+
+  /** One update of all engine workers, with what was registered last. */
+  update(version: string, verify: VerificationLevel): Promise<UpdateReport[]> {
+    const { strategy } = this.#options
+    const way = strategy === 'p2p' ? { p2p: this.#cluster.ranks.map(({ rank }) => rank) } : { strategy }
+    return this.#cluster.update(this.#name, { verify, version, ...way })
+  }
+
+  get #name(): string {
+    return `bench-${this.#registrations}`
   }
 
   /** For the ranks' metrics. */
@@ -89,7 +110,7 @@ export class Updates implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#owners?.close()
+    if (this.#owners !== this.#cluster) await this.#owners.close()
     await this.#cluster.close()
   }
 }
@@ -99,19 +120,27 @@ export function inShm({ directory }: Pick<GeneratedCheckpoint, 'directory'>): bo
   return directory.startsWith('/dev/shm/')
 }
 
+/** The least that any of the reports says was verified. */
+export function lowestLevel(reports: readonly UpdateReport[]): VerificationLevel {
+  return LEVELS.find((level) => reports.some(({ verified }) => verified === level)) ?? 'none'
+}
+
 /** The slowest rank's time, in milliseconds. */
 export function slowest(reports: readonly UpdateReport[]): number {
   return Math.max(...reports.map(({ totalMs }) => totalMs))
 }
 
 /** Has `joining` learn what `owners` hold as a new instance does, from a file. */
-async function loadMetas(owners: Cluster, joining: Cluster): Promise<void> {
+async function loadMetas(name: string, owners: Cluster, joining: Cluster): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'ckpt-bench-metas-'))
   try {
     const path = join(directory, 'metas')
-    await owners.ranks[0]!.call('saveMetas', { name: 'bench', path })
+    await owners.ranks[0]!.call('saveMetas', { name, path })
     await joining.all('loadMetas', () => ({ path }))
   } finally {
     rmSync(directory, { recursive: true })
   }
 }
+
+const slowestOf = (answers: readonly { readonly milliseconds: number }[]): number =>
+  Math.max(...answers.map(({ milliseconds }) => milliseconds))

@@ -8,7 +8,7 @@ import { renderJson } from './json.ts'
 /** The result as one self-contained page of less than 2 MB: no script, nothing loaded from elsewhere. */
 export function renderHtml(result: BenchResult): string {
   const { startedAt, machine: on } = result
-  const failed = result.runs.filter(({ verified }) => !verified).length
+  const failed = result.runs.filter(({ parametersEqual }) => !parametersEqual).length
   const verdict =
     failed === 0
       ? html`<span class="good">Every byte of every run was compared with the files.</span>`

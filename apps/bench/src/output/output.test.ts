@@ -76,7 +76,7 @@ describe('renderHtml', () => {
   it('says so when bytes were wrong', () => {
     const result = resultFixture()
     const [first, ...others] = result.runs
-    const failed = parse(renderHtml({ ...result, runs: [{ ...first!, verified: false }, ...others] }))
+    const failed = parse(renderHtml({ ...result, runs: [{ ...first!, parametersEqual: false }, ...others] }))
     expect(failed.querySelectorAll('.bad').map(({ textContent }) => textContent)).toEqual([
       '1 of 2 runs did not give the engines the files’ bytes.',
       'FAILED',
@@ -161,7 +161,7 @@ describe('outputFiles', () => {
     const said = writeFiles(files, resultFixture(1))
     for (const path of Object.values(files)) expect(said).toContain(path)
     expect(readFileSync(files.report, 'utf8')).toContain('GLM-4.5-Air')
-    expect(JSON.parse(readFileSync(files.json, 'utf8'))).toMatchObject({ schema: 1 })
+    expect(JSON.parse(readFileSync(files.json, 'utf8'))).toMatchObject({ schema: 2 })
   })
 
   it('fail before anything is measured where they cannot be written', () => {

@@ -50,9 +50,11 @@ function run(model: string, title: string, buckets: number): Run {
     tensors: 1234,
     gatherMetasMs: 12.5,
     registerMs: 800,
+    freshRegistration: true,
     updateMs: samples(400, 420, 520),
     stages: { h2dMs: 100, broadcastMs: 120, reloadMs: 300, idleMs: 20 },
-    digestUpdateMs: 480,
+    unverifiedMs: samples(390, 400, 410),
+    verificationCost: 0.05,
     peakDeviceBytes: 2e8,
     peakHostBytes: 3e8,
     limit: {
@@ -61,8 +63,9 @@ function run(model: string, title: string, buckets: number): Run {
       how: '3000000000 bytes that the stages must move, at the copy rate of this run',
     },
     ratioToLimit: 1.12,
-    verified: true,
-    verifiedBytes: 1e9,
+    verified: 'bytes',
+    parametersEqual: true,
+    parameterBytes: 1e9,
     digest: 'abc',
     ringBytes: 2e8,
     bucketBytes: 2e7,
@@ -75,7 +78,7 @@ function run(model: string, title: string, buckets: number): Run {
 /** A result with every section filled; `buckets` a run. */
 export function resultFixture(buckets = 40): BenchResult {
   return {
-    schema: 1,
+    schema: 2,
     startedAt: '2026-01-02T03:04:05.678Z',
     machine: { cpu: 'Processor <X>', cores: 2, memoryBytes: 32e9, os: 'Linux 6', node: 'v20.17.0' },
     ceilings: { copyBytesPerSecond: 8e9, readBytesPerSecond: 4e9 },

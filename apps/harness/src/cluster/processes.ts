@@ -1,11 +1,26 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 /** Node's flags for this package's processes: the workspace's TypeScript runs from source, what is built needs none. */
 export const SOURCE_FLAGS: readonly string[] = import.meta.url.endsWith('.ts')
   ? ['--import', import.meta.resolve('tsx'), '--conditions=@ckpt/source']
   : []
+
+let bundles: Readonly<Record<string, string>> | undefined
+
+/**
+ * Node's arguments for a program of this repository, given by the URL or path of its source: the source itself, or the bundle that a test
+ * run made of it before.
+ */
+export function nodeArguments(source: URL | string): string[] {
+  const path = typeof source === 'string' ? source : fileURLToPath(source)
+  const index = process.env['HARNESS_PROGRAMS']
+  bundles ??= index === undefined ? {} : (JSON.parse(readFileSync(index, 'utf8')) as Record<string, string>)
+  const bundle = bundles[path]
+  return bundle === undefined ? [...SOURCE_FLAGS, path] : [bundle]
+}
 
 /** A child process of this package's own; its stderr is kept for error messages. */
 export interface Spawned {
@@ -30,9 +45,11 @@ export interface SpawnOptions {
  */
 export function spawnSource(name: string, module: URL, args: readonly string[] = [], options: SpawnOptions = {}): Spawned {
   const [command, ...before] = options.through ?? []
-  const child = fork(fileURLToPath(module), args, {
+  const flags = nodeArguments(module)
+  const program = flags.pop()!
+  const child = fork(program, args, {
     execPath: command ?? process.execPath,
-    execArgv: [...before, ...(command === undefined ? [] : [process.execPath]), ...SOURCE_FLAGS, '--expose-gc'], // so that what a process holds can be told from its garbage
+    execArgv: [...before, ...(command === undefined ? [] : [process.execPath]), ...flags, '--expose-gc'], // so that what a process holds can be told from its garbage
     env: { ...process.env, ...options.env },
     stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     serialization: 'advanced',

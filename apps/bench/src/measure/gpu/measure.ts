@@ -3,6 +3,7 @@ import type { UpdateReport } from '@ckpt/core'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
 import { PeerCluster } from '../../peer/ranks.ts'
 import type { PeerRun, Run } from '../../result.ts'
+import { timesOf } from '../../statistics.ts'
 import { slowest } from '../updates.ts'
 import { Own, type OwnOptions } from './own.ts'
 import { Peer } from './peer.ts'
@@ -78,7 +79,7 @@ async function inTurns(
   step('the peer’s best bucket size')
   const bestBucket = await peer.keepCommunicator()
   const atItsBest = await turns('at its best')
-  return { ...preparation, version: peer.version, verified: peer.verified, asItComes, atItsBest, bestBucket }
+  return { ...preparation, version: peer.version, parametersEqual: peer.parametersEqual, asItComes, atItsBest, bestBucket }
 }
 
 interface Measured {
@@ -107,13 +108,13 @@ async function broadcastRuns(
   }
   await settle()
   const after = await own.freeBytes()
-  step('with digests')
+  step('without verification')
   const common = {
-    digestUpdateMs: slowest(await own.update(true, true)),
+    unverifiedMs: await unverified(options, own),
     peakHostBytes: await own.peakHostBytes(),
     peakDeviceBytes: mostLost(without, before),
   }
-  const facts = { ...preparation, verified: own.verified }
+  const facts = { ...preparation, parametersEqual: own.parametersEqual }
   const runs = [
     gpuRun(options, facts, kept, { ...common, variant: 'kept' }),
     gpuRun(options, facts, released, { ...common, variant: 'released', growthBytes: mostLost(without, after) }),
@@ -130,17 +131,19 @@ async function directRuns(
   step: (step: string) => void,
 ): Promise<Measured> {
   const before = await own.freeBytes()
-  step('with digests')
-  const digestUpdateMs = slowest(await own.update(true, true))
+  step('without verification')
   const rest = {
-    digestUpdateMs,
+    unverifiedMs: await unverified(options, own),
     peakHostBytes: await own.peakHostBytes(),
     peakDeviceBytes: Math.max(...kept.flat().map((report) => report.ringBytes)),
     growthBytes: mostLost(before, await own.freeBytes()),
     variant: 'kept',
   } as const
-  return { runs: [gpuRun(options, { ...preparation, verified: own.verified }, kept, rest)], released: [] }
+  return { runs: [gpuRun(options, { ...preparation, parametersEqual: own.parametersEqual }, kept, rest)], released: [] }
 }
+
+const unverified = ({ repeat }: GpuMeasurement, own: Own) =>
+  timesOf(repeat, async () => slowest(await own.update(true, 'none')))
 
 /** By how much less memory is free later than then, on the GPU where that is most. */
 const mostLost = (then: readonly number[], later: readonly number[]) =>

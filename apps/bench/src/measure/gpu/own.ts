@@ -20,7 +20,7 @@ export class Own {
   readonly #cluster: Cluster
   readonly #options: OwnOptions
   #digests: ReadonlyMap<string, string> = new Map()
-  #verified = true
+  #parametersEqual = true
 
   constructor(cluster: Cluster, options: OwnOptions) {
     this.#cluster = cluster
@@ -33,8 +33,8 @@ export class Own {
   }
 
   /** Whether every byte was right after the first update, and all parameters the same after each later one. */
-  get verified(): boolean {
-    return this.#verified
+  get parametersEqual(): boolean {
+    return this.#parametersEqual
   }
 
   /**
@@ -54,31 +54,32 @@ export class Own {
     const gatherMetasMs = await gather()
     const gatherMetasAgainMs = await timesOf(repeat, gather)
     onStep('first update')
-    const first = await this.#update(true, false)
+    const first = await this.#update(true)
     onStep('comparing every byte with the files')
     const { engines } = this.#cluster
     const checks = await Promise.all(engines.map((engine) => engine.verify(checkpoint.files)))
-    this.#verified = checks.every((check) => check.verified)
+    this.#parametersEqual = checks.every((check) => check.verified)
     this.#digests = await digestsOf(engines)
     onStep('further updates')
     await this.update(true)
     // That one was recorded where the strategy is direct; the next is direct, and prepared.
-    if (strategy === 'direct') requireDirect(await this.update(true))
+    // The second direct update is compared with the loader's own result on one layer: no sample either.
+    for (let i = 0; strategy === 'direct' && i < 2; i++) requireDirect(await this.update(true))
     return {
       registerMs,
       registerInPlaceMs,
       gatherMetasMs,
       gatherMetasAgainMs,
       firstAttachMs: Math.max(...first.map((report) => report.steps.attachMs)),
-      verifiedBytes: checks.reduce((sum, check) => sum + check.bytes, 0),
+      parameterBytes: checks.reduce((sum, check) => sum + check.bytes, 0),
     }
   }
 
-  /** One update of parameters that were overwritten, and whose digests are compared after it. With `verify`, a digest a tensor too. */
-  async update(keepAlive: boolean, verify = false): Promise<UpdateReport[]> {
+  /** One update of parameters that were overwritten, and whose digests are compared after it; verified as updates are by default. */
+  async update(keepAlive: boolean, verify?: 'none'): Promise<UpdateReport[]> {
     await poisonAll(this.#cluster.engines)
     const reports = await this.#update(keepAlive, verify)
-    this.#verified &&= sameDigests(this.#digests, await digestsOf(this.#cluster.engines))
+    this.#parametersEqual &&= sameDigests(this.#digests, await digestsOf(this.#cluster.engines))
     return reports
   }
 
@@ -101,12 +102,12 @@ export class Own {
     return slowestOf(await this.#cluster.register(name, directory, { inPlace }))
   }
 
-  #update(keepAlive: boolean, verify: boolean): Promise<UpdateReport[]> {
+  #update(keepAlive: boolean, verify?: 'none'): Promise<UpdateReport[]> {
     const { strategy, bucketBytes, chunkBytes } = this.#options
     return this.#cluster.update(NAME, {
       strategy,
       keepAlive,
-      verify,
+      ...(verify && { verify }),
       version: NAME,
       ...(bucketBytes !== undefined && { bucketBytes }),
       ...(chunkBytes !== undefined && { chunkBytes }),

@@ -22,7 +22,7 @@ export class Peer {
   readonly #options: PeerOptions
   /** What all parameters must be after an update. */
   readonly #digests: ReadonlyMap<string, string>
-  #verified = true
+  #parametersEqual = true
 
   constructor(cluster: PeerCluster, options: PeerOptions, digests: ReadonlyMap<string, string>) {
     this.#cluster = cluster
@@ -35,8 +35,8 @@ export class Peer {
   }
 
   /** Whether all parameters were right after every update. */
-  get verified(): boolean {
-    return this.#verified
+  get parametersEqual(): boolean {
+    return this.#parametersEqual
   }
 
   /**
@@ -80,7 +80,7 @@ export class Peer {
   async update(): Promise<PeerSample> {
     await poisonAll(this.#cluster.engines)
     const sample = await this.#cluster.all('update', () => ({ name: NAME }))
-    this.#verified &&= sameDigests(this.#digests, await digestsOf(this.#cluster.engines))
+    this.#parametersEqual &&= sameDigests(this.#digests, await digestsOf(this.#cluster.engines))
     return sample
   }
 

@@ -17,8 +17,8 @@ const own: OwnFacts = {
   gatherMetasMs: 100,
   gatherMetasAgainMs: summarize([2]),
   firstAttachMs: 400,
-  verified: true,
-  verifiedBytes: 123,
+  parametersEqual: true,
+  parameterBytes: 123,
 }
 
 const GB40 = 40e9
@@ -52,7 +52,7 @@ function update(totalMs: number, more: Partial<UpdateReport> = {}): UpdateReport
   }))
 }
 
-const rest = { variant: 'kept', digestUpdateMs: 500, peakHostBytes: 1, peakDeviceBytes: 2 } as const
+const rest = { variant: 'kept', unverifiedMs: summarize([400]), peakHostBytes: 1, peakDeviceBytes: 2 } as const
 
 describe('gpuRun', () => {
   it('takes the slower rank, the median update and the limit of all bytes over all links', () => {
@@ -60,6 +60,7 @@ describe('gpuRun', () => {
     expect(run.updateMs).toMatchObject({ median: 440, min: 420, max: 600 })
     expect(run.limit.updateMs).toBe(400)
     expect(run.ratioToLimit).toBeCloseTo(1.1)
+    expect(run.verificationCost).toBeCloseTo(0.1)
     expect(run.stages).toEqual({ h2dMs: 380, broadcastMs: 101, reloadMs: 440, idleMs: 0 })
     expect(run.timelines?.map(({ rank }) => rank)).toEqual([0, 1])
   })
@@ -73,8 +74,10 @@ describe('gpuRun', () => {
     expect(run.direct).toMatchObject({ neededBytes: 30e9, uniqueBytes: 30e9, opaqueBytes: 1e9 })
   })
 
-  it('is not verified where a check after any update failed', () => {
-    expect(gpuRun(subject, { ...own, verified: false }, [update(440)], rest).verified).toBe(false)
+  it('says where the parameters were not right after any update, and no more than all samples were verified as', () => {
+    expect(gpuRun(subject, { ...own, parametersEqual: false }, [update(440)], rest).parametersEqual).toBe(false)
+    const run = gpuRun(subject, own, [update(440), update(430, { verified: 'sources' })], rest)
+    expect(run.verified).toBe('sources')
   })
 })
 
@@ -85,7 +88,7 @@ describe('comparisons', () => {
     registerInPlaceMs: 1000,
     gatherMetasMs: 1000,
     gatherMetasAgainMs: summarize([160]),
-    verified: true,
+    parametersEqual: true,
     asItComes: [1600, 1700].map((milliseconds) => ({ milliseconds, peakDeviceBytes: milliseconds })),
     atItsBest: [1200].map((milliseconds) => ({ milliseconds, peakDeviceBytes: 3 })),
     bestBucket: 1,
@@ -103,11 +106,11 @@ describe('comparisons', () => {
       ['first gatherMetas, communicator included', 2],
       ['gatherMetas again', 80],
     ])
-    expect(found[0]).toMatchObject({ ratioToLimit: 1650 / 400, peakDeviceBytes: 1700, verified: true })
+    expect(found[0]).toMatchObject({ ratioToLimit: 1650 / 400, peakDeviceBytes: 1700, parametersEqual: true })
   })
 
   it('says when the peer’s parameters differed', () => {
-    const found = comparisons(subject, own, { ...peer, verified: false }, [update(400), update(400), update(400)], [])
-    expect(found.map(({ verified }) => verified).slice(0, 2)).toEqual([false, false])
+    const found = comparisons(subject, own, { ...peer, parametersEqual: false }, [update(400), update(400), update(400)], [])
+    expect(found.map(({ parametersEqual }) => parametersEqual).slice(0, 2)).toEqual([false, false])
   })
 })

@@ -4,7 +4,7 @@ import type { Model } from '@ckpt/models'
 import type { Gpus, PeerRun, Run } from '../../result.ts'
 import { summarize, type Samples } from '../../statistics.ts'
 import { account } from '../account.ts'
-import { slowest } from '../updates.ts'
+import { lowestLevel, slowest } from '../updates.ts'
 
 /** Spans of a run's timelines, all ranks together. */
 const MAX_SPANS = 4000
@@ -28,11 +28,12 @@ export interface Preparation {
 
 export interface OwnPreparation extends Preparation {
   readonly firstAttachMs: number
-  readonly verifiedBytes: number
+  readonly parameterBytes: number
 }
 
 export interface OwnFacts extends OwnPreparation {
-  readonly verified: boolean
+  /** Whether all parameters were right after every update. */
+  readonly parametersEqual: boolean
 }
 
 export interface PeerFacts extends Preparation {
@@ -41,7 +42,7 @@ export interface PeerFacts extends Preparation {
   readonly atItsBest: readonly PeerSample[]
   /** In GiB. */
   readonly bestBucket: number
-  readonly verified: boolean
+  readonly parametersEqual: boolean
 }
 
 /** An update of the peer: the slowest rank's time, the most device memory that a rank allocated. */
@@ -55,7 +56,7 @@ export function gpuRun(
   subject: GpuSubject,
   facts: OwnFacts,
   samples: readonly (readonly UpdateReport[])[],
-  rest: Pick<Run, 'digestUpdateMs' | 'peakHostBytes' | 'peakDeviceBytes' | 'variant'> & { growthBytes?: number },
+  rest: Pick<Run, 'unverifiedMs' | 'peakHostBytes' | 'peakDeviceBytes' | 'variant'> & { growthBytes?: number },
 ): Run {
   const { model, checkpoint, ranks } = subject
   const times = samples.map(slowest)
@@ -79,6 +80,7 @@ export function gpuRun(
     gatherMetasAgainMs: facts.gatherMetasAgainMs,
     firstAttachMs: facts.firstAttachMs,
     registerMs: facts.registerMs,
+    freshRegistration: false,
     registerInPlaceMs: facts.registerInPlaceMs,
     updateMs,
     stages: {
@@ -95,10 +97,12 @@ export function gpuRun(
       commitMs: stepMs('commitMs'),
     },
     ...rest,
+    verificationCost: updateMs.median / rest.unverifiedMs.median - 1,
     limit,
     ratioToLimit: updateMs.median / limit.updateMs,
-    verified: facts.verified,
-    verifiedBytes: facts.verifiedBytes,
+    verified: lowestLevel(samples.flat()),
+    parametersEqual: facts.parametersEqual,
+    parameterBytes: facts.parameterBytes,
     digest: first.digest,
     ringBytes: first.ringBytes,
     bucketBytes: first.bucketBytes,
@@ -137,7 +141,7 @@ export function comparisons(
     return compare(what, summarize(ours.map(slowest)), peerMs, {
       ratioToLimit: peerMs.median / limit,
       peakDeviceBytes: Math.max(...theirs.map(({ peakDeviceBytes }) => peakDeviceBytes)),
-      verified: peer.verified,
+      parametersEqual: peer.parametersEqual,
     })
   }
   const { asItComes, atItsBest } = peer

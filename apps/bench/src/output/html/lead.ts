@@ -47,7 +47,7 @@ export function lead(result: BenchResult): Markup | undefined {
     const times = peer.peerMs.median / run.updateMs.median
     figures.push([`${times.toFixed(1)} ×`, `as fast as ${peer.peer} ${peer.version} at its best, same run, same files`])
   }
-  const verified = result.runs.filter((one) => one.verified).length
+  const verified = result.runs.filter((one) => one.parametersEqual).length
   figures.push([
     verified === result.runs.length ? 'every byte' : `${verified} of ${result.runs.length}`,
     verified === result.runs.length ? 'of every run compared with the files' : 'runs gave the engines the files’ bytes',
