@@ -17,8 +17,8 @@ constexpr int kSetTag = 0x11;
 constexpr std::size_t kLineBytes = 64;
 /// What is asked for ahead of the cipher.
 constexpr std::size_t kAheadBytes = 2048;
-/// What is authenticated at once. From OpenSSL 3.1 on a call prepares the wide instructions of recent processors, which pays for
-/// itself over more bytes.
+/// What is authenticated at once. From OpenSSL 3.1 on a call prepares the wide instructions of recent processors, which pays
+/// for itself over more bytes.
 std::size_t StepBytes() {
   constexpr unsigned long kWide = 0x30100000;
   static const std::size_t bytes = Libcrypto::Get().OpenSSL_version_num() >= kWide ? 8192 : 2048;

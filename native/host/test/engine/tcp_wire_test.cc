@@ -237,7 +237,8 @@ struct Place {
 /// The records of one side for requests of 1 MiB each, from the end of the handshake on.
 std::vector<Place> RecordsOf(Side side, std::size_t requests) {
   std::vector<Place> places;
-  std::size_t at = side == Side::kClient ? sizeof(ClientHello) + sizeof(ClientProof) : sizeof(ServerHello) + sizeof(ServerProof);
+  std::size_t at =
+      side == Side::kClient ? sizeof(ClientHello) + sizeof(ClientProof) : sizeof(ServerHello) + sizeof(ServerProof);
   const auto add = [&](std::size_t bytes) {
     places.push_back({at, bytes + kTagBytes});
     at += bytes + kTagBytes;
