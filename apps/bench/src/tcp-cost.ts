@@ -36,7 +36,12 @@ function number(text: string): number {
 const { gib, streams, rounds } = new Command('bench:tcp')
   .description('Measures what the protection of one-sided TCP reads costs on loopback, in interleaved turns.')
   .option('--gib <n>', 'GiB of each read', number, 2)
-  .option('--streams <n...>', 'connections to read over, one table for each', (text, all: number[]) => [...all, number(text)], [])
+  .option(
+    '--streams <n...>',
+    'connections to read over, one table for each',
+    (text, all: number[]) => [...all, number(text)],
+    [],
+  )
   .option('--rounds <n>', 'rounds, each with one read of every protection', number, 7)
   .parse()
   .opts<Options>()

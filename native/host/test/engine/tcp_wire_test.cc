@@ -389,17 +389,21 @@ void TestReplayAndReflection() {
   }
 }
 
-/// Two endpoints with different secrets, a wire that takes one's answers for the other's: neither handshake succeeds.
+/// A wire that leads to the endpoint of a different run, and names to each side the endpoint that it expects: no handshake
+/// succeeds, also where both runs have one secret (CKPT_P2P_SECRET).
 void TestRelayedHandshake() {
   const World world(1000);
-  auto options = TcpServerOptions{{ParseTcpAddress("127.0.0.1:0")}, "the secret of a different run"};
-  const TcpServer other(std::move(options));
-  Wire wire(other.addresses()[0], [&](Side from, std::size_t before, Traffic& bytes) {
-    // The relay names to each side the endpoint that it expects.
-    const auto& id = from == Side::kClient ? other.id() : world.server->id();
-    if (before == 0 && bytes.size() >= 32) std::copy(id.begin(), id.end(), bytes.begin() + 16);
-  });
-  CHECK(CodeOf([&] { TcpPeer(world.Over(wire), kNever); }) == "PEER_UNAUTHORIZED");
+  for (const std::string& secret : {std::string("the secret of a different run"), kSecret}) {
+    const TcpServer other(TcpServerOptions{{ParseTcpAddress("127.0.0.1:0")}, secret});
+    for (const bool renames : {true, false}) {
+      Wire wire(other.addresses()[0], [&](Side from, std::size_t before, Traffic& bytes) {
+        const auto& id = from == Side::kClient ? other.id() : world.server->id();
+        if (renames && before == 0 && bytes.size() >= 32) std::copy(id.begin(), id.end(), bytes.begin() + 16);
+      });
+      CHECK(CodeOf([&] { TcpPeer(world.Over(wire), kNever); }) == (renames ? "PEER_UNAUTHORIZED" : "PEER_PROTOCOL"));
+      CHECK(other.served_bytes() == 0);
+    }
+  }
 }
 
 std::string Hex(const std::uint8_t* bytes, std::size_t count) { return ToHex(bytes, count); }
