@@ -8,6 +8,7 @@ import { ensureSetup, SetupError } from './setup.mjs'
 
 const PROGRAMS = {
   bench: 'apps/bench/src/main.ts',
+  'bench:tcp': 'apps/bench/src/tcp-cost.ts',
   ckpt: 'apps/cli/src/main.ts',
   faults: 'apps/harness/src/faults/main.ts',
   mutations: 'apps/harness/src/mutations/main.ts',

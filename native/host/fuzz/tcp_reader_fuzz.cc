@@ -44,6 +44,9 @@ struct Script {
   std::size_t hello_bytes;
   ServerProof proof;
   std::vector<Reply> replies;
+  /// Of the records that are sent with the right tag: one in which a bit is changed on its way, and whether it was.
+  fuzz::Records::Change change;
+  bool changed;
   std::vector<std::uint8_t> rest;
   /// Says nothing at the end for a while, instead of closing.
   bool stalls;
@@ -84,6 +87,9 @@ Script Read(FuzzedDataProvider& data) {
     }
     script.replies.push_back(reply);
   }
+  if (data.ConsumeBool()) {
+    script.change = {data.ConsumeIntegralInRange<std::size_t>(0, 20), data.ConsumeIntegral<std::uint32_t>()};
+  }
   script.stalls = data.ConsumeIntegralInRange<int>(0, 15) == 0;
   return script;
 }
@@ -108,6 +114,7 @@ void Converse(int fd, Script& script) {
   if (script.right_proof) verdict = {HelloStatus::kOk, 0, 0, agreement.Proof("ckpt tcp 2 server proof")};
   if (!fuzz::Send(fd, &verdict, sizeof verdict)) return;
   TcpChannel channel(fd, agreement.Keys(false));
+  fuzz::Records records(fd, agreement.Keys(false), script.change);
   int number = 0;
   const auto well = [](Io io) { return io == Io::kDone; };
   for (const auto& reply : script.replies) {
@@ -120,12 +127,11 @@ void Converse(int fd, Script& script) {
     if (!well(channel.Receive(extents.data(), request.extents * sizeof(WireExtent), fuzz::Patience(), number))) return;
     const ReplyHeader header{reply.right_id ? request.id : reply.id, reply.status, reply.extent};
     std::vector<std::uint8_t> bytes(reply.right_bytes ? request.bytes : reply.bytes, kServed);
-    std::vector<iovec> parts{{bytes.data(), bytes.size()}};
-    const bool sent = well(channel.Send(&header, sizeof header, fuzz::Patience(), number)) &&
+    const bool sent = records.SendMessage(&header, sizeof header) &&
                       (reply.status != ReplyStatus::kOk ||
-                       (well(channel.SendData(parts, fuzz::Patience(), number, Last::kYes)) &&
-                        well(channel.Send(&reply.trailer, sizeof reply.trailer, fuzz::Patience(), number))));
-    if (!sent) return;
+                       (records.SendData(bytes) && records.SendMessage(&reply.trailer, sizeof reply.trailer)));
+    script.changed = records.changed() && answer.protection != Protection::kNone;
+    if (!sent || script.changed) return;
   }
   if (fuzz::Send(fd, script.rest) && script.stalls) fuzz::Receive(fd, std::size_t{1} << 20);
 }
@@ -176,12 +182,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   const auto started = std::chrono::steady_clock::now();
   const Cancellation never;
   const std::chrono::milliseconds patience{script.stalls ? 30 : 5000};
+  bool well = false;
   try {
     TcpPeer peer({kEndpoint, {*listening->first}, fuzz::kSecret, 1, patience, script.wanted}, never);
     const auto got = peer.Read(reads, patience, never, nullptr);
     std::uint64_t wanted = 0;
     for (const auto& read : reads) wanted += read.bytes;
     if (got != wanted) fuzz::Broken("a read that went well brought another number of bytes");
+    well = true;
     for (std::size_t i = 0; i < kTarget; ++i) {
       if (script.said != Protection::kNone && mine[i] && target[i] != std::byte{kServed}) {
         fuzz::Broken("a read that went well brought bytes that nobody with the key sent");
@@ -196,6 +204,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   }
   if (std::chrono::steady_clock::now() - started > fuzz::kLongest) fuzz::Broken("a read does not end");
   endpoint.join();
+  if (well && script.changed) fuzz::Broken("a read went well although what came was changed");
   const bool stranger = !script.right_proof;
   if (std::any_of(target - 4096, target, [](std::byte one) { return one != kUntouched; })) {
     fuzz::Broken("bytes before the target were written");

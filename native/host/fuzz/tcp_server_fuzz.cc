@@ -81,7 +81,7 @@ std::optional<SessionKeys> Greet(FuzzedDataProvider& data, int fd, const Endpoin
 }
 
 /// One request with any numbers, and what must come of it. @returns whether the connection goes on.
-bool Ask(FuzzedDataProvider& data, int fd, TcpChannel& channel, const World& world) {
+bool Ask(FuzzedDataProvider& data, int fd, TcpChannel& channel, fuzz::Records& records, bool plain, const World& world) {
   int number = 0;
   const bool plausible = data.ConsumeBool();
   const auto count = data.ConsumeIntegralInRange<std::uint32_t>(plausible ? 1 : 0, plausible ? 4 : kMaxExtents + 2);
@@ -121,11 +121,25 @@ bool Ask(FuzzedDataProvider& data, int fd, TcpChannel& channel, const World& wor
     fuzz::Send(fd, data.ConsumeBytes<std::uint8_t>(data.ConsumeIntegralInRange<std::size_t>(1, 200)));
     return false;
   }
-  if (channel.Send(&request, sizeof request, fuzz::Patience(), number) != Io::kDone ||
-      channel.Send(extents.data(), extents.size() * sizeof(WireExtent), fuzz::Patience(), number) != Io::kDone) {
+  // Or the peer itself sends anything at all, with the right tag.
+  if (!plausible && data.ConsumeIntegralInRange<int>(0, 7) == 0) {
+    for (auto* const byte : {reinterpret_cast<std::uint8_t*>(&request), reinterpret_cast<std::uint8_t*>(extents.data())}) {
+      const auto size = byte == reinterpret_cast<std::uint8_t*>(&request) ? sizeof request : count * sizeof(WireExtent);
+      const auto random = data.ConsumeBytes<std::uint8_t>(size);
+      if (!random.empty()) std::memcpy(byte, random.data(), random.size());
+      if (!records.SendMessage(byte, size)) return false;
+    }
     return false;
   }
-  if (!told) return false;
+  if (!records.SendMessage(&request, sizeof request) ||
+      !records.SendMessage(extents.data(), extents.size() * sizeof(WireExtent))) {
+    return false;
+  }
+  if (records.changed() && !plain) {
+    if (fuzz::Receive(fd, 1).size() > 0) fuzz::Broken("a request that was changed on its way is answered");
+    return false;
+  }
+  if (!told || records.changed()) return false;
   const bool taken = request.operation == Operation::kRead && count > 0 && count <= kMaxExtents &&
                      (status != ReplyStatus::kOk || bytes == request.bytes);
   ReplyHeader header{};
@@ -162,9 +176,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   const bool in = keys.has_value();
   if (in) {
     TcpChannel channel(fd.get(), *keys);
+    fuzz::Records::Change change;
+    if (data.ConsumeIntegralInRange<int>(0, 3) == 0) {
+      change = {data.ConsumeIntegralInRange<std::size_t>(0, 9), data.ConsumeIntegral<std::uint32_t>()};
+    }
+    fuzz::Records records(fd.get(), *keys, change);
     bool going_on = true;
     for (int requests = data.ConsumeIntegralInRange<int>(0, 5); going_on && requests > 0; --requests) {
-      going_on = Ask(data, fd.get(), channel, world);
+      going_on = Ask(data, fd.get(), channel, records, keys->protection == Protection::kNone, world);
     }
   }
   // Then whatever is left, and the end.

@@ -27,6 +27,7 @@ const char* Resolve(void* library, Libcrypto& table) {
   CKPT_FIND(EVP_CIPHER_CTX_ctrl);
   CKPT_FIND(EVP_sha256);
   CKPT_FIND(HMAC);
+  CKPT_FIND(OpenSSL_version_num);
   CKPT_FIND(CRYPTO_memcmp);
 #undef CKPT_FIND
   return nullptr;

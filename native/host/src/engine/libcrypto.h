@@ -27,6 +27,7 @@ struct Libcrypto {
   const evp_md_st* (*EVP_sha256)();
   Bytes* (*HMAC)(const evp_md_st*, const void* key, int key_bytes, const Bytes* data, std::size_t bytes, Bytes* mac,
                  unsigned* mac_bytes);
+  unsigned long (*OpenSSL_version_num)();
   int (*CRYPTO_memcmp)(const void* a, const void* b, std::size_t bytes);
 
   /// The library that this process has already (Node exports its own), or libcrypto.so.3.

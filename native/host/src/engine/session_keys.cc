@@ -14,6 +14,17 @@ namespace {
 constexpr int kGetTag = 0x10;
 constexpr int kSetTag = 0x11;
 
+constexpr std::size_t kLineBytes = 64;
+/// What is asked for ahead of the cipher.
+constexpr std::size_t kAheadBytes = 2048;
+/// What is authenticated at once. From OpenSSL 3.1 on a call prepares the wide instructions of recent processors, which pays
+/// for itself over more bytes.
+std::size_t StepBytes() {
+  constexpr unsigned long kWide = 0x30100000;
+  static const std::size_t bytes = Libcrypto::Get().OpenSSL_version_num() >= kWide ? 8192 : 2048;
+  return bytes;
+}
+
 void Require(bool well, const char* what) {
   if (!well) throw Error(code::kNativeFailure, std::string("libcrypto: ") + what + " failed");
 }
@@ -85,6 +96,16 @@ void RecordCipher::Begin(bool sending) {
 }
 
 void RecordCipher::Update(std::uint8_t* out, const std::uint8_t* in, std::size_t bytes) {
+  if (out != nullptr) return UpdateNow(out, in, bytes);
+  // Authenticating is faster than memory that is in no cache: some lines, while the next ones are on their way.
+  for (std::size_t at = 0, next = 0; at < bytes; at = next) {
+    next = std::min(bytes, at + StepBytes());
+    for (auto line = next; line < std::min(bytes, next + kAheadBytes); line += kLineBytes) __builtin_prefetch(in + line);
+    UpdateNow(nullptr, in + at, next - at);
+  }
+}
+
+void RecordCipher::UpdateNow(std::uint8_t* out, const std::uint8_t* in, std::size_t bytes) {
   int written = 0;
   Require(Libcrypto::Get().EVP_CipherUpdate(context_, out, &written, in, static_cast<int>(bytes)) == 1, "EVP_CipherUpdate");
 }

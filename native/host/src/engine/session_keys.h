@@ -70,6 +70,8 @@ class RecordCipher {
   bool Check(const std::uint8_t* tag);
 
  private:
+  void UpdateNow(std::uint8_t* out, const std::uint8_t* in, std::size_t bytes);
+
   evp_cipher_ctx_st* const context_;
   const TrafficKey key_;
   std::uint64_t number_ = 0;

@@ -6,30 +6,32 @@
 namespace ckpt::host {
 namespace {
 
-/// Walks over parts, some bytes at a time.
-class Cursor {
+/// Cuts parts into records, in either direction.
+class Records {
  public:
-  explicit Cursor(const std::vector<iovec>& parts) : parts_(parts) {
+  explicit Records(const std::vector<iovec>& parts) : parts_(parts) {
     for (const auto& part : parts) left_ += part.iov_len;
   }
 
+  /// Bytes of the records that are still to come.
   std::size_t left() const { return left_; }
 
-  /// Calls `move(part's bytes, offset within these `bytes`, number)` for the next `bytes` bytes.
-  template <class Move>
-  void Next(std::size_t bytes, Move move) {
-    left_ -= bytes;
-    for (std::size_t done = 0; done < bytes;) {
+  /// Where the next record's bytes are.
+  std::vector<iovec> Next() {
+    std::vector<iovec> pieces;
+    for (auto bytes = std::min(left_, kRecordBytes); bytes > 0;) {
       const auto& part = parts_[index_];
-      const auto piece = std::min(bytes - done, part.iov_len - offset_);
-      if (piece > 0) move(static_cast<std::uint8_t*>(part.iov_base) + offset_, done, piece);
-      done += piece;
+      const auto piece = std::min(bytes, part.iov_len - offset_);
+      if (piece > 0) pieces.push_back({static_cast<std::uint8_t*>(part.iov_base) + offset_, piece});
+      bytes -= piece;
+      left_ -= piece;
       offset_ += piece;
       if (offset_ == part.iov_len) {
         ++index_;
         offset_ = 0;
       }
     }
+    return pieces;
   }
 
  private:
@@ -71,23 +73,24 @@ Io TcpChannel::Receive(void* message, std::size_t bytes, const GoOn& go_on, int&
 
 Io TcpChannel::SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last) {
   if (!sealing_) return SendParts(fd_, parts, go_on, error, last);
-  const bool encrypted = protection_ == Protection::kEncrypted;
-  record_.resize(kTagBytes + (encrypted ? kRecordBytes : 0));
-  auto* const tag = record_.data();
-  auto* const sealed = record_.data() + kTagBytes;
-  Cursor cursor(parts);
-  while (cursor.left() > 0) {
-    const auto bytes = std::min(cursor.left(), kRecordBytes);
-    std::vector<iovec> record;
+  std::uint8_t tag[kTagBytes];
+  for (Records records(parts); records.left() > 0;) {
+    auto record = records.Next();
     sealing_->Begin(true);
-    cursor.Next(bytes, [&](std::uint8_t* from, std::size_t at, std::size_t piece) {
-      sealing_->Update(encrypted ? sealed + at : nullptr, from, piece);
-      if (!encrypted) record.push_back({from, piece});
-    });
+    if (protection_ == Protection::kEncrypted) {
+      sealed_.resize(kRecordBytes);
+      std::size_t sealed = 0;
+      for (const auto& [base, bytes] : record) {
+        sealing_->Update(sealed_.data() + sealed, static_cast<const std::uint8_t*>(base), bytes);
+        sealed += bytes;
+      }
+      record = {{sealed_.data(), sealed}};
+    } else {
+      for (const auto& [base, bytes] : record) sealing_->Update(nullptr, static_cast<const std::uint8_t*>(base), bytes);
+    }
     sealing_->Finish(tag);
-    if (encrypted) record.push_back({sealed, bytes});
     record.push_back({tag, kTagBytes});
-    const auto io = SendParts(fd_, record, go_on, error, cursor.left() > 0 ? Last::kNo : last);
+    const auto io = SendParts(fd_, record, go_on, error, records.left() > 0 ? Last::kNo : last);
     if (io != Io::kDone) return io;
   }
   return Io::kDone;
@@ -96,28 +99,21 @@ Io TcpChannel::SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error
 Io TcpChannel::ReceiveData(std::vector<iovec>& parts, const GoOn& go_on, int& error,
                            const std::function<void(std::size_t)>& moved) {
   if (!opening_) return ReceiveParts(fd_, parts, go_on, error, moved);
-  const bool encrypted = protection_ == Protection::kEncrypted;
-  record_.resize(kTagBytes + (encrypted ? kRecordBytes : 0));
-  auto* const tag = record_.data();
-  auto* const sealed = record_.data() + kTagBytes;
-  Cursor cursor(parts);
-  while (cursor.left() > 0) {
-    const auto bytes = std::min(cursor.left(), kRecordBytes);
-    std::vector<iovec> targets;
-    cursor.Next(bytes, [&](std::uint8_t* to, std::size_t, std::size_t piece) { targets.push_back({to, piece}); });
-    auto record = encrypted ? std::vector<iovec>{{sealed, bytes}} : targets;
+  std::uint8_t tag[kTagBytes];
+  for (Records records(parts); records.left() > 0;) {
+    const auto before = records.left();
+    const auto pieces = records.Next();
+    auto record = pieces;
     record.push_back({tag, kTagBytes});
     const auto io = ReceiveParts(fd_, record, go_on, error, [&](std::size_t) { moved(0); });
     if (io != Io::kDone) return io;
     opening_->Begin(false);
-    const std::uint8_t* from = sealed;
-    for (const auto& target : targets) {
-      auto* const to = static_cast<std::uint8_t*>(target.iov_base);
-      opening_->Update(encrypted ? to : nullptr, encrypted ? from : to, target.iov_len);
-      from += target.iov_len;
+    for (const auto& [base, bytes] : pieces) {
+      auto* const to = static_cast<std::uint8_t*>(base);
+      opening_->Update(protection_ == Protection::kEncrypted ? to : nullptr, to, bytes);
     }
     if (!opening_->Check(tag)) return Io::kForged;
-    moved(bytes);
+    moved(before - records.left());
   }
   return Io::kDone;
 }

@@ -31,8 +31,8 @@ class TcpChannel {
 
   /// Bytes of regions, which must not change meanwhile: they would not fit their tag.
   Io SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last);
-  /// Fills `parts`. Only bytes that have been authenticated are written to them, where there is any protection. `moved` is
-  /// called whenever something came, with the bytes that were written since the last call.
+  /// Fills `parts`. What is in them is of no use unless this returns kDone: bytes are authenticated where they have arrived.
+  /// `moved` is called whenever something came, with the bytes that were authenticated since the last call.
   Io ReceiveData(std::vector<iovec>& parts, const GoOn& go_on, int& error, const std::function<void(std::size_t)>& moved);
 
  private:
@@ -40,9 +40,10 @@ class TcpChannel {
   const Protection protection_;
   std::optional<RecordCipher> sealing_;
   std::optional<RecordCipher> opening_;
-  /// A message and its tag; a tag and a record of data.
+  /// A message and its tag.
   std::vector<std::uint8_t> message_;
-  std::vector<std::uint8_t> record_;
+  /// A record of data that is encrypted before it is sent.
+  std::vector<std::uint8_t> sealed_;
 };
 
 }  // namespace ckpt::host

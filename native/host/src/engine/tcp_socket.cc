@@ -43,6 +43,24 @@ void Advance(std::vector<iovec>& parts, std::size_t& first, std::size_t bytes) {
   parts[first].iov_len -= bytes;
 }
 
+/// Whether both ends have the same address, or the peer's is of the loopback interface.
+bool WithinMachine(int fd) {
+  sockaddr_storage own{}, peer{};
+  socklen_t own_length = sizeof own, peer_length = sizeof peer;
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&own), &own_length) != 0 ||
+      getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &peer_length) != 0 || own.ss_family != peer.ss_family) {
+    return false;
+  }
+  if (own.ss_family == AF_INET) {
+    const auto& a = reinterpret_cast<const sockaddr_in&>(own).sin_addr;
+    const auto& b = reinterpret_cast<const sockaddr_in&>(peer).sin_addr;
+    return a.s_addr == b.s_addr || ntohl(b.s_addr) >> 24 == IN_LOOPBACKNET;
+  }
+  const auto& a = reinterpret_cast<const sockaddr_in6&>(own).sin6_addr;
+  const auto& b = reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr;
+  return own.ss_family == AF_INET6 && IN6_ARE_ADDR_EQUAL(&a, &b);
+}
+
 bool Sliced(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
 
 struct Attempt {
@@ -158,6 +176,7 @@ void ConfigureStream(int fd) {
   const timeval slice{0, kSocketSlice.count() * 1000};
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &slice, sizeof slice);
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &slice, sizeof slice);
+  if (WithinMachine(fd)) setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
 }
 
 Io SendParts(int fd, std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last) {

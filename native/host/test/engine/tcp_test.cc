@@ -1,6 +1,7 @@
 // The TCP endpoint without Node: reads, refusals, hostile peers, and ends in the middle; for sanitizer runs.
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 
 #include <algorithm>
 #include <chrono>
@@ -54,6 +55,27 @@ void TestAddresses() {
   CHECK(AddressText(ParseTcpAddress("[::1]:65535")) == "[::1]:65535");
   for (const char* text : {"", "host", ":80", "host:", "host:70000", "host:8x", "::1:80"}) {
     CHECK(CodeOf([&] { ParseTcpAddress(text); }) == "INVALID_ARGUMENT");
+  }
+}
+
+/// Pacing costs timers, and within a machine there is nothing to pace for.
+void TestCongestionWithinMachine() {
+  for (const char* text : {"127.0.0.1:0", "127.8.9.1:0", "[::1]:0"}) {
+    auto address = ParseTcpAddress(text);
+    ckpt::ScopedFd listener;
+    try {
+      listener = ListenTcp(address);
+    } catch (const ckpt::Error&) {
+      // A machine without IPv6.
+      CHECK(address.host == "::1");
+      continue;
+    }
+    std::size_t chosen = 0;
+    const auto near = ConnectTcp({address}, std::chrono::steady_clock::now() + 5s, [] { return false; }, chosen);
+    ConfigureStream(near.get());
+    char name[16] = {};
+    socklen_t length = sizeof name;
+    CHECK(getsockopt(near.get(), IPPROTO_TCP, TCP_CONGESTION, name, &length) == 0 && std::string(name) == "reno");
   }
 }
 
@@ -370,6 +392,7 @@ int main() {
   };
   run("addresses", TestAddresses);
   run("grouping", TestGrouping);
+  run("congestion control within a machine", TestCongestionWithinMachine);
   run("reads of several callers", TestReads);
   run("refused regions", TestRefusals);
   run("a region that closes while it is read", TestCloseWhileRead);

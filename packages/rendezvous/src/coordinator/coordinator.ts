@@ -41,6 +41,7 @@ export type SendTo = (peer: string, frames: Frames) => void
 export class Coordinator {
   readonly #settings: Settings
   readonly #send: SendTo
+  readonly #onSilent: (peer: string) => void
   readonly #members = new Members()
   readonly #gathers = new Gathers()
   readonly #epochs = new Epochs()
@@ -49,9 +50,11 @@ export class Coordinator {
   #everybody: readonly number[] = []
   readonly #published = new Publications()
 
-  constructor(settings: Settings, send: SendTo) {
+  /** `onSilent` gets the connection of each member that was lost because nothing complete came from it. */
+  constructor(settings: Settings, send: SendTo, onSilent: (peer: string) => void = () => undefined) {
     this.#settings = settings
     this.#send = send
+    this.#onSilent = onSilent
     this.#blobs = new BlobStore(settings.heartbeatTimeoutMs)
     this.#resize(settings.worldSize)
   }
@@ -88,6 +91,7 @@ export class Coordinator {
       if (silent > heartbeatTimeoutMs) {
         const { rank, pid, host } = member
         this.#remove(member, rankLost(rank, `rank ${rank} (process ${pid} on ${host}) was silent for ${Math.round(silent)} ms`))
+        this.#onSilent(member.peer)
       } else {
         this.#tell(member.peer, { type: 'beat' })
       }

@@ -8,9 +8,10 @@ import { coordinatorLost } from '../errors.ts'
 import { secretFor, settingsOf, type CoordinatorOptions, type Settings } from '../options.ts'
 import { startHeartbeat } from '../timers.ts'
 import { endpointsOf, isIpv6 } from '../wire/address.ts'
-import { curveServer, type CurveServer } from '../wire/curve.ts'
+import { curveClient, curveServer, type CurveServer } from '../wire/curve.ts'
 import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
 import { Coordinator } from './coordinator.ts'
+import { evict } from './evict.ts'
 
 /** Routing ids are hexadecimal; this one can belong to no connection. */
 const LOCAL_PEER = 'local'
@@ -46,16 +47,18 @@ export class CoordinatorHost implements CoordinatorHandle {
   #router: Router | undefined
   #socket: FrameSocket | undefined
   #embedded = false
+  #closed = false
   #deliver: ((frames: Frames) => void) | undefined
 
   constructor(settings: Settings) {
     this.#onFault = settings.onFault
     this.#token = settings.token
     this.#run = settings.run
-    this.#coordinator = new Coordinator(settings, (peer, frames) => {
+    const send = (peer: string, frames: Frames) => {
       if (peer === LOCAL_PEER) queueMicrotask(() => this.#deliver?.(frames))
       else this.#socket?.send([Buffer.from(peer, 'hex'), ...frames])
-    })
+    }
+    this.#coordinator = new Coordinator(settings, send, (peer) => void this.#evict(peer))
     this.#stopHeartbeat = startHeartbeat(settings.heartbeatMs, (stalledMs) => this.#coordinator.tick(stalledMs))
   }
 
@@ -114,7 +117,18 @@ export class CoordinatorHost implements CoordinatorHandle {
     }
   }
 
+  /** A member that is silent may be in the middle of a message that never ends, which the socket keeps for as long as its connection lasts. */
+  async #evict(peer: string): Promise<void> {
+    if (peer === LOCAL_PEER || this.#router === undefined) return
+    try {
+      await evict(this.address, peer, await curveClient(this.#token, this.#run))
+    } catch (error) {
+      if (!this.#closed) this.#onFault(CkptError.from(error, 'NATIVE_FAILURE'))
+    }
+  }
+
   async close(): Promise<void> {
+    this.#closed = true
     this.#stopHeartbeat()
     this.#coordinator.close(coordinatorLost(this.address, this.#embedded, 'has closed'))
     await this.#socket?.close()

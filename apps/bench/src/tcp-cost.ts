@@ -1,0 +1,125 @@
+/**
+ * `npm run bench:tcp`: what the protection of one-sided TCP reads costs on this machine. Reads the same memory over loopback with each
+ * protection in turns, both ends in this process, and compares the turns of each round.
+ */
+import { cpus } from 'node:os'
+import { ONE_SIDED_COLUMNS, type HostMemory, type OneSidedPeer, type RegionDescriptor } from '@ckpt/contract'
+import { createHost, createTcpEndpoint, type TcpEndpoint, type TcpProtection } from '@ckpt/transport'
+import { Command, InvalidArgumentError } from 'commander'
+import { summarize } from './statistics.ts'
+
+const SECRET = 'for measurements: not a secret'
+const SEED = 99n
+const KINDS: readonly TcpProtection[] = ['none', 'authenticated', 'encrypted']
+const TIMEOUT_MS = 60_000
+const GIB = 2 ** 30
+
+/** What one read took. */
+interface Turn {
+  readonly bytesPerSecond: number
+  /** Of all threads, so at both ends. */
+  readonly cpuSecondsPerByte: number
+}
+
+interface Options {
+  readonly gib: number
+  readonly streams: number[]
+  readonly rounds: number
+}
+
+function number(text: string): number {
+  const value = Number(text)
+  if (!(value > 0)) throw new InvalidArgumentError('expected a number above 0')
+  return value
+}
+
+const { gib, streams, rounds } = new Command('bench:tcp')
+  .description('Measures what the protection of one-sided TCP reads costs on loopback, in interleaved turns.')
+  .option('--gib <n>', 'GiB of each read', number, 2)
+  .option(
+    '--streams <n...>',
+    'connections to read over, one table for each',
+    (text, all: number[]) => [...all, number(text)],
+    [],
+  )
+  .option('--rounds <n>', 'rounds, each with one read of every protection', number, 7)
+  .parse()
+  .opts<Options>()
+
+const host = createHost()
+const bytes = Math.round(gib * GIB)
+const source = await host.allocate({ bytes, lock: false })
+const target = await host.allocate({ bytes, lock: false })
+// Also makes both present, so that no read pays for new pages.
+for (const [i, memory] of [source, target].entries()) await host.fill(memory, { seed: SEED + BigInt(i) })
+const serving = createTcpEndpoint({ listen: ['127.0.0.1:0'], secret: SECRET, protection: 'none' })
+const { descriptor: region } = await serving.register(source)
+
+process.stdout.write(
+  `${cpus().length} cores (${cpus()[0]?.model ?? 'unknown'}), OpenSSL ${process.versions.openssl}, ` +
+    `reads of ${(bytes / 1e9).toFixed(2)} GB, ${rounds} rounds in turns, medians\n`,
+)
+for (const count of streams.length > 0 ? streams : [4, 1]) await compare(count)
+await checkBytes(target)
+await serving.close()
+source.close()
+target.close()
+
+/** Prints a table for so many connections. */
+async function compare(count: number): Promise<void> {
+  const readers: TcpEndpoint[] = []
+  const peers: OneSidedPeer[] = []
+  for (const protection of KINDS) {
+    const reader = createTcpEndpoint({ listen: ['127.0.0.1:0'], secret: SECRET, protection, streams: count })
+    readers.push(reader)
+    peers.push(await reader.connect(serving.descriptor, { secret: SECRET, timeoutMs: TIMEOUT_MS }))
+  }
+  const turns = KINDS.map((): Turn[] => [])
+  // The first round is not counted: sockets' buffers grow to their size in it.
+  for (let round = 0; round <= rounds; round++) {
+    for (let i = 0; i < KINDS.length; i++) {
+      // Each round begins with a different one.
+      const kind = (i + round) % KINDS.length
+      const turn = await read(peers[kind]!, region, target)
+      if (round > 0) turns[kind]!.push(turn)
+    }
+  }
+  await Promise.all(readers.map((reader) => reader.close()))
+  process.stdout.write(`\n${count} connection${count === 1 ? '' : 's'}\n`)
+  process.stdout.write('protection          GB/s (min–max)   of none   CPU s/GB, both ends   of none\n')
+  for (const [kind, name] of KINDS.entries()) process.stdout.write(`${row(name, turns[kind]!, turns[0]!)}\n`)
+}
+
+async function read(peer: OneSidedPeer, from: RegionDescriptor, into: HostMemory): Promise<Turn> {
+  const transfers = new Float64Array(ONE_SIDED_COLUMNS)
+  transfers[4] = bytes
+  const used = process.cpuUsage()
+  const started = performance.now()
+  await peer.read({ regions: [from], memories: [into], transfers, timeoutMs: TIMEOUT_MS })
+  const seconds = (performance.now() - started) / 1000
+  const { user, system } = process.cpuUsage(used)
+  return { bytesPerSecond: bytes / seconds, cpuSecondsPerByte: (user + system) / 1e6 / bytes }
+}
+
+function row(name: string, turns: readonly Turn[], trusted: readonly Turn[]): string {
+  const rate = summarize(turns.map(({ bytesPerSecond }) => bytesPerSecond / 1e9))
+  const cpu = summarize(turns.map(({ cpuSecondsPerByte }) => cpuSecondsPerByte * 1e9))
+  const rateRatio = summarize(turns.map((turn, i) => turn.bytesPerSecond / trusted[i]!.bytesPerSecond)).median
+  const cpuRatio = summarize(turns.map((turn, i) => turn.cpuSecondsPerByte / trusted[i]!.cpuSecondsPerByte)).median
+  const range = `${rate.median.toFixed(2)} (${rate.min.toFixed(2)}–${rate.max.toFixed(2)})`
+  return [
+    name.padEnd(16),
+    range.padStart(18),
+    `${(100 * rateRatio).toFixed(0)} %`.padStart(10),
+    cpu.median.toFixed(3).padStart(22),
+    `${(100 * cpuRatio).toFixed(0)} %`.padStart(10),
+  ].join('')
+}
+
+/** The last read must have brought what was served. */
+async function checkBytes(memory: HostMemory): Promise<void> {
+  const ranges = [{ memory: 0, offset: 0, bytes }]
+  const [got] = await host.digest([memory], ranges)
+  const [expected] = await host.digest([source], ranges)
+  if (got !== expected) throw new Error(`the bytes that were read have digest ${got}, those that were served ${expected}`)
+}
