@@ -42,6 +42,8 @@ export interface UpdateSessionOptions {
   readonly mutation?: ArmedMutation
   /** Whether ranks are told where the parameters lie (default true). */
   readonly shared?: boolean
+  /** What is sent in place of a message, and of the answer to `asked` (for hostile engines; default: the message). */
+  readonly tamper?: (message: WorkerMessage | RoutesAnswer, asked: RankMessage | undefined) => readonly Uint8Array[]
   /** Called before each message of the rank is handled; what it throws is the worker's error (for fault tests). */
   readonly before?: (message: RankMessage) => void | Promise<void>
 }
@@ -67,25 +69,27 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
   }
   const socket = new Dealer({ linger: 1000, receiveTimeout: options.timeoutMs, sendTimeout: options.timeoutMs })
   const session = new Session(options)
+  const { tamper = (message) => [encodeMessage(message)] } = options
+  const send = async (message: WorkerMessage | RoutesAnswer, asked?: RankMessage) => {
+    for (const frame of tamper(message, asked)) await socket.send(frame)
+  }
   const mark = processMark()
   // The rank binds an address for this update alone: a connection that is gone will not come back.
   const lost = new Promise<undefined>((resolve) => socket.events.on('disconnect', () => resolve(undefined)))
   try {
     socket.connect(options.address)
-    await socket.send(
-      encodeMessage({
-        type: 'hello',
-        protocol: WORKER_PROTOCOL,
-        token: options.token,
-        pid: process.pid,
-        ...(mark !== undefined && { process: mark }),
-        engine: 'ckpt reference engine',
-        device: options.device,
-        // Until an update was recorded: this engine knows its routes, but a rank is to ask for them as it does elsewhere.
-        ...(options.recorded && { routes: options.parameters.recording.id }),
-        ...(options.state !== undefined && { state: options.state }),
-      }),
-    )
+    await send({
+      type: 'hello',
+      protocol: WORKER_PROTOCOL,
+      token: options.token,
+      pid: process.pid,
+      ...(mark !== undefined && { process: mark }),
+      engine: 'ckpt reference engine',
+      device: options.device,
+      // Until an update was recorded: this engine knows its routes, but a rank is to ask for them as it does elsewhere.
+      ...(options.recorded && { routes: options.parameters.recording.id }),
+      ...(options.state !== undefined && { state: options.state }),
+    })
     while (session.outcome === undefined) {
       let frames: Buffer[] | undefined
       try {
@@ -103,7 +107,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         const error = new CkptError('ENGINE_UNAUTHORIZED', `the rank refused this worker: ${message.error.message}`)
         return { version: undefined, touched: false, reason: error.message, error }
       }
-      await socket.send(encodeMessage(await session.answer(message)))
+      await send(await session.answer(message), message)
     }
     return session.outcome
   } finally {

@@ -13,19 +13,38 @@ const DRIP_MS = 500
 const head = (line: string, more = '') => `${line} HTTP/1.1\r\nhost: localhost:${port}\r\n${more}`
 const body = 'content-type: application/json\r\ncontent-length: 100000\r\n\r\n{'
 
-/** What is written at first, and whether single bytes follow for as long as the connection lasts. */
-const kinds: Readonly<Record<string, { first: string; drips?: boolean; deaf?: boolean }>> = {
+/** A head that grows as fast as it is read, and never ends. */
+const GROWING = 'x'.repeat(8)
+
+/**
+ * What is written at first; whether bytes follow for as long as the connection lasts, and how often; whether answers are read; and whether a
+ * connection is reset as soon as it is there.
+ */
+interface Kind {
+  readonly first: string
+  readonly drips?: 'slowly' | 'fast'
+  readonly deaf?: boolean
+  readonly storm?: boolean
+}
+const kinds: Readonly<Record<string, Kind>> = {
   idle: { first: '' },
-  'half headers': { first: head('GET /v1/readyz', 'x-'), drips: true },
-  'dripped body': { first: head('GET /v1/healthz', body), drips: true },
-  'drip after 401': { first: head('POST /v1/checkpoints/a/files', `authorization: Bearer wrong\r\n${body}`), drips: true },
-  'chunked body': { first: head('POST /v1/checkpoints/a/files', 'transfer-encoding: chunked\r\n\r\nffff\r\n'), drips: true },
+  'half headers': { first: head('GET /v1/readyz', 'x-'), drips: 'slowly' },
+  'headers that grow': { first: head('GET /v1/readyz', 'x-'), drips: 'fast' },
+  'dripped body': { first: head('GET /v1/healthz', body), drips: 'slowly' },
+  'drip after 401': { first: head('POST /v1/checkpoints/a/files', `authorization: Bearer wrong\r\n${body}`), drips: 'slowly' },
+  'chunked body': {
+    first: head('POST /v1/checkpoints/a/files', 'transfer-encoding: chunked\r\n\r\nffff\r\n'),
+    drips: 'slowly',
+  },
   'event streams without a token': { first: head('GET /v1/live/events', '\r\n') },
   'event streams with a token': { first: head('GET /v1/live/events', `authorization: Bearer ${token}\r\n\r\n`) },
-  pipelined: { first: head('GET /v1/live', '\r\n').repeat(20) },
+  pipelined: { first: head('GET /v1/live', '\r\n').repeat(200) },
+  'open paths': { first: head('GET /v1/healthz', '\r\n').repeat(200) },
   'answers that nobody reads': { first: head('GET /live', '\r\n').repeat(20), deaf: true },
+  resets: { first: head('GET /v1/healthz', '\r\n'), storm: true },
+  scrapes: { first: head('GET /metrics', '\r\n') },
 }
-const { first, drips = false, deaf = false } = kinds[kind!]!
+const { first, drips, deaf = false, storm = false } = kinds[kind!]!
 const held = new Set<Socket>()
 let made = 0
 let ended = 0
@@ -35,6 +54,7 @@ function open(): void {
   const socket = connect(Number(port), '127.0.0.1', () => {
     made++
     if (first !== '') socket.write(first)
+    if (storm) setImmediate(() => socket.resetAndDestroy())
   })
   held.add(socket)
   socket.on('error', () => undefined)
@@ -53,7 +73,12 @@ const opening = setInterval(() => {
   clearInterval(opening)
   process.send!('ready')
 }, 20)
-if (drips) setInterval(() => held.forEach((socket) => void socket.write('x')), DRIP_MS)
+if (drips === 'slowly') setInterval(() => held.forEach((socket) => void socket.write('x')), DRIP_MS)
+if (drips === 'fast') {
+  setInterval(() => {
+    for (const socket of held) if (!socket.connecting && !socket.writableNeedDrain) socket.write(GROWING)
+  }, 20)
+}
 process.on('message', () => process.send!({ made, ended, held: held.size }))
 process.on('disconnect', () => {
   leaving = true

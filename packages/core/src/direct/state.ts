@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
-import { heldTensors, misfit } from '@ckpt/planner'
+import { heldTensors, misfit, strangeTensor } from '@ckpt/planner'
 import { processMark, watchProcess } from '../worker-protocol/process-watch.ts'
-import { checkRecording, checkStorages } from '../worker-protocol/recording-check.ts'
+import { checkStorages } from '../worker-protocol/recording-check.ts'
 import type { RecordingSession } from '../update/session.ts'
 import { OLDEST_RECORDING_PROTOCOL } from '../worker-protocol/messages.ts'
 import { decodeOffer, encodeOffer, type Offer, type Offered } from './offer.ts'
@@ -67,6 +67,8 @@ export class DirectState {
   #own: { readonly key: string; readonly blob: { digest: string; payload: Uint8Array } } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
+  /** The last answer of {@link DirectState.#strange}. */
+  #compared: { readonly recording: Recording; readonly manifest: Manifest; readonly strange: string | undefined } | undefined
   #watches: (() => void)[] = []
   #count: DirectCount = null
   /** Of updates that the own worker replayed. */
@@ -86,9 +88,19 @@ export class DirectState {
     return this.#count
   }
 
-  /** The recording that a worker has just made. */
-  learn(recording: Recording): void {
-    this.#recording = recording
+  /** Takes the recording that a worker has just made with a checkpoint. @returns why it is not that checkpoint's, and not used */
+  learn(recording: Recording, manifest: Manifest): string | undefined {
+    const strange = this.#strange(recording, manifest)
+    if (strange === undefined) this.#recording = recording
+    return strange
+  }
+
+  /** Which tensor of a recording a checkpoint lacks. */
+  #strange(recording: Recording, manifest: Manifest): string | undefined {
+    if (this.#compared?.recording !== recording || this.#compared.manifest !== manifest) {
+      this.#compared = { recording, manifest, strange: strangeTensor(heldTensors(manifest), recording) }
+    }
+    return this.#compared.strange
   }
 
   /** Parameters were found wrong after an update by this recording: the next update is staged, and recorded. */
@@ -98,8 +110,11 @@ export class DirectState {
     this.#own = undefined
   }
 
-  /** The recording that a session's worker holds, where it holds one that can be trusted; asked for where it is not known yet. */
-  async recordingOf(session: RecordingSession, signal: AbortSignal): Promise<Recording | undefined> {
+  /**
+   * The recording that a session's worker holds, where it holds one that can be trusted and whose tensors a checkpoint has; asked for where it is
+   * not known yet.
+   */
+  async recordingOf(session: RecordingSession, manifest: Manifest, signal: AbortSignal): Promise<Recording | undefined> {
     const { routes, protocol } = await session.greeted(signal)
     if (routes === undefined || routes === this.#distrusted || protocol < OLDEST_RECORDING_PROTOCOL) return undefined
     if (this.#recording?.id !== routes) {
@@ -107,7 +122,7 @@ export class DirectState {
       if (typeof recording === 'string') return undefined
       this.#recording = recording
     }
-    return this.#recording
+    return this.#strange(this.#recording, manifest) === undefined ? this.#recording : undefined
   }
 
   /**
@@ -250,10 +265,7 @@ export class DirectState {
     }
     if (this.#recording?.id !== routes) {
       const recording = await session.routes()
-      const problem = typeof recording === 'string' ? recording : checkRecording(recording)
-      if (typeof recording === 'string' || problem !== undefined) {
-        return encodeOffer({ rank, refused: problem ?? '', recorded: false })
-      }
+      if (typeof recording === 'string') return encodeOffer({ rank, refused: recording, recorded: false })
       this.#recording = recording
     }
     this.#usable = this.#recording

@@ -1,18 +1,23 @@
 import { readFileSync } from 'node:fs'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { FirstRequests, type FirstRequestOptions } from './first-requests.ts'
 
 /** Most connections that are kept, whatever the limit of open files. */
 const MOST = 1024
 /** How long a connection that has shown no right to call may last, in milliseconds. */
 const STRANGER_MS = 10_000
 const SWEEP_MS = 1000
+/** A connection that was just accepted has this long to be heard before it is ended in another's place, in milliseconds. */
+const HEARD_MS = 250
 
 /** Connections to keep, in the order in which they came. */
 interface Held {
   readonly since: number
   /** Requests that are being answered. */
   active: number
+  /** Requests behind the first one, until that is admitted. */
+  readonly pipelined: (() => void)[]
 }
 
 export interface ConnectionLimits {
@@ -20,6 +25,8 @@ export interface ConnectionLimits {
   readonly most?: number
   /** How long a connection that has shown no right to call may last, in milliseconds. */
   readonly strangerMs?: number
+  /** True if the head of a connection's first request shows a right to call: it is answered before those that show none (default: none does). */
+  readonly mayCall?: FirstRequestOptions['mayCall']
 }
 
 /**
@@ -39,13 +46,15 @@ export class Connections {
   readonly #busy = new Map<Socket, Held>()
   /** Connections that callers keep for their next request, in the order in which they became idle. */
   readonly #idle = new Map<Socket, Held>()
+  readonly #mayCall: FirstRequestOptions['mayCall'] | undefined
   readonly #all = [this.#waiting, this.#answering, this.#busy, this.#idle]
   /** Answers that end their connection unless the caller is admitted: what the request asked for. */
   readonly #wanted = new WeakMap<ServerResponse, boolean>()
 
-  constructor({ most = mostConnections(), strangerMs = STRANGER_MS }: ConnectionLimits = {}) {
+  constructor({ most = mostConnections(), strangerMs = STRANGER_MS, mayCall }: ConnectionLimits = {}) {
     this.most = most
     this.#strangerMs = strangerMs
+    this.#mayCall = mayCall
   }
 
   /** Connections that are held now. */
@@ -55,25 +64,53 @@ export class Connections {
 
   /** Watches a server that is not listening yet. */
   watch(server: Server): void {
-    server.on('connection', (socket: Socket) => this.#accept(socket))
+    // Node's own listener attaches a parser.
+    const parsers = server.listeners('connection') as ((socket: Socket) => void)[]
+    server.removeAllListeners('connection')
+    const first = new FirstRequests({
+      mayCall: this.#mayCall ?? (() => false),
+      crowd: this.#mayCall ? this.most / 4 : 0,
+      parse: (socket, bytes) => {
+        const held = this.#waiting.get(socket)
+        if (held === undefined || socket.destroyed) return
+        this.#move(socket, held, this.#answering)
+        if (bytes.length > 0) socket.unshift(bytes)
+        for (const attach of parsers) attach.call(server, socket)
+        socket.resume()
+      },
+    })
+    server.on('connection', (socket: Socket) => {
+      if (this.#accept(socket)) first.read(socket)
+    })
     const sweep = setInterval(() => this.#sweep(), SWEEP_MS)
     sweep.unref()
     server.on('close', () => clearInterval(sweep))
   }
 
-  /** Called with each request before anything else is done with it. False where it is not to be answered: its connection ends. */
-  begin(request: IncomingMessage, response: ServerResponse): boolean {
+  /** Ends connections that have not sent a request: a server that closes does not wait for them. */
+  endWaiting(): void {
+    for (const socket of this.#waiting.keys()) this.#end(socket)
+  }
+
+  /**
+   * Called with each request before anything else is done with it; `handle` answers it. What is pipelined behind a stranger's first request waits
+   * until that has shown a right to call, and is never looked at otherwise: the connection ends with the first answer.
+   */
+  begin(request: IncomingMessage, response: ServerResponse, handle: () => void): void {
     const { socket } = request
     const caller = this.#busy.get(socket) ?? this.#idle.get(socket)
     if (caller !== undefined) {
       caller.active++
       this.#move(socket, caller, this.#busy)
     } else {
-      const held = this.#waiting.get(socket)
-      // Nothing that is pipelined behind a stranger's first request is looked at.
-      if (held === undefined) return false
+      const held = this.#answering.get(socket)
+      if (held === undefined) return
+      if (held.active > 0) {
+        held.pipelined.push(() => this.begin(request, response, handle))
+        return
+      }
       held.active++
-      this.#move(socket, held, this.#answering)
+      socket.pause()
       this.#wanted.set(response, response.shouldKeepAlive)
       response.shouldKeepAlive = false
     }
@@ -83,7 +120,7 @@ export class Connections {
       // The answer came before the end of the body: nobody reads the rest.
       if (!request.complete) socket.destroy()
     })
-    return true
+    handle()
   }
 
   /** The request of this answer has shown that it may be made. */
@@ -92,7 +129,9 @@ export class Connections {
     const held = this.#answering.get(socket)
     if (held === undefined) return
     this.#move(socket, held, this.#busy)
+    socket.resume()
     response.shouldKeepAlive = this.#wanted.get(response) ?? false
+    for (const begin of held.pipelined.splice(0)) begin()
   }
 
   /** The request of this answer may not be made: its connection ends with the answer. */
@@ -100,19 +139,23 @@ export class Connections {
     response.shouldKeepAlive = false
   }
 
-  #accept(socket: Socket): void {
+  /** False where there are too many already. */
+  #accept(socket: Socket): boolean {
     if (this.size >= this.most && !this.#evict()) {
-      socket.destroy()
-      return
+      reset(socket)
+      return false
     }
-    this.#waiting.set(socket, { since: performance.now(), active: 0 })
+    this.#waiting.set(socket, { since: performance.now(), active: 0, pipelined: [] })
     socket.once('close', () => this.#forget(socket))
+    return true
   }
 
   /** Ends one connection. False where all are callers' that are being answered. */
   #evict(): boolean {
     const kept = this.#idle.size > this.most / 2 ? first(this.#idle) : undefined
-    const socket = kept ?? first(this.#waiting) ?? first(this.#answering) ?? first(this.#idle)
+    const heard = performance.now() - HEARD_MS
+    const silent = first(this.#waiting, ({ since }) => since < heard)
+    const socket = kept ?? silent ?? first(this.#answering) ?? first(this.#idle) ?? first(this.#waiting)
     if (socket === undefined) return false
     this.#end(socket)
     return true
@@ -126,8 +169,10 @@ export class Connections {
   }
 
   #end(socket: Socket): void {
+    const caller = this.#busy.has(socket) || this.#idle.has(socket)
     this.#forget(socket)
-    socket.destroy()
+    if (caller) socket.destroy()
+    else reset(socket)
   }
 
   #move(socket: Socket, held: Held, to: Map<Socket, Held>): void {
@@ -140,8 +185,15 @@ export class Connections {
   }
 }
 
-function first(sockets: ReadonlyMap<Socket, Held>): Socket | undefined {
-  for (const socket of sockets.keys()) return socket
+/** Ends a connection at once, so that the system keeps nothing of it; unix sockets have no such end. */
+function reset(socket: Socket): void {
+  if (socket.remoteFamily === undefined) socket.destroy()
+  else socket.resetAndDestroy()
+}
+
+/** The first that came, if it is as it should be. */
+function first(sockets: ReadonlyMap<Socket, Held>, fits: (held: Held) => boolean = () => true): Socket | undefined {
+  for (const [socket, held] of sockets) return fits(held) ? socket : undefined
   return undefined
 }
 

@@ -1,4 +1,5 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
+import type { Socket } from 'node:net'
 import { CkptError, checkSecret } from '@ckpt/contract'
 import type { FastifyRequest } from 'fastify'
 import { isLoopback, namesLoopback } from './loopback.ts'
@@ -39,14 +40,27 @@ export async function refusal(
   const foreign = foreignPage(request)
   if (foreign !== undefined) return { status: 403, reason: foreign }
   if (options.token !== undefined) {
-    const given = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1]
-    if (given !== undefined && sameSecret(given, options.token)) return undefined
+    if (isToken(request.headers.authorization, options.token)) return undefined
     return { status: 401, reason: 'a bearer token is needed' }
   }
   if (options.socketPath !== undefined) return undefined
   if (!namesLoopback(request.headers.host)) return { status: 403, reason: 'Host is not this machine' }
   if (await fromOwnUser(request.raw.socket)) return undefined
   return { status: 403, reason: 'another user of this machine needs a token' }
+}
+
+/**
+ * True if the head of a request that is not parsed yet shows the right to call, so that it is parsed before those of strangers.
+ * {@link refusal} decides whether it is answered.
+ */
+export function showsRight(head: string, socket: Socket, { token, socketPath }: HttpOptions): boolean | Promise<boolean> {
+  if (token !== undefined) return isToken(/\nauthorization:(.*)/i.exec(head)?.[1]?.trim(), token)
+  return socketPath !== undefined || fromOwnUser(socket)
+}
+
+function isToken(authorization: string | undefined, token: string): boolean {
+  const given = /^Bearer (.+)$/.exec(authorization ?? '')?.[1]
+  return given !== undefined && sameSecret(given, token)
 }
 
 /**

@@ -1,7 +1,7 @@
 import { mkdirSync, mkdtempSync, realpathSync, rmSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join, sep } from 'node:path'
+import { join, resolve, sep } from 'node:path'
 import { writeFile } from '@ckpt/safetensors'
 import { ParameterServer } from '../parameter-server.ts'
 import { serveHttp } from './index.ts'
@@ -16,12 +16,14 @@ const outside = join(directory, 'secret.safetensors')
 await writeFile(inside, tensors)
 await writeFile(outside, tensors)
 const server = await ParameterServer.create({ rank: 0, worldSize: 1, timeoutMs: 1000 })
-/** Files of the last request that the parameter server was asked to open. */
+/** Where the files of the last registration that went well lie: paths are looked up beneath the root as they are opened. */
 let opened: readonly string[] = []
 const register = server.registerCheckpoint.bind(server)
-server.registerCheckpoint = (name, source, options) => {
-  if ('files' in source) opened = source.files
-  return register(name, source, options)
+server.registerCheckpoint = async (name, source, options) => {
+  await register(name, source, options)
+  if (!('files' in source) || source.root !== root)
+    throw new Error('a request registers something else than files beneath the root')
+  opened = source.files.map((file) => realpathSync(resolve(root, file)))
 }
 const socketPath = join(directory, 'api.sock')
 await serveHttp(server, { socketPath, root, bodyLimit: 64 * 1024 })

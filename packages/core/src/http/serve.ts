@@ -6,7 +6,7 @@ import { jsonSchemaTransform, serializerCompiler, validatorCompiler } from 'fast
 import type { ParameterServer } from '../parameter-server.ts'
 import { Connections } from './connections.ts'
 import { answerFailure } from './failures.ts'
-import { DEFAULT_HOST, checkExposure, isOpen, refusal } from './guard.ts'
+import { DEFAULT_HOST, checkExposure, isOpen, refusal, showsRight } from './guard.ts'
 import type { HttpOptions } from './options.ts'
 import { listenPrivately } from './private-socket.ts'
 import { checkpointRoutes } from './routes.ts'
@@ -20,8 +20,8 @@ const HEADERS_TIMEOUT_MS = 10_000
 const REQUEST_TIMEOUT_MS = 60_000
 /** Longer than balancers keep idle connections (60 s is common), so that they never send a request into one that closes. */
 const KEEP_ALIVE_MS = 75_000
-/** Connections that the system keeps ready; fewer than half of those held, so that a caller among them is heard before it is evicted. */
-const BACKLOG = 511
+/** Connections that the system keeps ready, as many as it grants: past them it answers nobody for a second or more. */
+const BACKLOG = 4096
 
 /** The HTTP API of one rank, listening. */
 export interface HttpServer extends AsyncDisposable {
@@ -40,10 +40,13 @@ export interface HttpServer extends AsyncDisposable {
  */
 export async function serveHttp(server: ParameterServer, options: HttpOptions = {}): Promise<HttpServer> {
   checkExposure(options)
-  const connections = new Connections({ ...(options.maxConnections !== undefined && { most: options.maxConnections }) })
+  const connections = new Connections({
+    ...(options.maxConnections !== undefined && { most: options.maxConnections }),
+    mayCall: (head, socket) => showsRight(head, socket, options),
+  })
   const app = await api(server, options, connections)
   try {
-    const { address, remove } = await listen(app, options, Math.min(BACKLOG, connections.most / 2))
+    const { address, remove } = await listen(app, options, BACKLOG)
     const close = () => app.close().finally(remove)
     return { address, close, [Symbol.asyncDispose]: close }
   } catch (error) {
@@ -66,9 +69,7 @@ async function api(server: ParameterServer, options: HttpOptions, connections: C
           keepAliveTimeout: KEEP_ALIVE_MS,
           connectionsCheckingInterval: 1000,
         },
-        (request, response) => {
-          if (connections.begin(request, response)) handler(request, response)
-        },
+        (request, response) => connections.begin(request, response, () => handler(request, response)),
       )
       connections.watch(http)
       return http
@@ -95,6 +96,10 @@ async function api(server: ParameterServer, options: HttpOptions, connections: C
     if (refused.status === 401) void reply.header('www-authenticate', 'Bearer')
     const error = new CkptError('INVALID_ARGUMENT', refused.reason)
     return reply.status(refused.status).send({ detail: refused.reason, error: { ...error.toJSON(), retryable: false } })
+  })
+  app.addHook('preClose', () => {
+    connections.endWaiting()
+    return Promise.resolve()
   })
   app.addHook('onSend', async (request, reply) => {
     // The rest of the body would be waited for, by a client that has its answer; and who asks for too much need not keep a connection.

@@ -6,6 +6,8 @@ import { isLoopback, namesLoopback } from '../http/loopback.ts'
 /** Connections that are held at the same time: a scraper among them is answered before so many others can push it out. */
 const MOST_CONNECTIONS = 256
 const DEADLINE_MS = 5000
+/** As at the API: as many as the system grants. */
+const BACKLOG = 4096
 
 /** What is served: a parameter server, or anything that can answer for one. */
 export interface Observable {
@@ -48,12 +50,10 @@ export async function serveMetrics(
   const server = createServer(
     { headersTimeout: DEADLINE_MS, requestTimeout: DEADLINE_MS, connectionsCheckingInterval: 1000 },
     (request, response) => {
-      if (!connections.begin(request, response)) return
-      if (local && !namesLoopback(request.headers.host)) {
-        response.writeHead(403, { 'content-type': 'text/plain' }).end('Host is not this machine\n')
-        return
-      }
-      void answer(source, request, response)
+      connections.begin(request, response, () => {
+        if (!local || namesLoopback(request.headers.host)) void answer(source, request, response)
+        else response.writeHead(403, { 'content-type': 'text/plain' }).end('Host is not this machine\n')
+      })
     },
   )
   connections.watch(server)
@@ -66,7 +66,7 @@ export async function serveMetrics(
         }),
       ),
     )
-    server.listen({ port, host, backlog: MOST_CONNECTIONS / 2 }, resolve)
+    server.listen({ port, host, backlog: BACKLOG }, resolve)
   })
   const address = server.address()
   return {
@@ -75,6 +75,7 @@ export async function serveMetrics(
       new Promise((resolve) => {
         server.close(() => resolve())
         server.closeAllConnections()
+        connections.endWaiting()
       }),
   }
 }

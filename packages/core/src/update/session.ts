@@ -40,7 +40,7 @@ export interface RecordingSession extends UpdateSession {
     signal: AbortSignal,
     record?: boolean,
   ): Promise<void>
-  /** What the worker was seen to copy, or why there is no recording. */
+  /** What the worker was seen to copy, checked, or why there is no recording that can be used. */
   routes(): Promise<Recording | string>
   /** How the recording's storages are reached, or why they are not. */
   storages(): Promise<readonly StorageHandle[] | string>

@@ -189,7 +189,7 @@ export class StagedWork {
     if (this.#why.record || !run.recordToVerify || run.failed) return this.#why.record
     const { protocol } = await session.greeted(wait.signal)
     if (protocol < OLDEST_RECORDING_PROTOCOL) return false
-    return (await run.direct.recordingOf(session, wait.signal)) === undefined
+    return (await run.direct.recordingOf(session, run.manifest, wait.signal)) === undefined
   }
 
   async release(): Promise<void> {
@@ -197,9 +197,9 @@ export class StagedWork {
     await session.release()
     if (!this.#record || !canRecord(session)) return
     const recording = await session.routes()
-    if (typeof recording === 'string') this.#recorded = recording
+    const refused = typeof recording === 'string' ? recording : run.direct.learn(recording, run.manifest)
+    if (typeof recording === 'string' || refused !== undefined) this.#recorded = refused
     else {
-      run.direct.learn(recording)
       this.#fresh = recording
       const { routes, opaque } = recording
       this.#recorded = `recorded: ${routes.length} routes, ${opaque.length} opaque tensors`
@@ -214,7 +214,8 @@ export class StagedWork {
   async worker(): Promise<CheckedWorker | undefined> {
     const { session, run, wait } = this.#staging
     if (!canRecord(session)) return undefined
-    const recording = this.#fresh ?? (this.#record ? undefined : await run.direct.recordingOf(session, wait.signal))
+    const recording =
+      this.#fresh ?? (this.#record ? undefined : await run.direct.recordingOf(session, run.manifest, wait.signal))
     return recording && { session, recording, required: this.#why.replay !== undefined }
   }
 

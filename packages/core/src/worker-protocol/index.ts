@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 export {
+  MESSAGE_FIELDS,
   OLDEST_RECORDING_PROTOCOL,
   WORKER_PROTOCOL,
   decodeRankMessage,

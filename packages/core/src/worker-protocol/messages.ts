@@ -147,6 +147,13 @@ const fromRank = z.discriminatedUnion('type', [
   z.object({ type: z.literal('error'), ...sequence, error: z.object({ type: z.string(), message: z.string() }) }),
 ])
 
+/** Fields of each message, by its `type`, as the schemas have them: for tests that are to cover all. */
+export const MESSAGE_FIELDS = { worker: fieldsOf(fromWorker), rank: fieldsOf(fromRank) }
+
+function fieldsOf({ options }: { options: readonly z.ZodObject<{ type: z.ZodLiteral<string> }>[] }): Record<string, string[]> {
+  return Object.fromEntries(options.map(({ shape }) => [shape.type.value, Object.keys(shape)]))
+}
+
 /** A message a worker sends. */
 export type WorkerMessage = z.infer<typeof fromWorker>
 /** A message a rank sends. */

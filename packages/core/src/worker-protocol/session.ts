@@ -22,6 +22,7 @@ import {
   type WorkerMessage,
 } from './messages.ts'
 import { watchProcess } from './process-watch.ts'
+import { checkRecording } from './recording-check.ts'
 
 const IPC = 'ipc://'
 /** The longest that a worker says is a recording of some hundred thousand tensors. */
@@ -138,10 +139,11 @@ export class WorkerSession implements RecordingSession {
     return this.#attached
   }
 
-  /** What the worker was seen to copy, or why there is no recording. */
+  /** What the worker was seen to copy, checked, or why there is no recording that can be used. */
   async routes(): Promise<Recording | string> {
     const { routes, reason } = await this.#request({ type: 'routes', token: this.#options.token }, 'routes')
-    return routes ?? reason ?? 'the worker has no recording'
+    if (!routes) return reason ?? 'the worker has no recording'
+    return checkRecording(routes) ?? routes
   }
 
   /** How the recording's storages are reached, or why they are not. */

@@ -102,6 +102,8 @@ export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) 
       }
       stream.on('close', close).on('error', close)
       request.raw.on('close', () => stream.destroy())
+      // Nobody reads a stream without an end after closing his own half: that is a page that is gone.
+      request.raw.socket.once('end', () => request.raw.socket.destroy())
       send()
       return reply.header('cache-control', 'no-store').type('text/event-stream').send(stream)
     },

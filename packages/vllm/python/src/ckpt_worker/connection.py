@@ -17,6 +17,8 @@ from .protocol import MAX_FRAME_BYTES, FromWorker, encode
 
 #: Longest wait, in milliseconds, between two looks at whether the engine is shutting down.
 _SLICE_MS: Final = 250
+#: How long, in milliseconds, what a rank sent before its end may take to be read.
+_REST_MS: Final = 50
 #: How long the last answer may take to leave the process, in milliseconds, before it is dropped.
 _FLUSH_MS: Final = 2000
 #: How long the rank's socket may take to be seen, in seconds: it was bound before the engine was called.
@@ -78,7 +80,7 @@ class Connection:
         deadline = time.monotonic() + self._timeout
         while True:
             left_ms = (deadline - time.monotonic()) * 1000
-            ready = dict(self._poller.poll(max(0, min(math.ceil(left_ms), _SLICE_MS))))
+            ready = dict(self._poller.poll(max(0, min(math.ceil(left_ms), _REST_MS if self._lost else _SLICE_MS))))
             frame = self.waiting()
             if frame is not None:
                 return frame

@@ -259,6 +259,8 @@ class _Update:
             raise UnsupportedError("this engine lets nobody write into its parameters")
         if self._prepared:
             raise StateError("a direct came after the release")
+        if self._tracer is not None:
+            raise StateError("a direct came in an update that is recorded")
         if self._device.type == "cuda":
             # Nothing of the engine reads or writes its parameters any more, on whichever stream.
             torch.cuda.synchronize(self._device)
