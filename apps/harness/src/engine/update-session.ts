@@ -18,6 +18,8 @@ import type { ArmedMutation } from '../mutations/armed.ts'
 import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
+/** How often, in milliseconds, the rank's socket is looked for until the first message has come. */
+const LOOK_MS = 250
 /** How long, in milliseconds, what came before the end of the connection may take to be read. */
 const READ_REST_MS = 50
 
@@ -68,8 +70,15 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
   const socket = new Dealer({ linger: 1000, receiveTimeout: options.timeoutMs, sendTimeout: options.timeoutMs })
   const session = new Session(options)
   const mark = processMark()
+  let watch: NodeJS.Timeout | undefined
   // The rank binds an address for this update alone: a connection that is gone will not come back.
   const lost = new Promise<undefined>((resolve) => socket.events.on('disconnect', () => resolve(undefined)))
+  // One that was never made is not told of: the rank removes its socket when it gives up, and ZeroMQ tries on.
+  const removed = new Promise<undefined>((resolve) => {
+    watch = setInterval(() => {
+      if (!path.startsWith('@') && !existsSync(path)) resolve(undefined)
+    }, LOOK_MS)
+  })
   try {
     socket.connect(options.address)
     await socket.send(
@@ -89,7 +98,8 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
     while (session.outcome === undefined) {
       let frames: Buffer[] | undefined
       try {
-        frames = await receive(socket, lost)
+        frames = await receive(socket, Promise.race([lost, removed]))
+        clearInterval(watch)
       } catch (error) {
         const reason = `the rank was silent for ${options.timeoutMs} ms`
         return { version: undefined, touched: session.touched, reason, error: CkptError.from(error, 'TIMEOUT', reason) }
@@ -107,6 +117,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
     }
     return session.outcome
   } finally {
+    clearInterval(watch)
     session.close()
     socket.close()
   }
