@@ -142,12 +142,16 @@ export class VllmServer implements AsyncDisposable {
     return `${this.#output.slice(-6000)}\n${this.process.stderr()}`
   }
 
-  /** Greedy tokens and their log probabilities for each prompt, one request after the other. */
-  async complete(prompts: readonly (readonly number[])[] = PROMPTS, tokens = TOKENS): Promise<Completion[]> {
+  /** Greedy tokens and their log probabilities for each prompt, one request after the other; `model` may name an adapter. */
+  async complete(
+    prompts: readonly (readonly number[])[] = PROMPTS,
+    tokens = TOKENS,
+    model = this.#model,
+  ): Promise<Completion[]> {
     const answers: Completion[] = []
     for (const prompt of prompts) {
       const text = await this.post('/v1/completions', {
-        model: this.#model,
+        model,
         prompt,
         max_tokens: tokens,
         temperature: 0,

@@ -75,7 +75,7 @@ class Connection:
         """The next frame.
 
         :raises SilenceError: when none comes within the timeout.
-        :raises PeerLostError: when the rank closed the connection and left no frame, or removed its socket before there was one.
+        :raises PeerLostError: when the rank closed the connection and left no frame, or removed its socket before.
         :raises AbortedError: when the engine is shutting down.
         """
         deadline = time.monotonic() + self._timeout

@@ -73,7 +73,7 @@ here: Final = Here()
 
 @contextlib.contextmanager
 def unseen() -> Iterator[None]:
-    """What this thread does inside the block is no use that the loader makes of tensors: it may read them, and writes nothing."""
+    """What this thread does inside the block is no use that the loader makes of tensors: it reads, and writes nothing."""
     before, here.own = here.own, True
     try:
         with torch._C.DisableTorchFunction():
