@@ -1,7 +1,9 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import { ROOT } from '../lib/root.mjs'
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 
 /** Pages whose tables name, in their last column, the test that shows what a row says: `file`: "name", the name with … for what varies. */
 const PAGES = ['docs/known-faults.md']
