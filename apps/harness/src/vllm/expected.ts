@@ -41,7 +41,7 @@ export async function expectedFromDisk(
     // One process where that is possible: each engine process imports everything anew.
     const one = tensorParallelSize === 1 ? { VLLM_ENABLE_V1_MULTIPROCESSING: '0' } : {}
     const env = { ...process.env, ...vllmVariables(home, options.env), ...one }
-    await run(python, [program, requests, answers], { timeout: 600_000, env, maxBuffer: 2 ** 26 })
+    await run(python, [program, requests, answers], { timeout: 1_500_000, env, maxBuffer: 2 ** 26 })
     return JSON.parse(readFileSync(answers, 'utf8')) as Completion[][]
   } finally {
     rmSync(home, { recursive: true, force: true })

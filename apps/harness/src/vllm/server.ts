@@ -9,7 +9,7 @@ import { z } from 'zod'
 import { freePort } from '../cluster/cluster.ts'
 import { wrap, type Spawned } from '../cluster/processes.ts'
 
-const START_TIMEOUT_MS = 300_000
+const START_TIMEOUT_MS = 900_000
 const WORKER_SOURCE = fileURLToPath(new URL('../../../../packages/vllm/python/src', import.meta.url))
 /** With what every interpreter runs at its start: vLLM has no AMX then. */
 const SITE = fileURLToPath(new URL('./site', import.meta.url))
