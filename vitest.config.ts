@@ -47,8 +47,9 @@ export default defineConfig({
           // Real inference engines, which take minutes: `npm run test:engine`, or CKPT_ENGINE_TESTS=1.
           include: process.env['CKPT_ENGINE_TESTS'] === '1' ? ['apps/harness/src/vllm/*.engine.test.ts'] : [],
           fileParallelism: false,
-          testTimeout: 600_000,
-          hookTimeout: 600_000,
+          // Deadlines that mean a hang: a server that starts beside other work takes minutes.
+          testTimeout: 1_800_000,
+          hookTimeout: 1_800_000,
           sequence: { groupOrder: 2 },
         },
       },

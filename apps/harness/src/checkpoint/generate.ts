@@ -7,6 +7,15 @@ import { checkpointTensors, resolveScale, type CheckpointTensor, type Model } fr
 import { headerFor } from '@ckpt/safetensors'
 
 const SHARD_BYTES = 1e9
+
+interface TensorsOptions {
+  readonly id: string
+  readonly label: string
+  readonly seed: bigint
+  readonly scale: string
+  /** Size of a shard, unless a single tensor is larger (default: 1 GB). */
+  readonly shardBytes?: number
+}
 const BLOCK_BYTES = 64 * 2 ** 20
 /** Shards that are written at the same time: as many as libuv has threads for, unless told otherwise. */
 const WRITERS = Math.max(1, Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) || 4)
@@ -46,14 +55,14 @@ export async function generateCheckpoint(
 export async function generateTensors(
   host: Host,
   tensors: readonly CheckpointTensor[],
-  { id, label, seed, scale }: { readonly id: string; readonly label: string; readonly seed: bigint; readonly scale: string },
+  { id, label, seed, scale, shardBytes = SHARD_BYTES }: TensorsOptions,
 ): Promise<GeneratedCheckpoint> {
   const total = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
   const directory = join(scratchRoot(total), `ckpt-checkpoint-${process.pid}-${id}-${label}`)
   const remove = () => rmSync(directory, { recursive: true, force: true })
   mkdirSync(directory, { recursive: true, mode: 0o700 })
   process.on('exit', remove)
-  const files = await writeShards(host, directory, tensors, seed)
+  const files = await writeShards(host, directory, tensors, { seed, shardBytes })
   return {
     directory,
     files,
@@ -77,12 +86,12 @@ async function writeShards(
   host: Host,
   directory: string,
   tensors: readonly CheckpointTensor[],
-  seed: bigint,
+  { seed, shardBytes }: { readonly seed: bigint; readonly shardBytes: number },
 ): Promise<string[]> {
   const shards: CheckpointTensor[][] = [[]]
   let size = 0
   for (const tensor of tensors) {
-    if (size > 0 && size + tensor.bytes > SHARD_BYTES) {
+    if (size > 0 && size + tensor.bytes > shardBytes) {
       shards.push([])
       size = 0
     }

@@ -18,6 +18,8 @@ import type { ArmedMutation } from '../mutations/armed.ts'
 import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
+/** How often, in milliseconds, the rank's socket is looked for until the first message has come. */
+const LOOK_MS = 250
 /** How long, in milliseconds, what came before the end of the connection may take to be read. */
 const READ_REST_MS = 50
 
@@ -74,8 +76,15 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
     for (const frame of tamper(message, asked)) await socket.send(frame)
   }
   const mark = processMark()
+  let watch: NodeJS.Timeout | undefined
   // The rank binds an address for this update alone: a connection that is gone will not come back.
   const lost = new Promise<undefined>((resolve) => socket.events.on('disconnect', () => resolve(undefined)))
+  // One that was never made is not told of: the rank removes its socket when it gives up, and ZeroMQ tries on.
+  const removed = new Promise<undefined>((resolve) => {
+    watch = setInterval(() => {
+      if (!path.startsWith('@') && !existsSync(path)) resolve(undefined)
+    }, LOOK_MS)
+  })
   try {
     socket.connect(options.address)
     await send({
@@ -93,7 +102,8 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
     while (session.outcome === undefined) {
       let frames: Buffer[] | undefined
       try {
-        frames = await receive(socket, lost)
+        frames = await receive(socket, Promise.race([lost, removed]))
+        clearInterval(watch)
       } catch (error) {
         const reason = `the rank was silent for ${options.timeoutMs} ms`
         return { version: undefined, touched: session.touched, reason, error: CkptError.from(error, 'TIMEOUT', reason) }
@@ -111,6 +121,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
     }
     return session.outcome
   } finally {
+    clearInterval(watch)
     session.close()
     socket.close()
   }

@@ -33,18 +33,23 @@ export async function expectDirect({ server, ranks, expected, share: [least, mos
     },
   })
   expect(await server.complete()).toEqual(expected[0])
-  for (const [name, answers, strategy, verify] of [
-    ['second', expected[1], direct({ required: true }), true],
-    ['first', expected[0], auto(), false],
-    ['second', expected[1], auto(), false],
+  // The second after a recording is held against vLLM's own loader, on one layer.
+  for (const [name, answers, strategy, verify, checked] of [
+    ['second', expected[1], direct({ required: true }), true, false],
+    ['first', expected[0], auto(), false, true],
+    ['second', expected[1], auto(), false, false],
   ] as const) {
     const [report] = await ranks.update(name, { engine, strategy, ...SMALL, verify })
-    expect(report).toMatchObject({ strategy: 'direct', version: name, verified: verify })
+    // Parameters that vLLM keeps in another form cannot be read back.
+    const level = !verify ? 'none' : least === 1 ? 'bytes' : 'sources'
+    expect(report).toMatchObject({ strategy: 'direct', version: name, verified: level })
     const { bytes } = report!.direct!
     const written = bytes!.nodeNeeded / (bytes!.nodeNeeded + bytes!.opaque)
     expect(written).toBeGreaterThanOrEqual(least)
     expect(written).toBeLessThanOrEqual(most)
-    if (least === 1) expect(report).toMatchObject({ ringBytes: 0, buckets: 0 })
+    if (checked) expect(report!.direct!.check!.tensors).toBeGreaterThan(0)
+    else expect(report!.direct!.check).toBeUndefined()
+    if (least === 1 && !checked) expect(report).toMatchObject({ ringBytes: 0, buckets: 0 })
     expect(await server.complete()).toEqual(answers)
   }
   // An update of another strategy moves nothing: the next one is direct again.

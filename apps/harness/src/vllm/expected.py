@@ -2,7 +2,7 @@
 
     python expected.py REQUESTS.json ANSWERS.json
 
-REQUESTS.json: {"models": [directories], "prompts": [[token ids]], "tokens", "tensorParallelSize", "options"}. ANSWERS.json has, for each
+REQUESTS.json: {"models": [directories], "prompts": [[token ids]], "tokens", "tensorParallelSize", "options", "adapter"?: directory}. ANSWERS.json has, for each
 model and prompt, {"tokens", "logprobs"}; log probabilities as texts, in the digits in which the server prints them.
 """
 
@@ -16,12 +16,13 @@ from typing import Any
 
 from vllm import LLM, SamplingParams
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+from vllm.lora.request import LoRARequest
 
 
-def complete(llm: LLM, prompt: list[int], tokens: int) -> dict[str, list[str]]:
+def complete(llm: LLM, prompt: list[int], tokens: int, adapter: LoRARequest | None) -> dict[str, list[str]]:
     """One request, as the completions endpoint answers it."""
     parameters = SamplingParams(temperature=0, max_tokens=tokens, logprobs=0, ignore_eos=True)
-    output = llm.generate([{"prompt_token_ids": prompt}], parameters, use_tqdm=False)[0].outputs[0]
+    output = llm.generate([{"prompt_token_ids": prompt}], parameters, use_tqdm=False, lora_request=adapter)[0].outputs[0]
     pairs = list(zip(output.token_ids, output.logprobs, strict=True))
     return {
         "tokens": [f"<{token}>" for token, _ in pairs],
@@ -42,7 +43,8 @@ def answers(model: str, request: dict[str, Any]) -> list[dict[str, list[str]]]:
         distributed_executor_backend="uni" if parallel == 1 else "mp",
         **request.get("options", {}),
     )
-    result = [complete(llm, prompt, request["tokens"]) for prompt in request["prompts"]]
+    adapter = LoRARequest("adapter", 1, request["adapter"]) if "adapter" in request else None
+    result = [complete(llm, prompt, request["tokens"], adapter) for prompt in request["prompts"]]
     llm.llm_engine.engine_core.shutdown()
     del llm
     gc.collect()

@@ -8,6 +8,15 @@ import { PROMPTS, TOKENS, vllmVariables, type Completion } from './server.ts'
 
 const run = promisify(execFile)
 
+export interface ExpectedOptions {
+  readonly extension?: string
+  readonly env?: Readonly<Record<string, string>>
+  /** With `--enable-lora`. */
+  readonly lora?: boolean
+  /** Directory of the adapter that answers. */
+  readonly adapter?: string
+}
+
 /**
  * What vLLM answers with each model's weights as it loads them from disk itself, in a process that ends then. About 15 s, and 5 s a model on one
  * worker, 30 s on several.
@@ -16,21 +25,23 @@ export async function expectedFromDisk(
   python: string,
   models: readonly string[],
   tensorParallelSize: number,
-  options: { readonly extension?: string; readonly env?: Readonly<Record<string, string>> } = {},
+  options: ExpectedOptions = {},
 ): Promise<readonly (readonly Completion[])[]> {
   const home = mkdtempSync(join(tmpdir(), `ckpt-expected-${process.pid}-`))
   try {
     const [requests, answers] = [join(home, 'requests.json'), join(home, 'answers.json')]
-    const vllmOptions = options.extension === undefined ? {} : { worker_extension_cls: options.extension }
-    writeFileSync(
-      requests,
-      JSON.stringify({ models, prompts: PROMPTS, tokens: TOKENS, tensorParallelSize, options: vllmOptions }),
-    )
+    const { extension, adapter, lora = false } = options
+    const vllmOptions = {
+      ...(extension !== undefined && { worker_extension_cls: extension }),
+      ...(lora && { enable_lora: true, max_lora_rank: 8 }),
+    }
+    const common = { prompts: PROMPTS, tokens: TOKENS, tensorParallelSize, options: vllmOptions }
+    writeFileSync(requests, JSON.stringify({ models, ...common, ...(adapter !== undefined && { adapter }) }))
     const program = fileURLToPath(new URL('./expected.py', import.meta.url))
     // One process where that is possible: each engine process imports everything anew.
     const one = tensorParallelSize === 1 ? { VLLM_ENABLE_V1_MULTIPROCESSING: '0' } : {}
     const env = { ...process.env, ...vllmVariables(home, options.env), ...one }
-    await run(python, [program, requests, answers], { timeout: 600_000, env, maxBuffer: 2 ** 26 })
+    await run(python, [program, requests, answers], { timeout: 1_500_000, env, maxBuffer: 2 ** 26 })
     return JSON.parse(readFileSync(answers, 'utf8')) as Completion[][]
   } finally {
     rmSync(home, { recursive: true, force: true })

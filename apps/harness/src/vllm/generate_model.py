@@ -3,7 +3,7 @@
     python generate_model.py REQUESTS.json
 
 REQUESTS.json: a list of {"family", "seed", "directory", "config"?}; ``config`` overrides fields of the model's configuration. Models of one
-family differ by their seed in every tensor, norms and biases included.
+family differ by their seed in every tensor, norms and biases included. The family "adapter" is a LoRA adapter for "llama".
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, logging
 
@@ -73,11 +74,35 @@ def write_model(family: str, seed: int, directory: Path, overrides: dict[str, An
     wrapped.save_pretrained(directory)
 
 
+def write_adapter(seed: int, directory: Path) -> None:
+    """A LoRA adapter, in PEFT's form, that changes answers."""
+    rank, hidden, queries, inner = (
+        4,
+        SHAPE["hidden_size"],
+        SHAPE["num_attention_heads"] * SHAPE["head_dim"],
+        SHAPE["intermediate_size"],
+    )
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(SHAPE["num_hidden_layers"]):
+        for module, rows, columns in (("self_attn.q_proj", queries, hidden), ("mlp.down_proj", hidden, inner)):
+            prefix = f"base_model.model.model.layers.{layer}.{module}"
+            tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) * SPREAD
+            tensors[f"{prefix}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * SPREAD
+    directory.mkdir()
+    save_file(tensors, directory / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj", "down_proj"], "bias": "none"}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+
+
 def main() -> None:
     """Writes what the requests ask for."""
     logging.disable_progress_bar()
     for request in json.loads(Path(sys.argv[1]).read_text()):
-        write_model(request["family"], request["seed"], Path(request["directory"]), request.get("config", {}))
+        if request["family"] == "adapter":
+            write_adapter(request["seed"], Path(request["directory"]))
+        else:
+            write_model(request["family"], request["seed"], Path(request["directory"]), request.get("config", {}))
 
 
 if __name__ == "__main__":

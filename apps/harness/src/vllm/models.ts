@@ -7,8 +7,8 @@ import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
-/** Shapes of tiny models that generate_model.py knows. */
-export type ModelFamily = 'qwen3' | 'qwen2' | 'llama' | 'qwen2-tied' | 'llama-tied' | 'qwen3-moe'
+/** Shapes of tiny models that generate_model.py knows; `adapter` is a LoRA adapter for `llama`. */
+export type ModelFamily = 'qwen3' | 'qwen2' | 'llama' | 'qwen2-tied' | 'llama-tied' | 'qwen3-moe' | 'adapter'
 
 export interface ModelRequest {
   readonly family: ModelFamily

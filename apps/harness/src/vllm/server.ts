@@ -9,8 +9,10 @@ import { z } from 'zod'
 import { freePort } from '../cluster/cluster.ts'
 import { wrap, type Spawned } from '../cluster/processes.ts'
 
-const START_TIMEOUT_MS = 300_000
+const START_TIMEOUT_MS = 900_000
 const WORKER_SOURCE = fileURLToPath(new URL('../../../../packages/vllm/python/src', import.meta.url))
+/** With what every interpreter runs at its start: vLLM has no AMX then. */
+const SITE = fileURLToPath(new URL('./site', import.meta.url))
 
 export interface VllmServerOptions {
   /** Interpreter that has vLLM. */
@@ -49,12 +51,12 @@ export const PROMPTS: readonly (readonly number[])[] = [
 /** Tokens of each answer. */
 export const TOKENS = 24
 
-/** Environment in which vLLM keeps to itself: its files under `home`, one thread a worker, nothing from the network. */
+/** Environment in which vLLM keeps to itself: its files under `home`, one thread a worker, nothing from the network, no AMX. */
 export function vllmVariables(home: string, more: Readonly<Record<string, string>> = {}): Record<string, string> {
   const { PYTHONPATH, ...rest } = more
   return {
     // This checkout's worker package, whichever one the environment has.
-    PYTHONPATH: [WORKER_SOURCE, PYTHONPATH, process.env['PYTHONPATH']].filter((path) => path).join(':'),
+    PYTHONPATH: [WORKER_SOURCE, SITE, PYTHONPATH, process.env['PYTHONPATH']].filter((path) => path).join(':'),
     VLLM_SERVER_DEV_MODE: '1',
     // Cores are shared with the rest of the test.
     VLLM_CPU_OMP_THREADS_BIND: 'nobind',
@@ -140,12 +142,16 @@ export class VllmServer implements AsyncDisposable {
     return `${this.#output.slice(-6000)}\n${this.process.stderr()}`
   }
 
-  /** Greedy tokens and their log probabilities for each prompt, one request after the other. */
-  async complete(prompts: readonly (readonly number[])[] = PROMPTS, tokens = TOKENS): Promise<Completion[]> {
+  /** Greedy tokens and their log probabilities for each prompt, one request after the other; `model` may name an adapter. */
+  async complete(
+    prompts: readonly (readonly number[])[] = PROMPTS,
+    tokens = TOKENS,
+    model = this.#model,
+  ): Promise<Completion[]> {
     const answers: Completion[] = []
     for (const prompt of prompts) {
       const text = await this.post('/v1/completions', {
-        model: this.#model,
+        model,
         prompt,
         max_tokens: tokens,
         temperature: 0,

@@ -45,7 +45,8 @@ describe('real vLLM', () => {
       ['first', expected[0]],
     ] as const) {
       const reports = await ranks.update(name, { engine, ...SMALL })
-      expect(reports[0]).toMatchObject({ verified: true, version: name })
+      // Every tensor was compared; of what parameters should hold then nothing is known without a recording.
+      expect(reports[0]).toMatchObject({ verified: 'sources', version: name })
       expect(reports[0]!.buckets).toBeGreaterThan(5)
       expect(await server.complete()).toEqual(answers)
     }

@@ -33,7 +33,7 @@ constexpr int kLook = O_PATH | O_CLOEXEC;
 
 /// Text of a symbolic link beneath a directory; empty where there is none.
 std::string LinkText(int directory, const char* name) {
-  std::array<char, 128> text{};
+  std::array<char, PATH_MAX> text{};
   const ssize_t length = ::readlinkat(directory, name, text.data(), text.size());
   return length <= 0 ? "" : std::string(text.data(), static_cast<std::size_t>(length));
 }
@@ -160,6 +160,17 @@ void CheckOffered(const Identity& found, const ForeignIdentity& offered, const s
   }
 }
 
+/// What to call an object that was found by a descriptor's number: the file's own path where it has one, which tells a reader more.
+std::string NameOf(int seen, const std::string& path) {
+  static const std::string shm = "/dev/shm/", removed = " (deleted)";
+  std::string name = LinkText(AT_FDCWD, ("/proc/self/fd/" + std::to_string(seen)).c_str());
+  if (name.compare(0, shm.size(), shm) != 0) return path;
+  const bool gone = name.size() > removed.size() && name.compare(name.size() - removed.size(), removed.size(), removed) == 0;
+  struct stat status{};
+  if (gone && ::fstat(seen, &status) == 0 && status.st_nlink == 0) name.resize(name.size() - removed.size());
+  return name;
+}
+
 /// Opens the very object that was looked at, whatever its path means by now.
 ScopedFd Reopen(int seen, bool writable, const std::string& what, const std::string& path) {
   const std::string again = "/proc/self/fd/" + std::to_string(seen);
@@ -182,6 +193,7 @@ std::shared_ptr<Mapping> OpenForeign(const ForeignPlace& place, const ForeignIde
   } else {
     const auto& one = std::get<DescriptorPlace>(place);
     path = "/proc/" + std::to_string(one.pid) + "/fd/" + std::to_string(one.descriptor);
+    path = NameOf(seen.get(), path);
   }
   const Identity found = IdentityOf(seen.get(), path);
   CheckKind(seen.get(), found, by_name != nullptr, what, path);

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ckpt_worker.connection import Connection
-from ckpt_worker.errors import UnreachableError
+from ckpt_worker.errors import PeerLostError, UnreachableError
 
 
 def _never() -> bool:
@@ -72,3 +72,18 @@ def test_takes_a_socket_that_comes_a_moment_later_and_abstract_names(tmp_path: P
         os.waitpid(child, 0)
     with Connection("ipc://@ckpt-test-abstract", 60.0, _never):
         pass
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_rank_that_gives_up_before_the_worker_has_connected_is_not_waited_for(tmp_path: Path, listening: bool) -> None:
+    path = tmp_path / "worker.sock"
+    with socket.socket(socket.AF_UNIX) as rank:
+        rank.bind(str(path))
+        if listening:
+            rank.listen()
+        began = time.monotonic()
+        with Connection(f"ipc://{path}", 600.0, _never) as connection:
+            path.unlink()
+            with pytest.raises(PeerLostError, match=str(path)):
+                connection.receive()
+    assert time.monotonic() - began < 60

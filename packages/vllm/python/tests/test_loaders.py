@@ -11,6 +11,8 @@ import torch
 from ckpt_worker import ConflictError, DigestMismatchError
 from ckpt_worker.digest import flat_bytes
 from ckpt_worker.recording import SpotCheck, TwinCheck
+from ckpt_worker.vllm.target import Target
+from ckpt_worker.vllm.tied import TiedParameters
 from loaders import CARRIERS, WRITES, Grammar, Tensors
 from test_recording import Engine, put, weights, zeros
 
@@ -192,6 +194,27 @@ def test_two_tensors_with_different_bytes_for_one_place_are_an_error_that_names_
         else:
             with pytest.raises(ConflictError, match="'embed'"):
                 check.check()
+
+
+@pytest.mark.parametrize("names", [["embed.weight"], ["head.weight"], ["embed.weight", "head.weight"]])
+def test_vllm_s_tied_parameters_are_compared_and_that_does_not_count_as_a_use_of_the_tensors(names: list[str]) -> None:
+    model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(4, 6), "head": torch.nn.Linear(6, 4, bias=False)})
+    model["head"].weight = model["embed"].weight
+    compared = TiedParameters([Target(model, None, True)])
+
+    def load(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        for name, tensor in tensors:
+            compared.saw(name, tensor)
+            parameters["embed" if name in names else name].copy_(tensor)
+
+    engine = Engine(zeros(embed=(4, 6), norm=(4,))(), load)
+    given = weights(*((name, (4, 6)) for name in names), ("norm", (4,)))
+    for name in names:
+        given[name] = given[names[0]]
+    engine.stage([given], record=True)
+    # What comes once, and what comes after a comparison, is copied as it is.
+    assert "norm" not in engine.opaque
+    assert (names[0] in engine.opaque) == (len(names) > 1)
 
 
 def test_a_later_tensor_over_a_part_of_an_earlier_one_is_an_error_too() -> None:

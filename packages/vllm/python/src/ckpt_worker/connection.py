@@ -31,7 +31,10 @@ class Connection:
     def __init__(self, address: str, timeout: float, cancelled: Callable[[], bool]) -> None:
         if not address.startswith("ipc://"):
             raise ValueError(f"the address of a rank is ipc://…, not {address!r}")
-        _check_visible(address.removeprefix("ipc://"), min(timeout, _SEEN_WITHIN))
+        self._path = address.removeprefix("ipc://")
+        _check_visible(self._path, min(timeout, _SEEN_WITHIN))
+        #: True when a frame came: the rank has this connection, whose end will be noticed.
+        self._met = False
         self._timeout = timeout
         self._cancelled = cancelled
         self._flush_ms = 0
@@ -74,7 +77,7 @@ class Connection:
         """The next frame.
 
         :raises SilenceError: when none comes within the timeout.
-        :raises PeerLostError: when the rank closed the connection and left no frame.
+        :raises PeerLostError: when the rank closed the connection and left no frame, or removed its socket before.
         :raises AbortedError: when the engine is shutting down.
         """
         deadline = time.monotonic() + self._timeout
@@ -83,6 +86,7 @@ class Connection:
             ready = dict(self._poller.poll(max(0, min(math.ceil(left_ms), _REST_MS if self._lost else _SLICE_MS))))
             frame = self.waiting()
             if frame is not None:
+                self._met = True
                 return frame
             if self._monitor in ready and not self._lost:
                 recv_monitor_message(self._monitor)
@@ -91,6 +95,9 @@ class Connection:
             if self._lost:
                 self._flush_ms = 0
                 raise PeerLostError("the rank closed the connection in the middle of the update")
+            if not self._met and not _is_there(self._path):
+                self._flush_ms = 0
+                raise PeerLostError(f"the rank gave the update up before this worker had connected: {self._path} was removed")
             if self._cancelled():
                 raise AbortedError("the engine is shutting down")
             if left_ms <= 0:
@@ -116,6 +123,11 @@ def _check_visible(path: str, patience: float) -> None:
         time.sleep(0.05)
     if not os.access(path, os.W_OK):
         raise UnreachableError(_unreachable(path, "this process may not write to it"))
+
+
+def _is_there(path: str) -> bool:
+    """The rank removes its socket when its update is over; ZeroMQ would go on connecting to it until the timeout."""
+    return path.startswith("@") or os.path.exists(path)
 
 
 def _unreachable(path: str, why: str) -> str:

@@ -193,7 +193,7 @@ class Tracer:
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, *, watched: bool) -> None:
         """One operation, after it was done."""
-        if not self.active:
+        if not self.active or here.own:
             return
         args, kwargs, result = plain((args, kwargs, result))
         with self._lock, torch._C.DisableTorchFunction():
@@ -241,7 +241,7 @@ class Tracer:
 
     def left(self, func: Callable[..., Any], tensors: list[torch.Tensor], *, watched: bool) -> None:
         """A call that may let the bytes of tensors out of torch, or past the tensors."""
-        if not self.active or (watched and here.aside):
+        if not self.active or here.own or (watched and here.aside):
             return
         with self._lock, torch._C.DisableTorchFunction():
             names: set[str] = set()

@@ -62,11 +62,24 @@ class Here(threading.local):
 
     observer: Observer | None = None
     aside: int = 0
+    #: True while this package itself reads tensors, which tells nothing of the loader.
+    own: bool = False
     #: What threads that this one starts are to run in.
     followers: tuple[Follower, ...] = ()
 
 
 here: Final = Here()
+
+
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """What this thread does inside the block is no use that the loader makes of tensors: it reads, and writes nothing."""
+    before, here.own = here.own, True
+    try:
+        with torch._C.DisableTorchFunction():
+            yield
+    finally:
+        here.own = before
 
 
 class Watched(torch.Tensor):

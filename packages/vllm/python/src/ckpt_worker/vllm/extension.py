@@ -40,11 +40,7 @@ class WorkerExtension:
         targets = [model, *_drafter(self, parsed.drafter)]
         with _configured(self.vllm_config):
             result = take_update(parsed, endpoint.address, uuid, targets, self.device, _served(self))
-        # What the runner has computed with the old weights.
-        for name in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
-            reset = getattr(self.model_runner, name, None)
-            if callable(reset):
-                reset()
+        drop_computed(self.model_runner)
         return {
             "rank": endpoint.rank,
             "version": result.version,
@@ -59,6 +55,14 @@ class WorkerExtension:
         """What the worker serves: ``version`` of the last commit, and ``dirty`` where an update has failed half way since."""
         served = _served(self)
         return {"version": served.version, "dirty": served.dirty}
+
+
+def drop_computed(runner: Any) -> None:
+    """Drops what vLLM's model runner has computed with the old weights, as far as its version keeps any."""
+    for name in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
+        reset = getattr(runner, name, None)
+        if callable(reset):
+            reset()
 
 
 def _served(worker: Any) -> Served:

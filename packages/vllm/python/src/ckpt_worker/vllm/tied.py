@@ -12,6 +12,7 @@ from ..digest import digest
 from ..errors import ConflictError
 from ..recording import Tracer
 from ..recording.conflicts import conflict
+from ..recording.watched import unseen
 from .coverage import bare_name
 from .target import Target
 
@@ -43,7 +44,7 @@ class TiedParameters:
         if found is None or tensor.numel() == 0:
             return
         group, parameter = found
-        with torch._C.DisableTorchFunction():
+        with unseen():
             value = digest(getattr(tensor, "plain", tensor).contiguous())
         came = self._came.setdefault(group, {})
         for other_end, (other, other_value) in came.items():

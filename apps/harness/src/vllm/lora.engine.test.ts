@@ -1,0 +1,44 @@
+import { auto } from '@ckpt/core'
+import { vllm } from '@ckpt/vllm'
+import { expect, it } from 'vitest'
+import { vllmEnvironment } from './environment.ts'
+import { expectedFromDisk } from './expected.ts'
+import { generateModels } from './models.ts'
+import { LocalRanks } from './ranks.ts'
+import { VllmServer } from './server.ts'
+
+const environment = await vllmEnvironment()
+const SMALL = { bucketBytes: 16 * 1024, ringBytes: 256 * 1024 }
+
+it('real vLLM with --enable-lora answers as with the same weights from disk, without an adapter and with one', async ({
+  skip,
+}) => {
+  if (environment.missing !== undefined) return skip(environment.missing)
+  const { python } = environment
+  using models = await generateModels(python, [
+    { family: 'llama', seed: 1 },
+    { family: 'llama', seed: 2 },
+    { family: 'adapter', seed: 3 },
+  ])
+  const [first, second, adapter] = models.directories as [string, string, string]
+  const plain = await expectedFromDisk(python, [first, second], 1, { lora: true })
+  const adapted = await expectedFromDisk(python, [first, second], 1, { lora: true, adapter })
+  expect(adapted).not.toEqual(plain)
+  await using server = await VllmServer.serving({
+    python,
+    model: first,
+    loadFormat: 'dummy',
+    extra: ['--enable-lora', '--max-lora-rank', '8', '--lora-modules', `adapter=${adapter}`],
+  })
+  await using ranks = await LocalRanks.create(1)
+  await ranks.register('first', first)
+  await ranks.register('second', second)
+  const engine = vllm({ url: server.url, parallelSize: 1 })
+  for (const [turn, strategy] of [undefined, auto(), auto(), auto()].entries()) {
+    const name = turn % 2 === 0 ? 'first' : 'second'
+    const [report] = await ranks.update(name, { engine, ...SMALL, ...(strategy && { strategy }) })
+    expect(report).toMatchObject({ version: name })
+    expect(await server.complete(undefined, undefined, 'adapter'), `adapter, update ${turn}`).toEqual(adapted[turn % 2])
+    expect(await server.complete(), `update ${turn}`).toEqual(plain[turn % 2])
+  }
+})
