@@ -4,8 +4,6 @@ import { trackedFiles } from './files.mjs'
 import { targets } from '../fuzz/targets.mjs'
 import { ROOT } from './root.mjs'
 
-/** Pages that say which test shows what. */
-export const PAGES = ['SECURITY.md', 'docs/security.md']
 const FILE = /^(apps|packages|native|scripts)\/[\w./-]+\.(ts|mjs|py|cc)$/
 
 /** Files, names of tests and fuzzers that a page quotes and the tree does not have. */
