@@ -260,7 +260,7 @@ class Session {
     const random = new Random(seed)
     const place = random.pick(kept.flatMap((tensor) => this.#options.parameters.readPlace(tensor, random)))
     // What this process has mapped it cannot write to.
-    const file = openSync(`/dev/shm/${memory.name}`, 'r+')
+    const file = openSync(memory.name!, 'r+')
     writeSync(file, Buffer.of(memory.view(offset + place, 1)[0]! ^ random.between(1, 255)), 0, 1, offset + place)
     closeSync(file)
   }

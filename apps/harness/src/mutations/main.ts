@@ -12,7 +12,7 @@ import { runMutations, type MutationTrial } from './mutation-trials.ts'
 
 const USAGE = `usage: mutations [options]
 
-Changes one byte, or one copy, of one update at a time, or swaps a file, in clusters of real processes. The update must fail; after a file was
+Changes one byte, or one copy, of one update at a time, or swaps a file, in clusters of real processes. The update must fail because of it; after a file was
 swapped, all engines may also hold what was registered. The next update, without a fault, must reach every engine, whose parameters are then
 compared with the files. Exit code 1 where one of these did not hold.
 
@@ -64,7 +64,9 @@ for (const [index, way] of ways.entries()) {
   else missing.push(`${way}: ${problem}`)
 }
 const seconds = (performance.now() - started) / 1000
-const wrong = results.filter(({ outcome, afterwards }) => outcome === 'missed' || afterwards !== undefined).length
+const wrong = results.filter(
+  ({ outcome, afterwards }) => ['missed', 'failed'].includes(outcome) || afterwards !== undefined,
+).length
 process.stdout.write(`\n${summary().join('\n')}\n\n`)
 process.stdout.write(
   `${results.length} faults in ${seconds.toFixed(0)} s (seed ${seed}): ${results.length - wrong} found or harmless, ${wrong} not\n`,
@@ -87,7 +89,9 @@ async function trialsOf(way: Way, count: number): Promise<MutationTrial[]> {
   using second = await generate(BigInt(seed) + 1_000_003n, 'b')
   await using cluster = await MutationCluster.start({ way, checkpoints: [first, second], ranks })
   return await runMutations(cluster, count, new Random(seed + WAYS.indexOf(way)), ({ kind, outcome, said, afterwards }) => {
-    process.stdout.write(`${outcome === 'missed' ? 'MISSED' : outcome.padEnd(6)} ${way}: ${kind}: ${said}\n`)
+    process.stdout.write(
+      `${['missed', 'failed'].includes(outcome) ? outcome.toUpperCase() : outcome.padEnd(6)} ${way}: ${kind}: ${said}\n`,
+    )
     if (afterwards !== undefined) process.stdout.write(`       the next update was WRONG: ${afterwards}\n`)
   })
 }

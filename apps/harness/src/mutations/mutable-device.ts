@@ -44,8 +44,8 @@ function changed({ copies }: DirectCopies, armed: ArmedMutation): Float64Array {
   const row = random.between(0, copies.length / STRIDED_COPY_COLUMNS - 1) * STRIDED_COPY_COLUMNS
   const [SOURCE_OFFSET, ROWS] = [1, 7]
   if (dropped !== undefined) result[row + ROWS] = 0
-  // Towards the beginning of the memory, so that the copy stays inside.
-  else result[row + SOURCE_OFFSET]! -= 8
+  // Towards the beginning of the memory where there is room, so that the copy stays inside.
+  else result[row + SOURCE_OFFSET]! += result[row + SOURCE_OFFSET]! >= 8 ? -8 : 8
   return result
 }
 

@@ -13,10 +13,10 @@ export interface MutationTrial {
   readonly kind: MutationKind
   readonly seed: number
   /**
-   * `found`: the update failed. `whole`: a file was swapped, and the engines got what was registered, every byte of it. `missed`: the update
+   * `found`: the update failed because of it. `failed`: it failed for a different reason, which shows nothing. `whole`: a file was swapped, and the engines got what was registered, every byte of it. `missed`: the update
    * was committed, with `verified` as its report said.
    */
-  readonly outcome: 'found' | 'whole' | 'missed'
+  readonly outcome: 'found' | 'failed' | 'whole' | 'missed'
   /** Code of the error that was the cause, or what the report called verified. */
   readonly said: string
   readonly message: string
@@ -56,7 +56,8 @@ async function runTrial(cluster: MutationCluster, kind: MutationKind, seed: numb
     const levels = [...new Set(reports.map(({ verified }) => verified))].join(', ')
     result = { outcome: 'missed', said: `verified: ${levels}`, message: reports[0]!.verification.reason ?? '' }
   } catch (error) {
-    result = { outcome: 'found', ...causeOf(error) }
+    const cause = causeOf(error)
+    result = { outcome: isAbout(cause) ? 'found' : 'failed', ...cause }
   }
   undo?.()
   if (kind === 'file swapped' && result.outcome === 'missed' && (await differences(cluster, checkpoint)) === undefined) {
@@ -72,6 +73,11 @@ function causeOf(error: unknown): { said: string; message: string } {
   let first = CkptError.from(error, 'UPDATE_FAILED')
   while (first.code === 'ABORTED' && first.cause instanceof CkptError) first = first.cause
   return { said: first.code, message: first.message }
+}
+
+/** Whether an error says that bytes are not what was registered; an engine worker says so in words. */
+function isAbout({ said, message }: { readonly said: string; readonly message: string }): boolean {
+  return ['DIGEST_MISMATCH', 'MEMORY_CHANGED'].includes(said) || (said === 'ENGINE_WORKER_ERROR' && /digest of/.test(message))
 }
 
 /** An update without a fault, of a different checkpoint. */

@@ -18,7 +18,7 @@ describe('a single wrong byte or copy is found before the commit', () => {
     using second = await generateCheckpoint(host, shape, bytes, 1_000_003n, `mutations-${way}-b`)
     await using cluster = await MutationCluster.start({ way, checkpoints: [first, second], ranks: 2 })
     const trials = await runMutations(cluster, mutationsOf(way).length, new Random(7))
-    expect(trials.filter(({ outcome }) => outcome === 'missed')).toEqual([])
+    expect(trials.filter(({ outcome }) => outcome === 'missed' || outcome === 'failed')).toEqual([])
     for (const { afterwards, ...trial } of trials) expect({ ...trial, afterwards }).toEqual({ ...trial, afterwards: undefined })
   })
 })

@@ -66,12 +66,16 @@ export function stage(staging: Staging, manifest: Manifest, ringBytes = staging.
   return run.plans.broadcast(manifest, run.rendezvous.rank, options)
 }
 
-/** Makes what a plan needs. `attach` is called with the ring as soon as it is there. */
+/**
+ * Makes what a plan needs. `attach` is called with the ring as soon as it is there. The worker gets digests to compare of all tensors, or of
+ * those that `compared` names.
+ */
 export async function contextFor(
   staging: Staging,
   manifest: Manifest,
   planned: PlannedUpdate,
   attach: (ring: Ring) => void,
+  compared?: ReadonlySet<string>,
 ): Promise<StrategyContext> {
   const { run, session, ranks, wait } = staging
   const { rank } = run.rendezvous
@@ -86,7 +90,10 @@ export async function contextFor(
     copies: planned.copies,
     tensorsOf: (bucket) => {
       const tensors = bucketTensors(planned.plan, manifest, bucket)
-      return run.verify === 'none' ? tensors.map(({ digest: _, ...tensor }) => tensor) : tensors
+      if (run.verify !== 'none' && compared === undefined) return tensors
+      return tensors.map(({ digest, ...tensor }) =>
+        digest !== undefined && compared?.has(tensor.name) ? { ...tensor, digest } : tensor,
+      )
     },
     ring,
     collective,
@@ -136,6 +143,8 @@ export class StagedWork {
   #recorded: string | undefined
   #replayed = 0
   #check: SpotCheck | undefined
+  /** Tensors that the worker compares in the ring, where those are not all. */
+  #compared: ReadonlySet<string> | undefined
 
   constructor(staging: Staging, why: StagedWhy) {
     this.#staging = staging
@@ -162,11 +171,13 @@ export class StagedWork {
     const { run, session, wait } = this.#staging
     const { plan } = this.#planned!
     this.#record = canRecord(session) && (await this.#records(session))
+    if (canRecord(session)) this.#compared = await this.#comparedInRing(session)
     const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
-    this.#context = await contextFor(this.#staging, this.#manifest, this.#planned!, (ring) => {
+    const attach = (ring: Ring) => {
       if (canRecord(session)) void session.attach(ring.handle, totals, wait.signal, this.#record)
       else void session.attach(ring.handle, totals, wait.signal)
-    })
+    }
+    this.#context = await contextFor(this.#staging, this.#manifest, this.#planned!, attach, this.#compared)
     // What an earlier attempt brought is part of the whole.
     const kept = this.#whole!.plan.totalBytes - plan.totalBytes
     const { onProgress } = run
@@ -190,6 +201,17 @@ export class StagedWork {
     const { protocol } = await session.greeted(wait.signal)
     if (protocol < OLDEST_RECORDING_PROTOCOL) return false
     return (await run.direct.recordingOf(session, run.manifest, wait.signal)) === undefined
+  }
+
+  /**
+   * What the worker must compare in the ring, where its recording says what it keeps of all else: those bytes are read from its parameters
+   * afterwards, which shows more, and to read them twice takes time.
+   */
+  async #comparedInRing(session: RecordingSession): Promise<ReadonlySet<string> | undefined> {
+    const { run, ranks, wait } = this.#staging
+    if (run.verify !== 'bytes' || this.#record || run.failed) return undefined
+    const recording = await run.direct.recordingOf(session, run.manifest, wait.signal)
+    return recording && run.check.comparedInRing(recording, run.manifest, ranks)
   }
 
   async release(): Promise<void> {
@@ -216,7 +238,7 @@ export class StagedWork {
     if (!canRecord(session)) return undefined
     const recording =
       this.#fresh ?? (this.#record ? undefined : await run.direct.recordingOf(session, run.manifest, wait.signal))
-    return recording && { session, recording, required: this.#why.replay !== undefined }
+    return recording && { session, recording, required: this.#why.replay !== undefined || this.#compared !== undefined }
   }
 
   outcome(): Outcome {

@@ -10,6 +10,7 @@ import {
   type Rendezvous,
 } from '@ckpt/contract'
 import {
+  comparedInRing,
   decodeReading,
   encodeReading,
   findMismatch,
@@ -25,7 +26,7 @@ import type { RecordingSession } from '../update/session.ts'
 export interface CheckedWorker {
   readonly session: RecordingSession
   readonly recording: Recording
-  /** True if its parameters were written by this recording, so that it must still fit. */
+  /** True if its parameters were written by this recording, or less was compared in the ring for it, so that it must still fit. */
   readonly required: boolean
 }
 
@@ -98,6 +99,11 @@ export class ParameterCheck {
   /** @throws CkptError `DIGEST_MISMATCH` naming the tensor where two ranks hold different bytes under one name. */
   assertConsistent(manifest: Manifest): void {
     this.#registered(manifest)
+  }
+
+  /** Names of the tensors that a worker must compare in the ring, although its parameters are read afterwards. */
+  comparedInRing(recording: Recording, manifest: Manifest, ranks: readonly number[]): ReadonlySet<string> {
+    return comparedInRing(recording, this.#registered(manifest), new Set(ranks))
   }
 
   #registered(manifest: Manifest): RegisteredTensors {

@@ -5,6 +5,7 @@ import { digestOfSum, registeredTensors } from './digests.ts'
 import { isPartition } from './partition.ts'
 import { findMismatch, planVerify } from './plan.ts'
 import { decodeReading, encodeReading } from './reading.ts'
+import { comparedInRing } from './ring-check.ts'
 import { parameterSums, regionBytes, regionOf, sourceSums } from './region.ts'
 
 const MASK = (1n << 64n) - 1n
@@ -253,6 +254,34 @@ describe('parameters held against what was registered', () => {
     const world = build({ tensors: [{ rows: 4, columns: 3, size: 2, way: 'transposed' }], workers: 2, seed: 5 })
     const { plan, mismatch } = check(world, new Set())
     expect([plan.unchecked, plan.checked, mismatch]).toEqual([[0], [], undefined])
+  })
+})
+
+describe('what need not be compared in the ring', () => {
+  it('is held against what was registered afterwards, all that the worker keeps of it, whoever takes part', () => {
+    fc.assert(
+      fc.property(cases, fc.array(fc.nat(4)), fc.boolean(), (given, opaque, holderTakesPart) => {
+        const world = build(given)
+        const present = new Set(holderTakesPart ? [0] : [])
+        const recordings = world.recordings.map((recording) => ({
+          ...recording,
+          opaque: opaque
+            .filter((tensor) => tensor < recording.tensors.length)
+            .map((tensor) => ({ tensor, reason: 'computed' })),
+        }))
+        const { plan, tensors } = check({ ...world, recordings }, present)
+        recordings.forEach((recording, worker) => {
+          const compared = comparedInRing(recording, tensors, present)
+          for (const { tensor } of recording.opaque) expect(compared).toContain(`t${tensor}`)
+          recording.routes.forEach(({ tensor }, route) => {
+            if (compared.has(`t${tensor}`)) return
+            const held = plan.checked.find((one) => tensors.names[one.tensor] === `t${tensor}`)
+            expect(held?.regions.flatMap(({ kept }) => kept)).toContainEqual({ reading: worker, route })
+          })
+        })
+      }),
+      { numRuns: 300 },
+    )
   })
 })
 
