@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError } from '@ckpt/contract'
@@ -12,7 +12,7 @@ import { wrap, type Spawned } from '../cluster/processes.ts'
 const START_TIMEOUT_MS = 900_000
 const WORKER_SOURCE = fileURLToPath(new URL('../../../../packages/vllm/python/src', import.meta.url))
 /** With what every interpreter runs at its start: vLLM has no AMX then. */
-const SITE = fileURLToPath(new URL('./site', import.meta.url))
+const SITE = dirname(fileURLToPath(new URL('./site/sitecustomize.py', import.meta.url)))
 
 export interface VllmServerOptions {
   /** Interpreter that has vLLM. */

@@ -160,7 +160,8 @@ void CheckOffered(const Identity& found, const ForeignIdentity& offered, const s
   }
 }
 
-/// What to call an object that was found by a descriptor's number: the file's own path where it has one, which tells a reader more.
+/// What to call an object that was found by a descriptor's number: the file's own path where it has one, which tells a reader
+/// more.
 std::string NameOf(int seen, const std::string& path) {
   static const std::string shm = "/dev/shm/", removed = " (deleted)";
   std::string name = LinkText(AT_FDCWD, ("/proc/self/fd/" + std::to_string(seen)).c_str());

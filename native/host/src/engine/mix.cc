@@ -11,12 +11,34 @@ namespace {
 // them into that target's vectors (AVX-512DQ has a 64-bit multiplication, AVX2 makes one of three 32-bit ones). Dispatch is by
 // hand and not by target_clones, whose resolvers run before the sanitizers are set up.
 
+/// Words that are summed between two requests for what comes later, and how much later that is. The processor's own requests
+/// end at each page; with these, sums of memory that is in no cache were a third faster.
+constexpr std::size_t kBlockWords = 64;
+constexpr std::size_t kAheadBytes = 2048;
+constexpr std::size_t kLineBytes = 64;
+
 __attribute__((always_inline)) inline std::uint64_t SumLoop(const std::byte* data, std::size_t words, std::uint64_t first) {
   std::uint64_t sum = 0;
-  for (std::size_t i = 0; i < words; i++) {
+  std::uint64_t key = first * kGolden;
+  std::size_t i = 0;
+  for (; i + kBlockWords <= words; i += kBlockWords, key += kBlockWords * kGolden) {
+    // Never past the end: that may be the end of the memory, whose neighbours are nobody's business.
+    if ((i + kBlockWords) * 8 + kAheadBytes <= words * 8) {
+      for (std::size_t line = 0; line < kBlockWords * 8; line += kLineBytes)
+        __builtin_prefetch(data + i * 8 + kAheadBytes + line);
+    }
+    std::uint64_t block = 0;
+    for (std::size_t j = 0; j < kBlockWords; j++) {
+      std::uint64_t word;
+      std::memcpy(&word, data + (i + j) * 8, 8);
+      block += Mix(word + key + j * kGolden);
+    }
+    sum += block;
+  }
+  for (; i < words; i++, key += kGolden) {
     std::uint64_t word;
     std::memcpy(&word, data + i * 8, 8);
-    sum += Mix(word + (first + i) * kGolden);
+    sum += Mix(word + key);
   }
   return sum;
 }
