@@ -28,6 +28,18 @@ describe('an engine whose update fails half-way', () => {
       engine: { kind: 'typescript', checkpoint: before.directory, extra: (rank) => (rank === at ? extra : []) },
     })
 
+  it('is not one whose answer comes late: rank 0, and the coordinator with it, goes when all are done', async () => {
+    await using cluster = await start(['--answer-after', '1500'])
+    await cluster.register('before', before.directory)
+    const [first, second] = cluster.ranks.map((one, rank) =>
+      one.call('update', { name: 'before', engineSocket: cluster.engines[rank]!.socket }),
+    )
+    await first
+    const gone = cluster.ranks[0]!.process.stop()
+    expect(await second).toMatchObject({ rank: 1, version: 'before' })
+    await gone
+  })
+
   it('is dirty, on every rank, until the next update', async () => {
     await using cluster = await start(['--fail-at-bucket', '5'])
     await cluster.register('before', before.directory)

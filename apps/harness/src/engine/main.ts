@@ -33,6 +33,8 @@ const { values } = parseArgs({
     'device-uuid': { type: 'string', default: '' },
     // Fault injection for tests: raise, exit, or stop (until SIGCONT), before this bucket of the next update is loaded.
     'fail-at-bucket': { type: 'string' },
+    // Answers each call so many milliseconds after its update has ended.
+    'answer-after': { type: 'string', default: '0' },
     'exit-at-bucket': { type: 'string' },
     // Raise, or exit, at the release of the first direct update: its bytes are written then.
     'fail-direct': { type: 'boolean', default: false },
@@ -138,7 +140,11 @@ async function update(body: unknown): Promise<Answer> {
 
 const server = await serveControl(control, {
   'GET /health': () => Promise.resolve({ status: 200, body: { device: values['device-uuid'], version, dirty } }),
-  'POST /update': update,
+  async 'POST /update'(body) {
+    const answer = await update(body)
+    await new Promise((resolve) => setTimeout(resolve, Number(values['answer-after'])))
+    return answer
+  },
   'GET /digests': async () => {
     const digests = await parameters.digests()
     return {

@@ -126,8 +126,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     progress.phase = 'commit'
     await session.commit(run.version, run.manifest.digest)
     const over = call.finished && withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
-    const ending = Promise.all([rendezvous.allGather('update/committed', rank, options), over])
-    await namedWait(ending, { what: `the ${run.engine.name} engine to end its update`, ...named })
+    if (over) await namedWait(over, { what: `the ${run.engine.name} engine to end its update`, ...named })
+    // Last, and after the own engine: who has all answers may go, and take the coordinator along, and nobody has anything left to wait for.
+    await namedWait(rendezvous.allGather('update/committed', rank, options), { what: 'the other ranks to commit', ...named })
     const commitMs = clock()
     progress.phase = 'done'
     return makeReport(run, epoch, work.outcome(), verification, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
