@@ -1,6 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { trackedFiles } from './files.mjs'
 import { targets } from '../fuzz/targets.mjs'
 import { ROOT } from './root.mjs'
 

@@ -47,7 +47,9 @@ describe('while 2,000 connections without a right to call are held open', { time
     const [first, second] = await Promise.all([message<Listening>(server.child), message<Listening>(alone.child)])
     at = { server: first, alone: second }
   }, 60_000)
-  afterAll(() => Promise.all([server, alone].map((one) => (one as Spawned | undefined)?.stop('SIGKILL'))))
+  afterAll(async () => {
+    for (const one of [server, alone] as (Spawned | undefined)[]) await one?.stop('SIGKILL')
+  })
 
   for (const [kind, port] of [
     ['idle', 'api'],

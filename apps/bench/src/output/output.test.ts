@@ -36,7 +36,17 @@ describe('renderHtml', () => {
       'Not measured',
     ])
     const [glm] = texts('tbody tr')
-    for (const figure of ['GLM-4.5-Air (BF16)', '420.0 ms', '375.0 ms', '1.12', 'bytes', '400.0 ms', 'verification adds +5.0 %', '3.47 s', '8xH800 TP8'])
+    for (const figure of [
+      'GLM-4.5-Air (BF16)',
+      '420.0 ms',
+      '375.0 ms',
+      '1.12',
+      'bytes',
+      '400.0 ms',
+      'verification adds +5.0 %',
+      '3.47 s',
+      '8xH800 TP8',
+    ])
       expect(glm).toContain(figure)
     expect(texts('dd')).toContain('no NVIDIA GPU')
     expect(page).toContain('checkpoint-engine 0.4.1')

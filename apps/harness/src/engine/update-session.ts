@@ -71,7 +71,8 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
   }
   const socket = new Dealer({ linger: 1000, receiveTimeout: options.timeoutMs, sendTimeout: options.timeoutMs })
   const session = new Session(options)
-  const { tamper = (message) => [encodeMessage(message)] } = options
+  const honest = (message: WorkerMessage | RoutesAnswer) => [encodeMessage(message)]
+  const { tamper = honest } = options
   const send = async (message: WorkerMessage | RoutesAnswer, asked?: RankMessage) => {
     for (const frame of tamper(message, asked)) await socket.send(frame)
   }

@@ -96,7 +96,7 @@ function changePlace(
   else if (Array.isArray(own) && kind === 1)
     own.push(...Array.from({ length: random.pick([1, 2, 300]) }, () => own[Number(key)]))
   else if (Array.isArray(own) && kind === 2) own.push(otherValue(random, own[0], paths))
-  else if (kind === 3 && !Array.isArray(own)) delete at[key]
+  else if (kind === 3 && !Array.isArray(own)) Reflect.deleteProperty(at, key)
   else at[key] = otherValue(random, at[key], paths)
 }
 
