@@ -140,7 +140,7 @@ describe('the bundle, without Node on the PATH', () => {
     const { status, stderr } = await command('ckpt-bench', args)
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
     expect(JSON.parse(readFileSync(json, 'utf8'))).toMatchObject({
-      runs: [{ ranks: RANKS, verified: true }],
+      runs: [{ ranks: RANKS, verified: 'bytes', parametersEqual: true }],
       gatherMetas: { ranks: 4 },
     })
   })
