@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { CkptError, type Device, type HostMemory, type Manifest, type Recording } from '@ckpt/contract'
-import { heldTensors, misfit, strangeTensor } from '@ckpt/planner'
+import { heldTensors, misfit } from '@ckpt/planner'
 import { processMark, watchProcess } from '../worker-protocol/process-watch.ts'
 import { checkStorages } from '../worker-protocol/recording-check.ts'
 import type { RecordingSession } from '../update/session.ts'
@@ -67,8 +67,8 @@ export class DirectState {
   #own: { readonly key: string; readonly blob: { digest: string; payload: Uint8Array } } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
-  /** The last answer of {@link DirectState.#strange}. */
-  #compared: { readonly recording: Recording; readonly manifest: Manifest; readonly strange: string | undefined } | undefined
+  /** The last answer of {@link DirectState.#misfit}. */
+  #compared: { readonly recording: Recording; readonly manifest: Manifest; readonly misfit: string | undefined } | undefined
   #watches: (() => void)[] = []
   #count: DirectCount = null
   /** Of updates that the own worker replayed. */
@@ -90,17 +90,17 @@ export class DirectState {
 
   /** Takes the recording that a worker has just made with a checkpoint. @returns why it is not that checkpoint's, and not used */
   learn(recording: Recording, manifest: Manifest): string | undefined {
-    const strange = this.#strange(recording, manifest)
-    if (strange === undefined) this.#recording = recording
-    return strange
+    const reason = this.#misfit(recording, manifest)
+    if (reason === undefined) this.#recording = recording
+    return reason
   }
 
-  /** Which tensor of a recording a checkpoint lacks. */
-  #strange(recording: Recording, manifest: Manifest): string | undefined {
+  /** Why a recording is not of such a checkpoint: of a tensor that it never saw, it cannot say what became of it. */
+  #misfit(recording: Recording, manifest: Manifest): string | undefined {
     if (this.#compared?.recording !== recording || this.#compared.manifest !== manifest) {
-      this.#compared = { recording, manifest, strange: strangeTensor(heldTensors(manifest), recording) }
+      this.#compared = { recording, manifest, misfit: misfit(heldTensors(manifest), recording) }
     }
-    return this.#compared.strange
+    return this.#compared.misfit
   }
 
   /** Parameters were found wrong after an update by this recording: the next update is staged, and recorded. */
@@ -111,8 +111,8 @@ export class DirectState {
   }
 
   /**
-   * The recording that a session's worker holds, where it holds one that can be trusted and whose tensors a checkpoint has; asked for where it is
-   * not known yet.
+   * The recording that a session's worker holds, where it holds one that can be trusted and is of such a checkpoint; asked for where it is not
+   * known yet.
    */
   async recordingOf(session: RecordingSession, manifest: Manifest, signal: AbortSignal): Promise<Recording | undefined> {
     const { routes, protocol } = await session.greeted(signal)
@@ -122,7 +122,7 @@ export class DirectState {
       if (typeof recording === 'string') return undefined
       this.#recording = recording
     }
-    return this.#strange(this.#recording, manifest) === undefined ? this.#recording : undefined
+    return this.#misfit(this.#recording, manifest) === undefined ? this.#recording : undefined
   }
 
   /**

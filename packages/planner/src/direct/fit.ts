@@ -40,16 +40,6 @@ export function heldTensors(manifest: Manifest): Map<string, Held> {
 
 /** Why an engine that was recorded with one checkpoint cannot take another by its routes; undefined where it can. */
 export function misfit(held: ReadonlyMap<string, Held>, recording: Recording): string | undefined {
-  const strange = strangeTensor(held, recording)
-  if (strange !== undefined) return strange
-  if (held.size === recording.tensors.length) return undefined
-  const known = new Set(recording.tensors.map(({ name }) => name))
-  for (const name of held.keys()) if (!known.has(name)) return `tensor ${name} was not in the recorded checkpoint`
-  return `the checkpoint has ${held.size} tensors, the recorded one had ${recording.tensors.length}`
-}
-
-/** Which tensor of a recording a checkpoint does not have, or not so; undefined where it has all of them, and perhaps more. */
-export function strangeTensor(held: ReadonlyMap<string, Held>, recording: Recording): string | undefined {
   for (const { name, dtype, shape } of recording.tensors) {
     const tensor = held.get(name)
     if (tensor === undefined) return `the checkpoint lacks tensor ${name}, which the recorded one had`
@@ -58,5 +48,8 @@ export function strangeTensor(held: ReadonlyMap<string, Held>, recording: Record
       return `tensor ${name} is ${came}, the recorded one was ${dtype} [${shape.join(', ')}]`
     }
   }
-  return undefined
+  if (held.size === recording.tensors.length) return undefined
+  const known = new Set(recording.tensors.map(({ name }) => name))
+  for (const name of held.keys()) if (!known.has(name)) return `tensor ${name} was not in the recorded checkpoint`
+  return `the checkpoint has ${held.size} tensors, the recorded one had ${recording.tensors.length}`
 }

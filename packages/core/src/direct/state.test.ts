@@ -1,0 +1,33 @@
+import { tensorTable, type Manifest, type Recording } from '@ckpt/contract'
+import { describe, expect, it } from 'vitest'
+import { DirectState } from './state.ts'
+
+function manifestOf(...names: string[]): Manifest {
+  const tensors = names.map((name, i) => ({ name, dtype: 'F32' as const, shape: [4], bytes: 16, segment: 0, offset: 16 * i }))
+  const segments = [{ bytes: 16 * names.length, kind: 'anonymous' as const }]
+  const own = { rank: 0, host: 'h', deviceUuid: 'd', digest: 'r', segments, tensors: tensorTable(tensors) }
+  return { checkpoint: 'c', digest: names.join(), ranks: [own] }
+}
+
+function recordingOf(...names: string[]): Recording {
+  const tensors = names.map((name) => ({ name, dtype: 'F32' as const, shape: [4] }))
+  return { id: 'w', tensors, storages: [], parameters: [], routes: [], opaque: [] }
+}
+
+describe('a recording', () => {
+  it.each<[string, Manifest, Recording, string | undefined]>([
+    ['is used for a checkpoint of the tensors that it saw', manifestOf('a', 'b'), recordingOf('b', 'a'), undefined],
+    ['is not used where it saw a tensor that the checkpoint lacks', manifestOf('a'), recordingOf('a', 'b'), 'lacks tensor b'],
+    // What the worker keeps of it would never be read back, and the update be called verified all the same.
+    [
+      'is not used where the checkpoint has a tensor that it never saw',
+      manifestOf('a', 'b'),
+      recordingOf('a'),
+      'tensor b was not',
+    ],
+  ])('%s', (_, manifest, recording, reason) => {
+    const said = new DirectState().learn(recording, manifest)
+    if (reason === undefined) expect(said).toBeUndefined()
+    else expect(said).toContain(reason)
+  })
+})
