@@ -49,7 +49,7 @@ try {
         report('first verified update')
         state = 'verified'
       }
-      if (state === 'before' && / verifying first$/.test(line)) state = 'verifying'
+      if (state === 'before' && / comparing the files after first$/.test(line)) state = 'verifying'
     })
   }
   if (values.only !== 'bench') {

@@ -67,8 +67,8 @@ const program = new Command('bench')
     new Option('--strategy <strategy>', 'how bytes travel').choices(['broadcast', 'p2p', 'direct', 'all']).default('broadcast'),
   )
   .addOption(new Option('--ranks <n>', 'ranks, each with an engine worker').argParser(count).default(2))
-  .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 * 2 ** 30, '2GiB'))
-  .addOption(new Option('--repeat <n>', 'timed updates a model').argParser(count).default(5))
+  .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 ** 30, '1GiB'))
+  .addOption(new Option('--repeat <n>', 'timed updates a model, verified and not').argParser(count).default(3))
   .addOption(new Option('--peer <peer>', 'measure another system in the same run').choices(['checkpoint-engine']))
   .option(
     '--validate',

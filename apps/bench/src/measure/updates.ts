@@ -71,16 +71,16 @@ export class Updates implements AsyncDisposable {
     return this.#gatherMetasMs
   }
 
-  /** Registers the checkpoint as the next step of a training does: under a new name, and the one before is forgotten. */
+  /** Registers the checkpoint as the next step of a training does: under a new name, the one before forgotten, into the memory that it left. */
   async register(): Promise<void> {
     const { strategy, checkpoint } = this.#options
-    const before = this.#name
+    if (this.#registrations > 0) await this.#owners.all('unregister', () => ({ name: this.#name }))
     this.#registrations++
     const name = this.#name
     // Ranks read each other's memory in direct updates: they have to be able to map it.
     const inPlace = strategy === 'direct' && inShm(checkpoint)
-    this.#registerMs = [...this.#registerMs, slowestOf(await this.#owners.register(name, checkpoint.directory, { inPlace }))]
-    if (this.#registrations > 1) await this.#owners.all('unregister', () => ({ name: before }))
+    const options = inPlace ? { inPlace } : { pool: 'shared' as const }
+    this.#registerMs = [...this.#registerMs, slowestOf(await this.#owners.register(name, checkpoint.directory, options))]
     // Later ones are gathered by the updates themselves, unless they are pulled by ranks that have only the file.
     const pulls = strategy === 'p2p'
     if (this.#registrations > 1 && !pulls) return
