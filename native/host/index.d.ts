@@ -48,18 +48,20 @@ export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSide
   openBeneath(directory: number, path: string): Promise<number>
   /**
    * `reads`: file, fileOffset, memory, memoryOffset, bytes of each. `descriptors`: of each file, -1 for one to be opened by its path.
-   * `identities`: device, inode, bytes, modified and changed (nanoseconds) of each file, zeros where it may be any. Resolves with the bytes read.
+   * `identities`: device, inode, bytes, modified and changed (nanoseconds) of each file, zeros where it may be any.
+   * `digested`: memory, offset, bytes of each range whose digest is made.
    */
   read(
     files: readonly string[],
     memories: readonly NativeMemory[],
     reads: Float64Array,
-    threads?: number,
-    onProgress?: (bytes: number) => void,
-    cancellation?: NativeCancellation,
-    descriptors?: Int32Array,
-    identities?: BigUint64Array,
-  ): Promise<number>
+    threads: number | undefined,
+    onProgress: ((bytes: number) => void) | undefined,
+    cancellation: NativeCancellation | undefined,
+    descriptors: Int32Array | undefined,
+    identities: BigUint64Array | undefined,
+    digested: Float64Array,
+  ): Promise<{ readonly bytes: number; readonly digests: BigUint64Array }>
   /** `copies`: source, sourceOffset, sourcePitch, destination, destinationOffset, destinationPitch, rowBytes, rows of each. */
   copy(memories: readonly NativeMemory[], copies: Float64Array, threads?: number): Promise<number>
   /** `ranges`: memory, offset, bytes of each. */

@@ -77,8 +77,13 @@ export interface Run {
   readonly steps?: UpdateReport['steps']
   /** The same with verification switched off, in turns with the others. */
   readonly unverifiedMs: Samples
-  /** Part of `unverifiedMs` that verification adds: of medians. */
+  /** Part of `unverifiedMs` that verification adds: on the host device the median of pairs that were measured one after the other. */
   readonly verificationCost: number
+  /** Registration and update together: digests are made while a checkpoint is registered, so this is what verification costs a training step. */
+  readonly stepMs?: Samples
+  readonly unverifiedStepMs?: Samples
+  /** Part of `unverifiedStepMs` that verification adds: median of pairs. */
+  readonly stepVerificationCost?: number
   readonly peakDeviceBytes: number
   /** Device memory that is gone after all the updates of this kind. */
   readonly growthBytes?: number

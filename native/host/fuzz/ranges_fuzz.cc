@@ -79,7 +79,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
         const auto length = fuzz::Number(data, 70'000);
         reads.push_back({index(), fuzz::Number(data, 70'000), index(), fuzz::Number(data, 160 * kPage), length});
       }
-      Allowed([&] { ReadFiles(world.pool, threads, world.files, world.memories, reads, {}, never); });
+      std::vector<MemoryRange> digested;
+      for (auto left = data.ConsumeIntegralInRange<std::size_t>(0, 3); left > 0; left--) {
+        digested.push_back({index(), fuzz::Number(data, 160 * kPage), fuzz::Number(data, 70'000)});
+      }
+      Allowed([&] { ReadFiles(world.pool, threads, world.files, world.memories, reads, digested, {}, never); });
       break;
     }
     case 1: {

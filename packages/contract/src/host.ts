@@ -59,6 +59,12 @@ export interface TransferStats {
   readonly milliseconds: number
 }
 
+/** What a read of files has brought. */
+export interface FileReadStats extends TransferStats {
+  /** Of the request's `digested`, by index; undefined where none were asked for, or the host makes none while it reads. */
+  readonly digests?: BigUint64Array
+}
+
 /** One run of bytes from a file into memory. */
 export interface FileRead {
   /** Index into the request's `files`. */
@@ -75,6 +81,11 @@ export interface FileReadRequest {
   readonly files: readonly (string | ReadableFile)[]
   readonly memories: readonly HostMemory[]
   readonly reads: readonly FileRead[]
+  /**
+   * Ranges of `memories`, none of which overlap, whose digests (docs/worker-protocol.md, "Digest") are made while they are filled: they are in
+   * the processor's caches then. The reads must fill every byte of them once.
+   */
+  readonly digested?: readonly MemoryRange[]
   readonly threads?: number
   /** Called now and then with the bytes read so far. */
   readonly onProgress?: (bytes: number) => void
@@ -162,7 +173,7 @@ export interface Host {
    * @throws CkptError `CHECKPOINT_UNREADABLE` naming the file and errno (short files included), `CHECKPOINT_CHANGED` naming a file that
    * is not the one of its `identity` any more, `ABORTED` by the signal.
    */
-  read(request: FileReadRequest): Promise<TransferStats>
+  read(request: FileReadRequest): Promise<FileReadStats>
   /**
    * Copies between memories on several threads. `copies` is flat: {@link STRIDED_COPY_COLUMNS} numbers a copy, in the order of
    * {@link StridedCopy}'s fields, indices into `memories`. @throws CkptError `INVALID_ARGUMENT` when a copy leaves its memory.

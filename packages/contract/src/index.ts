@@ -33,6 +33,7 @@ export {
   type AllocateOptions,
   type FileRead,
   type FileReadRequest,
+  type FileReadStats,
   type Host,
   type HostMemory,
   type MemoryLimit,

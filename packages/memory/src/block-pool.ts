@@ -41,7 +41,7 @@ export async function allocateAll(
       ...(limit && { fields: { file: limit.file } }),
     })
   }
-  const results = await Promise.allSettled(sizes.map((bytes) => host.allocate({ bytes, ...options })))
+  const results = await Promise.allSettled(sizes.map((bytes) => host.allocate({ bytes, ...options, hugePages: true })))
   const failed = results.find((result) => result.status === 'rejected')
   const memories = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []))
   if (failed === undefined) return memories

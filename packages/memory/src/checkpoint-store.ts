@@ -42,6 +42,11 @@ export interface RegisterOptions {
   readonly share?: { readonly index: number; readonly count: number }
   /** Lock the memory (default: as the store does). Memory of the shared pool is always as the store says. */
   readonly lock?: boolean
+  /**
+   * Make the tensors' digests, which updates are verified with, while files are read (default true): otherwise they are made when first asked
+   * for, which takes a second pass over memory.
+   */
+  readonly digests?: boolean
   readonly signal?: AbortSignal
   readonly onProgress?: (bytesDone: number, bytesTotal: number) => void
 }
@@ -284,6 +289,7 @@ export class CheckpointStore {
       shareable: this.#shareable,
       segmentLimit: this.#segmentBytes,
       removeFiles: options.removeFiles === true,
+      digests: options.digests !== false,
       signal,
       onProgress: options.onProgress && new SteadyProgress(options.onProgress).report,
     }
@@ -307,7 +313,7 @@ export class CheckpointStore {
     this.#add(name, pooled, loaded)
   }
 
-  #add(name: string, pooled: boolean, loaded: Loaded, known?: BigUint64Array): void {
+  #add(name: string, pooled: boolean, loaded: Loaded, known = loaded.digests): void {
     const table = tensorTable(loaded.tensors, known)
     const digests = known && Promise.resolve(known)
     this.#entries.set(name, { name, pooled, loaded, table, digests, leases: 0, retired: false })

@@ -193,13 +193,18 @@ describe('digests', () => {
 
   it('are computed once, by the formula, and kept with the table', async () => {
     const path = await file(directory, 'digest', [0, 1, 7, 8, 9, 1000, 4099])
-    await store.register('x', { files: [path] })
+    await store.register('x', { files: [path] }, { digests: false })
     expect(store.metas('x').tensors.digests).toBeUndefined()
+    await store.register('y', { files: [path] })
+    const whileReading = store.metas('y').tensors.digests
+    expect(await store.computeDigests('y')).toBe(whileReading)
     const [digests, again] = await Promise.all([store.computeDigests('x'), store.computeDigests('x')])
     expect(again).toBe(digests)
     expect(store.metas('x').tensors.digests).toBe(digests)
     const expected = [...(await fromDisk([path])).values()].map((bytes) => digestOf(Buffer.from(bytes, 'base64')))
     expect([...digests]).toEqual(expected)
+    expect([...whileReading!]).toEqual(expected)
     store.unregister('x')
+    store.unregister('y')
   })
 })

@@ -32,6 +32,8 @@ export interface LoadContext {
   readonly shareable: boolean
   readonly segmentLimit: number
   readonly removeFiles: boolean
+  /** Make digests while files are read. */
+  readonly digests: boolean
   readonly signal: AbortSignal
   readonly onProgress: ((bytesDone: number, bytesTotal: number) => void) | undefined
 }
@@ -41,6 +43,8 @@ export interface Loaded {
   readonly blocks: readonly Block[]
   readonly segments: readonly SegmentMeta[]
   readonly tensors: readonly TensorMeta[]
+  /** By tensor, where they were made on the way. */
+  readonly digests?: BigUint64Array | undefined
 }
 
 /** @throws CkptError `ABORTED` once `signal` is aborted; its reason when that is a CkptError. */
@@ -54,16 +58,20 @@ export function throwIfAborted(signal: AbortSignal): void {
  */
 export async function loadFiles(shares: readonly FileShare[], opened: OpenedCheckpoint, context: LoadContext): Promise<Loaded> {
   const layout = layoutFiles(shares, context.segmentLimit)
-  return filled(layout, context, false, async (memories) => {
+  const digested = layout.tensors.map(({ segment, offset, bytes }) => ({ memory: segment, offset, bytes }))
+  let digests: BigUint64Array | undefined
+  const loaded = await filled(layout, context, false, async (memories) => {
     try {
       if (layout.reads.length > 0) {
-        await context.host.read({
+        const read = await context.host.read({
           files: shares.map(({ header }) => opened.fileOf(header)),
           memories,
           reads: layout.reads,
+          ...(context.digests && { digested }),
           signal: context.signal,
           ...(context.onProgress && { onProgress: (bytes) => context.onProgress?.(bytes, layout.totalBytes) }),
         })
+        digests = read.digests
       }
     } catch (error) {
       // A file that was cut or removed while it was read is what is to be said of it.
@@ -72,6 +80,7 @@ export async function loadFiles(shares: readonly FileShare[], opened: OpenedChec
     }
     await opened.verify()
   })
+  return { ...loaded, digests }
 }
 
 /** Copies tensors into memory. On failure all memory is given back. */

@@ -38,13 +38,16 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   await using updates = await Updates.start(options)
   const samples: UpdateReport[][] = []
   const unverified: UpdateReport[][] = []
+  /** What registering took before the update of the same index. */
+  const registering = { verified: [] as number[], unverified: [] as number[] }
   const readings: [ProcessorReading, ProcessorReading][] = []
   const freshRegistration = !options.beside
   const verify = options.beside ? 'none' : 'bytes'
   let parametersEqual = true
   let parameterBytes = 0
+  let lastRegistered = 0
   const update = async (version: string, level: VerificationLevel, beside?: Beside): Promise<UpdateReport[]> => {
-    if (freshRegistration && version !== FIRST) await updates.register()
+    const registered = freshRegistration && version !== FIRST ? await updates.register(level !== 'none') : 0
     await poisonAll(updates.engines)
     const before = await beside?.read()
     onStep?.(`update ${version}`)
@@ -55,6 +58,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     const checks = await Promise.all(updates.engines.map((engine) => engine.verify(checkpoint.files)))
     parametersEqual &&= checks.every((check) => check.verified)
     parameterBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
+    lastRegistered = registered
     return reports
   }
   /** What H2D, broadcast and reload of one update must move. */
@@ -79,15 +83,19 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     ceilings.push(await options.copyCeiling.read())
     const reports = await update(`sample ${i + 1} of ${repeat}`, verify, options.beside)
     samples.push(reports)
+    registering.verified.push(lastRegistered)
     const limitMs = (movedBytes(reports) / ceilings[i]!) * 1000
     await updates.noteLimit(reports, limitMs)
-    if (verify !== 'none') unverified.push(await update(`unverified sample ${i + 1} of ${repeat}`, 'none'))
+    if (verify === 'none') continue
+    unverified.push(await update(`unverified sample ${i + 1} of ${repeat}`, 'none'))
+    registering.unverified.push(lastRegistered)
   }
   const resources = await updates.resources()
 
   const times = samples.map(slowest)
   const updateMs = summarize(times)
   const unverifiedMs = verify === 'none' ? updateMs : summarize(unverified.map(slowest))
+  const cost = verify !== 'none' && costOf(samples.map(slowest), unverified.map(slowest), registering)
   const median = samples[times.indexOf([...times].sort((a, b) => a - b)[Math.floor(times.length / 2)]!)]!
   const stage = (name: keyof UpdateReport['stages']) => Math.max(...median.map((report) => report.stages[name]))
   const first = median[0]!
@@ -113,7 +121,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     updateMs,
     stages: { h2dMs: stage('h2dMs'), broadcastMs: stage('broadcastMs'), reloadMs: stage('reloadMs'), idleMs: stage('idleMs') },
     unverifiedMs,
-    verificationCost: updateMs.median / unverifiedMs.median - 1,
+    ...(cost ? cost : { verificationCost: 0 }),
     peakDeviceBytes: Math.max(...median.map((report) => report.ringBytes)),
     peakHostBytes: Math.max(...resources.map((one) => one.peakResidentBytes)),
     limit: {
@@ -138,5 +146,25 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
       reloadBytes: parameterBytes,
     },
     timelines: last.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
+  }
+}
+
+/** What verification adds, by pairs of a verified update and the unverified one right after it: noise that is slower than a pair leaves. */
+export function costOf(
+  verified: readonly number[],
+  unverified: readonly number[],
+  registering: { readonly verified: readonly number[]; readonly unverified: readonly number[] },
+): Pick<Run, 'verificationCost' | 'stepMs' | 'unverifiedStepMs' | 'stepVerificationCost'> {
+  const sums = (updates: readonly number[], registrations: readonly number[]) =>
+    updates.map((milliseconds, i) => milliseconds + registrations[i]!)
+  const pairs = (with_: readonly number[], without: readonly number[]) =>
+    summarize(with_.map((milliseconds, i) => milliseconds / without[i]! - 1)).median
+  const steps = sums(verified, registering.verified)
+  const bare = sums(unverified, registering.unverified)
+  return {
+    verificationCost: pairs(verified, unverified),
+    stepMs: summarize(steps),
+    unverifiedStepMs: summarize(bare),
+    stepVerificationCost: pairs(steps, bare),
   }
 }

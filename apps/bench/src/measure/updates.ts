@@ -48,7 +48,7 @@ export class Updates implements AsyncDisposable {
       others = pulls ? await Cluster.start({ ranks, threads }) : undefined
       const updates = new Updates(cluster, others ?? cluster, options)
       onStep?.('registering')
-      await updates.register()
+      await updates.register(true)
       return updates
     } catch (error) {
       await others?.close()
@@ -71,22 +71,28 @@ export class Updates implements AsyncDisposable {
     return this.#gatherMetasMs
   }
 
-  /** Registers the checkpoint as the next step of a training does: under a new name, the one before forgotten, into the memory that it left. */
-  async register(): Promise<void> {
+  /**
+   * Registers the checkpoint as the next step of a training does: under a new name, the one before forgotten, into the memory that it left. With
+   * `digests` it is going to be verified. Resolves with what of it every step needs, in milliseconds.
+   */
+  async register(digests: boolean): Promise<number> {
     const { strategy, checkpoint } = this.#options
     if (this.#registrations > 0) await this.#owners.all('unregister', () => ({ name: this.#name }))
     this.#registrations++
     const name = this.#name
     // Ranks read each other's memory in direct updates: they have to be able to map it.
     const inPlace = strategy === 'direct' && inShm(checkpoint)
-    const options = inPlace ? { inPlace } : { pool: 'shared' as const }
-    this.#registerMs = [...this.#registerMs, slowestOf(await this.#owners.register(name, checkpoint.directory, options))]
+    const options = inPlace ? { inPlace, digests } : { pool: 'shared' as const, digests }
+    const registered = slowestOf(await this.#owners.register(name, checkpoint.directory, options))
+    this.#registerMs = [...this.#registerMs, registered]
     // Later ones are gathered by the updates themselves, unless they are pulled by ranks that have only the file.
     const pulls = strategy === 'p2p'
-    if (this.#registrations > 1 && !pulls) return
-    const gathered = slowestOf(await this.#owners.all('gatherMetas', () => ({ name, digests: pulls })))
+    if (this.#registrations > 1 && !pulls) return registered
+    const gathered = slowestOf(await this.#owners.all('gatherMetas', () => ({ name, digests: pulls && digests })))
     if (this.#registrations === 1) this.#gatherMetasMs = gathered
-    if (pulls) await loadMetas(name, this.#owners, this.#cluster)
+    if (!pulls) return registered
+    await loadMetas(name, this.#owners, this.#cluster)
+    return registered + gathered
   }
 
   /** One update of all engine workers, with what was registered last. */

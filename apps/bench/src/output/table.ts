@@ -75,7 +75,12 @@ function updates(runs: readonly Run[]): string {
       run.ranks,
       seconds(run.registerMs),
       `${seconds(run.updateMs.median)} (${gigabytes((run.bytes / run.updateMs.median) * 1000)}/s)`,
-      `${seconds(run.unverifiedMs.median)} (${percent(run.verificationCost)})`,
+      [
+        `${seconds(run.unverifiedMs.median)} (${percent(run.verificationCost)})`,
+        run.stepVerificationCost !== undefined && `with registration ${percent(run.stepVerificationCost)}`,
+      ]
+        .filter(Boolean)
+        .join('\n'),
       seconds(run.limit.updateMs),
       run.ratioToLimit.toFixed(2),
       run.parametersEqual ? run.verified : 'FAILED',

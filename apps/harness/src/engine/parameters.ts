@@ -77,6 +77,7 @@ export class Parameters {
     const memory = await host.createShared(`${parametersPrefix(process.pid)}${randomBytes(6).toString('hex')}`, {
       bytes,
       lock: false,
+      hugePages: true,
     })
     const recording = recordingOf(randomUUID(), list, layout, offsets, bytes)
     return new Parameters(host, memory, layout, offsets, options.threads, recording)

@@ -76,6 +76,7 @@ Napi::Value CreateShared(const Napi::CallbackInfo& info) {
             [name, options](const Task& task) {
               auto mapping = Mapping::CreateShared(name, options.bytes);
               if (options.numa_node) mapping->PreferNode(*options.numa_node);
+              if (options.huge_pages) mapping->UseHugePages();
               try {
                 if (options.prefault) {
                   mapping->Populate(task.pool(), options.threads, task.cancellation());

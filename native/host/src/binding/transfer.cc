@@ -84,7 +84,14 @@ std::vector<FileToRead> ToFiles(const Napi::Value& paths, const Napi::Value& des
 
 Napi::Value ToNumber(Napi::Env env, std::uint64_t& value) { return Napi::Number::New(env, static_cast<double>(value)); }
 
-/// read(files, memories, reads, threads, onProgress, cancellation, descriptors, identities): Promise<number>
+std::vector<MemoryRange> ToRanges(const Napi::Value& value, const char* field) {
+  return Rows<MemoryRange>(value, 3, field, [](const double* row) {
+    return MemoryRange{ToUnsigned(row[0], "memory"), ToUnsigned(row[1], "offset"), ToUnsigned(row[2], "bytes")};
+  });
+}
+
+/// read(files, memories, reads, threads, onProgress, cancellation, descriptors, identities, digested):
+/// Promise<{ bytes: number, digests: BigUint64Array }>
 Napi::Value Read(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto files = ToFiles(info[0], info[6], info[7]);
@@ -93,17 +100,25 @@ Napi::Value Read(const Napi::CallbackInfo& info) {
       return FileRead{ToUnsigned(row[0], "file"), ToUnsigned(row[1], "fileOffset"), ToUnsigned(row[2], "memory"),
                       ToUnsigned(row[3], "memoryOffset"), ToUnsigned(row[4], "bytes")};
     });
+    auto digested = ToRanges(info[8], "digested");
     const unsigned threads = ToThreads(info[3]);
     Environment::Options options;
     if (info[4].IsFunction()) options.progress = info[4].As<Napi::Function>();
     options.cancellation = CancellationObject::From(info[5]);
     return Environment::Of(info.Env())
         .Run(
-            [files = std::move(files), memories = std::move(memories), reads = std::move(reads), threads](const Task& task) {
+            [files = std::move(files), memories = std::move(memories), reads = std::move(reads), digested = std::move(digested),
+             threads](const Task& task) {
               const auto progress = [&task](std::uint64_t bytes) { task.Report(static_cast<double>(bytes)); };
-              return ReadFiles(task.pool(), threads, files, memories, reads, progress, task.cancellation());
+              return ReadFiles(task.pool(), threads, files, memories, reads, digested, progress, task.cancellation());
             },
-            ToNumber, std::move(options));
+            [](Napi::Env env, FilesRead& read) -> Napi::Value {
+              auto result = Napi::Object::New(env);
+              result.Set("bytes", ToNumber(env, read.bytes));
+              result.Set("digests", ToBigUint64Array(env, read.digests));
+              return result;
+            },
+            std::move(options));
   });
 }
 
@@ -144,9 +159,7 @@ Napi::Value Copy(const Napi::CallbackInfo& info) {
 Napi::Value Digest(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto memories = Memory::FromArray(info[0]);
-    auto ranges = Rows<MemoryRange>(info[1], 3, "ranges", [](const double* row) {
-      return MemoryRange{ToUnsigned(row[0], "memory"), ToUnsigned(row[1], "offset"), ToUnsigned(row[2], "bytes")};
-    });
+    auto ranges = ToRanges(info[1], "ranges");
     const unsigned threads = ToThreads(info[2]);
     return Environment::Of(info.Env())
         .Run([memories = std::move(memories), ranges = std::move(ranges),

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "ckpt/error.h"
 #include "mix.h"
@@ -58,6 +59,12 @@ std::uint64_t SumPartOfRows(const SummedRows& rows, const std::byte* data, std::
   return sum;
 }
 
+/// @throws Error INVALID_ARGUMENT.
+void CheckRange(std::size_t index, const MemoryRange& range, const std::vector<std::shared_ptr<Mapping>>& memories) {
+  if (range.memory < memories.size() && Inside(range.offset, range.bytes, memories[range.memory]->size())) return;
+  throw Error(code::kInvalidArgument, "range " + std::to_string(index) + " leaves its memory").WithField("ranges");
+}
+
 [[noreturn]] void RefuseRows(std::size_t index, const char* what) {
   throw Error(code::kInvalidArgument, "rows " + std::to_string(index) + ": " + what).WithField("rows");
 }
@@ -93,11 +100,8 @@ std::vector<std::uint64_t> DigestRanges(WorkerPool& pool, unsigned threads,
   Spans spans;
   spans.Reserve(ranges.size());
   for (std::size_t i = 0; i < ranges.size(); i++) {
-    const MemoryRange& range = ranges[i];
-    if (range.memory >= memories.size() || !Inside(range.offset, range.bytes, memories[range.memory]->size())) {
-      throw Error(code::kInvalidArgument, "range " + std::to_string(i) + " leaves its memory").WithField("ranges");
-    }
-    spans.Add(range.bytes);
+    CheckRange(i, ranges[i], memories);
+    spans.Add(ranges[i].bytes);
   }
   std::vector<std::atomic<std::uint64_t>> sums(ranges.size());
   spans.Parallel(pool, threads, kLargestSlice, cancellation, [&](std::size_t index, std::uint64_t from, std::uint64_t to) {
@@ -108,6 +112,78 @@ std::vector<std::uint64_t> DigestRanges(WorkerPool& pool, unsigned threads,
   });
   std::vector<std::uint64_t> digests(ranges.size());
   for (std::size_t i = 0; i < ranges.size(); i++) digests[i] = Mix(ranges[i].bytes ^ kLengthSalt) + sums[i].load();
+  return digests;
+}
+
+DigestsOnArrival::DigestsOnArrival(const std::vector<std::shared_ptr<Mapping>>& memories,
+                                   const std::vector<MemoryRange>& ranges)
+    : memories_(memories), ranges_(ranges), sums_(ranges.size()), arrived_(ranges.size()) {
+  for (std::size_t i = 0; i < ranges.size(); i++) {
+    CheckRange(i, ranges[i], memories);
+    if (ranges[i].bytes > 0) order_.push_back(i);
+  }
+  std::sort(order_.begin(), order_.end(), [&ranges](std::size_t a, std::size_t b) {
+    return std::pair(ranges[a].memory, ranges[a].offset) < std::pair(ranges[b].memory, ranges[b].offset);
+  });
+  for (std::size_t i = 1; i < order_.size(); i++) {
+    const MemoryRange& before = ranges[order_[i - 1]];
+    const MemoryRange& range = ranges[order_[i]];
+    if (before.memory == range.memory && range.offset - before.offset < before.bytes) {
+      throw Error(code::kInvalidArgument, "range " + std::to_string(order_[i]) + " overlaps with a different one").WithField("ranges");
+    }
+  }
+}
+
+void DigestsOnArrival::Arrived(std::size_t memory, std::uint64_t offset, std::uint64_t bytes) {
+  // The first range that ends behind the piece's begin.
+  auto next = std::partition_point(order_.begin(), order_.end(), [&](std::size_t index) {
+    const MemoryRange& range = ranges_[index];
+    return range.memory < memory || (range.memory == memory && range.offset + range.bytes <= offset);
+  });
+  for (; next != order_.end(); ++next) {
+    const MemoryRange& range = ranges_[*next];
+    if (range.memory != memory || range.offset >= offset + bytes) return;
+    const std::uint64_t from = std::max(offset, range.offset) - range.offset;
+    const std::uint64_t to = std::min(offset + bytes, range.offset + range.bytes) - range.offset;
+    Add(*next, from, to);
+  }
+}
+
+void DigestsOnArrival::Add(std::size_t index, std::uint64_t from, std::uint64_t to) {
+  const MemoryRange& range = ranges_[index];
+  arrived_[index].fetch_add(to - from, std::memory_order_relaxed);
+  // Words that lie in the piece whole; the last word of a range may have fewer bytes.
+  const std::uint64_t first = (from + 7) / 8 * 8;
+  const std::uint64_t last = WordCut(to, range.bytes);
+  if (first < last) {
+    const std::uint64_t sum = SumPart(memories_[range.memory]->data() + range.offset, first, last);
+    sums_[index].fetch_add(sum, std::memory_order_relaxed);
+  }
+  if (from == first && to == last) return;
+  const std::lock_guard lock(mutex_);
+  if (from != first) cut_.push_back({index, from / 8});
+  if (to != last) cut_.push_back({index, to / 8});
+}
+
+std::vector<std::uint64_t> DigestsOnArrival::Finish() {
+  const std::lock_guard lock(mutex_);
+  // Both pieces that share a word, or more of them, have named it.
+  const auto place = [](const Word& word) { return std::pair(word.range, word.index); };
+  std::sort(cut_.begin(), cut_.end(), [&](const Word& a, const Word& b) { return place(a) < place(b); });
+  cut_.erase(std::unique(cut_.begin(), cut_.end(), [&](const Word& a, const Word& b) { return place(a) == place(b); }), cut_.end());
+  std::vector<std::uint64_t> digests(ranges_.size());
+  for (std::size_t i = 0; i < ranges_.size(); i++) {
+    if (arrived_[i].load() != ranges_[i].bytes) {
+      throw Error(code::kInvalidArgument, "of the " + std::to_string(ranges_[i].bytes) + " bytes of range " + std::to_string(i) +
+                                              ", " + std::to_string(arrived_[i].load()) + " were read")
+          .WithField("ranges");
+    }
+    digests[i] = Mix(ranges_[i].bytes ^ kLengthSalt) + sums_[i].load();
+  }
+  for (const auto& [index, word] : cut_) {
+    const MemoryRange& range = ranges_[index];
+    digests[index] += SumPart(memories_[range.memory]->data() + range.offset, word * 8, std::min(word * 8 + 8, range.bytes));
+  }
   return digests;
 }
 

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "ckpt/cancellation.h"
@@ -26,6 +28,37 @@ std::uint64_t DigestBytes(const std::byte* data, std::size_t bytes);
 std::vector<std::uint64_t> DigestRanges(WorkerPool& pool, unsigned threads,
                                         const std::vector<std::shared_ptr<Mapping>>& memories,
                                         const std::vector<MemoryRange>& ranges, const Cancellation& cancellation);
+
+/// Digests of ranges that are filled piece by piece, in any order and on several threads: each piece is summed as soon as it is
+/// there, while it is in the processor's caches, so that the digests cost no second pass over memory.
+class DigestsOnArrival {
+ public:
+  /// @throws Error INVALID_ARGUMENT when a range leaves its memory, or overlaps with the next.
+  DigestsOnArrival(const std::vector<std::shared_ptr<Mapping>>& memories, const std::vector<MemoryRange>& ranges);
+
+  /// Bytes offset … offset + bytes - 1 of a memory have arrived; every byte of a range may do so once.
+  void Arrived(std::size_t memory, std::uint64_t offset, std::uint64_t bytes);
+
+  /// The digests, once all has arrived. @throws Error INVALID_ARGUMENT for a range of which something has not.
+  std::vector<std::uint64_t> Finish();
+
+ private:
+  struct Word {
+    std::size_t range;
+    std::uint64_t index;
+  };
+  void Add(std::size_t range, std::uint64_t from, std::uint64_t to);
+
+  const std::vector<std::shared_ptr<Mapping>>& memories_;
+  const std::vector<MemoryRange>& ranges_;
+  /// Ranges that have bytes, by memory and offset.
+  std::vector<std::size_t> order_;
+  std::vector<std::atomic<std::uint64_t>> sums_;
+  std::vector<std::atomic<std::uint64_t>> arrived_;
+  std::mutex mutex_;
+  /// Words of which a piece has only a part: they are summed in the end.
+  std::vector<Word> cut_;
+};
 
 /// `rows` runs of `row_bytes`, `pitch` apart in one memory, that lie `position_pitch` apart in a tensor from `position` on.
 /// Their terms are added to sum `output`. `unit` (1, 2, 4 or 8) divides row_bytes, position and position_pitch.

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <random>
 #include <optional>
 #include <string>
 #include <thread>
@@ -174,18 +175,67 @@ void TestReader(WorkerPool& pool) {
       .write(reinterpret_cast<const char*>(expected->data()), static_cast<std::streamsize>(kBytes));
   auto memory = Mapping::Anonymous(kBytes);
   std::atomic<std::uint64_t> seen{0};
-  const std::uint64_t bytes = ReadFiles(
-      pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory},
-      {{0, 0, 0, 0, 1000001}, {0, 1000001, 0, 1000001, kBytes - 1000001}}, [&](std::uint64_t count) { seen = count; }, never);
-  CHECK(bytes == kBytes && seen <= kBytes);
+  const std::vector<FileRead> reads = {{0, 0, 0, 0, 1000001}, {0, 1000001, 0, 1000001, kBytes - 1000001}};
+  const auto [bytes, digests] = ReadFiles(
+      pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory}, reads, {}, [&](std::uint64_t count) { seen = count; }, never);
+  CHECK(bytes == kBytes && seen <= kBytes && digests.empty());
   CHECK(std::memcmp(memory->data(), expected->data(), kBytes) == 0);
   CHECK(CodeOf([&] {
-          ReadFiles(pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory}, {{0, 1, 0, 0, kBytes}}, nullptr, never);
+          ReadFiles(pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory}, {{0, 1, 0, 0, kBytes}}, {}, nullptr, never);
         }) == "CHECKPOINT_UNREADABLE");
   auto file = Mapping::File(path);
   CHECK(std::memcmp(file->data(), expected->data(), kBytes) == 0);
   ::unlink(path);
   CHECK(CodeOf([&] { Mapping::File(path); }) == "CHECKPOINT_UNREADABLE");
+}
+
+/// Digests that are made while files are read are those of what lies in memory afterwards, however reads and ranges are cut.
+void TestDigestsWhileReading(WorkerPool& pool) {
+  const Cancellation never;
+  auto expected = Mapping::Anonymous(kBytes);
+  FillRandom(pool, 3, *expected, 0, kBytes, 11, never);
+  char path[] = "/tmp/ckpt-engine-test-XXXXXX";
+  ::close(::mkstemp(path));
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(expected->data()), static_cast<std::streamsize>(kBytes));
+  const std::vector<FileToRead> files = {{path, -1, std::nullopt}};
+  std::mt19937_64 random(17);
+  const auto cuts = [&random](std::uint64_t from, std::size_t count) {
+    std::vector<std::uint64_t> all = {from, kBytes};
+    for (std::size_t i = 0; i < count; i++) all.push_back(from + random() % (kBytes - from));
+    // Some are nearer than a word.
+    for (std::size_t i = 0; i < count; i++) all.push_back(std::min<std::uint64_t>(all[2 + i] + random() % 9, kBytes));
+    std::sort(all.begin(), all.end());
+    return all;
+  };
+  for (int trial = 0; trial < 40; trial++) {
+    auto memory = Mapping::Anonymous(kBytes);
+    std::vector<FileRead> reads;
+    const auto read_at = cuts(0, 1 + random() % 20);
+    for (std::size_t i = 1; i < read_at.size(); i++) {
+      reads.push_back({0, read_at[i - 1], 0, read_at[i - 1], read_at[i] - read_at[i - 1]});
+    }
+    std::vector<MemoryRange> ranges;
+    const auto range_at = cuts(random() % 20, 1 + random() % 200);
+    for (std::size_t i = 1; i < range_at.size(); i++) {
+      if (random() % 8 != 0) ranges.push_back({0, range_at[i - 1], range_at[i] - range_at[i - 1]});
+    }
+    std::shuffle(reads.begin(), reads.end(), random);
+    std::shuffle(ranges.begin(), ranges.end(), random);
+    const auto digests = ReadFiles(pool, 4, files, {memory}, reads, ranges, nullptr, never).digests;
+    CHECK(digests == DigestRanges(pool, 2, {expected}, ranges, never));
+    // A range that is not filled whole, or that overlaps, has no digest.
+    const std::uint64_t missing = reads.back().bytes;
+    const std::uint64_t begin = reads.back().memory_offset;
+    if (missing == 0) continue;
+    const std::vector<FileRead> fewer(reads.begin(), reads.end() - 1);
+    const auto code = [&](const std::vector<MemoryRange>& wanted) {
+      return CodeOf([&] { ReadFiles(pool, 4, files, {memory}, fewer, wanted, nullptr, never); });
+    };
+    CHECK(code({{0, begin, missing}}) == "INVALID_ARGUMENT");
+    CHECK(code({{0, 0, 10}, {0, 9, 1}}) == "INVALID_ARGUMENT");
+  }
+  ::unlink(path);
 }
 
 /// Files that were opened before are read from their descriptors; others must be what they were, however many there are.
@@ -205,16 +255,16 @@ void TestReaderOfOpenedFiles(WorkerPool& pool) {
     files.push_back({path, -1, FileIdentity::Of(status)});
     reads.push_back({i, 0, 0, i, 1});
   }
-  CHECK(ReadFiles(pool, 3, files, {memory}, reads, nullptr, never) == kFiles);
+  CHECK(ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never).bytes == kFiles);
   for (std::size_t i = 0; i < kFiles; i++) CHECK(memory->data()[i] == static_cast<std::byte>('a' + i));
   // One of those that stay open, and one of those that do not.
   for (const std::size_t victim : {std::size_t{0}, kFiles - 1}) {
     const ckpt::ScopedFd opened(::open(files[victim].path.c_str(), O_RDONLY | O_CLOEXEC));
     CHECK(::unlink(files[victim].path.c_str()) == 0);
     std::ofstream(files[victim].path, std::ios::binary).put('!');
-    CHECK(CodeOf([&] { ReadFiles(pool, 3, files, {memory}, reads, nullptr, never); }) == "CHECKPOINT_CHANGED");
+    CHECK(CodeOf([&] { ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never); }) == "CHECKPOINT_CHANGED");
     files[victim].descriptor = opened.get();
-    CHECK(ReadFiles(pool, 3, files, {memory}, reads, nullptr, never) == kFiles);
+    CHECK(ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never).bytes == kFiles);
     CHECK(memory->data()[victim] == static_cast<std::byte>('a' + victim));
     files[victim].descriptor = -1;
     struct stat status{};
@@ -315,6 +365,7 @@ int main() {
   Run("strided copies", [&] { TestCopies(pool); });
   Run("every instruction set", [&] { TestEveryInstructionSet(pool); });
   Run("file reader", [&] { TestReader(pool); });
+  Run("digests while reading", [&] { TestDigestsWhileReading(pool); });
   Run("a reader of files that are open", [&] { TestReaderOfOpenedFiles(pool); });
   Run("files beneath a directory", TestOpenBeneath);
   Run("shared memory", [&] { TestShared(pool); });

@@ -7,6 +7,7 @@ import type {
   HostMemory,
   MemoryLimit,
   MemoryRange,
+  FileReadStats,
   TransferStats,
 } from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
@@ -81,7 +82,7 @@ export class CudaHost implements Host {
     return this.#host.openBeneath!(directory, path)
   }
 
-  read(request: FileReadRequest): Promise<TransferStats> {
+  read(request: FileReadRequest): Promise<FileReadStats> {
     return readAndPin(this.#host, { threads: THREADS, ...request })
   }
 

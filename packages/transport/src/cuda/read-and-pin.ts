@@ -1,4 +1,4 @@
-import type { FileRead, FileReadRequest, Host, HostMemory, TransferStats } from '@ckpt/contract'
+import type { FileRead, FileReadRequest, Host, HostMemory, FileReadStats } from '@ckpt/contract'
 import pLimit from 'p-limit'
 import { SLICE_BYTES } from './memory.ts'
 
@@ -25,7 +25,7 @@ interface SliceReads {
  *
  * @throws what `host.read` throws, once nothing is read any more; slices that were pinned stay so until the memory is closed.
  */
-export async function readAndPin(host: Host, request: FileReadRequest & { threads: number }): Promise<TransferStats> {
+export async function readAndPin(host: Host, request: FileReadRequest & { threads: number }): Promise<FileReadStats> {
   const deferred = request.memories.map((memory) => isPinnable(memory) && memory.unpinned.length > 0)
   if (!deferred.includes(true)) return host.read(request)
   const started = performance.now()
@@ -47,10 +47,13 @@ export async function readAndPin(host: Host, request: FileReadRequest & { thread
       told = read
       request.onProgress?.(done)
     }
-    await host.read({ ...request, ...ofTheirFiles(request.files, reads), threads, onProgress }).catch((error: unknown) => {
-      failed = true
-      throw error
-    })
+    // Tensors lie across slices: their digests are made afterwards.
+    await host
+      .read({ ...request, ...ofTheirFiles(request.files, reads), digested: [], threads, onProgress })
+      .catch((error: unknown) => {
+        failed = true
+        throw error
+      })
     const target = request.memories[memory]!
     if (slice >= 0 && isPinnable(target)) pin(target, slice)
   }

@@ -10,6 +10,7 @@ import {
   type MemoryPlace,
   type MemoryRange,
   type ReadableFile,
+  type FileReadStats,
   type TransferStats,
 } from '@ckpt/contract'
 import type { NativeHost, NativePlace } from '@ckpt/native-host'
@@ -62,18 +63,20 @@ class AddonHost implements Host {
     return native(() => this.#addon.openBeneath(directory, path))
   }
 
-  async read({ files, memories, reads, threads, onProgress, signal }: FileReadRequest): Promise<TransferStats> {
+  async read({ files, memories, reads, digested, threads, onProgress, signal }: FileReadRequest): Promise<FileReadStats> {
     if (signal?.aborted) throw aborted(signal)
     const rows = new Float64Array(reads.length * 5)
     reads.forEach((read, index) => {
       rows.set([read.file, read.fileOffset, read.memory, read.memoryOffset, read.bytes], index * 5)
     })
+    const ranges = rangeRows(digested ?? [])
     const opened = files.map((file): ReadableFile => (typeof file === 'string' ? { path: file } : file))
     const cancellation = this.#addon.newCancellation()
     const cancel = (): void => cancellation.cancel()
     signal?.addEventListener('abort', cancel, { once: true })
     try {
-      const stats = await timed(() =>
+      const started = performance.now()
+      const { bytes, digests } = await native(() =>
         this.#addon.read(
           opened.map(({ path }) => path),
           memories.map(nativeMemory),
@@ -83,10 +86,11 @@ class AddonHost implements Host {
           cancellation,
           Int32Array.from(opened, ({ descriptor }) => descriptor ?? -1),
           BigUint64Array.from(opened.flatMap(({ identity }) => identityColumns(identity))),
+          ranges,
         ),
       )
-      onProgress?.(stats.bytes)
-      return stats
+      onProgress?.(bytes)
+      return { bytes, milliseconds: performance.now() - started, ...(digested && { digests }) }
     } catch (error) {
       throw signal !== undefined && CkptError.is(error, 'ABORTED') ? aborted(signal) : error
     } finally {
@@ -107,11 +111,7 @@ class AddonHost implements Host {
     ranges: readonly MemoryRange[],
     options: { threads?: number } = {},
   ): Promise<BigUint64Array> {
-    const rows = new Float64Array(ranges.length * 3)
-    ranges.forEach((range, index) => {
-      rows.set([range.memory, range.offset, range.bytes], index * 3)
-    })
-    return native(() => this.#addon.digest(memories.map(nativeMemory), rows, options.threads))
+    return native(() => this.#addon.digest(memories.map(nativeMemory), rangeRows(ranges), options.threads))
   }
 
   async sums(
@@ -141,6 +141,14 @@ function nativePlace(place: MemoryPlace): NativePlace {
   if (place.kind === 'shm') return { path: place.path }
   const [namespace = '', start = ''] = place.process.mark.split(':')
   return { pid: place.process.pid, namespace, start, descriptor: place.descriptor }
+}
+
+function rangeRows(ranges: readonly MemoryRange[]): Float64Array {
+  const rows = new Float64Array(ranges.length * 3)
+  ranges.forEach(({ memory, offset, bytes }, index) => {
+    rows.set([memory, offset, bytes], index * 3)
+  })
+  return rows
 }
 
 async function timed(transfer: () => Promise<number>): Promise<TransferStats> {

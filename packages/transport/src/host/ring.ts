@@ -74,7 +74,13 @@ export async function createHostRing(host: Host, bytes: number, threads?: number
   open.add(name)
   try {
     // Not locked: nothing but this machine's cores copies from and to it.
-    const options = { bytes: addon.ringDataOffset + bytes, lock: false, prefault: true, ...(threads && { threads }) }
+    const options = {
+      bytes: addon.ringDataOffset + bytes,
+      lock: false,
+      prefault: true,
+      hugePages: true,
+      ...(threads && { threads }),
+    }
     const memory = await host.createShared(name, options)
     const offset = nativeSync(() => addon.initialiseRing(nativeMemory(memory), bytes))
     return new HostRing(memory, name, offset, bytes)

@@ -47,7 +47,7 @@ export function headline({ runs }: BenchResult): Markup {
           ${seconds(run.updateMs.min)} to ${seconds(run.updateMs.max)}</small
         >
       </td>
-      <td>${seconds(run.unverifiedMs.median)}<small>verification adds ${percent(run.verificationCost)}</small></td>
+      <td>${seconds(run.unverifiedMs.median)}<small>${verificationText(run)}</small></td>
       <td>${seconds(run.registerMs)}</td>
       <td>${seconds(run.gatherMetasMs)}</td>
       <td>${seconds(run.limit.updateMs)}</td>
@@ -235,4 +235,9 @@ export function skipped({ skipped: items }: BenchResult): Markup | undefined {
             <dd>${reason}</dd>`,
       )}
     </dl>`
+}
+
+function verificationText({ verificationCost, stepVerificationCost }: Run): string {
+  const update = `verification adds ${percent(verificationCost)}`
+  return stepVerificationCost === undefined ? update : `${update}, with registration ${percent(stepVerificationCost)}`
 }
