@@ -1,6 +1,7 @@
-// The arrows between packages: what may import what (docs/architecture.md, "Packages"). Everything may import `contract`.
+// The arrows between packages: what may import what (docs/architecture.md, "Packages"). Everything may import `contract` and `utils`.
 const ARROWS = {
   'packages/contract': [],
+  'packages/utils': [],
   'packages/safetensors': [],
   'packages/planner': [],
   'packages/models': [],
@@ -10,6 +11,7 @@ const ARROWS = {
   'packages/p2p': ['packages/broadcast'],
   'packages/direct': [],
   'packages/rendezvous': [],
+  'packages/worker-link': [],
   'packages/vllm': [],
   'packages/sglang': [],
   'packages/core': ['packages/(?!models/)[^/]+'],
@@ -29,6 +31,7 @@ const ARROWS = {
     'packages/sglang',
     'packages/transport',
     'packages/vllm',
+    'packages/worker-link',
     'native/rdma',
   ],
   'apps/bench': [
@@ -43,15 +46,18 @@ const ARROWS = {
   ],
 }
 
+/** What every package may import; `utils` needs `contract` for its errors. */
+const EVERYWHERE = ['packages/contract', 'packages/utils']
+
 const ANY_PACKAGE = '^(packages|native|apps)/[^/]+/'
 // Tests may also use what their package.json names under devDependencies; pnpm lets nothing else be resolved.
 const TEST = '([.](test|fixture|bench|fuzz)[.]ts$|/test(ing)?/|/[^/]+[.]config[.]ts$)'
 
 function arrow([name, allowed]) {
-  const targets = [name, 'packages/contract', ...allowed].map((target) => `^${target}/`)
+  const targets = [name, ...EVERYWHERE, ...allowed].map((target) => `^${target}/`)
   return {
     name: `arrow-${name}`,
-    comment: `${name} may import ${['packages/contract', ...allowed].join(', ')} and nothing else of this repository`,
+    comment: `${name} may import ${[...EVERYWHERE, ...allowed].join(', ')} and nothing else of this repository`,
     severity: 'error',
     from: { path: `^${name}/`, pathNot: TEST },
     to: { path: ANY_PACKAGE, pathNot: targets },

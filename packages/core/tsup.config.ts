@@ -1,5 +1,5 @@
 import { packageBuild } from '../../tsup.base.ts'
 
 export default packageBuild({
-  entry: { index: 'src/index.ts', 'worker-protocol/index': 'src/worker-protocol/index.ts', 'http/index': 'src/http/index.ts' },
+  entry: { index: 'src/index.ts', 'http/index': 'src/http/index.ts' },
 })

@@ -22,7 +22,7 @@ export {
 } from './timeline.ts'
 export { traceEvents, writeTrace, type TraceEvent } from './trace.ts'
 export { auto, direct, type DirectOptions } from '@ckpt/direct'
-export { controlEngine, controlRequest, type ControlEngineOptions } from './engines/control-engine.ts'
+export { controlEngine, controlRequest, type ControlEngineOptions } from '@ckpt/worker-link'
 export { gatherManifest } from './gather.ts'
 export { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
 export type { ServeOptions } from './p2p/endpoints.ts'

@@ -1,4 +1,4 @@
-import type { RankMessage } from '@ckpt/core/worker-protocol'
+import type { RankMessage } from '@ckpt/worker-link/protocol'
 import { z } from 'zod'
 
 const faultSchema = z.object({

@@ -11,7 +11,7 @@ import {
   type RankMessage,
   type RoutesAnswer,
   type WorkerMessage,
-} from '@ckpt/core/worker-protocol'
+} from '@ckpt/worker-link/protocol'
 import { Dealer } from 'zeromq'
 import { Random } from '../faults/random.ts'
 import type { ArmedMutation } from '../mutations/armed.ts'

@@ -1,4 +1,4 @@
-import { encodeMessage } from '@ckpt/core/worker-protocol'
+import { encodeMessage } from '@ckpt/worker-link/protocol'
 import type { Random } from '../faults/random.ts'
 
 const NUMBERS = [

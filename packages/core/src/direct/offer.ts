@@ -2,8 +2,7 @@ import { createHash } from 'node:crypto'
 import { CkptError, checkMessagePack, type ProcessName, type Recording, type StorageHandle } from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
-import { recordingFrame, recordingSchema, storageSchema } from '../worker-protocol/messages.ts'
-import { checkRecording, checkStorages } from '../worker-protocol/recording-check.ts'
+import { checkRecording, checkStorages, recordingFrame, recordingSchema, storageSchema } from '@ckpt/worker-link'
 import type { OfferedSegment } from './peer-memory.ts'
 
 /** What one rank tells the others so that a direct update can be planned. Or why it cannot take part in one. */

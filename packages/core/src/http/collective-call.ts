@@ -1,6 +1,6 @@
 import { CkptError, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
 import { Agent, request } from 'undici'
-import { abortError } from '../deadline.ts'
+import { abortError } from '@ckpt/utils'
 import type { UpdateRequest } from './schemas.ts'
 
 /** What an engine may answer, in bytes: an error page. */

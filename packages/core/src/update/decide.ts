@@ -1,7 +1,7 @@
 import { CkptError, type Manifest, type WorkerEndpoint } from '@ckpt/contract'
 import type { Decision, Proposal } from '../direct/state.ts'
 import { provenHosts } from '../near/nearness.ts'
-import { canRecord, type RecordingSession, type UpdateSession } from './session.ts'
+import { canRecord, type RecordingSession, type UpdateSession } from '@ckpt/worker-link'
 import type { UpdateRun } from './run.ts'
 
 type Staged = Extract<Decision, { reason: string }>

@@ -7,7 +7,7 @@ import { tensorCount } from '../manifest.ts'
 import { checkReport } from './check-report.ts'
 import type { Direct } from './decide.ts'
 import type { PlannedUpdate } from './plan-cache.ts'
-import type { RecordingSession } from './session.ts'
+import type { RecordingSession } from '@ckpt/worker-link'
 import { contextFor, stage, type Outcome, type Staging } from './staged-work.ts'
 import type { vote } from './vote.ts'
 

@@ -1,5 +1,5 @@
 import { CkptError, type Epoch } from '@ckpt/contract'
-import { withDeadline } from '../deadline.ts'
+import { withDeadline } from '@ckpt/utils'
 import { assertOneHost } from '../near/nearness.ts'
 import type { UpdateReport } from '../report.ts'
 import { announce } from './begin.ts'
@@ -8,11 +8,10 @@ import { DirectWork } from './direct-work.ts'
 import { makeReport } from './make-report.ts'
 import { namedWait } from './named-wait.ts'
 import type { UpdateRun } from './run.ts'
-import type { UpdateSession } from './session.ts'
+import { openSession, type UpdateSession, workerAddress } from '@ckpt/worker-link'
 import { StagedWork, type Staging } from './staged-work.ts'
 import { verificationOf, type Verification } from '../verify/verification.ts'
 import { vote } from './vote.ts'
-import { openSession, workerAddress } from './worker.ts'
 
 /** How long a failed update waits for the engine's call to end, in milliseconds. */
 const CALL_END_MS = 10_000

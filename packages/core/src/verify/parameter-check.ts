@@ -21,7 +21,7 @@ import {
   type RegisteredTensors,
   type VerifyPlan,
 } from '@ckpt/planner'
-import type { RecordingSession } from '../update/session.ts'
+import type { RecordingSession } from '@ckpt/worker-link'
 
 export interface CheckedWorker {
   readonly session: RecordingSession

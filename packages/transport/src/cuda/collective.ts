@@ -8,7 +8,7 @@ import {
 } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
-import { within } from '../deadline.ts'
+import { withDeadline } from '@ckpt/utils'
 import { flatJob } from '../flat-job.ts'
 import { NativeRun, STATES } from '../run.ts'
 import { cudaAddon } from './addon.ts'
@@ -66,7 +66,11 @@ export class CudaCollective implements Collective {
     if (size > 1) {
       const ncclId = position === 0 ? await native(() => addon.newUniqueId()) : undefined
       const offer: Offer = { uuid, id: ncclId, orders: chosen.remembered }
-      const offers = await within(exchange('cuda-group', offer), timeoutMs, signal, 'the other members to form a group')
+      const offers = await withDeadline(exchange('cuda-group', offer), {
+        what: 'the other members to form a group',
+        timeoutMs,
+        signal,
+      })
       id = agree(offers, size)
       orders = chosen.shared(
         offers.map((one) => one.uuid),

@@ -1,7 +1,7 @@
 import { CkptError, type CollectiveOptions, type Exchange, type PipelineJob, type PipelineOrder } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
-import { within } from '../deadline.ts'
+import { withDeadline } from '@ckpt/utils'
 import { cudaAddon } from './addon.ts'
 import { busiestOwnerBytes, chooseOrder, type MeasureCandidates } from './order.ts'
 import type { CudaRing } from './ring.ts'
@@ -98,7 +98,11 @@ export class OrderChoice {
       return native(() => addon.measureOrders(this.#group, ring.memory, flat, Float64Array.from(rows), cancellation))
     }
     const exchange: Exchange = (key, value) =>
-      within(this.#options.exchange(key, value), job.timeoutMs, waiting.signal, 'the other members to measure orders')
+      withDeadline(this.#options.exchange(key, value), {
+        what: 'the other members to measure orders',
+        timeoutMs: job.timeoutMs,
+        signal: waiting.signal,
+      })
     if (signal?.aborted) cancel()
     else signal?.addEventListener('abort', cancel, { once: true })
     const part = { members: size, chunkBytes: job.chunkBytes, busiestOwnerBytes: busiestOwnerBytes(job.buckets, size) }

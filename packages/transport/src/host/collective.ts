@@ -12,7 +12,7 @@ import {
 } from '@ckpt/contract'
 import type { NativeMemory } from '@ckpt/native-host'
 import { hostAddon, nativeSync } from '../addon.ts'
-import { within } from '../deadline.ts'
+import { withDeadline } from '@ckpt/utils'
 import { flatJob } from '../flat-job.ts'
 import { NativeRun, STATES } from '../run.ts'
 import { nativeMemory } from './memory.ts'
@@ -109,7 +109,11 @@ export class HostCollective implements Collective {
     const key = `host-pipeline-${this.#runs++}`
     // The exchange has a deadline of its own, and its error names who is missing: it comes first.
     const longest = timeoutMs + EXCHANGE_GRACE_MS
-    const offers = await within(exchange(key, offer), longest, signal, `the other members to start pipeline ${key}`)
+    const offers = await withDeadline(exchange(key, offer), {
+      what: `the other members to start pipeline ${key}`,
+      timeoutMs: longest,
+      signal,
+    })
     if (offers.length !== this.size) {
       throw new CkptError('INVALID_ARGUMENT', `${offers.length} members answered, not ${this.size}`)
     }

@@ -3,7 +3,7 @@ import { connect as connectSocket, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError, type ConnectPeerOptions, type EndpointDescriptor } from '@ckpt/contract'
 import type { RdmaEndpoint } from '@ckpt/rdma-core-bindings'
-import { within } from '../deadline.ts'
+import { withDeadline } from '@ckpt/utils'
 import { Channel } from './channel.ts'
 import { hello, RDMA_PROTOCOL, reply, type Reply, type Request, type ResolvedRegion } from './messages.ts'
 import { splitAddress } from './options.ts'
@@ -71,7 +71,11 @@ export class BootstrapClient {
       for (let attempt = 1; attempt <= ATTEMPTS && performance.now() < deadline; attempt++) {
         const client = new BootstrapClient(connectSocket({ host, port }), descriptor, secret)
         try {
-          await within(client.#greeted, deadline - performance.now(), signal, `${descriptor.id} at ${address}`)
+          await withDeadline(client.#greeted, {
+            what: `${descriptor.id} at ${address}`,
+            timeoutMs: deadline - performance.now(),
+            signal,
+          })
           return client
         } catch (error) {
           client.close()
@@ -119,7 +123,7 @@ export class BootstrapClient {
     answer.catch(() => undefined)
     this.#channel.send({ ...question, seq })
     try {
-      return await within(answer, timeoutMs, undefined, `an answer of ${this.#descriptor.id}`)
+      return await withDeadline(answer, { what: `an answer of ${this.#descriptor.id}`, timeoutMs })
     } catch (error) {
       if (!CkptError.is(error, 'TIMEOUT')) throw error
       throw this.#error('PEER_LOST', `no answer in ${timeoutMs} ms`)

@@ -8,7 +8,7 @@ import {
 } from '@ckpt/contract'
 import { transfer, type RdmaDevice } from '@ckpt/rdma-core-bindings'
 import { fromNative } from '../addon.ts'
-import { within } from '../deadline.ts'
+import { withDeadline } from '@ckpt/utils'
 import type { BootstrapClient } from './client.ts'
 import type { LaneOptions, Lanes } from './lanes.ts'
 import type { LocalMemories } from './memories.ts'
@@ -92,7 +92,11 @@ export class RdmaPeer implements OneSidedPeer {
     checkRanges(this.descriptor.id, request, regions)
     // Not to be registered for nothing, and registering is what takes longest the first time.
     const local = await Promise.all(memories.map((memory) => this.#options.memories.regionsOf(memory)))
-    const lanes = await within(this.#lanes.open(timeoutMs), timeoutMs, signal, `queue pairs to ${this.descriptor.id}`)
+    const lanes = await withDeadline(this.#lanes.open(timeoutMs), {
+      what: `queue pairs to ${this.descriptor.id}`,
+      timeoutMs,
+      signal,
+    })
     return transfer(direction, {
       lanes: lanes.map(({ pair, own, peers }) => ({
         pair,

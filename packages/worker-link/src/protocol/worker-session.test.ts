@@ -1,15 +1,15 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { RuntimeDir } from '../runtime-dir.ts'
 import { decodeRankMessage, encodeMessage, type RankMessage, type WorkerMessage } from './messages.ts'
 import { processMark } from './process-watch.ts'
-import { WorkerSession } from './session.ts'
+import { WorkerSession } from './worker-session.ts'
 
 const RING = { kind: 'shm', name: 'ring', offset: 0, bytes: 64 } as const
 const TOTALS = { tensors: 1, bytes: 4 }
@@ -53,19 +53,19 @@ class Worker {
 }
 
 describe('a worker session', () => {
-  let directory: RuntimeDir
+  let directory: string
   let session: WorkerSession
   let worker: Worker
   beforeEach(async () => {
-    directory = await RuntimeDir.create()
-    const address = `ipc://${join(directory.path, 'worker.sock')}`
+    directory = mkdtempSync(join(tmpdir(), 'ckpt-link-'))
+    const address = `ipc://${join(directory, 'worker.sock')}`
     session = await WorkerSession.bind({ rank: 3, address, token: 'secret', epoch: 7, timeoutMs: 1000 })
     worker = new Worker(address)
   })
   afterEach(() => {
     session.close()
     worker.socket.close()
-    directory.close()
+    rmSync(directory, { recursive: true, force: true })
   })
 
   const attach = async () => {

@@ -10,8 +10,8 @@ import {
   type Waiting,
 } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
-import { withDeadline } from '../deadline.ts'
-import type { RecordingSession, WorkerGreeting } from '../update/session.ts'
+import { withDeadline } from '@ckpt/utils'
+import type { RecordingSession, WorkerGreeting } from '../session.ts'
 import {
   OLDEST_WORKER_PROTOCOL,
   WORKER_PROTOCOL,

@@ -1,7 +1,7 @@
 import { request } from 'node:http'
 import { CkptError, type EngineAdapter, type EngineCall, type EngineStart, type WorkerProtocol } from '@ckpt/contract'
 import { z } from 'zod'
-import { abortError } from '../deadline.ts'
+import { abortError } from '@ckpt/utils'
 
 const healthSchema = z.object({ device: z.string(), version: z.string().nullable(), dirty: z.boolean() })
 const errorSchema = z.object({ error: z.object({ type: z.string(), message: z.string(), traceback: z.string().optional() }) })

@@ -1,7 +1,7 @@
 import { CkptError, startReminders, type RingHandle, type RingTensor, type Waiting } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
-import { withDeadline } from '../deadline.ts'
-import type { UpdateSession, WorkerGreeting } from '../update/session.ts'
+import { withDeadline } from '@ckpt/utils'
+import type { UpdateSession, WorkerGreeting } from '../session.ts'
 import { abortPayload, bucketPayload, donePayload, ringPayload } from './payloads.ts'
 import { CounterFile } from './reference-counter.ts'
 
@@ -19,7 +19,7 @@ const LAST_ANSWER_MS = 250
 /** Longest time that a worker is still told, after this rank is done with it, that its update is off. */
 const FAREWELL_MS = 10_000
 
-export interface CompatSessionOptions {
+export interface CheckpointEngineSessionOptions {
   readonly rank: number
   /** ZeroMQ address to bind. */
   readonly address: string
@@ -38,7 +38,7 @@ export interface CompatSessionOptions {
  * The worker has a REP socket. This side speaks to it as a REQ socket does, but is a DEALER: several buckets may be with the worker
  * at a time, which it takes one by one and answers in order, and an abort can be sent while it works. The first failure is final.
  */
-export class CompatSession implements UpdateSession {
+export class CheckpointEngineSession implements UpdateSession {
   readonly checksDigests = false
   readonly #socket = new Dealer({
     linger: 1000,
@@ -46,7 +46,7 @@ export class CompatSession implements UpdateSession {
     receiveHighWaterMark: 0,
     maxMessageSize: MAX_ANSWER_BYTES,
   })
-  readonly #options: CompatSessionOptions
+  readonly #options: CheckpointEngineSessionOptions
   readonly #pending: Pending[] = []
   #state: 'new' | 'attaching' | 'attached' | 'released' | 'ended' = 'new'
   #failure: CkptError | undefined
@@ -61,13 +61,13 @@ export class CompatSession implements UpdateSession {
   /** Answers that nobody waits for any more. */
   #afterFailure: (() => void) | undefined
 
-  private constructor(options: CompatSessionOptions) {
+  private constructor(options: CheckpointEngineSessionOptions) {
     this.#options = options
   }
 
   /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
-  static async bind(options: CompatSessionOptions): Promise<CompatSession> {
-    const session = new CompatSession(options)
+  static async bind(options: CheckpointEngineSessionOptions): Promise<CheckpointEngineSession> {
+    const session = new CheckpointEngineSession(options)
     try {
       session.#watchConnections()
       await session.#socket.bind(options.address)

@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import type { EngineAdapter, Waiting } from '@ckpt/contract'
-import { CompatSession } from '../compat/session.ts'
-import { WorkerSession } from '../worker-protocol/session.ts'
+import { CheckpointEngineSession } from './checkpoint-engine/checkpoint-engine-session.ts'
+import { WorkerSession } from './protocol/worker-session.ts'
 import type { UpdateSession } from './session.ts'
 
 export interface WorkerAddressOptions {
@@ -37,5 +37,5 @@ export function openSession(
     onWaiting: (waiting: Waiting) => void
   },
 ): Promise<UpdateSession> {
-  return engine.protocol === 'checkpoint-engine' ? CompatSession.bind(options) : WorkerSession.bind(options)
+  return engine.protocol === 'checkpoint-engine' ? CheckpointEngineSession.bind(options) : WorkerSession.bind(options)
 }
