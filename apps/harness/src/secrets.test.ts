@@ -41,7 +41,7 @@ function processes(): Shown[] {
 it('secrets are in no process’s arguments, nor in the environment of ranks, engines and servers that ckpt was not given one in', async ({
   skip,
 }) => {
-  const mark = `CKPT_TEST_MARK=${randomUUID()}`
+  const mark = randomUUID()
   const directory = mkdtempSync(join(tmpdir(), 'ckpt-secrets-'))
   onTestFinished(() => rmSync(directory, { recursive: true, force: true }))
   using checkpoint = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 8 * 2 ** 20, 3n)
@@ -49,11 +49,14 @@ it('secrets are in no process’s arguments, nor in the environment of ranks, en
   const tokenFile = join(directory, 'http-token')
   writeFileSync(tokenFile, httpToken, { mode: 0o600 })
 
-  const [name, value] = mark.split('=') as [string, string]
-  process.env[name] = value
-  onTestFinished(() => void delete process.env[name])
+  process.env['CKPT_TEST_MARK'] = mark
+  onTestFinished(() => {
+    delete process.env['CKPT_TEST_MARK']
+  })
   const started: Spawned[] = []
-  onTestFinished(async () => void (await Promise.all(started.map((one) => one.stop('SIGINT')))))
+  onTestFinished(async () => {
+    await Promise.all(started.map((one) => one.stop('SIGINT')))
+  })
   const ckpt = (what: string, args: readonly string[]) => {
     const child = spawn(process.execPath, [...nodeArguments(MAIN), ...args], { stdio: ['ignore', 'ignore', 'pipe'] })
     started.push(wrap(what, child))
@@ -100,7 +103,7 @@ it('secrets are in no process’s arguments, nor in the environment of ranks, en
 
   // One that does it wrong is found, in both.
   const [shown] = secrets
-  const wrong = spawn('sleep', ['60'], { argv0: `sleep --token=${shown}`, env: { [name]: value, TOKEN: shown! } })
+  const wrong = spawn('sleep', ['60'], { argv0: `sleep --token=${shown}`, env: { CKPT_TEST_MARK: mark, TOKEN: shown! } })
   onTestFinished(() => void wrong.kill('SIGKILL'))
   await once(wrong, 'spawn')
   await expect.poll(() => processes().find(({ pid }) => pid === wrong.pid)?.arguments).toContain(shown)
