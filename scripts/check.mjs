@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util'
 import { changesetProblems } from './lib/changesets.mjs'
 import { hygieneProblems } from './lib/hygiene.mjs'
 import { run } from './lib/process.mjs'
+import { pythonLockProblems } from './lib/python-locks.mjs'
 import { countLine, noResults, parseLines } from './lib/results.mjs'
 import { ROOT } from './lib/root.mjs'
 import { ensureSetup, SetupError } from './setup.mjs'
@@ -36,6 +37,7 @@ const CHECKS = {
   'API pages': { command: [...script('api-docs.mjs'), '--check'] },
   changesets: { problems: changesetProblems },
   hygiene: { problems: hygieneProblems },
+  'Python locks': { problems: pythonLockProblems },
 }
 
 const { values } = parseArgs({

@@ -56,6 +56,10 @@ async function perform(name, action) {
   const start = performance.now()
   try {
     const text = await action()
+    if (text?.skipped !== undefined) {
+      process.stdout.write(`SKIP ${name}: ${text.skipped}\n`)
+      return
+    }
     process.stdout.write(
       `PASS ${name} (${((performance.now() - start) / 1000).toFixed(1)} s)${text === undefined ? '' : `: ${text}`}\n`,
     )

@@ -1,28 +1,22 @@
 // Creates .venv in the repository root with everything the Python worker package needs. Quick when there is nothing to do.
+// What comes from PyPI is compared with the hashes in scripts/python/*.lock; which build of torch is used, and how it was checked, is printed.
 // CKPT_TORCH_INDEX: an index with the torch build to prefer (a CPU build, say).
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
+import { installLocked, installTorch, installWorker, PipError } from './lib/python-install.mjs'
+import { PYTHON } from './lib/python-locks.mjs'
+import { ROOT as root } from './lib/root.mjs'
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const venv = join(root, '.venv')
 const python = join(venv, 'bin', 'python')
 const stampFile = join(venv, '.ckpt-stamp')
 const worker = join(root, 'packages', 'vllm', 'python')
-const requirements = join(root, 'scripts', 'python-requirements.txt')
-const requirementsWithoutDependencies = join(root, 'scripts', 'python-requirements-no-deps.txt')
 
 function stop(message) {
   process.stderr.write(`${message}\n`)
   process.exit(1)
-}
-
-function run(command, args) {
-  const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
-  if (error) stop(`cannot run ${command}: ${error.message}`)
-  if (status !== 0) stop(`${command} ${args.join(' ')} ended with ${status}`)
 }
 
 /** The interpreter the environment is made from, by path and version; a new one means a new environment. */
@@ -37,7 +31,7 @@ function basePython() {
 /** Digest of all that decides what the environment holds. */
 function wantedStamp(base) {
   const hash = createHash('sha256').update(base).update(root)
-  for (const file of [requirements, requirementsWithoutDependencies, join(worker, 'pyproject.toml')]) {
+  for (const file of [join(PYTHON, 'requirements.lock'), join(PYTHON, 'torch.lock'), join(worker, 'pyproject.toml')]) {
     hash.update('\0').update(readFileSync(file))
   }
   return hash.digest('hex')
@@ -57,10 +51,13 @@ if (!usable) {
   const { status } = spawnSync('python3', ['-m', 'venv', venv], { stdio: ['ignore', 'inherit', 'inherit'] })
   if (status !== 0) stop('python3 -m venv failed; on Debian and Ubuntu: apt-get install python3-venv')
 }
-const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-input']
-const torchIndex = process.env.CKPT_TORCH_INDEX ? ['--extra-index-url', process.env.CKPT_TORCH_INDEX] : []
-run(python, [...pip, ...torchIndex, '-r', requirements])
-run(python, [...pip, '--no-deps', '-r', requirementsWithoutDependencies])
-run(python, [...pip, '--no-deps', '--no-build-isolation', '--editable', worker])
+try {
+  installLocked(python, 'requirements.lock')
+  process.stdout.write(`${installTorch(python, { index: process.env.CKPT_TORCH_INDEX || undefined })}\n`)
+  installWorker(python, worker)
+} catch (error) {
+  if (!(error instanceof PipError)) throw error
+  stop(error.message)
+}
 writeFileSync(stampFile, stamp)
 process.stdout.write('.venv is ready\n')

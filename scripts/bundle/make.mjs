@@ -8,10 +8,13 @@ import { commit, fileTable } from './manifest.mjs'
 import { copyNode, nodeLicense } from './node.mjs'
 
 const MANIFEST = 'MANIFEST.json'
+/** What is compared at every start, by sha256sum: everything that is run. */
+const SUMS = 'SHA256SUMS'
+const RUN = /^(bin|lib|node|python)\//
 
 /**
  * Makes the bundle at `out`, in place of an older one. Layout: `bin/` commands, `lib/` JavaScript and, under `node_modules`, what
- * loads native code, `node/` Node, `python/` the worker package, `licenses/`, `MANIFEST.json`.
+ * loads native code, `node/` Node, `python/` the worker package, `licenses/`, `SHA256SUMS`, `MANIFEST.json`.
  *
  * @param {{ out: string, node: 'packed' | 'raw' | 'none' }} options
  * @returns {Promise<Record<string, any>>} the manifest
@@ -50,6 +53,8 @@ async function fill(directory, node) {
   const license = nodeFacts === null ? undefined : nodeLicense()
   if (license !== undefined) copyTo(license, join(licenses, 'node/LICENSE'))
 
+  const sums = Object.entries(fileTable(directory)).filter(([file]) => RUN.test(file))
+  writeFileSync(join(directory, SUMS), sums.map(([file, { sha256 }]) => `${sha256}  ${file}\n`).join(''))
   const files = fileTable(directory)
   const binaries = Object.keys(files).filter((file) => file.endsWith('.node'))
   const glibc = Math.max(

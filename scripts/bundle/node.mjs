@@ -9,7 +9,7 @@ const SYSTEM_LIBRARIES = /^(linux-vdso|ld-linux|libc|libm|libdl|libpthread|librt
 const COMPRESS_TIMEOUT_MS = 10 * 60_000
 
 /**
- * Puts the running Node into `directory`: as `node.xz` with an `id` to unpack it under, or as it is.
+ * Puts the running Node into `directory`: as `node.xz` with an `id` to unpack it under and its hash, or as it is.
  * @returns {{ version: string, sha256: string }}
  */
 export function copyNode(directory, { raw }) {
@@ -29,6 +29,7 @@ export function copyNode(directory, { raw }) {
   } else {
     copyFileSync(compressed(binary, sha256), join(directory, 'node.xz'))
     writeFileSync(join(directory, 'id'), `${process.version}-${sha256.slice(0, 12)}\n`)
+    writeFileSync(join(directory, 'sha256'), `${sha256}\n`)
   }
   return { version: process.version, sha256 }
 }

@@ -31,6 +31,52 @@ export function quotedTestProblems(page, text, root = ROOT) {
   return problems
 }
 
+/** Where a page stands in for a proof: a test's file, a link to one, a fuzzer, or the reason why there is none. */
+const PROOF =
+  /`(?:apps|packages|native|scripts)\/[\w./-]*(?:[.-]|_)(?:test|fuzz|pytest)[\w.-]*`|`packages\/[\w./-]*\/(?:tests?|fuzz)\/[\w.-]+`|\]\((?:[.][.]\/)?(?:apps|packages|native|scripts)\/[^)]*\)|fuzzers? `[\w-]+`|\(no test: [^)]+\)/
+
+/**
+ * Promises of a page that no test follows: rows of tables with a column "Test" whose cell names none; and, in the sections named, sentences
+ * after the last test of their paragraph or list item. "(no test: why)" is an answer too.
+ *
+ * @param {readonly string[]} sections headings whose every sentence is a promise
+ */
+export function unprovenProblems(page, text, sections) {
+  const problems = []
+  let heading = ''
+  let column = -1
+  const all = blocks(text)
+  for (const [at, block] of all.entries()) {
+    const cells = block.startsWith('|') ? block.split('|').map((cell) => cell.trim()) : undefined
+    if (block.startsWith('#')) heading = block.replace(/^#+ */, '')
+    else if (cells !== undefined && RULE.test(all[at + 1] ?? '')) column = cells.indexOf('Test')
+    else if (cells !== undefined) {
+      if (column > 0 && !RULE.test(block) && !PROOF.test(cells[column] ?? ''))
+        problems.push(`${page}: the row "${cells[1]}" names no test; "(no test: why)" is an answer too`)
+    } else if (sections.includes(heading)) {
+      // What stands behind a file: names of its tests, and marks.
+      const unproven = block
+        .split(PROOF)
+        .at(-1)
+        .replace(/^([\s).,;:…]|and\b|"[^"]*")*/, '')
+      if (unproven !== '')
+        problems.push(`${page}: no test follows "${unproven.slice(0, 100)}"; "(no test: why)" is an answer too`)
+    }
+  }
+  return problems
+}
+
+/** Line under a table's head. */
+const RULE = /^\|( *:?-+:? *\|)+$/
+
+/** Headings, rows of tables, list items and paragraphs, each on one line. */
+function blocks(text) {
+  return text
+    .split(/\n(?=\||#|- )|\n\n+/)
+    .map((block) => block.replace(/\s+/g, ' ').trim())
+    .filter((block) => block !== '')
+}
+
 /** True if a string or a function of `source` has the name; `…` stands for anything within a line. */
 function hasTest(source, name) {
   const parts = name.split('…').map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, String.raw`\$&`))

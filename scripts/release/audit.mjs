@@ -4,11 +4,11 @@ import { run } from '../lib/process.mjs'
 const STOPS = ['high', 'critical']
 
 /**
- * Asks the registry for known vulnerabilities of what a user would install. A registry that has no such answers (a mirror, no network) is
- * reported, and stops nothing.
+ * Asks the registry for known vulnerabilities of what a user would install. A registry that has no such answers (a mirror, no network) stops
+ * nothing.
  *
  * @param {string} project directory with an installed project
- * @returns {Promise<string>} what was found
+ * @returns {Promise<string | { skipped: string }>} what was found, or why nothing is known
  * @throws Error naming packages with vulnerabilities of severity high or critical
  */
 export async function audit(project) {
@@ -24,7 +24,9 @@ export function auditResult(output) {
   const report = parse(output)
   if (report?.metadata?.vulnerabilities === undefined || report.vulnerabilities === undefined) {
     const why = report?.message ?? report?.error?.summary ?? report?.error?.code ?? output.trim().split('\n')[0] ?? ''
-    return `SKIP: the registry answers no audit: ${String(why).slice(0, 200)}`
+    return {
+      skipped: `the registry does not tell known vulnerabilities, so none were looked for: ${String(why).slice(0, 200)}`,
+    }
   }
   const found = Object.values(report.vulnerabilities)
   const bad = found.filter(({ severity }) => STOPS.includes(severity))

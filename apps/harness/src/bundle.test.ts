@@ -1,4 +1,5 @@
 import { execFile, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import {
   appendFileSync,
   chmodSync,
@@ -9,6 +10,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
@@ -121,6 +123,65 @@ describe('the bundle, without Node on the PATH', () => {
     expect(checks.find(({ id }) => id === 'bundle')?.facts).toMatchObject({ damaged: ['LICENSE'] })
   })
 
+  it.each([
+    ['JavaScript', /^lib\/ckpt\.mjs$/],
+    ['JavaScript that it imports', /^lib\/chunk-.*\.mjs$/],
+    ['an addon', /^lib\/node_modules\/.*\.node$/],
+    ['the worker package', /^python\/ckpt_worker\/.*\.py$/],
+    ['a Python program', /^lib\/[^/]*\.py$/],
+    ['Node', /^node\/node$/],
+    ['a command', /^bin\/ckpt-bench$/],
+  ] as const)('with any one byte of %s changed is refused by its name, before anything runs', async (_, name) => {
+    const listed = readFileSync(join(bundle, 'SHA256SUMS'), 'utf8').match(/(?<= {2}).+$/gm)!
+    const file = listed.find((one) => name.test(one))!
+    const path = join(bundle, file)
+    const whole = readFileSync(path)
+    try {
+      for (const at of [0, Math.floor(whole.length / 2), whole.length - 1]) {
+        const changed = Buffer.from(whole)
+        changed[at]! ^= 1
+        writeFileSync(path, changed)
+        expect(await command('ckpt', ['plan', '--help'])).toMatchObject({
+          status: 1,
+          stdout: '',
+          stderr: `ckpt: INVALID_STATE: the bundle at ${bundle} is damaged: ${file}: copy it again\n`,
+        })
+      }
+    } finally {
+      writeFileSync(path, whole)
+    }
+    expect((await command('ckpt', ['--help'])).status).toBe(0)
+  })
+
+  it('runs nothing of what was put in place of its files', async () => {
+    const mark = join(directory, 'ran')
+    for (const [file, program] of [
+      ['lib/ckpt.mjs', `import { writeFileSync } from 'node:fs'; writeFileSync(${JSON.stringify(mark)}, '')\n//`],
+      ['node/node', `#!/bin/sh\n: >${mark}\nexit\n#`],
+    ] as const) {
+      const path = join(bundle, file)
+      const whole = readFileSync(path)
+      // Of the same size.
+      rmSync(path)
+      writeFileSync(path, Buffer.concat([Buffer.from(program), Buffer.alloc(whole.length - program.length, 'x')]), {
+        mode: 0o755,
+      })
+      const { status, stderr } = await command('ckpt', ['--help'])
+      rmSync(path)
+      writeFileSync(path, whole, { mode: 0o755 })
+      expect({ status, stderr, ran: existsSync(mark) }).toEqual({
+        status: 1,
+        stderr: expect.stringContaining(`is damaged: ${file}:`) as string,
+        ran: false,
+      })
+    }
+    const sums = readFileSync(join(bundle, 'SHA256SUMS'))
+    rmSync(join(bundle, 'SHA256SUMS'))
+    const { status, stderr } = await command('ckpt', ['--help'])
+    writeFileSync(join(bundle, 'SHA256SUMS'), sums)
+    expect({ status, stderr }).toEqual({ status: 127, stderr: expect.stringContaining('SHA256SUMS is missing') as string })
+  })
+
   it('runs the bench with rank, engine and gather processes of its own', async () => {
     const json = join(directory, 'bench.json')
     const args = [
@@ -197,7 +258,19 @@ describe('unpacking Node at the first use', () => {
     writeFileSync(join(root, 'node/node'), script)
     await run('xz', [join(root, 'node/node')])
     writeFileSync(join(root, 'node/id'), 'v20-abc\n')
+    writeFileSync(join(root, 'node/sha256'), `${sha256(script)}\n`)
+    list(root)
     return root
+  }
+
+  const sha256 = (content: string | Buffer) => createHash('sha256').update(content).digest('hex')
+  /** Lists the files of a bundle as they are. */
+  const list = (root: string) => {
+    const files = ['bin', 'node']
+      .filter((folder) => existsSync(join(root, folder)))
+      .flatMap((folder) => readdirSync(join(root, folder)).map((name) => join(folder, name)))
+    const lines = files.map((file) => `${sha256(readFileSync(join(root, file)))}  ${file}\n`)
+    writeFileSync(join(root, 'SHA256SUMS'), lines.join(''))
   }
 
   const start = (root: string, more: Parameters<typeof run>[2] = {}) =>
@@ -208,22 +281,38 @@ describe('unpacking Node at the first use', () => {
     const expected = `${join(root, 'node/node-v20-abc')} one two words `
     const outputs = await Promise.all(Array.from({ length: 4 }, () => start(root)))
     expect(outputs.map(({ stdout }) => stdout)).toEqual(Array.from({ length: 4 }, () => expected))
-    expect(readdirSync(join(root, 'node')).sort()).toEqual(['id', 'node-v20-abc', 'node.xz'])
-    rmSync(join(root, 'node/node.xz'))
-    writeFileSync(join(root, 'node/node.xz'), 'not read again')
+    expect(readdirSync(join(root, 'node')).sort()).toEqual(['id', 'node-v20-abc', 'node.xz', 'sha256'])
+    const { mtimeMs } = statSync(join(root, 'node/node-v20-abc'))
     expect((await start(root)).stdout).toBe(expected)
+    expect(statSync(join(root, 'node/node-v20-abc')).mtimeMs).toBe(mtimeMs)
+  })
+
+  it('neither unpacks a changed one, nor runs one that was changed afterwards', async () => {
+    const root = await packed()
+    const archive = readFileSync(join(root, 'node/node.xz'))
+    const changed = Buffer.from(archive)
+    changed[30]! ^= 1
+    writeFileSync(join(root, 'node/node.xz'), changed)
+    await expect(start(root)).rejects.toThrow(/is damaged: node\/node\.xz: copy it again/)
+    expect(readdirSync(join(root, 'node'))).not.toContain('node-v20-abc')
+    writeFileSync(join(root, 'node/node.xz'), archive)
+    await start(root)
+    writeFileSync(join(root, 'node/node-v20-abc'), script.replace('%s ', '%s_'))
+    await expect(start(root)).rejects.toThrow(/node\/node-v20-abc is not what the bundle at .* holds: remove it/)
+    rmSync(join(root, 'node/node-v20-abc'))
+    expect((await start(root)).stdout).toContain('one two words')
   })
 
   it('works with Python where xz is missing, and says what to install where both are', async (context) => {
     if (!(await present('python3'))) context.skip('no Python interpreter')
     const few = join(directory, 'few')
     mkdirSync(few)
-    for (const name of ['sh', 'readlink', 'dirname', 'cat', 'chmod', 'mv', 'rm', 'mkdir']) {
+    for (const name of ['sh', 'readlink', 'dirname', 'cat', 'chmod', 'mv', 'rm', 'mkdir', 'sha256sum']) {
       symlinkSync(join(env['PATH']!, name), join(few, name))
     }
     const root = await packed()
     await expect(start(root, { env: { PATH: few } })).rejects.toThrow(/xz or python3/)
-    expect(readdirSync(join(root, 'node')).sort()).toEqual(['id', 'node.xz'])
+    expect(readdirSync(join(root, 'node')).sort()).toEqual(['id', 'node.xz', 'sha256'])
     const { stdout: python } = await run('python3', ['-c', 'import sys; print(sys.executable)'])
     writeFileSync(join(few, 'python3'), `#!/bin/sh\nexec ${python.trim()} "$@"\n`, { mode: 0o755 })
     expect((await start(root, { env: { PATH: few } })).stdout).toContain('one two words')
@@ -249,6 +338,7 @@ describe('unpacking Node at the first use', () => {
   it('takes another Node where the bundle was made without', async () => {
     const root = await packed()
     rmSync(join(root, 'node'), { recursive: true })
+    list(root)
     await expect(start(root)).rejects.toThrow(/made without Node/)
     const { stdout } = await run(join(root, 'bin/ckpt-node'), ['-p', '1 + 1'], {
       env: { ...env, CKPT_NODE: process.execPath },

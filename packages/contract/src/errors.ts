@@ -52,11 +52,17 @@ export const ERROR_CODES = {
   CHECKPOINT_IN_USE: { scope: 'checkpoint', retryable: true },
   CHECKPOINT_MALFORMED: { scope: 'checkpoint', retryable: false },
   CHECKPOINT_UNREADABLE: { scope: 'checkpoint', retryable: true },
-  /** A file of the checkpoint was replaced, written to or removed while it was read. */
+  /**
+   * A file of the checkpoint was replaced, written to or removed while it was registered: nothing is registered, and registering again may
+   * succeed. Afterwards it is `MEMORY_CHANGED`.
+   */
   CHECKPOINT_CHANGED: { scope: 'checkpoint', retryable: true },
   METAS_MALFORMED: { scope: 'checkpoint', retryable: false },
   METAS_STALE: { scope: 'checkpoint', retryable: true },
-  /** Memory, or a file that is used in place, was replaced, cut short or written to since it was registered or offered. */
+  /**
+   * Memory, or a file that is used in place, was replaced, cut short or written to since it was registered or offered: what is registered cannot be
+   * used any more.
+   */
   MEMORY_CHANGED: { scope: 'checkpoint', retryable: true },
   /** A one-sided endpoint does not know the region's key (any more), or the range lies outside of it. */
   REGION_REFUSED: { scope: 'checkpoint', retryable: false },

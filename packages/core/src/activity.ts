@@ -60,6 +60,12 @@ export class Activity extends EventEmitter<{ change: [] }> {
   #begunAt = 0
   #running: (Omit<RunningUpdate, 'loads'> & { loads: [number, number][] }) | undefined
 
+  constructor() {
+    super()
+    // One for each page that is open, which the API limits.
+    this.setMaxListeners(0)
+  }
+
   /** By name. */
   get checkpoints(): HeldCheckpoint[] {
     return [...this.#checkpoints.values()].sort((a, b) => a.name.localeCompare(b.name))

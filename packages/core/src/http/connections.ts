@@ -14,9 +14,9 @@ const HEARD_MS = 250
 /** Connections to keep, in the order in which they came. */
 interface Held {
   readonly since: number
-  /** Requests that are being answered. */
-  active: number
-  /** Requests behind the first one, until that is admitted. */
+  /** A request is being answered. */
+  active: boolean
+  /** Requests behind it, of which the next begins when its answer has been taken. */
   readonly pipelined: (() => void)[]
 }
 
@@ -93,34 +93,51 @@ export class Connections {
   }
 
   /**
-   * Called with each request before anything else is done with it; `handle` answers it. What is pipelined behind a stranger's first request waits
-   * until that has shown a right to call, and is never looked at otherwise: the connection ends with the first answer.
+   * Called with each request before anything else is done with it; `handle` answers it. What is pipelined behind it waits until its answer has been
+   * taken, so that one connection never holds more than one answer, and no more requests than came with one read. Behind a stranger's
+   * first request nothing is looked at: the connection ends with the first answer.
    */
   begin(request: IncomingMessage, response: ServerResponse, handle: () => void): void {
     const { socket } = request
     const caller = this.#busy.get(socket) ?? this.#idle.get(socket)
-    if (caller !== undefined) {
-      caller.active++
-      this.#move(socket, caller, this.#busy)
-    } else {
-      const held = this.#answering.get(socket)
-      if (held === undefined) return
-      if (held.active > 0) {
-        held.pipelined.push(() => this.begin(request, response, handle))
-        return
-      }
-      held.active++
+    const held = caller ?? this.#answering.get(socket)
+    if (held === undefined) return
+    if (held.active) {
+      // The one before it is complete: this one's head has been read.
+      held.pipelined.push(() => this.begin(request, response, handle))
+      socket.pause()
+      return
+    }
+    held.active = true
+    if (caller !== undefined) this.#move(socket, caller, this.#busy)
+    else {
       socket.pause()
       this.#wanted.set(response, response.shouldKeepAlive)
       response.shouldKeepAlive = false
     }
     response.once('close', () => {
-      const held = this.#busy.get(socket)
-      if (held !== undefined && --held.active === 0) this.#move(socket, held, this.#idle)
       // The answer came before the end of the body: nobody reads the rest.
       if (!request.complete) socket.destroy()
+      const held = this.#busy.get(socket)
+      if (held !== undefined) this.#next(socket, held)
     })
     handle()
+  }
+
+  /** Begins what is pipelined behind a caller's request that has been answered, once others have had their turn. */
+  #next(socket: Socket, held: Held): void {
+    const begin = held.pipelined.shift()
+    if (begin === undefined) {
+      held.active = false
+      this.#move(socket, held, this.#idle)
+      return
+    }
+    setImmediate(() => {
+      if (socket.destroyed || socket.writableEnded) return
+      held.active = false
+      begin()
+      this.#readOn(socket, held)
+    })
   }
 
   /** The request of this answer has shown that it may be made. */
@@ -129,9 +146,14 @@ export class Connections {
     const held = this.#answering.get(socket)
     if (held === undefined) return
     this.#move(socket, held, this.#busy)
-    socket.resume()
     response.shouldKeepAlive = this.#wanted.get(response) ?? false
-    for (const begin of held.pipelined.splice(0)) begin()
+    this.#readOn(socket, held)
+  }
+
+  /** Reads what follows, unless something waits that was read before. */
+  #readOn(socket: Socket, { pipelined }: Held): void {
+    if (pipelined.length === 0) socket.resume()
+    else socket.pause()
   }
 
   /** The request of this answer may not be made: its connection ends with the answer. */
@@ -145,7 +167,7 @@ export class Connections {
       reset(socket)
       return false
     }
-    this.#waiting.set(socket, { since: performance.now(), active: 0, pipelined: [] })
+    this.#waiting.set(socket, { since: performance.now(), active: false, pipelined: [] })
     socket.once('close', () => this.#forget(socket))
     return true
   }

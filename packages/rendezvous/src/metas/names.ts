@@ -3,7 +3,7 @@ import { isAscii, isUtf8 } from 'node:buffer'
 import { CkptError, type NameList } from '@ckpt/contract'
 
 import { columnWidth, malformed, type ByteReader, type ByteWriter } from './bytes.ts'
-import { MAX_NAME, NAME_BLOCK } from './format.ts'
+import { MAX_NAME, MAX_NAMES, NAME_BLOCK } from './format.ts'
 
 const BLOCK_MASK = NAME_BLOCK - 1
 
@@ -14,10 +14,13 @@ export function writeNames(writer: ByteWriter, names: NameList): void {
   const ids = new Uint32Array(count)
   const dictionary = new Map<string, number>()
   let longest = 0
+  let all = 0
   let previous = ''
   for (let i = 0; i < count; i++) {
     const name = names.at(i)
     if (name.length > MAX_NAME) throw badName(name, `has ${name.length} characters, at most ${MAX_NAME} are allowed`)
+    all += name.length
+    if (all > MAX_NAMES) throw badName(name, `and those before it have ${all} characters, at most ${MAX_NAMES} are allowed`)
     const shared = (i & BLOCK_MASK) === 0 ? 0 : sharedPrefix(previous, name)
     const suffix = name.slice(shared)
     let id = dictionary.get(suffix)
@@ -63,6 +66,7 @@ export function readNames(reader: ByteReader, count: number): NameList {
   if (!ascii) dictionary.check()
 
   let previous = 0
+  let all = 0
   for (let i = 0; i < count; i++) {
     const prefix = prefixes[i]!
     const id = ids[i]!
@@ -71,6 +75,9 @@ export function readNames(reader: ByteReader, count: number): NameList {
     if (id >= size) throw malformed('names.id', `tensor ${i} has entry ${id} of ${size}`)
     previous = prefix + (ascii ? starts[id + 1]! - starts[id]! : dictionary.at(id).length)
     if (previous > MAX_NAME) throw malformed('names.length', `the name of tensor ${i} is over ${MAX_NAME} characters`)
+    all += previous
+    if (all > MAX_NAMES)
+      throw malformed('names.length', `the names up to tensor ${i} have ${all} characters, over ${MAX_NAMES}`)
   }
   const list = new FrontCodedNames(prefixes, ids, dictionary)
   // A prefix may cut a surrogate pair in two: only whole names show it, and only in text that is not plain ASCII.

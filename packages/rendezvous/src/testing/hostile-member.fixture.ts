@@ -1,0 +1,80 @@
+/**
+ * A member that does what it can to the others, in a process of its own: joins with the secret as rank `rank` of `{ address, token, worldSize, rank }`, its
+ * argument, and never reads an answer after the first. Dismissed, it comes again. It says that it is a member
+ * and, on any message of its parent, what it sent.
+ */
+import { Dealer } from 'zeromq'
+
+import { curveClient } from '../wire/curve.ts'
+import { pack, PROTOCOL } from '../wire/messages.ts'
+
+const { address, token, worldSize, rank } = JSON.parse(process.argv[2]!) as {
+  address: string
+  token: string
+  worldSize: number
+  rank: number
+}
+const EACH_MS = 1500
+/** Many times what may stay with the coordinator. */
+const PUBLISHED = Buffer.alloc(4 * 2 ** 20)
+const sent = { memberships: 0, gathers: 0, joins: 0, aborts: 0, published: 0, noise: 0 }
+const curve = (await curveClient(token))!
+
+const join = (as: number) =>
+  pack({
+    type: 'join',
+    protocol: PROTOCOL,
+    rank: as,
+    worldSize,
+    incarnation: `hostile ${sent.memberships}`,
+    token,
+    host: 'h',
+    pid: 1,
+  })
+const gather = { type: 'gather', kind: 'value', epoch: null, timeoutMs: 1e6, digest: null }
+const error = { code: 'RANK_LOST', message: 'a lie', fields: { rank: 0 } }
+const ranks = Array.from({ length: worldSize }, (_, one) => one)
+
+/** One membership: everything that a member may say, in bulk, then what it may not. */
+async function misbehave(): Promise<void> {
+  const socket = new Dealer({ linger: 0, sendHighWaterMark: 8, sendTimeout: 5000, receiveTimeout: 20_000, ...curve })
+  socket.connect(address)
+  try {
+    await socket.send(join(rank))
+    await socket.receive()
+    sent.memberships++
+    if (sent.memberships === 1) process.send!(sent)
+    const until = performance.now() + EACH_MS
+    for (let id = 1; performance.now() < until; id++) {
+      await socket.send([pack({ ...gather, id, key: `k${id}`, ranks: id % 2 === 0 ? ranks : null }), Buffer.alloc(20_000)])
+      await socket.send([pack({ type: 'publish', key: `p${sent.published}` }), PUBLISHED])
+      await socket.send(pack({ type: 'abort', epoch: id % 50, error }))
+      await socket.send(pack({ type: 'want', id, digests: Array.from({ length: 100 }, (_, i) => `d${i}`) }))
+      sent.gathers++
+      sent.published++
+      sent.aborts++
+    }
+    // Other ranks' places, and what is no message.
+    for (let as = 0; as < worldSize; as += 10) {
+      await socket.send(join(as))
+      sent.joins++
+    }
+    for (let i = 0; i < 100; i++) {
+      await socket.send(Buffer.alloc(2000, i))
+      sent.noise++
+    }
+  } finally {
+    socket.close()
+  }
+}
+
+process.on('message', () => process.send!(sent))
+process.on('disconnect', () => process.exit(0))
+for (;;) {
+  try {
+    await misbehave()
+  } catch {
+    // Its place is held until the coordinator has missed it.
+  }
+  await new Promise((resolve) => setTimeout(resolve, 50))
+}
