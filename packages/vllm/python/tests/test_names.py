@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +33,7 @@ class Lenient(torch.nn.Module):
 
 
 #: How trainers rename what they wrap: PEFT, torch.compile, DDP, FSDP, a value head.
-RENAMES = {
+RENAMES: dict[str, Callable[[str], str]] = {
     "peft": lambda name: name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias"),
     "compiled": lambda name: f"_orig_mod.{name}",
     "data parallel": lambda name: f"module.{name}",
