@@ -1,5 +1,7 @@
+import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
+import { createServer } from 'node:http'
+import { connect, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { CkptError } from '@ckpt/contract'
@@ -9,6 +11,7 @@ import { headerFor } from '@ckpt/safetensors'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { freePort } from './cluster/cluster.ts'
 import { EngineProcess } from './cluster/engine-process.ts'
+import { SOURCE_FLAGS } from './cluster/processes.ts'
 import { grouped, refusing } from './testing/confined.fixture.ts'
 
 // Situations from docs/known-faults.md that need several parts of ckpt at once.
@@ -154,5 +157,39 @@ describe('the HTTP API behind load balancers', () => {
 
   it('answers a client that has closed its own half of the connection', async () => {
     expect(await answer('/slow', true)).toContain('at last')
+  })
+})
+
+describe('a proxy that the environment names', () => {
+  it('is not asked for engines', async () => {
+    const asked: string[] = []
+    const listening = async (name: string) => {
+      const peer = createServer((request, response) => {
+        asked.push(`${name} ${request.url}`)
+        response.end('[]')
+      })
+      await new Promise<void>((resolve) => peer.listen(0, '127.0.0.1', resolve))
+      return { peer, url: `http://127.0.0.1:${(peer.address() as AddressInfo).port}` }
+    }
+    const [engine, proxy] = [await listening('engine'), await listening('proxy')]
+    // What is set before Node starts counts: newer versions read it then.
+    const code = `
+      const [{ vllm }, { sglang }] = await Promise.all([import('@ckpt/vllm'), import('@ckpt/sglang')])
+      const ready = { rank: 0, timeoutMs: 20000, signal: new AbortController().signal }
+      for (const make of [vllm, sglang]) await make({ url: '${engine.url}', parallelSize: 1 }).ready(ready)`
+    const names = ['http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY', 'npm_config_proxy']
+    const env = { ...process.env, NODE_USE_ENV_PROXY: '1', ...Object.fromEntries(names.map((name) => [name, proxy.url])) }
+    const args = [...SOURCE_FLAGS, '--input-type=module', '-e', code]
+    try {
+      const failed = await new Promise((resolve) =>
+        execFile(process.execPath, args, { env, cwd: import.meta.dirname, timeout: 60_000 }, resolve),
+      )
+      expect(failed).toBeNull()
+    } finally {
+      for (const { peer } of [engine, proxy]) peer.close()
+    }
+    expect(asked).toContain('engine /health')
+    expect(asked).toContain('engine /ping')
+    expect(asked.filter((what) => what.startsWith('proxy'))).toEqual([])
   })
 })

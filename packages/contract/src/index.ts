@@ -6,6 +6,7 @@
 export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorScope, type SerializedError } from './errors.ts'
 export { identityChange, identityOf, type FileIdentity, type ReadableFile } from './file-identity.ts'
 export { engineKey } from './engine-key.ts'
+export { requireSocketDescriptors } from './descriptors.ts'
 export { checkMessagePack } from './message-pack.ts'
 export { checkSecret, readSecretFile, userSecretFile } from './secrets.ts'
 export { shown } from './shown.ts'

@@ -104,6 +104,8 @@ export class ParameterServer implements AsyncDisposable {
   /**
    * Joins the other ranks. @throws CkptError `INVALID_ARGUMENT` naming the option or variable, `RANK_MISSING`,
    * `RENDEZVOUS_REJECTED`, `ADDON_UNAVAILABLE`, `UNSUPPORTED` where no directory can hold this rank's sockets.
+   *
+   * In a worker thread, call `close()` before the thread is terminated: ZeroMQ's package ends the process otherwise (docs/operations.md, "Worker threads").
    */
   static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
     refuseServiceLinks(process.env, variablesRead(options))

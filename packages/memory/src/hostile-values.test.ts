@@ -66,7 +66,11 @@ it('a trainer’s description is refused by field, whatever stands where', () =>
     expect(one([value], [row])).toBeUndefined()
     expect(one([memory], [value])).toBeUndefined()
     for (const key of ['kind', 'name', 'bytes']) expect(one([{ ...memory, [key]: value }], [row])).toBeUndefined()
-    for (let at = 0; at < row.length; at++) expect(one([memory], [row.with(at, value as string)]), String(at)).toBeUndefined()
+    for (const start of [row, row.with(0, 'x'.repeat(10_000))]) {
+      for (let at = 0; at < row.length; at++) {
+        expect(one([memory], [start.with(at, value as string)]), String(at)).toBeUndefined()
+      }
+    }
   }
   fc.assert(
     fc.property(
@@ -84,6 +88,8 @@ it('named tensors are refused by field, whatever a caller gives', () => {
   const one = (tensor: unknown) => untyped(() => tensorSpecs([tensor as NamedTensorInput]), 'INVALID_ARGUMENT')
   expect(one(input)).toBeUndefined()
   for (const value of hostile) {
-    for (const key of ['name', 'dtype', 'shape']) expect(one({ ...input, [key]: value }), key).toBeUndefined()
+    for (const name of ['w', 'x'.repeat(10_000)]) {
+      for (const key of ['name', 'dtype', 'shape']) expect(one({ ...input, name, [key]: value }), key).toBeUndefined()
+    }
   }
 })

@@ -138,5 +138,5 @@ function isIterable(value: object): value is Iterable<NamedTensorInput> {
 }
 
 function invalid(tensor: string, field: string, message: string): CkptError {
-  return new CkptError('INVALID_ARGUMENT', `tensor ${JSON.stringify(tensor)}: ${message}`, { fields: { tensor, field } })
+  return new CkptError('INVALID_ARGUMENT', `tensor ${shown(tensor)}: ${message}`, { fields: { tensor, field } })
 }

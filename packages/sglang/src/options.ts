@@ -34,7 +34,10 @@ export interface SglangOptions {
    * ends them, `in_place` keeps their caches). Without it (`none`) SGLang waits until all running requests are done.
    */
   readonly pause?: 'abort' | 'retract' | 'in_place' | 'none'
-  /** Drop the prefix cache of the old weights (default true; not with `in_place`, where SGLang refuses). */
+  /**
+   * Drop the prefix cache of the old weights, HiCache's storage included (default true; not with `in_place`, where SGLang refuses). Where SGLang keeps it
+   * the update fails and requests stay paused.
+   */
   readonly flushCache?: boolean
 }
 

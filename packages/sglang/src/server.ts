@@ -6,6 +6,10 @@ import type { SglangOptions } from './options.ts'
 const MAX_ANSWER = 16 * 2 ** 20
 const outcomeSchema = z.object({ success: z.boolean(), message: z.string() })
 const modelSchema = z.object({ weight_version: z.string() })
+const infoSchema = z.object({ hicache_storage_backend: z.string().nullish() })
+/** Routes by their newest name and the one that older versions have. */
+const INFO = ['/server_info', '/get_server_info'] as const
+const CLEAR_STORAGE = ['/hicache/storage-backend/clear', '/clear_hicache_storage_backend'] as const
 
 export interface Limits {
   readonly timeoutMs: number
@@ -79,6 +83,28 @@ export class SglangServer {
   /** @throws CkptError `ENGINE_WORKER_ERROR` where requests are running or queued: SGLang then keeps its cache. */
   async flushCache(limits: Limits): Promise<void> {
     await this.#post('/flush_cache', undefined, limits)
+  }
+
+  /**
+   * Drops what HiCache keeps in files or in a store (`--hicache-storage-backend`), which `/flush_cache` does not touch. Does nothing where the server has
+   * none. @throws CkptError `ENGINE_WORKER_ERROR` where SGLang keeps it.
+   */
+  async clearStorage(limits: Limits): Promise<void> {
+    const answer = await this.#either('GET', INFO, limits)
+    if (answer.status === 404) return
+    this.#accept(INFO[0], answer)
+    const backend = this.#parse(infoSchema, INFO[0], answer).hicache_storage_backend
+    if (backend === null || backend === undefined) return
+    const { status, text } = await this.#either('POST', CLEAR_STORAGE, limits)
+    if (status < 300) return
+    const why = `${status}: ${text.trim().slice(0, 2000)}`
+    throw this.#error('ENGINE_WORKER_ERROR', `SGLang keeps the old weights' cache in its storage "${backend}" (${why})`, status)
+  }
+
+  /** The answer to the first of two routes, or to the second where there is no first. */
+  async #either(method: 'GET' | 'POST', [first, second]: readonly [string, string], limits: Limits): Promise<Answer> {
+    const answer = await this.#exchange(method, first, undefined, limits)
+    return answer.status === 404 ? this.#exchange(method, second, undefined, limits) : answer
   }
 
   /** Has the workers take one update; returns what they said. @throws CkptError `ENGINE_WORKER_ERROR` with SGLang's message. */

@@ -61,6 +61,7 @@ describe('an update of SGLang', () => {
       'POST /flush_cache': ok,
       'POST /update_weights_from_ipc': { body: { success: true, message: 'Succeeded to update model weights.' } },
       'GET /model_info': { body: { weight_version: 'step-1' } },
+      'GET /server_info': { body: { hicache_storage_backend: null, version: '0.5.23' } },
     }
   })
   afterEach(() => peer.close())
@@ -86,7 +87,8 @@ describe('an update of SGLang', () => {
       ).toEqual({})
     await update({ apiKey: 'key' })
     expect(peer.routes).toEqual([
-      ...['/pause_generation', '/update_weights_from_ipc', 'GET /model_info', '/flush_cache', '/continue_generation'],
+      ...['/pause_generation', '/update_weights_from_ipc', 'GET /model_info', '/flush_cache', 'GET /server_info'],
+      '/continue_generation',
     ])
     expect(peer.asked[0]!.body).toEqual({ mode: 'retract' })
     expect(peer.asked[1]).toMatchObject({
@@ -101,12 +103,50 @@ describe('an update of SGLang', () => {
 
   it('without a pause flushes the cache as part of the update, and in place not at all', async () => {
     await update({ pause: 'none' })
-    expect(peer.routes).toEqual(['/update_weights_from_ipc', 'GET /model_info'])
+    expect(peer.routes).toEqual(['/update_weights_from_ipc', 'GET /model_info', 'GET /server_info'])
     expect(peer.asked[0]!.body).toMatchObject({ flush_cache: true })
     peer.asked.length = 0
     await update({ pause: 'in_place' })
     expect(peer.routes).not.toContain('/flush_cache')
   })
+
+  it.for(
+    (['retract', 'none'] as const).flatMap((pause) =>
+      (
+        [
+          ['GET /server_info', 'POST /hicache/storage-backend/clear'],
+          ['GET /get_server_info', 'POST /clear_hicache_storage_backend'],
+        ] as const
+      ).map((routes) => ({ pause, routes })),
+    ),
+  )('drops what HiCache keeps in a storage, by $routes, pause $pause', async ({ pause, routes: [info, clear] }) => {
+    delete peer.answers['GET /server_info']
+    peer.answers[info] = { body: { hicache_storage_backend: 'file' } }
+    peer.answers[clear] = ok
+    await update({ pause })
+    const asked = peer.asked.map(({ route }) => route)
+    expect(asked.filter((route) => route === clear)).toEqual([clear])
+    if (pause !== 'none') expect(asked.indexOf(clear)).toBeLessThan(asked.indexOf('POST /continue_generation'))
+
+    peer.answers[clear] = { status: 400, body: 'Hierarchical cache is busy.' }
+    peer.asked.length = 0
+    await expect(update({ pause })).rejects.toMatchObject({
+      code: 'ENGINE_WORKER_ERROR',
+      message: expect.stringMatching(/storage "file".*busy/) as string,
+    })
+    expect(peer.routes).not.toContain('/continue_generation')
+  })
+
+  it.for(['checkpoint-engine', 'ckpt'] as const)(
+    'leaves the server paused where it keeps the cache of the old weights, protocol %s',
+    async (protocol) => {
+      const status = { version: 'step-1', dirty: false }
+      peer.answers['POST /update_weights_from_ipc'] = { body: { success: true, message: JSON.stringify(status) } }
+      peer.answers['POST /flush_cache'] = { status: 400, body: 'requests are running' }
+      await expect(update({ protocol, engineKey: 'a key of this test' })).rejects.toMatchObject({ code: 'ENGINE_WORKER_ERROR' })
+      expect(peer.routes).not.toContain('/continue_generation')
+    },
+  )
 
   it.each([
     ['success: false', { status: 400, body: { success: false, message: 'no such parameter' } }, 'no such parameter'],

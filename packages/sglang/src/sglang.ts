@@ -67,15 +67,22 @@ async function update(
 ): Promise<void> {
   const limits = { timeoutMs: start.timeoutMs, signal: start.signal }
   const { pause = 'retract', flushCache = pause !== 'in_place' } = options
-  if (pause === 'none') return await take(server, start, endpoints, options, flushCache)
+  if (pause === 'none') {
+    await take(server, start, endpoints, options, flushCache)
+    if (flushCache) await server.clearStorage(limits)
+    return
+  }
   await server.pause(pause, limits)
   try {
     await take(server, start, endpoints, options, false)
-    // Apart from the update, so that a cache that SGLang keeps is told from weights that it did not take.
-    if (flushCache) await server.flushCache(limits)
   } catch (error) {
     await resumeIfWhole(server, options)
     throw error
+  }
+  // Apart from the update, so that a cache that SGLang keeps is told from weights that it did not take. With one of the old weights it stays paused.
+  if (flushCache) {
+    await server.flushCache(limits)
+    await server.clearStorage(limits)
   }
   await server.resume(limits)
 }

@@ -8,9 +8,13 @@ import type { VllmEvent, VllmOptions } from './options.ts'
 const HEALTH_TIMEOUT_MS = 5000
 const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 1000
+/** How long a connector may go on moving keys and values once requests are frozen. */
+const MOVING_MS = 3000
 
 const resultsSchema = z.object({ results: z.array(z.unknown()) })
-const statusSchema = z.array(z.object({ version: z.string().nullable(), dirty: z.boolean() })).min(1)
+const statusSchema = z
+  .array(z.object({ version: z.string().nullable(), dirty: z.boolean(), connector: z.string().nullable().optional() }))
+  .min(1)
 const resetSchema = z.object({ success: z.boolean() })
 
 /** What all workers of an engine say of themselves. */
@@ -19,6 +23,8 @@ export interface EngineState {
   readonly version: string | null
   /** Whether any worker's parameters hold anything but a whole committed version. */
   readonly dirty: boolean
+  /** The class that moves keys and values to a store outside of the engine (`--kv-transfer-config`); null for none, undefined where workers do not say. */
+  readonly connector?: string | null | undefined
 }
 
 /** One vLLM server, by its HTTP API. */
@@ -78,6 +84,7 @@ export class VllmEngine {
     return {
       version: workers.every((worker) => worker.version === version) ? version : null,
       dirty: workers.some((worker) => worker.dirty),
+      connector: workers.find((worker) => typeof worker.connector === 'string')?.connector ?? workers[0]!.connector,
     }
   }
 
@@ -90,15 +97,39 @@ export class VllmEngine {
     await this.post('/resume', undefined, limits)
   }
 
-  /** Drops cached prefixes, those of running requests included. @throws CkptError `ENGINE_WORKER_ERROR` when the engine could not. */
-  async resetPrefixCache(limits: RequestLimits): Promise<void> {
-    const path = '/reset_prefix_cache?reset_running_requests=true'
-    await this.#optional('prefix cache reset', path, limits, (value) => {
+  /**
+   * Drops cached prefixes: those of running requests, and those that a connector keeps outside of the engine. Keys and values of the old weights would
+   * otherwise come back from there. `connector` names it, where the engine has one. @throws CkptError `ENGINE_WORKER_ERROR` when the engine could not.
+   */
+  async resetPrefixCache(limits: RequestLimits, connector: () => Promise<string | null | undefined>): Promise<void> {
+    const own = '/reset_prefix_cache?reset_running_requests=true'
+    if ((await this.#reset(`${own}&reset_external=true`, limits)) !== 'kept') return
+    // Versions whose engine has no connector may say the same: the reset of what is outside has failed, or that inside.
+    if ((await this.#reset(own, limits)) === 'kept') throw this.#kept('its prefix cache: some of its blocks are in use')
+    const name = await connector()
+    if (name === null) return
+    // What a connector is moving is in use until it has arrived.
+    for (let waitedMs = 0; name !== undefined && waitedMs < MOVING_MS; waitedMs += FIRST_PAUSE_MS) {
+      await sleep(FIRST_PAUSE_MS)
+      if ((await this.#reset(`${own}&reset_external=true`, limits)) !== 'kept') return
+    }
+    if (name !== undefined) throw this.#kept(`the keys and values that its connector ${name} keeps outside of it`)
+    const reason = `the engine at ${this.http.where} did not drop keys and values outside of it, if it has a connector that keeps any`
+    this.#tell({ kind: 'unsupported', feature: 'external cache reset', reason })
+  }
+
+  async #reset(path: string, limits: RequestLimits): Promise<'dropped' | 'kept' | 'unsupported'> {
+    let outcome: 'dropped' | 'kept' = 'dropped'
+    const there = await this.#optional('prefix cache reset', path, limits, (value) => {
       const { success } = this.#parse(resetSchema, path, value ?? { success: true }) // older versions say nothing
-      if (success) return
-      const text = `the engine at ${this.http.where} could not drop its prefix cache: some of its blocks are in use`
-      throw new CkptError('ENGINE_WORKER_ERROR', text, { fields: { peer: this.http.where } })
+      outcome = success ? 'dropped' : 'kept'
     })
+    return there ? outcome : 'unsupported'
+  }
+
+  #kept(what: string): CkptError {
+    const text = `the engine at ${this.http.where} could not drop ${what}`
+    return new CkptError('ENGINE_WORKER_ERROR', text, { fields: { peer: this.http.where } })
   }
 
   /** One POST; the answer's JSON. @throws CkptError as `engineError` has it, and what the connection brings. */

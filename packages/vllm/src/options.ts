@@ -5,7 +5,11 @@ export type VllmEvent =
   | { readonly kind: 'waiting'; readonly rank: number; readonly elapsedMs: number; readonly reason: string }
   | { readonly kind: 'ready'; readonly rank: number; readonly elapsedMs: number }
   /** This version of vLLM does not have it; the update goes on without. */
-  | { readonly kind: 'unsupported'; readonly feature: 'pause' | 'prefix cache reset' | 'version'; readonly reason: string }
+  | {
+      readonly kind: 'unsupported'
+      readonly feature: 'pause' | 'prefix cache reset' | 'external cache reset' | 'version'
+      readonly reason: string
+    }
   /** The engine stays paused, because its weights are partly new: the next update that succeeds resumes it. */
   | { readonly kind: 'left-paused'; readonly reason: string }
 
@@ -45,8 +49,8 @@ export interface VllmOptions {
    */
   readonly pause?: 'keep' | 'wait' | 'abort' | false
   /**
-   * Drop the prefix cache, which was computed with the old weights (default true). Requests that were frozen are then computed anew
-   * from their tokens.
+   * Drop the prefix cache, which was computed with the old weights (default true), also the part that a connector (LMCache, Mooncake) keeps outside of
+   * the engine. Requests that were frozen are then computed again from their tokens.
    */
   readonly resetPrefixCache?: boolean
   /** Whether the speculative drafter takes the weights too (default `auto`: where it comes from the same checkpoint). */

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { CkptError, type EngineStart, type ErrorCode, type WorkerEndpoint } from '@ckpt/contract'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { HttpEngine, healthy, type Reply } from './fake-engine.fixture.ts'
+import { HttpEngine, healthy, type Reply, type Seen } from './fake-engine.fixture.ts'
 import { vllm, type VllmEvent, type VllmOptions } from './index.ts'
 
 const endpoints = (...ranks: number[]): WorkerEndpoint[] =>
@@ -49,7 +49,7 @@ describe('an update', () => {
     expect(engine.asked()).toEqual([
       'POST /pause?mode=keep',
       'POST /collective_rpc',
-      'POST /reset_prefix_cache?reset_running_requests=true',
+      'POST /reset_prefix_cache?reset_running_requests=true&reset_external=true',
       'POST /resume',
     ])
     expect(engine.seen[1]).toMatchObject({
@@ -157,13 +157,72 @@ describe('an update that fails', () => {
     }
   })
 
-  it('says that a prefix cache was not dropped', async () => {
-    const answers = healthy()
-    await using engine = await HttpEngine.start((seen) =>
-      /reset/.test(seen.path) ? { body: { success: false } } : answers(seen),
-    )
-    expect(await codeOf(() => update({ url: engine.url }))).toBe('ENGINE_WORKER_ERROR')
+  /** A vLLM that keeps keys and values: inside, and by a connector outside, of which `drops` says when the engine lets go. */
+  const caching = (
+    connector: string | null | undefined,
+    drops: { inside?: boolean; outside: (attempt: number) => boolean },
+  ) => {
+    const cached = { inside: true, outside: typeof connector === 'string' }
+    let attempts = 0
+    const answers = healthy({
+      ckpt_status: () => ({
+        body: { results: [{ version: 'a', dirty: false, ...(connector !== undefined && { connector }) }] },
+      }),
+    })
+    const reply = (seen: Seen): Reply | Promise<Reply> => {
+      if (!seen.path.startsWith('/reset_prefix_cache')) return answers(seen)
+      if (drops.inside === false) return { body: { success: false } }
+      cached.inside = false
+      if (!seen.path.includes('reset_external=true')) return { body: { success: true } }
+      const success = drops.outside(attempts++)
+      if (success) cached.outside = false
+      return { body: { success } }
+    }
+    return { cached, reply }
+  }
+  const never = () => false
+
+  it.each<[string, string | null | undefined, (attempt: number) => boolean]>([
+    ['inside, and what a connector keeps outside', 'LMCacheConnectorV1', () => true],
+    ['outside, once what is under way has arrived', 'OffloadingConnector', (attempt) => attempt > 1],
+    ['inside, where a version without a connector says that it could not drop what is outside', null, never],
+  ])('drops keys and values %s, before requests go on', async (_, connector, outside) => {
+    const { cached, reply } = caching(connector, { outside })
+    await using engine = await HttpEngine.start((seen) => {
+      if (seen.path === '/resume') expect(cached).toEqual({ inside: false, outside: false })
+      return reply(seen)
+    })
+    const events: VllmEvent[] = []
+    await update({ url: engine.url, onEvent: (event) => events.push(event) })
+    expect(engine.asked().at(-1)).toBe('POST /resume')
+    expect(events).toEqual([])
   })
+
+  it('tells where nobody knows whether anything is kept outside', async () => {
+    const { reply } = caching(undefined, { outside: never })
+    await using engine = await HttpEngine.start(reply)
+    const events: VllmEvent[] = []
+    await update({ url: engine.url, onEvent: (event) => events.push(event) })
+    expect(events).toMatchObject([{ kind: 'unsupported', feature: 'external cache reset' }])
+  })
+
+  it.each([
+    ['prefix cache', null, { inside: false, outside: never }],
+    ['MooncakeStoreConnector', 'MooncakeStoreConnector', { outside: never }],
+  ])(
+    'fails, and leaves the engine paused, where keys and values of the old weights are kept: %s',
+    async (word, connector, drops) => {
+      await using engine = await HttpEngine.start(caching(connector, drops).reply)
+      const events: VllmEvent[] = []
+      const failed = update({ url: engine.url, onEvent: (event) => events.push(event) })
+      await expect(failed).rejects.toMatchObject({
+        code: 'ENGINE_WORKER_ERROR',
+        message: expect.stringContaining(word) as string,
+      })
+      expect(engine.asked()).not.toContain('POST /resume')
+      expect(events).toMatchObject([{ kind: 'left-paused' }])
+    },
+  )
 
   it('keeps a second server away while it runs, and no longer', async () => {
     let release: (reply: Reply) => void = () => undefined

@@ -99,14 +99,26 @@ class EngineUpdate {
     const limits = { timeoutMs: this.#start.timeoutMs }
     try {
       await this.#call()
-      // Before resuming: a request in between would go on from prefixes of the old weights.
-      if (this.#options.resetPrefixCache ?? true) await this.#engine.resetPrefixCache(limits)
     } catch (error) {
       const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
       if (this.#paused) await this.#resumeIfWhole()
       throw failure
     }
+    try {
+      // Before resuming: a request in between would go on from prefixes of the old weights.
+      if (this.#options.resetPrefixCache ?? true) await this.#engine.resetPrefixCache(limits, () => this.#connector())
+    } catch (error) {
+      const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
+      if (this.#paused) this.#leavePaused('its weights are new, but it may have a cache of the old ones')
+      throw failure
+    }
     if (this.#paused) await this.#engine.resume(limits)
+  }
+
+  /** The engine's connector to a store outside of it, as far as its workers say. */
+  async #connector(): Promise<string | null | undefined> {
+    if (this.#options.via !== undefined && this.#options.via !== 'extension') return undefined
+    return (await this.#engine.state({ timeoutMs: QUESTION_MS })).connector
   }
 
   /** The workers' own call. An abort reaches them by the worker protocol; only if that does not end the call its connection is closed. */
@@ -178,6 +190,10 @@ class EngineUpdate {
     } catch (error) {
       reason = `it does not say what its weights are: ${error instanceof Error ? error.message : String(error)}`
     }
+    this.#leavePaused(reason)
+  }
+
+  #leavePaused(reason: string): void {
     this.#options.onEvent?.({ kind: 'left-paused', reason: `the engine at ${this.#engine.http.where}: ${reason}` })
   }
 }

@@ -160,7 +160,7 @@ function lost(peer: string, message: string, cause?: NodeJS.ErrnoException): Ckp
 
 /** What a trainer sent is not what the protocol says. */
 export function malformed(peer: string, field: string, message: string, tensor?: string): CkptError {
-  const subject = tensor === undefined ? '' : `tensor ${JSON.stringify(tensor)}: `
+  const subject = tensor === undefined ? '' : `tensor ${shown(tensor)}: `
   return new CkptError('CHECKPOINT_MALFORMED', `trainer ${peer}: ${subject}${message}`, {
     fields: { peer, field, ...(tensor !== undefined && { tensor }) },
   })

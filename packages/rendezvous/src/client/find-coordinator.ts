@@ -1,4 +1,4 @@
-import { CkptError, startReminders, type CallOptions, type Waiting } from '@ckpt/contract'
+import { CkptError, requireSocketDescriptors, startReminders, type CallOptions, type Waiting } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 
 import { startDeadline } from '../timers.ts'
@@ -69,6 +69,7 @@ class Search {
   readonly #first = new Promise<string>((resolve) => (this.#resolve = resolve))
 
   constructor(endpoints: readonly string[], curve: CurveClient | undefined, oneAddress: boolean) {
+    requireSocketDescriptors(`the search for the coordinator at ${endpoints.join(' or ')}`)
     this.#dealers = endpoints.map((endpoint) => {
       const dealer = new Dealer({ ipv6: isIpv6(endpoint), linger: 0, reconnectInterval: AGAIN_MS, ...curve })
       this.#found.set(endpoint, 'nothing answers')

@@ -1,4 +1,4 @@
-import { CkptError } from '@ckpt/contract'
+import { CkptError, requireSocketDescriptors } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 
 import { isIpv6 } from '../wire/address.ts'
@@ -24,6 +24,7 @@ export function connectLink(
   onMessage: (frames: Frames) => void,
   onError: (error: CkptError) => void,
 ): Link {
+  requireSocketDescriptors(`the connection to the coordinator at ${address}`)
   const dealer = new Dealer({
     ipv6: isIpv6(address),
     sendHighWaterMark: 0,

@@ -1,4 +1,4 @@
-import { CkptError } from '@ckpt/contract'
+import { CkptError, requireSocketDescriptors } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 
 import { isIpv6 } from '../wire/address.ts'
@@ -18,6 +18,7 @@ const ANSWER_MS = 5000
  * @throws CkptError `NATIVE_FAILURE` where the socket does not answer.
  */
 export async function evict(endpoint: string, peer: string, curve: CurveClient | undefined): Promise<void> {
+  requireSocketDescriptors('the connection that ends a peer')
   const dealer = new Dealer({ ipv6: isIpv6(endpoint), linger: 0, receiveTimeout: ANSWER_MS, ...curve })
   try {
     const options: { setStringOption(option: number, value: Buffer): void } = dealer as never

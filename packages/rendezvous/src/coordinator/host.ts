@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises'
 
-import { CkptError } from '@ckpt/contract'
+import { CkptError, requireSocketDescriptors } from '@ckpt/contract'
 import { Context, Router } from 'zeromq'
 
 import type { Link } from '../client/link.ts'
@@ -136,6 +136,7 @@ export class CoordinatorHost implements CoordinatorHandle {
 }
 
 function newRouter(ipv6: boolean, curve: CurveServer | undefined): Router {
+  requireSocketDescriptors('the coordinator')
   return new Router({
     ipv6,
     // A rank that reconnects takes its place over; routing ids are random, so that nobody else can.

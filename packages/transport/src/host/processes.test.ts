@@ -69,4 +69,19 @@ describe('members in processes of their own', () => {
     expect(message?.handle.name).toContain(`ckpt-${child.pid}-`)
     expect(ringsOf(child.pid!)).toEqual([])
   })
+
+  it('go on when threads are terminated at any moment of the addon’s work', async () => {
+    const child = fork(fileURLToPath(new URL('./terminate-many.child.ts', import.meta.url)), [], {
+      execArgv: EXEC_ARGV,
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    })
+    const seen: string[] = []
+    let stderr = ''
+    child.on('message', ({ what }: { what: string }) => seen.push(what))
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+    const [code, signal] = (await once(child, 'exit')) as [number | null, string | null]
+    expect({ code, signal, last: seen.at(-1) }, stderr).toEqual({ code: 0, signal: null, last: 'done' })
+    expect(seen).toHaveLength(6)
+    expect(ringsOf(child.pid!)).toEqual([])
+  })
 })

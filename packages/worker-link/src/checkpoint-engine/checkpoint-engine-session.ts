@@ -1,4 +1,11 @@
-import { CkptError, startReminders, type RingHandle, type RingTensor, type Waiting } from '@ckpt/contract'
+import {
+  CkptError,
+  requireSocketDescriptors,
+  startReminders,
+  type RingHandle,
+  type RingTensor,
+  type Waiting,
+} from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '@ckpt/utils'
 import type { UpdateSession, WorkerGreeting } from '../session.ts'
@@ -67,6 +74,7 @@ export class CheckpointEngineSession implements UpdateSession {
 
   /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
   static async bind(options: CheckpointEngineSessionOptions): Promise<CheckpointEngineSession> {
+    requireSocketDescriptors(`the socket for the engine worker of rank ${options.rank}`)
     const session = new CheckpointEngineSession(options)
     try {
       session.#watchConnections()

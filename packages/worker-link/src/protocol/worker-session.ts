@@ -2,6 +2,7 @@ import { timingSafeEqual } from 'node:crypto'
 import { rmSync } from 'node:fs'
 import {
   CkptError,
+  requireSocketDescriptors,
   startReminders,
   type Recording,
   type RingHandle,
@@ -88,6 +89,7 @@ export class WorkerSession implements RecordingSession {
 
   /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
   static async bind(options: WorkerSessionOptions): Promise<WorkerSession> {
+    requireSocketDescriptors(`the socket for the engine worker of rank ${options.rank}`)
     const session = new WorkerSession(options)
     try {
       await session.#socket.bind(options.address)

@@ -12,6 +12,7 @@ from typing import Final
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from .descriptors import require_socket_descriptors
 from .errors import AbortedError, PeerLostError, SilenceError, UnreachableError
 from .protocol import MAX_FRAME_BYTES, FromWorker, encode
 
@@ -33,6 +34,7 @@ class Connection:
             raise ValueError(f"the address of a rank is ipc://…, not {address!r}")
         self._path = address.removeprefix("ipc://")
         _check_visible(self._path, min(timeout, _SEEN_WITHIN))
+        require_socket_descriptors(f"the connection to the rank at {self._path}")
         #: True when a frame came: the rank has this connection, whose end will be noticed.
         self._met = False
         self._timeout = timeout

@@ -50,6 +50,12 @@ class UnsupportedError(WorkerError):
     code = "UNSUPPORTED"
 
 
+class ShortageError(WorkerError):
+    """A limit of this process or machine leaves too little of something; the message names the limit."""
+
+    code = "OUT_OF_MEMORY"
+
+
 class AbortedError(WorkerError):
     """The rank aborted the update (the message is its reason), or the engine is shutting down."""
 

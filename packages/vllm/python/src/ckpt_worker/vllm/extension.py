@@ -39,7 +39,7 @@ class WorkerExtension:
         model = Target(_model(self.model_runner), self.model_config, parsed.complete)
         targets = [model, *_drafter(self, parsed.drafter)]
         with _configured(self.vllm_config):
-            result = take_update(parsed, endpoint.address, uuid, targets, self.device, _served(self))
+            result = take_update(parsed, endpoint.address, uuid, targets, self.device, _served(self), self.model_runner)
         drop_computed(self.model_runner)
         return {
             "rank": endpoint.rank,
@@ -52,9 +52,15 @@ class WorkerExtension:
         }
 
     def ckpt_status(self) -> dict[str, Any]:
-        """What the worker serves: ``version`` of the last commit, and ``dirty`` where an update has failed half way since."""
+        """What the worker serves: ``version`` of the last commit, and ``dirty`` where an update has failed half way since.
+
+        ``connector`` names the class that keeps keys and values outside of the engine, where it has one: after an update
+        they are of the old weights.
+        """
         served = _served(self)
-        return {"version": served.version, "dirty": served.dirty}
+        transfer = getattr(self.vllm_config, "kv_transfer_config", None)
+        connector = getattr(transfer, "kv_connector", None)
+        return {"version": served.version, "dirty": served.dirty, "connector": connector}
 
 
 def drop_computed(runner: Any) -> None:

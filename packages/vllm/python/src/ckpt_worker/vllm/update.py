@@ -13,6 +13,7 @@ from ..engine_call import UpdateCall
 from ..recording import DirectState, Tracer
 from ..session import UpdateResult, run_update
 from .loads import WeightLoad, open_load
+from .placement import check_placement
 from .target import Target
 
 #: Environment variable that keeps ranks from writing into an engine's parameters, where it is 0.
@@ -67,16 +68,24 @@ class Served:
 
 
 def take_update(
-    call: UpdateCall, address: str, uuid: str, targets: list[Target], device: torch.device, served: Served
+    call: UpdateCall,
+    address: str,
+    uuid: str,
+    targets: list[Target],
+    device: torch.device,
+    served: Served,
+    runner: Any = None,
 ) -> UpdateResult:
     """Runs the worker protocol against one rank and loads what comes into the targets; ``served`` is kept up to date.
 
-    vLLM's configuration must be the current one: layers look it up while they are loaded.
+    ``runner`` is vLLM's model runner, where it is known. vLLM's configuration must be the current one: layers look it up
+    while they are loaded.
     """
 
     def commit(version: str) -> None:
         served.version, served.dirty = version, False
 
+    check_placement(targets, runner)
     with torch.no_grad():
         load = open_load(targets, device)
         known = served.known(targets)
