@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, symlinkSync } from 'node:fs'
+import { mkdirSync, readFileSync, symlinkSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
 import { expect, it } from 'vitest'
 import { fixture, ROOT } from './call.ts'
@@ -77,3 +78,44 @@ it('lets tests import more', () => {
   const { status } = arrows({ 'packages/memory/src/x.test.ts': "import '@ckpt/planner'\n" })
   expect(status).toBe(0)
 })
+
+interface Rule {
+  readonly name: string
+  readonly to: { readonly pathNot?: readonly string[] }
+}
+
+it('are those of the table in docs/architecture.md', () => {
+  const { forbidden } = createRequire(import.meta.url)(join(ROOT, '.dependency-cruiser.cjs')) as {
+    readonly forbidden: readonly Rule[]
+  }
+  const everywhere = ['contract', 'utils']
+  const rules = forbidden.flatMap(({ name, to }): [string, string[]][] => {
+    if (!name.startsWith('arrow-')) return []
+    const own = name.slice('arrow-'.length)
+    const allowed = to.pathNot!.map((path) => path.replace(/^\^|\/$/g, '')).filter((path) => path !== own)
+    return [
+      [
+        own,
+        allowed
+          .map(inTable)
+          .filter((path) => !everywhere.includes(path))
+          .sort(),
+      ],
+    ]
+  })
+  const rows = readFileSync(join(ROOT, 'docs/architecture.md'), 'utf8').matchAll(
+    /^\| `((?:packages|native|apps)\/[^`]+)` +\|[^|]*\| ([^|]*?) +\|$/gm,
+  )
+  const table = [...rows].map(([, own, imports]): [string, string[]] => [
+    own!,
+    imports === '–' ? [] : imports!.replace('\\*', '*').split(', ').sort(),
+  ])
+  const byName = ([a]: [string, string[]], [b]: [string, string[]]) => (a < b ? -1 : 1)
+  expect(table.sort(byName)).toEqual(rules.sort(byName))
+})
+
+/** An expression of the rules in the table's words. */
+function inTable(path: string): string {
+  if (path === 'packages/(?!models/)[^/]+') return 'every package except models'
+  return path.replace('[^/]+', '*').replace(/^(packages|apps)\/|^native\/(?=common)/, '')
+}
