@@ -7,6 +7,7 @@ const ENTRIES = new Map([
   ['ckpt', 'apps/cli/src/main.ts'],
   ['ckpt-bench', 'apps/bench/src/main.ts'],
   ['core', 'packages/core/src/index.ts'],
+  ['server', 'packages/server/src/index.ts'],
   ['compat-check', 'apps/harness/src/compat/main.ts'],
 ])
 /** Where the bundle keeps what lies elsewhere in the repository. */

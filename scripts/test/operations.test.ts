@@ -12,7 +12,7 @@ it('docs/operations.md has a cause and a remedy for every error code, and no oth
 })
 
 it('docs/operations.md names every number that is served', () => {
-  const source = read('packages/core/src/observe/metrics.ts')
+  const source = read('packages/server/src/metrics/update-metrics.ts')
   const names = [...source.matchAll(/'(ckpt_\w+)'/g)].map(([, name]) => name!)
   expect(names.length).toBeGreaterThan(15)
   const text = read('docs/operations.md')

@@ -7,8 +7,8 @@ import { request } from 'node:http'
 import { join } from 'node:path'
 
 import { Worker, isMainThread, parentPort, workerData } from 'node:worker_threads'
-import { ParameterServer, controlEngine } from '@ckpt/core'
-import { serveHttp } from '@ckpt/core/http'
+import { controlEngine } from '@ckpt/core'
+import { createParameterServer, serveHttp } from '@ckpt/server'
 
 /** Of this test alone. */
 const PORT = 21_000 + (process.pid % 10_000)
@@ -53,7 +53,7 @@ async function main(): Promise<void> {
 
 async function thread(): Promise<void> {
   const say = (text: string) => parentPort!.postMessage(text)
-  const server = await ParameterServer.create({
+  const server = await createParameterServer({
     rank: 0,
     worldSize: 1,
     timeoutMs: 20_000,

@@ -5,9 +5,10 @@
  */
 export type { GatherMetasOptions, UpdateOptions } from './call-options.ts'
 export { ParameterServer } from './parameter-server.ts'
-export { RuntimeDir, runtimeCandidates, type RuntimeCandidate } from './runtime-dir.ts'
+export { MAX_SOCKET_PATH, RuntimeDir, runtimeCandidates, type RuntimeCandidate } from './runtime-dir.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'
-export { serveMetrics, type Health, type MetricsServerOptions, type Observable } from './observe/metrics-server.ts'
+export type { Health } from './health.ts'
+export type { RankObserver } from './observers.ts'
 export type { WorkerStatus } from './engine-states.ts'
 export type { Verification, VerificationLevel } from './verify/verification.ts'
 export type { DirectReport, OpaqueReport, StageTimes, StepTimes, UpdateReport } from './report.ts'

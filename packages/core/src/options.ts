@@ -39,11 +39,6 @@ export interface ParameterServerOptions {
   readonly serve?: ServeOptions | false
   readonly logger?: Logger
   /**
-   * Serve this rank's numbers over HTTP on this port (default: `CKPT_METRICS_PORT`, else not at all): `/metrics`, `/healthz`, `/readyz`, on
-   * `CKPT_METRICS_HOST` (default 127.0.0.1).
-   */
-  readonly metricsPort?: number
-  /**
    * Called with what this rank has waited for longer than a second (a socket, a URL, ranks), and again every ten seconds. The logger gets the
    * same.
    */
@@ -52,15 +47,16 @@ export interface ParameterServerOptions {
 
 /** Variables that matter beside these options: what is given as an option is not read from the environment. */
 export function variablesRead(options: ParameterServerOptions): string[] {
-  const { rendezvous, rank, worldSize, token, insecure, metricsPort } = options
+  const { rendezvous, rank, worldSize, token, insecure } = options
   const joined = typeof rendezvous === 'object'
   const given: Partial<Record<(typeof VARIABLES)[number], boolean>> = {
+    // Read by what serves numbers.
+    CKPT_METRICS_PORT: true,
     MASTER_ADDR: rendezvous !== undefined,
     MASTER_PORT: rendezvous !== undefined,
     RANK: joined || rank !== undefined,
     WORLD_SIZE: joined || worldSize !== undefined,
     CKPT_TOKEN: joined || token !== undefined || insecure === true,
-    CKPT_METRICS_PORT: metricsPort !== undefined,
   }
   return VARIABLES.filter((name) => !given[name])
 }
@@ -92,24 +88,4 @@ export function memoryLimits(environment: NodeJS.ProcessEnv): MemoryLimits {
     ...(gigabytes !== undefined && { bucketBytes: Math.floor(gigabytes * GIB) }),
     ...(fraction !== undefined && { fraction }),
   }
-}
-
-const metricsSchema = z.object({
-  CKPT_METRICS_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
-  CKPT_METRICS_HOST: z.string().min(1).default('127.0.0.1'),
-})
-
-/** Where numbers are to be served; undefined for nowhere. @throws CkptError `INVALID_ARGUMENT` naming the variable. */
-export function metricsAddress(
-  port: number | undefined,
-  environment: NodeJS.ProcessEnv,
-): { port: number; host: string } | undefined {
-  const parsed = metricsSchema.safeParse(environment)
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0]!
-    const field = issue.path.join('.')
-    throw new CkptError('INVALID_ARGUMENT', `${field}=${environment[field]}: ${issue.message}`, { fields: { field } })
-  }
-  const chosen = port ?? parsed.data.CKPT_METRICS_PORT
-  return chosen === undefined ? undefined : { port: chosen, host: parsed.data.CKPT_METRICS_HOST }
 }

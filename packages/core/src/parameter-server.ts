@@ -10,10 +10,10 @@ import { withDeadline } from '@ckpt/utils'
 import { DEFAULT_TIMEOUT_MS, joinRanks, reportWaiting } from './join-ranks.ts'
 import { KnownMetas } from './known-metas.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
-import { memoryLimits, metricsAddress, variablesRead, type MemoryLimits, type ParameterServerOptions } from './options.ts'
-import { serveMetrics, type Health } from './observe/metrics-server.ts'
-import { UpdateMetrics } from './observe/metrics.ts'
-import { inSpan } from './observe/spans.ts'
+import { memoryLimits, variablesRead, type MemoryLimits, type ParameterServerOptions } from './options.ts'
+import type { Health } from './health.ts'
+import { Observers, type RankObserver } from './observers.ts'
+import { inSpan } from './spans.ts'
 import { RuntimeDir } from './runtime-dir.ts'
 import { serve } from './p2p/endpoints.ts'
 import { Serving } from './p2p/serving.ts'
@@ -46,8 +46,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #closing = new AbortController()
   /** What this rank has been doing, for those who look on. */
   readonly activity = new Activity()
-  readonly #metrics: UpdateMetrics
-  #metricsServer: { close(): Promise<void> } | undefined
+  readonly #observers = new Observers()
   #draining = false
   #closed: Promise<void> | undefined
 
@@ -77,12 +76,6 @@ export class ParameterServer implements AsyncDisposable {
     this.#metas = new KnownMetas({ rendezvous, store: this.#store, serving: this.#serving, deviceUuid: device.uuid })
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
-    this.#metrics = new UpdateMetrics({
-      rank: rendezvous.rank,
-      worldSize: () => this.worldSize,
-      engines: () => this.engineStates(),
-      hindrances: () => this.health().hindrances,
-    })
     this.#updates = new Updates({
       rendezvous,
       device,
@@ -90,7 +83,7 @@ export class ParameterServer implements AsyncDisposable {
       metas: this.#metas,
       serving: this.#serving,
       activity: this.activity,
-      metrics: this.#metrics,
+      observer: this.#observers,
       log: this.#log,
       limits,
       timeoutMs: this.#timeoutMs,
@@ -110,20 +103,13 @@ export class ParameterServer implements AsyncDisposable {
   static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
     refuseServiceLinks(process.env, variablesRead(options))
     const limits = memoryLimits(process.env)
-    const metrics = metricsAddress(options.metricsPort, process.env)
     const directory = await RuntimeDir.create()
     let rendezvous: Rendezvous | undefined
     try {
       rendezvous = typeof options.rendezvous === 'object' ? options.rendezvous : await joinRanks(options, call)
       const threads = options.threads !== undefined ? { threads: options.threads } : {}
       const device = options.device ?? (await createHostDevice({ rank: rendezvous.rank, ...threads }))
-      const server = new ParameterServer(rendezvous, device, options, limits, directory)
-      if (metrics)
-        server.#metricsServer = await serveMetrics(server, metrics).catch(async (error: unknown) => {
-          await server.close()
-          throw error
-        })
-      return server
+      return new ParameterServer(rendezvous, device, options, limits, directory)
     } catch (error) {
       if (typeof options.rendezvous !== 'object') await rendezvous?.close()
       directory.close()
@@ -177,13 +163,13 @@ export class ParameterServer implements AsyncDisposable {
       await this.#serving.settled()
       await this.#store.register(name, source, options)
     } catch (error) {
-      this.#metrics.refused(CkptError.from(error, 'NATIVE_FAILURE'))
+      this.#observers.refused(CkptError.from(error, 'NATIVE_FAILURE'))
       throw error
     }
     this.#metas.renew(name)
     const { tensors, segments } = this.#store.metas(name)
     const bytes = segments.reduce((sum, segment) => sum + segment.bytes, 0)
-    this.#metrics.registered(bytes)
+    this.#observers.registered(bytes)
     span.setAttributes({ 'ckpt.bytes': bytes, 'ckpt.tensors': tensors.count })
     this.#log.info({ checkpoint: name, tensors: tensors.count, bytes, ms: performance.now() - started }, 'registered')
     this.activity.registered({ name, bytes, tensors: tensors.count })
@@ -285,19 +271,14 @@ export class ParameterServer implements AsyncDisposable {
     return this.#rendezvous.allGather('timelines', timeline, { timeoutMs: this.#timeoutMs, ...options })
   }
 
-  /** This rank's numbers in the text format of Prometheus; docs/operations.md says what they mean. */
-  metrics(): Promise<string> {
-    return this.#metrics.text()
+  /** Tells `observer` what this rank does from now on, until it is closed. */
+  observe(observer: RankObserver): void {
+    this.#observers.add(observer)
   }
 
-  /** The media type of {@link ParameterServer.metrics}. */
-  get metricsContentType(): string {
-    return this.#metrics.contentType
-  }
-
-  /** Tells the metrics what the last update could have taken at least, in milliseconds, where that was measured. */
+  /** Tells observers what the last update could have taken at least, in milliseconds, where that was measured. */
   noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
-    this.#metrics.limited(limitMs / 1000, report.totalMs / limitMs)
+    this.#observers.limited(limitMs / 1000, report.totalMs / limitMs)
   }
 
   /** Whether this rank can take an update, and what it knows of engines that need one. */
@@ -358,7 +339,7 @@ export class ParameterServer implements AsyncDisposable {
     await this.#updates.running
     const errors: unknown[] = []
     const steps: (() => Promise<void> | void)[] = [
-      () => this.#metricsServer?.close(),
+      () => this.#observers.closed(),
       ...this.#updates.closing(),
       () => this.#serving.end(),
       () => this.#store.close(),

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
-import { ParameterServer, controlEngine, type UpdateOptions, type UpdateReport, type VerificationLevel } from '@ckpt/core'
+import { type ParameterServer, controlEngine, type UpdateOptions, type UpdateReport, type VerificationLevel } from '@ckpt/core'
+import { createParameterServer } from '@ckpt/server'
 import { Option, type Command } from 'commander'
 import { printWaiting, stderrLogger } from '../output.ts'
 import { ByteProgress } from '../progress.ts'
@@ -71,7 +72,7 @@ export function createServer(
   more: { readonly metricsPort?: number } = {},
 ): Promise<ParameterServer> {
   const logger = stderrLogger(verbose ? 'debug' : 'silent')
-  return ParameterServer.create({ timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...more }, { signal })
+  return createParameterServer({ timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...more }, { signal })
 }
 
 /** True if metas need digests for the verification that was asked for. */

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { checkSecret, readSecretFile } from '@ckpt/contract'
-import { ParameterServer, controlEngine, createCudaDevice, type CudaDevice } from '@ckpt/core'
-import { live, serveHttp, type HttpOptions } from '@ckpt/core/http'
+import { controlEngine, createCudaDevice, type CudaDevice } from '@ckpt/core'
+import { createParameterServer, live, serveHttp, type HttpOptions } from '@ckpt/server'
 import { Option, type Command } from 'commander'
 import { interruptible } from '../interrupt.ts'
 import { stderrLogger } from '../output.ts'
@@ -73,7 +73,7 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
     if (options.backend === 'cuda') device = await createCudaDevice({ index: localRank })
     const timeoutMs = options.timeout * 1000
     const { keepAlive = false } = options
-    const server = await ParameterServer.create({ timeoutMs, logger, keepAlive, ...(device && { device }) }, { signal })
+    const server = await createParameterServer({ timeoutMs, logger, keepAlive, ...(device && { device }) }, { signal })
     try {
       const http = await serveHttp(server, httpOptions(options, server.rank, localRank))
       try {

@@ -2,7 +2,8 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import { broadcast } from '@ckpt/broadcast'
 import { CkptError, type Device } from '@ckpt/contract'
-import { ParameterServer, controlEngine, direct } from '@ckpt/core'
+import { type ParameterServer, controlEngine, direct } from '@ckpt/core'
+import { createParameterServer } from '@ckpt/server'
 import { p2p } from '@ckpt/p2p'
 import { createCudaDevice } from '@ckpt/transport'
 import { standInCudaDevice } from '../compat/stand-in-device.ts'
@@ -29,7 +30,7 @@ const handlers: Handlers = {
     if (mutable) device = await mutableHostDevice(options.rank, mutation)
     if (index !== undefined) device = await createCudaDevice({ index })
     if (standInCuda) device = await standInCudaDevice(options.rank)
-    server = await ParameterServer.create({ ...options, rendezvous: address, ...(device && { device }) })
+    server = await createParameterServer({ ...options, rendezvous: address, ...(device && { device }) })
   },
   async register({ name, source, options, watch = false }) {
     const started = performance.now()

@@ -1,6 +1,6 @@
 /** One rank of `ckpt serve` for tests: its rings stand in for CUDA memory, so that stock workers run without a GPU. Argument: its socket. */
 import { ParameterServer } from '@ckpt/core'
-import { serveHttp } from '@ckpt/core/http'
+import { serveHttp } from '@ckpt/server'
 import { standInCudaDevice } from './stand-in-device.ts'
 
 const socketPath = process.argv[2]!

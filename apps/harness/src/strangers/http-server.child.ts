@@ -3,13 +3,12 @@
  * listens, and when asked what it holds. It ends with its parent.
  */
 import { readdirSync } from 'node:fs'
-import { ParameterServer } from '@ckpt/core'
-import { live, serveHttp } from '@ckpt/core/http'
+import { createParameterServer, live, serveHttp } from '@ckpt/server'
 import { freePort } from '../cluster/cluster.ts'
 
 const [token, root] = process.argv.slice(2)
 const metricsPort = await freePort()
-const server = await ParameterServer.create({ rank: 0, worldSize: 1, timeoutMs: 5000, metricsPort })
+const server = await createParameterServer({ rank: 0, worldSize: 1, timeoutMs: 5000, metricsPort })
 const api = await serveHttp(server, {
   plugins: [live],
   ...(token !== undefined && { token }),

@@ -21,8 +21,8 @@ import type { KnownMetas } from '../known-metas.ts'
 import { tensorCount } from '../manifest.ts'
 import { NO_LEASE } from '../nothing.ts'
 import { Nearness } from '../near/nearness.ts'
-import type { UpdateMetrics } from '../observe/metrics.ts'
-import { describeUpdate, inSpan } from '../observe/spans.ts'
+import type { RankObserver } from '../observers.ts'
+import { describeUpdate, inSpan } from '../spans.ts'
 import type { MemoryLimits } from '../options.ts'
 import { Keeper } from '../p2p/keeper.ts'
 import type { Serving } from '../p2p/serving.ts'
@@ -54,7 +54,7 @@ export interface UpdatesOptions {
   readonly metas: KnownMetas
   readonly serving: Serving
   readonly activity: Activity
-  readonly metrics: UpdateMetrics
+  readonly observer: RankObserver
   readonly log: Logger
   readonly limits: MemoryLimits
   readonly timeoutMs: number
@@ -129,16 +129,16 @@ export class Updates {
 
   /** The update, with its span and numbers. */
   #observed(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    const { rendezvous, metrics } = this.#with
+    const { rendezvous, observer } = this.#with
     const attributes = { 'ckpt.checkpoint': name, 'ckpt.rank': rendezvous.rank, 'ckpt.engine': options.engine.name }
     return inSpan('ckpt.update', attributes, async (span) => {
       try {
         const report = await this.#update(name, options)
-        metrics.updated(options.engine.name, report)
+        observer.updated(options.engine.name, report)
         describeUpdate(span, report)
         return report
       } catch (error) {
-        metrics.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
+        observer.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
         throw error
       }
     })
@@ -166,7 +166,7 @@ export class Updates {
         attempt: (attempt) => this.#attempt(attempt, options, signal, steady.report),
         previous: () => this.engines.previous(engine.name, (checkpoint) => this.#with.metas.find(checkpoint)?.digest),
         onRetry: ({ code }, attempt) => {
-          this.#with.metrics.retried()
+          this.#with.observer.retried()
           this.#with.log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
         },
       },
@@ -184,7 +184,7 @@ export class Updates {
     const { checkpoint: name, version, progress, failed } = attempt
     const { engine, timeoutMs = this.#with.timeoutMs, strategy = broadcast() } = options
     const verify = verificationAsked(options)
-    const { rendezvous, device, store, metas, activity, metrics, log, limits } = this.#with
+    const { rendezvous, device, store, metas, activity, observer, log, limits } = this.#with
     const { rank } = rendezvous
     const started = performance.now()
     const receivers = strategy.name === 'p2p' ? strategy.ranks : undefined
@@ -202,7 +202,7 @@ export class Updates {
     }
     using lease = store.has(name) ? store.lease(name) : NO_LEASE
     const epoch = await rendezvous.beginEpoch({ timeoutMs, signal: outer, ...(receivers && { ranks: receivers }) })
-    metrics.began(epoch.id)
+    observer.began(epoch.id)
     const signal = anySignal(outer, epoch.signal)
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
     let ranks: readonly number[] = []

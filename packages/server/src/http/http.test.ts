@@ -5,9 +5,10 @@ import { join } from 'node:path'
 import { writeFile } from '@ckpt/safetensors'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { controlEngine } from '@ckpt/worker-link'
-import { ParameterServer } from '../parameter-server.ts'
+import { ParameterServer } from '@ckpt/core'
 import { engineTarget } from './engine-targets.ts'
-import { serveHttp, type HttpOptions, type HttpServer } from './index.ts'
+import type { HttpOptions } from './options.ts'
+import { serveHttp, type HttpServer } from './serve.ts'
 
 const TOKEN = 'a-token-that-is-long-enough'
 const JSON_TYPE = { 'content-type': 'application/json' }

@@ -1,12 +1,11 @@
 import { request } from 'node:http'
-import { trace } from '@opentelemetry/api'
-import { BasicTracerProvider, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base'
 import { CkptError, type EngineAdapter } from '@ckpt/contract'
 import { afterEach, beforeEach, describe, expect, it, onTestFinished } from 'vitest'
-import { ParameterServer } from '../parameter-server.ts'
-import type { UpdateReport } from '../report.ts'
-import { UpdateMetrics } from './metrics.ts'
-import { describeUpdate, inSpan } from './spans.ts'
+import { ParameterServer, type UpdateReport } from '@ckpt/core'
+import { createParameterServer } from '../create.ts'
+import { metricsOf } from './metrics-of.ts'
+import { serveMetrics } from './serve-metrics.ts'
+import { UpdateMetrics } from './update-metrics.ts'
 
 const TENSORS = { 'a.weight': { dtype: 'F32', shape: [2, 2], data: Float32Array.of(1, 2, 3, 4) } } as const
 
@@ -14,26 +13,6 @@ const unreachable: EngineAdapter = {
   name: 'unreachable',
   ready: () => Promise.reject(new CkptError('ENGINE_UNREACHABLE', 'nobody there')),
   start: () => Promise.reject(new Error('not reached')),
-}
-
-/** An engine that is not ready until `release` is called, when it fails with `error`, or until the update is aborted. */
-function waiting(error: Error): { engine: EngineAdapter; asked: Promise<void>; release: () => void } {
-  let release = () => {}
-  let ask = () => {}
-  const released = new Promise<void>((_, reject) => (release = () => reject(error)))
-  released.catch(() => undefined)
-  const asked = new Promise<void>((resolve) => (ask = resolve))
-  const engine: EngineAdapter = {
-    ...unreachable,
-    ready({ signal }) {
-      ask()
-      const aborted = new Promise<void>((_, reject) =>
-        signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true }),
-      )
-      return Promise.race([released, aborted])
-    },
-  }
-  return { engine, asked, release: () => release() }
 }
 
 const REPORT: UpdateReport = {
@@ -64,7 +43,7 @@ const REPORT: UpdateReport = {
 describe('a parameter server', () => {
   let server: ParameterServer
   beforeEach(async () => {
-    server = await ParameterServer.create({ rank: 0, worldSize: 1, timeoutMs: 1000, metricsPort: 0 })
+    server = await createParameterServer({ rank: 0, worldSize: 1, timeoutMs: 1000, metricsPort: 0 })
   })
   afterEach(() => server.close())
 
@@ -72,7 +51,7 @@ describe('a parameter server', () => {
     await server.registerCheckpoint('one', { tensors: TENSORS })
     await expect(server.registerCheckpoint('one', { tensors: TENSORS })).rejects.toMatchObject({ code: 'CHECKPOINT_EXISTS' })
     await expect(server.update('one', { engine: unreachable })).rejects.toMatchObject({ code: 'ENGINE_UNREACHABLE' })
-    const text = await server.metrics()
+    const text = await metricsOf(server).text()
     expect(text).toContain('ckpt_registered_bytes_total{rank="0"} 256')
     expect(text).toContain('ckpt_failures_total{code="CHECKPOINT_EXISTS",rank="0"} 1')
     expect(text).toContain('ckpt_failures_total{code="ENGINE_UNREACHABLE",rank="0"} 1')
@@ -81,37 +60,9 @@ describe('a parameter server', () => {
     expect(text).toContain('ckpt_ready{rank="0"} 1')
     expect(text).toContain('ckpt_world_size{rank="0"} 1')
   })
-
-  it('takes nothing more once it drains, and lets what runs end', async () => {
-    expect(server.health()).toEqual({ rank: 0, worldSize: 1, state: 'ready', hindrances: [], dirty: [] })
-    await server.registerCheckpoint('one', { tensors: TENSORS })
-    const late = new CkptError('ENGINE_UNREACHABLE', 'late')
-    const { engine: slow, asked, release } = waiting(late)
-    const running = server.update('one', { engine: slow }).catch((error: unknown) => error)
-    await asked
-    expect(server.health().state).toBe('updating')
-    const drained = server.drain({ timeoutMs: 5000 })
-    expect(server.health()).toMatchObject({ state: 'draining', hindrances: ['draining'] })
-    await expect(server.update('one', { engine: slow })).rejects.toMatchObject({ code: 'INVALID_STATE' })
-    await expect(server.registerCheckpoint('two', { tensors: TENSORS })).rejects.toMatchObject({ code: 'INVALID_STATE' })
-    release()
-    expect(await running).toMatchObject({ code: 'ENGINE_UNREACHABLE', message: 'late' })
-    await drained
-    expect(server.health().state).toBe('closed')
-  })
-
-  it('does not wait for ever for what runs', async () => {
-    await server.registerCheckpoint('one', { tensors: TENSORS })
-    const { engine: stuck, asked } = waiting(new Error('never'))
-    const running = server.update('one', { engine: stuck, timeoutMs: 60_000 }).catch((error: unknown) => error)
-    await asked
-    await server.drain({ timeoutMs: 100 })
-    expect(await running).toMatchObject({ code: 'ABORTED' })
-  })
 })
 
 it('serves metrics, health and readiness over HTTP, and nothing else', async () => {
-  const { serveMetrics } = await import('./metrics-server.ts')
   const server = await ParameterServer.create({ rank: 0, worldSize: 1 })
   onTestFinished(() => server.close())
   const http = await serveMetrics(server, { port: 0 })
@@ -119,7 +70,7 @@ it('serves metrics, health and readiness over HTTP, and nothing else', async () 
   const get = (path: string, init: RequestInit = {}) => fetch(`http://127.0.0.1:${http.port}${path}`, init)
   const metrics = await get('/metrics')
   expect(metrics.headers.get('content-type')).toContain('text/plain; version=0.0.4')
-  expect(await metrics.text()).toBe(await server.metrics())
+  expect(await metrics.text()).toBe(await metricsOf(server).text())
   expect([(await get('/healthz')).status, (await get('/readyz')).status]).toEqual([200, 200])
   expect((await get('/metrics', { method: 'POST', body: 'x' })).status).toBe(405)
   expect((await get('/../etc/passwd')).status).toBe(404)
@@ -132,7 +83,6 @@ it('serves metrics, health and readiness over HTTP, and nothing else', async () 
 })
 
 it('serves metrics on the loopback interface to requests that name it, so that no web page reads them by a name of its own', async () => {
-  const { serveMetrics } = await import('./metrics-server.ts')
   const server = await ParameterServer.create({ rank: 0, worldSize: 1 })
   onTestFinished(() => server.close())
   const status = (port: number, host: string) =>
@@ -194,44 +144,4 @@ it('shows the numbers of a report', async () => {
   // The limit was the first update's.
   metrics.updated('e', REPORT)
   expect(await metrics.text()).not.toMatch(/^ckpt_update_ratio_to_limit\{/m)
-})
-
-describe('with an OpenTelemetry SDK', () => {
-  const exporter = new InMemorySpanExporter()
-  beforeEach(() => {
-    trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }))
-  })
-  afterEach(() => {
-    trace.disable()
-    exporter.reset()
-  })
-
-  it('an update is a span with a child for each step, where the step was', async () => {
-    await inSpan('ckpt.update', { 'ckpt.checkpoint': 'c' }, (span) => Promise.resolve(describeUpdate(span, REPORT)))
-    const spans = exporter.getFinishedSpans()
-    const update = spans.find(({ name }) => name === 'ckpt.update')!
-    expect(update.attributes).toMatchObject({ 'ckpt.epoch': 7, 'ckpt.bytes': 1000, 'ckpt.version': 'v' })
-    const steps = spans.filter((span) => span !== update)
-    expect(steps.map(({ name }) => name)).toEqual(
-      ['begin', 'plan', 'attach', 'pipeline', 'commit'].map((step) => `ckpt.${step}`),
-    )
-    expect(steps[0]!.startTime).toEqual([1_700_000_000, 0])
-    for (let i = 1; i < steps.length; i++) expect(steps[i]!.startTime).toEqual(steps[i - 1]!.endTime)
-    expect(steps[3]!.duration).toEqual([0, 400_000_000])
-  })
-
-  it('failures carry their code', async () => {
-    const server = await ParameterServer.create({ rank: 0, worldSize: 1, timeoutMs: 1000 })
-    onTestFinished(() => server.close())
-    await server.registerCheckpoint('one', { tensors: TENSORS })
-    await server.update('one', { engine: unreachable }).catch(() => undefined)
-    const [register, update] = exporter.getFinishedSpans()
-    expect(register).toMatchObject({ name: 'ckpt.register', attributes: { 'ckpt.checkpoint': 'one', 'ckpt.bytes': 256 } })
-    expect(update).toMatchObject({
-      name: 'ckpt.update',
-      attributes: { 'error.type': 'ENGINE_UNREACHABLE' },
-      status: { code: 2 },
-    })
-    expect(update!.events.map(({ name }) => name)).toEqual(['exception'])
-  })
 })

@@ -4,9 +4,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { writeFile } from '@ckpt/safetensors'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import { serveMetrics } from '../observe/metrics-server.ts'
-import { ParameterServer } from '../parameter-server.ts'
-import { live, serveHttp, type HttpServer } from './index.ts'
+import { serveMetrics } from '../metrics/serve-metrics.ts'
+import { ParameterServer } from '@ckpt/core'
+import { live } from './live/plugin.ts'
+import { serveHttp, type HttpServer } from './serve.ts'
 
 const TOKEN = 'a-token-that-is-long-enough'
 const CHECKPOINTS = 600

@@ -3,8 +3,9 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import { ParameterServer } from '../parameter-server.ts'
-import { live, serveHttp, type HttpServer } from './index.ts'
+import { ParameterServer } from '@ckpt/core'
+import { live } from './live/plugin.ts'
+import { serveHttp, type HttpServer } from './serve.ts'
 
 const TOKEN = 'a-token-that-is-long-enough'
 const AUTHORISED = `authorization: Bearer ${TOKEN}\r\n`

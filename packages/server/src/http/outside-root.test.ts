@@ -5,8 +5,8 @@ import { Worker } from 'node:worker_threads'
 import { tensorAt } from '@ckpt/contract'
 import { writeFile } from '@ckpt/safetensors'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { ParameterServer } from '../parameter-server.ts'
-import { serveHttp, type HttpServer } from './index.ts'
+import { ParameterServer } from '@ckpt/core'
+import { serveHttp, type HttpServer } from './serve.ts'
 
 const ATTACK_MS = 20_000
 const REQUESTS = 20_000

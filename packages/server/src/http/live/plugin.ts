@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { PassThrough } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
-import type { ParameterServer } from '../../parameter-server.ts'
+import type { ParameterServer } from '@ckpt/core'
 import type { HttpPlugin } from '../options.ts'
 import { livePage } from './page.ts'
 

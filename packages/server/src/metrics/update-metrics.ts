@@ -1,7 +1,6 @@
 import { CkptError } from '@ckpt/contract'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
-import type { WorkerStatus } from '../engine-states.ts'
-import type { UpdateReport } from '../report.ts'
+import type { RankObserver, UpdateReport, WorkerStatus } from '@ckpt/core'
 
 /** From an update within one machine to one of the largest models over slow links, in seconds. */
 const BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300]
@@ -15,7 +14,7 @@ export interface MetricsSources {
 }
 
 /** One rank's numbers for Prometheus. Names and meanings stand in docs/operations.md. */
-export class UpdateMetrics {
+export class UpdateMetrics implements RankObserver {
   readonly #registry = new Registry()
   readonly #updates: Counter<'engine' | 'strategy' | 'result'>
   readonly #failures: Counter<'code'>
@@ -26,6 +25,7 @@ export class UpdateMetrics {
   readonly #duration: Histogram<'engine' | 'strategy'>
   readonly #last: Readonly<Record<'seconds' | 'bytes' | 'step' | 'stage' | 'epoch' | 'limit' | 'ratio', Gauge>>
   readonly #registered: Counter
+  #ends: (() => Promise<void>)[] = []
 
   constructor({ rank, worldSize, engines, hindrances }: MetricsSources) {
     this.#registry.setDefaultLabels({ rank: String(rank) })
@@ -147,6 +147,17 @@ export class UpdateMetrics {
 
   refused(error: CkptError): void {
     this.#failures.inc({ code: error.code })
+  }
+
+  /** `end` is called once the rank closes. */
+  endWith(end: () => Promise<void>): void {
+    this.#ends.push(end)
+  }
+
+  async closed(): Promise<void> {
+    const ends = this.#ends
+    this.#ends = []
+    await Promise.all(ends.map((end) => end()))
   }
 }
 

@@ -2,8 +2,8 @@ import { CkptError } from '@ckpt/contract'
 import type { FastifyInstance } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
-import { tensorCount } from '../manifest.ts'
-import type { ParameterServer } from '../parameter-server.ts'
+import { tensorCount, type ParameterServer } from '@ckpt/core'
+import { metricsOf } from '../metrics/metrics-of.ts'
 import { collectiveCall } from './collective-call.ts'
 import { engineTarget } from './engine-targets.ts'
 import type { HttpOptions } from './options.ts'
@@ -33,7 +33,8 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
     handler: () => Promise.resolve(undefined),
   })
 
-  plain.get('/metrics', async (_, reply) => reply.type(server.metricsContentType).send(await server.metrics()))
+  const metrics = metricsOf(server)
+  plain.get('/metrics', async (_, reply) => reply.type(metrics.contentType).send(await metrics.text()))
 
   plain.get('/v1/readyz', (_, reply) => {
     const health = server.health()

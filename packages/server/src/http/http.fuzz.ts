@@ -3,8 +3,8 @@ import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve, sep } from 'node:path'
 import { writeFile } from '@ckpt/safetensors'
-import { ParameterServer } from '../parameter-server.ts'
-import { serveHttp } from './index.ts'
+import { ParameterServer } from '@ckpt/core'
+import { serveHttp } from './serve.ts'
 
 const directory = realpathSync(mkdtempSync(join(tmpdir(), 'ckpt-fuzz-http-')))
 process.on('exit', () => rmSync(directory, { recursive: true, force: true }))

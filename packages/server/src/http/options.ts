@@ -1,6 +1,6 @@
 import type { EngineAdapter, Strategy } from '@ckpt/contract'
 import type { FastifyInstance } from 'fastify'
-import type { ParameterServer } from '../parameter-server.ts'
+import type { ParameterServer } from '@ckpt/core'
 import type { UpdateRequest } from './schemas.ts'
 
 /** Adds routes of its own to the API, below the same authorisation. */

@@ -3,7 +3,7 @@ import { connect } from 'node:net'
 import { dirname, join } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 import { removeAtEnd } from '@ckpt/transport'
-import { MAX_SOCKET_PATH } from '../runtime-dir.ts'
+import { MAX_SOCKET_PATH } from '@ckpt/core'
 
 /**
  * Has `listen` bind a unix socket that appears at `path` only when it is the user's alone (mode 0600): it is bound in a directory that nobody else

@@ -4,10 +4,10 @@ import { join } from 'node:path'
 import { CkptError, tensorTable } from '@ckpt/contract'
 import { writeFile } from '@ckpt/safetensors'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { manifestOf } from '../manifest.ts'
-import { readMetas, writeMetas } from '../metas-file.ts'
-import { ParameterServer } from '../parameter-server.ts'
-import { serveHttp, type HttpServer } from './index.ts'
+import { manifestOf } from '@ckpt/core'
+import { readMetas, writeMetas } from '@ckpt/core'
+import { ParameterServer } from '@ckpt/core'
+import { serveHttp, type HttpServer } from './serve.ts'
 
 const deep = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`
 /** JSON texts to stand where something else is expected. */

@@ -1,6 +1,6 @@
 import { SpanStatusCode, trace, type Attributes, type Span } from '@opentelemetry/api'
 import { CkptError } from '@ckpt/contract'
-import type { UpdateReport } from '../report.ts'
+import type { UpdateReport } from './report.ts'
 
 /**
  * `work` inside an OpenTelemetry span; a failure is recorded with its code. Without an SDK, which is the application's to install, this costs

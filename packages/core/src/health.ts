@@ -1,0 +1,10 @@
+/** A rank's health; `GET /healthz` and `GET /readyz` of `@ckpt/server` answer with it. */
+export interface Health {
+  readonly rank: number
+  readonly worldSize: number
+  readonly state: 'ready' | 'updating' | 'not ready' | 'draining' | 'closed'
+  /** Why it cannot take an update; empty when it can. */
+  readonly hindrances: readonly string[]
+  /** Ranks whose engine workers may hold parts of an update. */
+  readonly dirty: readonly number[]
+}

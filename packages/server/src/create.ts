@@ -1,0 +1,36 @@
+import { refuseServiceLinks, type CallOptions } from '@ckpt/contract'
+import { ParameterServer, type ParameterServerOptions } from '@ckpt/core'
+import { metricsAddress } from './metrics/metrics-address.ts'
+import { metricsOf } from './metrics/metrics-of.ts'
+import { serveMetrics } from './metrics/serve-metrics.ts'
+
+export interface ServedOptions extends ParameterServerOptions {
+  /**
+   * Serve this rank's numbers over HTTP on this port (default: `CKPT_METRICS_PORT`, else not at all): `/metrics`, `/healthz`, `/readyz`, on
+   * `CKPT_METRICS_HOST` (default 127.0.0.1).
+   */
+  readonly metricsPort?: number
+}
+
+/**
+ * `ParameterServer.create`, with the rank's numbers served where options or environment say so, until it is closed.
+ *
+ * @throws CkptError what `ParameterServer.create` throws, `INVALID_ARGUMENT` naming the variable or the address that cannot be listened on.
+ */
+export async function createParameterServer(
+  { metricsPort, ...options }: ServedOptions = {},
+  call: CallOptions = {},
+): Promise<ParameterServer> {
+  if (metricsPort === undefined) refuseServiceLinks(process.env, ['CKPT_METRICS_PORT'])
+  const address = metricsAddress(metricsPort, process.env)
+  const server = await ParameterServer.create(options, call)
+  if (address === undefined) return server
+  try {
+    const { close } = await serveMetrics(server, address)
+    metricsOf(server).endWith(close)
+  } catch (error) {
+    await server.close()
+    throw error
+  }
+  return server
+}

@@ -1,0 +1,26 @@
+import type { ParameterServer } from '@ckpt/core'
+import { UpdateMetrics } from './update-metrics.ts'
+
+/** A rank's numbers in the text format of Prometheus; docs/operations.md says what they mean. */
+export interface RankMetrics {
+  readonly contentType: string
+  text(): Promise<string>
+}
+
+const known = new WeakMap<ParameterServer, UpdateMetrics>()
+
+/** The numbers of a rank, counted from the first call on: all that serve them serve the same. */
+export function metricsOf(server: ParameterServer): UpdateMetrics {
+  let metrics = known.get(server)
+  if (metrics === undefined) {
+    metrics = new UpdateMetrics({
+      rank: server.rank,
+      worldSize: () => server.worldSize,
+      engines: () => server.engineStates(),
+      hindrances: () => server.health().hindrances,
+    })
+    known.set(server, metrics)
+    server.observe(metrics)
+  }
+  return metrics
+}
