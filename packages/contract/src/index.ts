@@ -8,7 +8,7 @@ export { identityChange, identityOf, type FileIdentity, type ReadableFile } from
 export { engineKey } from './engine-key.ts'
 export { requireSocketDescriptors } from './descriptors.ts'
 export { checkMessagePack } from './message-pack.ts'
-export { checkSecret, readSecretFile, userSecretFile } from './secrets.ts'
+export { checkSecret, makeSecretFile, readSecretFile, unlessThere, userSecretFile } from './secrets.ts'
 export { shown } from './shown.ts'
 export { VARIABLES, refuseServiceLinks, serviceLink, type Environment } from './environment.ts'
 export { startReminders, AGAIN_MS, FIRST_MS, type Waiting } from './waiting.ts'

@@ -88,7 +88,7 @@ export function userSecretFile(name: string, field: string, directory = userDire
       throw refuse(`is not a directory of mode 0700 of this user (${user})`)
     }
     const path = join(directory, name)
-    if (lstatSync(path, { throwIfNoEntry: false }) === undefined) make(directory, path)
+    if (lstatSync(path, { throwIfNoEntry: false }) === undefined) makeSecretFile(directory, name)
     return readSecretFile(path, field)
   } catch (error) {
     if (CkptError.is(error)) throw error
@@ -101,20 +101,25 @@ function userDirectory(): string {
   return `/tmp/ckpt-user-${process.geteuid!()}`
 }
 
-function make(directory: string, path: string): void {
+/**
+ * Makes a file of mode 0600 with a new secret, in a directory that only the user may enter. One that is there already is left as it is: of several
+ * processes that do this at the same moment all find the same secret.
+ */
+export function makeSecretFile(directory: string, name: string): void {
   // Whole before it has its name: others may read it at once.
   const draft = join(directory, randomBytes(8).toString('hex'))
   try {
     writeFileSync(draft, randomBytes(32).toString('base64'), { mode: 0o600, flag: 'wx' })
-    unlessThere(() => linkSync(draft, path))
+    unlessThere(() => linkSync(draft, join(directory, name)))
   } finally {
     rmSync(draft, { force: true })
   }
 }
 
-function unlessThere(make: () => void): void {
+/** Creates something; what is there already stays. */
+export function unlessThere(create: () => void): void {
   try {
-    make()
+    create()
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
   }

@@ -1,18 +1,7 @@
-import { randomBytes } from 'node:crypto'
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  linkSync,
-  lstatSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { closeSync, constants, fstatSync, lstatSync, mkdirSync, openSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+
+import { makeSecretFile, unlessThere } from '@ckpt/contract'
 
 import { invalid } from './errors.ts'
 
@@ -87,23 +76,8 @@ function read(path: string, user: number): string | undefined {
 
 function make(directory: string, user: number): string {
   const path = join(directory, 'secret')
-  // Whole before it has its name: others may read it at once.
-  const draft = join(directory, randomBytes(8).toString('hex'))
-  try {
-    writeFileSync(draft, randomBytes(32).toString('base64'), { mode: 0o600, flag: 'wx' })
-    unlessThere(() => linkSync(draft, path))
-  } finally {
-    rmSync(draft, { force: true })
-  }
+  makeSecretFile(directory, 'secret')
   const secret = read(path, user)
   if (secret === undefined) throw new Error(`${path} is not a file of mode 600 with a secret of this user: remove it`)
   return secret
-}
-
-function unlessThere(create: () => void): void {
-  try {
-    create()
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-  }
 }
