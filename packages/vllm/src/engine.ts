@@ -23,8 +23,6 @@ export interface EngineState {
   readonly version: string | null
   /** Whether any worker's parameters hold anything but a whole committed version. */
   readonly dirty: boolean
-  /** The class that moves keys and values to a store outside of the engine (`--kv-transfer-config`); null for none, undefined where workers do not say. */
-  readonly connector?: string | null | undefined
 }
 
 /** One vLLM server, by its HTTP API. */
@@ -79,13 +77,22 @@ export class VllmEngine {
 
   /** What the workers serve. */
   async state(limits: RequestLimits): Promise<EngineState> {
-    const workers = this.#parse(statusSchema, 'ckpt_status', await this.rpc('ckpt_status', [], limits))
+    const workers = await this.#statuses(limits)
     const version = workers[0]!.version
     return {
       version: workers.every((worker) => worker.version === version) ? version : null,
       dirty: workers.some((worker) => worker.dirty),
-      connector: workers.find((worker) => typeof worker.connector === 'string')?.connector ?? workers[0]!.connector,
     }
+  }
+
+  /** The class that moves keys and values to a store outside of the engine (`--kv-transfer-config`); null for none, undefined where workers do not say. */
+  async connector(limits: RequestLimits): Promise<string | null | undefined> {
+    const workers = await this.#statuses(limits)
+    return workers.find((worker) => typeof worker.connector === 'string')?.connector ?? workers[0]!.connector
+  }
+
+  async #statuses(limits: RequestLimits): Promise<z.infer<typeof statusSchema>> {
+    return this.#parse(statusSchema, 'ckpt_status', await this.rpc('ckpt_status', [], limits))
   }
 
   /** Stops scheduling requests. False where this version cannot. */

@@ -260,6 +260,13 @@ describe('waiting for the engine', () => {
     expect(events[0]).toMatchObject({ rank: 3, reason: expect.stringContaining('503') as string })
   })
 
+  it('says which version is served, and no more, whatever workers say', async () => {
+    const status = { version: 'a', dirty: false, connector: 'LMCacheConnectorV1', more: 1 }
+    await using engine = await HttpEngine.start(healthy({ ckpt_status: () => ({ body: { results: [status, status] } }) }))
+    const wait = { rank: 0, timeoutMs: 5000, signal: new AbortController().signal }
+    expect(await vllm({ url: engine.url, parallelSize: 2 }).ready(wait)).toEqual({ version: 'a', dirty: false })
+  })
+
   it('ends at its deadline, at an abort, and at once for a wrong key', async () => {
     await using silent = await HttpEngine.start(() => 'silence')
     const began = performance.now()

@@ -118,7 +118,7 @@ class EngineUpdate {
   /** The engine's connector to a store outside of it, as far as its workers say. */
   async #connector(): Promise<string | null | undefined> {
     if (this.#options.via !== undefined && this.#options.via !== 'extension') return undefined
-    return (await this.#engine.state({ timeoutMs: QUESTION_MS })).connector
+    return this.#engine.connector({ timeoutMs: QUESTION_MS })
   }
 
   /** The workers' own call. An abort reaches them by the worker protocol; only if that does not end the call its connection is closed. */
