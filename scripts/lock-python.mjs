@@ -39,6 +39,9 @@ try {
     'vllm.lock',
     vllm.filter(({ name }) => !NOT_WITH_VLLM.includes(name)),
   )
+  const builder = await compile('libaegis-build', ['libaegis-build.txt'], { python: '3.11', seeds: ['libaegis-build.lock'] })
+  save('libaegis-build.lock', builder)
+  save('libaegis.lock', await compile('libaegis', ['libaegis.txt'], { python: '3.11', seeds: ['libaegis.lock'], more: ['--no-deps'] }))
 } finally {
   rmSync(scratch, { recursive: true, force: true })
 }
@@ -54,7 +57,7 @@ async function compile(name, inputs, { python, seeds, more = [] }) {
     process.env.CKPT_UV || 'uv',
     [
       ...['pip', 'compile', '--quiet', '--universal', '--generate-hashes', '--no-header', '--no-annotate'],
-      ...['--default-index', 'https://pypi.org/simple', '--python-version', python],
+      ...['--python-version', python],
       ...[...more, '--output-file', out],
       ...inputs.map((file) => join(PYTHON, file)),
     ],

@@ -3,6 +3,7 @@
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { fetchLibaegis, libaegisIsHere, libaegisLock } from './lib/libaegis.mjs'
 import { withLock } from './lib/lock.mjs'
 import { pnpm } from './lib/pnpm.mjs'
 import { ROOT } from './lib/root.mjs'
@@ -61,7 +62,14 @@ async function setUp() {
     stamp.install = key
     writeStamp(stamp)
   }
-  for (const addon of native) {
+  // Asked for once for each lock file: a machine without Python, or without a registry, goes on without it.
+  if (native.length > 0 && !libaegisIsHere() && stamp.libaegis !== libaegisLock()) {
+    await step('fetching the source of libaegis', fetchLibaegis, true)
+    stamp.libaegis = libaegisLock()
+    writeStamp(stamp)
+  }
+  // Asked again: what was fetched is an input of the host addon.
+  for (const addon of pending().native) {
     if (stamp.native[addon.name]?.inputs !== addon.inputs) forgetInputs(addon.dir)
     const ok = await step(`building ${addon.dir}`, () => build(addon), addon.optional)
     stamp.native[addon.name] = { key: addon.key, inputs: addon.inputs, failed: !ok }

@@ -26,6 +26,8 @@ export type NativeProtection = 'none' | 'authenticated' | 'encrypted'
 export interface NativeTcpPeer {
   /** What both sides have agreed on. */
   readonly protection: NativeProtection
+  /** What protects bytes of regions where anything does: a cipher, and the library that computes it. For people. */
+  readonly cipher: string
   /** `transfers`: region, regionOffset, memory, memoryOffset, bytes of each. Resolves with the bytes read. */
   read(
     keys: readonly string[],

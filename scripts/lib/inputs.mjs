@@ -1,9 +1,11 @@
 import { statSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
+import { ROOT } from './root.mjs'
 
 /**
  * What an addon's build uses where it is there: `optionalInputs` in the "ckpt" part of its package.json, each a header or a program
- * with the folders to look into besides the usual ones. `$NAME` in a folder is a variable of the environment.
+ * with the folders to look into besides the usual ones. A folder that begins with `$NAME` is below that variable's, one that begins with
+ * `./` is in the repository.
  * @typedef {{ readonly name: string, readonly header?: string, readonly program?: string, readonly folders?: readonly string[] }} Input
  */
 
@@ -38,8 +40,9 @@ function listed(list, separator = delimiter) {
   return (list ?? '').split(separator).filter((folder) => folder !== '')
 }
 
-/** A folder with its variable replaced; none where that is not set. */
+/** Where a folder is; nowhere if its variable is not set. */
 function expanded(folder, env) {
+  if (folder.startsWith('./')) return [join(ROOT, folder)]
   const [, variable, rest] = /^\$(\w+)(.*)$/.exec(folder) ?? []
   if (variable === undefined) return [folder]
   return env[variable] ? [env[variable] + rest] : []

@@ -1,10 +1,13 @@
 import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pnpm } from '../lib/pnpm.mjs'
+import { LIBAEGIS } from '../lib/libaegis.mjs'
 import { run } from '../lib/process.mjs'
 import { ROOT } from '../lib/root.mjs'
 import { workspacePackages } from '../lib/workspace.mjs'
 
+/** Of the library that is linked into the host addon. */
+const LIBAEGIS_LICENSE = join(LIBAEGIS, 'LICENSE')
 const PLATFORM = `${process.platform}-${process.arch}`
 
 /** What of the workspace is published: public packages, apps among them. */
@@ -51,6 +54,8 @@ async function packPlatform(out, { dir, name, version }) {
   mkdirSync(staging, { recursive: true })
   for (const addon of addons) cpSync(join(release, addon), join(staging, addon))
   cpSync(join(ROOT, 'LICENSE'), join(staging, 'LICENSE'))
+  const licences = dir === 'native/host' && existsSync(LIBAEGIS_LICENSE) ? ['LICENSE.libaegis'] : []
+  for (const licence of licences) cpSync(LIBAEGIS_LICENSE, join(staging, licence))
   const full = `${name}-${PLATFORM}`
   const manifest = {
     name: full,
@@ -63,7 +68,7 @@ async function packPlatform(out, { dir, name, version }) {
     cpu: [process.arch],
     libc: ['glibc'],
     main: addons[0],
-    files: addons,
+    files: [...addons, ...licences],
     publishConfig: { access: 'public', provenance: true },
   }
   writeFileSync(join(staging, 'package.json'), JSON.stringify(withRepository(manifest, dir), undefined, 2))

@@ -3,10 +3,10 @@
  * protection in turns, both ends in this process, and compares the turns of each round.
  */
 import { cpus } from 'node:os'
-import { ONE_SIDED_COLUMNS, type HostMemory, type OneSidedPeer, type RegionDescriptor } from '@ckpt/contract'
-import { createHost, createTcpEndpoint, type TcpEndpoint, type TcpProtection } from '@ckpt/transport'
+import { ONE_SIDED_COLUMNS, type HostMemory, type RegionDescriptor } from '@ckpt/contract'
+import { createHost, createTcpEndpoint, type TcpEndpoint, type TcpPeer, type TcpProtection } from '@ckpt/transport'
 import { Command, InvalidArgumentError } from 'commander'
-import { summarize } from './statistics.ts'
+import { summarize, type Samples } from './statistics.ts'
 
 const SECRET = 'for measurements: not a secret'
 const SEED = 99n
@@ -25,6 +25,20 @@ interface Options {
   readonly gib: number
   readonly streams: number[]
   readonly rounds: number
+  readonly json: boolean
+}
+
+/** What a protection cost over all rounds of one number of connections. */
+interface Cost {
+  readonly connections: number
+  readonly protection: TcpProtection
+  /** What protects bytes of regions: the cipher, and the library with its version that computes it. */
+  readonly cipher: string | undefined
+  readonly gigabytesPerSecond: Samples
+  readonly cpuSecondsPerGigabyte: Samples
+  /** Medians of the rounds' ratios to the read without protection of the same round. */
+  readonly rateOfNone: number
+  readonly cpuOfNone: number
 }
 
 function number(text: string): number {
@@ -33,7 +47,7 @@ function number(text: string): number {
   return value
 }
 
-const { gib, streams, rounds } = new Command('bench:tcp')
+const { gib, streams, rounds, json } = new Command('bench:tcp')
   .description('Measures what the protection of one-sided TCP reads costs on loopback, in interleaved turns.')
   .option('--gib <n>', 'GiB of each read', number, 2)
   .option(
@@ -43,6 +57,7 @@ const { gib, streams, rounds } = new Command('bench:tcp')
     [],
   )
   .option('--rounds <n>', 'rounds, each with one read of every protection', number, 7)
+  .option('--json', 'print one JSON object instead of tables', false)
   .parse()
   .opts<Options>()
 
@@ -55,20 +70,24 @@ for (const [i, memory] of [source, target].entries()) await host.fill(memory, { 
 const serving = createTcpEndpoint({ listen: ['127.0.0.1:0'], secret: SECRET, protection: 'none' })
 const { descriptor: region } = await serving.register(source)
 
-process.stdout.write(
-  `${cpus().length} cores (${cpus()[0]?.model ?? 'unknown'}), OpenSSL ${process.versions.openssl}, ` +
-    `reads of ${(bytes / 1e9).toFixed(2)} GB, ${rounds} rounds in turns, medians\n`,
+const machine = { cores: cpus().length, processor: cpus()[0]?.model ?? 'unknown', node: process.version }
+const print = (text: string): unknown => json || process.stdout.write(`${text}\n`)
+print(
+  `${machine.cores} cores (${machine.processor}), Node ${machine.node}, ` +
+    `reads of ${(bytes / 1e9).toFixed(2)} GB, ${rounds} rounds in turns, medians`,
 )
-for (const count of streams.length > 0 ? streams : [4, 1]) await compare(count)
+const costs: Cost[] = []
+for (const count of streams.length > 0 ? streams : [4, 1]) costs.push(...(await compare(count)))
 await checkBytes(target)
+if (json) process.stdout.write(`${JSON.stringify({ ...machine, bytes, rounds, costs })}\n`)
 await serving.close()
 source.close()
 target.close()
 
-/** Prints a table for so many connections. */
-async function compare(count: number): Promise<void> {
+/** Compares the protections over so many connections, and prints a table. */
+async function compare(count: number): Promise<Cost[]> {
   const readers: TcpEndpoint[] = []
-  const peers: OneSidedPeer[] = []
+  const peers: TcpPeer[] = []
   for (const protection of KINDS) {
     const reader = createTcpEndpoint({ listen: ['127.0.0.1:0'], secret: SECRET, protection, streams: count })
     readers.push(reader)
@@ -84,13 +103,16 @@ async function compare(count: number): Promise<void> {
       if (round > 0) turns[kind]!.push(turn)
     }
   }
+  const ciphers = peers.map((peer) => peer.cipher)
   await Promise.all(readers.map((reader) => reader.close()))
-  process.stdout.write(`\n${count} connection${count === 1 ? '' : 's'}\n`)
-  process.stdout.write('protection          GB/s (min–max)   of none   CPU s/GB, both ends   of none\n')
-  for (const [kind, name] of KINDS.entries()) process.stdout.write(`${row(name, turns[kind]!, turns[0]!)}\n`)
+  const all = KINDS.map((name, kind) => costOf(count, name, ciphers[kind], turns[kind]!, turns[0]!))
+  print(`\n${count} connection${count === 1 ? '' : 's'}`)
+  print('protection          GB/s (min–max)   of none   CPU s/GB, both ends   of none   bytes of regions')
+  for (const cost of all) print(row(cost))
+  return all
 }
 
-async function read(peer: OneSidedPeer, from: RegionDescriptor, into: HostMemory): Promise<Turn> {
+async function read(peer: TcpPeer, from: RegionDescriptor, into: HostMemory): Promise<Turn> {
   const transfers = new Float64Array(ONE_SIDED_COLUMNS)
   transfers[4] = bytes
   const used = process.cpuUsage()
@@ -101,18 +123,40 @@ async function read(peer: OneSidedPeer, from: RegionDescriptor, into: HostMemory
   return { bytesPerSecond: bytes / seconds, cpuSecondsPerByte: (user + system) / 1e6 / bytes }
 }
 
-function row(name: string, turns: readonly Turn[], trusted: readonly Turn[]): string {
-  const rate = summarize(turns.map(({ bytesPerSecond }) => bytesPerSecond / 1e9))
-  const cpu = summarize(turns.map(({ cpuSecondsPerByte }) => cpuSecondsPerByte * 1e9))
-  const rateRatio = summarize(turns.map((turn, i) => turn.bytesPerSecond / trusted[i]!.bytesPerSecond)).median
-  const cpuRatio = summarize(turns.map((turn, i) => turn.cpuSecondsPerByte / trusted[i]!.cpuSecondsPerByte)).median
+function costOf(
+  connections: number,
+  protection: TcpProtection,
+  cipher: string | undefined,
+  turns: readonly Turn[],
+  trusted: readonly Turn[],
+): Cost {
+  return {
+    connections,
+    protection,
+    cipher,
+    gigabytesPerSecond: summarize(turns.map(({ bytesPerSecond }) => bytesPerSecond / 1e9)),
+    cpuSecondsPerGigabyte: summarize(turns.map(({ cpuSecondsPerByte }) => cpuSecondsPerByte * 1e9)),
+    rateOfNone: summarize(turns.map((turn, i) => turn.bytesPerSecond / trusted[i]!.bytesPerSecond)).median,
+    cpuOfNone: summarize(turns.map((turn, i) => turn.cpuSecondsPerByte / trusted[i]!.cpuSecondsPerByte)).median,
+  }
+}
+
+function row({
+  protection,
+  cipher,
+  gigabytesPerSecond: rate,
+  cpuSecondsPerGigabyte: cpu,
+  rateOfNone,
+  cpuOfNone,
+}: Cost): string {
   const range = `${rate.median.toFixed(2)} (${rate.min.toFixed(2)}–${rate.max.toFixed(2)})`
   return [
-    name.padEnd(16),
+    protection.padEnd(16),
     range.padStart(18),
-    `${(100 * rateRatio).toFixed(0)} %`.padStart(10),
+    `${(100 * rateOfNone).toFixed(0)} %`.padStart(10),
     cpu.median.toFixed(3).padStart(22),
-    `${(100 * cpuRatio).toFixed(0)} %`.padStart(10),
+    `${(100 * cpuOfNone).toFixed(0)} %`.padStart(10),
+    `   ${cipher ?? 'plain'}`,
   ].join('')
 }
 

@@ -39,6 +39,8 @@ struct Script {
   /// What the reader wants at least, and what the endpoint says.
   Protection wanted;
   Protection said;
+  DataCiphers offered;
+  DataCipher chosen;
   /// Where the hello is wrong, and what stands there; lengths too.
   std::vector<std::pair<std::size_t, std::uint8_t>> changes;
   std::size_t hello_bytes;
@@ -58,6 +60,10 @@ Script Read(FuzzedDataProvider& data) {
   script.right_proof = data.ConsumeIntegralInRange<int>(0, 3) != 0;
   script.wanted = static_cast<Protection>(data.ConsumeIntegralInRange<std::uint16_t>(0, 2));
   script.said = static_cast<Protection>(data.ConsumeIntegralInRange<std::uint16_t>(0, 3));
+  // AES-256-GCM alone, or all that there is; and what the endpoint makes of it, right or wrong.
+  script.offered = data.ConsumeBool() ? AvailableDataCiphers() : static_cast<DataCiphers>(DataCipher::kAes256Gcm);
+  script.chosen = data.ConsumeIntegralInRange<int>(0, 7) != 0 ? FastestDataCipher(script.offered)
+                                                              : static_cast<DataCipher>(data.ConsumeIntegral<std::uint8_t>());
   if (!script.right_hello) {
     for (int changes = data.ConsumeIntegralInRange<int>(0, 3); changes > 0; --changes) {
       script.changes.emplace_back(data.ConsumeIntegralInRange<std::size_t>(0, sizeof(ServerHello) - 1),
@@ -98,7 +104,7 @@ Script Read(FuzzedDataProvider& data) {
 void Converse(int fd, Script& script) {
   ClientHello hello{};
   if (!fuzz::ReceiveValue(fd, hello)) return;
-  ServerHello answer{kTcpMagic, kTcpProtocol, HelloStatus::kOk, script.said, kEndpoint, {}};
+  ServerHello answer{kTcpMagic, kTcpProtocol, HelloStatus::kOk, script.said, script.chosen, kEndpoint, {}};
   std::vector<std::uint8_t> bytes(sizeof answer);
   std::memcpy(bytes.data(), &answer, sizeof answer);
   for (const auto& [at, value] : script.changes) bytes[at] = value;
@@ -109,9 +115,14 @@ void Converse(int fd, Script& script) {
   ClientProof proof{};
   if (!fuzz::ReceiveValue(fd, proof)) return;
   if (answer.protection < script.wanted) fuzz::Broken("a reader takes less protection than it wants");
+  if (hello.ciphers != script.offered) fuzz::Broken("a reader offers other ciphers than it was told to");
+  if (answer.cipher != DataCipher::kAes256Gcm && answer.cipher != DataCipher::kAegis128x4) {
+    fuzz::Broken("a reader takes a cipher that does not exist");
+  }
+  if ((static_cast<DataCiphers>(answer.cipher) & script.offered) == 0) fuzz::Broken("a reader takes a cipher that it did not offer");
   const fuzz::Agreement agreement(hello, answer);
   ServerProof verdict = script.proof;
-  if (script.right_proof) verdict = {HelloStatus::kOk, 0, 0, agreement.Proof("ckpt tcp 2 server proof")};
+  if (script.right_proof) verdict = {HelloStatus::kOk, 0, 0, agreement.Proof("ckpt tcp 3 server proof")};
   if (!fuzz::Send(fd, &verdict, sizeof verdict)) return;
   TcpChannel channel(fd, agreement.Keys(false));
   fuzz::Records records(fd, agreement.Keys(false), script.change);
@@ -184,7 +195,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   const std::chrono::milliseconds patience{script.stalls ? 30 : 5000};
   bool well = false;
   try {
-    TcpPeer peer({kEndpoint, {*listening->first}, fuzz::kSecret, 1, patience, script.wanted}, never);
+    TcpPeer peer({kEndpoint, {*listening->first}, fuzz::kSecret, 1, patience, script.wanted, script.offered}, never);
     const auto got = peer.Read(reads, patience, never, nullptr);
     std::uint64_t wanted = 0;
     for (const auto& read : reads) wanted += read.bytes;

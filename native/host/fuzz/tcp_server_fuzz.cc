@@ -58,23 +58,27 @@ ScopedFd Connect(const World& world) {
 std::optional<SessionKeys> Greet(FuzzedDataProvider& data, int fd, const EndpointId& id) {
   const bool faithful = data.ConsumeIntegralInRange<int>(0, 3) != 0;
   const auto wanted = static_cast<Protection>(data.ConsumeIntegralInRange<std::uint16_t>(0, 2));
-  ClientHello hello{kTcpMagic, kTcpProtocol, wanted, 0, id, {}};
+  // AES-256-GCM is among what every reader offers.
+  const auto offered =
+      static_cast<DataCiphers>(data.ConsumeIntegral<DataCiphers>() | static_cast<DataCiphers>(DataCipher::kAes256Gcm));
+  ClientHello hello{kTcpMagic, kTcpProtocol, wanted, offered, 0, id, {}};
   const auto first = fuzz::Mutated(data, hello, faithful);
   if (!fuzz::Send(fd, first) || !faithful) return std::nullopt;
   ServerHello answer{};
   if (!fuzz::ReceiveValue(fd, answer)) fuzz::Broken("a right greeting gets no answer");
-  if (answer.magic != kTcpMagic || answer.status != HelloStatus::kOk || answer.endpoint != id || answer.protection != wanted) {
+  if (answer.magic != kTcpMagic || answer.status != HelloStatus::kOk || answer.endpoint != id || answer.protection != wanted ||
+      answer.cipher != FastestDataCipher(offered & AvailableDataCiphers())) {
     fuzz::Broken("a right greeting is refused");
   }
   const bool known = data.ConsumeIntegralInRange<int>(0, 3) != 0;
   const fuzz::Agreement agreement(hello, answer);
-  const ClientProof proof{agreement.Proof("ckpt tcp 2 client proof")};
+  const ClientProof proof{agreement.Proof("ckpt tcp 3 client proof")};
   auto second = fuzz::Mutated(data, proof, known);
   if (!known && second.size() == sizeof proof && std::memcmp(second.data(), &proof, sizeof proof) == 0) second[0] ^= 1;
   if (!fuzz::Send(fd, second) || !known) return std::nullopt;
   ServerProof verdict{};
   if (!fuzz::ReceiveValue(fd, verdict) || verdict.status != HelloStatus::kOk ||
-      verdict.mac != agreement.Proof("ckpt tcp 2 server proof")) {
+      verdict.mac != agreement.Proof("ckpt tcp 3 server proof")) {
     fuzz::Broken("a right proof is refused, or the endpoint does not prove itself");
   }
   return agreement.Keys(true);

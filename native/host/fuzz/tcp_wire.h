@@ -6,7 +6,9 @@
 
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ckpt/fd.h"
@@ -31,19 +33,22 @@ struct Agreement {
   std::string key;
   std::string hellos;
   Protection protection;
+  DataCipher cipher;
 
   Agreement(const ClientHello& client, const ServerHello& server)
       : key(Text(HmacSha256(Text(client.nonce) + Text(server.nonce), kSecret))),
         hellos(Text(client) + Text(server)),
-        protection(server.protection) {}
+        protection(server.protection),
+        cipher(server.cipher) {}
 
   Sha256Digest Proof(const std::string& label) const { return HmacSha256(key, label + hellos); }
   SessionKeys Keys(bool client) const {
     Sha256Digest expanding;
     std::memcpy(expanding.data(), key.data(), key.size());
-    TrafficKey keys[2];
-    HkdfExpand(expanding, "ckpt tcp 2 keys" + hellos, reinterpret_cast<std::uint8_t*>(keys), sizeof keys);
-    return {protection, keys[client ? 0 : 1], keys[client ? 1 : 0]};
+    TrafficKey keys[4];
+    HkdfExpand(expanding, "ckpt tcp 3 keys" + hellos, reinterpret_cast<std::uint8_t*>(keys), sizeof keys);
+    const int own = client ? 0 : 1;
+    return {protection, cipher, keys[own], keys[1 - own], keys[2 + own], keys[3 - own]};
   }
 };
 
@@ -116,30 +121,43 @@ class Records {
   };
 
   Records(int fd, const SessionKeys& keys, Change change)
-      : fd_(fd), protection_(keys.protection), cipher_(keys.sending), change_(change) {}
+      : fd_(fd),
+        protection_(keys.protection),
+        messages_(keys.sending),
+        data_(MakeRecordProtector(keys.cipher, keys.sending_data)),
+        change_(change) {}
 
   /// Whether what was to be changed has been sent.
   bool changed() const { return changed_; }
 
-  bool SendMessage(const void* message, std::size_t bytes) { return SendRecord(message, bytes, true); }
+  bool SendMessage(const void* message, std::size_t bytes) {
+    auto record = RecordOf(message, bytes);
+    if (protection_ != Protection::kNone) messages_.Seal(record.data(), bytes, record.data() + bytes);
+    return SendRecord(std::move(record));
+  }
   bool SendData(const std::vector<std::uint8_t>& bytes) {
     for (std::size_t at = 0; at < bytes.size(); at += kRecordBytes) {
       const auto piece = std::min(bytes.size() - at, kRecordBytes);
-      if (!SendRecord(bytes.data() + at, piece, protection_ == Protection::kEncrypted)) return false;
+      auto record = RecordOf(bytes.data() + at, piece);
+      auto plain = std::vector<std::uint8_t>(record.begin(), record.begin() + static_cast<std::ptrdiff_t>(piece));
+      const RecordPieces pieces{{plain.data(), piece}};
+      if (protection_ == Protection::kAuthenticated) data_->Sign(pieces, record.data() + piece);
+      if (protection_ == Protection::kEncrypted) data_->Seal(pieces, record.data(), record.data() + piece);
+      if (!SendRecord(std::move(record))) return false;
     }
     return true;
   }
 
  private:
-  bool SendRecord(const void* from, std::size_t bytes, bool encrypted) {
+  /// With room for a tag where there is one.
+  std::vector<std::uint8_t> RecordOf(const void* from, std::size_t bytes) const {
     const auto* const begin = static_cast<const std::uint8_t*>(from);
     std::vector<std::uint8_t> record(begin, begin + bytes);
-    if (protection_ != Protection::kNone) {
-      record.resize(bytes + kTagBytes);
-      cipher_.Begin(true);
-      if (bytes > 0) cipher_.Update(encrypted ? record.data() : nullptr, record.data(), bytes);
-      cipher_.Finish(record.data() + bytes);
-    }
+    if (protection_ != Protection::kNone) record.resize(bytes + kTagBytes);
+    return record;
+  }
+
+  bool SendRecord(std::vector<std::uint8_t> record) {
     if (number_++ == change_.record && !record.empty()) {
       const auto bit = change_.bit % (8 * record.size());
       record[bit / 8] ^= static_cast<std::uint8_t>(1u << (bit % 8));
@@ -150,7 +168,8 @@ class Records {
 
   const int fd_;
   const Protection protection_;
-  RecordCipher cipher_;
+  RecordCipher messages_;
+  const std::unique_ptr<RecordProtector> data_;
   const Change change_;
   std::size_t number_ = 0;
   bool changed_ = false;

@@ -23,7 +23,9 @@ const overheard = randomBytes(32)
 function hello(id: string): Buffer {
   const head = Buffer.alloc(16)
   head.write('CKPTTCP1', 'latin1')
-  head.writeUInt32LE(2, 8)
+  head.writeUInt32LE(3, 8)
+  // No protection, and AES-256-GCM for bytes of regions.
+  head[13] = 1
   return Buffer.concat([head, Buffer.from(id, 'hex'), overheard])
 }
 

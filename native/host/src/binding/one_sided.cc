@@ -191,6 +191,7 @@ Napi::Value WrapPeer(Napi::Env env, const std::shared_ptr<TcpPeer>& peer) {
   using Peer = std::shared_ptr<TcpPeer>;
   method("read", [](const Napi::CallbackInfo& call, const Peer& one) { return Read(call, one); });
   object.Set("protection", kProtections[static_cast<std::size_t>(peer->protection())]);
+  object.Set("cipher", DataCipherText(peer->cipher()));
   method("alive", [](const Napi::CallbackInfo& call, const Peer& one) -> Napi::Value {
     return Napi::Boolean::New(call.Env(), one->alive());
   });

@@ -28,6 +28,7 @@ const char* Resolve(void* library, Libcrypto& table) {
   CKPT_FIND(EVP_sha256);
   CKPT_FIND(HMAC);
   CKPT_FIND(OpenSSL_version_num);
+  CKPT_FIND(OpenSSL_version);
   CKPT_FIND(CRYPTO_memcmp);
 #undef CKPT_FIND
   return nullptr;
@@ -61,6 +62,13 @@ const Libcrypto& Libcrypto::Get() {
   if (loaded.problem.empty()) return loaded.table;
   throw Error(code::kAddonUnavailable, "TCP endpoints need OpenSSL's libcrypto: " + loaded.problem + ". Install OpenSSL 3")
       .WithField("libcrypto");
+}
+
+std::string Libcrypto::Version() {
+  // OPENSSL_VERSION of openssl/crypto.h: "OpenSSL 3.0.16 11 Feb 2025".
+  const std::string text = Get().OpenSSL_version(0);
+  const auto name = text.find(' ');
+  return name == std::string::npos ? text : text.substr(0, text.find(' ', name + 1));
 }
 
 }  // namespace ckpt::host

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 extern "C" {
 struct evp_cipher_ctx_st;
@@ -28,11 +29,14 @@ struct Libcrypto {
   Bytes* (*HMAC)(const evp_md_st*, const void* key, int key_bytes, const Bytes* data, std::size_t bytes, Bytes* mac,
                  unsigned* mac_bytes);
   unsigned long (*OpenSSL_version_num)();
+  const char* (*OpenSSL_version)(int what);
   int (*CRYPTO_memcmp)(const void* a, const void* b, std::size_t bytes);
 
   /// The library that this process has already (Node exports its own), or libcrypto.so.3.
   /// @throws Error ADDON_UNAVAILABLE saying what is missing.
   static const Libcrypto& Get();
+  /// "OpenSSL" with the version of the library.
+  static std::string Version();
 };
 
 }  // namespace ckpt::host

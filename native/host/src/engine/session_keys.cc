@@ -6,6 +6,7 @@
 
 #include "ckpt/error.h"
 #include "libcrypto.h"
+#include "prefetched.h"
 
 namespace ckpt::host {
 namespace {
@@ -14,7 +15,6 @@ namespace {
 constexpr int kGetTag = 0x10;
 constexpr int kSetTag = 0x11;
 
-constexpr std::size_t kLineBytes = 64;
 /// What is asked for ahead of the cipher.
 constexpr std::size_t kAheadBytes = 2048;
 /// What is authenticated at once. From OpenSSL 3.1 on a call prepares the wide instructions of recent processors, which pays
@@ -97,12 +97,8 @@ void RecordCipher::Begin(bool sending) {
 
 void RecordCipher::Update(std::uint8_t* out, const std::uint8_t* in, std::size_t bytes) {
   if (out != nullptr) return UpdateNow(out, in, bytes);
-  // Authenticating is faster than memory that is in no cache: some lines, while the next ones are on their way.
-  for (std::size_t at = 0, next = 0; at < bytes; at = next) {
-    next = std::min(bytes, at + StepBytes());
-    for (auto line = next; line < std::min(bytes, next + kAheadBytes); line += kLineBytes) __builtin_prefetch(in + line);
-    UpdateNow(nullptr, in + at, next - at);
-  }
+  ForEachPrefetched(in, bytes, StepBytes(), kAheadBytes,
+                    [this](const std::uint8_t* piece, std::size_t count) { UpdateNow(nullptr, piece, count); });
 }
 
 void RecordCipher::UpdateNow(std::uint8_t* out, const std::uint8_t* in, std::size_t bytes) {

@@ -22,7 +22,7 @@ bool EqualInConstantTime(const Sha256Digest& a, const Sha256Digest& b);
 void HkdfExpand(const Sha256Digest& key, std::string_view info, std::uint8_t* out, std::size_t bytes);
 
 /// What protects a connection after its handshake, weakest first.
-enum class Protection : std::uint16_t {
+enum class Protection : std::uint8_t {
   /// Nothing: for networks that both sides call trusted.
   kNone = 0,
   /// Requests, region keys and answers are encrypted; bytes of regions are readable. All of it is authenticated.
@@ -30,6 +30,11 @@ enum class Protection : std::uint16_t {
   /// All of it is encrypted and authenticated.
   kEncrypted = 2,
 };
+
+/// What authenticates and encrypts the bytes of regions; each is a bit of DataCiphers. Everything else is always AES-256-GCM.
+enum class DataCipher : std::uint8_t { kAes256Gcm = 1, kAegis128x4 = 2 };
+/// A set of ciphers.
+using DataCiphers = std::uint8_t;
 
 /// Key and first nonce of one direction of one connection.
 struct TrafficKey {
@@ -40,8 +45,13 @@ struct TrafficKey {
 /// What a handshake agrees on.
 struct SessionKeys {
   Protection protection = Protection::kAuthenticated;
+  DataCipher cipher = DataCipher::kAes256Gcm;
+  /// Of messages.
   TrafficKey sending;
   TrafficKey receiving;
+  /// Of bytes of regions.
+  TrafficKey sending_data;
+  TrafficKey receiving_data;
 };
 
 inline constexpr std::size_t kTagBytes = 16;

@@ -47,6 +47,8 @@ TcpChannel::TcpChannel(int fd, const SessionKeys& keys) : fd_(fd), protection_(k
   if (protection_ == Protection::kNone) return;
   sealing_.emplace(keys.sending);
   opening_.emplace(keys.receiving);
+  sealing_data_ = MakeRecordProtector(keys.cipher, keys.sending_data);
+  opening_data_ = MakeRecordProtector(keys.cipher, keys.receiving_data);
 }
 
 Io TcpChannel::Send(const void* message, std::size_t bytes, const GoOn& go_on, int& error, Last last) {
@@ -72,23 +74,19 @@ Io TcpChannel::Receive(void* message, std::size_t bytes, const GoOn& go_on, int&
 }
 
 Io TcpChannel::SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last) {
-  if (!sealing_) return SendParts(fd_, parts, go_on, error, last);
+  if (!sealing_data_) return SendParts(fd_, parts, go_on, error, last);
   std::uint8_t tag[kTagBytes];
   for (Records records(parts); records.left() > 0;) {
+    const auto before = records.left();
     auto record = records.Next();
-    sealing_->Begin(true);
     if (protection_ == Protection::kEncrypted) {
+      const auto bytes = before - records.left();
       sealed_.resize(kRecordBytes);
-      std::size_t sealed = 0;
-      for (const auto& [base, bytes] : record) {
-        sealing_->Update(sealed_.data() + sealed, static_cast<const std::uint8_t*>(base), bytes);
-        sealed += bytes;
-      }
-      record = {{sealed_.data(), sealed}};
+      sealing_data_->Seal(record, sealed_.data(), tag);
+      record = {{sealed_.data(), bytes}};
     } else {
-      for (const auto& [base, bytes] : record) sealing_->Update(nullptr, static_cast<const std::uint8_t*>(base), bytes);
+      sealing_data_->Sign(record, tag);
     }
-    sealing_->Finish(tag);
     record.push_back({tag, kTagBytes});
     const auto io = SendParts(fd_, record, go_on, error, records.left() > 0 ? Last::kNo : last);
     if (io != Io::kDone) return io;
@@ -98,7 +96,7 @@ Io TcpChannel::SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error
 
 Io TcpChannel::ReceiveData(std::vector<iovec>& parts, const GoOn& go_on, int& error,
                            const std::function<void(std::size_t)>& moved) {
-  if (!opening_) return ReceiveParts(fd_, parts, go_on, error, moved);
+  if (!opening_data_) return ReceiveParts(fd_, parts, go_on, error, moved);
   std::uint8_t tag[kTagBytes];
   for (Records records(parts); records.left() > 0;) {
     const auto before = records.left();
@@ -107,12 +105,9 @@ Io TcpChannel::ReceiveData(std::vector<iovec>& parts, const GoOn& go_on, int& er
     record.push_back({tag, kTagBytes});
     const auto io = ReceiveParts(fd_, record, go_on, error, [&](std::size_t) { moved(0); });
     if (io != Io::kDone) return io;
-    opening_->Begin(false);
-    for (const auto& [base, bytes] : pieces) {
-      auto* const to = static_cast<std::uint8_t*>(base);
-      opening_->Update(protection_ == Protection::kEncrypted ? to : nullptr, to, bytes);
-    }
-    if (!opening_->Check(tag)) return Io::kForged;
+    const bool own =
+        protection_ == Protection::kEncrypted ? opening_data_->Open(pieces, tag) : opening_data_->Verify(pieces, tag);
+    if (!own) return Io::kForged;
     moved(before - records.left());
   }
   return Io::kDone;

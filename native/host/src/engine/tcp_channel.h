@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
+#include "data_cipher.h"
 #include "session_keys.h"
 #include "tcp_socket.h"
 
@@ -40,6 +42,8 @@ class TcpChannel {
   const Protection protection_;
   std::optional<RecordCipher> sealing_;
   std::optional<RecordCipher> opening_;
+  std::unique_ptr<RecordProtector> sealing_data_;
+  std::unique_ptr<RecordProtector> opening_data_;
   /// A message and its tag.
   std::vector<std::uint8_t> message_;
   /// A record of data that is encrypted before it is sent.

@@ -30,9 +30,10 @@ TcpPeer::TcpPeer(TcpPeerOptions options, const Cancellation& cancellation)
     // The streams after the first go where that one got through.
     if (i == 0) addresses = {addresses[chosen]};
     ConfigureStream(stream->fd.get());
-    const auto keys = GreetServer(stream->fd.get(), options.endpoint, options.secret, options.protection,
+    const auto keys = GreetServer(stream->fd.get(), options.endpoint, options.secret, {options.protection, options.ciphers},
                                   AddressText(addresses[0]), deadline, stop);
     protection_ = keys.protection;
+    cipher_ = keys.cipher;
     stream->channel = std::make_unique<TcpChannel>(stream->fd.get(), keys);
     streams_.push_back(std::move(stream));
   }

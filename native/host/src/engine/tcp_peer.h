@@ -32,6 +32,8 @@ struct TcpPeerOptions {
   std::chrono::milliseconds timeout{10'000};
   /// What it wants at least; where the endpoint wants more, there is more.
   Protection protection = Protection::kAuthenticated;
+  /// What it offers for bytes of regions.
+  DataCiphers ciphers = AvailableDataCiphers();
 };
 
 /// Connections to another endpoint: a thread each, which sends requests ahead of the replies it receives, straight into their
@@ -56,6 +58,7 @@ class TcpPeer {
   const std::string& name() const { return name_; }
   /// What the two sides have agreed on.
   Protection protection() const { return protection_; }
+  DataCipher cipher() const { return cipher_; }
   /// Fails what is under way with ABORTED, and joins the threads. Calling it again does nothing.
   void Close();
 
@@ -88,6 +91,7 @@ class TcpPeer {
 
   const std::string name_;
   Protection protection_ = Protection::kNone;
+  DataCipher cipher_ = DataCipher::kAes256Gcm;
   std::vector<std::unique_ptr<Stream>> streams_;
   std::mutex mutex_;
   std::condition_variable wake_;

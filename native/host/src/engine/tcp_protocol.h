@@ -8,15 +8,16 @@
 #include <string>
 #include <type_traits>
 
+#include "data_cipher.h"
 #include "region_table.h"
 #include "session_keys.h"
 
 namespace ckpt::host {
 
-// The wire protocol of TCP endpoints, version 2 (docs/p2p.md). Numbers are little-endian, as on every machine this runs on.
+// The wire protocol of TCP endpoints, version 3 (docs/p2p.md). Numbers are little-endian, as on every machine this runs on.
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire format is that of little-endian machines");
 
-inline constexpr std::uint32_t kTcpProtocol = 2;
+inline constexpr std::uint32_t kTcpProtocol = 3;
 /// Extents of one request at most; the reply's parts fit one sendmsg.
 inline constexpr std::uint32_t kMaxExtents = 64;
 /// Bytes of one request at most.
@@ -35,6 +36,8 @@ struct ClientHello {
   std::uint32_t protocol;
   /// What it wants at least.
   Protection protection;
+  /// What it can use for bytes of regions.
+  DataCiphers ciphers;
   std::uint16_t reserved;
   /// The endpoint that it believes to reach.
   EndpointId endpoint;
@@ -50,6 +53,8 @@ struct ServerHello {
   HelloStatus status;
   /// What protects the connection: the stronger of what the two sides want.
   Protection protection;
+  /// The one of the reader's ciphers that bytes of regions are protected with.
+  DataCipher cipher;
   EndpointId endpoint;
   Nonce nonce;
 };
@@ -105,15 +110,22 @@ static_assert(sizeof(RequestHeader) == 24 && sizeof(WireExtent) == 32 && sizeof(
               sizeof(ReplyTrailer) == 8);
 static_assert(std::is_trivially_copyable_v<RequestHeader> && std::is_trivially_copyable_v<WireExtent>);
 
+/// What one side brings into a handshake.
+struct Wishes {
+  /// What it wants at least.
+  Protection protection = Protection::kAuthenticated;
+  DataCiphers ciphers = AvailableDataCiphers();
+};
+
 /// Proves both sides' knowledge of the secret over a new connection, from the connecting side. @returns the keys of the
 /// session.
 /// @throws Error PEER_LOST, PEER_UNAUTHORIZED, PEER_PROTOCOL (field `id` where another endpoint answers), ABORTED when stopped.
-SessionKeys GreetServer(int fd, const EndpointId& expected, const std::string& secret, Protection wanted,
+SessionKeys GreetServer(int fd, const EndpointId& expected, const std::string& secret, const Wishes& wishes,
                         const std::string& peer, std::chrono::steady_clock::time_point deadline,
                         const std::function<bool()>& stop);
 
 /// The listening side. @returns nothing where the peer may not go on.
-std::optional<SessionKeys> GreetClient(int fd, const EndpointId& own, const std::string& secret, Protection wanted,
+std::optional<SessionKeys> GreetClient(int fd, const EndpointId& own, const std::string& secret, const Wishes& wishes,
                                        const std::function<bool()>& stop);
 
 }  // namespace ckpt::host

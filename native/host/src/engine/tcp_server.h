@@ -26,6 +26,8 @@ struct TcpServerOptions {
   int niceness = 19;
   /// What it wants at least; where a peer wants more, there is more.
   Protection protection = Protection::kAuthenticated;
+  /// What it takes for bytes of regions; the fastest that the peer has too is used.
+  DataCiphers ciphers = AvailableDataCiphers();
 };
 
 /// Serves reads of registered regions: a thread that accepts, and one for each connection. Nothing else takes part.

@@ -211,7 +211,7 @@ void TestHostileClients() {
   for (const std::uint32_t extents : {0u, 65u, 1u}) {
     auto fd = ConnectTcp(server->addresses(), std::chrono::steady_clock::now() + 5s, [] { return false; }, chosen);
     ConfigureStream(fd.get());
-    const auto keys = GreetServer(fd.get(), server->id(), kSecret, Protection::kAuthenticated, "test",
+    const auto keys = GreetServer(fd.get(), server->id(), kSecret, {Protection::kAuthenticated}, "test",
                                   std::chrono::steady_clock::now() + 5s, [] { return false; });
     TcpChannel channel(fd.get(), keys);
     const RequestHeader header{Operation::kRead, extents, 1, 1 << 20};
@@ -290,7 +290,7 @@ class Mute {
           continue;
         }
         ConfigureStream(fd.get());
-        if (GreetClient(fd.get(), id_, kSecret, Protection::kNone, [this] { return stop_.load(); }))
+        if (GreetClient(fd.get(), id_, kSecret, {Protection::kNone}, [this] { return stop_.load(); }))
           held_.push_back(std::move(fd));
       }
     });

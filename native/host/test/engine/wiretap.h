@@ -28,6 +28,16 @@ using Traffic = std::vector<std::uint8_t>;
 
 enum class Side { kClient, kServer };
 
+inline constexpr auto kGcm = static_cast<DataCiphers>(DataCipher::kAes256Gcm);
+inline constexpr auto kAegis = static_cast<DataCiphers>(DataCipher::kAegis128x4);
+
+/// What a side may offer on this machine: AES-256-GCM alone, and all that there is.
+inline std::vector<DataCiphers> Offers() {
+  std::vector<DataCiphers> offers{kGcm};
+  if (AvailableDataCiphers() != kGcm) offers.push_back(AvailableDataCiphers());
+  return offers;
+}
+
 /// Sits between a reader and a server: what comes from one side goes through `change`, with what that side had sent before, to
 /// the other.
 class Wire {
@@ -102,18 +112,21 @@ struct World {
   std::unique_ptr<TcpServer> server;
   RegionKey key;
 
-  explicit World(std::size_t size, Protection protection = Protection::kAuthenticated) {
+  explicit World(std::size_t size, Protection protection = Protection::kAuthenticated,
+                 DataCiphers ciphers = AvailableDataCiphers()) {
     bytes = std::make_shared<Bytes>(size);
     std::mt19937_64 random(size);
     for (auto& byte : *bytes) byte = static_cast<std::byte>(random());
     TcpServerOptions options{{ParseTcpAddress("127.0.0.1:0")}, kSecret};
     options.protection = protection;
+    options.ciphers = ciphers;
     server = std::make_unique<TcpServer>(std::move(options));
     key = server->regions().Add(bytes->data(), bytes->size(), bytes);
   }
 
-  TcpPeerOptions Over(const Wire& wire, Protection protection = Protection::kAuthenticated) const {
-    return {server->id(), {wire.address()}, kSecret, 1, 5s, protection};
+  TcpPeerOptions Over(const Wire& wire, Protection protection = Protection::kAuthenticated,
+                      DataCiphers ciphers = AvailableDataCiphers()) const {
+    return {server->id(), {wire.address()}, kSecret, 1, 5s, protection, ciphers};
   }
 
   /// Reads all in some runs. @returns the code of what went wrong, or nothing.

@@ -4,7 +4,6 @@ import {
   type EndpointDescriptor,
   type HostMemory,
   type OneSided,
-  type OneSidedPeer,
   type RegisteredRegion,
   type RegisterRegionOptions,
 } from '@ckpt/contract'
@@ -104,7 +103,7 @@ export class TcpEndpoint implements OneSided {
     return { descriptor: { key, bytes }, close: () => (closed ??= this.#native.unregister(key)) }
   }
 
-  async connect(peer: EndpointDescriptor, options: ConnectPeerOptions): Promise<OneSidedPeer> {
+  async connect(peer: EndpointDescriptor, options: ConnectPeerOptions): Promise<TcpPeer> {
     this.#assertOpen()
     const connected = await connectTcp(peer, {
       ...options,

@@ -49,6 +49,11 @@ export class TcpPeer implements OneSidedPeer {
     return this.#native.protection
   }
 
+  /** The cipher that protects bytes of regions, and the library with its version that computes it; for people. Absent with `none`. */
+  get cipher(): string | undefined {
+    return this.#native.protection === 'none' ? undefined : this.#native.cipher
+  }
+
   get alive(): boolean {
     return this.#closed === undefined && this.#native.alive()
   }
