@@ -41,7 +41,10 @@ try {
   )
   const builder = await compile('libaegis-build', ['libaegis-build.txt'], { python: '3.11', seeds: ['libaegis-build.lock'] })
   save('libaegis-build.lock', builder)
-  save('libaegis.lock', await compile('libaegis', ['libaegis.txt'], { python: '3.11', seeds: ['libaegis.lock'], more: ['--no-deps'] }))
+  save(
+    'libaegis.lock',
+    await compile('libaegis', ['libaegis.txt'], { python: '3.11', seeds: ['libaegis.lock'], more: ['--no-deps'] }),
+  )
 } finally {
   rmSync(scratch, { recursive: true, force: true })
 }

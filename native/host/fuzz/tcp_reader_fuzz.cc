@@ -119,7 +119,8 @@ void Converse(int fd, Script& script) {
   if (answer.cipher != DataCipher::kAes256Gcm && answer.cipher != DataCipher::kAegis128x4) {
     fuzz::Broken("a reader takes a cipher that does not exist");
   }
-  if ((static_cast<DataCiphers>(answer.cipher) & script.offered) == 0) fuzz::Broken("a reader takes a cipher that it did not offer");
+  if ((static_cast<DataCiphers>(answer.cipher) & script.offered) == 0)
+    fuzz::Broken("a reader takes a cipher that it did not offer");
   const fuzz::Agreement agreement(hello, answer);
   ServerProof verdict = script.proof;
   if (script.right_proof) verdict = {HelloStatus::kOk, 0, 0, agreement.Proof("ckpt tcp 3 server proof")};

@@ -26,8 +26,8 @@ export async function createParameterServer(
   const server = await ParameterServer.create(options, call)
   if (address === undefined) return server
   try {
-    const { close } = await serveMetrics(server, address)
-    metricsOf(server).endWith(close)
+    const http = await serveMetrics(server, address)
+    metricsOf(server).endWith(() => http.close())
   } catch (error) {
     await server.close()
     throw error

@@ -86,7 +86,8 @@ class AegisRecords final : public RecordProtector {
   /// Numbers never come back: 2^64 records do not pass in a connection's life.
   Nonce NextNonce() {
     auto nonce = nonce_;
-    for (std::size_t i = 0; i < sizeof number_; ++i) nonce[nonce.size() - 1 - i] ^= static_cast<std::uint8_t>(number_ >> (8 * i));
+    for (std::size_t i = 0; i < sizeof number_; ++i)
+      nonce[nonce.size() - 1 - i] ^= static_cast<std::uint8_t>(number_ >> (8 * i));
     ++number_;
     return nonce;
   }
@@ -96,10 +97,9 @@ class AegisRecords final : public RecordProtector {
     aegis128x4_mac_state state;
     aegis128x4_mac_init(&state, key_.data(), nonce.data());
     for (const auto& [base, bytes] : record) {
-      ForEachPrefetched(static_cast<const std::uint8_t*>(base), bytes, kStepBytes, kAheadBytes,
-                        [&](const std::uint8_t* piece, std::size_t count) {
-                          Require(aegis128x4_mac_update(&state, piece, count) == 0);
-                        });
+      ForEachPrefetched(
+          static_cast<const std::uint8_t*>(base), bytes, kStepBytes, kAheadBytes,
+          [&](const std::uint8_t* piece, std::size_t count) { Require(aegis128x4_mac_update(&state, piece, count) == 0); });
     }
     return state;
   }

@@ -14,8 +14,8 @@ namespace ckpt::host {
 /// The pieces of memory that make up one record, in order.
 using RecordPieces = std::vector<iovec>;
 
-/// Protects the records of region bytes of one direction. The nonce of a record is its number, so that a record that is changed,
-/// repeated, left out, or put in another place is refused.
+/// Protects the records of region bytes of one direction. The nonce of a record is its number, so that a record that is
+/// changed, repeated, left out, or put in another place is refused.
 class RecordProtector {
  public:
   RecordProtector() = default;
@@ -33,8 +33,8 @@ class RecordProtector {
   virtual bool Open(const RecordPieces& record, const std::uint8_t* tag) = 0;
 };
 
-/// Ciphers that this process can use for region bytes: AES-256-GCM always; AEGIS-128X4 where the addon was built with libaegis and
-/// the processor has instructions for AES.
+/// Ciphers that this process can use for region bytes: AES-256-GCM always; AEGIS-128X4 where the addon was built with libaegis
+/// and the processor has instructions for AES.
 DataCiphers AvailableDataCiphers();
 /// The fastest cipher of a set that holds AES-256-GCM.
 DataCipher FastestDataCipher(DataCiphers ciphers);

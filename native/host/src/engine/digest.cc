@@ -129,7 +129,8 @@ DigestsOnArrival::DigestsOnArrival(const std::vector<std::shared_ptr<Mapping>>& 
     const MemoryRange& before = ranges[order_[i - 1]];
     const MemoryRange& range = ranges[order_[i]];
     if (before.memory == range.memory && range.offset - before.offset < before.bytes) {
-      throw Error(code::kInvalidArgument, "range " + std::to_string(order_[i]) + " overlaps with a different one").WithField("ranges");
+      throw Error(code::kInvalidArgument, "range " + std::to_string(order_[i]) + " overlaps with a different one")
+          .WithField("ranges");
     }
   }
 }
@@ -170,12 +171,13 @@ std::vector<std::uint64_t> DigestsOnArrival::Finish() {
   // Both pieces that share a word, or more of them, have named it.
   const auto place = [](const Word& word) { return std::pair(word.range, word.index); };
   std::sort(cut_.begin(), cut_.end(), [&](const Word& a, const Word& b) { return place(a) < place(b); });
-  cut_.erase(std::unique(cut_.begin(), cut_.end(), [&](const Word& a, const Word& b) { return place(a) == place(b); }), cut_.end());
+  cut_.erase(std::unique(cut_.begin(), cut_.end(), [&](const Word& a, const Word& b) { return place(a) == place(b); }),
+             cut_.end());
   std::vector<std::uint64_t> digests(ranges_.size());
   for (std::size_t i = 0; i < ranges_.size(); i++) {
     if (arrived_[i].load() != ranges_[i].bytes) {
-      throw Error(code::kInvalidArgument, "of the " + std::to_string(ranges_[i].bytes) + " bytes of range " + std::to_string(i) +
-                                              ", " + std::to_string(arrived_[i].load()) + " were read")
+      throw Error(code::kInvalidArgument, "of the " + std::to_string(ranges_[i].bytes) + " bytes of range " +
+                                              std::to_string(i) + ", " + std::to_string(arrived_[i].load()) + " were read")
           .WithField("ranges");
     }
     digests[i] = Mix(ranges_[i].bytes ^ kLengthSalt) + sums_[i].load();

@@ -23,7 +23,9 @@ std::string_view BytesOf(const Value& value) {
 class Agreement {
  public:
   Agreement(const std::string& secret, const ClientHello& client, const ServerHello& server)
-      : protection_(server.protection), cipher_(server.cipher), transcript_(std::string(BytesOf(client)).append(BytesOf(server))) {
+      : protection_(server.protection),
+        cipher_(server.cipher),
+        transcript_(std::string(BytesOf(client)).append(BytesOf(server))) {
     // HKDF-Extract (RFC 5869, section 2.2).
     key_ = HmacSha256(std::string(BytesOf(client.nonce)).append(BytesOf(server.nonce)), secret);
   }
@@ -105,7 +107,8 @@ std::optional<SessionKeys> GreetClient(int fd, const EndpointId& own, const std:
   ServerHello answer{kTcpMagic, kTcpProtocol, HelloStatus::kOk, std::max(wishes.protection, hello.protection), cipher, own, {}};
   FillSecurely(answer.nonce.data(), answer.nonce.size());
   if (hello.endpoint != own) answer.status = HelloStatus::kOtherEndpoint;
-  if (hello.protocol != kTcpProtocol || hello.protection > Protection::kEncrypted || ciphers == 0) answer.status = HelloStatus::kOtherProtocol;
+  if (hello.protocol != kTcpProtocol || hello.protection > Protection::kEncrypted || ciphers == 0)
+    answer.status = HelloStatus::kOtherProtocol;
   if (SendBytes(fd, &answer, sizeof answer, go_on, number) != Io::kDone || answer.status != HelloStatus::kOk)
     return std::nullopt;
   ClientProof proof{};

@@ -163,8 +163,8 @@ void TcpServer::Serve(Connection& connection) {
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), options_.niceness);
   const int fd = connection.fd.get();
   try {
-    const auto keys = GreetClient(fd, id_, options_.secret, {options_.protection, options_.ciphers},
-                                  [this] { return stopping_.load(); });
+    const auto keys =
+        GreetClient(fd, id_, options_.secret, {options_.protection, options_.ciphers}, [this] { return stopping_.load(); });
     if (keys) {
       connection.known.store(true);
       TcpChannel channel(fd, *keys);

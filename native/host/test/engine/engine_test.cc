@@ -10,8 +10,8 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
-#include <random>
 #include <optional>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>

@@ -66,7 +66,8 @@ void TestKnownAnswers() {
   CHECK(!verifying.Check(tag));
 }
 
-/// Every cipher, however the memory of a record is cut: what one side protects the other takes, once, in order, and nothing else.
+/// Every cipher, however the memory of a record is cut: what one side protects the other takes, once, in order, and nothing
+/// else.
 void TestRecordProtectors() {
   std::mt19937_64 random(5);
   for (const auto cipher : {DataCipher::kAes256Gcm, DataCipher::kAegis128x4}) {
