@@ -55,12 +55,12 @@ export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSide
     files: readonly string[],
     memories: readonly NativeMemory[],
     reads: Float64Array,
-    threads: number | undefined,
-    onProgress: ((bytes: number) => void) | undefined,
-    cancellation: NativeCancellation | undefined,
-    descriptors: Int32Array | undefined,
-    identities: BigUint64Array | undefined,
-    digested: Float64Array,
+    threads?: number,
+    onProgress?: (bytes: number) => void,
+    cancellation?: NativeCancellation,
+    descriptors?: Int32Array,
+    identities?: BigUint64Array,
+    digested?: Float64Array,
   ): Promise<{ readonly bytes: number; readonly digests: BigUint64Array }>
   /** `copies`: source, sourceOffset, sourcePitch, destination, destinationOffset, destinationPitch, rowBytes, rows of each. */
   copy(memories: readonly NativeMemory[], copies: Float64Array, threads?: number): Promise<number>

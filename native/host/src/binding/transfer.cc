@@ -100,7 +100,7 @@ Napi::Value Read(const Napi::CallbackInfo& info) {
       return FileRead{ToUnsigned(row[0], "file"), ToUnsigned(row[1], "fileOffset"), ToUnsigned(row[2], "memory"),
                       ToUnsigned(row[3], "memoryOffset"), ToUnsigned(row[4], "bytes")};
     });
-    auto digested = ToRanges(info[8], "digested");
+    auto digested = info[8].IsUndefined() ? std::vector<MemoryRange>() : ToRanges(info[8], "digested");
     const unsigned threads = ToThreads(info[3]);
     Environment::Options options;
     if (info[4].IsFunction()) options.progress = info[4].As<Napi::Function>();

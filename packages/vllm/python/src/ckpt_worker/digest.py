@@ -79,7 +79,7 @@ def digest_tensor(tensor: torch.Tensor, limit: int | None = None) -> torch.Tenso
     """
     data = flat_bytes(tensor)
     size = data.numel()
-    total = torch.full((), _signed(reference_mix(size ^ _LENGTH)), dtype=torch.int64, device=data.device)
+    total = torch.full((), length_term(size), dtype=torch.int64, device=data.device)
     words = min(limit or chunk_words(data.device), (size + 7) // 8)
     if words == 0:
         return total
@@ -93,6 +93,11 @@ def digest_tensor(tensor: torch.Tensor, limit: int | None = None) -> torch.Tenso
         mixed.add_(_signed(first * _STEP))
         total += mix_(mixed, scratch).sum()
     return total
+
+
+def length_term(size: int) -> int:
+    """What the digest of ``size`` bytes has besides the terms of their words, as torch's int64 has it."""
+    return _signed(reference_mix(size ^ _LENGTH))
 
 
 def digest(tensor: torch.Tensor, limit: int | None = None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -9,11 +11,16 @@ from typing import Final
 import torch
 
 from ..digest import GOLDEN, chunk_words, mix_
+from ..word_sums import Words, WordSums, can_sum
 from .recording import Recording, Route
 from .regions import Region
 
 #: Units by size: what is summed at a time. Smaller ones than words are rare, and slow.
 _UNITS: Final = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+
+
+#: Parts of one route that are described one by one.
+_MOST_ROWS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -45,19 +52,34 @@ class RouteSums:
         found = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in parameters.values() if t.numel()}
         self._storages = [found[address] for address in recording.addresses]
         self._count = len(recording.routes)
-        self._runs = list(_runs(recording.routes))
+        fast: dict[torch.device, list[Words]] = {}
+        rest: list[tuple[int, Route]] = []
+        for output, route in enumerate(recording.routes):
+            storage = self._storages[route.storage]
+            words = _words(route.region, storage, output) if can_sum(storage.device) else None
+            if words is None:
+                rest.append((output, route))
+            else:
+                fast.setdefault(storage.device, []).extend(words)
+        self._fast = {device: WordSums(device, words) for device, words in fast.items()}
+        self._runs = list(_runs(rest))
 
     def compute(self) -> list[int]:
         """The sums by route, as unsigned 64-bit integers; waits for the device."""
         if self._count == 0:
             return []
         totals: dict[torch.device, torch.Tensor] = {}
+
+        def total_of(device: torch.device) -> torch.Tensor:
+            if device not in totals:
+                totals[device] = torch.zeros(self._count, dtype=torch.int64, device=device)
+            return totals[device]
+
+        for device, words in self._fast.items():
+            words.add_to(total_of(device))
         for run in self._runs:
             storage = self._storages[run.form.storage]
-            total = totals.get(storage.device)
-            if total is None:
-                total = totals[storage.device] = torch.zeros(self._count, dtype=torch.int64, device=storage.device)
-            _add(run, storage, total)
+            _add(run, storage, total_of(storage.device))
         # Each route has its bytes in one storage: in the others' totals its sum is 0.
         whole = [0] * self._count
         for total in totals.values():
@@ -72,9 +94,35 @@ def unit_of(region: Region) -> int:
     return next(unit for unit in _UNITS if all(number % unit == 0 for number in numbers))
 
 
-def _runs(routes: Sequence[Route]) -> Iterator[_Run]:
+def _words(region: Region, storage: torch.UntypedStorage, output: int) -> list[Words] | None:
+    """A route as words; None where it has other units than words, or begins at an odd place, or has very many rows apart."""
+    dims = [dim for dim in region.dims if dim.length != 1]
+    start = storage.data_ptr() + region.destination
+    if unit_of(region) != 8 or any(number % 8 for number in (start, *(dim.destination for dim in dims))):
+        return None
+    if not dims:
+        return [Words(start, 0, region.row // 8, 1, region.source // 8, 0, output)]
+    longest = max(dims, key=lambda dim: dim.length)
+    others = [dim for dim in dims if dim is not longest]
+    if math.prod(dim.length for dim in others) > _MOST_ROWS:
+        return None
+    return [
+        Words(
+            start + sum(i * dim.destination for i, dim in zip(steps, others, strict=True)),
+            longest.destination,
+            region.row // 8,
+            longest.length,
+            (region.source + sum(i * dim.source for i, dim in zip(steps, others, strict=True))) // 8,
+            longest.source // 8,
+            output,
+        )
+        for steps in itertools.product(*(range(dim.length) for dim in others))
+    ]
+
+
+def _runs(routes: Sequence[tuple[int, Route]]) -> Iterator[_Run]:
     groups: dict[_Form, list[tuple[int, int]]] = {}
-    for output, (_, storage, region) in enumerate(routes):
+    for output, (_, storage, region) in routes:
         dims = tuple((dim.length, dim.source, dim.destination) for dim in region.dims if dim.length != 1)
         form = _Form(storage, region.source, region.row, dims, unit_of(region))
         groups.setdefault(form, []).append((region.destination, output))
