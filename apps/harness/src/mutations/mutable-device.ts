@@ -41,11 +41,20 @@ function changed({ copies }: DirectCopies, armed: ArmedMutation): Float64Array {
   if (dropped === undefined && shifted === undefined) return copies
   const random = new Random(dropped ?? shifted ?? 0)
   const result = copies.slice()
-  const row = random.between(0, copies.length / STRIDED_COPY_COLUMNS - 1) * STRIDED_COPY_COLUMNS
-  const [SOURCE_OFFSET, ROWS] = [1, 7]
-  if (dropped !== undefined) result[row + ROWS] = 0
-  // Towards the beginning of the memory where there is room, so that the copy stays inside.
-  else result[row + SOURCE_OFFSET]! += result[row + SOURCE_OFFSET]! >= 8 ? -8 : 8
+  const [SOURCE_OFFSET, ROW_BYTES, ROWS] = [1, 6, 7]
+  const count = copies.length / STRIDED_COPY_COLUMNS
+  const start = random.between(0, count - 1)
+  const rows = Array.from({ length: count }, (_, i) => ((start + i) % count) * STRIDED_COPY_COLUMNS)
+  if (dropped !== undefined) result[rows[0]! + ROWS] = 0
+  else {
+    // Towards the beginning of the memory, so that the copy stays inside: one that leaves it is refused for that.
+    const row = rows.find((at) => result[at + SOURCE_OFFSET]! >= 8)
+    if (row !== undefined) result[row + SOURCE_OFFSET]! -= 8
+    else {
+      result[rows[0]! + SOURCE_OFFSET]! += 8
+      result[rows[0]! + ROW_BYTES]! -= 8
+    }
+  }
   return result
 }
 
