@@ -41,7 +41,7 @@ export function addLaunch(program: Command): void {
     .addOption(
       new Option(
         '--metrics-port <port>',
-        "serve the ranks' numbers for Prometheus: the first rank of this node on this port, the next on the next ones",
+        "serve the ranks' numbers for Prometheus, where they are made by createParameterServer of @ckpt/server: the first rank of this node on this port, the next on the next ones",
       ).argParser(parseCount(1)),
     )
     .argument('<command...>', 'the command and its arguments, after --')
