@@ -77,7 +77,7 @@ function jobs(folder: string): readonly Job[] {
         },
       ],
     },
-    { name: 'pair', timeoutMs: 150_000, guests: [pair('owner', 1, 'joiner'), pair('joiner', 2, 'owner')] },
+    { name: 'pair', timeoutMs: 400_000, guests: [pair('owner', 1, 'joiner'), pair('joiner', 2, 'owner')] },
   ]
 }
 
@@ -99,6 +99,7 @@ async function runGuest(files: VmFiles, folder: string, job: string, guest: Gues
   const onLine = (line: string): void => {
     if (values.verbose === true) console.error(`  ${line}`)
     const [, state, what] = /^(PASS|FAIL|SKIP) (.*)$/.exec(line) ?? []
+    if (line.startsWith('NOTE ')) console.error(`rdma ${job} ${name}: ${line.slice(5)}`)
     if (state === 'FAIL') fail(what!)
     else if (state !== undefined) console.log(`${state} rdma ${job}: ${what}`)
   }

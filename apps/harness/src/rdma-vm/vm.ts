@@ -25,22 +25,41 @@ export interface VmOptions {
 /** Room for a 4096-byte RoCE packet and its headers. */
 export const WIRE_MTU = 4300
 
+/** Printed by the guest's first program. */
+const BOOTED = 'ckpt: booted'
+
+/** Boots are seconds; emulation of several cores hangs in its firmware or early kernel once in some hundred, before anything of ours runs. */
+const BOOT_TIMEOUT_MS = 90_000
+const BOOTS = 3
+
 /**
- * Boots a guest and runs its job to the end.
+ * Boots a guest and runs its job to the end. A guest that hangs while it boots is booted again, which is told as a line.
  *
  * @returns the job's exit code
- * @throws Error when the guest crashed or did not end in time.
+ * @throws Error when the guest crashed, did not boot, or did not end in time.
  */
-export function runVm(options: VmOptions): Promise<number> {
+export async function runVm(options: VmOptions): Promise<number> {
+  for (let boot = 1; ; boot++) {
+    const code = await bootOnce(options)
+    if (code !== 'hung') return code
+    const hung = `the guest did not boot within ${BOOT_TIMEOUT_MS / 1000} s`
+    if (boot === BOOTS) throw new Error(`${hung}, ${BOOTS} times`)
+    options.onLine(`NOTE ${hung}; booting it again`)
+  }
+}
+
+function bootOnce(options: VmOptions): Promise<number | 'hung'> {
   const child = spawn(programPath('qemu-system-x86_64')!, flags(options), { stdio: ['ignore', 'pipe', 'pipe'] })
   let tail = ''
   let rest = ''
+  let hung = false
   const read = (text: string): void => {
     const lines = (rest + text).split(/\r?\n/)
     rest = lines.pop()!
     for (const line of lines) {
       tail = `${tail}${line}\n`.slice(-6000)
-      options.onLine(line)
+      if (line === BOOTED) clearTimeout(bootTimer)
+      else options.onLine(line)
     }
   }
   child.stdout.setEncoding('utf8').on('data', read)
@@ -48,17 +67,29 @@ export function runVm(options: VmOptions): Promise<number> {
   // A test run that is stopped must not leave its machine behind.
   const stop = (): void => void child.kill('SIGKILL')
   process.on('exit', stop)
+  const bootTimer = setTimeout(() => {
+    hung = true
+    stop()
+  }, BOOT_TIMEOUT_MS)
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => {
       tail += `the VM was ended after ${options.timeoutMs / 1000} s\n`
       stop()
     }, options.timeoutMs)
-    child.on('error', reject)
-    child.on('close', (status) => {
+    const ended = (): void => {
       clearTimeout(timer)
+      clearTimeout(bootTimer)
       process.off('exit', stop)
+    }
+    child.on('error', (error) => {
+      ended()
+      reject(error)
+    })
+    child.on('close', (status) => {
+      ended()
+      if (hung) resolve('hung')
       // isa-debug-exit makes 2 * code + 1 of what the guest writes; anything else is a crash of the guest or of qemu.
-      if (status !== null && status % 2 === 1) resolve((status - 1) / 2)
+      else if (status !== null && status % 2 === 1) resolve((status - 1) / 2)
       else reject(new Error(`the VM ended with status ${status}; its last lines:\n${tail}${rest}`))
     })
   })

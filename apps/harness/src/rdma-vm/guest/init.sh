@@ -10,6 +10,8 @@ mount -t tmpfs -o size=75% shm /dev/shm
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
 chmod 1777 /dev/shm /tmp
+# What the firmware wrote has no end of line. The host waits for the second line, and boots a guest again that does not come to it.
+printf '\nckpt: booted\n'
 
 finish() {
   printf "\\x$(printf %x "$1")" | dd of=/dev/port bs=1 seek=244 2>/dev/null
@@ -25,8 +27,6 @@ ip link set lo up
 # Registered memory is locked memory.
 ulimit -l unlimited
 cd /job
-# What the firmware wrote has no end of line.
-echo
 # Not busybox's shell, which has commands of its own for ip and others.
 script=$(sed 's/.*ckpt\.script=\([a-z-]*\).*/\1/' /proc/cmdline)
 /usr/bin/sh "./$script.sh"

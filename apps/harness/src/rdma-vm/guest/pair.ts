@@ -6,7 +6,8 @@ import { expectEqual, failureOf, finish, test } from './report.ts'
 
 const MIB = 2 ** 20
 const BYTES = 24 * MIB + 7
-const PATIENCE_MS = 60_000
+/** More than a guest needs that is booted again. */
+const PATIENCE_MS = 240_000
 
 interface Left {
   readonly descriptor: EndpointDescriptor
