@@ -30,6 +30,7 @@ const char* Resolve(void* library, Libcrypto& table) {
   CKPT_FIND(OpenSSL_version_num);
   CKPT_FIND(OpenSSL_version);
   CKPT_FIND(CRYPTO_memcmp);
+  CKPT_FIND(OPENSSL_thread_stop);
 #undef CKPT_FIND
   return nullptr;
 }

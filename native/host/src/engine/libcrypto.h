@@ -31,6 +31,7 @@ struct Libcrypto {
   unsigned long (*OpenSSL_version_num)();
   const char* (*OpenSSL_version)(int what);
   int (*CRYPTO_memcmp)(const void* a, const void* b, std::size_t bytes);
+  void (*OPENSSL_thread_stop)();
 
   /// The library that this process has already (Node exports its own), or libcrypto.so.3.
   /// @throws Error ADDON_UNAVAILABLE saying what is missing.
