@@ -1,6 +1,6 @@
 /** One update of running vLLM engines. Start a process a rank: `ckpt launch`, torchrun, or anything that sets RANK and WORLD_SIZE. */
 import { parseArgs } from 'node:util'
-import { CkptError, type Strategy } from '@ckpt/contract'
+import { CkptError, type UpdateStrategy } from '@ckpt/contract'
 import { ParameterServer, createCudaDevice, type UpdateReport } from '@ckpt/core'
 import { vllm } from '@ckpt/vllm'
 
@@ -28,12 +28,12 @@ const say = (text: string) => {
 }
 
 /** What `--update` asks for, in order. */
-async function strategies(server: ParameterServer): Promise<(Strategy | undefined)[]> {
+async function strategies(server: ParameterServer): Promise<(UpdateStrategy | undefined)[]> {
   const everyone = Array.from({ length: server.worldSize }, (_, index) => index)
   // The package brings its strategy; without it broadcast is all there is.
   const p2p = async () => {
     const name: string = '@ckpt/p2p'
-    const loaded = (await import(name)) as { p2p: (options: { ranks: readonly number[] }) => Strategy }
+    const loaded = (await import(name)) as { p2p: (options: { ranks: readonly number[] }) => UpdateStrategy }
     return loaded.p2p({ ranks: everyone })
   }
   switch (values.update) {

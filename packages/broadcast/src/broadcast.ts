@@ -1,12 +1,21 @@
-import type { StagedStrategy, StrategyContext, StrategyResult } from '@ckpt/contract'
-import { runPipeline } from './run-pipeline.ts'
+import type { StagedWay, UpdateStrategy } from '@ckpt/contract'
+import { copiesFor, planBroadcast } from '@ckpt/planner'
+import { runPipeline, StagedAttempt } from '@ckpt/staging'
 
-/** The broadcast strategy: every bucket to every rank of the plan, through each rank's ring, into its engine worker. */
-export function broadcast(): StagedStrategy {
-  return { name: 'broadcast', execute }
+/** Every bucket from its owner into the rings of all ranks. */
+export const broadcastBuckets: StagedWay = {
+  name: 'broadcast',
+  plan(manifest, rank, options) {
+    const plan = planBroadcast(manifest, options)
+    return { plan, copies: copiesFor(plan, manifest, rank) }
+  },
+  run(context) {
+    const { plan, copies, segments } = context
+    return runPipeline(context, { bringer: plan.buckets.owner, copies, sources: segments })
+  },
 }
 
-function execute(context: StrategyContext): Promise<StrategyResult> {
-  const { plan, copies, segments } = context
-  return runPipeline(context, { bringer: plan.buckets.owner, copies, sources: segments })
+/** The broadcast strategy: every bucket to every rank of the plan, through each rank's ring, into its engine worker. */
+export function broadcast(): UpdateStrategy {
+  return { name: 'broadcast', begin: (context) => Promise.resolve(new StagedAttempt(context, broadcastBuckets)) }
 }

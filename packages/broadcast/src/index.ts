@@ -3,5 +3,4 @@
  *
  * @packageDocumentation
  */
-export { broadcast } from './broadcast.ts'
-export { runPipeline, type PipelineParts } from './run-pipeline.ts'
+export { broadcast, broadcastBuckets } from './broadcast.ts'

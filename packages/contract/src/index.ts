@@ -83,18 +83,42 @@ export type {
 } from './engine.ts'
 export type {
   AccessPoint,
-  DirectContext,
-  DirectResult,
-  DirectStrategy,
-  KeptPlaces,
-  PullContext,
-  PullStats,
+  CheckedWorker,
+  Exchanges,
+  FailedAttempt,
+  Kept,
+  KeptByRank,
+  PreparedTensors,
   RankAccess,
-  StagedStrategy,
+  Reach,
+  ReachedRank,
+  ReservedMemory,
+  RingAccess,
+  // Still here for one minor version.
+  // eslint-disable-next-line @typescript-eslint/no-deprecated
   Strategy,
-  StrategyContext,
-  StrategyResult,
+  UpdateAttempt,
+  UpdateContext,
+  UpdateStrategy,
+  VerifyOptions,
 } from './strategy.ts'
+export type { PlannedUpdate, PlanOptions, PullStats, StagedContext, StagedResult, StagedWay } from './staging.ts'
+export type {
+  DirectReport,
+  OpaqueReport,
+  OutcomeSpans,
+  PullReport,
+  StageTimes,
+  UpdateOutcome,
+  VerificationLevel,
+} from './update-report.ts'
+export {
+  canRecord,
+  OLDEST_RECORDING_PROTOCOL,
+  type RecordingSession,
+  type UpdateSession,
+  type WorkerGreeting,
+} from './worker-session.ts'
 export { SteadyProgress, type ByteProgress } from './progress.ts'
 export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages, WorkerStorage } from './direct.ts'
 export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'

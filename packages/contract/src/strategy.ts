@@ -1,9 +1,190 @@
-import type { Collective, PipelineStats, Ring } from './device.ts'
-import type { DirectJob, DirectStats } from './direct.ts'
-import type { EngineSession, RingTensor } from './engine.ts'
-import type { Host, HostMemory } from './host.ts'
-import type { EndpointDescriptor, OneSided, RegionDescriptor } from './one-sided.ts'
-import type { BucketPull, CopyColumns, TransferPlan } from './plan.ts'
+import type { Collective, Device, Exchange, Ring } from './device.ts'
+import type { EngineSession, WorkerEndpoint } from './engine.ts'
+import type { HostMemory } from './host.ts'
+import type { Manifest } from './manifest.ts'
+import type { EndpointDescriptor, OneSided, OneSidedPeer, RegionDescriptor } from './one-sided.ts'
+import type { Blob } from './rendezvous.ts'
+import type { Recording } from './routes.ts'
+import type { StagedWay } from './staging.ts'
+import type { TensorMeta } from './tensor.ts'
+import type { UpdateOutcome, VerificationLevel } from './update-report.ts'
+import type { RecordingSession, UpdateSession } from './worker-session.ts'
+
+/**
+ * A way to bring a checkpoint into engines. `@ckpt/broadcast`, `@ckpt/p2p` and `@ckpt/direct` make these; a new one is a package of its
+ * own that imports `@ckpt/contract`, and as a rule `@ckpt/staging`.
+ */
+export interface UpdateStrategy {
+  readonly name: string
+  /** The ranks that receive, and that call `update`; absent: all. */
+  readonly ranks?: readonly number[]
+  /** Its options, as far as all ranks must call with the same. */
+  readonly options?: Readonly<Record<string, string | number | boolean>>
+  /** True if some of its updates pass nothing through rings: which, its attempts say. Absent: all pass through rings. */
+  readonly mayNeedNoRing?: boolean
+  /** What this rank tells the other ranks as an update begins: plain JSON. */
+  announce?(kept: KeptByRank): unknown
+  /**
+   * Decides how this update is done. All ranks call it at the same time, and must come to the same decision: by what is the same on all
+   * of them, and by what they tell each other.
+   *
+   * @throws CkptError the update fails with it, on all ranks
+   */
+  begin(context: UpdateContext): Promise<UpdateAttempt>
+}
+
+/** @deprecated Since 0.2: {@link UpdateStrategy}. */
+export type Strategy = UpdateStrategy
+
+/**
+ * One attempt at an update on one rank. Its methods are called in this order, once each: `plan`, `attach`, `execute`, `assertIntact`,
+ * `release`, `worker`, `staged`, `vote`, `outcome`, `committed`. Where one of them throws, on any rank, only `close` follows.
+ */
+export interface UpdateAttempt {
+  /** True if anything passes through a ring. */
+  readonly usesRing: boolean
+  plan(): Promise<void>
+  /** Makes ring and collective, and hands the worker its part. */
+  attach(): Promise<void>
+  /** Moves the bytes. No transfer is under way when it settles. */
+  execute(): Promise<void>
+  /** @throws CkptError `MEMORY_CHANGED` naming the file, where what was read is not what was registered. */
+  assertIntact?(): void
+  /** All bytes are there: the worker finishes loading. */
+  release(): Promise<void>
+  /** The own worker with a recording by which its parameters can be read back; undefined where there is none. */
+  worker(): Promise<CheckedWorker | undefined>
+  /** Names of the tensors that came through the ring; undefined for all. */
+  staged(): ReadonlySet<string> | undefined
+  /** What this rank's worker is prepared with: no rank commits unless all say the same. */
+  vote(): PreparedTensors
+  outcome(): UpdateOutcome
+  /** All workers have committed. */
+  committed?(): void
+  /** The worker's parameters are not what this recording let expect: it must not be used again. */
+  distrust?(recording: Recording): void
+  /** Gives back what this attempt alone has; called last, however it ended. */
+  close?(): void
+}
+
+/** What a worker was given, as ranks vote on it. */
+export interface PreparedTensors {
+  /** Of the manifest whose tensors these are. */
+  readonly manifestDigest: string
+  readonly tensors: number
+  readonly bytes: number
+}
+
+/** A worker whose parameters can be read back. */
+export interface CheckedWorker {
+  readonly session: RecordingSession
+  readonly recording: Recording
+  /** True if its parameters were written by this recording, or less was compared in the ring for it, so that it must still fit. */
+  readonly required: boolean
+}
+
+/** What a strategy, or what strategies share, keeps on one rank from one update to the next. */
+export interface Kept {
+  /** An update went well: until the next one begins, nothing of it is in use. */
+  rest?(): Promise<void>
+  /** Lets go of memory of checkpoints and of engines: an update failed, or that memory is given back. */
+  drop?(): Promise<void>
+}
+
+/** What is kept on one rank, one of each class. */
+export interface KeptByRank {
+  /** The one that is kept, made the first time. It is told of what {@link Kept} names, where it has such methods. */
+  of<T extends object>(type: new () => T): T
+}
+
+/** What an update works with on one rank. */
+export interface UpdateContext {
+  readonly rank: number
+  /** Those that take part, ascending. */
+  readonly ranks: readonly number[]
+  readonly manifest: Manifest
+  /** The same, in which ranks have one host only where they have proved to each other that they share its memory. */
+  readonly provenManifest: Manifest
+  /** This rank's segments of the checkpoint, by segment index; leased for the whole update. */
+  readonly segments: readonly HostMemory[]
+  readonly device: Device
+  readonly session: UpdateSession
+  /** Loads buckets by way of the session, and notes what was loaded: for pipelines. */
+  readonly loading: EngineSession
+  /** The engine workers of those that take part. */
+  readonly endpoints: readonly WorkerEndpoint[]
+  /** What each of them announced, in the same order. */
+  readonly announced: readonly unknown[]
+  readonly kept: KeptByRank
+  /** How buckets come into the rings of all ranks, for what a strategy has staged. */
+  readonly staged: StagedWay
+  readonly ring: RingAccess
+  readonly exchanges: Exchanges
+  /** How ranks that hold the checkpoint are read from; endpoints are made when this is called first. */
+  readonly reach: () => Promise<Reach>
+  /** True if those that take part are not ranks of the manifest. */
+  readonly joining: boolean
+  /**
+   * Memory under the checkpoint's name, in which bytes stay: registered in the end, or given back.
+   *
+   * @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`.
+   */
+  readonly reserve: (segmentBytes: readonly number[]) => Promise<ReservedMemory>
+  readonly verify: VerifyOptions
+  /** An attempt before this one, where only what it did not bring need be sent. */
+  readonly failed?: FailedAttempt
+  readonly timeoutMs: number
+  readonly signal: AbortSignal
+  /** Called with the bytes that this rank's worker has so far. */
+  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
+}
+
+/** This rank's ring and collective: made for an update, or kept from the last. Sizes in bytes. */
+export interface RingAccess {
+  /** The most that a ring may take: the minimum over the ranks. */
+  readonly limitBytes: number
+  /** Null: chosen from the ring. */
+  readonly bucketBytes: number | null
+  readonly maxBucketBytes: number
+  readonly chunkBytes: number
+  /** A ring of exactly so many bytes. */
+  make(bytes: number): Promise<Ring>
+  /** The collective of those that take part; all of them call it. */
+  join(): Promise<Collective>
+}
+
+/** Those that take part tell each other small values (`gather`) and larger ones that are sent only when they changed (`gatherBlobs`). */
+export interface Exchanges {
+  readonly gather: Exchange
+  gatherBlobs(key: string, blob: Blob): Promise<Blob[]>
+}
+
+/** How far an update is verified. */
+export interface VerifyOptions {
+  readonly level: VerificationLevel
+  /** True if a staged update is recorded only so that parameters can be compared. */
+  readonly record: boolean
+  /** Names of the tensors that a worker must compare in the ring, although its parameters are read afterwards. */
+  comparedInRing(recording: Recording): ReadonlySet<string>
+}
+
+/** What an attempt that failed left with this rank's worker. */
+export interface FailedAttempt {
+  /** The worker's name for the parameters it had then; undefined where it does not say. */
+  readonly workerState: string | undefined
+  /** Names of tensors that it compared with their digests and loaded. */
+  readonly loaded: ReadonlySet<string> | undefined
+}
+
+/** Memory for a checkpoint whose bytes an update brings. Either it is registered in the end, or given back. */
+export interface ReservedMemory {
+  /** By segment index, as large as was asked for or larger. */
+  readonly segments: readonly HostMemory[]
+  /** Registers what lies there now. `digests`: of every tensor, where they are known. */
+  register(tensors: readonly TensorMeta[], digests?: BigUint64Array): void
+  /** Gives the memory back, unless it has been registered. */
+  release(): void
+}
 
 /** An endpoint through which one rank's segments of a checkpoint can be read. Plain JSON. */
 export interface AccessPoint {
@@ -23,119 +204,17 @@ export interface RankAccess {
   readonly points: readonly AccessPoint[]
 }
 
-/** Where buckets that a receiver keeps lie, by their turn among those it pulls. */
-export interface KeptPlaces {
-  readonly memories: readonly HostMemory[]
-  /** Index into `memories`. */
-  readonly segment: Uint32Array
-  readonly offset: Float64Array
-}
-
-/** What receivers of a p2p update pull with. */
-export interface PullContext {
-  readonly checkpoint: string
-  /** Of the ranks in the manifest. */
+/** How the ranks of a manifest are read from. */
+export interface Reach {
   readonly access: readonly RankAccess[]
   /** This rank's endpoints, to connect from. */
   readonly endpoints: readonly OneSided[]
-  /** Makes memory that the device copies from. */
-  readonly host: Host
-  /** From where a bucket can be read without the ranks in `lost`. */
-  readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
-  /**
-   * Makes memory in which these buckets, the receiver's own in plan order, stay; given where the strategy keeps what it pulls. The memory
-   * is not the strategy's to close. @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`.
-   */
-  readonly keep?: (own: readonly number[]) => Promise<KeptPlaces>
+  /** @throws CkptError as of `reachRank` of `@ckpt/p2p`. */
+  connect(rank: number, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<ReachedRank>
 }
 
-/** What a strategy works with on one rank. */
-export interface StrategyContext {
-  readonly rank: number
-  readonly plan: TransferPlan
-  /** Copies from `segments` into the buckets this rank owns. */
-  readonly copies: CopyColumns
-  /** The tensors of a bucket as they lie in the ring. */
-  readonly tensorsOf: (bucket: number) => readonly RingTensor[]
-  readonly ring: Ring
-  readonly collective: Collective
-  readonly session: EngineSession
-  /** This rank's segments of the checkpoint, by segment index; leased for the whole update. */
-  readonly segments: readonly HostMemory[]
-  /** What this rank pulls with, in a p2p update. */
-  readonly pull?: PullContext
-  readonly timeoutMs: number
-  readonly signal: AbortSignal
-  /** Called with the bytes that this rank's worker has loaded so far. */
-  readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
+/** A rank that is connected to, and how its memory is asked for. */
+export interface ReachedRank {
+  readonly peer: OneSidedPeer
+  readonly point: AccessPoint
 }
-
-export interface StrategyResult {
-  readonly stats: PipelineStats
-  /** Time the worker reported for loading, in milliseconds. */
-  readonly reloadMs: number
-  /** `performance.now()` just before the pipeline began: the zero of `stats.spans` and `reloadSpans`. */
-  readonly startedAt: number
-  /** [bucket, start, end] of each load, in milliseconds since the pipeline began: from handing it over to the worker's answer. */
-  readonly reloadSpans: Float64Array
-  /** What was pulled from other ranks, where anything was. */
-  readonly pull?: PullStats
-}
-
-/** What one rank pulled from others. */
-export interface PullStats {
-  readonly bytes: number
-  /** Time in which at least one read was under way, in milliseconds. */
-  readonly busyMs: number
-  /** Bytes by rank of the manifest. */
-  readonly sources: readonly { readonly rank: number; readonly bytes: number }[]
-  /** Ranks that could not be read from (any more), with the reason. */
-  readonly lost: readonly { readonly rank: number; readonly code: string; readonly message: string }[]
-  /** [bucket, start, end] of each pull, in milliseconds since the pipeline began. */
-  readonly spans: Float64Array
-}
-
-/** Executes a plan over the interfaces it is given. */
-export interface StagedStrategy {
-  readonly name: 'broadcast' | 'p2p'
-  /** The ranks that receive; absent means all. */
-  readonly ranks?: readonly number[]
-  /** What a receiver pulls stays in its host memory, as a checkpoint that is registered under the same name. */
-  readonly keep?: boolean
-  execute(context: StrategyContext): Promise<StrategyResult>
-}
-
-/** What a direct update works with on one rank. */
-export interface DirectContext {
-  readonly rank: number
-  /** Copies from host memory into parameters, ready to run. */
-  readonly job: DirectJob
-  /** Brings the opaque tensors through the ring; absent where there are none. */
-  readonly staged?: () => Promise<StrategyResult>
-  readonly signal: AbortSignal
-  /** Called with the bytes that this rank has written so far. */
-  readonly onProgress?: (writtenBytes: number, totalBytes: number) => void
-  readonly totalBytes: number
-}
-
-export interface DirectResult {
-  readonly stats: DirectStats
-  /** `performance.now()` just before the copies began: the zero of `stats.spans`. */
-  readonly startedAt: number
-  readonly staged?: StrategyResult
-}
-
-/**
- * Writes only the bytes that each engine worker needs, straight into its parameters, once the engine was seen loading them. Until
- * then, and where it cannot be done, updates are staged; the report says why.
- */
-export interface DirectStrategy {
-  readonly name: 'direct'
-  /** Fail rather than stage an update that could have been recorded already, or that cannot be direct. */
-  readonly required: boolean
-  /** The second update after a recording and then each so-many-th has one layer checked by the engine's own loader; 0: none. */
-  readonly checkEvery: number
-  execute(context: DirectContext): Promise<DirectResult>
-}
-
-export type Strategy = StagedStrategy | DirectStrategy

@@ -1,4 +1,11 @@
-import type { CkptError, EngineSession, ProcessName, Recording, RingHandle, StorageHandle } from '@ckpt/contract'
+import type { RingHandle } from './device.ts'
+import type { EngineSession } from './engine.ts'
+import type { CkptError } from './errors.ts'
+import type { ProcessName } from './memory-identity.ts'
+import type { Recording, StorageHandle } from './routes.ts'
+
+/** The oldest version of the worker protocol whose recordings are used: its workers sum what they keep, so that it can be held against what was registered. */
+export const OLDEST_RECORDING_PROTOCOL = 3
 
 /** What a worker says of itself when it connects. */
 export interface WorkerGreeting {

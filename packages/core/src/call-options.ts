@@ -1,5 +1,4 @@
-import type { VerificationLevel } from './verify/verification.ts'
-import type { CallOptions, EngineAdapter, Strategy } from '@ckpt/contract'
+import type { CallOptions, EngineAdapter, UpdateStrategy, VerificationLevel } from '@ckpt/contract'
 
 export interface GatherMetasOptions extends CallOptions {
   /** Compute every tensor's digest first (once a registration), so that updates can be verified by them (default false). */
@@ -10,7 +9,7 @@ export interface UpdateOptions extends CallOptions {
   /** How the inference engine's workers are reached. */
   readonly engine: EngineAdapter
   /** Default: broadcast to all ranks. See `direct()` for updates that bring each engine worker only what it needs. */
-  readonly strategy?: Strategy
+  readonly strategy?: UpdateStrategy
   /** What the engine reports as its version afterwards (default: the checkpoint's name). */
   readonly version?: string
   /**

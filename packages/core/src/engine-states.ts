@@ -1,5 +1,5 @@
 import { CkptError, type WorkerState } from '@ckpt/contract'
-import type { Announcement } from './update/begin.ts'
+import type { Announcement } from './update/announcement.ts'
 import { mayHaveTouched, type UpdateProgress } from './update/progress.ts'
 import type { Applied } from './update/recovery.ts'
 

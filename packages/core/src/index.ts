@@ -10,8 +10,9 @@ export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './
 export type { Health } from './health.ts'
 export type { RankObserver } from './observers.ts'
 export type { WorkerStatus } from './engine-states.ts'
-export type { Verification, VerificationLevel } from './verify/verification.ts'
-export type { DirectReport, OpaqueReport, StageTimes, StepTimes, UpdateReport } from './report.ts'
+export type { Verification } from './verify/verification.ts'
+export type { StepTimes, UpdateReport } from './report.ts'
+export type { DirectReport, OpaqueReport, StageTimes, VerificationLevel } from '@ckpt/contract'
 export {
   STAGES,
   joinSpans,
@@ -26,7 +27,7 @@ export { auto, direct, type DirectOptions } from '@ckpt/direct'
 export { controlEngine, controlRequest, type ControlEngineOptions } from '@ckpt/worker-link'
 export { gatherManifest } from './gather.ts'
 export { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './metas-file.ts'
-export type { ServeOptions } from './p2p/endpoints.ts'
+export type { ServeOptions } from '@ckpt/p2p'
 export { manifestOf, tensorCount } from './manifest.ts'
 export type { MemoryLimit } from '@ckpt/contract'
 export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'

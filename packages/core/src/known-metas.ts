@@ -5,8 +5,8 @@ import { encodeRankMetas, fetchPublished, type FetchOptions } from '@ckpt/rendez
 import { gatherManifest } from './gather.ts'
 import { decodeMetas, encodeMetas, type Metas } from './metas-file.ts'
 import { EMPTY_TABLE } from './nothing.ts'
-import { mergeMetas, withoutRanks } from './p2p/merge-metas.ts'
-import type { Serving } from './p2p/serving.ts'
+import { mergeMetas, withoutRanks } from './merge-metas.ts'
+import type { Serving } from '@ckpt/p2p'
 
 type Encoded = ReturnType<typeof encodeRankMetas>
 

@@ -1,6 +1,6 @@
 import type { Manifest, RankAccess, RankMetas } from '@ckpt/contract'
 import { encodeRankMetas } from '@ckpt/rendezvous'
-import { manifestOf } from '../manifest.ts'
+import { manifestOf } from './manifest.ts'
 
 /** What is known of one world: what there is, and how it is read. */
 export interface World {

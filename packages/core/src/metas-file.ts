@@ -4,7 +4,7 @@ import { CkptError, type Manifest, type RankAccess, type RankMetas } from '@ckpt
 import { decodeRankMetas, encodeRankMetas } from '@ckpt/rendezvous'
 import { z } from 'zod'
 import { manifestOf } from './manifest.ts'
-import { accessSchema, holdsSecret, restoreAccess, storeAccess } from './p2p/access.ts'
+import { accessSchema, holdsSecret, restoreAccess, storeAccess } from '@ckpt/p2p'
 import { writeWholeFile } from './whole-file.ts'
 
 /** Largest file of saved metas, in bytes: several times that of a million tensors on a thousand ranks. */

@@ -1,7 +1,7 @@
 import { CkptError, VARIABLES, type Device, type Rendezvous, type Waiting } from '@ckpt/contract'
 import type { Logger } from 'pino'
 import { z } from 'zod'
-import type { ServeOptions } from './p2p/endpoints.ts'
+import type { ServeOptions } from '@ckpt/p2p'
 
 const GIB = 2 ** 30
 

@@ -1,7 +1,6 @@
-import type { Manifest } from '@ckpt/contract'
+import type { DirectReport, Manifest } from '@ckpt/contract'
 import { heldTensors } from '@ckpt/planner'
-import type { SpotCheck } from '../direct/state.ts'
-import type { DirectReport } from '../report.ts'
+import type { SpotCheck } from './direct-state.ts'
 
 /** What a report says of the layer that the engine's own loader was held against. */
 export function checkReport(check: SpotCheck | undefined, manifest: Manifest): DirectReport['check'] {

@@ -1,81 +1,98 @@
-import type { DirectResult, DirectStrategy, Manifest, RingHandle, StrategyContext } from '@ckpt/contract'
+import {
+  CkptError,
+  type CheckedWorker,
+  type DirectStats,
+  type PlannedUpdate,
+  type PreparedTensors,
+  type Recording,
+  type RecordingSession,
+  type RingHandle,
+  type StagedContext,
+  type StagedResult,
+  type UpdateAttempt,
+  type UpdateContext,
+  type UpdateOutcome,
+} from '@ckpt/contract'
 import { subsetOf } from '@ckpt/planner'
-import type { CheckedWorker } from '../verify/parameter-check.ts'
-import type { PreparedDirect } from '../direct/prepared.ts'
-import type { SpotCheck } from '../direct/state.ts'
-import { tensorCount } from '../manifest.ts'
+import { planStaged, Recordings, stagedContext, stagedSpans } from '@ckpt/staging'
 import { checkReport } from './check-report.ts'
-import type { Direct } from './decide.ts'
-import type { PlannedUpdate } from './plan-cache.ts'
-import type { RecordingSession } from '@ckpt/worker-link'
-import { contextFor, stage, type Outcome, type Staging } from './staged-work.ts'
-import type { vote } from './vote.ts'
+import type { Direct, SpotCheck } from './direct-state.ts'
+import type { PreparedDirect } from './prepared.ts'
 
 /** The most that the ring for opaque tensors takes, where none of them is larger. */
 const RING_BYTES = 64 * 2 ** 20
 
+/** What of a direct update goes through a ring. */
+interface ThroughRing {
+  readonly manifest: UpdateContext['manifest']
+  readonly planned: PlannedUpdate
+}
+
 /** Straight into the parameters; opaque tensors through a small ring. */
-export class DirectWork {
-  readonly #staging: Staging
+export class DirectAttempt implements UpdateAttempt {
+  readonly usesRing: boolean
+  readonly #context: UpdateContext
   readonly #session: RecordingSession
   readonly #prepared: PreparedDirect
   readonly #check: SpotCheck | undefined
-  #opaque: { readonly manifest: Manifest; readonly planned: PlannedUpdate } | undefined
-  #context: StrategyContext | undefined
-  #result: DirectResult | undefined
+  #ringed: ThroughRing | undefined
+  #staged: StagedContext | undefined
+  #result: { readonly stats: DirectStats; readonly startedAt: number; readonly staged?: StagedResult } | undefined
 
-  constructor(staging: Staging, { session, prepared, check }: Direct) {
-    this.#staging = staging
+  constructor(context: UpdateContext, session: RecordingSession, { prepared, check }: Direct) {
+    this.#context = context
     this.#session = session
     this.#prepared = prepared
     this.#check = check
+    this.usesRing = prepared.plan.opaque.length > 0
   }
 
   plan(): Promise<void> {
-    const { run, ringBytes } = this.#staging
+    const { manifest, ring, staged } = this.#context
     const { opaque } = this.#prepared.plan
     const check = this.#check?.tensors ?? []
     if (opaque.length + check.length > 0) {
-      const manifest = subsetOf(run.manifest, new Set([...opaque.map(({ name }) => name), ...check]))
-      const largest = Math.max(...manifest.ranks.flatMap(({ tensors }) => [...tensors.bytes]), 0)
+      const part = subsetOf(manifest, new Set([...opaque.map(({ name }) => name), ...check]))
+      const largest = Math.max(...part.ranks.flatMap(({ tensors }) => [...tensors.bytes]), 0)
       const wanted = Math.max(RING_BYTES, Math.ceil(largest / 4096) * 4096)
-      this.#opaque = { manifest, planned: stage(this.#staging, manifest, Math.min(ringBytes, wanted)) }
+      const planned = planStaged(this.#context, staged, part, Math.min(ring.limitBytes, wanted))
+      this.#ringed = { manifest: part, planned }
     }
     return Promise.resolve()
   }
 
   async attach(): Promise<void> {
-    const { run, wait } = this.#staging
+    const { signal, rank, exchanges } = this.#context
     const session = this.#session
-    const opaque = this.#opaque
-    const plan = opaque?.planned.plan
+    const plan = this.#ringed?.planned.plan
     const totals = { tensors: plan?.items.count ?? 0, bytes: plan?.totalBytes ?? 0 }
-    const attach = (ring: RingHandle | null) => void session.attach(ring, totals, wait.signal)
-    if (opaque === undefined) attach(null)
+    const attach = (ring: RingHandle | null) => void session.attach(ring, totals, signal)
+    if (this.#ringed === undefined) attach(null)
     else {
-      this.#context = await contextFor(this.#staging, opaque.manifest, opaque.planned, (ring) => attach(ring.handle))
+      const { manifest, planned } = this.#ringed
+      this.#staged = await stagedContext(this.#context, manifest, planned, (ring) => attach(ring.handle))
     }
     await session.direct(this.#prepared.recording.id, this.#check?.tensors)
     // Others write into this worker's parameters too: nobody begins before all workers are ready.
-    await this.#staging.exchange('direct/begin', run.rendezvous.rank)
+    await exchanges.gather('direct/begin', rank)
   }
 
   async execute(): Promise<void> {
-    const { run, wait } = this.#staging
-    const context = this.#context
-    const onProgress = run.onProgress
-    const totalBytes = this.#prepared.own.neededBytes + (this.#opaque?.planned.plan.totalBytes ?? 0)
-    const part = onProgress && { onProgress: (loaded: number) => onProgress(loaded, totalBytes) }
-    this.#result = await (run.strategy as DirectStrategy).execute({
-      rank: run.rendezvous.rank,
-      job: this.#prepared.job,
-      ...(context && { staged: () => run.staged.execute({ ...context, ...part }) }),
-      signal: wait.signal,
-      totalBytes,
-      ...(onProgress && { onProgress }),
-    })
+    const { rank, ranks, signal, onProgress, exchanges } = this.#context
+    signal.throwIfAborted()
+    const totalBytes = this.#prepared.own.neededBytes + (this.#ringed?.planned.plan.totalBytes ?? 0)
+    const startedAt = performance.now()
+    const [written, staged] = await Promise.allSettled([this.#prepared.job.run(signal), this.#runStaged(totalBytes)])
+    if (written.status === 'rejected') throw CkptError.from(written.reason, 'UPDATE_FAILED', 'writing parameters', { rank })
+    if (staged.status === 'rejected') throw staged.reason
+    onProgress?.(totalBytes, totalBytes)
+    this.#result = { stats: written.value, startedAt, ...(staged.value && { staged: staged.value }) }
     // What others hand on has arrived when all have finished.
-    if (this.#staging.ranks.length > 1) await this.#staging.exchange('direct/end', run.rendezvous.rank)
+    if (ranks.length > 1) await exchanges.gather('direct/end', rank)
+  }
+
+  assertIntact(): void {
+    this.#prepared.assertIntact()
   }
 
   async release(): Promise<void> {
@@ -91,45 +108,73 @@ export class DirectWork {
     return Promise.resolve({ session: this.#session, recording: this.#prepared.recording, required: true })
   }
 
-  /** What this rank votes for. */
-  stands(): Parameters<typeof vote>[2] {
-    const { manifest } = this.#staging.run
+  vote(): PreparedTensors {
     const { recording, checkpointBytes } = this.#prepared
-    const none = new Uint32Array(0)
-    const items = { count: recording.tensors.length, tensor: none, bucketOffset: new Float64Array(0) }
-    return { manifestDigest: manifest.digest, totalBytes: checkpointBytes, items }
+    return {
+      manifestDigest: this.#context.manifest.digest,
+      tensors: recording.tensors.length,
+      bytes: checkpointBytes,
+    }
   }
 
-  outcome(): Outcome {
-    const { run } = this.#staging
-    const { own, plan, recording, remoteBytes } = this.#prepared
+  distrust(recording: Recording): void {
+    this.#context.kept.of(Recordings).distrust(recording)
+  }
+
+  outcome(): UpdateOutcome {
+    const { manifest } = this.#context
     const { stats, startedAt, staged } = this.#result!
-    const check = checkReport(this.#check, run.manifest)
-    const opaqueBytes = (this.#opaque?.planned.plan.totalBytes ?? 0) - (check?.bytes ?? 0)
+    const plan = this.#ringed?.planned.plan
     return {
-      ...(this.#opaque && { planned: this.#opaque.planned }),
-      ...(staged && { staged }),
-      spans: stats.spans,
-      stages: { h2dMs: stats.h2dMs, forwardMs: stats.forwardMs, h2dBytes: stats.h2dBytes },
-      startedAt,
-      tensors: tensorCount(run.manifest),
+      strategy: 'direct',
+      mode: plan?.mode ?? 'pipelined',
+      modeReason: plan?.modeReason ?? 'nothing passes through a ring',
+      ...(staged?.stats.order && { order: staged.stats.order }),
+      direct: this.#report(stats),
       bytes: this.#prepared.checkpointBytes,
-      direct: {
-        opaque: plan.opaque,
-        ...(check && { check }),
-        bytes: {
-          needed: own.neededBytes,
-          h2d: stats.h2dBytes,
-          forwarded: stats.forwardBytes,
-          opaque: opaqueBytes,
-          ...(remoteBytes > 0 && { pulled: remoteBytes }),
-          nodeNeeded: plan.uniqueBytes,
-        },
-        routes: own.routes,
-        copies: own.copies.length / 8 + own.forwards.length / 8,
-        parameters: recording.parameters.length,
-        how: run.device.direct?.how ?? '',
+      tensors: manifest.ranks.reduce((sum, { tensors }) => sum + tensors.count, 0),
+      buckets: plan?.buckets.count ?? 0,
+      ringBytes: plan?.ringBytes ?? 0,
+      bucketBytes: plan?.bucketBytes ?? 0,
+      h2dBytes: (staged?.stats.h2dBytes ?? 0) + stats.h2dBytes,
+      broadcastBytes: (staged?.stats.broadcastBytes ?? 0) + stats.forwardBytes,
+      stages: {
+        h2dMs: (staged?.stats.h2dMs ?? 0) + stats.h2dMs,
+        broadcastMs: (staged?.stats.broadcastMs ?? 0) + stats.forwardMs,
+        reloadMs: staged?.reloadMs ?? 0,
+        idleMs: 0,
       },
+      spans: [...(staged ? stagedSpans(staged) : []), { zero: startedAt, rows: stats.spans }],
+    }
+  }
+
+  #runStaged(totalBytes: number): Promise<StagedResult | undefined> {
+    const { onProgress, staged } = this.#context
+    const context = this.#staged
+    if (context === undefined) return Promise.resolve(undefined)
+    const part = onProgress && { onProgress: (loaded: number) => onProgress(loaded, totalBytes) }
+    return staged.run({ ...context, ...part })
+  }
+
+  #report(stats: DirectStats): NonNullable<UpdateOutcome['direct']> {
+    const { own, plan, recording, remoteBytes } = this.#prepared
+    const { manifest, device } = this.#context
+    const check = checkReport(this.#check, manifest)
+    return {
+      opaque: plan.opaque,
+      ...(check && { check }),
+      bytes: {
+        needed: own.neededBytes,
+        h2d: stats.h2dBytes,
+        forwarded: stats.forwardBytes,
+        opaque: (this.#ringed?.planned.plan.totalBytes ?? 0) - (check?.bytes ?? 0),
+        ...(remoteBytes > 0 && { pulled: remoteBytes }),
+        nodeNeeded: plan.uniqueBytes,
+      },
+      routes: own.routes,
+      copies: own.copies.length / 8 + own.forwards.length / 8,
+      parameters: recording.parameters.length,
+      how: device.direct?.how ?? '',
     }
   }
 }

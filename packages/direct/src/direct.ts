@@ -1,4 +1,6 @@
-import { CkptError, type DirectContext, type DirectResult, type DirectStrategy } from '@ckpt/contract'
+import { CkptError, type UpdateStrategy } from '@ckpt/contract'
+import { beginDirect } from './begin.ts'
+import { announceDirect } from './announcement.ts'
 
 export interface DirectOptions {
   /**
@@ -19,28 +21,21 @@ export interface DirectOptions {
  * the bytes that its engine worker needs, from host memory straight into the parameters. Tensors that the engine computes with go on
  * through the ring.
  */
-export function direct(options: DirectOptions = {}): DirectStrategy {
-  const { required = false, checkEvery = 100 } = options
+export function direct({ required = false, checkEvery = 100 }: DirectOptions = {}): UpdateStrategy {
   if (!Number.isSafeInteger(checkEvery) || checkEvery < 0) {
     const text = `checkEvery: ${checkEvery} is not a number of updates: give a whole number, or 0 for no checks`
     throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'checkEvery' } })
   }
-  return { name: 'direct', required, checkEvery, execute }
+  return {
+    name: 'direct',
+    options: { checkEvery },
+    mayNeedNoRing: true,
+    announce: announceDirect,
+    begin: (context) => beginDirect(context, { required, checkEvery }),
+  }
 }
 
 /** Direct where the engine's routes are known and can be used, else staged and recorded; the report says why. */
-export function auto(): DirectStrategy {
+export function auto(): UpdateStrategy {
   return direct({ required: false })
-}
-
-async function execute(context: DirectContext): Promise<DirectResult> {
-  const { job, signal, totalBytes } = context
-  signal.throwIfAborted()
-  const startedAt = performance.now()
-  const [written, staged] = await Promise.allSettled([job.run(signal), context.staged?.() ?? Promise.resolve(undefined)])
-  if (written.status === 'rejected')
-    throw CkptError.from(written.reason, 'UPDATE_FAILED', 'writing parameters', { rank: context.rank })
-  if (staged.status === 'rejected') throw staged.reason
-  context.onProgress?.(totalBytes, totalBytes)
-  return { stats: written.value, startedAt, ...(staged.value && { staged: staged.value }) }
 }

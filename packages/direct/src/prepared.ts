@@ -3,6 +3,7 @@ import {
   STRIDED_COPY_COLUMNS,
   tensorBytes,
   type Device,
+  type DirectDevice,
   type DirectJob,
   type HostMemory,
   type Manifest,
@@ -21,6 +22,19 @@ import { cutRounds } from './rounds.ts'
 /** What is read from other hosts at a time. */
 const LANDING_BYTES = 256 * 2 ** 20
 
+/** What a direct update is prepared from. */
+export interface PrepareOptions {
+  readonly device: Device
+  readonly rank: number
+  /** Ranks have one host where they share its memory. */
+  readonly manifest: Manifest
+  readonly segments: readonly HostMemory[]
+  /** Of all ranks that take part. */
+  readonly offers: readonly Offered[]
+  /** With it, bytes that are in memory of other hosts alone are read from there. */
+  readonly remote?: RemoteAccess | undefined
+}
+
 /** A direct update of one checkpoint into one set of engine workers, ready to run as often as wanted. */
 export class PreparedDirect implements AsyncDisposable {
   readonly plan: DirectPlan
@@ -34,7 +48,7 @@ export class PreparedDirect implements AsyncDisposable {
   /** Engine workers whose memory is mapped. */
   readonly workers: readonly ProcessName[]
   readonly #storages: MappedStorages
-  readonly #mapped: ReadonlyMap<string, HostMemory>
+  readonly #memories: NearMemories
 
   private constructor(parts: {
     plan: DirectPlan
@@ -43,7 +57,7 @@ export class PreparedDirect implements AsyncDisposable {
     job: DirectJob
     remoteBytes: number
     storages: MappedStorages
-    mapped: ReadonlyMap<string, HostMemory>
+    memories: NearMemories
     workers: readonly ProcessName[]
   }) {
     this.plan = parts.plan
@@ -53,108 +67,135 @@ export class PreparedDirect implements AsyncDisposable {
     this.remoteBytes = parts.remoteBytes
     this.checkpointBytes = parts.recording.tensors.reduce((sum, { dtype, shape }) => sum + tensorBytes(dtype, shape), 0)
     this.#storages = parts.storages
-    this.#mapped = parts.mapped
+    this.#memories = parts.memories
     this.workers = parts.workers
   }
 
   /**
-   * Plans, maps what is needed of other processes, and prepares the copies. With `remote` bytes that are in memory of other hosts alone
-   * are read from there.
+   * Plans, maps what is needed of other processes, and prepares the copies.
    *
    * @throws CkptError `PLAN_INFEASIBLE`, `UNSUPPORTED`, or what mapping throws: the update can be staged instead.
    */
-  static async make(
-    device: Device,
-    rank: number,
-    manifest: Manifest,
-    segments: readonly HostMemory[],
-    offers: readonly Offered[],
-    remote?: RemoteAccess,
-  ): Promise<PreparedDirect> {
-    const { direct } = device
-    if (direct === undefined) throw new CkptError('UNSUPPORTED', `a ${device.kind} device cannot write into parameters`)
-    const metas = manifest.ranks.find((one) => one.rank === rank)
-    const near = offers.filter((offer) => manifest.ranks.some((one) => one.rank === offer.rank && one.host === metas?.host))
-    const away = offers.filter((offer) => !near.includes(offer))
-    const opaque = away.flatMap(({ recording }) => recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name))
-    const forward = near.every((offer) => offer.reaches)
-    const plan = planDirect(manifest, { ranks: near, forward, opaque, remote: remote !== undefined })
-    const own = plan.ranks.get(rank)!
-    const recording = near.find((offer) => offer.rank === rank)!.recording
-    const opened = new Map<string, HostMemory>()
-    const isNear = (holder: number) => near.some((offer) => offer.rank === holder)
-    const readerOf = (sources: RankDirectPlan['sources']): RemoteReader | undefined =>
-      remote && sources.some((source) => !isNear(source.rank)) ? new RemoteReader(remote, sources) : undefined
-    /** By source; undefined for those of other hosts. */
-    const memoriesOf = async (sources: RankDirectPlan['sources']): Promise<(HostMemory | undefined)[]> => {
-      const memories: (HostMemory | undefined)[] = []
-      for (const { rank: holder, segment } of sources) {
-        if (!isNear(holder)) {
-          memories.push(undefined)
-          continue
-        }
-        if (holder === rank) {
-          memories.push(segments[segment])
-          continue
-        }
-        const key = `${holder}/${segment}`
-        let memory = opened.get(key)
-        if (memory === undefined) {
-          const offer = near.find((one) => one.rank === holder)
-          const opening = openSegment(direct, offer?.segments[segment], offer?.owner, `segment ${segment} of rank ${holder}`)
-          opened.set(key, (memory = await opening))
-        }
-        memories.push(memory)
-      }
-      return memories
+  static async make(options: PrepareOptions): Promise<PreparedDirect> {
+    const { device, rank, manifest, offers, remote } = options
+    if (device.direct === undefined) {
+      throw new CkptError('UNSUPPORTED', `a ${device.kind} device cannot write into parameters`)
     }
+    const host = manifest.ranks.find((one) => one.rank === rank)?.host
+    const near = offers.filter((offer) => manifest.ranks.some((one) => one.rank === offer.rank && one.host === host))
+    const plan = planNear(manifest, near, offers, remote !== undefined)
+    const own = plan.ranks.get(rank)!
+    const { recording } = near.find((offer) => offer.rank === rank)!
+    const memories = new NearMemories(device.direct, near, rank, options.segments)
     let storages: MappedStorages | undefined
     try {
-      const memories = await memoriesOf(own.sources)
-      const storageOf = (worker: number, index: number): WorkerStorage => {
-        const { storages: handles, process } = near.find((offer) => offer.rank === worker)!
-        return { handle: handles[index]!, process, what: `storage ${index} of rank ${worker}'s engine worker` }
-      }
-      const mine = recording.storages.map((_, index) => storageOf(rank, index))
-      const others = own.targets.map((target) => storageOf(target.rank, target.storage))
-      storages = await direct.map([...mine, ...others])
+      const sources: (HostMemory | undefined)[] = []
+      for (const source of own.sources) sources.push(await memories.open(source))
+      storages = await device.direct.map(storagesOf(near, rank, recording, own))
       const forwards = own.forwards.slice()
-      for (let at = 0; at < forwards.length; at += 8) forwards[at + 3]! += mine.length
-      const reader = readerOf(own.sources)
-      if (reader) {
-        const ranks = own.sources.flatMap((source) => (isNear(source.rank) ? [] : [source.rank]))
-        await reader.connect(ranks, AbortSignal.timeout(remote!.timeoutMs)).catch(async (error: unknown) => {
-          await reader.close()
-          throw error
-        })
-      }
-      const { job, remoteBytes } = await prepareJob(device, { memories, storages, copies: own.copies, forwards, reader })
-      return new PreparedDirect({
-        plan,
-        own,
-        recording,
-        job,
-        remoteBytes,
-        storages,
-        mapped: opened,
-        workers: near.flatMap((offer) => offer.process ?? []),
-      })
+      // Storages of other workers come after those of the own one.
+      for (let at = 0; at < forwards.length; at += STRIDED_COPY_COLUMNS) forwards[at + 3]! += recording.storages.length
+      const reader = remote && (await connectRemote(remote, own.sources, sources))
+      const job = await prepareJob(device, { memories: sources, storages, copies: own.copies, forwards, reader })
+      const workers = near.flatMap((offer) => offer.process ?? [])
+      return new PreparedDirect({ plan, own, recording, ...job, storages, memories, workers })
     } catch (error) {
       await storages?.close()
-      for (const memory of opened.values()) memory.close()
+      memories.close()
       throw error
     }
   }
 
   /** @throws CkptError `MEMORY_CHANGED` naming the file, where memory of other ranks is not what was mapped any more. */
   assertIntact(): void {
-    for (const memory of this.#mapped.values()) memory.assertIntact?.()
+    this.#memories.assertIntact()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.job.close()
     await this.#storages.close()
+    this.#memories.close()
+  }
+}
+
+/** The plan for the ranks of one host; what workers of other hosts cannot copy is staged everywhere. */
+function planNear(manifest: Manifest, near: readonly Offered[], offers: readonly Offered[], remote: boolean): DirectPlan {
+  const away = offers.filter((offer) => !near.includes(offer))
+  const opaque = away.flatMap(({ recording }) => recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name))
+  return planDirect(manifest, { ranks: near, forward: near.every((offer) => offer.reaches), opaque, remote })
+}
+
+/** The memories of this host's ranks, as this rank gets at them. */
+class NearMemories {
+  readonly #direct: DirectDevice
+  readonly #near: readonly Offered[]
+  readonly #rank: number
+  readonly #segments: readonly HostMemory[]
+  /** Those of other ranks, by rank and segment. */
+  readonly #mapped = new Map<string, HostMemory>()
+
+  constructor(direct: DirectDevice, near: readonly Offered[], rank: number, segments: readonly HostMemory[]) {
+    this.#direct = direct
+    this.#near = near
+    this.#rank = rank
+    this.#segments = segments
+  }
+
+  /** Undefined for memory of other hosts. */
+  async open({ rank, segment }: RankDirectPlan['sources'][number]): Promise<HostMemory | undefined> {
+    if (rank === this.#rank) return this.#segments[segment]
+    const offer = this.#near.find((one) => one.rank === rank)
+    if (offer === undefined) return undefined
+    const key = `${rank}/${segment}`
+    let memory = this.#mapped.get(key)
+    if (memory === undefined) {
+      memory = await openSegment(this.#direct, offer.segments[segment], offer.owner, `segment ${segment} of rank ${rank}`)
+      this.#mapped.set(key, memory)
+    }
+    return memory
+  }
+
+  assertIntact(): void {
+    for (const memory of this.#mapped.values()) memory.assertIntact?.()
+  }
+
+  close(): void {
     for (const memory of this.#mapped.values()) memory.close()
+  }
+}
+
+/** The own worker's storages, then those of other workers that are written to. */
+function storagesOf(
+  near: readonly Offered[],
+  rank: number,
+  recording: Recording,
+  { targets }: Pick<RankDirectPlan, 'targets'>,
+): WorkerStorage[] {
+  const storageOf = (worker: number, index: number): WorkerStorage => {
+    const { storages: handles, process } = near.find((offer) => offer.rank === worker)!
+    return { handle: handles[index]!, process, what: `storage ${index} of rank ${worker}'s engine worker` }
+  }
+  return [
+    ...recording.storages.map((_, index) => storageOf(rank, index)),
+    ...targets.map((target) => storageOf(target.rank, target.storage)),
+  ]
+}
+
+/** A reader of what lies in no memory of this host, connected; undefined where there is nothing of the kind. */
+async function connectRemote(
+  remote: RemoteAccess,
+  sources: RankDirectPlan['sources'],
+  memories: readonly (HostMemory | undefined)[],
+): Promise<RemoteReader | undefined> {
+  const ranks = sources.flatMap(({ rank }, index) => (memories[index] === undefined ? [rank] : []))
+  if (ranks.length === 0) return undefined
+  const reader = new RemoteReader(remote, sources)
+  try {
+    await reader.connect(ranks, AbortSignal.timeout(remote.timeoutMs))
+    return reader
+  } catch (error) {
+    await reader.close()
+    throw error
   }
 }
 

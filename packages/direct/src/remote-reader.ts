@@ -1,15 +1,17 @@
-import { CkptError, ONE_SIDED_COLUMNS, type HostMemory, type PullContext } from '@ckpt/contract'
-import { reachRank, type Reached } from '@ckpt/p2p'
+import { CkptError, ONE_SIDED_COLUMNS, type HostMemory, type Reach, type ReachedRank } from '@ckpt/contract'
 import { READ_COLUMNS } from './rounds.ts'
 
 /** How ranks of other hosts are read from. */
-export type RemoteAccess = Pick<PullContext, 'access' | 'endpoints' | 'checkpoint'> & { readonly timeoutMs: number }
+export interface RemoteAccess {
+  readonly reach: Reach
+  readonly timeoutMs: number
+}
 
 /** Reads runs of bytes out of the registered memory of ranks of other hosts. */
 export class RemoteReader {
   readonly #access: RemoteAccess
   readonly #sources: readonly { readonly rank: number; readonly segment: number }[]
-  readonly #reached = new Map<number, Promise<Reached>>()
+  readonly #reached = new Map<number, Promise<ReachedRank>>()
 
   constructor(access: RemoteAccess, sources: readonly { readonly rank: number; readonly segment: number }[]) {
     this.#access = access
@@ -61,11 +63,12 @@ export class RemoteReader {
     }
   }
 
-  async #peer(rank: number, signal: AbortSignal): Promise<Reached> {
+  async #peer(rank: number, signal: AbortSignal): Promise<ReachedRank> {
     const known = this.#reached.get(rank)
     if (known !== undefined && (await known).peer.alive) return known
     this.#forget(rank)
-    const reached = reachRank(this.#access, rank, { timeoutMs: this.#access.timeoutMs, signal })
+    const { reach, timeoutMs } = this.#access
+    const reached = reach.connect(rank, { timeoutMs, signal })
     this.#reached.set(rank, reached)
     return reached
   }

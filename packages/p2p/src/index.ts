@@ -4,4 +4,7 @@
  * @packageDocumentation
  */
 export { p2p, type P2pOptions } from './p2p.ts'
-export { reachRank, type Reached } from './reach.ts'
+export { reachRank, type ReachOptions } from './reach.ts'
+export { accessSchema, holdsSecret, restoreAccess, storeAccess } from './serving/access.ts'
+export { SECRET_VARIABLE, serve, type ServeOptions } from './serving/endpoints.ts'
+export { Serving, type ServedEndpoint } from './serving/serving.ts'

@@ -1,21 +1,28 @@
-import type { KeptPlaces, Manifest, TensorMeta, TransferPlan } from '@ckpt/contract'
-import { DEFAULT_SEGMENT_BYTES, type CheckpointStore, type Reservation } from '@ckpt/memory'
+import type { HostMemory, Manifest, ReservedMemory, TensorMeta, TransferPlan, UpdateContext } from '@ckpt/contract'
 import { bucketTensors } from '@ckpt/planner'
 
+/** Largest segment, unless one bucket is larger: as checkpoints are cut that are registered from files. */
+const SEGMENT_BYTES = 8 * 2 ** 30
 /** Buckets begin on pages: what registers or copies them may want that. */
 const PAGE = 4096
 
+/** Where buckets that a receiver keeps lie, by their turn among those it pulls. */
+export interface KeptPlaces {
+  readonly memories: readonly HostMemory[]
+  /** Index into `memories`. */
+  readonly segment: Uint32Array
+  readonly offset: Float64Array
+}
+
 /** Memory in which the buckets that this rank pulls in an update stay, and their registration once the update has gone well. */
-export class Keeper implements Disposable {
-  readonly #store: CheckpointStore
-  readonly #name: string
-  #reservation: Reservation | undefined
+export class Keeper {
+  readonly #reserve: UpdateContext['reserve']
+  #reservation: ReservedMemory | undefined
   #tensors: readonly TensorMeta[] = []
   #digests: BigUint64Array | undefined
 
-  constructor(store: CheckpointStore, name: string) {
-    this.#store = store
-    this.#name = name
+  constructor(reserve: UpdateContext['reserve']) {
+    this.#reserve = reserve
   }
 
   /** Where each of these buckets goes. @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`. */
@@ -28,7 +35,7 @@ export class Keeper implements Disposable {
     own.forEach((bucket, turn) => {
       const bytes = Math.ceil(plan.buckets.bytes[bucket]! / PAGE) * PAGE
       const last = segmentBytes.at(-1)
-      if (last === undefined || last + bytes > DEFAULT_SEGMENT_BYTES) segmentBytes.push(0)
+      if (last === undefined || last + bytes > SEGMENT_BYTES) segmentBytes.push(0)
       const at = segmentBytes.length - 1
       segment[turn] = at
       offset[turn] = segmentBytes[at]!
@@ -40,7 +47,7 @@ export class Keeper implements Disposable {
         if (digest !== undefined) digests.push(digest)
       }
     })
-    this.#reservation = await this.#store.reserve(this.#name, segmentBytes)
+    this.#reservation = await this.#reserve(segmentBytes)
     this.#tensors = tensors
     this.#digests = digests.length === tensors.length ? BigUint64Array.from(digests) : undefined
     return { memories: this.#reservation.segments, segment, offset }
@@ -52,7 +59,7 @@ export class Keeper implements Disposable {
   }
 
   /** Gives the memory back, unless it has been registered. */
-  [Symbol.dispose](): void {
+  release(): void {
     this.#reservation?.release()
   }
 }

@@ -1,4 +1,5 @@
-import type { CopyColumns, HostMemory, KeptPlaces, PullContext, StrategyContext, TransferPlan } from '@ckpt/contract'
+import type { CopyColumns, Host, HostMemory, StagedContext, TransferPlan } from '@ckpt/contract'
+import type { KeptPlaces } from './keeper.ts'
 import type { Place } from './sources.ts'
 
 /** Bounce buffers a receiver has at most: enough for one that arrives, one that is copied and two that wait. */
@@ -20,7 +21,7 @@ export interface Landing {
 }
 
 /** Straight into the ring, where that lies in host memory. */
-export function ringLanding({ plan }: StrategyContext, place: Place): Landing {
+export function ringLanding({ plan }: StagedContext, place: Place): Landing {
   const { buckets } = plan
   return {
     into: 'ring',
@@ -33,11 +34,7 @@ export function ringLanding({ plan }: StrategyContext, place: Place): Landing {
 }
 
 /** Into a few buffers of pinned memory in turn, from where the device copies. `own`: the buckets of this receiver, ascending. */
-export async function bounceLanding(
-  { plan }: StrategyContext,
-  { host }: PullContext,
-  own: readonly number[],
-): Promise<Landing> {
+export async function bounceLanding({ plan }: StagedContext, host: Host, own: readonly number[]): Promise<Landing> {
   const { buckets } = plan
   const slotBytes = own.reduce((most, bucket) => Math.max(most, Math.ceil(buckets.bytes[bucket]! / PAGE) * PAGE), PAGE)
   const slots = Math.max(1, Math.min(SLOTS, own.length, Math.max(2, Math.floor(BOUNCE_BYTES / slotBytes))))
@@ -59,7 +56,7 @@ export async function bounceLanding(
 }
 
 /** Into memory where they stay, from where the device copies. `own`: the buckets of this receiver, ascending. */
-export function keptLanding({ plan }: StrategyContext, places: KeptPlaces, own: readonly number[]): Landing {
+export function keptLanding({ plan }: StagedContext, places: KeptPlaces, own: readonly number[]): Landing {
   const { segment, offset, memories } = places
   return {
     into: 'sources',
@@ -93,7 +90,8 @@ function copiesInto(
   }
 }
 
-function noCopies(buckets: number): CopyColumns {
+/** Of a receiver: what it brings, it pulls. */
+export function noCopies(buckets: number): CopyColumns {
   return {
     count: 0,
     segment: new Uint32Array(0),

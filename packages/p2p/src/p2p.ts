@@ -1,8 +1,9 @@
-import { runPipeline } from '@ckpt/broadcast'
-import { CkptError, type StagedStrategy, type StrategyContext, type StrategyResult } from '@ckpt/contract'
-import { bounceLanding, keptLanding, ringLanding } from './landing.ts'
-import { Puller } from './puller.ts'
-import { Sources } from './sources.ts'
+import { CkptError, type StagedWay, type UpdateAttempt, type UpdateContext, type UpdateStrategy } from '@ckpt/contract'
+import { planP2p } from '@ckpt/planner'
+import { StagedAttempt } from '@ckpt/staging'
+import { Keeper } from './keeper.ts'
+import { noCopies } from './landing.ts'
+import { pullBuckets, type PullOptions } from './pull-buckets.ts'
 
 /** Who receives. */
 export interface P2pOptions {
@@ -20,52 +21,56 @@ export interface P2pOptions {
  * that holds it, and shared among the receivers over their collective. Those that are read from take no part: a native thread of theirs
  * serves the bytes, whatever they are doing.
  *
- * Bytes land in the ring itself where that lies in host memory, else in a few pinned buffers (or, where they are kept, in the memory in
- * which they stay) from where the device copies them while the next ones arrive. A source that is lost is replaced by other ranks that hold the same tensors.
- *
  * @throws CkptError `INVALID_ARGUMENT` when `ranks` is empty.
  */
-export function p2p({ ranks, keep = false }: P2pOptions): StagedStrategy {
+export function p2p({ ranks, keep = false }: P2pOptions): UpdateStrategy {
   if (ranks.length === 0) {
     throw new CkptError('INVALID_ARGUMENT', 'p2p needs at least one rank that receives', { fields: { field: 'ranks' } })
   }
-  return { name: 'p2p', ranks: [...new Set(ranks)].sort((a, b) => a - b), keep, execute }
+  return {
+    name: 'p2p',
+    ranks: [...new Set(ranks)].sort((a, b) => a - b),
+    options: { keep },
+    begin: (context) => begin(context, keep),
+  }
 }
 
-async function execute(context: StrategyContext): Promise<StrategyResult> {
-  const { plan, pull, ring, rank, timeoutMs, signal } = context
-  if (pull === undefined) {
-    throw new CkptError('UNSUPPORTED', 'this rank has no one-sided endpoint to pull with', { fields: { rank } })
+async function begin(context: UpdateContext, keep: boolean): Promise<UpdateAttempt> {
+  const { reach, device, reserve, joining } = context
+  const pull = { reach: await reach(), host: device.host }
+  if (!keep) return new StagedAttempt(context, pulledBuckets(joining, pull))
+  // What is kept is kept whole: what an attempt before this one brought is pulled again.
+  const { failed: _, ...whole } = context
+  return new KeepingAttempt(whole, joining, { ...pull, keeper: new Keeper(reserve) })
+}
+
+/** `joining`: the receivers are not ranks of the manifest. */
+function pulledBuckets(joining: boolean, options: PullOptions): StagedWay {
+  return {
+    name: 'p2p',
+    variant: joining ? 'joining' : 'within',
+    plan(manifest, _rank, { ranks = [], ...rest }) {
+      const plan = planP2p(manifest, { ...rest, ranks, joining })
+      return { plan, copies: noCopies(plan.buckets.count) }
+    },
+    run: (context) => pullBuckets(context, options),
   }
-  const { receiver, owner } = plan.buckets
-  const own = Array.from({ length: plan.buckets.count }, (_, bucket) => bucket).filter((bucket) => receiver[bucket] === rank)
-  // Reads are stopped by themselves when the pipeline has failed for another reason.
-  const stopped = new AbortController()
-  const sources = new Sources(pull, timeoutMs, AbortSignal.any([signal, stopped.signal]))
-  for (const bucket of own) sources.connect(owner[bucket]!)
-  const landing = pull.keep
-    ? keptLanding(context, await pull.keep(own), own)
-    : ring.place
-      ? ringLanding(context, ring.place)
-      : await bounceLanding(context, pull, own)
-  const puller = new Puller(own, landing, sources)
-  try {
-    const result = await runPipeline(context, {
-      bringer: receiver,
-      copies: landing.copies,
-      sources: landing.sources,
-      arrivals: landing.into === 'ring' ? { into: 'ring', onWritable: () => puller.writable() } : { into: 'sources' },
-      onBegin: (run) => puller.begin(run),
-      onBucket: (bucket) => {
-        if (receiver[bucket] === rank) puller.delivered()
-      },
-    })
-    return { ...result, pull: puller.stats(result.startedAt) }
-  } finally {
-    stopped.abort(new CkptError('ABORTED', 'the pipeline is over'))
-    // Nothing may land in ring or buffers once they are given back.
-    await puller.stop()
-    await sources.close()
-    landing.close()
+}
+
+/** What is pulled becomes a checkpoint of this rank, once all workers have committed. */
+class KeepingAttempt extends StagedAttempt {
+  readonly #keeper: Keeper
+
+  constructor(context: UpdateContext, joining: boolean, options: PullOptions & { readonly keeper: Keeper }) {
+    super(context, pulledBuckets(joining, options))
+    this.#keeper = options.keeper
+  }
+
+  committed(): void {
+    this.#keeper.register()
+  }
+
+  close(): void {
+    this.#keeper.release()
   }
 }

@@ -1,4 +1,11 @@
-import { CkptError, type AccessPoint, type OneSided, type OneSidedPeer, type PullContext } from '@ckpt/contract'
+import {
+  CkptError,
+  type AccessPoint,
+  type OneSided,
+  type OneSidedPeer,
+  type RankAccess,
+  type ReachedRank,
+} from '@ckpt/contract'
 
 /** Codes of a source that cannot be read from (any more); everything else is this rank's own failure. */
 const SOURCE_CODES = [
@@ -18,10 +25,11 @@ export function isSourceFailure(error: unknown): error is CkptError {
   return CkptError.is(error) && (SOURCE_CODES as readonly string[]).includes(error.code)
 }
 
-/** A rank that is connected to, and how its memory is asked for. */
-export interface Reached {
-  readonly peer: OneSidedPeer
-  readonly point: AccessPoint
+/** Where to connect: how the ranks of a checkpoint's manifest are read from, and this rank's endpoints. */
+export interface ReachOptions {
+  readonly checkpoint: string
+  readonly access: readonly RankAccess[]
+  readonly endpoints: readonly OneSided[]
 }
 
 /**
@@ -30,10 +38,10 @@ export interface Reached {
  * @throws CkptError `PEER_LOST`, `PEER_UNAUTHORIZED`, `PEER_PROTOCOL`, or `UNSUPPORTED` where it serves by no kind of endpoint that this rank has.
  */
 export async function reachRank(
-  { access, endpoints, checkpoint }: Pick<PullContext, 'access' | 'endpoints' | 'checkpoint'>,
+  { access, endpoints, checkpoint }: ReachOptions,
   rank: number,
   { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal: AbortSignal },
-): Promise<Reached> {
+): Promise<ReachedRank> {
   const points = access.find((one) => one.rank === rank)?.points ?? []
   const reach = (endpoint: OneSided, point: AccessPoint): Promise<OneSidedPeer> =>
     endpoint.connect(point.endpoint, { secret: point.secret, timeoutMs: Math.min(timeoutMs, CONNECT_MS), signal })

@@ -1,5 +1,13 @@
-import { CkptError, ONE_SIDED_COLUMNS, type HostMemory, type PullContext, type PullRuns } from '@ckpt/contract'
-import { isSourceFailure, reachRank, type Reached } from './reach.ts'
+import {
+  CkptError,
+  ONE_SIDED_COLUMNS,
+  type BucketPull,
+  type HostMemory,
+  type PullRuns,
+  type Reach,
+  type ReachedRank,
+} from '@ckpt/contract'
+import { isSourceFailure } from './reach.ts'
 import { staleSource, staleText } from './stale.ts'
 
 /** Where the bytes of one bucket go. */
@@ -8,21 +16,27 @@ export interface Place {
   readonly offset: number
 }
 
+/** What is read, and how. */
+export interface SourcesOptions {
+  readonly checkpoint: string
+  readonly reach: Reach
+  /** From where a bucket can be read without the ranks in `lost`. */
+  readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
+  readonly timeoutMs: number
+  readonly signal: AbortSignal
+}
+
 /** The ranks that buckets are read from: connections, and which of them are lost. */
 export class Sources {
-  readonly #context: PullContext
-  readonly #timeoutMs: number
-  readonly #signal: AbortSignal
-  readonly #peers = new Map<number, Promise<Reached>>()
+  readonly #options: SourcesOptions
+  readonly #peers = new Map<number, Promise<ReachedRank>>()
   /** Why each lost rank is lost. */
   readonly lost = new Map<number, CkptError>()
   /** Bytes read by rank. */
   readonly bytes = new Map<number, number>()
 
-  constructor(context: PullContext, timeoutMs: number, signal: AbortSignal) {
-    this.#context = context
-    this.#timeoutMs = timeoutMs
-    this.#signal = signal
+  constructor(options: SourcesOptions) {
+    this.#options = options
   }
 
   /** Connects to a rank, unless that has begun before; a failure shows when it is read from. */
@@ -37,7 +51,7 @@ export class Sources {
    */
   async read(bucket: number, place: Place): Promise<void> {
     for (;;) {
-      const { from, missing } = this.#context.pullOf(bucket, new Set(this.lost.keys()))
+      const { from, missing } = this.#options.pullOf(bucket, new Set(this.lost.keys()))
       if (missing.length > 0) throw this.#exhausted(bucket, missing)
       const outcomes = await Promise.allSettled(from.map((runs) => this.#readRuns(runs, place)))
       const failures = outcomes.flatMap((outcome, index) =>
@@ -57,6 +71,7 @@ export class Sources {
   }
 
   async #readRuns(runs: PullRuns, { memory, offset }: Place): Promise<void> {
+    const { timeoutMs, signal } = this.#options
     const { peer, point } = await this.#peer(runs.rank)
     const transfers = new Float64Array(runs.count * ONE_SIDED_COLUMNS)
     for (let i = 0, at = 0; i < runs.count; i++) {
@@ -70,26 +85,28 @@ export class Sources {
       regions: point.regions,
       memories: [memory],
       transfers,
-      timeoutMs: this.#timeoutMs,
-      signal: this.#signal,
+      timeoutMs,
+      signal,
     })
     this.bytes.set(runs.rank, (this.bytes.get(runs.rank) ?? 0) + bytes)
   }
 
-  #peer(rank: number): Promise<Reached> {
+  #peer(rank: number): Promise<ReachedRank> {
     let peer = this.#peers.get(rank)
-    if (peer === undefined)
-      this.#peers.set(rank, (peer = reachRank(this.#context, rank, { timeoutMs: this.#timeoutMs, signal: this.#signal })))
+    if (peer === undefined) {
+      const { reach, timeoutMs, signal } = this.#options
+      this.#peers.set(rank, (peer = reach.connect(rank, { timeoutMs, signal })))
+    }
     return peer
   }
 
   /** Of the registration that the metas describe. */
   #generation(rank: number): number | undefined {
-    return this.#context.access.find((one) => one.rank === rank)?.points[0]?.generation
+    return this.#options.reach.access.find((one) => one.rank === rank)?.points[0]?.generation
   }
 
   #exhausted(bucket: number, missing: readonly string[]): CkptError {
-    const { checkpoint } = this.#context
+    const { checkpoint } = this.#options
     const reasons = [...this.lost]
     // Nothing was ever read from them: these metas describe what is not there any more.
     const stale = reasons.every(([rank, error]) => error.code !== 'PEER_LOST' || !this.bytes.has(rank))

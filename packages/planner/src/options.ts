@@ -1,25 +1,4 @@
-import { CkptError } from '@ckpt/contract'
-
-/** What a plan is made for. Sizes in bytes. */
-export interface PlanOptions {
-  /** Ranks that take part; all of the manifest's by default. */
-  readonly ranks?: readonly number[]
-  /** The most the ring may take: the minimum over the ranks. */
-  readonly ringBytes: number
-  /**
-   * Bucket size to keep to where the ring allows it. Absent, it is at most `maxBucketBytes` and small enough for eight rounds, so
-   * that loading one bucket overlaps with moving others even where the checkpoint is small.
-   */
-  readonly preferredBucketBytes?: number
-  /** Largest bucket size to choose where none is preferred (default 256 MiB). */
-  readonly maxBucketBytes?: number
-  /** Buckets are not made smaller than this to fit more of them into the ring (default 1 MiB). */
-  readonly minBucketBytes?: number
-  /** What the pipeline overlaps inside a bucket (default 8 MiB). */
-  readonly chunkBytes?: number
-  /** Rounds that the ring is to hold (default 3). */
-  readonly lookahead?: number
-}
+import { CkptError, type PlanOptions } from '@ckpt/contract'
 
 export interface ResolvedOptions {
   readonly ringLimit: number

@@ -1,6 +1,6 @@
-import type { Manifest, TransferPlan } from '@ckpt/contract'
+import type { Manifest, PlanOptions, TransferPlan } from '@ckpt/contract'
 import { BLOCK_ALIGNMENT, alignUp } from './align.ts'
-import { type PlanOptions, type ResolvedOptions, resolveOptions, resolveRanks } from './options.ts'
+import { type ResolvedOptions, resolveOptions, resolveRanks } from './options.ts'
 import { chooseOwners } from './owners.ts'
 import { packShares } from './pack.ts'
 import { type Endpoint, assignReceivers } from './receivers.ts'

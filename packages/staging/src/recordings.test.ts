@@ -1,6 +1,6 @@
 import { tensorTable, type Manifest, type Recording } from '@ckpt/contract'
 import { describe, expect, it } from 'vitest'
-import { DirectState } from './state.ts'
+import { Recordings } from './recordings.ts'
 
 function manifestOf(...names: string[]): Manifest {
   const tensors = names.map((name, i) => ({ name, dtype: 'F32' as const, shape: [4], bytes: 16, segment: 0, offset: 16 * i }))
@@ -26,7 +26,7 @@ describe('a recording', () => {
       'tensor b was not',
     ],
   ])('%s', (_, manifest, recording, reason) => {
-    const said = new DirectState().learn(recording, manifest)
+    const said = new Recordings().learn(recording, manifest)
     if (reason === undefined) expect(said).toBeUndefined()
     else expect(said).toContain(reason)
   })

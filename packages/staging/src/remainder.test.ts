@@ -2,7 +2,7 @@ import { tensorTable, type Manifest } from '@ckpt/contract'
 import { planBroadcast } from '@ckpt/planner'
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
-import { without } from './resume.ts'
+import { without } from './remainder.ts'
 
 /** Two ranks; rank 1 holds copies of some of rank 0's tensors. */
 function manifestOf(counts: readonly [number, number], shared: number): Manifest {

@@ -2,29 +2,26 @@ import { createHash } from 'node:crypto'
 import {
   tensorAt,
   tensorTable,
-  type Epoch,
+  type Exchange,
+  type FailedAttempt,
   type Manifest,
   type RankMetas,
-  type Rendezvous,
   type TensorTable,
 } from '@ckpt/contract'
-import type { UpdateProgress } from './progress.ts'
 
 /**
  * The manifest of what is left to send after a failed attempt: the ranks tell each other which tensors their workers compared and loaded then, and what all
  * of them have is left out. A worker counts only if it still has the parameters of that attempt (`state`: its name for them now).
  */
 export async function remainder(
-  rendezvous: Rendezvous,
-  epoch: Epoch,
+  gather: Exchange,
   manifest: Manifest,
-  failed: UpdateProgress,
+  failed: FailedAttempt,
   state: string | undefined,
-  options: { timeoutMs: number; signal: AbortSignal },
 ): Promise<Manifest> {
   const valid = state !== undefined && state === failed.workerState
   const own = loadedRows(manifest, valid ? failed.loaded : undefined)
-  const all = await rendezvous.allGather('update/resume', own, { epoch: epoch.id, ...options })
+  const all = await gather('update/remainder', own)
   const everywhere = own.slice()
   for (const rows of all) for (let i = 0; i < everywhere.length; i++) everywhere[i]! &= rows[i] ?? 0
   return without(manifest, everywhere)

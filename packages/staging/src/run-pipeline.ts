@@ -3,8 +3,8 @@ import {
   type HostMemory,
   type PipelineJob,
   type PipelineRun,
-  type StrategyContext,
-  type StrategyResult,
+  type StagedContext,
+  type StagedResult,
 } from '@ckpt/contract'
 
 /** What a strategy gives the pipeline beyond the plan. */
@@ -26,7 +26,7 @@ export interface PipelineParts extends Pick<PipelineJob, 'copies' | 'sources' | 
  *
  * @throws CkptError of whatever failed first; the run is over then.
  */
-export async function runPipeline(context: StrategyContext, parts: PipelineParts): Promise<StrategyResult> {
+export async function runPipeline(context: StagedContext, parts: PipelineParts): Promise<StagedResult> {
   const { plan, session, signal } = context
   signal.throwIfAborted()
   const position = new Map(plan.ranks.map((rank, index) => [rank, index]))

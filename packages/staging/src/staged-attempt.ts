@@ -1,230 +1,125 @@
-import type {
-  Epoch,
-  Exchange,
-  Manifest,
-  PullContext,
-  Recording,
-  Ring,
-  StrategyContext,
-  StrategyResult,
-  TransferPlan,
+import {
+  canRecord,
+  OLDEST_RECORDING_PROTOCOL,
+  type CheckedWorker,
+  type Manifest,
+  type OutcomeSpans,
+  type PlannedUpdate,
+  type PreparedTensors,
+  type Recording,
+  type RecordingSession,
+  type Ring,
+  type StagedContext,
+  type StagedResult,
+  type StagedWay,
+  type UpdateAttempt,
+  type UpdateContext,
+  type UpdateOutcome,
 } from '@ckpt/contract'
-import { bucketTensors, pullOf } from '@ckpt/planner'
-import type { SpotCheck } from '../direct/state.ts'
-import { tensorCount } from '../manifest.ts'
-import type { DirectReport } from '../report.ts'
-import { checkReport } from './check-report.ts'
-import type { PlannedUpdate } from './plan-cache.ts'
-import type { CheckedWorker } from '../verify/parameter-check.ts'
-import { remainder } from './resume.ts'
-import { canRecord, OLDEST_RECORDING_PROTOCOL, type RecordingSession, type UpdateSession } from '@ckpt/worker-link'
-import type { UpdateRun } from './run.ts'
-import type { vote } from './vote.ts'
+import { Recordings } from './recordings.ts'
+import { remainder } from './remainder.ts'
+import { planStaged, stagedContext } from './staged-context.ts'
 
-/** What a staged update, or the staged part of a direct one, works with. */
-export interface Staging {
-  readonly run: UpdateRun
-  readonly epoch: Epoch
-  readonly session: UpdateSession
-  readonly ranks: readonly number[]
-  /** Whether some rank has lost its ring or collective, so that all make them anew. */
-  readonly fresh: boolean
-  /** The most that the ring may take. */
-  readonly ringBytes: number
-  readonly exchange: Exchange
-  /** Deadline of every wait, and the ranks that take part where those are not all. */
-  readonly wait: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] }
-}
-
-/** What an update did, for its report. */
-export interface Outcome {
-  readonly planned?: PlannedUpdate
-  /** The plan of everything, where only a part was left to send. */
-  readonly whole?: PlannedUpdate
-  readonly staged?: StrategyResult
-  readonly direct?: DirectReport
-  readonly spans?: Float64Array
-  readonly stages?: { readonly h2dMs: number; readonly forwardMs: number; readonly h2dBytes: number }
-  readonly startedAt: number
-  readonly tensors: number
-  /** Of the checkpoint. */
-  readonly bytes: number
-}
-
-/** The plan of all of a manifest's tensors, its ring and its collective. */
-export function stage(staging: Staging, manifest: Manifest, ringBytes = staging.ringBytes): PlannedUpdate {
-  const { run, ranks } = staging
-  const options = {
-    ranks,
-    ringBytes,
-    ...(run.bucketBytes !== null && { preferredBucketBytes: run.bucketBytes }),
-    maxBucketBytes: run.maxBucketBytes,
-    chunkBytes: run.chunkBytes,
-  }
-  if (run.pull) return run.plans.p2p(manifest, options, run.pull.joining)
-  return run.plans.broadcast(manifest, run.rendezvous.rank, options)
-}
-
-/**
- * Makes what a plan needs. `attach` is called with the ring as soon as it is there. The worker gets digests to compare of all tensors, or of
- * those that `compared` names.
- */
-export async function contextFor(
-  staging: Staging,
-  manifest: Manifest,
-  planned: PlannedUpdate,
-  attach: (ring: Ring) => void,
-  compared?: ReadonlySet<string>,
-): Promise<StrategyContext> {
-  const { run, session, ranks, wait } = staging
-  const { rank } = run.rendezvous
-  if (staging.fresh) await run.resources.release()
-  const ring = await run.resources.ring(planned.plan.ringBytes)
-  // The first buckets move while the worker still maps the ring; loading them waits for that.
-  attach(ring)
-  const collective = await run.resources.collective(ranks, rank, staging.exchange, wait.timeoutMs, wait.signal)
-  return {
-    rank,
-    plan: planned.plan,
-    copies: planned.copies,
-    tensorsOf: (bucket) => {
-      const tensors = bucketTensors(planned.plan, manifest, bucket)
-      if (run.verify !== 'none' && compared === undefined) return tensors
-      return tensors.map(({ digest, ...tensor }) =>
-        digest !== undefined && compared?.has(tensor.name) ? { ...tensor, digest } : tensor,
-      )
-    },
-    ring,
-    collective,
-    session: run.progress.watch(session),
-    segments: run.segments,
-    ...(run.pull && { pull: pullContext(run.pull, run.keeper, manifest, planned.plan) }),
-    timeoutMs: wait.timeoutMs,
-    signal: wait.signal,
-    ...(run.onProgress && { onProgress: run.onProgress }),
-  }
-}
-
-function pullContext(
-  pull: NonNullable<UpdateRun['pull']>,
-  keeper: UpdateRun['keeper'],
-  manifest: Manifest,
-  plan: TransferPlan,
-): PullContext {
-  return {
-    ...pull,
-    pullOf: (bucket, lost) => pullOf(plan, manifest, bucket, lost),
-    ...(keeper && { keep: (own) => keeper.place(plan, manifest, own) }),
-  }
-}
-
-/** Why an update is staged, and what is made of it. */
-interface StagedWhy {
-  readonly reason: string
-  readonly record: boolean
+/** What is special about a staged attempt, where something is. */
+export interface StagedOptions {
+  /** Record the engine's loader. */
+  readonly record?: boolean
+  /** Id of the recording by which the worker copies what comes, instead of giving it to the engine's loader. */
   readonly replay?: string
-  readonly check?: SpotCheck
+  /** Names of tensors that the engine's own loader loads over what was replayed: it must change nothing. */
+  readonly check?: readonly string[]
 }
 
-/** Everything through the ring; recorded where the next update could then be direct. */
-export class StagedWork {
-  readonly #staging: Staging
-  readonly #why: StagedWhy
+/** Everything through the ring, by the engine's own loader or as it was recorded. */
+export class StagedAttempt implements UpdateAttempt {
+  readonly usesRing = true
+  /** What watching the loader brought, where that was done. */
+  recorded: string | undefined
+  /** Tensors that the worker copied by its recording. */
+  replayed = 0
+  /** True if the engine's loader was held against what was replayed. */
+  checked = false
+  readonly #context: UpdateContext
+  readonly #way: StagedWay
+  readonly #options: StagedOptions
+  readonly #recordings: Recordings
   #manifest: Manifest
   #whole: PlannedUpdate | undefined
   #planned: PlannedUpdate | undefined
-  #context: StrategyContext | undefined
-  #result: StrategyResult | undefined
+  #staged: StagedContext | undefined
+  #result: StagedResult | undefined
   /** True if the worker watches its loader. */
   #record = false
   /** What it saw. */
   #fresh: Recording | undefined
-  #recorded: string | undefined
-  #replayed = 0
-  #check: SpotCheck | undefined
   /** Tensors that the worker compares in the ring, where those are not all. */
   #compared: ReadonlySet<string> | undefined
 
-  constructor(staging: Staging, why: StagedWhy) {
-    this.#staging = staging
-    this.#manifest = staging.run.manifest
+  constructor(context: UpdateContext, way: StagedWay, options: StagedOptions = {}) {
+    this.#context = context
+    this.#way = way
+    this.#manifest = context.manifest
+    this.#recordings = context.kept.of(Recordings)
     // What is left of a failed attempt is not all that the engine's loader does.
-    this.#why = staging.run.failed ? { ...why, record: false } : why
+    this.#options = context.failed ? { ...options, record: false } : options
   }
 
   async plan(): Promise<void> {
-    const { run, epoch, session, wait } = this.#staging
-    this.#whole = this.#planned = stage(this.#staging, this.#manifest)
-    if (run.failed === undefined) return
-    const { state } = await session.greeted(wait.signal)
-    this.#manifest = await remainder(run.rendezvous, epoch, run.manifest, run.failed, state, wait)
-    this.#planned = stage(this.#staging, this.#manifest)
-  }
-
-  /** What this rank votes for. */
-  stands(): Parameters<typeof vote>[2] {
-    return this.#planned!.plan
+    const { session, signal, failed, exchanges } = this.#context
+    this.#whole = this.#planned = planStaged(this.#context, this.#way, this.#manifest)
+    if (failed === undefined) return
+    const { state } = await session.greeted(signal)
+    this.#manifest = await remainder(exchanges.gather, this.#manifest, failed, state)
+    this.#planned = planStaged(this.#context, this.#way, this.#manifest)
   }
 
   async attach(): Promise<void> {
-    const { run, session, wait } = this.#staging
+    const { session, signal, onProgress, failed } = this.#context
     const { plan } = this.#planned!
     this.#record = canRecord(session) && (await this.#records(session))
     if (canRecord(session)) this.#compared = await this.#comparedInRing(session)
     const totals = { tensors: plan.items.count, bytes: plan.totalBytes }
     const attach = (ring: Ring) => {
-      if (canRecord(session)) void session.attach(ring.handle, totals, wait.signal, this.#record)
-      else void session.attach(ring.handle, totals, wait.signal)
+      if (canRecord(session)) void session.attach(ring.handle, totals, signal, this.#record)
+      else void session.attach(ring.handle, totals, signal)
     }
-    this.#context = await contextFor(this.#staging, this.#manifest, this.#planned!, attach, this.#compared)
+    this.#staged = await stagedContext(this.#context, this.#manifest, this.#planned!, attach, this.#compared)
     // What an earlier attempt brought is part of the whole.
     const kept = this.#whole!.plan.totalBytes - plan.totalBytes
-    const { onProgress } = run
     if (onProgress && kept > 0)
-      this.#context = { ...this.#context, onProgress: (loaded, total) => onProgress(kept + loaded, kept + total) }
-    if (this.#why.replay === undefined || !canRecord(session)) return
+      this.#staged = { ...this.#staged, onProgress: (loaded, total) => onProgress(kept + loaded, kept + total) }
+    const { replay, check } = this.#options
+    if (replay === undefined || !canRecord(session)) return
     // What is left of a failed attempt need not have all that is to be checked.
-    if (run.failed === undefined) this.#check = this.#why.check
-    this.#replayed = await session.replay(this.#why.replay, this.#check?.tensors)
+    const checked = failed === undefined ? check : undefined
+    this.replayed = await session.replay(replay, checked)
+    this.checked = checked !== undefined && this.replayed > 0
   }
 
   async execute(): Promise<void> {
-    const { strategy, staged } = this.#staging.run
-    this.#result = await (strategy.name === 'direct' ? staged : strategy).execute(this.#context!)
-  }
-
-  /** Verifying parameters takes a recording: where it was asked for, one is made. */
-  async #records(session: RecordingSession): Promise<boolean> {
-    const { run, wait } = this.#staging
-    if (this.#why.record || !run.recordToVerify || run.failed) return this.#why.record
-    const { protocol } = await session.greeted(wait.signal)
-    if (protocol < OLDEST_RECORDING_PROTOCOL) return false
-    return (await run.direct.recordingOf(session, run.manifest, wait.signal)) === undefined
-  }
-
-  /**
-   * What the worker must compare in the ring, where its recording says what it keeps of all else: those bytes are read from its parameters
-   * afterwards, which shows more, and to read them twice takes time.
-   */
-  async #comparedInRing(session: RecordingSession): Promise<ReadonlySet<string> | undefined> {
-    const { run, ranks, wait } = this.#staging
-    if (run.verify !== 'bytes' || this.#record || run.failed) return undefined
-    const recording = await run.direct.recordingOf(session, run.manifest, wait.signal)
-    return recording && run.check.comparedInRing(recording, run.manifest, ranks)
+    this.#result = await this.#way.run(this.#staged!)
   }
 
   async release(): Promise<void> {
-    const { session, run } = this.#staging
+    const { session, manifest } = this.#context
     await session.release()
     if (!this.#record || !canRecord(session)) return
     const recording = await session.routes()
-    const refused = typeof recording === 'string' ? recording : run.direct.learn(recording, run.manifest)
-    if (typeof recording === 'string' || refused !== undefined) this.#recorded = refused
+    const refused = typeof recording === 'string' ? recording : this.#recordings.learn(recording, manifest)
+    if (typeof recording === 'string' || refused !== undefined) this.recorded = refused
     else {
       this.#fresh = recording
       const { routes, opaque } = recording
-      this.#recorded = `recorded: ${routes.length} routes, ${opaque.length} opaque tensors`
+      this.recorded = `recorded: ${routes.length} routes, ${opaque.length} opaque tensors`
     }
+  }
+
+  async worker(): Promise<CheckedWorker | undefined> {
+    const { session, manifest, signal } = this.#context
+    if (!canRecord(session)) return undefined
+    const recording = this.#fresh ?? (this.#record ? undefined : await this.#recordings.usable(session, manifest, signal))
+    const required = this.#options.replay !== undefined || this.#compared !== undefined
+    return recording && { session, recording, required }
   }
 
   /** Undefined: everything came through the ring. */
@@ -232,33 +127,71 @@ export class StagedWork {
     return undefined
   }
 
-  async worker(): Promise<CheckedWorker | undefined> {
-    const { session, run, wait } = this.#staging
-    if (!canRecord(session)) return undefined
-    const recording =
-      this.#fresh ?? (this.#record ? undefined : await run.direct.recordingOf(session, run.manifest, wait.signal))
-    return recording && { session, recording, required: this.#why.replay !== undefined || this.#compared !== undefined }
+  vote(): PreparedTensors {
+    const { manifestDigest, totalBytes, items } = this.#planned!.plan
+    return { manifestDigest, tensors: items.count, bytes: totalBytes }
   }
 
-  outcome(): Outcome {
-    const { run } = this.#staging
-    const check = checkReport(this.#replayed > 0 ? this.#check : undefined, run.manifest)
+  distrust(recording: Recording): void {
+    this.#recordings.distrust(recording)
+  }
+
+  outcome(): UpdateOutcome {
+    const { plan } = this.#planned!
+    const whole = this.#whole!.plan
+    const { stats, pull, reloadMs } = this.#result!
     return {
-      planned: this.#planned!,
-      whole: this.#whole!,
-      staged: this.#result!,
-      startedAt: this.#result!.startedAt,
-      tensors: tensorCount(run.manifest),
-      bytes: this.#whole!.plan.totalBytes,
-      ...(run.strategy.name === 'direct' && {
-        direct: {
-          fallback: this.#why.reason,
-          ...(this.#recorded !== undefined && { recorded: this.#recorded }),
-          ...(this.#replayed > 0 && { replayed: this.#replayed }),
-          ...(check && { check }),
-          opaque: [],
-        },
+      strategy: this.#way.name,
+      mode: plan.mode,
+      modeReason: plan.modeReason,
+      ...(stats.order && { order: stats.order }),
+      ...(pull && { pull: { bytes: pull.bytes, busyMs: pull.busyMs, sources: pull.sources, lost: pull.lost } }),
+      bytes: whole.totalBytes,
+      tensors: this.#context.manifest.ranks.reduce((sum, { tensors }) => sum + tensors.count, 0),
+      ...(plan !== whole && {
+        kept: { tensors: whole.items.count - plan.items.count, bytes: whole.totalBytes - plan.totalBytes },
       }),
+      buckets: plan.buckets.count,
+      ringBytes: plan.ringBytes,
+      bucketBytes: plan.bucketBytes,
+      h2dBytes: stats.h2dBytes,
+      broadcastBytes: stats.broadcastBytes,
+      stages: { h2dMs: stats.h2dMs, broadcastMs: stats.broadcastMs, reloadMs, idleMs: stats.idleMs },
+      spans: stagedSpans(this.#result!),
     }
   }
+
+  /** Verifying parameters takes a recording: where it was asked for, one is made. */
+  async #records(session: RecordingSession): Promise<boolean> {
+    const { verify, failed, manifest, signal } = this.#context
+    const { record = false } = this.#options
+    if (record || !verify.record || failed) return record
+    const { protocol } = await session.greeted(signal)
+    if (protocol < OLDEST_RECORDING_PROTOCOL) return false
+    return (await this.#recordings.usable(session, manifest, signal)) === undefined
+  }
+
+  /**
+   * What the worker must compare in the ring, where its recording says what it keeps of all else: those bytes are read from its parameters
+   * afterwards, which shows more, and to read them twice takes time.
+   */
+  async #comparedInRing(session: RecordingSession): Promise<ReadonlySet<string> | undefined> {
+    const { verify, failed, manifest, signal } = this.#context
+    if (verify.level !== 'bytes' || this.#record || failed) return undefined
+    const recording = await this.#recordings.usable(session, manifest, signal)
+    return recording && verify.comparedInRing(recording)
+  }
+}
+
+/** Spans of what went through a ring. */
+export function stagedSpans({ stats, reloadSpans, pull, startedAt: zero }: StagedResult): OutcomeSpans[] {
+  const of = (stage: number, spans: Float64Array): Float64Array => {
+    const rows = new Float64Array((spans.length / 3) * 4)
+    for (let i = 0, at = 0; i < spans.length; i += 3, at += 4) {
+      rows[at] = stage
+      rows.set(spans.subarray(i, i + 3), at + 1)
+    }
+    return rows
+  }
+  return [{ zero, rows: stats.spans }, { zero, rows: of(2, reloadSpans) }, ...(pull ? [{ zero, rows: of(3, pull.spans) }] : [])]
 }

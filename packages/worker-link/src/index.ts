@@ -5,7 +5,6 @@
  */
 export { controlEngine, controlRequest, type ControlEngineOptions } from './control-engine.ts'
 export { openSession, workerAddress, type WorkerAddressOptions } from './open-session.ts'
-export { OLDEST_RECORDING_PROTOCOL, recordingFrame, recordingSchema, storageSchema } from './protocol/messages.ts'
+export { recordingFrame, recordingSchema, storageSchema } from './protocol/messages.ts'
 export { processMark, watchProcess } from './protocol/process-watch.ts'
 export { checkRecording, checkStorages } from './protocol/recording-check.ts'
-export { canRecord, type RecordingSession, type UpdateSession, type WorkerGreeting } from './session.ts'

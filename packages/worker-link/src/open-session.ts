@@ -1,9 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import type { EngineAdapter, Waiting } from '@ckpt/contract'
+import type { EngineAdapter, UpdateSession, Waiting } from '@ckpt/contract'
 import { CheckpointEngineSession } from './checkpoint-engine/checkpoint-engine-session.ts'
 import { WorkerSession } from './protocol/worker-session.ts'
-import type { UpdateSession } from './session.ts'
 
 export interface WorkerAddressOptions {
   readonly rank: number

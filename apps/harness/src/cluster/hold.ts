@@ -1,4 +1,4 @@
-import type { DirectStrategy, EngineAdapter, StagedStrategy, Strategy } from '@ckpt/contract'
+import type { EngineAdapter, UpdateStrategy } from '@ckpt/contract'
 
 /**
  * Where an update on a rank can be held, in this order: `begin` (the engine was asked whether it is ready; nothing announced), `plan`
@@ -52,34 +52,25 @@ export function heldEngine(engine: EngineAdapter, hold: Hold): EngineAdapter {
 }
 
 /** `strategy`, held at `h2d` and `broadcast`. */
-export function heldStrategy(strategy: Strategy, hold: Hold): Strategy {
-  return strategy.name === 'direct' ? heldDirect(strategy, hold) : heldStaged(strategy, hold)
-}
-
-function heldDirect(strategy: DirectStrategy, hold: Hold): DirectStrategy {
+export function heldStrategy(strategy: UpdateStrategy, hold: Hold): UpdateStrategy {
   return override(strategy, {
-    async execute(context) {
-      await hold.at('h2d')
-      const result = await strategy.execute(context)
-      await hold.at('broadcast', Infinity)
-      return result
-    },
-  })
-}
-
-function heldStaged(strategy: StagedStrategy, hold: Hold): StagedStrategy {
-  return override(strategy, {
-    async execute(context) {
-      await hold.at('h2d')
-      const { session } = context
+    async begin(context) {
+      const { loading } = context
       let bucket = 0
-      const held = override(session, {
+      const held = override(loading, {
         async load(...args) {
           await hold.at('broadcast', bucket++)
-          return session.load(...args)
+          return loading.load(...args)
         },
       })
-      return strategy.execute({ ...context, session: held })
+      const attempt = await strategy.begin({ ...context, loading: held })
+      return override(attempt, {
+        async execute() {
+          await hold.at('h2d')
+          await attempt.execute()
+          await hold.at('broadcast', Infinity)
+        },
+      })
     },
   })
 }

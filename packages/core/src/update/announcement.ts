@@ -1,27 +1,15 @@
 import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint, type WorkerState } from '@ckpt/contract'
-import type { DirectCount } from '../direct/spot-check.ts'
 import type { Whereabouts } from '../near/nearness.ts'
+import type { UpdateRun } from './run.ts'
 
-/** What the ranks tell each other at the start of an update; all but the last seven must agree. */
+/** What the ranks tell each other at the start of an update. */
 export interface Announcement {
-  readonly checkpoint: string
-  readonly manifestDigest: string
-  readonly strategy: string
-  readonly version: string
-  readonly verify: string
-  readonly bucketBytes: number | null
-  readonly maxBucketBytes: number
-  readonly chunkBytes: number
-  /** What is done after a failure. */
-  readonly recovery: string
-  /** How often direct updates are checked; 0 for other strategies. */
-  readonly checkEvery: number
+  /** In these all ranks must agree. */
+  readonly terms: Readonly<Record<string, string | number | boolean | null>>
   /** What the rank's worker serves; null where the engine does not tell. */
   readonly workerState: WorkerState | null
-  /** Direct update that the rank has ready to run; null for none. */
-  readonly prepared: string | null
-  /** Direct updates that it has seen. */
-  readonly directs: DirectCount
+  /** Of the strategy. */
+  readonly strategy: unknown
   /** Kept ring and collective: where the ranks differ, all of them start anew. */
   readonly generation: string
   /** The run's token for workers; rank 0's counts. */
@@ -31,18 +19,35 @@ export interface Announcement {
   readonly near: Whereabouts
 }
 
-const MUST_AGREE = [
-  'checkpoint',
-  'manifestDigest',
-  'strategy',
-  'version',
-  'verify',
-  'bucketBytes',
-  'maxBucketBytes',
-  'chunkBytes',
-  'recovery',
-  'checkEvery',
-] as const
+/** What this rank announces. */
+export async function ownAnnouncement(
+  run: UpdateRun,
+  endpoint: WorkerEndpoint,
+  workerState: WorkerState | undefined,
+): Promise<Announcement> {
+  const { held, keep, ring, strategy, verify } = run
+  return {
+    terms: {
+      checkpoint: held.manifest.checkpoint,
+      manifestDigest: held.manifest.digest,
+      strategy: strategy.name,
+      version: run.version,
+      verify: `${verify.level}${verify.record ? ', recorded' : ''}`,
+      bucketBytes: ring.bucketBytes,
+      maxBucketBytes: ring.maxBucketBytes,
+      chunkBytes: ring.chunkBytes,
+      recovery: run.recovery,
+      ...strategy.options,
+    },
+    workerState: workerState ?? null,
+    strategy: strategy.announce?.(keep.strategies) ?? null,
+    generation: keep.resources.generation,
+    token: run.worker.token,
+    ringLimit: ring.limitBytes,
+    endpoint,
+    near: await keep.nearness.whereabouts(),
+  }
+}
 
 /** Everybody's announcement. @throws CkptError `METAS_STALE` or `INVALID_ARGUMENT` naming the ranks that disagree and the field. */
 export async function announce(
@@ -52,15 +57,18 @@ export async function announce(
   options: { timeoutMs: number; signal: AbortSignal },
 ): Promise<Announcement[]> {
   const all = await rendezvous.allGather('update/begin', own, { epoch: epoch.id, ...options })
-  for (const field of MUST_AGREE) {
-    const ranks = all.filter((one) => one[field] !== own[field]).map((one) => one.endpoint.rank)
+  const { checkpoint } = own.terms
+  // A field may be missing where another rank calls with another strategy.
+  const fields = new Set(all.flatMap(({ terms }) => Object.keys(terms)))
+  for (const field of fields) {
+    const ranks = all.filter(({ terms }) => terms[field] !== own.terms[field]).map((one) => one.endpoint.rank)
     if (ranks.length === 0) continue
     const stale = field === 'manifestDigest'
     const what = stale
-      ? `have other metas of ${own.checkpoint}: call gatherMetas on every rank`
+      ? `have other metas of ${checkpoint}: call gatherMetas on every rank`
       : `called update with another ${field}`
     throw new CkptError(stale ? 'METAS_STALE' : 'INVALID_ARGUMENT', `ranks ${ranks.join(', ')} ${what}`, {
-      fields: { ranks, field, checkpoint: own.checkpoint },
+      fields: { ranks, field, checkpoint: String(checkpoint) },
     })
   }
   return all

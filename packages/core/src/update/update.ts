@@ -1,174 +1,174 @@
-import { CkptError, type Epoch } from '@ckpt/contract'
+import {
+  CkptError,
+  type EngineCall,
+  type Epoch,
+  type UpdateAttempt,
+  type UpdateSession,
+  type WorkerState,
+} from '@ckpt/contract'
 import { withDeadline } from '@ckpt/utils'
+import { openSession, workerAddress } from '@ckpt/worker-link'
 import { assertOneHost } from '../near/nearness.ts'
-import type { UpdateReport } from '../report.ts'
-import { announce } from './begin.ts'
-import { decide } from './decide.ts'
-import { DirectWork } from './direct-work.ts'
+import type { StepTimes, UpdateReport } from '../report.ts'
+import { announce, ownAnnouncement, type Announcement } from './announcement.ts'
 import { makeReport } from './make-report.ts'
 import { namedWait } from './named-wait.ts'
 import type { UpdateRun } from './run.ts'
-import { openSession, type UpdateSession, workerAddress } from '@ckpt/worker-link'
-import { StagedWork, type Staging } from './staged-work.ts'
-import { verificationOf, type Verification } from '../verify/verification.ts'
+import { updateContext, type BegunUpdate } from './update-context.ts'
+import { verifyUpdate } from './verify-update.ts'
 import { vote } from './vote.ts'
 
 /** How long a failed update waits for the engine's call to end, in milliseconds. */
 const CALL_END_MS = 10_000
 
-/** One update on one rank, inside `epoch`. The other ranks know of a failure (by `fail`) before the worker is told. */
+/** Deadline of every wait, and the ranks that take part where those are not all. */
+type Wait = { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] }
+
+/** One update on one rank, inside `epoch`. The other ranks know of a failure (by `events.fail`) before the worker is told. */
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
-  const { rendezvous, progress, timeoutMs, signal } = run
+  const { engine, rendezvous, strategy, timeoutMs, signal } = run
   const { rank } = rendezvous
-  const wait = { timeoutMs, signal, ...(run.strategy.name === 'p2p' && run.strategy.ranks && { ranks: run.strategy.ranks }) }
-  const startedAt = performance.now()
-  const clock = stepClock(startedAt)
-
-  const where = run.engine.where?.(rank)
-  const ready = `the ${run.engine.name} engine of rank ${rank} to answer${where === undefined ? '' : ` on ${where}`} (is it running?)`
-  const named = { rank, onWaiting: run.onWaiting }
-  const state = await namedWait(run.engine.ready({ rank, timeoutMs, signal }), { what: ready, ...named })
+  const wait: Wait = { timeoutMs, signal, ...(strategy.ranks && { ranks: strategy.ranks }) }
+  const steps = new Steps()
   const deviceUuid = run.device.uuid
-  const address = workerAddress(run.engine, { rank, deviceUuid, socketDir: run.socketDir, epoch: epoch.id })
-  const announcements = await announce(
-    rendezvous,
-    epoch,
-    {
-      checkpoint: run.manifest.checkpoint,
-      manifestDigest: run.manifest.digest,
-      strategy: run.strategy.name,
-      version: run.version,
-      verify: `${run.verify}${run.recordToVerify ? ', recorded' : ''}`,
-      bucketBytes: run.bucketBytes,
-      maxBucketBytes: run.maxBucketBytes,
-      chunkBytes: run.chunkBytes,
-      recovery: run.recovery,
-      workerState: state ?? null,
-      prepared: run.strategy.name === 'direct' ? run.direct.ready : null,
-      checkEvery: run.strategy.name === 'direct' ? run.strategy.checkEvery : 0,
-      directs: run.direct.count,
-      generation: run.resources.generation,
-      token: run.token,
-      ringLimit: run.ringLimit,
-      endpoint: { rank, deviceUuid, address },
-      near: await run.nearness.whereabouts(),
-    },
-    wait,
-  )
-  const beginMs = clock()
-
-  const ranks = announcements.map((one) => one.endpoint.rank)
-  run.onBegin(announcements)
-  const options = { epoch: epoch.id, ...wait }
-  const located = announcements.map(({ endpoint, near }) => ({ rank: endpoint.rank, near }))
-  const groups = await run.nearness.groups(located, rank, (key, value) => rendezvous.allGather(key, value, options))
-  // Before any engine is called. A direct update may need no ring.
-  const needsOneHost = run.device.kind === 'host'
-  if (needsOneHost && run.strategy.name !== 'direct') assertOneHost(groups)
+  const state = await readyEngine(run)
+  const address = workerAddress(engine, { rank, deviceUuid, socketDir: run.worker.socketDir, epoch: epoch.id })
+  const endpoint = { rank, deviceUuid, address }
+  const announcements = await announce(rendezvous, epoch, await ownAnnouncement(run, endpoint, state), wait)
+  steps.end('beginMs')
+  run.events.onBegin(announcements)
+  const groups = await groupsOf(run, announcements, epoch, wait)
+  // Before any engine is called.
+  if (run.device.kind === 'host' && !strategy.mayNeedNoRing) assertOneHost(groups)
   assertIntact(run)
-  const token = announcements[0]!.token
-  const session = await openSession(run.engine, {
+  const session = await openSession(engine, {
     rank,
     address,
-    token,
+    token: announcements[0]!.token,
     epoch: epoch.id,
     timeoutMs,
-    onGiven: () => (progress.touched = true),
-    onWaiting: run.onWaiting,
+    onGiven: () => (run.progress.touched = true),
+    onWaiting: run.events.onWaiting,
   })
+  return inSession(run, { epoch, announcements, groups, session }, wait, steps)
+}
+
+/** The update from the moment that its worker can connect. */
+async function inSession(run: UpdateRun, begun: BegunUpdate, wait: Wait, steps: Steps): Promise<UpdateReport> {
+  const { session, epoch } = begun
+  const { signal } = run
   const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
   signal.addEventListener('abort', onAbort, { once: true })
   if (signal.aborted) onAbort()
-  let ended: Promise<void> | undefined
+  let call: EngineCall | undefined
+  let attempt: UpdateAttempt | undefined
   try {
-    const endpoints = announcements.map((one) => one.endpoint)
-    const announced = announcements.map(({ prepared, directs }) => ({ prepared, directs }))
-    const starting = run.engine.start({ rank, endpoints, token, version: run.version, timeoutMs, signal })
-    const call = await namedWait(starting, { what: `the ${run.engine.name} engine to begin the update`, ...named })
-    ended = call.finished
-    if (call.finished) watchCall(call.finished, session, rank)
-    const decision = await decide(run, session, { endpoints, announced, groups }, options)
-    const rings = !('prepared' in decision) || decision.prepared.plan.opaque.length > 0
-    if (needsOneHost && rings) assertOneHost(groups)
-    const staging: Staging = {
-      run,
-      epoch,
-      session,
-      ranks,
-      fresh: announcements.some((one) => one.generation !== run.resources.generation),
-      ringBytes: Math.min(...announcements.map((one) => one.ringLimit)),
-      exchange: (key, value) => rendezvous.allGather(`collective/${key}`, value, options),
-      wait,
-    }
-    const work = 'prepared' in decision ? new DirectWork(staging, decision) : new StagedWork(staging, decision)
-    await work.plan()
-    const planMs = clock()
-    progress.phase = 'attach'
-    void session.greeted(signal).then(
-      ({ state }) => (progress.workerState = state),
-      () => undefined, // the attach fails with it
-    )
-    await work.attach()
-    progress.phase = 'pipeline'
-    const attachMs = clock()
-
-    await work.execute()
-    // What was read is what was registered: nobody votes for anything else.
-    assertIntact(run, decision)
-    const pipelineMs = clock()
-
-    progress.phase = 'release'
-    await work.release()
-    const verification = await verifyUpdate(work, staging)
-    progress.phase = 'vote'
-    await vote(rendezvous, epoch, work.stands(), wait)
-    progress.phase = 'commit'
-    await session.commit(run.version, run.manifest.digest)
-    const over = call.finished && withDeadline(call.finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
-    if (over) await namedWait(over, { what: `the ${run.engine.name} engine to end its update`, ...named })
-    // Last, and after the own engine: who has all answers may go, and take the coordinator along, and nobody has anything left to wait for.
-    await namedWait(rendezvous.allGather('update/committed', rank, options), { what: 'the other ranks to commit', ...named })
-    const commitMs = clock()
-    progress.phase = 'done'
-    return makeReport(run, epoch, work.outcome(), verification, startedAt, { beginMs, planMs, attachMs, pipelineMs, commitMs })
+    call = await startEngine(run, begun)
+    const context = updateContext(run, begun, wait)
+    attempt = await run.strategy.begin(context)
+    if (run.device.kind === 'host' && attempt.usesRing) assertOneHost(begun.groups)
+    await moveBytes(run, attempt, session, steps)
+    const verification = await verifyUpdate(run, attempt, context, wait, epoch.id)
+    await commit(run, attempt, begun, call, wait)
+    steps.end('commitMs')
+    run.progress.phase = 'done'
+    const report = makeReport(run, epoch, attempt.outcome(), verification, steps.startedAt, steps.times())
+    attempt.committed?.()
+    return report
   } catch (thrown) {
-    const error = await run.fail(causeOf(run, thrown))
+    const error = await run.events.fail(causeOf(run, thrown))
     await session.abort(error.message)
     // The engine's call ends with its workers; the next update then finds the engine at rest.
-    if (ended) await withDeadline(ended, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
+    if (call?.finished) await withDeadline(call.finished, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
     throw error
   } finally {
     signal.removeEventListener('abort', onAbort)
     session.close()
+    attempt?.close?.()
   }
 }
 
-/** Compares parameters with what was registered, where that was asked for and a recording says what is where. */
-async function verifyUpdate(work: DirectWork | StagedWork, staging: Staging): Promise<Verification> {
-  const { run, epoch, session, ranks, wait } = staging
-  const started = performance.now()
-  const worker = run.verify === 'bytes' ? await work.worker() : undefined
-  try {
-    const inputs = { rendezvous: run.rendezvous, epoch: epoch.id, wait, ranks, manifest: run.manifest, segments: run.segments }
-    const checked = run.verify === 'bytes' ? await run.check.run({ ...inputs, host: run.device.host, worker }) : undefined
-    return verificationOf({
-      asked: run.verify,
-      hasDigests: run.manifest.ranks.every(({ tensors }) => tensors.count === 0 || tensors.digests !== undefined),
-      comparesRing: session.checksDigests,
-      staged: work.staged(),
-      checked,
-      milliseconds: performance.now() - started,
-    })
-  } catch (error) {
-    if (worker?.required && CkptError.is(error, 'DIGEST_MISMATCH')) run.direct.distrust(worker.recording)
-    throw error
-  }
+/** Plan, attach, pipeline, release. */
+async function moveBytes(run: UpdateRun, attempt: UpdateAttempt, session: UpdateSession, steps: Steps): Promise<void> {
+  const { progress, signal } = run
+  await attempt.plan()
+  steps.end('planMs')
+  progress.phase = 'attach'
+  void session.greeted(signal).then(
+    ({ state }) => (progress.workerState = state),
+    () => undefined, // the attach fails with it
+  )
+  await attempt.attach()
+  progress.phase = 'pipeline'
+  steps.end('attachMs')
+  await attempt.execute()
+  // What was read is what was registered: nobody votes for anything else.
+  assertIntact(run)
+  attempt.assertIntact?.()
+  steps.end('pipelineMs')
+  progress.phase = 'release'
+  await attempt.release()
+}
+
+/** The ranks vote, and all workers serve the new version. */
+async function commit(
+  run: UpdateRun,
+  attempt: UpdateAttempt,
+  { epoch, session }: BegunUpdate,
+  { finished }: EngineCall,
+  wait: Wait,
+): Promise<void> {
+  const { engine, rendezvous, progress, held, timeoutMs, signal } = run
+  const { rank } = rendezvous
+  const named = { rank, onWaiting: run.events.onWaiting }
+  progress.phase = 'vote'
+  await vote(rendezvous, epoch, attempt.vote(), wait)
+  progress.phase = 'commit'
+  await session.commit(run.version, held.manifest.digest)
+  const over = finished && withDeadline(finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
+  if (over) await namedWait(over, { what: `the ${engine.name} engine to end its update`, ...named })
+  // Last, and after the own engine: who has all answers may go, and take the coordinator along, and nobody has anything left to wait for.
+  const all = rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
+  await namedWait(all, { what: 'the other ranks to commit', ...named })
+}
+
+/** Waits until the engine can be updated. @returns what its worker serves, where the engine tells */
+async function readyEngine({ engine, rendezvous, timeoutMs, signal, events }: UpdateRun): Promise<WorkerState | undefined> {
+  const { rank } = rendezvous
+  const where = engine.where?.(rank)
+  const what = `the ${engine.name} engine of rank ${rank} to answer${where === undefined ? '' : ` on ${where}`} (is it running?)`
+  const state = await namedWait(engine.ready({ rank, timeoutMs, signal }), { what, rank, onWaiting: events.onWaiting })
+  return state ?? undefined
+}
+
+/** Which ranks share memory, as they prove it to each other. */
+function groupsOf(
+  { rendezvous, keep }: UpdateRun,
+  announcements: readonly Announcement[],
+  epoch: Epoch,
+  wait: Wait,
+): Promise<ReadonlyMap<number, number>> {
+  const located = announcements.map(({ endpoint, near }) => ({ rank: endpoint.rank, near }))
+  return keep.nearness.groups(located, rendezvous.rank, (key, value) =>
+    rendezvous.allGather(key, value, { epoch: epoch.id, ...wait }),
+  )
+}
+
+/** Makes the engine begin the update: its worker connects. */
+async function startEngine(run: UpdateRun, { announcements, session }: BegunUpdate): Promise<EngineCall> {
+  const { engine, rendezvous, version, timeoutMs, signal, events } = run
+  const { rank } = rendezvous
+  const endpoints = announcements.map(({ endpoint }) => endpoint)
+  const starting = engine.start({ rank, endpoints, token: announcements[0]!.token, version, timeoutMs, signal })
+  const named = { rank, onWaiting: events.onWaiting }
+  const call = await namedWait(starting, { what: `the ${engine.name} engine to begin the update`, ...named })
+  if (call.finished) watchCall(call.finished, session, rank)
+  return call
 }
 
 /** @throws CkptError `MEMORY_CHANGED` naming the file, where what this rank reads is not what was registered any more. */
-function assertIntact(run: UpdateRun, decision?: Awaited<ReturnType<typeof decide>>): void {
-  for (const memory of run.segments) memory.assertIntact?.()
-  if (decision && 'prepared' in decision) decision.prepared.assertIntact()
+function assertIntact({ held }: UpdateRun): void {
+  for (const memory of held.segments) memory.assertIntact?.()
 }
 
 /** Why it failed, where that is a file that changed: a worker that got its bytes can only say that digests differ. */
@@ -199,11 +199,25 @@ function watchCall(finished: Promise<void>, session: UpdateSession, rank: number
   )
 }
 
-function stepClock(last: number): () => number {
-  return () => {
+/** The steps of an update, timed one after the other. */
+class Steps {
+  readonly startedAt = performance.now()
+  #last = this.startedAt
+  readonly #times: { -readonly [step in keyof StepTimes]: number } = {
+    beginMs: 0,
+    planMs: 0,
+    attachMs: 0,
+    pipelineMs: 0,
+    commitMs: 0,
+  }
+
+  end(step: keyof StepTimes): void {
     const now = performance.now()
-    const elapsed = now - last
-    last = now
-    return elapsed
+    this.#times[step] = now - this.#last
+    this.#last = now
+  }
+
+  times(): StepTimes {
+    return { ...this.#times }
   }
 }

@@ -1,21 +1,24 @@
 import { randomBytes } from 'node:crypto'
-import { broadcast } from '@ckpt/broadcast'
+import { broadcast, broadcastBuckets } from '@ckpt/broadcast'
 import {
   CkptError,
   SteadyProgress,
   type ByteProgress,
   type Device,
   type Epoch,
+  type HostMemory,
+  type Manifest,
+  type Reach,
   type Rendezvous,
   type Waiting,
 } from '@ckpt/contract'
 import type { CheckpointStore } from '@ckpt/memory'
+import { reachRank, type Serving } from '@ckpt/p2p'
 import type { Logger } from 'pino'
 import type { Activity } from '../activity.ts'
 import type { UpdateOptions } from '../call-options.ts'
 import { ParameterCheck } from '../verify/parameter-check.ts'
 import { verificationAsked } from '../verify/verification.ts'
-import { DirectState } from '../direct/state.ts'
 import { EngineStates } from '../engine-states.ts'
 import type { KnownMetas } from '../known-metas.ts'
 import { tensorCount } from '../manifest.ts'
@@ -24,12 +27,10 @@ import { Nearness } from '../near/nearness.ts'
 import type { RankObserver } from '../observers.ts'
 import { describeUpdate, inSpan } from '../spans.ts'
 import type { MemoryLimits } from '../options.ts'
-import { Keeper } from '../p2p/keeper.ts'
-import type { Serving } from '../p2p/serving.ts'
 import type { UpdateReport } from '../report.ts'
 import { RuntimeDir } from '../runtime-dir.ts'
 import { aborted, anySignal, once } from '@ckpt/utils'
-import { PlanCache } from './plan-cache.ts'
+import { KeptParts } from './kept-parts.ts'
 import type { UpdatePhase } from './progress.ts'
 import { updateWithRecovery, type Attempt } from './recovery.ts'
 import { UpdateResources } from './resources.ts'
@@ -71,8 +72,7 @@ export interface UpdatesOptions {
 export class Updates {
   readonly #with: UpdatesOptions
   readonly #resources: UpdateResources
-  readonly #plans = new PlanCache()
-  readonly #direct = new DirectState()
+  readonly #kept = new KeptParts()
   readonly #check = new ParameterCheck()
   readonly #nearness: Nearness
   #directory: RuntimeDir
@@ -97,7 +97,7 @@ export class Updates {
   async run(name: string, options: UpdateOptions): Promise<UpdateReport> {
     if (this.#running) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
     const { activity } = this.#with
-    activity.began(name, options.version ?? name, options.strategy?.name ?? 'broadcast')
+    activity.began(name, options.version ?? name, nameOf(options))
     const running = this.#observed(name, options)
     this.#running = running.catch(() => undefined)
     try {
@@ -114,14 +114,14 @@ export class Updates {
 
   /** Forgets what was prepared for direct updates: it uses memory of checkpoints. */
   dropPrepared(): Promise<void> {
-    return this.#direct.drop()
+    return this.#kept.drop()
   }
 
   /** What gives everything back, in order; no update may be running. */
   closing(): (() => Promise<void> | void)[] {
     return [
       () => this.#resources.release(),
-      () => this.#direct.drop(),
+      () => this.#kept.drop(),
       () => this.#nearness.close(),
       () => this.#directory.close(),
     ]
@@ -138,7 +138,7 @@ export class Updates {
         describeUpdate(span, report)
         return report
       } catch (error) {
-        observer.failed(options.engine.name, options.strategy?.name ?? 'broadcast', CkptError.from(error, 'UPDATE_FAILED'))
+        observer.failed(options.engine.name, nameOf(options), CkptError.from(error, 'UPDATE_FAILED'))
         throw error
       }
     })
@@ -160,7 +160,7 @@ export class Updates {
         rendezvous: this.#with.rendezvous,
         retry,
         rollback,
-        ...(options.strategy?.name === 'p2p' && options.strategy.ranks && { ranks: options.strategy.ranks }),
+        ...(options.strategy?.ranks && { ranks: options.strategy.ranks }),
         timeoutMs,
         signal,
         attempt: (attempt) => this.#attempt(attempt, options, signal, steady.report),
@@ -181,100 +181,135 @@ export class Updates {
     outer: AbortSignal,
     onProgress: ByteProgress,
   ): Promise<UpdateReport> {
-    const { checkpoint: name, version, progress, failed } = attempt
+    const { checkpoint: name, version } = attempt
     const { engine, timeoutMs = this.#with.timeoutMs, strategy = broadcast() } = options
-    const verify = verificationAsked(options)
-    const { rendezvous, device, store, metas, activity, observer, log, limits } = this.#with
-    const { rank } = rendezvous
+    const { rendezvous, store, observer, log } = this.#with
     const started = performance.now()
-    const receivers = strategy.name === 'p2p' ? strategy.ranks : undefined
-    if (receivers && !receivers.includes(rank)) {
-      throw new CkptError('INVALID_ARGUMENT', `rank ${rank} is not among the ranks ${receivers.join(', ')} that receive`, {
-        fields: { field: 'ranks', ranks: receivers },
-      })
-    }
-    // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
-    const manifest = receivers ? metas.get(name) : await metas.gather(name, verify !== 'none', { timeoutMs, signal: outer })
-    if (!receivers) activity.gathered(manifest)
-    if (verify !== 'none') this.#check.assertConsistent(manifest)
-    if (tensorCount(manifest) === 0) {
-      throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
-    }
+    const manifest = await this.#manifest(name, options, { timeoutMs, signal: outer })
     using lease = store.has(name) ? store.lease(name) : NO_LEASE
-    const epoch = await rendezvous.beginEpoch({ timeoutMs, signal: outer, ...(receivers && { ranks: receivers }) })
+    const epoch = await rendezvous.beginEpoch({
+      timeoutMs,
+      signal: outer,
+      ...(strategy.ranks && { ranks: strategy.ranks }),
+    })
     observer.began(epoch.id)
-    const signal = anySignal(outer, epoch.signal)
-    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, progress.phase, outer))
     let ranks: readonly number[] = []
-    const keeps = strategy.name === 'p2p' && strategy.keep === true
-    using keeper = keeps ? new Keeper(store, name) : undefined
+    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, attempt.progress.phase, outer))
     try {
-      const { preferred } = device
+      const run = await this.#run(attempt, options, manifest, lease.segments, anySignal(outer, epoch.signal))
       const report = await runUpdate(
         {
-          rendezvous,
-          device,
-          resources: this.#resources,
-          plans: this.#plans,
-          staged: broadcast(),
-          direct: this.#direct,
-          nearness: this.#nearness,
-          engine,
+          ...run,
           strategy,
-          manifest,
-          segments: lease.segments,
-          ...(strategy.name === 'p2p' && { pull: await this.#pull(name) }),
-          reach: () => this.#pull(name),
-          ...(keeper && { keeper }),
-          socketDir: await this.#socketDirectory(),
-          onWaiting: this.#with.onWaiting,
-          token: this.#token,
-          version,
-          verify,
-          recordToVerify: options.verify === 'bytes',
-          check: this.#check,
-          ringLimit: options.ringBytes ?? (await this.#ringLimit()),
-          bucketBytes: options.bucketBytes ?? null,
-          maxBucketBytes: Math.min(preferred.bucketBytes, limits.bucketBytes ?? Infinity),
-          chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
-          timeoutMs,
-          signal,
-          recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}, keep ${keeps}`,
-          progress,
-          // What is kept is kept whole.
-          ...(failed && !keeps && { failed }),
-          onBegin: (announcements) => {
-            ranks = announcements.map(({ endpoint }) => endpoint.rank)
-            this.engines.said(engine.name, announcements)
+          events: {
+            onBegin: (announcements) => {
+              ranks = announcements.map(({ endpoint }) => endpoint.rank)
+              this.engines.said(engine.name, announcements)
+            },
+            fail,
+            onWaiting: this.#with.onWaiting,
+            ...(!attempt.restoring && { onProgress }),
           },
-          fail,
-          ...(!attempt.restoring && { onProgress }),
         },
         epoch,
       )
       rendezvous.endEpoch(epoch)
-      await this.#direct.rest()
-      if (keeper) {
-        keeper.register()
-        metas.keep(name, new Set(report.pull?.lost.map((source) => source.rank)))
-        activity.registered({ name, bytes: report.pull?.bytes ?? 0, tensors: store.metas(name).tensors.count })
-      }
+      await this.#kept.rest()
+      if (lease === NO_LEASE && store.has(name)) this.#keep(name, report)
       this.engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
       if (!(options.keepAlive ?? this.#with.keepAlive)) await this.#resources.letGo()
       const { spans: _, ...summary } = report
       log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }
     } catch (thrown) {
-      const error = await fail(thrown)
-      await this.#resources.release()
-      await this.#direct.drop()
-      // Where the failure began its own error is thrown, elsewhere the abort that carries it.
-      const abort: unknown = epoch.signal.reason
-      const reported = CkptError.is(abort) && abort.fields.rank !== rank ? abort : error
-      const given = await this.#given(ranks, progress.touched, reported, outer)
-      const dirty = this.engines.failed(engine.name, ranks, progress, reported, given)
-      throw dirty.length > 0 ? reported.with({ dirty }) : reported
+      throw await this.#failed(await fail(thrown), epoch, engine.name, ranks, attempt, outer)
     }
+  }
+
+  /** The checkpoint's manifest. @throws CkptError `CHECKPOINT_UNKNOWN`, `INVALID_ARGUMENT`, `DIGEST_MISMATCH`. */
+  async #manifest(
+    name: string,
+    { strategy, ...options }: UpdateOptions,
+    wait: { readonly timeoutMs: number; readonly signal: AbortSignal },
+  ): Promise<Manifest> {
+    const { rendezvous, metas, activity } = this.#with
+    const receivers = strategy?.ranks
+    if (receivers && !receivers.includes(rendezvous.rank)) {
+      const text = `rank ${rendezvous.rank} is not among the ranks ${receivers.join(', ')} that receive`
+      throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'ranks', ranks: receivers } })
+    }
+    const verify = verificationAsked(options)
+    // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
+    const manifest = receivers ? metas.get(name) : await metas.gather(name, verify !== 'none', wait)
+    if (!receivers) activity.gathered(manifest)
+    if (verify !== 'none') this.#check.assertConsistent(manifest)
+    if (tensorCount(manifest) > 0) return manifest
+    throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
+  }
+
+  /** What one attempt needs, resolved. */
+  async #run(
+    { checkpoint: name, version, progress, failed }: Attempt,
+    options: UpdateOptions,
+    manifest: Manifest,
+    segments: readonly HostMemory[],
+    signal: AbortSignal,
+  ): Promise<Omit<UpdateRun, 'strategy' | 'events'>> {
+    const { rendezvous, device, store, metas, limits } = this.#with
+    const { preferred } = device
+    return {
+      rendezvous,
+      device,
+      engine: options.engine,
+      version,
+      held: {
+        manifest,
+        segments,
+        reach: () => this.#reach(name),
+        joining: metas.isForeign(name),
+        reserve: (segmentBytes) => store.reserve(name, segmentBytes),
+      },
+      keep: { resources: this.#resources, strategies: this.#kept, nearness: this.#nearness, staged: broadcastBuckets },
+      ring: {
+        limitBytes: options.ringBytes ?? (await this.#ringLimit()),
+        bucketBytes: options.bucketBytes ?? null,
+        maxBucketBytes: Math.min(preferred.bucketBytes, limits.bucketBytes ?? Infinity),
+        chunkBytes: options.chunkBytes ?? preferred.chunkBytes,
+      },
+      verify: { level: verificationAsked(options), record: options.verify === 'bytes', check: this.#check },
+      worker: { socketDir: await this.#socketDirectory(), token: this.#token },
+      timeoutMs: options.timeoutMs ?? this.#with.timeoutMs,
+      signal,
+      recovery: `${options.retry ?? 0} further attempts, rollback ${options.rollback ?? false}`,
+      progress,
+      ...(failed && { failed }),
+    }
+  }
+
+  /** What was pulled has become a checkpoint of this rank. */
+  #keep(name: string, { pull }: UpdateReport): void {
+    const { metas, store, activity } = this.#with
+    metas.keep(name, new Set(pull?.lost.map((source) => source.rank)))
+    activity.registered({ name, bytes: pull?.bytes ?? 0, tensors: store.metas(name).tensors.count })
+  }
+
+  /** Gives back what a failed update may have left half done. @returns the error to throw, with the ranks of dirty workers */
+  async #failed(
+    error: CkptError,
+    epoch: Epoch,
+    engine: string,
+    ranks: readonly number[],
+    { progress }: Attempt,
+    outer: AbortSignal,
+  ): Promise<CkptError> {
+    await this.#resources.release()
+    await this.#kept.drop()
+    // Where the failure began its own error is thrown, elsewhere the abort that carries it.
+    const abort: unknown = epoch.signal.reason
+    const reported = CkptError.is(abort) && abort.fields.rank !== this.#with.rendezvous.rank ? abort : error
+    const given = await this.#given(ranks, progress.touched, reported, outer)
+    const dirty = this.engines.failed(engine, ranks, progress, reported, given)
+    return dirty.length > 0 ? reported.with({ dirty }) : reported
   }
 
   /** Which ranks' workers were given parts of the update that failed: each rank knows it of its own. */
@@ -300,14 +335,11 @@ export class Updates {
     return this.#directory.path
   }
 
-  async #pull(checkpoint: string): Promise<NonNullable<UpdateRun['pull']>> {
-    return {
-      checkpoint,
-      access: this.#with.metas.access(checkpoint),
-      endpoints: (await this.#with.serving.endpoints()).map(({ endpoint }) => endpoint),
-      host: this.#with.device.host,
-      joining: this.#with.metas.isForeign(checkpoint),
-    }
+  /** How ranks that hold the checkpoint are read from. */
+  async #reach(checkpoint: string): Promise<Reach> {
+    const access = this.#with.metas.access(checkpoint)
+    const endpoints = (await this.#with.serving.endpoints()).map(({ endpoint }) => endpoint)
+    return { access, endpoints, connect: (rank, options) => reachRank({ checkpoint, access, endpoints }, rank, options) }
   }
 
   /** Tells every rank; resolves to the error that this rank reports. */
@@ -342,4 +374,8 @@ export class Updates {
 /** True if a rank, or the coordinator, was lost: by the error itself or by what caused it. */
 function isLoss(error: unknown): boolean {
   return CkptError.is(error) && (error.code === 'RANK_LOST' || error.code === 'RANK_MISSING' || isLoss(error.cause))
+}
+
+function nameOf({ strategy = broadcast() }: UpdateOptions): string {
+  return strategy.name
 }

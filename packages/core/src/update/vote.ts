@@ -1,4 +1,4 @@
-import { CkptError, type Epoch, type Rendezvous, type TransferPlan } from '@ckpt/contract'
+import { CkptError, type Epoch, type PreparedTensors, type Rendezvous } from '@ckpt/contract'
 
 /** What a rank stands for when its worker is prepared: the two-phase commit's first phase. */
 interface Vote {
@@ -18,11 +18,11 @@ interface Vote {
 export async function vote(
   rendezvous: Rendezvous,
   epoch: Epoch,
-  plan: Pick<TransferPlan, 'manifestDigest' | 'totalBytes' | 'items'>,
+  prepared: PreparedTensors,
   options: { timeoutMs: number; signal: AbortSignal },
 ): Promise<void> {
   const { rank } = rendezvous
-  const own: Vote = { rank, manifest: plan.manifestDigest, tensors: plan.items.count, bytes: plan.totalBytes }
+  const own: Vote = { rank, manifest: prepared.manifestDigest, tensors: prepared.tensors, bytes: prepared.bytes }
   const votes = await rendezvous.allGather('update/prepared', own, { epoch: epoch.id, ...options })
   const other = votes.filter(
     ({ manifest, tensors, bytes }) => manifest !== own.manifest || tensors !== own.tensors || bytes !== own.bytes,

@@ -3,6 +3,7 @@ import {
   CkptError,
   SUM_COLUMNS,
   type Blob,
+  type CheckedWorker,
   type Host,
   type HostMemory,
   type Manifest,
@@ -21,14 +22,6 @@ import {
   type RegisteredTensors,
   type VerifyPlan,
 } from '@ckpt/planner'
-import type { RecordingSession } from '@ckpt/worker-link'
-
-export interface CheckedWorker {
-  readonly session: RecordingSession
-  readonly recording: Recording
-  /** True if its parameters were written by this recording, or less was compared in the ring for it, so that it must still fit. */
-  readonly required: boolean
-}
 
 /** What one rank brings to a check of the parameters. */
 export interface CheckInputs {

@@ -1,12 +1,5 @@
-import type { EngineAdapter } from '@ckpt/contract'
+import type { EngineAdapter, VerificationLevel } from '@ckpt/contract'
 import type { CheckedParameters } from './parameter-check.ts'
-
-/**
- * What of an update was compared. `bytes`: what every engine worker keeps of every tensor, read from its parameters after they were written,
- * against the digests that the tensors were registered with. `sources`: every tensor as it lay in the ring, before it was loaded, but not
- * all parameters. `none`: less than that.
- */
-export type VerificationLevel = 'bytes' | 'sources' | 'none'
 
 /** The level that an update's options ask for. */
 export function verificationAsked({

@@ -1,4 +1,4 @@
-import type { EngineAdapter, Strategy } from '@ckpt/contract'
+import type { EngineAdapter, UpdateStrategy } from '@ckpt/contract'
 import type { FastifyInstance } from 'fastify'
 import type { ParameterServer } from '@ckpt/core'
 import type { UpdateRequest } from './schemas.ts'
@@ -35,7 +35,7 @@ export interface HttpOptions {
   /** How the engine of an update is reached (default: one call of `update_url`, as checkpoint-engine makes it). `update_url` and `uds` are checked before. */
   readonly engine?: (request: UpdateRequest) => EngineAdapter
   /** What executes an update of given ranks (default: such an update is `UNSUPPORTED`). */
-  readonly strategy?: (ranks: readonly number[]) => Strategy
+  readonly strategy?: (ranks: readonly number[]) => UpdateStrategy
   /** Further routes. */
   readonly plugins?: readonly HttpPlugin[]
 }

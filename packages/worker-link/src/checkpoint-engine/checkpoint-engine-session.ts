@@ -5,10 +5,11 @@ import {
   type RingHandle,
   type RingTensor,
   type Waiting,
+  type UpdateSession,
+  type WorkerGreeting,
 } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '@ckpt/utils'
-import type { UpdateSession, WorkerGreeting } from '../session.ts'
 import { abortPayload, bucketPayload, donePayload, ringPayload } from './payloads.ts'
 import { CounterFile } from './reference-counter.ts'
 

@@ -5,7 +5,6 @@
  */
 export {
   MESSAGE_FIELDS,
-  OLDEST_RECORDING_PROTOCOL,
   WORKER_PROTOCOL,
   decodeRankMessage,
   decodeWorkerMessage,

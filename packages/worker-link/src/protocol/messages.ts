@@ -15,8 +15,6 @@ import { z } from 'zod'
 export const WORKER_PROTOCOL = 3
 /** The oldest one that a rank still speaks with a worker. */
 export const OLDEST_WORKER_PROTOCOL = 1
-/** The oldest one whose recordings are used: its workers sum what they keep, so that it can be held against what was registered. */
-export const OLDEST_RECORDING_PROTOCOL = 3
 
 const count = z.number().int().nonnegative()
 const sequence = { seq: count, epoch: count }

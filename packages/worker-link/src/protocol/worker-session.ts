@@ -9,10 +9,11 @@ import {
   type RingTensor,
   type StorageHandle,
   type Waiting,
+  type RecordingSession,
+  type WorkerGreeting,
 } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
 import { withDeadline } from '@ckpt/utils'
-import type { RecordingSession, WorkerGreeting } from '../session.ts'
 import {
   OLDEST_WORKER_PROTOCOL,
   WORKER_PROTOCOL,

@@ -1,0 +1,22 @@
+import type { Kept, KeptByRank } from '@ckpt/contract'
+
+/** What strategies keep on this rank from one update to the next. */
+export class KeptParts implements KeptByRank {
+  readonly #parts = new Map<new () => object, Kept>()
+
+  of<T extends object>(type: new () => T): T {
+    let part = this.#parts.get(type) as T | undefined
+    if (part === undefined) this.#parts.set(type, (part = new type()))
+    return part
+  }
+
+  /** An update went well. */
+  async rest(): Promise<void> {
+    for (const part of this.#parts.values()) await part.rest?.()
+  }
+
+  /** Lets go of memory of checkpoints and engines. */
+  async drop(): Promise<void> {
+    for (const part of this.#parts.values()) await part.drop?.()
+  }
+}

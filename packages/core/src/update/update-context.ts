@@ -1,0 +1,69 @@
+import type { Epoch, UpdateContext, UpdateSession } from '@ckpt/contract'
+import { provenHosts } from '../near/nearness.ts'
+import type { Announcement } from './announcement.ts'
+import type { UpdateRun } from './run.ts'
+
+/** What the update's begin brought: who takes part, and where they are. */
+export interface BegunUpdate {
+  readonly epoch: Epoch
+  /** Ascending by rank. */
+  readonly announcements: readonly Announcement[]
+  /** Which ranks have proved to share memory. */
+  readonly groups: ReadonlyMap<number, number>
+  readonly session: UpdateSession
+}
+
+/** What the strategy works with. */
+export function updateContext(
+  run: UpdateRun,
+  { epoch, announcements, groups, session }: BegunUpdate,
+  wait: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] },
+): UpdateContext {
+  const { rendezvous, held, keep, ring, verify, failed } = run
+  const { onProgress } = run.events
+  const { resources } = keep
+  const { rank } = rendezvous
+  const { timeoutMs, signal } = wait
+  const ranks = announcements.map(({ endpoint }) => endpoint.rank)
+  const options = { epoch: epoch.id, ...wait }
+  // Some rank has lost its ring or collective: all make them again.
+  const fresh = announcements.some(({ generation }) => generation !== resources.generation)
+  return {
+    ...held,
+    rank,
+    ranks,
+    provenManifest: provenHosts(held.manifest, groups),
+    device: run.device,
+    session,
+    loading: run.progress.watch(session),
+    endpoints: announcements.map(({ endpoint }) => endpoint),
+    announced: announcements.map(({ strategy }) => strategy),
+    kept: keep.strategies,
+    staged: keep.staged,
+    ring: {
+      ...ring,
+      limitBytes: Math.min(...announcements.map(({ ringLimit }) => ringLimit)),
+      make: async (bytes) => {
+        if (fresh) await resources.release()
+        return resources.ring(bytes)
+      },
+      join: () => {
+        const exchange = <T>(key: string, value: T): Promise<T[]> => rendezvous.allGather(`collective/${key}`, value, options)
+        return resources.collective(ranks, rank, exchange, timeoutMs, signal)
+      },
+    },
+    exchanges: {
+      gather: (key, value) => rendezvous.allGather(key, value, options),
+      gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
+    },
+    verify: {
+      level: verify.level,
+      record: verify.record,
+      comparedInRing: (recording) => verify.check.comparedInRing(recording, held.manifest, ranks),
+    },
+    ...(failed && { failed }),
+    timeoutMs,
+    signal,
+    ...(onProgress && { onProgress }),
+  }
+}

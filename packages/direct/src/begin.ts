@@ -1,0 +1,30 @@
+import { canRecord, CkptError, type UpdateAttempt, type UpdateContext } from '@ckpt/contract'
+import { readAnnouncements } from './announcement.ts'
+import { DirectAttempt } from './direct-attempt.ts'
+import { DirectState, type Decision } from './direct-state.ts'
+import { FallbackAttempt } from './fallback-attempt.ts'
+
+/** What checkpoint-engine's workers speak knows nothing of parameters; all ranks have the same engine. */
+const OTHER_PROTOCOL: Decision = { reason: 'the engine’s workers speak another protocol', record: false, recorded: true }
+
+/**
+ * Whether this update is direct; all ranks come to the same decision.
+ *
+ * @throws CkptError `UNSUPPORTED` with the reason, where a direct update is required and the engine was recorded already.
+ */
+export async function beginDirect(
+  context: UpdateContext,
+  { required, checkEvery }: { readonly required: boolean; readonly checkEvery: number },
+): Promise<UpdateAttempt> {
+  const { rank, session, kept } = context
+  const announced = readAnnouncements(context.announced, context.ranks)
+  const decision = canRecord(session)
+    ? await kept.of(DirectState).decide(context, session, { announced, checkEvery })
+    : OTHER_PROTOCOL
+  if ('prepared' in decision && canRecord(session)) return new DirectAttempt(context, session, decision)
+  if ('prepared' in decision) throw new RangeError('a direct update of a worker that cannot record')
+  if (required && decision.recorded) {
+    throw new CkptError('UNSUPPORTED', `the update cannot be direct: ${decision.reason}`, { fields: { rank } })
+  }
+  return new FallbackAttempt(context, decision)
+}

@@ -1,0 +1,9 @@
+/**
+ * What strategies share that bring tensors to engine workers through a ring.
+ *
+ * @packageDocumentation
+ */
+export { Recordings } from './recordings.ts'
+export { runPipeline, type PipelineParts } from './run-pipeline.ts'
+export { planStaged, stagedContext } from './staged-context.ts'
+export { StagedAttempt, stagedSpans, type StagedOptions } from './staged-attempt.ts'

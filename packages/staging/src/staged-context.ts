@@ -1,0 +1,56 @@
+import type { Manifest, PlannedUpdate, Ring, StagedContext, StagedWay, UpdateContext } from '@ckpt/contract'
+import { bucketTensors } from '@ckpt/planner'
+import { PlanCache } from './plan-cache.ts'
+
+/** The plan of all of a manifest's tensors, for a ring of at most `ringBytes`. */
+export function planStaged(
+  { kept, rank, ranks, ring }: UpdateContext,
+  way: StagedWay,
+  manifest: Manifest,
+  ringBytes = ring.limitBytes,
+): PlannedUpdate {
+  return kept.of(PlanCache).plan(way, manifest, rank, {
+    ranks,
+    ringBytes,
+    ...(ring.bucketBytes !== null && { preferredBucketBytes: ring.bucketBytes }),
+    maxBucketBytes: ring.maxBucketBytes,
+    chunkBytes: ring.chunkBytes,
+  })
+}
+
+/**
+ * Makes what a plan needs. `attach` is called with the ring as soon as it is there. The worker gets digests to compare of all tensors, or of
+ * those that `compared` names.
+ */
+export async function stagedContext(
+  context: UpdateContext,
+  manifest: Manifest,
+  planned: PlannedUpdate,
+  attach: (ring: Ring) => void,
+  compared?: ReadonlySet<string>,
+): Promise<StagedContext> {
+  const { rank, segments, timeoutMs, signal, loading, onProgress } = context
+  const ring = await context.ring.make(planned.plan.ringBytes)
+  // The first buckets move while the worker still maps the ring; loading them waits for that.
+  attach(ring)
+  const collective = await context.ring.join()
+  return {
+    ...planned,
+    rank,
+    manifest,
+    tensorsOf: (bucket) => {
+      const tensors = bucketTensors(planned.plan, manifest, bucket)
+      if (context.verify.level !== 'none' && compared === undefined) return tensors
+      return tensors.map(({ digest, ...tensor }) =>
+        digest !== undefined && compared?.has(tensor.name) ? { ...tensor, digest } : tensor,
+      )
+    },
+    ring,
+    collective,
+    session: loading,
+    segments,
+    timeoutMs,
+    signal,
+    ...(onProgress && { onProgress }),
+  }
+}
