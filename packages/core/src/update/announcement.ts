@@ -26,18 +26,19 @@ export async function ownAnnouncement(
   workerState: WorkerState | undefined,
 ): Promise<Announcement> {
   const { held, keep, ring, strategy, verify } = run
+  const { name, options } = strategy
   return {
     terms: {
       checkpoint: held.manifest.checkpoint,
       manifestDigest: held.manifest.digest,
-      strategy: strategy.name,
+      strategy: name,
       version: run.version,
       verify: `${verify.level}${verify.record ? ', recorded' : ''}`,
       bucketBytes: ring.bucketBytes,
       maxBucketBytes: ring.maxBucketBytes,
       chunkBytes: ring.chunkBytes,
       recovery: run.recovery,
-      ...strategy.options,
+      ...options,
     },
     workerState: workerState ?? null,
     strategy: strategy.announce?.(keep.strategies) ?? null,

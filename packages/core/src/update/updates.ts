@@ -377,5 +377,6 @@ function isLoss(error: unknown): boolean {
 }
 
 function nameOf({ strategy = broadcast() }: UpdateOptions): string {
-  return strategy.name
+  const { name } = strategy
+  return name
 }
