@@ -1,6 +1,5 @@
-import { CkptError, type KeptByRank } from '@ckpt/contract'
+import { CkptError } from '@ckpt/contract'
 import { z } from 'zod'
-import { DirectState } from './direct-state.ts'
 
 /** What a rank says as a direct update begins. */
 const announcementSchema = z.object({
@@ -11,12 +10,6 @@ const announcementSchema = z.object({
 })
 
 export type DirectAnnouncement = z.infer<typeof announcementSchema>
-
-/** What this rank says. */
-export function announceDirect(kept: KeptByRank): DirectAnnouncement {
-  const { ready, count } = kept.of(DirectState)
-  return { prepared: ready, directs: count }
-}
 
 /** What all of them said. @throws CkptError `RENDEZVOUS_PROTOCOL` naming the rank and the field. */
 export function readAnnouncements(announced: readonly unknown[], ranks: readonly number[]): DirectAnnouncement[] {

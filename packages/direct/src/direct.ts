@@ -1,6 +1,7 @@
-import { CkptError, type UpdateStrategy } from '@ckpt/contract'
+import { CkptError, type KeptByRank, type UpdateStrategy } from '@ckpt/contract'
 import { beginDirect } from './begin.ts'
-import { announceDirect } from './announcement.ts'
+import type { DirectAnnouncement } from './announcement.ts'
+import { DirectState } from './direct-state.ts'
 
 export interface DirectOptions {
   /**
@@ -30,9 +31,15 @@ export function direct({ required = false, checkEvery = 100 }: DirectOptions = {
     name: 'direct',
     options: { checkEvery },
     mayNeedNoRing: true,
-    announce: announceDirect,
+    announce,
     begin: (context) => beginDirect(context, { required, checkEvery }),
   }
+}
+
+/** What this rank says as the update begins. */
+function announce(kept: KeptByRank): DirectAnnouncement {
+  const { ready, count } = kept.of(DirectState)
+  return { prepared: ready, directs: count }
 }
 
 /** Direct where the engine's routes are known and can be used, else staged and recorded; the report says why. */

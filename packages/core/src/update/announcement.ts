@@ -1,6 +1,5 @@
 import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint, type WorkerState } from '@ckpt/contract'
 import type { Whereabouts } from '../near/nearness.ts'
-import type { UpdateRun } from './run.ts'
 
 /** What the ranks tell each other at the start of an update. */
 export interface Announcement {
@@ -17,37 +16,6 @@ export interface Announcement {
   readonly ringLimit: number
   readonly endpoint: WorkerEndpoint
   readonly near: Whereabouts
-}
-
-/** What this rank announces. */
-export async function ownAnnouncement(
-  run: UpdateRun,
-  endpoint: WorkerEndpoint,
-  workerState: WorkerState | undefined,
-): Promise<Announcement> {
-  const { held, keep, ring, strategy, verify } = run
-  const { name, options } = strategy
-  return {
-    terms: {
-      checkpoint: held.manifest.checkpoint,
-      manifestDigest: held.manifest.digest,
-      strategy: name,
-      version: run.version,
-      verify: `${verify.level}${verify.record ? ', recorded' : ''}`,
-      bucketBytes: ring.bucketBytes,
-      maxBucketBytes: ring.maxBucketBytes,
-      chunkBytes: ring.chunkBytes,
-      recovery: run.recovery,
-      ...options,
-    },
-    workerState: workerState ?? null,
-    strategy: strategy.announce?.(keep.strategies) ?? null,
-    generation: keep.resources.generation,
-    token: run.worker.token,
-    ringLimit: ring.limitBytes,
-    endpoint,
-    near: await keep.nearness.whereabouts(),
-  }
 }
 
 /** Everybody's announcement. @throws CkptError `METAS_STALE` or `INVALID_ARGUMENT` naming the ranks that disagree and the field. */
