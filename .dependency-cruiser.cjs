@@ -31,8 +31,8 @@ const ARROWS = {
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
   'apps/cli': ['packages/core', 'packages/models', 'packages/p2p', 'packages/planner', 'packages/server'],
-  // The RDMA addon itself is what its tests in a VM are about.
-  'apps/harness': [
+  // The RDMA addon itself is what tests in a VM are about.
+  'packages/testing': [
     'packages/broadcast',
     'packages/core',
     'packages/models',
@@ -40,11 +40,18 @@ const ARROWS = {
     'packages/planner',
     'packages/safetensors',
     'packages/server',
-    'packages/sglang',
     'packages/transport',
-    'packages/vllm',
     'packages/worker-link',
     'native/rdma',
+  ],
+  'apps/harness': [
+    'packages/core',
+    'packages/models',
+    'packages/safetensors',
+    'packages/server',
+    'packages/testing',
+    'packages/transport',
+    'packages/worker-link',
   ],
   'apps/bench': [
     'packages/core',
@@ -53,8 +60,8 @@ const ARROWS = {
     'packages/planner',
     'packages/rendezvous',
     'packages/safetensors',
+    'packages/testing',
     'packages/transport',
-    'apps/harness',
   ],
 }
 
@@ -63,7 +70,7 @@ const EVERYWHERE = ['packages/contract', 'packages/utils']
 
 const ANY_PACKAGE = '^(packages|native|apps)/[^/]+/'
 // Tests may also use what their package.json names under devDependencies; pnpm lets nothing else be resolved.
-const TEST = '([.](test|fixture|bench|fuzz)[.]ts$|/test(ing)?/|/[^/]+[.]config[.]ts$)'
+const TEST = '([.](test|fixture|bench|fuzz)[.]ts$|^packages/[^/]+/src/testing/|^native/[^/]+/test/|/[^/]+[.]config[.]ts$)'
 
 function arrow([name, allowed]) {
   const targets = [name, ...EVERYWHERE, ...allowed].map((target) => `^${target}/`)
@@ -95,7 +102,6 @@ module.exports = {
     },
     {
       name: 'nothing-imports-apps',
-      comment: 'Only the bench uses another app: the harness',
       severity: 'error',
       from: { path: '^(packages|native)/', pathNot: TEST },
       to: { path: '^apps/' },

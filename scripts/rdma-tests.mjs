@@ -8,7 +8,7 @@ import { exitLike, run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
 import { sourceArguments } from './lib/source.mjs'
 
-const GUEST = 'apps/harness/src/rdma-vm/guest'
+const GUEST = 'packages/testing/src/rdma-vm/guest'
 const PROGRAMS = new Map(['bindings', 'endpoint', 'pair', 'update'].map((name) => [name, `${GUEST}/${name}.ts`]))
 const TIMEOUT_MS = 10 * 60_000
 
@@ -24,7 +24,7 @@ try {
   copyAddons(join(outdir, 'node_modules'))
   copyZeromq(join(outdir, 'node_modules'))
   cpSync(join(ROOT, 'native/rdma/examples'), join(outdir, 'examples'), { recursive: true })
-  const main = sourceArguments('apps/harness/src/rdma-vm/main.ts')
+  const main = sourceArguments('packages/testing/src/rdma-vm/main.ts')
   const flags = ['--cache', cache, '--job', job, ...process.argv.slice(2)]
   ended = await run(process.execPath, [...main, ...flags], { timeoutMs: TIMEOUT_MS })
 } finally {

@@ -8,9 +8,9 @@ import { ROOT } from './root.mjs'
 /** What tests start again and again, as processes of their own. */
 const PROGRAMS = [
   'apps/cli/src/main.ts',
-  'apps/harness/src/cluster/rank-main.ts',
+  'packages/testing/src/cluster/rank-main.ts',
   'apps/harness/src/compat/serve-main.ts',
-  'apps/harness/src/engine/main.ts',
+  'packages/testing/src/engine/main.ts',
 ]
 
 /**

@@ -1,5 +1,5 @@
 import type { Host } from '@ckpt/contract'
-import { generateTensors, type GeneratedCheckpoint } from '@ckpt/harness'
+import { generateTensors, type GeneratedCheckpoint } from '@ckpt/testing'
 import type { CheckpointTensor } from '@ckpt/models'
 
 /** Columns of Qwen3-30B-A3B's down projections: two ranks take rows of 384 elements, 768 bytes, each. */

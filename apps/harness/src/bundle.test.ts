@@ -22,8 +22,7 @@ import { controlRequest } from '@ckpt/core'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { wrap } from './cluster/processes.ts'
+import { generateCheckpoint, wrap } from '@ckpt/testing'
 
 const SCRIPTS = fileURLToPath(new URL('../../../scripts', import.meta.url))
 const NODE_COMMANDS = new Set(['node', 'nodejs', 'npm', 'npx', 'corepack', 'pnpm', 'yarn'])

@@ -10,10 +10,7 @@ import type { TraceEvent } from '@ckpt/core'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { freePort } from './cluster/cluster.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { nodeArguments } from './cluster/processes.ts'
+import { EngineProcess, freePort, generateCheckpoint, type GeneratedCheckpoint, nodeArguments, leftovers } from '@ckpt/testing'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const RANKS = 2
@@ -207,7 +204,6 @@ describe('ckpt update', () => {
   })
 
   it('leaves nothing behind when it is interrupted at any moment', { timeout: 240_000 }, async () => {
-    const { leftovers } = await import('./leftovers.ts')
     const before = new Set(leftovers())
     // What others make on this machine meanwhile is theirs.
     const mark = { HARNESS_MARK: randomUUID() }

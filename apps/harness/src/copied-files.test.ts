@@ -1,6 +1,6 @@
 import { tmpdir } from 'node:os'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { Cluster } from './cluster/cluster.ts'
+import { Cluster } from '@ckpt/testing'
 import { CHANGE_NAMES, ChangingFiles, forget, POINTS, STRATEGIES, updateChanging } from './testing/changing-files.fixture.ts'
 
 // Files that were registered with a copy change at every point after that, all of them, each in another way: nothing of it may be seen. (While they

@@ -1,9 +1,7 @@
 import { model } from '@ckpt/models'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
-import { interpreter } from './testing/python.fixture.ts'
+import { Cluster, generateCheckpoint, pythonInterpreter } from '@ckpt/testing'
 
 const gpus = (await probeCuda().catch(() => undefined))?.devices.length ?? 0
 
@@ -15,7 +13,7 @@ describe('gpu: direct updates', { timeout: 120_000 }, () => {
       ranks,
       backend: 'cuda',
       timeoutMs: 30_000,
-      engine: { kind: 'python', python: interpreter(), checkpoint: checkpoint.directory },
+      engine: { kind: 'python', python: pythonInterpreter(), checkpoint: checkpoint.directory },
     })
     await cluster.register('a', checkpoint.directory, { inPlace: true })
     await cluster.update('a', { strategy: 'direct' })

@@ -1,9 +1,7 @@
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
-import { namedHost, noNamedHosts } from './cluster/named-host.ts'
+import { Cluster, generateCheckpoint, namedHost, noNamedHosts } from '@ckpt/testing'
 
 it(
   'ranks of different hosts read exactly what their workers need of each other, and write it directly',

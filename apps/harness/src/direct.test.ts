@@ -2,14 +2,19 @@ import { readFileSync } from 'node:fs'
 import { createHost } from '@ckpt/transport'
 import { model } from '@ckpt/models'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
-import { parametersPrefix } from './engine/parameters.ts'
-import { interpreter, missing } from './testing/python.fixture.ts'
+import {
+  Cluster,
+  type ClusterOptions,
+  generateCheckpoint,
+  type GeneratedCheckpoint,
+  pythonInterpreter,
+  pythonLacks,
+  parametersPrefix,
+} from '@ckpt/testing'
 
 const host = createHost()
 const MIB = 2 ** 20
-const noWorker = missing('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
+const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
 
 describe.each(['typescript', 'python'] as const)('direct updates of the %s engine', { timeout: 180_000 }, (kind) => {
   let before: GeneratedCheckpoint
@@ -30,7 +35,7 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     Cluster.start({
       ranks,
       timeoutMs: 30_000,
-      engine: { kind, python: interpreter(), checkpoint: before.directory },
+      engine: { kind, python: pythonInterpreter(), checkpoint: before.directory },
     })
 
   /** Registers in place, as peers must map what they read, and updates until the next one is direct. */
@@ -111,7 +116,7 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
         timeoutMs: 30_000,
         engine: {
           kind,
-          python: interpreter(),
+          python: pythonInterpreter(),
           checkpoint: before.directory,
           extra: (rank) => (rank === 1 ? ['--unshared'] : []),
         },

@@ -2,8 +2,7 @@ import { CkptError } from '@ckpt/contract'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
+import { Cluster, generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 
 const host = createHost()
 

@@ -7,10 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { freePort } from './cluster/cluster.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { nodeArguments } from './cluster/processes.ts'
+import { EngineProcess, freePort, generateCheckpoint, type GeneratedCheckpoint, nodeArguments } from '@ckpt/testing'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const TORCHRUN = fileURLToPath(new URL('../../../.venv/bin/torchrun', import.meta.url))

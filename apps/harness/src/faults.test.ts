@@ -2,9 +2,7 @@ import { CkptError } from '@ckpt/contract'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
-import { leftovers } from './leftovers.ts'
+import { Cluster, generateCheckpoint, type GeneratedCheckpoint, leftovers } from '@ckpt/testing'
 
 const host = createHost()
 const SMALL_BUCKETS = { bucketBytes: 2 ** 20 }

@@ -4,12 +4,11 @@ import { fileURLToPath } from 'node:url'
 import { model } from '@ckpt/models'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
+import { generateCheckpoint, Random } from '@ckpt/testing'
 import { FaultCluster, type StrategyName } from './faults/fault-cluster.ts'
 import type { Fault, Point } from './faults/fault.ts'
 import { updateBreaks } from './faults/invariants.ts'
 import { PROCESS_FAULTS } from './faults/process-faults.ts'
-import { Random } from './faults/random.ts'
 import { updateTrial } from './faults/trial.ts'
 
 const gpus = (await probeCuda().catch(() => undefined))?.devices.length ?? 0

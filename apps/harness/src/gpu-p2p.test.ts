@@ -5,8 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { model } from '@ckpt/models'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
+import { Cluster, generateCheckpoint } from '@ckpt/testing'
 
 const gpus = (await probeCuda().catch(() => undefined))?.devices.length ?? 0
 const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))

@@ -5,8 +5,7 @@ import { CkptError } from '@ckpt/contract'
 import { model } from '@ckpt/models'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
+import { Cluster, type ClusterOptions, generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 
 const gpus = (await probeCuda().catch(() => undefined))?.devices.length ?? 0
 const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))

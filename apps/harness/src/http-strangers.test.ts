@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import { spawnSource, type Spawned } from './cluster/processes.ts'
+import { type Spawned, spawnSource } from '@ckpt/testing'
 
 const TOKEN = 'a token of this test alone'
 /** Files that the server may open: as many as a busy machine leaves it. */

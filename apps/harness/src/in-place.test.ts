@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Cluster } from './cluster/cluster.ts'
+import { Cluster } from '@ckpt/testing'
 import {
   CHANGE_NAMES,
   ChangingFiles,

@@ -9,9 +9,7 @@ import { ParameterServer, auto, controlEngine } from '@ckpt/core'
 import { serveHttp } from '@ckpt/server'
 import { headerFor } from '@ckpt/safetensors'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { freePort } from './cluster/cluster.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { SOURCE_FLAGS } from './cluster/processes.ts'
+import { EngineProcess, freePort, SOURCE_FLAGS } from '@ckpt/testing'
 import { grouped, refusing } from './testing/confined.fixture.ts'
 
 // Situations from docs/known-faults.md that need several parts of ckpt at once.

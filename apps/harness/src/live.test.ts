@@ -8,10 +8,7 @@ import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { chromium } from 'playwright-core'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { freePort } from './cluster/cluster.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { nodeArguments } from './cluster/processes.ts'
+import { EngineProcess, freePort, generateCheckpoint, nodeArguments } from '@ckpt/testing'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const TOKEN = 'a token of sixteen letters'

@@ -9,9 +9,7 @@ import { execFile } from 'node:child_process'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { expect, it, onTestFinished } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { freePorts } from './cluster/cluster.ts'
-import { SOURCE_FLAGS } from './cluster/processes.ts'
+import { freePorts, generateCheckpoint, SOURCE_FLAGS } from '@ckpt/testing'
 
 const BENCH = fileURLToPath(new URL('../../bench/src/main.ts', import.meta.url))
 const run = promisify(execFile)

@@ -6,8 +6,7 @@ import { CkptError } from '@ckpt/contract'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
+import { Cluster, generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 
 // Containers of one host: the same host name, and namespaces of their own. Process ids, descriptors' numbers and names in /dev/shm coincide.
 

@@ -6,10 +6,15 @@ import { join } from 'node:path'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
-import { createHostPair, type HostPair, type NamespaceHost } from './cluster/hosts.ts'
-import { SOURCE_FLAGS } from './cluster/processes.ts'
+import {
+  Cluster,
+  type ClusterOptions,
+  createHostPair,
+  generateCheckpoint,
+  type HostPair,
+  type NamespaceHost,
+  SOURCE_FLAGS,
+} from '@ckpt/testing'
 
 const MIB = 2 ** 20
 /** Whether the machine has nothing else to do, so that figures count; then there are more of them. */
@@ -124,7 +129,7 @@ describe('two hosts', { timeout: 120_000 }, () => {
     const bytes = Number(process.env['CKPT_READ_BYTES'] ?? 512 * MIB)
     const streams = 2
     const [serving, reading] = pair!.hosts
-    const program = new URL('./cluster/one-sided-main.ts', import.meta.url).pathname
+    const program = new URL('./strangers/one-sided.child.ts', import.meta.url).pathname
     const start = (where: NamespaceHost, command: string, args: readonly string[]): ChildProcess =>
       spawn('nsenter', [`--net=/run/netns/${where.namespace}`, command, ...args], { stdio: ['pipe', 'pipe', 'inherit'] })
     const node = (where: NamespaceHost, args: readonly string[]) =>

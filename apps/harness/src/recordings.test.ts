@@ -9,11 +9,9 @@ import { CkptError } from '@ckpt/contract'
 import { ParameterServer, controlEngine, controlRequest, direct, type UpdateReport } from '@ckpt/core'
 import { writeFile } from '@ckpt/safetensors'
 import { describe, expect, it } from 'vitest'
-import { freePort } from './cluster/cluster.ts'
-import { wrap } from './cluster/processes.ts'
-import { interpreter, missing } from './testing/python.fixture.ts'
+import { freePort, pythonInterpreter, pythonLacks, wrap } from '@ckpt/testing'
 
-const noWorker = missing('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
+const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
 const PROGRAM = fileURLToPath(new URL('./recordings/odd_engine.py', import.meta.url))
 const LIMIT = { timeout: 180_000 }
 
@@ -30,7 +28,7 @@ class Odd implements AsyncDisposable {
 
   constructor(kind: string, ...more: string[]) {
     const args = [PROGRAM, kind, '--control', this.#socket, ...more]
-    this.#engine = wrap(`${kind} engine`, spawn(interpreter(), args, { stdio: ['ignore', 'inherit', 'pipe'] }))
+    this.#engine = wrap(`${kind} engine`, spawn(pythonInterpreter(), args, { stdio: ['ignore', 'inherit', 'pipe'] }))
   }
 
   async update(weights: Weights, checkEvery?: number): Promise<{ report: UpdateReport; equal: boolean }> {

@@ -2,9 +2,7 @@ import { CkptError } from '@ckpt/contract'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
-import type { RankUpdate } from './cluster/rank-protocol.ts'
+import { Cluster, generateCheckpoint, type GeneratedCheckpoint, type RankUpdate } from '@ckpt/testing'
 
 const host = createHost()
 const SMALL_BUCKETS = { bucketBytes: 2 ** 20 }
@@ -27,6 +25,23 @@ describe('an engine whose update fails half-way', () => {
       timeoutMs: 20_000,
       engine: { kind: 'typescript', checkpoint: before.directory, extra: (rank) => (rank === at ? extra : []) },
     })
+
+  it('that is not there is told as that on every rank, and not as a rank that is missing', async () => {
+    await using cluster = await start([])
+    await cluster.register('before', before.directory)
+    await cluster.engines[1]!.process.stop()
+    const results = await cluster.settle('update', (rank) => ({
+      name: 'before',
+      engineSocket: cluster.engines[rank]!.socket,
+      timeoutMs: 1500,
+    }))
+    for (const result of results) {
+      const error = CkptError.from((result as PromiseRejectedResult).reason, 'UPDATE_FAILED')
+      const origin = error.code === 'ABORTED' ? CkptError.from(error.cause, 'UPDATE_FAILED') : error
+      expect(origin).toMatchObject({ code: 'ENGINE_UNREACHABLE' })
+      expect(origin.message).toContain('rank 1')
+    }
+  })
 
   it('is not one whose answer comes late: rank 0, and the coordinator with it, goes when all are done', async () => {
     await using cluster = await start(['--answer-after', '1500'])

@@ -8,9 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { expect, it, onTestFinished } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { nodeArguments, wrap, type Spawned } from './cluster/processes.ts'
+import { EngineProcess, generateCheckpoint, nodeArguments, type Spawned, wrap } from '@ckpt/testing'
 import { attemptAs, noOtherUser } from './strangers/local.ts'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))

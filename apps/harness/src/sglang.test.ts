@@ -7,9 +7,8 @@ import { promisify } from 'node:util'
 import { ParameterServer, controlRequest } from '@ckpt/core'
 import { sglang, type SglangOptions } from '@ckpt/sglang'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { wrap } from './cluster/processes.ts'
+import { standInCudaDevice, wrap } from '@ckpt/testing'
 import { randomCheckpoint } from './compat/random-checkpoint.ts'
-import { standInCudaDevice } from './compat/stand-in-device.ts'
 
 const PROGRAM = fileURLToPath(new URL('./sglang/source_server.py', import.meta.url))
 const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))

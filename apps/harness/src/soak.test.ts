@@ -1,9 +1,7 @@
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
-import { leftovers } from './leftovers.ts'
+import { Cluster, generateCheckpoint, leftovers } from '@ckpt/testing'
 
 const UPDATES = Number(process.env['CKPT_SOAK_UPDATES'] ?? 100)
 const WARM = Math.max(20, UPDATES / 10)

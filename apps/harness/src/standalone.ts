@@ -6,8 +6,7 @@
 import { createInterface } from 'node:readline'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
+import { EngineProcess, generateCheckpoint } from '@ckpt/testing'
 
 const BYTES = 48 * 2 ** 20
 

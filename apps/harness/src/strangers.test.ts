@@ -9,10 +9,7 @@ import { serveHttp } from '@ckpt/server'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { Cluster, freePort } from './cluster/cluster.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { spawnSource } from './cluster/processes.ts'
+import { Cluster, EngineProcess, freePort, generateCheckpoint, type GeneratedCheckpoint, spawnSource } from '@ckpt/testing'
 import { attemptAs, noOtherUser, type Targets } from './strangers/local.ts'
 
 const NOBODY = 65_534

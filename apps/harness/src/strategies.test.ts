@@ -7,9 +7,7 @@ import { controlEngine, ParameterServer, type UpdateReport } from '@ckpt/core'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { freePort } from './cluster/cluster.ts'
+import { EngineProcess, freePort, generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 import { ownMemory } from './own-memory.fixture.ts'
 
 const RANKS = [0, 1]

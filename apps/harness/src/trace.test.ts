@@ -5,8 +5,7 @@ import { STAGES, timelineOf, writeTrace, type Timeline, type TraceEvent, type Up
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint } from './checkpoint/generate.ts'
-import { Cluster } from './cluster/cluster.ts'
+import { Cluster, generateCheckpoint } from '@ckpt/testing'
 
 const MIB = 2 ** 20
 

@@ -5,17 +5,14 @@ import { CkptError } from '@ckpt/contract'
 import { ParameterServer, controlEngine } from '@ckpt/core'
 import { createCudaDevice, probeCuda } from '@ckpt/transport'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { Cluster, freePort } from './cluster/cluster.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { interpreter, missing, problem } from './testing/python.fixture.ts'
-import { TrainerProcess } from './trainer/trainer-process.ts'
+import { Cluster, EngineProcess, freePort, pythonInterpreter, pythonLacks, pythonProblem, TrainerProcess } from '@ckpt/testing'
 
-const noTrainer = missing('torch', 'zmq', 'msgspec', 'ckpt_worker.trainer')
+const noTrainer = pythonLacks('torch', 'zmq', 'msgspec', 'ckpt_worker.trainer')
 const gpus = (await probeCuda()).devices.length
 const noGpu =
   gpus === 0
     ? 'no CUDA device'
-    : (noTrainer ?? problem('import torch; assert torch.cuda.is_available(), "a build of torch without CUDA"'))
+    : (noTrainer ?? pythonProblem('import torch; assert torch.cuda.is_available(), "a build of torch without CUDA"'))
 
 let directory: string
 beforeEach(() => {
@@ -47,10 +44,13 @@ describe('a Python trainer', () => {
     const before = leftovers()
     const sockets = [0, 1].map((rank) => join(directory, `rank${rank}`))
     await using trainer = new TrainerProcess(
-      interpreter(),
+      pythonInterpreter(),
       sockets.map((socket) => [socket, ['cpu', 20, 64, 256]]),
     )
-    await using cluster = await Cluster.start({ ranks: 2, engine: { kind: 'python', python: interpreter(), checkpoint: '' } })
+    await using cluster = await Cluster.start({
+      ranks: 2,
+      engine: { kind: 'python', python: pythonInterpreter(), checkpoint: '' },
+    })
     for (const step of [1, 2]) {
       const expected = await trainer.step(step)
       expect(Object.keys(expected)).toHaveLength(42)
@@ -69,7 +69,7 @@ describe('a Python trainer', () => {
   it('may have its shared memory used in place', { timeout: 60_000 }, async ({ skip }) => {
     if (noTrainer !== undefined) skip(`no Python trainer: ${noTrainer}`)
     const socket = join(directory, 'rank0')
-    await using trainer = new TrainerProcess(interpreter(), [[socket, ['cpu', 5, 8, 8]]])
+    await using trainer = new TrainerProcess(pythonInterpreter(), [[socket, ['cpu', 5, 8, 8]]])
     await using ps = await server()
     const expected = await trainer.step(1)
     await ps.registerCheckpoint('a', { trainer: socket }, { inPlace: true })
@@ -89,7 +89,7 @@ describe('a Python trainer', () => {
     expect([code, fields.peer, fields.errno]).toEqual(['CHECKPOINT_UNREADABLE', socket, 2])
 
     const before = leftovers()
-    await using trainer = new TrainerProcess(interpreter(), [[socket, ['cpu', 5, 8, 8]]])
+    await using trainer = new TrainerProcess(pythonInterpreter(), [[socket, ['cpu', 5, 8, 8]]])
     await trainer.step(1)
     // All bytes are there, but the trainer is gone before it could say that it kept them.
     const onProgress = (): void => void trainer.process.child.kill('SIGKILL')
@@ -98,7 +98,7 @@ describe('a Python trainer', () => {
     expect((await failure(ps.unregisterCheckpoint('a'))).message).toMatch('not registered')
     for (const name of leftovers().filter((other) => !before.includes(other))) rmSync(join('/dev/shm', name))
 
-    await using next = new TrainerProcess(interpreter(), [[socket, ['cpu', 5, 8, 8]]])
+    await using next = new TrainerProcess(pythonInterpreter(), [[socket, ['cpu', 5, 8, 8]]])
     await next.step(2)
     await ps.registerCheckpoint('a', { trainer: socket })
     await next.registered()
@@ -110,11 +110,11 @@ describe('gpu: a Python trainer with CUDA tensors', () => {
     if (noGpu !== undefined) skip(noGpu)
     const socket = join(directory, 'rank0')
     const other = `cuda:${gpus - 1}`
-    await using trainer = new TrainerProcess(interpreter(), [
+    await using trainer = new TrainerProcess(pythonInterpreter(), [
       [socket, ['cuda:0', 20, 1024, 1024], [other, 5, 512, 512], ['cpu', 3, 8, 8]],
     ])
     const device = await createCudaDevice({ index: 0 })
-    const options = { kind: 'python', python: interpreter(), directory, checkpoint: '', tpRank: 0, tpSize: 1 } as const
+    const options = { kind: 'python', python: pythonInterpreter(), directory, checkpoint: '', tpRank: 0, tpSize: 1 } as const
     const engine = new EngineProcess({ ...options, extra: ['--device', 'cuda:0'] })
     try {
       await using ps = await server({ device })
@@ -138,7 +138,7 @@ describe('gpu: a Python trainer with CUDA tensors', () => {
   it('cannot share expandable segments, and says what to set', { timeout: 60_000 }, async ({ skip }) => {
     if (noGpu !== undefined) skip(noGpu)
     const env = { PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:True' }
-    await using trainer = new TrainerProcess(interpreter(), [[join(directory, 'rank0'), ['cuda:0', 1, 1024, 1024]]], env)
+    await using trainer = new TrainerProcess(pythonInterpreter(), [[join(directory, 'rank0'), ['cuda:0', 1, 1024, 1024]]], env)
     await expect(trainer.step(1)).rejects.toThrow('PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False')
   })
 })

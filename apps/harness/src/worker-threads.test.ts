@@ -7,9 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { generateCheckpoint, type GeneratedCheckpoint } from './checkpoint/generate.ts'
-import { EngineProcess } from './cluster/engine-process.ts'
-import { SOURCE_FLAGS } from './cluster/processes.ts'
+import { EngineProcess, generateCheckpoint, type GeneratedCheckpoint, SOURCE_FLAGS } from '@ckpt/testing'
 
 const MAIN = fileURLToPath(new URL('worker-threads.fixture.ts', import.meta.url))
 

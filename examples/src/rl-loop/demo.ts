@@ -1,4 +1,4 @@
-import { VllmServer, generateModels, vllmEnvironment } from '@ckpt/harness'
+import { VllmServer, generateModels, vllmEnvironment } from '@ckpt/testing'
 
 /** A tiny model and a vLLM server on the CPU that serves it, with other weights than the model's. */
 export interface Demo {

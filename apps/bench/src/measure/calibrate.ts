@@ -1,6 +1,6 @@
 import { cpus } from 'node:os'
 import type { Host } from '@ckpt/contract'
-import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/harness'
+import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 import { checkpointTensors, model as findModel, type CheckpointTensor, type Model } from '@ckpt/models'
 import type { ProcessorReading } from '@ckpt/planner'
 import { summarize } from '../statistics.ts'

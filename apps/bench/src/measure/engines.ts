@@ -1,4 +1,4 @@
-import type { EngineProcess } from '@ckpt/harness'
+import type { EngineProcess } from '@ckpt/testing'
 
 /** All parameters of several engines, by the engine's number and the parameter's name. */
 export async function digestsOf(engines: readonly EngineProcess[]): Promise<Map<string, string>> {

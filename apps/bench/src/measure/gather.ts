@@ -1,4 +1,4 @@
-import { freePort, spawnSource } from '@ckpt/harness'
+import { freePort, spawnSource } from '@ckpt/testing'
 import type { GatherRun } from '../result.ts'
 import { summarize } from '../statistics.ts'
 import type { GatherRankResult } from './gather-rank.ts'

@@ -1,6 +1,6 @@
 import { statSync } from 'node:fs'
 import type { Host } from '@ckpt/contract'
-import type { GeneratedCheckpoint } from '@ckpt/harness'
+import type { GeneratedCheckpoint } from '@ckpt/testing'
 import type { Model } from '@ckpt/models'
 import type { Ceilings, Run, Skipped } from '../result.ts'
 import { Calibration, type Beside } from './calibrate.ts'

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { UpdateReport, VerificationLevel } from '@ckpt/core'
-import { Cluster, type EngineProcess, type GeneratedCheckpoint, type RankResources } from '@ckpt/harness'
+import { Cluster, type EngineProcess, type GeneratedCheckpoint, type RankResources } from '@ckpt/testing'
 
 const LEVELS: readonly VerificationLevel[] = ['none', 'sources', 'bytes']
 

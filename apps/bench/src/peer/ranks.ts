@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { CkptError } from '@ckpt/contract'
-import { EngineProcess, freePort } from '@ckpt/harness'
+import { EngineProcess, freePort } from '@ckpt/testing'
 import { z } from 'zod'
 
 const answerSchema = z.union([

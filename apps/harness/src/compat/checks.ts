@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { CkptError } from '@ckpt/contract'
-import { Cluster } from '../cluster/cluster.ts'
+import { Cluster } from '@ckpt/testing'
 import { randomCheckpoint, type RandomCheckpoint } from './random-checkpoint.ts'
 
 export interface CompatEnvironment {

@@ -1,7 +1,7 @@
 /** One rank of `ckpt serve` for tests: its rings stand in for CUDA memory, so that stock workers run without a GPU. Argument: its socket. */
 import { ParameterServer } from '@ckpt/core'
 import { serveHttp } from '@ckpt/server'
-import { standInCudaDevice } from './stand-in-device.ts'
+import { standInCudaDevice } from '@ckpt/testing'
 
 const socketPath = process.argv[2]!
 const device = await standInCudaDevice(Number(process.env['RANK']))

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
-import { SOURCE_FLAGS } from '../cluster/processes.ts'
+import { SOURCE_FLAGS } from '@ckpt/testing'
 
 interface Report {
   readonly results: readonly { readonly fault: string; readonly point: string; readonly breaks: readonly string[] }[]

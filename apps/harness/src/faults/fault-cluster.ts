@@ -1,13 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
-import { freePort } from '../cluster/cluster.ts'
-import { EngineProcess } from '../cluster/engine-process.ts'
-import { RankProcess } from '../cluster/rank-process.ts'
 import type { UpdateReport } from '@ckpt/core'
-import type { RankUpdate } from '../cluster/rank-protocol.ts'
-import { FaultyLink } from './link.ts'
+import { EngineProcess, FaultyLink, freePort, type GeneratedCheckpoint, RankProcess, type RankUpdate } from '@ckpt/testing'
 
 export interface FaultClusterOptions {
   readonly ranks: number

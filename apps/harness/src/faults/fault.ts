@@ -1,6 +1,6 @@
 import type { ErrorCode } from '@ckpt/contract'
+import type { Random } from '@ckpt/testing'
 import type { FaultCluster, StrategyName } from './fault-cluster.ts'
-import type { Random } from './random.ts'
 
 /**
  * Where a fault happens. The points of an update are in the order in which it reaches them: `begin` … `broadcast` are held in the rank

@@ -32,9 +32,11 @@ export function callBreaks(
     if (state === 'failed' && fault.expect === 'succeeds') say(rank, `failed: ${describe(error)}`)
     if (state === 'succeeded' && fault.expect === 'fails' && point !== 'any') say(rank, 'succeeded')
     if (state !== 'failed' || error === undefined || fault.expect === 'succeeds') continue
-    const limit = fault.within === 'window' ? windowMs + GRACE_MS : timeoutMs + ABORT_MS + GRACE_MS
-    if (took > limit) say(rank, `knew after ${Math.round(took)} ms only: ${describe(error)}`)
     const errors = chain(error)
+    // An engine that does not answer before an update may be starting: it is waited for.
+    const waits = fault.within === 'deadline' || errors.some(({ code }) => code === 'ENGINE_UNREACHABLE')
+    const limit = waits ? timeoutMs + ABORT_MS + GRACE_MS : windowMs + GRACE_MS
+    if (took > limit) say(rank, `knew after ${Math.round(took)} ms only: ${describe(error)}`)
     if (!errors.some(({ code }) => codes.includes(code))) say(rank, `says another cause: ${describe(error)}`)
     // A rank that is cut off itself sees the coordinator gone.
     const culprits = rank === victim ? [victim, 0] : [victim]

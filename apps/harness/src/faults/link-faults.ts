@@ -1,5 +1,5 @@
+import type { FaultyLink } from '@ckpt/testing'
 import type { Fault, FaultContext, Point } from './fault.ts'
-import type { FaultyLink } from './link.ts'
 
 const UPDATE: readonly Point[] = ['begin', 'plan', 'h2d', 'reload', 'release', 'commit', 'any', 'gather']
 

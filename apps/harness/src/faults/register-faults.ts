@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ErrorCode } from '@ckpt/contract'
 import { headerFor } from '@ckpt/safetensors'
-import type { RankProcess } from '../cluster/rank-process.ts'
+import type { RankProcess } from '@ckpt/testing'
 
 /** Something that goes wrong while one rank registers another checkpoint. */
 export interface RegisterFault {

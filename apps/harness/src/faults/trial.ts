@@ -1,13 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError } from '@ckpt/contract'
-import { atPoint } from '../cluster/processes.ts'
-import type { RankPoint } from '../cluster/hold.ts'
+import { atPoint, type Random, type RankPoint } from '@ckpt/testing'
 import type { Fault, FaultContext, Point, Undo } from './fault.ts'
 import { STRATEGIES, type FaultCluster, type StrategyName } from './fault-cluster.ts'
 import { callBreaks, GRACE_MS, leftoverBreaks, sharedBytes, updateBreaks } from './invariants.ts'
 import { describe, outcome, type Outcome } from './outcome.ts'
 import { scratch, type RegisterFault } from './register-faults.ts'
-import type { Random } from './random.ts'
 import { messageAt } from './worker-faults.ts'
 
 /** What came of one fault at one point. */

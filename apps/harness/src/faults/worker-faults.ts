@@ -1,4 +1,4 @@
-import type { InjectedFault } from '../engine/injected-faults.ts'
+import type { InjectedFault } from '@ckpt/testing'
 import type { Fault, FaultContext } from './fault.ts'
 
 /** The message of the rank before which a worker is at a point. */

@@ -1,5 +1,5 @@
 import { encodeMessage } from '@ckpt/worker-link/protocol'
-import type { Random } from '../faults/random.ts'
+import type { Random } from '@ckpt/testing'
 
 const NUMBERS = [
   0,

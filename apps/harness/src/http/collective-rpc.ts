@@ -1,6 +1,6 @@
 import { controlRequest } from '@ckpt/core'
 import { z } from 'zod'
-import { serveControl } from '../engine/control-server.ts'
+import { serveControl } from '@ckpt/testing'
 
 const bodySchema = z.strictObject({
   method: z.literal('update_weights_from_ipc'),

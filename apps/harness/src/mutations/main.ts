@@ -3,11 +3,8 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
-import { generateCheckpoint } from '../checkpoint/generate.ts'
-import { noNamedHosts } from '../cluster/named-host.ts'
-import { Random } from '../faults/random.ts'
+import { generateCheckpoint, mutationsOf, noNamedHosts, Random, type Way, WAYS } from '@ckpt/testing'
 import { MutationCluster } from './mutation-cluster.ts'
-import { mutationsOf, WAYS, type Way } from './mutation.ts'
 import { runMutations, type MutationTrial } from './mutation-trials.ts'
 
 const USAGE = `usage: mutations [options]

@@ -2,12 +2,15 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { UpdateReport } from '@ckpt/core'
-import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
-import { Cluster } from '../cluster/cluster.ts'
-import { namedHost } from '../cluster/named-host.ts'
-import type { Verification } from '../engine/parameters.ts'
-import type { Random } from '../faults/random.ts'
-import type { Mutation, Way } from './mutation.ts'
+import {
+  Cluster,
+  type GeneratedCheckpoint,
+  type Mutation,
+  namedHost,
+  type Random,
+  type Verification,
+  type Way,
+} from '@ckpt/testing'
 
 export interface MutationClusterOptions {
   readonly way: Way

@@ -2,10 +2,8 @@ import { execFileSync } from 'node:child_process'
 import { closeSync, copyFileSync, linkSync, openSync, readSync, renameSync, writeSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
 import { readHeader } from '@ckpt/safetensors'
-import type { GeneratedCheckpoint } from '../checkpoint/generate.ts'
-import type { Random } from '../faults/random.ts'
+import { type GeneratedCheckpoint, inEngine, type MutationKind, mutationsOf, type Random, type Way } from '@ckpt/testing'
 import type { MutationCluster } from './mutation-cluster.ts'
-import { inEngine, mutationsOf, type MutationKind, type Way } from './mutation.ts'
 
 /** What became of one fault. */
 export interface MutationTrial {

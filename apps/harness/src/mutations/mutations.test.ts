@@ -1,11 +1,8 @@
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
-import { generateCheckpoint } from '../checkpoint/generate.ts'
-import { noNamedHosts } from '../cluster/named-host.ts'
-import { Random } from '../faults/random.ts'
+import { generateCheckpoint, mutationsOf, noNamedHosts, Random, WAYS } from '@ckpt/testing'
 import { MutationCluster } from './mutation-cluster.ts'
-import { mutationsOf, WAYS } from './mutation.ts'
 import { runMutations } from './mutation-trials.ts'
 
 describe('a single wrong byte or copy is found before the commit', () => {

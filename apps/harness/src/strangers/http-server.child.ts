@@ -4,7 +4,7 @@
  */
 import { readdirSync } from 'node:fs'
 import { createParameterServer, live, serveHttp } from '@ckpt/server'
-import { freePort } from '../cluster/cluster.ts'
+import { freePort } from '@ckpt/testing'
 
 const [token, root] = process.argv.slice(2)
 const metricsPort = await freePort()

@@ -17,10 +17,7 @@ import type { UpdateReport } from '@ckpt/core'
 import { checkpointTensors, model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { expect } from 'vitest'
-import { generateTensors, type GeneratedCheckpoint } from '../checkpoint/generate.ts'
-import type { Cluster } from '../cluster/cluster.ts'
-import type { RankPoint } from '../cluster/hold.ts'
-import type { RankUpdate } from '../cluster/rank-protocol.ts'
+import { type Cluster, type GeneratedCheckpoint, generateTensors, type RankPoint, type RankUpdate } from '@ckpt/testing'
 
 const BYTES = 12 * 2 ** 20
 

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { z } from 'zod'
-import { vllmVariables } from './server.ts'
+import { vllmVariables } from '@ckpt/testing'
 
 const run = promisify(execFile)
 

@@ -1,8 +1,7 @@
 import { auto, direct } from '@ckpt/core'
 import { vllm } from '@ckpt/vllm'
 import { expect } from 'vitest'
-import type { LocalRanks } from './ranks.ts'
-import type { Completion, VllmServer } from './server.ts'
+import type { Completion, LocalRanks, VllmServer } from '@ckpt/testing'
 
 /** Buckets of the recorded update that split layers. */
 const SMALL = { bucketBytes: 16 * 1024, ringBytes: 256 * 1024 }

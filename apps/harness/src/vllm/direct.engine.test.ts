@@ -1,12 +1,9 @@
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, it } from 'vitest'
+import { generateModels, LocalRanks, type ModelFamily, vllmEnvironment, VllmServer } from '@ckpt/testing'
 import { expectDirect, expectReplay } from './direct-updates.fixture.ts'
-import { vllmEnvironment } from './environment.ts'
 import { expectedFromDisk } from './expected.ts'
-import { generateModels, type ModelFamily } from './models.ts'
-import { LocalRanks } from './ranks.ts'
-import { VllmServer } from './server.ts'
 
 const environment = await vllmEnvironment()
 

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { PROMPTS, TOKENS, vllmVariables, type Completion } from './server.ts'
+import { type Completion, PROMPTS, TOKENS, vllmVariables } from '@ckpt/testing'
 
 const run = promisify(execFile)
 

@@ -2,11 +2,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError, type EngineAdapter } from '@ckpt/contract'
 import { vllm, type VllmEvent } from '@ckpt/vllm'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { vllmEnvironment } from './environment.ts'
+import {
+  type Completion,
+  generateModels,
+  LocalRanks,
+  type TinyModels,
+  vllmEnvironment,
+  VllmServer,
+  type VllmServerOptions,
+} from '@ckpt/testing'
 import { expectedFromDisk } from './expected.ts'
-import { generateModels, type TinyModels } from './models.ts'
-import { LocalRanks } from './ranks.ts'
-import { VllmServer, type Completion, type VllmServerOptions } from './server.ts'
 
 const environment = await vllmEnvironment()
 const KEY = 'a key of this test'

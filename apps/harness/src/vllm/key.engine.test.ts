@@ -3,11 +3,8 @@ import { promisify } from 'node:util'
 import { CkptError } from '@ckpt/contract'
 import { vllm } from '@ckpt/vllm'
 import { expect, it, onTestFinished } from 'vitest'
+import { generateModels, LocalRanks, vllmEnvironment, VllmServer } from '@ckpt/testing'
 import { noOtherUser } from '../strangers/local.ts'
-import { vllmEnvironment } from './environment.ts'
-import { generateModels } from './models.ts'
-import { LocalRanks } from './ranks.ts'
-import { VllmServer } from './server.ts'
 
 const NOBODY = 65_534
 const environment = await vllmEnvironment()

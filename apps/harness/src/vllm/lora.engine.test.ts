@@ -1,11 +1,8 @@
 import { auto } from '@ckpt/core'
 import { vllm } from '@ckpt/vllm'
 import { expect, it } from 'vitest'
-import { vllmEnvironment } from './environment.ts'
+import { generateModels, LocalRanks, vllmEnvironment, VllmServer } from '@ckpt/testing'
 import { expectedFromDisk } from './expected.ts'
-import { generateModels } from './models.ts'
-import { LocalRanks } from './ranks.ts'
-import { VllmServer } from './server.ts'
 
 const environment = await vllmEnvironment()
 const SMALL = { bucketBytes: 16 * 1024, ringBytes: 256 * 1024 }

@@ -1,11 +1,8 @@
 import { vllm } from '@ckpt/vllm'
 import { describe, expect, it } from 'vitest'
+import { generateModels, LocalRanks, type ModelFamily, vllmEnvironment, VllmServer } from '@ckpt/testing'
 import { expectDirect } from './direct-updates.fixture.ts'
-import { vllmEnvironment } from './environment.ts'
 import { expectedFromDisk } from './expected.ts'
-import { generateModels, type ModelFamily } from './models.ts'
-import { LocalRanks } from './ranks.ts'
-import { VllmServer } from './server.ts'
 
 const environment = await vllmEnvironment()
 

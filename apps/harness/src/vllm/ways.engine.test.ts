@@ -1,10 +1,7 @@
 import { vllm, type VllmEvent } from '@ckpt/vllm'
 import { describe, expect, it } from 'vitest'
-import { vllmEnvironment } from './environment.ts'
+import { generateModels, LocalRanks, vllmEnvironment, VllmServer } from '@ckpt/testing'
 import { expectedFromDisk } from './expected.ts'
-import { generateModels } from './models.ts'
-import { LocalRanks } from './ranks.ts'
-import { VllmServer } from './server.ts'
 
 const environment = await vllmEnvironment()
 

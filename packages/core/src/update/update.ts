@@ -19,6 +19,11 @@ import { updateContext, type BegunUpdate } from './update-context.ts'
 import { verifyUpdate } from './verify-update.ts'
 import { vote } from './vote.ts'
 
+/**
+ * Ranks whose engines answer wait for the others this much longer than one may wait for its engine, in milliseconds: so that what all of them
+ * hear is that the engine does not answer, and not that its rank is missing.
+ */
+const READY_GRACE_MS = 1000
 /** How long a failed update waits for the engine's call to end, in milliseconds. */
 const CALL_END_MS = 10_000
 
@@ -35,7 +40,8 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const state = await readyEngine(run)
   const address = workerAddress(engine, { rank, deviceUuid, socketDir: run.worker.socketDir, epoch: epoch.id })
   const endpoint = { rank, deviceUuid, address }
-  const announcements = await announce(rendezvous, epoch, await ownAnnouncement(run, endpoint, state), wait)
+  const patience = { ...wait, timeoutMs: timeoutMs + READY_GRACE_MS }
+  const announcements = await announce(rendezvous, epoch, await ownAnnouncement(run, endpoint, state), patience)
   steps.end('beginMs')
   run.events.onBegin(announcements)
   const groups = await groupsOf(run, announcements, epoch, wait)

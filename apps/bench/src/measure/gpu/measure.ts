@@ -1,6 +1,6 @@
 import type { Host } from '@ckpt/contract'
 import type { UpdateReport } from '@ckpt/core'
-import { Cluster, type GeneratedCheckpoint } from '@ckpt/harness'
+import { Cluster, type GeneratedCheckpoint } from '@ckpt/testing'
 import { PeerCluster } from '../../peer/ranks.ts'
 import type { PeerRun, Run } from '../../result.ts'
 import { timesOf } from '../../statistics.ts'

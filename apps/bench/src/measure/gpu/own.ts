@@ -1,6 +1,6 @@
 import { CkptError } from '@ckpt/contract'
 import type { UpdateReport } from '@ckpt/core'
-import type { Cluster, GeneratedCheckpoint } from '@ckpt/harness'
+import type { Cluster, GeneratedCheckpoint } from '@ckpt/testing'
 import { timesOf } from '../../statistics.ts'
 import { digestsOf, poisonAll, sameDigests } from '../engines.ts'
 import type { OwnPreparation } from './result.ts'

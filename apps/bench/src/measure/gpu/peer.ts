@@ -1,6 +1,6 @@
 import { linkSync, mkdirSync, rmSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import type { GeneratedCheckpoint } from '@ckpt/harness'
+import type { GeneratedCheckpoint } from '@ckpt/testing'
 import type { PeerCluster } from '../../peer/ranks.ts'
 import { timesOf } from '../../statistics.ts'
 import { digestsOf, poisonAll, sameDigests } from '../engines.ts'

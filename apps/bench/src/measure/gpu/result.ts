@@ -1,5 +1,5 @@
 import { timelineOf, type UpdateReport } from '@ckpt/core'
-import type { GeneratedCheckpoint } from '@ckpt/harness'
+import type { GeneratedCheckpoint } from '@ckpt/testing'
 import type { Model } from '@ckpt/models'
 import type { Gpus, PeerRun, Run } from '../../result.ts'
 import { summarize, type Samples } from '../../statistics.ts'

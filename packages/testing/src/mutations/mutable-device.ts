@@ -7,7 +7,7 @@ import {
   type HostMemory,
 } from '@ckpt/contract'
 import { createHostDevice } from '@ckpt/transport'
-import { Random } from '../faults/random.ts'
+import { Random } from '../random.ts'
 import type { ArmedMutation } from './armed.ts'
 
 /** The host device, with the faults in direct copies that it is told to have. */

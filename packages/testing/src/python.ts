@@ -3,20 +3,20 @@ import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 /** The Python of the repository's own environment, or the one that CKPT_PYTHON names. */
-export function interpreter(): string {
+export function pythonInterpreter(): string {
   const local = fileURLToPath(new URL('../../../../.venv/bin/python', import.meta.url))
   return process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
 }
 
 /** Why Python engines cannot run here, or undefined. */
-export function missing(...modules: string[]): string | undefined {
-  return problem(`import ${modules.join(', ')}`)
+export function pythonLacks(...modules: string[]): string | undefined {
+  return pythonProblem(`import ${modules.join(', ')}`)
 }
 
 /** Why a check in Python fails, or undefined. */
-export function problem(code: string): string | undefined {
+export function pythonProblem(code: string): string | undefined {
   try {
-    execFileSync(interpreter(), ['-c', code], { stdio: 'pipe' })
+    execFileSync(pythonInterpreter(), ['-c', code], { stdio: 'pipe' })
     return undefined
   } catch (error) {
     return String((error as { stderr?: Buffer }).stderr ?? error)

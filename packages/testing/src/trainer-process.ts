@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
-import { wrap, type Spawned } from '../cluster/processes.ts'
+import { wrap, type Spawned } from './cluster/processes.ts'
 
 /**
  * A Python trainer: `argv` is a JSON list of offers [socket, [device, tensors, rows, columns] …]. For every line on standard

@@ -12,7 +12,7 @@ import {
 import { readHeader } from '@ckpt/safetensors'
 import { engineLayout, type Layout, type LayoutTensor, type Placement } from '@ckpt/models'
 import { parameterSums } from '@ckpt/planner'
-import { Random } from '../faults/random.ts'
+import { Random } from '../random.ts'
 import type { ArmedMutation } from '../mutations/armed.ts'
 import { recordingOf } from './recording.ts'
 

@@ -13,7 +13,7 @@ import {
   type WorkerMessage,
 } from '@ckpt/worker-link/protocol'
 import { Dealer } from 'zeromq'
-import { Random } from '../faults/random.ts'
+import { Random } from '../random.ts'
 import type { ArmedMutation } from '../mutations/armed.ts'
 import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'

@@ -1,0 +1,30 @@
+/**
+ * What tests and the bench make a world of: clusters, the reference engine, checkpoints, faulty links, mutations, real vLLM.
+ *
+ * @packageDocumentation
+ */
+export { generateCheckpoint, type GeneratedCheckpoint, generateTensors } from './checkpoint/generate.ts'
+export { Cluster, type ClusterOptions, freePort, freePorts } from './cluster/cluster.ts'
+export { EngineProcess, type EngineProcessOptions } from './cluster/engine-process.ts'
+export type { RankPoint } from './cluster/hold.ts'
+export { createHostPair, type HostPair, type NamespaceHost } from './cluster/hosts.ts'
+export { namedHost, noNamedHosts } from './cluster/named-host.ts'
+export { atPoint, nodeArguments, SOURCE_FLAGS, type Spawned, spawnSource, wrap } from './cluster/processes.ts'
+export { RankProcess } from './cluster/rank-process.ts'
+export type { RankUpdate, RankResources } from './cluster/rank-protocol.ts'
+export { standInCudaDevice } from './cluster/stand-in-device.ts'
+export { serveControl } from './engine/control-server.ts'
+export type { InjectedFault } from './engine/injected-faults.ts'
+export { KeptRing } from './engine/kept-ring.ts'
+export { Parameters, parametersPrefix, type Verification } from './engine/parameters.ts'
+export { runUpdateSession } from './engine/update-session.ts'
+export { leftovers } from './leftovers.ts'
+export { FaultyLink } from './links/link.ts'
+export { inEngine, type Mutation, type MutationKind, mutationsOf, type Way, WAYS } from './mutations/mutation.ts'
+export { pythonInterpreter, pythonLacks, pythonProblem } from './python.ts'
+export { Random } from './random.ts'
+export { TrainerProcess } from './trainer-process.ts'
+export { vllmEnvironment, type VllmEnvironment } from './vllm/environment.ts'
+export { generateModels, type ModelFamily, type TinyModels, type ModelRequest } from './vllm/models.ts'
+export { LocalRanks } from './vllm/ranks.ts'
+export { type Completion, PROMPTS, TOKENS, VllmServer, type VllmServerOptions, vllmVariables } from './vllm/server.ts'
