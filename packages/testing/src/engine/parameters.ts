@@ -165,7 +165,7 @@ export class Parameters {
 
   /** Overwrites everything, so that no later check can pass on bytes of an earlier update. */
   async poison(): Promise<void> {
-    await this.#host.fill(this.#memory, { seed: BigInt(Date.now()) })
+    await this.#host.fill(this.#memory, { seed: BigInt(Math.floor(Math.random() * 2 ** 48)) })
   }
 
   /**
