@@ -108,25 +108,30 @@ describe('p2p', { timeout: 180_000 }, () => {
   /** So that most of the checkpoint still waits for room in the ring when the first buckets have been read. */
   const narrow = { ringBytes: 9 * MIB, bucketBytes: 512 * 1024 }
 
-  const killOnceRead = async (cluster: Cluster, rank: number) => {
+  const signalOnceRead = async (cluster: Cluster, rank: number, signal: 'SIGKILL' | 'SIGSTOP') => {
     const victim = cluster.ranks[rank]!
     while ((await victim.call('servedBytes', undefined)) === 0) await new Promise((resolve) => setTimeout(resolve, 1))
-    victim.process.child.kill('SIGKILL')
+    victim.process.child.kill(signal)
   }
 
-  it('replaces a source that is killed in the middle by one that holds the same', async () => {
-    const metas = join(directory, 'metas-killed')
+  // A source that is stopped closes no connection, as one whose machine lost power: only its silence tells.
+  it.each([
+    ['is killed', 'SIGKILL', {}],
+    ['falls silent', 'SIGSTOP', { timeoutMs: 16_000 }],
+  ] as const)('replaces a source that %s in the middle by one that holds the same', async (_, signal, options) => {
+    const metas = join(directory, `metas-${signal}`)
     await using old = await owners(2, metas, true)
     await using joining = await start(2)
     await joining.all('loadMetas', () => ({ path: metas }))
-    const updating = joining.update('a', { p2p: [0, 1], ...narrow })
-    await killOnceRead(old, 1)
+    const updating = joining.update('a', { p2p: [0, 1], ...narrow, ...options })
+    await signalOnceRead(old, 1, signal)
     const reports = await updating
     const lost = reports.flatMap((report) => report.pull!.lost)
     expect(lost.length).toBeGreaterThan(0)
     expect(lost.every(({ rank, code }) => rank === 1 && code === 'PEER_LOST')).toBe(true)
     expect(reports.some((report) => report.pull!.sources.some(({ rank, bytes }) => rank === 1 && bytes > 0))).toBe(true)
     await expectVerified(joining)
+    old.ranks[1]!.process.child.kill('SIGCONT')
   })
 
   it('receivers that keep what they pull are sources of it for the next ones', async () => {
@@ -173,7 +178,7 @@ describe('p2p', { timeout: 180_000 }, () => {
     await using joining = await start(1)
     await joining.all('loadMetas', () => ({ path: metas }))
     const updating = failure(joining.update('a', { p2p: [0], ...narrow }))
-    await killOnceRead(old, 1)
+    await signalOnceRead(old, 1, 'SIGKILL')
     const error = await updating
     expect(error.code).toBe('PEER_LOST')
     expect(error.fields['tensors']).toEqual(expect.arrayContaining([error.fields.tensor]))

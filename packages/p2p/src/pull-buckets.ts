@@ -6,6 +6,12 @@ import { bounceLanding, keptLanding, ringLanding } from './landing.ts'
 import { Puller } from './puller.ts'
 import { Sources } from './sources.ts'
 
+/**
+ * A source of which nothing comes for this long, in milliseconds, is replaced; at most for half the update's own deadline, so that another
+ * one gets its turn before the pipeline gives up. Machines that lose power, and links that drop everything, close no connection.
+ */
+const SILENT_MS = 30_000
+
 /** What a receiver pulls with. */
 export interface PullOptions {
   readonly reach: Reach
@@ -37,7 +43,7 @@ export async function pullBuckets(context: StagedContext, { reach, host, keeper 
     checkpoint: manifest.checkpoint,
     reach,
     pullOf: (bucket, lost) => pullOf(plan, manifest, bucket, lost),
-    timeoutMs,
+    timeoutMs: Math.min(timeoutMs / 2, SILENT_MS),
     signal: AbortSignal.any([signal, stopped.signal]),
   })
   for (const bucket of own) sources.connect(owner[bucket]!)
