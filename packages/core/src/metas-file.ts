@@ -5,6 +5,7 @@ import { decodeRankMetas, encodeRankMetas } from '@ckpt/rendezvous'
 import { z } from 'zod'
 import { manifestOf } from './manifest.ts'
 import { accessSchema, holdsSecret, restoreAccess, storeAccess } from '@ckpt/p2p'
+import { firstIssue } from '@ckpt/utils'
 import { writeWholeFile } from './whole-file.ts'
 
 /** Largest file of saved metas, in bytes: several times that of a million tensors on a thousand ranks. */
@@ -79,9 +80,8 @@ export function decodeMetas(text: string, path: string, isPrivate: boolean): Met
   }
   const parsed = fileSchema.safeParse(content)
   if (!parsed.success) {
-    const issue = parsed.error.issues[0]!
-    const field = issue.path.join('.')
-    throw new CkptError('METAS_MALFORMED', `${path}: ${field}: ${issue.message}`, { fields: { file: path, field } })
+    const { field, message } = firstIssue(parsed.error)
+    throw new CkptError('METAS_MALFORMED', `${path}: ${field}: ${message}`, { fields: { file: path, field } })
   }
   const ranks: RankMetas[] = parsed.data.ranks.map(({ rank, digest, metas }) => {
     const decoded = decodeRankMetas(Buffer.from(metas, 'base64'), digest)

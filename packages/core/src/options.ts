@@ -2,6 +2,7 @@ import { CkptError, VARIABLES, type Device, type Rendezvous, type Waiting } from
 import type { Logger } from 'pino'
 import { z } from 'zod'
 import type { ServeOptions } from '@ckpt/p2p'
+import { firstIssue } from '@ckpt/utils'
 
 const GIB = 2 ** 30
 
@@ -79,9 +80,8 @@ export interface MemoryLimits {
 export function memoryLimits(environment: NodeJS.ProcessEnv): MemoryLimits {
   const parsed = environmentSchema.safeParse(environment)
   if (!parsed.success) {
-    const issue = parsed.error.issues[0]!
-    const field = issue.path.join('.')
-    throw new CkptError('INVALID_ARGUMENT', `${field}=${environment[field]}: ${issue.message}`, { fields: { field } })
+    const { field, message } = firstIssue(parsed.error)
+    throw new CkptError('INVALID_ARGUMENT', `${field}=${environment[field]}: ${message}`, { fields: { field } })
   }
   const { PS_MAX_BUCKET_SIZE_GB: gigabytes, PS_MEM_FRACTION: fraction } = parsed.data
   return {

@@ -1,5 +1,6 @@
 import { CkptError } from '@ckpt/contract'
 import { z } from 'zod'
+import { firstIssue } from '@ckpt/utils'
 
 /** What a rank says as a direct update begins. */
 const announcementSchema = z.object({
@@ -16,10 +17,9 @@ export function readAnnouncements(announced: readonly unknown[], ranks: readonly
   return announced.map((value, i) => {
     const parsed = announcementSchema.safeParse(value)
     if (parsed.success) return parsed.data
-    const issue = parsed.error.issues[0]!
+    const { field, message } = firstIssue(parsed.error)
     const rank = ranks[i]!
-    const field = issue.path.join('.')
-    throw new CkptError('RENDEZVOUS_PROTOCOL', `rank ${rank} announces something malformed: ${field}: ${issue.message}`, {
+    throw new CkptError('RENDEZVOUS_PROTOCOL', `rank ${rank} announces something malformed: ${field}: ${message}`, {
       fields: { rank, field },
     })
   })

@@ -15,12 +15,14 @@ import {
 } from '@ckpt/contract'
 import { subsetOf } from '@ckpt/planner'
 import { planStaged, Recordings, stagedContext, stagedSpans } from '@ckpt/staging'
+import { alignUp } from '@ckpt/utils'
 import { checkReport } from './check-report.ts'
 import type { Direct, SpotCheck } from './direct-state.ts'
 import type { PreparedDirect } from './prepared.ts'
 
 /** The most that the ring for opaque tensors takes, where none of them is larger. */
 const RING_BYTES = 64 * 2 ** 20
+const PAGE = 4096
 
 /** What of a direct update goes through a ring. */
 interface ThroughRing {
@@ -54,7 +56,7 @@ export class DirectAttempt implements UpdateAttempt {
     if (opaque.length + check.length > 0) {
       const part = subsetOf(manifest, new Set([...opaque.map(({ name }) => name), ...check]))
       const largest = Math.max(...part.ranks.flatMap(({ tensors }) => [...tensors.bytes]), 0)
-      const wanted = Math.max(RING_BYTES, Math.ceil(largest / 4096) * 4096)
+      const wanted = Math.max(RING_BYTES, alignUp(largest, PAGE))
       const planned = planStaged(this.#context, staged, part, Math.min(ring.limitBytes, wanted))
       this.#ringed = { manifest: part, planned }
     }

@@ -3,6 +3,7 @@ import { CkptError, checkMessagePack, type ProcessName, type Recording, type Sto
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
 import { checkRecording, checkStorages, recordingFrame, recordingSchema, storageSchema } from '@ckpt/worker-link'
+import { firstIssue } from '@ckpt/utils'
 import type { OfferedSegment } from './peer-memory.ts'
 
 /** What one rank tells the others so that a direct update can be planned. Or why it cannot take part in one. */
@@ -60,9 +61,8 @@ export function decodeOffer(payload: Uint8Array): Offer {
     }
     return offer
   }
-  const issue = parsed.error.issues[0]!
-  const text = `a rank offers something malformed: ${issue.path.join('.')}: ${issue.message}`
-  throw new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { field: issue.path.join('.') } })
+  const { field, message } = firstIssue(parsed.error)
+  throw new CkptError('RENDEZVOUS_PROTOCOL', `a rank offers something malformed: ${field}: ${message}`, { fields: { field } })
 }
 
 const rank = z.number().int().nonnegative()

@@ -1,4 +1,5 @@
 import { CkptError, type Host, type HostMemory } from '@ckpt/contract'
+import { alignUp } from '@ckpt/utils'
 
 /** Blocks are allocated in whole huge pages. */
 const BLOCK_GRANULE = 2 * 1024 * 1024
@@ -147,7 +148,7 @@ export class BlockPool {
   async #grow(sizes: readonly number[], prefault: boolean): Promise<HostMemory[]> {
     if (sizes.length === 0) return []
     try {
-      const rounded = sizes.map((bytes) => Math.ceil(bytes / BLOCK_GRANULE) * BLOCK_GRANULE)
+      const rounded = sizes.map((bytes) => alignUp(bytes, BLOCK_GRANULE))
       const fresh = await allocateAll(this.#host, rounded, { lock: this.#lock, prefault, shareable: this.#shareable })
       this.#allocations += fresh.length
       for (const memory of fresh) this.#used.add(memory)

@@ -8,6 +8,7 @@ import {
   type SegmentMeta,
   type TensorTable,
 } from '@ckpt/contract'
+import { onAbort } from '@ckpt/utils'
 import { allocateAll, BlockPool, type PoolStats } from './block-pool.ts'
 import { computeTableDigests } from './digests.ts'
 import { checkCarried } from './carried.ts'
@@ -133,12 +134,10 @@ export class CheckpointStore {
   async register(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
     this.#checkFree(name)
     const abort = new AbortController()
-    const onAbort = () => abort.abort(options.signal?.reason)
-    if (options.signal?.aborted === true) onAbort()
-    options.signal?.addEventListener('abort', onAbort, { once: true })
+    const stopListening = onAbort(options.signal, () => abort.abort(options.signal?.reason))
     const loading = this.#load(name, source, options, abort.signal).finally(() => {
       this.#loading.delete(name)
-      options.signal?.removeEventListener('abort', onAbort)
+      stopListening()
     })
     this.#loading.set(name, { abort, done: loading.catch(() => undefined) })
     await loading

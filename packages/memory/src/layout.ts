@@ -1,4 +1,5 @@
 import type { FileRead, TensorMeta } from '@ckpt/contract'
+import { alignUp } from '@ckpt/utils'
 import type { TensorSpec } from './source.ts'
 import type { FileShare } from './share.ts'
 
@@ -108,8 +109,4 @@ export function layoutTensors(specs: readonly TensorSpec[], segmentLimit: number
     return { name, dtype, shape, bytes, segment: segments.current, offset }
   })
   return { segmentBytes: segments.sizes(), tensors, reads: [], totalBytes }
-}
-
-function alignUp(value: number, alignment: number): number {
-  return Math.ceil(value / alignment) * alignment
 }

@@ -1,5 +1,6 @@
 import type { HostMemory, Manifest, ReservedMemory, TensorMeta, TransferPlan, UpdateContext } from '@ckpt/contract'
 import { bucketTensors } from '@ckpt/planner'
+import { alignUp } from '@ckpt/utils'
 
 /** Largest segment, unless one bucket is larger: as checkpoints are cut that are registered from files. */
 const SEGMENT_BYTES = 8 * 2 ** 30
@@ -33,7 +34,7 @@ export class Keeper {
     const tensors: TensorMeta[] = []
     const digests: bigint[] = []
     own.forEach((bucket, turn) => {
-      const bytes = Math.ceil(plan.buckets.bytes[bucket]! / PAGE) * PAGE
+      const bytes = alignUp(plan.buckets.bytes[bucket]!, PAGE)
       const last = segmentBytes.at(-1)
       if (last === undefined || last + bytes > SEGMENT_BYTES) segmentBytes.push(0)
       const at = segmentBytes.length - 1

@@ -1,4 +1,5 @@
 import type { CopyColumns, Host, HostMemory, StagedContext, TransferPlan } from '@ckpt/contract'
+import { alignUp } from '@ckpt/utils'
 import type { KeptPlaces } from './keeper.ts'
 import type { Place } from './sources.ts'
 
@@ -36,7 +37,7 @@ export function ringLanding({ plan }: StagedContext, place: Place): Landing {
 /** Into a few buffers of pinned memory in turn, from where the device copies. `own`: the buckets of this receiver, ascending. */
 export async function bounceLanding({ plan }: StagedContext, host: Host, own: readonly number[]): Promise<Landing> {
   const { buckets } = plan
-  const slotBytes = own.reduce((most, bucket) => Math.max(most, Math.ceil(buckets.bytes[bucket]! / PAGE) * PAGE), PAGE)
+  const slotBytes = own.reduce((most, bucket) => Math.max(most, alignUp(buckets.bytes[bucket]!, PAGE)), PAGE)
   const slots = Math.max(1, Math.min(SLOTS, own.length, Math.max(2, Math.floor(BOUNCE_BYTES / slotBytes))))
   const memory = await host.allocate({ bytes: slots * slotBytes })
   const offsetOf = (turn: number) => (turn % slots) * slotBytes

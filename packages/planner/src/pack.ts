@@ -1,5 +1,6 @@
 import type { Manifest } from '@ckpt/contract'
-import { BLOCK_ALIGNMENT, MAX_GAP, TENSOR_ALIGNMENT, alignUp } from './align.ts'
+import { alignUp } from '@ckpt/utils'
+import { BLOCK_ALIGNMENT, MAX_GAP, TENSOR_ALIGNMENT } from './align.ts'
 import type { Share } from './owners.ts'
 
 /** One owner's buckets in segment order. */

@@ -1,5 +1,6 @@
 import type { Manifest, PlanOptions, TransferPlan } from '@ckpt/contract'
-import { BLOCK_ALIGNMENT, alignUp } from './align.ts'
+import { alignUp } from '@ckpt/utils'
+import { BLOCK_ALIGNMENT } from './align.ts'
 import { type ResolvedOptions, resolveOptions, resolveRanks } from './options.ts'
 import { chooseOwners } from './owners.ts'
 import { packShares } from './pack.ts'

@@ -1,4 +1,5 @@
-import { BLOCK_ALIGNMENT, alignUp } from './align.ts'
+import { alignUp } from '@ckpt/utils'
+import { BLOCK_ALIGNMENT } from './align.ts'
 
 /** Where buckets lie in the ring, and what must have left it before. */
 export interface RingLayout {

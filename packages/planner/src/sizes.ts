@@ -1,5 +1,6 @@
 import { CkptError, type Manifest, type PipelineMode } from '@ckpt/contract'
-import { BLOCK_ALIGNMENT, alignDown, alignUp } from './align.ts'
+import { alignDown, alignUp } from '@ckpt/utils'
+import { BLOCK_ALIGNMENT } from './align.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { Share } from './owners.ts'
 

@@ -6,6 +6,7 @@ import {
   type StagedContext,
   type StagedResult,
 } from '@ckpt/contract'
+import { onAbort } from '@ckpt/utils'
 
 /** What a strategy gives the pipeline beyond the plan. */
 export interface PipelineParts extends Pick<PipelineJob, 'copies' | 'sources' | 'arrivals'> {
@@ -70,9 +71,7 @@ export async function runPipeline(context: StagedContext, parts: PipelineParts):
     },
   })
   const running = await begun
-  const onAbort = () => running.abort(CkptError.from(signal.reason, 'ABORTED'))
-  signal.addEventListener('abort', onAbort, { once: true })
-  if (signal.aborted) onAbort()
+  const stopListening = onAbort(signal, () => running.abort(CkptError.from(signal.reason, 'ABORTED')))
   try {
     parts.onBegin?.(running)
     const stats = await running.finished
@@ -82,7 +81,7 @@ export async function runPipeline(context: StagedContext, parts: PipelineParts):
     const sinceStart = reloadSpans.map((value, index) => (index % 3 === 0 ? value : value - startedAt))
     return { stats, reloadMs, startedAt, reloadSpans: sinceStart }
   } finally {
-    signal.removeEventListener('abort', onAbort)
+    stopListening()
   }
 }
 

@@ -1,4 +1,5 @@
 import { CkptError, type PipelineRun, type PipelineStats } from '@ckpt/contract'
+import { onAbort } from '@ckpt/utils'
 import { fromNative, nativeSync } from './addon.ts'
 
 /** What an addon gives for a pipeline that it started. */
@@ -71,8 +72,6 @@ export class NativeRun implements PipelineRun {
   /** Aborts with the signal's reason, now or later. Returns what stops listening. */
   abortOn(signal: AbortSignal | undefined): () => void {
     const abort = (): void => this.abort(CkptError.from(signal?.reason, 'ABORTED', 'the pipeline was aborted'))
-    if (signal?.aborted) abort()
-    else signal?.addEventListener('abort', abort, { once: true })
-    return () => signal?.removeEventListener('abort', abort)
+    return onAbort(signal, abort)
   }
 }

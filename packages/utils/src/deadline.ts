@@ -1,4 +1,5 @@
 import { CkptError } from '@ckpt/contract'
+import { onAbort } from './signals.ts'
 
 /**
  * `promise`, or an error once `timeoutMs` have passed or `signal` is aborted. The promise itself goes on; it is the caller's to
@@ -14,13 +15,11 @@ export async function withDeadline<T>(
   let stop = () => {}
   const end = new Promise<never>((_, reject) => {
     const timer = setTimeout(() => reject(new CkptError(code, `waited ${timeoutMs} ms for ${what}`)), timeoutMs)
-    const onAbort = () => reject(abortError(signal!))
-    signal?.addEventListener('abort', onAbort, { once: true })
+    const stopListening = onAbort(signal, () => reject(abortError(signal!)))
     stop = () => {
       clearTimeout(timer)
-      signal?.removeEventListener('abort', onAbort)
+      stopListening()
     }
-    if (signal?.aborted) onAbort()
   })
   try {
     return await Promise.race([promise, end])

@@ -1,7 +1,10 @@
 /**
- * What several packages need and that knows nothing of checkpoints: deadlines and abort signals.
+ * What several packages need and that knows nothing of checkpoints: deadlines, abort signals, secrets, alignment.
  *
  * @packageDocumentation
  */
+export { alignDown, alignUp } from './align.ts'
 export { abortError, withDeadline } from './deadline.ts'
-export { aborted, anySignal, once } from './signals.ts'
+export { firstIssue } from './issue.ts'
+export { sameSecret } from './same-secret.ts'
+export { aborted, anySignal, onAbort, once } from './signals.ts'

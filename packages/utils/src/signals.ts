@@ -17,3 +17,11 @@ export async function aborted(signal: AbortSignal, timeoutMs: number): Promise<v
 export function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
   return AbortSignal.any(signals.filter((signal) => signal !== undefined))
 }
+
+/** Calls `act` once `signal` is aborted: at once where it is. @returns what stops listening */
+export function onAbort(signal: AbortSignal | undefined, act: () => void): () => void {
+  if (signal === undefined) return () => undefined
+  if (signal.aborted) act()
+  else signal.addEventListener('abort', act, { once: true })
+  return () => signal.removeEventListener('abort', act)
+}

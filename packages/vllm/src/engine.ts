@@ -1,6 +1,7 @@
 import { CkptError } from '@ckpt/contract'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
+import { firstIssue } from '@ckpt/utils'
 import { accept, engineError } from './answers.ts'
 import { EngineHttp, type RequestLimits, type Target } from './http.ts'
 import type { VllmEvent, VllmOptions } from './options.ts'
@@ -163,8 +164,8 @@ export class VllmEngine {
   #parse<T>(schema: z.ZodType<T>, what: string, value: unknown): T {
     const parsed = schema.safeParse(value)
     if (parsed.success) return parsed.data
-    const issue = parsed.error.issues[0]!
-    const text = `${what} on ${this.http.where} answered something unexpected: ${issue.path.join('.')}: ${issue.message}`
-    throw new CkptError('ENGINE_PROTOCOL', text, { fields: { peer: this.http.where, field: issue.path.join('.') } })
+    const { field, message } = firstIssue(parsed.error)
+    const text = `${what} on ${this.http.where} answered something unexpected: ${field}: ${message}`
+    throw new CkptError('ENGINE_PROTOCOL', text, { fields: { peer: this.http.where, field } })
   }
 }

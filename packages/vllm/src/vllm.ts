@@ -1,4 +1,5 @@
 import { CkptError, engineKey, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
+import { onAbort } from '@ckpt/utils'
 import { VllmEngine } from './engine.ts'
 import { instanceOf, type Instance } from './instance.ts'
 import { EngineLock } from './lock.ts'
@@ -126,9 +127,7 @@ class EngineUpdate {
     const { signal } = this.#start
     const late = new AbortController()
     let timer: NodeJS.Timeout | undefined
-    const onAbort = () => (timer = setTimeout(() => late.abort(signal.reason), ABORT_GRACE_MS))
-    signal.addEventListener('abort', onAbort, { once: true })
-    if (signal.aborted) onAbort()
+    const stopListening = onAbort(signal, () => (timer = setTimeout(() => late.abort(signal.reason), ABORT_GRACE_MS)))
     try {
       const answers = await this.#ask({ signal: late.signal })
       const workers = this.#instance.endpoints.length
@@ -138,7 +137,7 @@ class EngineUpdate {
       }
     } finally {
       clearTimeout(timer)
-      signal.removeEventListener('abort', onAbort)
+      stopListening()
     }
   }
 

@@ -2,6 +2,7 @@ import { resolve } from 'node:path'
 import { type ParameterServer, controlEngine, type UpdateOptions, type UpdateReport, type VerificationLevel } from '@ckpt/core'
 import { createParameterServer } from '@ckpt/server'
 import { Option, type Command } from 'commander'
+import { onAbort } from '@ckpt/utils'
 import { printWaiting, stderrLogger } from '../output.ts'
 import { ByteProgress } from '../progress.ts'
 import { parseCount, parseSize } from '../sizes.ts'
@@ -124,8 +125,7 @@ export function held(signal: AbortSignal): Promise<void> {
       clearInterval(timer)
       resolve()
     }
-    if (signal.aborted) over()
-    else signal.addEventListener('abort', over, { once: true })
+    onAbort(signal, over)
   })
 }
 

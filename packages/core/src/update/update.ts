@@ -6,7 +6,7 @@ import {
   type UpdateSession,
   type WorkerState,
 } from '@ckpt/contract'
-import { withDeadline } from '@ckpt/utils'
+import { onAbort, withDeadline } from '@ckpt/utils'
 import { openSession, workerAddress } from '@ckpt/worker-link'
 import { assertOneHost } from '../near/nearness.ts'
 import type { StepTimes, UpdateReport } from '../report.ts'
@@ -64,9 +64,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
 async function inSession(run: UpdateRun, begun: BegunUpdate, wait: Wait, steps: Steps): Promise<UpdateReport> {
   const { session, epoch } = begun
   const { signal } = run
-  const onAbort = () => session.fail(CkptError.from(signal.reason, 'ABORTED'))
-  signal.addEventListener('abort', onAbort, { once: true })
-  if (signal.aborted) onAbort()
+  const stopListening = onAbort(signal, () => session.fail(CkptError.from(signal.reason, 'ABORTED')))
   let call: EngineCall | undefined
   let attempt: UpdateAttempt | undefined
   try {
@@ -89,7 +87,7 @@ async function inSession(run: UpdateRun, begun: BegunUpdate, wait: Wait, steps: 
     if (call?.finished) await withDeadline(call.finished, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
     throw error
   } finally {
-    signal.removeEventListener('abort', onAbort)
+    stopListening()
     session.close()
     attempt?.close?.()
   }

@@ -1,3 +1,4 @@
+import { alignUp } from '@ckpt/utils'
 import type { Rates } from './rates.ts'
 import { type LinkUse, type Simulation, bottleneck } from './result.ts'
 import { broadcastRate, hostLinkRate, nicOf } from './staged.ts'
@@ -94,7 +95,7 @@ function packBuckets({ manifest, kept }: Workload, bucketBytes: number): PeerBuc
   manifest.ranks.forEach(({ rank, tensors }, position) => {
     let current = { owner: rank, bytes: 0, keptBytes: 0, tensors: 0 }
     for (let row = 0; row < tensors.count; row++) {
-      const bytes = Math.ceil(tensors.bytes[row]! / ALIGNMENT) * ALIGNMENT
+      const bytes = alignUp(tensors.bytes[row]!, ALIGNMENT)
       if (current.tensors > 0 && current.bytes + bytes > bucketBytes) {
         buckets.push(current)
         current = { owner: rank, bytes: 0, keptBytes: 0, tensors: 0 }

@@ -1,6 +1,5 @@
-import { createHash, timingSafeEqual } from 'node:crypto'
-
 import { AGAIN_MS, CkptError, FIRST_MS } from '@ckpt/contract'
+import { sameSecret } from '@ckpt/utils'
 
 import { BlobStore } from '../blobs.ts'
 import { abortedError, rankLost } from '../errors.ts'
@@ -377,10 +376,4 @@ function rejected(rank: number, why: string): CkptError {
 function describe(gather: Gather): string {
   const scope = gather.epoch === null ? '' : ` in epoch ${gather.epoch}`
   return `${gather.kind === 'epoch' ? 'beginEpoch' : `${gather.kind} gather "${gather.key}"`}${scope}`
-}
-
-/** Compares in a time that tells nothing of where two secrets differ. */
-function sameSecret(a: string, b: string): boolean {
-  const hash = (text: string) => createHash('sha256').update(text).digest()
-  return timingSafeEqual(hash(a), hash(b))
 }

@@ -1,10 +1,10 @@
 import { isUtf8 } from 'node:buffer'
 
 import { CkptError, DTYPES, tensorBytes, type RankMetas, type SegmentMeta } from '@ckpt/contract'
+import { alignUp } from '@ckpt/utils'
 
 import { ByteReader, malformed } from './bytes.ts'
 import {
-  alignUp,
   FLAG_DIGESTS,
   MAGIC,
   MAX_ALIGNMENT_LOG2,

@@ -1,7 +1,8 @@
 import { CkptError, DTYPES, tensorBytes, type Blob, type RankMetas, type TensorTable } from '@ckpt/contract'
+import { alignUp } from '@ckpt/utils'
 
 import { ByteWriter, columnWidth } from './bytes.ts'
-import { alignUp, FLAG_DIGESTS, MAGIC, MAX_DIMENSIONS, MAX_TEXT, metasDigest, SEGMENT_KINDS, VERSION } from './format.ts'
+import { FLAG_DIGESTS, MAGIC, MAX_DIMENSIONS, MAX_TEXT, metasDigest, SEGMENT_KINDS, VERSION } from './format.ts'
 import { writeNames } from './names.ts'
 
 const ALIGNMENTS_LOG2 = [0, 3, 4, 5, 6, 7, 8, 9, 12, 21]

@@ -38,8 +38,3 @@ export const SEGMENT_KINDS = ['anonymous', 'shared', 'file'] as const
 export function metasDigest(payload: Uint8Array): string {
   return createHash('sha256').update(payload).digest('hex').slice(0, 32)
 }
-
-/** `value` rounded up to a multiple of `alignment`, a power of two; exact below 2^53. */
-export function alignUp(value: number, alignment: number): number {
-  return Math.ceil(value / alignment) * alignment
-}

@@ -1,6 +1,7 @@
 import { CkptError, checkMessagePack, type ErrorCode, type SerializedError } from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
+import { firstIssue } from '@ckpt/utils'
 
 /**
  * The rendezvous protocol, version 1. The first frame of every message is one MessagePack map; payloads follow as frames of their own.
@@ -149,6 +150,6 @@ function read<T>(schema: z.ZodType<T>, frames: readonly Uint8Array[], peer: stri
     throw protocolError(peer, 'a message that cannot be checked', error)
   }
   if (result.success) return result.data
-  const issue = result.error.issues[0]
-  throw protocolError(peer, `field ${issue?.path.join('.') || '(all)'}: ${issue?.message ?? 'invalid'}`)
+  const { field, message } = firstIssue(result.error)
+  throw protocolError(peer, `field ${field || '(all)'}: ${message}`)
 }

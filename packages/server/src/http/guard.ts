@@ -1,7 +1,7 @@
-import { createHash, timingSafeEqual } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { CkptError, checkSecret } from '@ckpt/contract'
 import type { FastifyRequest } from 'fastify'
+import { sameSecret } from '@ckpt/utils'
 import { isLoopback, namesLoopback } from './loopback.ts'
 import type { HttpOptions } from './options.ts'
 import { fromOwnUser } from './peer-user.ts'
@@ -84,9 +84,4 @@ function schemeOf(url: string): string {
   } catch {
     return ''
   }
-}
-
-function sameSecret(given: string, expected: string): boolean {
-  const digest = (text: string) => createHash('sha256').update(text).digest()
-  return timingSafeEqual(digest(given), digest(expected))
 }

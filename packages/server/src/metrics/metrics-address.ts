@@ -1,5 +1,6 @@
 import { CkptError } from '@ckpt/contract'
 import { z } from 'zod'
+import { firstIssue } from '@ckpt/utils'
 
 const metricsSchema = z.object({
   CKPT_METRICS_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
@@ -13,9 +14,8 @@ export function metricsAddress(
 ): { port: number; host: string } | undefined {
   const parsed = metricsSchema.safeParse(environment)
   if (!parsed.success) {
-    const issue = parsed.error.issues[0]!
-    const field = issue.path.join('.')
-    throw new CkptError('INVALID_ARGUMENT', `${field}=${environment[field]}: ${issue.message}`, { fields: { field } })
+    const { field, message } = firstIssue(parsed.error)
+    throw new CkptError('INVALID_ARGUMENT', `${field}=${environment[field]}: ${message}`, { fields: { field } })
   }
   const chosen = port ?? parsed.data.CKPT_METRICS_PORT
   return chosen === undefined ? undefined : { port: chosen, host: parsed.data.CKPT_METRICS_HOST }

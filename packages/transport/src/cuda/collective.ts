@@ -8,7 +8,7 @@ import {
 } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
-import { withDeadline } from '@ckpt/utils'
+import { onAbort, withDeadline } from '@ckpt/utils'
 import { flatJob } from '../flat-job.ts'
 import { NativeRun, STATES } from '../run.ts'
 import { cudaAddon } from './addon.ts'
@@ -78,8 +78,7 @@ export class CudaCollective implements Collective {
       )
     }
     const cancellation = addon.newCancellation()
-    const cancel = (): void => addon.cancel(cancellation)
-    signal?.addEventListener('abort', cancel, { once: true })
+    const stopListening = onAbort(signal, () => addon.cancel(cancellation))
     try {
       const left = Math.max(1, Math.ceil(deadline - performance.now()))
       const group = await native(() => addon.joinGroup(device, id, size, position, left, cancellation))
@@ -87,7 +86,7 @@ export class CudaCollective implements Collective {
     } catch (error) {
       throw signal?.aborted ? CkptError.from(signal.reason, 'ABORTED', 'forming a group') : error
     } finally {
-      signal?.removeEventListener('abort', cancel)
+      stopListening()
     }
   }
 

@@ -11,6 +11,7 @@ import {
   type WorkerStorage,
 } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaDeviceInfo, CudaDirectHandle, CudaSourceHandle } from '@ckpt/native-cuda'
+import { onAbort } from '@ckpt/utils'
 import { native } from '../addon.ts'
 import { storageAt } from '../storage-at.ts'
 import { cudaAddon, probeCuda } from './addon.ts'
@@ -179,8 +180,7 @@ class CudaDirectJob implements DirectJob {
     if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED')
     const addon = cudaAddon()
     const cancellation = addon.newCancellation()
-    const cancel = (): void => addon.cancel(cancellation)
-    signal.addEventListener('abort', cancel, { once: true })
+    const stopListening = onAbort(signal, () => addon.cancel(cancellation))
     const running = native(() => addon.runDirect(this.#handle, cancellation))
     this.#running = running.catch(() => undefined)
     try {
@@ -188,7 +188,7 @@ class CudaDirectJob implements DirectJob {
     } catch (error) {
       throw abortOf(signal) ?? error
     } finally {
-      signal.removeEventListener('abort', cancel)
+      stopListening()
       this.#running = undefined
     }
   }

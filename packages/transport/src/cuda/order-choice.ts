@@ -1,7 +1,7 @@
 import { CkptError, type CollectiveOptions, type Exchange, type PipelineJob, type PipelineOrder } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob } from '@ckpt/native-cuda'
 import { native } from '../addon.ts'
-import { withDeadline } from '@ckpt/utils'
+import { onAbort, withDeadline } from '@ckpt/utils'
 import { cudaAddon } from './addon.ts'
 import { busiestOwnerBytes, chooseOrder, type MeasureCandidates } from './order.ts'
 import type { CudaRing } from './ring.ts'
@@ -103,8 +103,7 @@ export class OrderChoice {
         timeoutMs: job.timeoutMs,
         signal: waiting.signal,
       })
-    if (signal?.aborted) cancel()
-    else signal?.addEventListener('abort', cancel, { once: true })
+    const stopListening = onAbort(signal, cancel)
     const part = { members: size, chunkBytes: job.chunkBytes, busiestOwnerBytes: busiestOwnerBytes(job.buckets, size) }
     const choosing = chooseOrder(part, measure, exchange)
     this.#choosing = {
@@ -120,7 +119,7 @@ export class OrderChoice {
       throw waiting.signal.aborted ? waiting.signal.reason : error
     } finally {
       this.#choosing = undefined
-      signal?.removeEventListener('abort', cancel)
+      stopListening()
     }
   }
 }

@@ -1,5 +1,6 @@
 import { CkptError, type DeviceReadRequest, type DeviceSource, type TransferStats } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaSourceHandle } from '@ckpt/native-cuda'
+import { onAbort } from '@ckpt/utils'
 import { native } from '../addon.ts'
 import { cudaAddon, probeCuda } from './addon.ts'
 import { cudaMemory, type CudaHostMemory } from './memory.ts'
@@ -27,8 +28,7 @@ export async function readDeviceMemory(own: OpenDevice, request: DeviceReadReque
   const used: CudaHostMemory[] = []
   const addon = cudaAddon()
   const cancellation = addon.newCancellation()
-  const cancel = (): void => addon.cancel(cancellation)
-  signal?.addEventListener('abort', cancel, { once: true })
+  const stopListening = onAbort(signal, () => addon.cancel(cancellation))
   try {
     for (const uuid of new Set(sources.map((source) => source.deviceUuid))) {
       if (uuid !== own.uuid) devices.push(await openOther(uuid, sources))
@@ -63,7 +63,7 @@ export async function readDeviceMemory(own: OpenDevice, request: DeviceReadReque
     throwIfAborted(signal)
     throw error
   } finally {
-    signal?.removeEventListener('abort', cancel)
+    stopListening()
     for (const memory of used) memory.done()
     await Promise.all(opened.map(({ handle }) => native(() => addon.closeSource(handle))))
     await Promise.all(devices.slice(1).map(({ handle }) => native(() => addon.closeDevice(handle))))

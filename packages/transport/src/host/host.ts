@@ -14,6 +14,7 @@ import {
   type TransferStats,
 } from '@ckpt/contract'
 import type { NativeHost, NativePlace } from '@ckpt/native-host'
+import { onAbort } from '@ckpt/utils'
 import { hostAddon, native } from '../addon.ts'
 import { NativeHostMemory, nativeMemory } from './memory.ts'
 
@@ -72,8 +73,7 @@ class AddonHost implements Host {
     const ranges = rangeRows(digested ?? [])
     const opened = files.map((file): ReadableFile => (typeof file === 'string' ? { path: file } : file))
     const cancellation = this.#addon.newCancellation()
-    const cancel = (): void => cancellation.cancel()
-    signal?.addEventListener('abort', cancel, { once: true })
+    const stopListening = onAbort(signal, () => cancellation.cancel())
     try {
       const started = performance.now()
       const { bytes, digests } = await native(() =>
@@ -94,7 +94,7 @@ class AddonHost implements Host {
     } catch (error) {
       throw signal !== undefined && CkptError.is(error, 'ABORTED') ? aborted(signal) : error
     } finally {
-      signal?.removeEventListener('abort', cancel)
+      stopListening()
     }
   }
 

@@ -7,6 +7,7 @@ import {
   type TransferStats,
 } from '@ckpt/contract'
 import type { NativeCancellation, NativeTcpPeer } from '@ckpt/native-host'
+import { onAbort } from '@ckpt/utils'
 import { fromNative, hostAddon, native } from '../addon.ts'
 import { nativeMemory } from '../host/memory.ts'
 import type { TcpProtection } from './protection.ts'
@@ -95,9 +96,7 @@ async function cancellable<T>(
   work: (cancellation: NativeCancellation) => Promise<T>,
 ): Promise<T> {
   const cancellation = hostAddon().newCancellation()
-  const cancel = (): void => cancellation.cancel()
-  if (signal?.aborted) cancel()
-  signal?.addEventListener('abort', cancel, { once: true })
+  const stopListening = onAbort(signal, () => cancellation.cancel())
   try {
     const result = await work(cancellation)
     // It may have been through before the cancellation was seen: an abort is one all the same.
@@ -108,6 +107,6 @@ async function cancellable<T>(
       ? CkptError.from(signal.reason, 'ABORTED', what)
       : error
   } finally {
-    signal?.removeEventListener('abort', cancel)
+    stopListening()
   }
 }

@@ -10,6 +10,7 @@ import {
 } from '@ckpt/contract'
 import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
+import { firstIssue } from '@ckpt/utils'
 
 /** Version of the worker protocol that this package speaks (docs/worker-protocol.md). */
 export const WORKER_PROTOCOL = 3
@@ -195,11 +196,9 @@ function decode<T>(schema: z.ZodType<T>, frame: Uint8Array, peer: string): T {
   }
   const parsed = schema.safeParse(value)
   if (parsed.success) return parsed.data
-  const issue = parsed.error.issues[0]!
-  const field = issue.path.join('.') || 'type'
-  throw new CkptError('ENGINE_PROTOCOL', `${peer} sent a malformed message: ${field}: ${issue.message}`, {
-    fields: { peer, field },
-  })
+  const { field: named, message } = firstIssue(parsed.error)
+  const field = named || 'type'
+  throw new CkptError('ENGINE_PROTOCOL', `${peer} sent a malformed message: ${field}: ${message}`, { fields: { peer, field } })
 }
 
 /** What {@link recordingSchema} reads. */

@@ -1,4 +1,3 @@
-import { timingSafeEqual } from 'node:crypto'
 import { rmSync } from 'node:fs'
 import {
   CkptError,
@@ -13,7 +12,7 @@ import {
   type WorkerGreeting,
 } from '@ckpt/contract'
 import { Dealer } from 'zeromq'
-import { withDeadline } from '@ckpt/utils'
+import { sameSecret, withDeadline } from '@ckpt/utils'
 import {
   OLDEST_WORKER_PROTOCOL,
   WORKER_PROTOCOL,
@@ -318,7 +317,7 @@ export class WorkerSession implements RecordingSession {
         const text = `${peer} speaks worker protocol ${message.protocol}, this rank speaks ${WORKER_PROTOCOL}`
         throw this.#refuse(new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer, field: 'protocol' } }))
       }
-      if (!sameToken(message.token, token)) {
+      if (!sameSecret(message.token, token)) {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
@@ -354,10 +353,4 @@ export class WorkerSession implements RecordingSession {
     pending.reject(failure)
     this.fail(failure)
   }
-}
-
-function sameToken(given: string, expected: string): boolean {
-  const a = Buffer.from(given)
-  const b = Buffer.from(expected)
-  return a.length === b.length && timingSafeEqual(a, b)
 }
