@@ -26,7 +26,7 @@ export class EngineStates {
    * The workers of an update have said what they are; they may be new ones, so that what was known before does not count. Workers that
    * serve different versions are half-way between them, whatever each says.
    */
-  said(engine: string, announcements: readonly Pick<Announcement, 'endpoint' | 'workerState'>[]): void {
+  announced(engine: string, announcements: readonly Pick<Announcement, 'endpoint' | 'workerState'>[]): void {
     const states = announcements.flatMap(({ endpoint, workerState }) =>
       workerState ? { rank: endpoint.rank, ...workerState } : [],
     )

@@ -4,6 +4,8 @@ export interface Health {
   readonly worldSize: number
   readonly state: 'ready' | 'updating' | 'not ready' | 'draining' | 'closed'
   /** Why it cannot take an update; empty when it can. */
+  readonly reasons: readonly string[]
+  /** @deprecated Since 0.2: `reasons`. */
   readonly hindrances: readonly string[]
   /** Ranks whose engine workers may hold parts of an update. */
   readonly dirty: readonly number[]

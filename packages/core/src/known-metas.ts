@@ -4,7 +4,7 @@ import type { CheckpointStore } from '@ckpt/memory'
 import { encodeRankMetas, fetchPublished, type FetchOptions } from '@ckpt/rendezvous'
 import { gatherManifest } from './gather.ts'
 import { decodeMetas, encodeMetas, type Metas } from './metas-file.ts'
-import { EMPTY_TABLE } from './nothing.ts'
+import { EMPTY_TABLE } from './empty-checkpoint.ts'
 import { mergeMetas, withoutRanks } from './merge-metas.ts'
 import type { Serving } from '@ckpt/p2p'
 

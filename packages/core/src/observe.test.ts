@@ -67,7 +67,7 @@ describe('a parameter server', () => {
   afterEach(() => server.close())
 
   it('takes nothing more once it drains, and lets what runs end', async () => {
-    expect(server.health()).toEqual({ rank: 0, worldSize: 1, state: 'ready', hindrances: [], dirty: [] })
+    expect(server.health()).toEqual({ rank: 0, worldSize: 1, state: 'ready', reasons: [], hindrances: [], dirty: [] })
     await server.registerCheckpoint('one', { tensors: TENSORS })
     const late = new CkptError('ENGINE_UNREACHABLE', 'late')
     const { engine: slow, asked, release } = waiting(late)
@@ -75,7 +75,7 @@ describe('a parameter server', () => {
     await asked
     expect(server.health().state).toBe('updating')
     const drained = server.drain({ timeoutMs: 5000 })
-    expect(server.health()).toMatchObject({ state: 'draining', hindrances: ['draining'] })
+    expect(server.health()).toMatchObject({ state: 'draining', reasons: ['draining'] })
     await expect(server.update('one', { engine: slow })).rejects.toMatchObject({ code: 'INVALID_STATE' })
     await expect(server.registerCheckpoint('two', { tensors: TENSORS })).rejects.toMatchObject({ code: 'INVALID_STATE' })
     release()

@@ -275,15 +275,20 @@ export class ParameterServer implements AsyncDisposable {
     this.#observers.add(observer)
   }
 
-  /** Tells observers what the last update could have taken at least, in milliseconds, where that was measured. */
-  noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
+  /** Tells observers the least that the last update could have taken, in milliseconds, where that was measured. */
+  reportLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
     this.#observers.limited(limitMs / 1000, report.totalMs / limitMs)
+  }
+
+  /** @deprecated Since 0.2: {@link ParameterServer.reportLimit}. */
+  noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
+    this.reportLimit(report, limitMs)
   }
 
   /** Whether this rank can take an update, and what it knows of engines that need one. */
   health(): Health {
     const { lost } = this.#rendezvous
-    const hindrances = [
+    const reasons = [
       ...(this.#closed ? ['closed'] : this.#draining ? ['draining'] : []),
       ...(lost && !this.#closed ? [`membership lost: ${lost.message}`] : []),
     ]
@@ -297,7 +302,7 @@ export class ParameterServer implements AsyncDisposable {
             ? 'updating'
             : 'ready'
     const dirty = this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
-    return { rank: this.rank, worldSize: this.worldSize, state, hindrances, dirty }
+    return { rank: this.rank, worldSize: this.worldSize, state, reasons, hindrances: reasons, dirty }
   }
 
   /**

@@ -6,7 +6,7 @@
 export { generateCheckpoint, type GeneratedCheckpoint, generateTensors } from './checkpoint/generate.ts'
 export { Cluster, type ClusterOptions, freePort, freePorts } from './cluster/cluster.ts'
 export { EngineProcess, type EngineProcessOptions } from './cluster/engine-process.ts'
-export type { RankPoint } from './cluster/hold.ts'
+export type { RankPoint } from './cluster/hold-points.ts'
 export { createHostPair, type HostPair, type NamespaceHost } from './cluster/hosts.ts'
 export { namedHost, noNamedHosts } from './cluster/named-host.ts'
 export { atPoint, nodeArguments, SOURCE_FLAGS, type Spawned, spawnSource, wrap } from './cluster/processes.ts'

@@ -1,7 +1,7 @@
 import type { Epoch, OutcomeSpans, UpdateOutcome } from '@ckpt/contract'
 import type { StepTimes, UpdateReport } from '../report.ts'
 import type { Verification } from '../verify/verification.ts'
-import type { UpdateRun } from './run.ts'
+import type { UpdateRun } from './update-run.ts'
 
 /** What `update` resolves to. `startedAt`: `performance.now()` as the first step began. */
 export function makeReport(

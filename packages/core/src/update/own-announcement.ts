@@ -1,6 +1,6 @@
 import type { WorkerEndpoint, WorkerState } from '@ckpt/contract'
 import type { Announcement } from './announcement.ts'
-import type { UpdateRun } from './run.ts'
+import type { UpdateRun } from './update-run.ts'
 
 /** What this rank announces. */
 export async function ownAnnouncement(

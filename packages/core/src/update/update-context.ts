@@ -1,7 +1,7 @@
 import type { Epoch, UpdateContext, UpdateSession } from '@ckpt/contract'
 import { provenHosts } from '../near/nearness.ts'
 import type { Announcement } from './announcement.ts'
-import type { UpdateRun } from './run.ts'
+import type { UpdateRun } from './update-run.ts'
 
 /** What the update's begin brought: who takes part, and where they are. */
 export interface BegunUpdate {

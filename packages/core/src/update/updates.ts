@@ -22,7 +22,7 @@ import { verificationAsked } from '../verify/verification.ts'
 import { EngineStates } from '../engine-states.ts'
 import type { KnownMetas } from '../known-metas.ts'
 import { tensorCount } from '../manifest.ts'
-import { NO_LEASE } from '../nothing.ts'
+import { NO_LEASE } from '../empty-checkpoint.ts'
 import { Nearness } from '../near/nearness.ts'
 import type { RankObserver } from '../observers.ts'
 import { describeUpdate, inSpan } from '../spans.ts'
@@ -34,8 +34,8 @@ import { KeptParts } from './kept-parts.ts'
 import type { UpdatePhase } from './progress.ts'
 import { updateWithRecovery, type Attempt } from './recovery.ts'
 import { UpdateResources } from './resources.ts'
-import type { UpdateRun } from './run.ts'
-import { runUpdate } from './update.ts'
+import type { UpdateRun } from './update-run.ts'
+import { runUpdate } from './run-update.ts'
 
 /**
  * Devices pass an abort on faster than the rendezvous: this long, and for as long as a lost rank or coordinator may go unnoticed, a rank waits
@@ -204,7 +204,7 @@ export class Updates {
           events: {
             onBegin: (announcements) => {
               ranks = announcements.map(({ endpoint }) => endpoint.rank)
-              this.engines.said(engine.name, announcements)
+              this.engines.announced(engine.name, announcements)
             },
             fail,
             onWaiting: this.#with.onWaiting,
@@ -217,7 +217,7 @@ export class Updates {
       await this.#kept.rest()
       if (lease === NO_LEASE && store.has(name)) this.#keep(name, report)
       this.engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
-      if (!(options.keepAlive ?? this.#with.keepAlive)) await this.#resources.letGo()
+      if (!(options.keepAlive ?? this.#with.keepAlive)) await this.#resources.leave()
       const { spans: _, ...summary } = report
       log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }

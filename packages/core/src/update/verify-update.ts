@@ -1,6 +1,6 @@
 import { CkptError, type UpdateAttempt, type UpdateContext } from '@ckpt/contract'
 import { verificationOf, type Verification } from '../verify/verification.ts'
-import type { UpdateRun } from './run.ts'
+import type { UpdateRun } from './update-run.ts'
 
 /** Compares parameters with what was registered, where that was asked for and a recording says what is where. */
 export async function verifyUpdate(

@@ -38,7 +38,7 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
 
   plain.get('/v1/readyz', (_, reply) => {
     const health = server.health()
-    return reply.status(health.hindrances.length === 0 ? 200 : 503).send(health)
+    return reply.status(health.reasons.length === 0 ? 200 : 503).send(health)
   })
 
   app.route({

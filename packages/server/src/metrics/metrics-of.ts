@@ -17,7 +17,7 @@ export function metricsOf(server: ParameterServer): UpdateMetrics {
       rank: server.rank,
       worldSize: () => server.worldSize,
       engines: () => server.engineStates(),
-      hindrances: () => server.health().hindrances,
+      reasons: () => server.health().reasons,
     })
     known.set(server, metrics)
     server.observe(metrics)

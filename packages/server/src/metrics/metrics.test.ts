@@ -122,7 +122,7 @@ it('shows the numbers of a report', async () => {
     rank: 3,
     worldSize: () => 8,
     engines: () => [0, 1, 2].map((rank) => ({ engine: 'e', rank, version: 'v', dirty: rank !== 1 })),
-    hindrances: () => ['draining'],
+    reasons: () => ['draining'],
   })
   metrics.updated('e', REPORT)
   metrics.limited(0.5, 3)

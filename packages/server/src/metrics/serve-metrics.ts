@@ -79,7 +79,7 @@ async function answer(
     if (path === '/metrics') return void send(200, metrics.contentType, await metrics.text())
     if (path !== '/healthz' && path !== '/readyz') return void send(404, 'text/plain', 'GET /metrics, /healthz or /readyz\n')
     const health = server.health()
-    const status = path === '/healthz' || health.hindrances.length === 0 ? 200 : 503
+    const status = path === '/healthz' || health.reasons.length === 0 ? 200 : 503
     send(status, 'application/json', `${JSON.stringify(health)}\n`)
   } catch (error) {
     send(500, 'text/plain', `${error instanceof Error ? error.message : String(error)}\n`)

@@ -10,7 +10,7 @@ export interface MetricsSources {
   readonly worldSize: () => number
   readonly engines: () => readonly WorkerStatus[]
   /** Why the rank cannot take an update now; empty when it can. */
-  readonly hindrances: () => readonly string[]
+  readonly reasons: () => readonly string[]
 }
 
 /** One rank's numbers for Prometheus. Names and meanings stand in docs/operations.md. */
@@ -27,7 +27,7 @@ export class UpdateMetrics implements RankObserver {
   readonly #registered: Counter
   #ends: (() => Promise<void>)[] = []
 
-  constructor({ rank, worldSize, engines, hindrances }: MetricsSources) {
+  constructor({ rank, worldSize, engines, reasons }: MetricsSources) {
     this.#registry.setDefaultLabels({ rank: String(rank) })
     const registers = [this.#registry]
     const counter = <T extends string>(name: string, help: string, labelNames: T[] = []) =>
@@ -85,7 +85,7 @@ export class UpdateMetrics implements RankObserver {
       help: 'Whether this rank can take an update',
       registers,
       collect() {
-        this.set(hindrances().length === 0 ? 1 : 0)
+        this.set(reasons().length === 0 ? 1 : 0)
       },
     })
   }

@@ -9,7 +9,7 @@ import { createCudaDevice } from '@ckpt/transport'
 import { standInCudaDevice } from './stand-in-device.ts'
 import { ArmedMutation } from '../mutations/armed.ts'
 import { mutableHostDevice } from '../mutations/mutable-device.ts'
-import { Hold, heldEngine, heldStrategy } from './hold.ts'
+import { Hold, heldEngine, heldStrategy } from './hold-points.ts'
 import type { PointMessage, RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
 let server: ParameterServer | undefined
@@ -77,8 +77,8 @@ const handlers: Handlers = {
     return Promise.resolve()
   },
   engineStates: () => Promise.resolve(parameterServer().engineStates()),
-  noteLimit({ totalMs, limitMs }) {
-    parameterServer().noteLimit({ totalMs }, limitMs)
+  reportLimit({ totalMs, limitMs }) {
+    parameterServer().reportLimit({ totalMs }, limitMs)
     return Promise.resolve()
   },
   mutate({ mutation: armed }) {

@@ -1,7 +1,7 @@
 import type { SerializedError, WorkerProtocol } from '@ckpt/contract'
 import type { CheckpointSource, RegisterOptions, ServeOptions, UpdateReport, VerificationLevel, WorkerStatus } from '@ckpt/core'
 import type { Mutation } from '../mutations/mutation.ts'
-import type { RankPoint } from './hold.ts'
+import type { RankPoint } from './hold-points.ts'
 
 /** Calls that a cluster makes on its rank processes, by name: argument and result. */
 export interface RankCalls {
@@ -48,7 +48,7 @@ export interface RankCalls {
   /** What the rank knows of the engine workers. */
   engineStates: [undefined, WorkerStatus[]]
   /** What the rank's last update took, and what it could have taken at least, in milliseconds; for its metrics. */
-  noteLimit: [{ totalMs: number; limitMs: number }, void]
+  reportLimit: [{ totalMs: number; limitMs: number }, void]
   resources: [undefined, RankResources]
   /** A fault that its device is to have, once; null takes it back. */
   mutate: [{ mutation: Mutation | null }, void]

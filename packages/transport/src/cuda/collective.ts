@@ -10,7 +10,7 @@ import type { CudaDeviceHandle, CudaGroupHandle, CudaPipelineJob } from '@ckpt/n
 import { native } from '../addon.ts'
 import { onAbort, withDeadline } from '@ckpt/utils'
 import { flatJob } from '../flat-job.ts'
-import { NativeRun, STATES } from '../run.ts'
+import { NativeRun, STATES } from '../pipeline-handle.ts'
 import { cudaAddon } from './addon.ts'
 import { cudaMemory } from './memory.ts'
 import { ChosenOrders, OrderChoice, type SharedOrders } from './order-choice.ts'

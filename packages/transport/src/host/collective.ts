@@ -14,7 +14,7 @@ import type { NativeMemory } from '@ckpt/native-host'
 import { hostAddon, nativeSync } from '../addon.ts'
 import { withDeadline } from '@ckpt/utils'
 import { flatJob } from '../flat-job.ts'
-import { NativeRun, STATES } from '../run.ts'
+import { NativeRun, STATES } from '../pipeline-handle.ts'
 import { nativeMemory } from './memory.ts'
 import { hostRing, type HostRing } from './ring.ts'
 
