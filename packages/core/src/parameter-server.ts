@@ -302,6 +302,7 @@ export class ParameterServer implements AsyncDisposable {
             ? 'updating'
             : 'ready'
     const dirty = this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
+    // eslint-disable-next-line @typescript-eslint/no-deprecated -- for one minor version
     return { rank: this.rank, worldSize: this.worldSize, state, reasons, hindrances: reasons, dirty }
   }
 
