@@ -85,10 +85,10 @@ export interface CheckedWorker {
 
 /** What a strategy, or what strategies share, keeps on one rank from one update to the next. */
 export interface Kept {
-  /** An update went well: until the next one begins, nothing of it is in use. */
-  rest?(): Promise<void>
-  /** Lets go of memory of checkpoints and of engines: an update failed, or that memory is given back. */
-  drop?(): Promise<void>
+  /** Called when an update went well: nothing of this is in use until the next one begins. */
+  idle?(): Promise<void>
+  /** Releases memory of checkpoints and of engines: called when an update failed, and before that memory is given back. */
+  release?(): Promise<void>
 }
 
 /** What is kept on one rank, one of each class. */

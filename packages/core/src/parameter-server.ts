@@ -182,7 +182,7 @@ export class ParameterServer implements AsyncDisposable {
    */
   async unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
     // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
-    const dropped = this.#updates.dropPrepared().catch(() => undefined)
+    const dropped = this.#updates.releasePrepared().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#serving.close(name)
     this.#metas.forget(name)
@@ -276,13 +276,13 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /** Tells observers the least that the last update could have taken, in milliseconds, where that was measured. */
-  reportLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
+  recordLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
     this.#observers.limited(limitMs / 1000, report.totalMs / limitMs)
   }
 
-  /** @deprecated Since 0.2: {@link ParameterServer.reportLimit}. */
+  /** @deprecated Since 0.2: {@link ParameterServer.recordLimit}. */
   noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
-    this.reportLimit(report, limitMs)
+    this.recordLimit(report, limitMs)
   }
 
   /** Whether this rank can take an update, and what it knows of engines that need one. */

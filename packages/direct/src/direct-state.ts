@@ -113,19 +113,19 @@ export class DirectState implements Kept {
     const problems = await exchanges.gather('direct/prepared', await this.#prepare(key, offered, context))
     const failed = problems.find((one) => one !== null)
     if (!failed) return this.#direct(this.#prepared!.value, offered, context, inputs)
-    await this.drop()
+    await this.release()
     // Another kind of checkpoint than the one recorded: this one is.
-    return this.#stage(failed.reason, failed.misfit, context, own, inputs)
+    return this.#stage(failed.reason, failed.mismatch, context, own, inputs)
   }
 
   /** No update uses what is prepared, until the next one is decided on. It stays, unless it is a dead worker's memory. */
-  async rest(): Promise<void> {
+  async idle(): Promise<void> {
     this.#inUse = false
-    if (this.#stale) await this.drop()
+    if (this.#stale) await this.release()
   }
 
   /** Unmaps what was prepared. */
-  async drop(): Promise<void> {
+  async release(): Promise<void> {
     for (const end of this.#watches.splice(0)) end()
     this.#inUse = false
     this.#stale = false
@@ -137,7 +137,7 @@ export class DirectState implements Kept {
   /** Its memory, a GPU's perhaps, is not given back while it is mapped here. */
   #died(): void {
     this.#stale = true
-    if (!this.#inUse) this.drop().catch(() => undefined) // what cannot be unmapped goes with this process
+    if (!this.#inUse) this.release().catch(() => undefined) // what cannot be unmapped goes with this process
   }
 
   /** What all ranks offer; each offer is decoded once. */
@@ -152,14 +152,14 @@ export class DirectState implements Kept {
     return offers
   }
 
-  /** Prepares, unless that was done. @returns why it cannot be done; `misfit`: the checkpoint is of another kind than the recorded one. */
+  /** Prepares, unless that was done. @returns why it cannot be done; `mismatch`: the checkpoint is of another kind than the recorded one. */
   async #prepare(
     key: string,
     offers: readonly Offered[],
     context: UpdateContext,
-  ): Promise<{ readonly reason: string; readonly misfit: boolean } | null> {
+  ): Promise<{ readonly reason: string; readonly mismatch: boolean } | null> {
     if (this.#prepared?.key === key) return null
-    await this.drop()
+    await this.release()
     try {
       const { device, rank, provenManifest: manifest, segments } = context
       const remote = await remoteAccess(context)
@@ -170,7 +170,7 @@ export class DirectState implements Kept {
       return null
     } catch (error) {
       const { message, fields } = CkptError.from(error, 'UNSUPPORTED')
-      return { reason: message, misfit: fields['misfit'] === true }
+      return { reason: message, mismatch: fields['mismatch'] === true }
     }
   }
 
@@ -200,7 +200,7 @@ export class DirectState implements Kept {
     { checkEvery }: DecisionInputs,
   ): Staged {
     const staged = { reason, record, recorded: !record }
-    if (record || recording === undefined || kept.of(Recordings).misfit(recording, manifest) !== undefined) return staged
+    if (record || recording === undefined || kept.of(Recordings).mismatch(recording, manifest) !== undefined) return staged
     const updates = countUpdate(recording.id, [this.#replays])
     this.#replays = { recordings: recording.id, updates }
     const replayed = { ...staged, replay: recording.id }

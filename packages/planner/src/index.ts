@@ -17,7 +17,7 @@ export {
   type RankDirectPlan,
   type RecordedRank,
 } from './direct/plan.ts'
-export { heldTensors, misfit, type Held, type Holder } from './direct/fit.ts'
+export { heldTensors, recordingMismatch, type Held, type Holder } from './direct/fit.ts'
 export { subsetOf } from './direct/subset.ts'
 export { LOADERS, dealtWorkload, predict, simulate, topology } from './simulate/index.ts'
 export type {

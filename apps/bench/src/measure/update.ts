@@ -88,7 +88,7 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
     registering[timed ? 'verified' : 'unverified'].push(lastRegistered)
     if (!timed) return
     ceilings.push(ceiling)
-    await updates.reportLimit(reports, (movedBytes(reports) / ceiling) * 1000)
+    await updates.recordLimit(reports, (movedBytes(reports) / ceiling) * 1000)
   }
   for (let i = 0; i < repeat; i++) {
     // Each goes first as often as the other.

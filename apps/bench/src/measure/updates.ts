@@ -107,8 +107,8 @@ export class Updates implements AsyncDisposable {
   }
 
   /** For the ranks' metrics. */
-  async reportLimit(reports: readonly UpdateReport[], limitMs: number): Promise<void> {
-    await this.#cluster.all('reportLimit', (rank) => ({ totalMs: reports[rank]!.totalMs, limitMs }))
+  async recordLimit(reports: readonly UpdateReport[], limitMs: number): Promise<void> {
+    await this.#cluster.all('recordLimit', (rank) => ({ totalMs: reports[rank]!.totalMs, limitMs }))
   }
 
   resources(): Promise<RankResources[]> {

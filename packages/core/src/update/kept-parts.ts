@@ -10,13 +10,13 @@ export class KeptParts implements KeptByRank {
     return part
   }
 
-  /** An update went well. */
-  async rest(): Promise<void> {
-    for (const part of this.#parts.values()) await part.rest?.()
+  /** Tells all that an update went well. */
+  async idle(): Promise<void> {
+    for (const part of this.#parts.values()) await part.idle?.()
   }
 
-  /** Lets go of memory of checkpoints and engines. */
-  async drop(): Promise<void> {
-    for (const part of this.#parts.values()) await part.drop?.()
+  /** Releases memory of checkpoints and engines. */
+  async release(): Promise<void> {
+    for (const part of this.#parts.values()) await part.release?.()
   }
 }

@@ -60,7 +60,7 @@ export class UpdateResources {
    * Gives the ring's memory back, and begins to leave the collective, which may take a while (NCCL's farewell takes half a second):
    * {@link release} waits for its end. For after an update that went well.
    */
-  async leave(): Promise<void> {
+  async releaseLater(): Promise<void> {
     const collective = this.#collective
     const ring = this.#ring
     this.#collective = undefined

@@ -112,16 +112,16 @@ export class Updates {
     }
   }
 
-  /** Forgets what was prepared for direct updates: it uses memory of checkpoints. */
-  dropPrepared(): Promise<void> {
-    return this.#kept.drop()
+  /** Releases what strategies prepared: it uses memory of checkpoints. */
+  releasePrepared(): Promise<void> {
+    return this.#kept.release()
   }
 
   /** What gives everything back, in order; no update may be running. */
   closing(): (() => Promise<void> | void)[] {
     return [
       () => this.#resources.release(),
-      () => this.#kept.drop(),
+      () => this.#kept.release(),
       () => this.#nearness.close(),
       () => this.#directory.close(),
     ]
@@ -214,10 +214,10 @@ export class Updates {
         epoch,
       )
       rendezvous.endEpoch(epoch)
-      await this.#kept.rest()
+      await this.#kept.idle()
       if (lease === NO_LEASE && store.has(name)) this.#keep(name, report)
       this.engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
-      if (!(options.keepAlive ?? this.#with.keepAlive)) await this.#resources.leave()
+      if (!(options.keepAlive ?? this.#with.keepAlive)) await this.#resources.releaseLater()
       const { spans: _, ...summary } = report
       log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }
@@ -303,7 +303,7 @@ export class Updates {
     outer: AbortSignal,
   ): Promise<CkptError> {
     await this.#resources.release()
-    await this.#kept.drop()
+    await this.#kept.release()
     // Where the failure began its own error is thrown, elsewhere the abort that carries it.
     const abort: unknown = epoch.signal.reason
     const reported = CkptError.is(abort) && abort.fields.rank !== this.#with.rendezvous.rank ? abort : error

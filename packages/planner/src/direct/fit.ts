@@ -39,7 +39,7 @@ export function heldTensors(manifest: Manifest): Map<string, Held> {
 }
 
 /** Why an engine that was recorded with one checkpoint cannot take another by its routes; undefined where it can. */
-export function misfit(held: ReadonlyMap<string, Held>, recording: Recording): string | undefined {
+export function recordingMismatch(held: ReadonlyMap<string, Held>, recording: Recording): string | undefined {
   for (const { name, dtype, shape } of recording.tensors) {
     const tensor = held.get(name)
     if (tensor === undefined) return `the checkpoint lacks tensor ${name}, which the recorded one had`

@@ -1,6 +1,6 @@
 import { CkptError, type Manifest, type Recording, type Route } from '@ckpt/contract'
 import { bytesOf, expand, flatten, merge, type Copy } from './copy.ts'
-import { heldTensors, misfit, type Held, type Holder } from './fit.ts'
+import { heldTensors, recordingMismatch, type Held, type Holder } from './fit.ts'
 
 /** A rank, and what its engine worker was seen to copy. */
 export interface RecordedRank {
@@ -64,14 +64,14 @@ interface Draft {
  * Who copies which bytes from where to where: every byte that a worker needs reaches it exactly once, unless it belongs to an opaque tensor. Pure and deterministic:
  * every rank of a host makes the same plan.
  *
- * @throws CkptError `PLAN_INFEASIBLE` saying why the checkpoint does not fit a recording (field `misfit`), or whose memory is out of reach.
+ * @throws CkptError `PLAN_INFEASIBLE` saying why the checkpoint does not fit a recording (field `mismatch`), or whose memory is out of reach.
  */
 export function planDirect(manifest: Manifest, options: DirectPlanOptions): DirectPlan {
   const { ranks, forward = true, remote = false } = options
   const held = heldTensors(manifest)
   for (const { rank, recording } of ranks) {
-    const reason = misfit(held, recording)
-    if (reason !== undefined) throw infeasible(`${reason} (rank ${rank})`, { rank, misfit: true })
+    const reason = recordingMismatch(held, recording)
+    if (reason !== undefined) throw infeasible(`${reason} (rank ${rank})`, { rank, mismatch: true })
   }
   const opaque = opaqueNames(ranks, options.opaque)
   const drafts = new Map(ranks.map(({ rank }) => [rank, newDraft()]))

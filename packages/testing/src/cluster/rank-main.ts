@@ -77,8 +77,8 @@ const handlers: Handlers = {
     return Promise.resolve()
   },
   engineStates: () => Promise.resolve(parameterServer().engineStates()),
-  reportLimit({ totalMs, limitMs }) {
-    parameterServer().reportLimit({ totalMs }, limitMs)
+  recordLimit({ totalMs, limitMs }) {
+    parameterServer().recordLimit({ totalMs }, limitMs)
     return Promise.resolve()
   },
   mutate({ mutation: armed }) {

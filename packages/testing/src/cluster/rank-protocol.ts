@@ -48,7 +48,7 @@ export interface RankCalls {
   /** What the rank knows of the engine workers. */
   engineStates: [undefined, WorkerStatus[]]
   /** What the rank's last update took, and what it could have taken at least, in milliseconds; for its metrics. */
-  reportLimit: [{ totalMs: number; limitMs: number }, void]
+  recordLimit: [{ totalMs: number; limitMs: number }, void]
   resources: [undefined, RankResources]
   /** A fault that its device is to have, once; null takes it back. */
   mutate: [{ mutation: Mutation | null }, void]
