@@ -5,7 +5,7 @@ import { DirectState, type Decision } from './direct-state.ts'
 import { FallbackAttempt } from './fallback-attempt.ts'
 
 /** What checkpoint-engine's workers speak knows nothing of parameters; all ranks have the same engine. */
-const OTHER_PROTOCOL: Decision = { reason: 'the engine’s workers speak another protocol', record: false, recorded: true }
+const OTHER_PROTOCOL: Decision = { reason: 'the engine’s workers speak a different protocol', record: false, recorded: true }
 
 /**
  * Whether this update is direct; all ranks come to the same decision.

@@ -22,9 +22,9 @@ export function staleText({ rank, reason }: StaleSource, error: CkptError, gener
   const registration = `registration${generation === undefined ? '' : ` ${generation}`}`
   switch (reason) {
     case 'ended':
-      return `rank ${rank}: the ${registration} that the metas describe has ended, by unregistering or registering anew`
+      return `rank ${rank}: the ${registration} that the metas describe has ended: the checkpoint was unregistered, or registered again`
     case 'restarted':
-      return `rank ${rank} was started anew since: ${error.message}`
+      return `rank ${rank} was restarted since: ${error.message}`
     default:
       return `rank ${rank}: ${error.message}`
   }

@@ -30,12 +30,13 @@ export async function announce(
   // A field may be missing where another rank calls with another strategy.
   const fields = new Set(all.flatMap(({ terms }) => Object.keys(terms)))
   for (const field of fields) {
-    const ranks = all.filter(({ terms }) => terms[field] !== own.terms[field]).map((one) => one.endpoint.rank)
+    const differing = all.filter(({ terms }) => terms[field] !== own.terms[field])
+    const ranks = differing.map((one) => one.endpoint.rank)
     if (ranks.length === 0) continue
     const stale = field === 'manifestDigest'
     const what = stale
-      ? `have other metas of ${checkpoint}: call gatherMetas on every rank`
-      : `called update with another ${field}`
+      ? `have different metas of ${checkpoint}: call gatherMetas on every rank`
+      : `called update with a different ${field} (${differing[0]!.terms[field]}; rank ${own.endpoint.rank}: ${own.terms[field]})`
     throw new CkptError(stale ? 'METAS_STALE' : 'INVALID_ARGUMENT', `ranks ${ranks.join(', ')} ${what}`, {
       fields: { ranks, field, checkpoint: String(checkpoint) },
     })

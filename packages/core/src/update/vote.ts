@@ -31,7 +31,7 @@ export async function vote(
   const ranks = other.map((one) => one.rank)
   throw new CkptError(
     'DIGEST_MISMATCH',
-    `the workers of ranks ${ranks.join(', ')} are prepared with other tensors than rank ${rank}'s`,
+    `the workers of ranks ${ranks.join(', ')} prepared tensors that differ from those of rank ${rank}`,
     {
       fields: { ranks, field: 'manifest' },
     },

@@ -24,7 +24,7 @@ import { readNames } from './names.ts'
  * digest is not `digest`.
  */
 export function decodeRankMetas(payload: Uint8Array, digest: string): RankMetas {
-  if (metasDigest(payload) !== digest) throw malformed('digest', 'the payload has another one')
+  if (metasDigest(payload) !== digest) throw malformed('digest', 'the payload has a different one')
   const reader = new ByteReader(payload)
   if (reader.u32('magic') !== MAGIC) throw malformed('magic', 'these are not metas')
   const version = reader.u16('version')

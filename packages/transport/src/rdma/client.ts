@@ -101,7 +101,7 @@ export class BootstrapClient {
   async open(lanes: readonly { nic: number; endpoint: RdmaEndpoint }[], timeoutMs: number): Promise<readonly RdmaEndpoint[]> {
     const answer = await this.#ask({ type: 'open', lanes: [...lanes] }, timeoutMs)
     if (answer.type === 'opened' && answer.endpoints.length === lanes.length) return answer.endpoints
-    throw this.#error('PEER_PROTOCOL', 'an answer to another question')
+    throw this.#error('PEER_PROTOCOL', 'an answer to a different question')
   }
 
   /** Where regions lie; `closed` for one that has been closed, undefined for a key that the peer does not know. */
@@ -109,7 +109,7 @@ export class BootstrapClient {
     const answer = await this.#ask({ type: 'resolve', keys: [...keys] }, timeoutMs)
     if (answer.type === 'resolved' && answer.regions.length === keys.length)
       return answer.regions.map((region) => region ?? undefined)
-    throw this.#error('PEER_PROTOCOL', 'an answer to another question')
+    throw this.#error('PEER_PROTOCOL', 'an answer to a different question')
   }
 
   close(): void {
@@ -150,7 +150,7 @@ export class BootstrapClient {
     if (!greeting.success) throw this.#error('PEER_PROTOCOL', 'what answers there is no RDMA endpoint')
     const { protocol, id, nonce } = greeting.data
     if (protocol !== RDMA_PROTOCOL) throw this.#error('PEER_PROTOCOL', `it speaks protocol ${protocol}, not ${RDMA_PROTOCOL}`)
-    if (id !== this.#descriptor.id) throw this.#error('PEER_PROTOCOL', 'it is another endpoint: it was started anew')
+    if (id !== this.#descriptor.id) throw this.#error('PEER_PROTOCOL', 'a different endpoint answers: it was restarted')
     this.#channel.secure(this.#secret, id, this.#nonce, nonce)
     this.#state = 'proving'
     // A question that costs nothing; its answer shows that both know the secret.
