@@ -1,18 +1,18 @@
-// Creates .venv in the repository root with everything the Python worker package needs. Quick when there is nothing to do.
+// Creates .venv in the repository root with everything the Python packages need. Quick when there is nothing to do.
 // What comes from PyPI is compared with the hashes in scripts/python/*.lock; which build of torch is used, and how it was checked, is printed.
 // CKPT_TORCH_INDEX: an index with the torch build to prefer (a CPU build, say).
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { installLocked, installTorch, installWorker, PipError } from './lib/python-install.mjs'
+import { installLocked, installTorch, installDistribution, PipError } from './lib/python-install.mjs'
 import { PYTHON } from './lib/python-locks.mjs'
 import { ROOT as root } from './lib/root.mjs'
 
 const venv = join(root, '.venv')
 const python = join(venv, 'bin', 'python')
 const stampFile = join(venv, '.ckpt-stamp')
-const worker = join(root, 'packages', 'vllm', 'python')
+const distributions = ['packages/python', 'packages/testing/python'].map((path) => join(root, path))
 
 function stop(message) {
   process.stderr.write(`${message}\n`)
@@ -31,7 +31,8 @@ function basePython() {
 /** Digest of all that decides what the environment holds. */
 function wantedStamp(base) {
   const hash = createHash('sha256').update(base).update(root)
-  for (const file of [join(PYTHON, 'requirements.lock'), join(PYTHON, 'torch.lock'), join(worker, 'pyproject.toml')]) {
+  const projects = distributions.map((directory) => join(directory, 'pyproject.toml'))
+  for (const file of [join(PYTHON, 'requirements.lock'), join(PYTHON, 'torch.lock'), ...projects]) {
     hash.update('\0').update(readFileSync(file))
   }
   return hash.digest('hex')
@@ -54,7 +55,7 @@ if (!usable) {
 try {
   installLocked(python, 'requirements.lock')
   process.stdout.write(`${installTorch(python, { index: process.env.CKPT_TORCH_INDEX || undefined })}\n`)
-  installWorker(python, worker)
+  for (const directory of distributions) installDistribution(python, directory)
 } catch (error) {
   if (!(error instanceof PipError)) throw error
   stop(error.message)

@@ -6,7 +6,7 @@ import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { installLocked, installTorch, installWorker, PipError } from './lib/python-install.mjs'
+import { installLocked, installTorch, installDistribution, PipError } from './lib/python-install.mjs'
 import { PYTHON } from './lib/python-locks.mjs'
 import { ROOT as root } from './lib/root.mjs'
 
@@ -17,7 +17,7 @@ const home = join(root, '.cache', 'vllm')
 const venv = join(home, 'venv')
 const python = join(venv, 'bin', 'python')
 const stampFile = join(home, 'stamp')
-const worker = join(root, 'packages', 'vllm', 'python')
+const worker = join(root, 'packages', 'python')
 
 function cannot(reason) {
   process.stdout.write(`SKIP vLLM: ${reason}\n`)
@@ -71,7 +71,7 @@ process.stdout.write('installing vLLM (about 3.5 GB on disk)\n')
 try {
   installLocked(python, 'vllm.lock')
   process.stdout.write(`${torch()}\n`)
-  installWorker(python, worker)
+  installDistribution(python, worker)
 } catch (error) {
   if (!(error instanceof PipError)) throw error
   process.stderr.write(`${error.message}\n`)

@@ -11,7 +11,10 @@ const ENTRIES = new Map([
   ['compat-check', 'apps/harness/src/compat/main.ts'],
 ])
 /** Where the bundle keeps what lies elsewhere in the repository. */
-const MOVED = [['packages/vllm/python/src', 'python']]
+const MOVED = [
+  ['packages/python/src', 'python'],
+  ['packages/testing/python/src', 'python'],
+]
 const MAX_ROUNDS = 8
 
 const URL_OF_FILE = /new URL\(\s*(['"])([^'"]+)\1\s*,\s*import\.meta\.url\s*\)/g

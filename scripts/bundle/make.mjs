@@ -44,8 +44,10 @@ async function fill(directory, node) {
   const addons = copyAddons(modules)
   const unbundled = copyZeromq(modules)
   copyCommands(join(directory, 'bin'))
-  const python = join(ROOT, 'packages/vllm/python')
-  cpSync(join(python, 'src'), join(directory, 'python'), { recursive: true, filter: (path) => !path.includes('__pycache__') })
+  const python = join(ROOT, 'packages/python')
+  for (const from of [python, join(ROOT, 'packages/testing/python')]) {
+    cpSync(join(from, 'src'), join(directory, 'python'), { recursive: true, filter: (path) => !path.includes('__pycache__') })
+  }
   cpSync(join(ROOT, 'LICENSE'), join(directory, 'LICENSE'))
   const licenses = join(directory, 'licenses')
   const packages = copyLicenses({ inputs, packages: unbundled, target: licenses })

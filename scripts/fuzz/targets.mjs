@@ -53,7 +53,7 @@ function scriptTargets() {
 
 function pythonTargets() {
   const python = process.env.CKPT_PYTHON ?? join(ROOT, '.venv/bin/python')
-  const directory = join(ROOT, 'packages/vllm/python/fuzz')
+  const directory = join(ROOT, 'packages/python/fuzz')
   if (!existsSync(directory)) return []
   const missing = existsSync(python) ? undefined : `${python} is missing: npm run setup:python makes it`
   return readdirSync(directory)

@@ -14,8 +14,8 @@ export function installLocked(python, file) {
   pip(python, [...LOCKED, '--requirement', join(PYTHON, file)])
 }
 
-/** Installs the worker package itself, from this tree. */
-export function installWorker(python, directory) {
+/** Installs a package of this tree, to be used from where it lies. */
+export function installDistribution(python, directory) {
   pip(python, ['install', '--no-deps', '--no-build-isolation', '--editable', directory])
 }
 

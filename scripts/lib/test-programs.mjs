@@ -27,7 +27,7 @@ export default async function setup() {
   for (const { name, dir } of addons) symlinkSync(join(ROOT, dir), join(lib, 'node_modules', name))
   const zeromq = createRequire(join(ROOT, 'packages/core/package.json')).resolve('zeromq/package.json')
   symlinkSync(realpathSync(dirname(zeromq)), join(lib, 'node_modules/zeromq'))
-  symlinkSync(join(ROOT, 'packages/vllm/python/src'), join(home, 'python'))
+  symlinkSync(join(ROOT, 'packages/python/src'), join(home, 'python'))
 
   const first = new Map(PROGRAMS.map((source) => [nameOf(source), source]))
   await bundleJavaScript({ outdir: lib, external: ['zeromq', ...addons.map(({ name }) => name)], first })

@@ -221,7 +221,6 @@ describe('readIndex', () => {
 const python = [
   process.env['CKPT_PYTHON'],
   fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url)),
-  fileURLToPath(new URL('../../vllm/python/.venv/bin/python', import.meta.url)),
   'python3',
 ].find((candidate) => {
   if (candidate === undefined || (candidate.includes('/') && !existsSync(candidate))) return false

@@ -8,9 +8,9 @@ import torch
 import zmq
 from checkpoint_engine.worker import update_weights_from_ipc
 
-from ckpt_worker.reference.__main__ import main
-from ckpt_worker.reference.engine import ReferenceEngine
-from ckpt_worker.session import UpdateResult
+from ckpt_reference.__main__ import main
+from ckpt_reference.engine import ReferenceEngine
+from ckpt_worker.update.session import UpdateResult
 
 
 class PeerEngine(ReferenceEngine):

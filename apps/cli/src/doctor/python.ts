@@ -73,7 +73,7 @@ function packages({ packages: found }: PythonFacts): Check[] {
     if (typeof version === 'string') return ok(`python.${name}`, version)
     const remedy =
       name === 'ckpt_worker'
-        ? "add the bundle's python/ to PYTHONPATH, or pip install packages/vllm/python"
+        ? "add the bundle's python/ to PYTHONPATH, or pip install packages/python"
         : `pip install ${name}; inference engines bring it`
     return missing(`python.${name}`, 'not installed', remedy)
   })

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from ckpt_worker.reference.__main__ import main
-from ckpt_worker.reference.engine import ReferenceEngine
+from ckpt_reference.__main__ import main
+from ckpt_reference.engine import ReferenceEngine
 
 Named = tuple[str, torch.Tensor]
 KIND = sys.argv[1]

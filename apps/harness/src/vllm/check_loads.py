@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ckpt_worker.digest import digest, flat_bytes
-from ckpt_worker.dtypes import DTYPE_NAMES
-from ckpt_worker.protocol import TensorEntry
-from ckpt_worker.vllm.target import Target
-from ckpt_worker.vllm.update import Served
-from ckpt_worker.vllm.loads import open_load
+from ckpt_worker.loading.digest import digest, flat_bytes
+from ckpt_worker.loading.torch_dtypes import DTYPE_NAMES
+from ckpt_worker.protocol.messages import TensorEntry
+from ckpt_worker.engines.vllm.target import Target
+from ckpt_worker.engines.vllm.update import Served
+from ckpt_worker.engines.vllm.loads import open_load
 from safetensors.torch import load_file
 from vllm import LLM
 from vllm.config import set_current_vllm_config

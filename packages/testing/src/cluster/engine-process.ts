@@ -10,9 +10,9 @@ import { parametersPrefix, type Verification } from '../engine/parameters.ts'
 
 export interface EngineProcessOptions {
   readonly kind: 'typescript' | 'python'
-  /** Python interpreter that has torch and the worker package. */
+  /** Python interpreter that has torch, the worker package and the reference engine. */
   readonly python?: string
-  /** Python program that serves the engine (default: the worker package's reference engine). */
+  /** Python program that serves the engine (default: the reference engine). */
   readonly program?: string
   /** Device of the engine worker of each rank, for Python engines (default: the CPU). */
   readonly device?: 'cpu' | 'cuda'
@@ -45,7 +45,7 @@ export class EngineProcess {
       })
       this.process.child.once('exit', () => this.#removeParameters())
     } else {
-      const main = program === undefined ? ['-m', 'ckpt_worker.reference'] : [program]
+      const main = program === undefined ? ['-m', 'ckpt_reference'] : [program]
       const where = device === 'cuda' ? ['--device', `cuda:${tpRank}`] : []
       const child = spawn(options.python ?? 'python3', [...main, ...args, ...where], {
         stdio: ['ignore', 'inherit', 'pipe'],

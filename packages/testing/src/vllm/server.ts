@@ -10,7 +10,7 @@ import { freePort } from '../cluster/cluster.ts'
 import { wrap, type Spawned } from '../cluster/processes.ts'
 
 const START_TIMEOUT_MS = 900_000
-const WORKER_SOURCE = fileURLToPath(new URL('../../../../packages/vllm/python/src', import.meta.url))
+const WORKER_SOURCE = fileURLToPath(new URL('../../../../packages/python/src', import.meta.url))
 /** With what every interpreter runs at its start: vLLM has no AMX then. */
 const SITE = dirname(fileURLToPath(new URL('./site/sitecustomize.py', import.meta.url)))
 

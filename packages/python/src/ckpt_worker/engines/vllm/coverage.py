@@ -1,0 +1,146 @@
+"""Which parameters of a model the checkpoint reaches: by what its loader writes, not by the names that it says."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ...errors import LayoutError
+from ...recording.watched import threads
+from .target import Target
+
+#: Parameters of adapters, which come with checkpoints of their own.
+_ADAPTER: Final = re.compile(r"(^|\.)lora_")
+#: What wrappers put into the names of what they wrap.
+_WRAPPER: Final = re.compile(r"(^|\.)(_orig_mod|base_layer)(?=\.)")
+
+
+class Coverage:
+    """Counts the elements that are written to each parameter of some models, however modules are wrapped and renamed."""
+
+    def __init__(self, targets: list[Target]) -> None:
+        """Before layers are brought into another form."""
+        self._targets = targets
+        self._models = [_Model(target.model) if _is_checked(target) else None for target in targets]
+        self.active = True
+
+    def begin(self) -> None:
+        """When layers have the form in which they are loaded."""
+        for model in self._models:
+            if model is not None:
+                model.begin()
+
+    def saw(self, index: int, loaded: object) -> None:
+        """``loaded`` is what ``load_weights`` of the target returned."""
+        model = self._models[index]
+        if model is not None and isinstance(loaded, set):
+            # What a loader takes over without writing it, such as a parameter that is replaced.
+            model.named |= {bare_name(str(name)) for name in loaded}
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """Around loads."""
+        if not any(self._models):
+            yield
+            return
+        self.begin()
+        with threads.followed(self):
+            yield
+
+    def thread(self) -> contextlib.AbstractContextManager[Any]:
+        """Operations of this thread inside the block are counted."""
+        return _Writes([model for model in self._models if model is not None])
+
+    def trust(self) -> None:
+        """The update brings the same tensors as one that was checked: nothing is missing, though not all of them are loaded."""
+        self._models = [None for _ in self._models]
+
+    def check(self) -> None:
+        """:raises LayoutError: naming parameters that would keep their old values."""
+        self.active = False
+        for model in self._models:
+            missing = set() if model is None else model.missing()
+            if missing:
+                some = ", ".join(sorted(missing)[:5])
+                text = f"the checkpoint brings nothing for {len(missing)} parameters of the model: {some}"
+                raise LayoutError(text, tensor=min(missing))
+
+
+class _Model:
+    """One model's parameters and what was written to them."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        names = {name for name, _ in model.named_parameters()}
+        #: Further names of parameters that have one already.
+        self._aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)} - names
+        self.named: set[str] = set()
+        #: Elements written by the storage's identity; the storages, so that no other one gets it.
+        self._written: dict[int, int] | None = None
+        self._storages: dict[str, torch.UntypedStorage] = {}
+
+    def begin(self) -> None:
+        if self._written is not None:
+            return
+        self._written = {}
+        for name, parameter in self._model.named_parameters(remove_duplicate=False):
+            if name not in self._aliases and not _ADAPTER.search(name) and parameter.numel() > 0:
+                self._storages[name] = parameter.untyped_storage()
+                self._written[self._storages[name]._cdata] = 0
+
+    def wrote(self, tensor: torch.Tensor) -> None:
+        if self._written is None or tensor.layout != torch.strided or tensor.numel() == 0:
+            return
+        key = tensor.untyped_storage()._cdata
+        if key in self._written:
+            self._written[key] += tensor.numel()
+
+    def missing(self) -> set[str]:
+        """Parameters that no element was written to, and that are those that they were."""
+        written = self._written
+        if written is None:
+            self.begin()
+            written = self._written or {}
+        now = dict(self._model.named_parameters(remove_duplicate=False))
+        return {
+            name
+            for name, storage in self._storages.items()
+            if written[storage._cdata] == 0
+            and name in now
+            and now[name].untyped_storage()._cdata == storage._cdata
+            and bare_name(name) not in self.named
+        }
+
+
+class _Writes(TorchDispatchMode):
+    def __init__(self, models: list[_Model]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._models = models
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func._schema.is_mutable:
+            for index, argument in enumerate(func._schema.arguments):
+                if argument.is_write:
+                    for leaf in tree_leaves(args[index] if index < len(args) else kwargs.get(argument.name)):
+                        if isinstance(leaf, torch.Tensor):
+                            for model in self._models:
+                                model.wrote(leaf)
+        return result
+
+
+def _is_checked(target: Target) -> bool:
+    # Quantised models make parameters of their own that no checkpoint has.
+    return target.complete and getattr(target.config, "quantization", None) is None
+
+
+def bare_name(name: str) -> str:
+    """``name`` without what wrappers put into it."""
+    return _WRAPPER.sub("", name).lstrip(".")

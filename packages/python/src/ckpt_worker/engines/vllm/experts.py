@@ -1,0 +1,71 @@
+"""Kernels of expert layers that vLLM sets up at the first load only.
+
+Some of them (those for CPUs, in vLLM 0.32) also bring the layer's weights into a form of their own there. A reload then
+leaves the weights in another form than the kernel reads, and the model talks nonsense without an error: vLLM's own
+``reload_weights`` does this. Such kernels are set aside before a reload, so that it sets them up anew as the first load did.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+from ...errors import UnsupportedError
+
+
+class _Kept(NamedTuple):
+    method: Any
+    kernel: Any
+    config: Any
+
+
+class ExpertKernels:
+    """The kernels of some models that have to be set up anew."""
+
+    def __init__(self, models: Iterable[torch.nn.Module]) -> None:
+        self._kept: dict[torch.nn.Module, _Kept] = {}
+        base = _base()
+        if base is None:
+            return
+        for model in models:
+            for name, layer in model.named_modules():
+                method = getattr(layer, "quant_method", None)
+                kernel = getattr(method, "moe_kernel", None)
+                experts = getattr(kernel, "fused_experts", None)
+                if experts is None or type(experts).process_weights_after_loading is base.process_weights_after_loading:
+                    continue
+                if any(parameter.device.type != "cpu" for parameter in layer.parameters()):
+                    # Graphs may have captured what the kernel holds.
+                    kind = type(experts).__name__
+                    raise UnsupportedError(
+                        f"the expert kernel {kind} of {name!r} brings weights into a form that no reload repeats"
+                    )
+                self._kept[layer] = _Kept(method, kernel, getattr(method, "moe_quant_config", None))
+
+    def kept(self, layer: torch.nn.Module) -> bool:
+        """Whether the layer has such a kernel."""
+        return layer in self._kept
+
+    def set_aside(self) -> None:
+        """Before the reload."""
+        for method, _, _ in self._kept.values():
+            method.moe_kernel = None
+
+    def put_back(self, layers: Iterable[torch.nn.Module]) -> None:
+        """For layers that keep their old weights."""
+        for layer in layers:
+            kept = self._kept.get(layer)
+            if kept is not None:
+                kept.method.moe_kernel, kept.method.moe_quant_config = kept.kernel, kept.config
+
+
+def _base() -> Any:
+    try:
+        module = importlib.import_module("vllm.model_executor.layers.fused_moe.modular_kernel")
+        base = module.FusedMoEExperts
+    except (ImportError, AttributeError):
+        return None
+    return base if hasattr(base, "process_weights_after_loading") else None

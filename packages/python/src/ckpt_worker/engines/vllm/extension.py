@@ -1,0 +1,109 @@
+"""The worker extension: methods that vLLM adds to each of its workers and calls through ``/collective_rpc``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...loading.cuda_driver import device_uuid
+from ...protocol.engine_call import check_listening, endpoint_for, parse_call
+from .target import Target
+from .update import Served, take_update, worker_index
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class. Start vLLM with ``--worker-extension-cls ckpt_worker.vllm.WorkerExtension``."""
+
+    if TYPE_CHECKING:
+        # Of the worker that this is mixed into.
+        vllm_config: Any
+        model_config: Any
+        model_runner: Any
+        device: torch.device | None
+        rank: int
+
+    def ckpt_update(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Takes one update, to its commit. ``call`` is an :class:`UpdateCall`; the answer says what came.
+
+        :raises Exception: what :func:`ckpt_worker.run_update` raises; the parameters may then be partly new (``ckpt_status``).
+        """
+        parsed = parse_call(call)
+        assert self.device is not None
+        uuid = device_uuid(self.device)
+        endpoint = endpoint_for(parsed, worker_index(self.vllm_config, self.rank), uuid)
+        check_listening(endpoint.address)
+        model = Target(_model(self.model_runner), self.model_config, parsed.complete)
+        targets = [model, *_drafter(self, parsed.drafter)]
+        with _configured(self.vllm_config):
+            result = take_update(parsed, endpoint.address, uuid, targets, self.device, _served(self), self.model_runner)
+        drop_computed(self.model_runner)
+        return {
+            "rank": endpoint.rank,
+            "version": result.version,
+            "models": len(targets),
+            "tensors": result.tensors,
+            "bytes": result.bytes,
+            "buckets": result.buckets,
+            "reloadMs": result.reload_ms,
+        }
+
+    def ckpt_status(self) -> dict[str, Any]:
+        """What the worker serves: ``version`` of the last commit, and ``dirty`` where an update has failed half way since.
+
+        ``connector`` names the class that keeps keys and values outside of the engine, where it has one: after an update
+        they are of the old weights.
+        """
+        served = _served(self)
+        transfer = getattr(self.vllm_config, "kv_transfer_config", None)
+        connector = getattr(transfer, "kv_connector", None)
+        return {"version": served.version, "dirty": served.dirty, "connector": connector}
+
+
+def drop_computed(runner: Any) -> None:
+    """Drops what vLLM's model runner has computed with the old weights, as far as its version keeps any."""
+    for name in ("reset_lora_state", "reset_encoder_cache", "reset_mm_cache"):
+        reset = getattr(runner, name, None)
+        if callable(reset):
+            reset()
+
+
+def _served(worker: Any) -> Served:
+    """Kept with the worker, or with its backend of vLLM's weight transfer where that has taken updates."""
+    backend: Served | None = getattr(getattr(worker, "weight_transfer_engine", None), "served", None)
+    if isinstance(backend, Served):
+        return backend
+    served: Served | None = getattr(worker, "_ckpt_served", None)
+    if served is None:
+        served = worker._ckpt_served = Served()
+    return served
+
+
+@contextmanager
+def _configured(vllm_config: Any) -> Iterator[None]:
+    with importlib.import_module("vllm.config").set_current_vllm_config(vllm_config):
+        yield
+
+
+def _model(runner: Any) -> torch.nn.Module:
+    get = getattr(runner, "get_model", None)
+    model: torch.nn.Module = get() if callable(get) else runner.model
+    return model
+
+
+def _drafter(worker: Any, wanted: str) -> list[Target]:
+    """The speculative drafter, where it takes the checkpoint's weights."""
+    runner = worker.model_runner
+    get = getattr(runner, "get_draft_model", None)
+    model = get() if callable(get) else getattr(getattr(runner, "drafter", None), "model", None)
+    speculative = getattr(worker.vllm_config, "speculative_config", None)
+    if wanted == "skip" or not isinstance(model, torch.nn.Module) or speculative is None:
+        return []
+    config = getattr(speculative, "draft_model_config", None) or worker.model_config
+    # Multi-token-prediction layers come from the model's own checkpoint; other drafters have one of their own.
+    if wanted == "auto" and config.model != worker.model_config.model:
+        return []
+    return [Target(model, config, complete=False)]

@@ -1,0 +1,19 @@
+"""Entry point ``vllm.general_plugins``: runs in every vLLM process of an environment that has this package."""
+
+from __future__ import annotations
+
+import importlib
+
+BACKEND = "ckpt"
+
+
+def register() -> None:
+    """Makes the backend known to vLLM's weight transfer. Does nothing in versions without it, or where it is known already."""
+    try:
+        factory = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory
+        base = importlib.import_module("vllm.distributed.weight_transfer.base").WeightTransferEngine
+    except (ImportError, AttributeError):
+        return
+    # Earlier interfaces handed a loader to `receive_weights`, which says nothing of how loading ends.
+    if BACKEND not in factory._registry and hasattr(base, "start_weight_update"):
+        factory.register_engine(BACKEND, "ckpt_worker.engines.vllm.native", "CkptWeightTransferEngine")

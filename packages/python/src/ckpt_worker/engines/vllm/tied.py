@@ -1,0 +1,78 @@
+"""Parameters of a model that share memory, such as an output head with its embeddings, and checkpoints that bring both.
+
+vLLM unties a head for which the checkpoint that it is started with has a tensor of its own, and loads one of the two where the
+head is tied already. So a checkpoint whose two tensors differ would be answered differently than from disk: it is refused.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ...errors import ConflictError
+from ...loading.digest import digest
+from ...recording import Tracer
+from ...recording.conflicts import conflict
+from ...recording.watched import unseen
+from .coverage import bare_name
+from .target import Target
+
+
+class TiedParameters:
+    """Compares the tensors that one update brings for tied parameters."""
+
+    def __init__(self, targets: list[Target]) -> None:
+        """Before layers are brought into another form."""
+        #: By the end of a tensor's name: the group's number, and its parameter.
+        self._groups: dict[str, tuple[int, str]] = {}
+        for target in targets:
+            self._find(target.model)
+        #: By group: a tensor's name and digest.
+        self._came: dict[int, dict[str, tuple[str, int]]] = {}
+        self._tracer: Tracer | None = None
+
+    def watch(self, tracer: Tracer) -> None:
+        """The update is recorded."""
+        self._tracer = tracer
+
+    def saw(self, name: str, tensor: torch.Tensor) -> None:
+        """A tensor came.
+
+        :raises ConflictError: naming two tensors with different bytes for parameters that are one.
+        """
+        end = _end(name)
+        found = self._groups.get(end)
+        if found is None or tensor.numel() == 0:
+            return
+        group, parameter = found
+        with unseen():
+            value = digest(getattr(tensor, "plain", tensor).contiguous())
+        came = self._came.setdefault(group, {})
+        for other_end, (other, other_value) in came.items():
+            if other_end == end:
+                continue
+            if other_value != value:
+                raise self._conflict(other, name, parameter)
+            if self._tracer is not None:
+                self._tracer.demand_same(other, name, parameter)
+        came[end] = (name, value)
+
+    def _conflict(self, first: str, second: str, parameter: str) -> ConflictError:
+        error = conflict(first, second, parameter)
+        text = f"{error}; vLLM started with this checkpoint would not tie them: restart the engine with it"
+        return ConflictError(text, tensor=second)
+
+    def _find(self, model: torch.nn.Module) -> None:
+        places: dict[tuple[int, torch.Size], list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if parameter.numel() > 0 and not parameter.is_meta:
+                places.setdefault((parameter.data_ptr(), parameter.shape), []).append(name)
+        for names in places.values():
+            ends = {_end(name) for name in names}
+            if len(ends) > 1:
+                group = len(self._groups)
+                self._groups.update(dict.fromkeys(ends, (group, names[0])))
+
+
+def _end(name: str) -> str:
+    """Module and kind: what precedes them differs between checkpoints and models."""
+    return ".".join(bare_name(name).split(".")[-2:])

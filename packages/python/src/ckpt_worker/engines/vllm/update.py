@@ -1,0 +1,126 @@
+"""One update of a vLLM worker's models, whichever of vLLM's plug-in points it came through."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+
+from ...protocol.engine_call import UpdateCall
+from ...recording import DirectState, Tracer
+from ...update import UpdateResult, run_update
+from .loads import WeightLoad, open_load
+from .placement import check_placement
+from .target import Target
+
+#: Environment variable that keeps ranks from writing into an engine's parameters, where it is 0.
+SHARE: Final = "CKPT_ENGINE_SHARE"
+
+
+class _Known:
+    """What is known of some models between updates: where their loader copies what."""
+
+    def __init__(self, targets: list[Target], unshared: str | None) -> None:
+        self.models = [target.model for target in targets]
+        self.unshared = unshared
+        #: Of the update that is running.
+        self.load: WeightLoad | None = None
+        self.state = DirectState(self._tensors, self._touched, self._watched, unshared)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for index, model in enumerate(self.models):
+            prefix = "" if index == 0 else f"drafter {index}: "
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+                if not tensor.is_meta:
+                    found[prefix + name] = tensor.data
+        return found
+
+    def _touched(self) -> None:
+        assert self.load is not None
+        self.load.begin_direct()
+
+    def _watched(self, tracer: Tracer) -> None:
+        assert self.load is not None
+        self.load.watch(tracer, share=self.unshared is None)
+
+
+@dataclass
+class Served:
+    """What a worker serves."""
+
+    version: str | None = None
+    #: Whether the parameters hold anything but a whole committed version.
+    dirty: bool = False
+    _known: _Known | None = field(default=None, repr=False)
+
+    def known(self, targets: list[Target]) -> _Known:
+        """What is known of these models; begins anew when they are others than in the update before."""
+        models = [target.model for target in targets]
+        unshared = f"{SHARE} is 0 in the engine's environment" if os.environ.get(SHARE) == "0" else None
+        known = self._known
+        if known is None or known.unshared != unshared or [*map(id, known.models)] != [*map(id, models)]:
+            self._known = known = _Known(targets, unshared)
+        return known
+
+
+def take_update(
+    call: UpdateCall,
+    address: str,
+    uuid: str,
+    targets: list[Target],
+    device: torch.device,
+    served: Served,
+    runner: Any = None,
+) -> UpdateResult:
+    """Runs the worker protocol against one rank and loads what comes into the targets; ``served`` is kept up to date.
+
+    ``runner`` is vLLM's model runner, where it is known. vLLM's configuration must be the current one: layers look it up
+    while they are loaded.
+    """
+
+    def commit(version: str) -> None:
+        served.version, served.dirty = version, False
+
+    check_placement(targets, runner)
+    with torch.no_grad():
+        load = open_load(targets, device)
+        known = served.known(targets)
+        known.load = load
+        try:
+            return run_update(
+                address,
+                call.token,
+                load.load,
+                load.finish,
+                device,
+                call.timeout_ms / 1000,
+                commit=commit,
+                engine=f"vllm {_version()}",
+                device_uuid=uuid,
+                direct=known.state,
+            )
+        except BaseException:
+            try:
+                load.abandon()
+            finally:
+                served.dirty |= load.changed
+            raise
+        finally:
+            known.load = None
+
+
+def worker_index(vllm_config: Any, rank: int) -> int:
+    """A worker's place among all workers of the instance, data-parallel replicas included."""
+    parallel = vllm_config.parallel_config
+    replica: Any = getattr(parallel, "data_parallel_index", None)
+    if replica is None:
+        replica = getattr(parallel, "data_parallel_rank", 0)
+    return int(replica) * int(parallel.world_size) + rank
+
+
+def _version() -> str:
+    return str(getattr(importlib.import_module("vllm"), "__version__", "of unknown version"))

@@ -1,0 +1,280 @@
+"""Messages of the worker protocol, version 3 (docs/worker-protocol.md): one MessagePack map a frame."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr
+
+from ..errors import ProtocolError
+from .dtypes import DTYPE_BITS, tensor_bytes
+
+PROTOCOL_VERSION: Final = 3
+#: Longest frame that is taken, in bytes: a bucket of a million tensors fits.
+MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
+#: Length of a CUDA IPC memory handle, in bytes (``CU_IPC_HANDLE_SIZE``).
+CUDA_HANDLE_BYTES: Final = 64
+_MAX_SAFE: Final = 2**53 - 1
+
+if TYPE_CHECKING:
+    Whole = int
+else:
+    # JavaScript packers write integers above 2^32 as floats; `_whole` turns them back.
+    Whole = Annotated[int, Meta(ge=0, le=_MAX_SAFE)] | Annotated[float, Meta(ge=0, le=_MAX_SAFE)]
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", rename="camel"):
+    """Anything that goes over the socket."""
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error as it crosses the socket. ``type`` is a stable code where the error is ours, else the exception's class."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    tensor: str | None = None
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """The worker's first message."""
+
+    token: str
+    pid: int
+    engine: str
+    device: str
+    protocol: int = PROTOCOL_VERSION
+    #: Id of the recording that this worker holds and that fits its parameters.
+    routes: str | None = None
+    #: By which the rank can tell that ``pid`` means this process where it runs, too.
+    process: str | None = None
+
+
+class Ok(Message, frozen=True, tag="ok", omit_defaults=True):
+    """The answer to a message that went well; ``reload_ms`` (for buckets only) is the time the load took, in milliseconds."""
+
+    seq: int
+    epoch: int
+    reload_ms: float | None = None
+    #: The recording (for ``routes`` only), or else why there is none.
+    routes: Any = None
+    reason: str | None = None
+    #: Handles (for ``storages`` only).
+    storages: Any = None
+    #: Tensors that the worker copies itself (for ``direct`` with ``replay`` only).
+    replays: int | None = None
+    #: Sums of the recording's routes, 8 bytes each, little-endian (for ``sums`` only).
+    sums: bytes | None = None
+
+
+class Error(Message, frozen=True, tag="error"):
+    """The answer to a message that did not go well. From the rank: why it refuses this worker."""
+
+    error: ErrorInfo
+    seq: int = 0
+    epoch: int = 0
+
+
+class ShmRing(msgspec.Struct, tag_field="kind", tag="shm"):
+    """Ring in POSIX shared memory: a file of this name in /dev/shm; ``offset`` and ``size`` in bytes."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
+    offset: Whole
+    size: Whole = msgspec.field(name="bytes")
+    #: What has that name, as of ``fstat``: device and inode, decimal, and the whole object's size. Older ranks do not say.
+    device: Annotated[str, Meta(max_length=20)] | None = None
+    inode: Annotated[str, Meta(max_length=20)] | None = None
+    whole: Whole | None = msgspec.field(name="size", default=None)
+
+
+class CudaRing(msgspec.Struct, tag_field="kind", tag="cuda", rename="camel"):
+    """Ring in the memory of a GPU, by CUDA IPC handle; ``offset`` and ``size`` in bytes."""
+
+    handle: Annotated[bytes, Meta(min_length=CUDA_HANDLE_BYTES, max_length=CUDA_HANDLE_BYTES)]
+    offset: Whole
+    device_uuid: str
+    size: Whole = msgspec.field(name="bytes")
+
+
+class TensorEntry(msgspec.Struct, array_like=True):
+    """One tensor of a bucket. ``offset`` counts from the start of the ring's data; ``digest`` is 8 bytes, little-endian."""
+
+    #: May be empty: the safetensors format has such names.
+    name: Annotated[str, Meta(max_length=65536)]
+    dtype: str
+    shape: Annotated[list[Whole], Meta(max_length=64)]
+    offset: Whole
+    size: Whole
+    digest: Annotated[bytes, Meta(min_length=8, max_length=8)] | None = None
+
+    @property
+    def digest_value(self) -> int | None:
+        """The digest as an unsigned 64-bit integer."""
+        return None if self.digest is None else int.from_bytes(self.digest, "little")
+
+
+class RankMessage(Message, frozen=True):
+    """What all messages of the rank have: ``seq`` counts 1, 2, 3 … per connection, ``epoch`` names the update."""
+
+    seq: Annotated[int, Meta(ge=1, le=_MAX_SAFE)]
+    epoch: Annotated[int, Meta(ge=0, le=_MAX_SAFE)]
+
+
+class Attach(RankMessage, frozen=True, tag="attach"):
+    """Starts an update; ``tensors`` and ``size`` (bytes) are the totals that the buckets add up to."""
+
+    token: str
+    ring: ShmRing | CudaRing | None
+    tensors: Whole
+    size: Whole = msgspec.field(name="bytes")
+    #: Watch what the loader copies where.
+    record: bool = False
+
+
+class Bucket(RankMessage, frozen=True, tag="bucket"):
+    """Tensors that lie in the ring now."""
+
+    bucket: Annotated[int, Meta(ge=0, le=_MAX_SAFE)]
+    tensors: list[TensorEntry]
+
+
+class Routes(RankMessage, frozen=True, tag="routes"):
+    """Asks for the recording."""
+
+    token: str
+
+
+class Storages(RankMessage, frozen=True, tag="storages"):
+    """Asks for handles of the recording's storages."""
+
+    token: str
+
+
+class Direct(RankMessage, frozen=True, tag="direct"):
+    """The rank is about to write into the storages of the recording that ``routes`` names."""
+
+    routes: str
+    #: It is not, but everything comes through the ring: the worker makes the recorded copies itself.
+    replay: bool = False
+    #: Tensors that come through the ring as well, for the loader to be held against what was written.
+    check: list[str] = []
+
+
+class Release(RankMessage, frozen=True, tag="release"):
+    """Every bucket was sent, everything is written: finish loading and unmap the ring."""
+
+
+class Sums(RankMessage, frozen=True, tag="sums"):
+    """Asks for the sums of what the parameters hold of each route of the recording that ``routes`` names."""
+
+    routes: str
+
+
+class Commit(RankMessage, frozen=True, tag="commit"):
+    """Serve ``version`` from now on; ``digest`` tells its bytes."""
+
+    version: str
+    digest: str | None = None
+
+
+class Abort(RankMessage, frozen=True, tag="abort"):
+    """The update is off."""
+
+    reason: str
+
+
+FromRank = Attach | Bucket | Routes | Storages | Direct | Release | Sums | Commit | Abort | Error
+FromWorker = Hello | Ok | Error
+
+_encoder = msgspec.msgpack.Encoder()
+_from_rank = msgspec.msgpack.Decoder(FromRank)
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def encode(message: FromRank | FromWorker) -> bytes:
+    """A message as a frame."""
+    return _encoder.encode(message)
+
+
+def decode_from_rank(frame: bytes | memoryview) -> FromRank:
+    """A frame that came from the rank.
+
+    :raises ProtocolError: for anything that is not a valid message; its text names the field.
+    """
+    message: FromRank = _decode(_from_rank, frame)
+    if isinstance(message, Bucket):
+        for entry in message.tensors:
+            _settle_entry(entry)
+    elif isinstance(message, Attach):
+        ring = message.ring
+        if ring is not None:
+            ring.offset, ring.size = _whole(ring.offset, "ring.offset"), _whole(ring.size, "ring.bytes")
+            if isinstance(ring, ShmRing) and ring.whole is not None:
+                ring.whole = _whole(ring.whole, "ring.size")
+        force_setattr(message, "tensors", _whole(message.tensors, "tensors"))
+        force_setattr(message, "size", _whole(message.size, "bytes"))
+    return message
+
+
+def decode_from_worker(frame: bytes | memoryview) -> FromWorker:
+    """A frame that came from a worker; the other direction's counterpart, for servers written in Python.
+
+    :raises ProtocolError: for anything that is not a valid message; its text names the field.
+    """
+    message: FromWorker = _decode(_from_worker, frame)
+    return message
+
+
+def sender_of(frame: bytes) -> tuple[int, int]:
+    """``(seq, epoch)`` of a frame that does not decode, as far as they can be told; 0 where not."""
+    try:
+        message = msgspec.msgpack.decode(frame)
+    except (msgspec.DecodeError, RecursionError, ValueError, TypeError):
+        return 0, 0
+    if not isinstance(message, dict):
+        return 0, 0
+    seq, epoch = message.get("seq"), message.get("epoch")
+    return (seq if isinstance(seq, int) else 0), (epoch if isinstance(epoch, int) else 0)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) -> Any:
+    if len(frame) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame of {len(frame)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    try:
+        return decoder.decode(frame)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"malformed message: {error}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError, OverflowError) as error:
+        raise ProtocolError(f"a frame that is not MessagePack: {error}") from error
+
+
+# What the types alone cannot say. It is not done in `__post_init__`: setting a field there corrupts array-like structs in
+# msgspec 0.20 (the object is given to the garbage collector twice).
+def _settle_entry(entry: TensorEntry) -> None:
+    # Nearly all are settled already. The product is a float where any length is one.
+    if type(entry.offset) is int and type(entry.size) is int and entry.dtype in DTYPE_BITS:
+        bits = math.prod(entry.shape) * DTYPE_BITS[entry.dtype]
+        if type(bits) is int and bits == entry.size * 8:
+            return
+    what = f"tensor {entry.name!r}"
+    if entry.dtype not in DTYPE_BITS:
+        raise ProtocolError(f"malformed message: {what} has unknown dtype {entry.dtype!r}", tensor=entry.name)
+    entry.shape = [_whole(length, f"shape of {what}") for length in entry.shape]
+    entry.offset = _whole(entry.offset, f"offset of {what}")
+    entry.size = _whole(entry.size, f"bytes of {what}")
+    try:
+        size = tensor_bytes(entry.dtype, entry.shape)
+    except ValueError as error:
+        raise ProtocolError(f"malformed message: {what}: {error}", tensor=entry.name) from error
+    if size != entry.size:
+        described = f"{entry.dtype} of shape {entry.shape} takes {size} bytes, not {entry.size}"
+        raise ProtocolError(f"malformed message: {what}: {described}", tensor=entry.name)
+
+
+def _whole(value: float, field: str) -> int:
+    if isinstance(value, float) and not value.is_integer():
+        raise ProtocolError(f"malformed message: {field} is {value}, not an integer")
+    return int(value)

@@ -1,0 +1,395 @@
+"""Watches every tensor operation of a loader: what it copies out of the ring, what it computes with, what else it writes."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..loading.digest import digest_tensor
+from ..protocol.messages import TensorEntry
+from .contents import Contents
+from .recording import Twins
+from .regions import Extent, Region, extent_of, parts, region_of
+from .watched import EXITS, MEMORY, Forks, Watched, here, plain, threads
+
+_aten: Final = torch.ops.aten
+#: Operations whose results do not depend on the values of what they are given, or that move no bytes.
+_VALUELESS: Final = frozenset(
+    {"set_", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_empty", "new_zeros"}
+    | {"new_ones", "new_full", "new_empty_strided", "is_same_size", "is_pinned", "sym_size", "sym_stride", "sym_numel"}
+    | {"sym_storage_offset", "record_stream"}
+)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A copy out of the ring, byte for byte."""
+
+    parts: list[tuple[str, Region]]
+    #: The storage written to, and its address then.
+    storage: StorageWeakRef
+    address: int
+    #: Shape, strides and offset of the destination in its storage, in elements of ``dtype``.
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    #: Digest of the bytes copied, in the order of the shape; 0-dimensional.
+    digest: torch.Tensor
+    #: Whether the loader had looked at values of tensors before.
+    guided: str | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """Anything else that was written somewhere: addresses of its bytes, and the tensors that it was computed from."""
+
+    storage: StorageWeakRef
+    start: int
+    end: int
+    names: frozenset[str]
+    operation: str
+
+
+class Tracer:
+    """What the loads of one update did, in all threads that took part."""
+
+    def __init__(self, before: frozenset[str] = frozenset()) -> None:
+        """
+        :param before: names of the parameters that there are already.
+        """
+        self.before = before
+        #: Until the update is recorded.
+        self.active = True
+        #: The parameters' bytes before the first load.
+        self.contents: Contents | None = None
+        #: Parameters that had changed after the last load, without a copy or write that was seen.
+        self.unexplained: list[str] = []
+        #: Tensors whose bytes left torch: they may have been written anywhere.
+        self.escaped: set[str] = set()
+        #: Tensors whose memory was asked for.
+        self.held: set[str] = set()
+        #: Written while set aside: first byte and the one behind the last, as addresses.
+        self.set_aside: list[tuple[int, int]] = []
+        #: Tensors that are tied by the engine.
+        self.twins: list[Twins] = []
+        #: Why nothing that was seen is to be trusted.
+        self.refusal: str | None = None
+        self._forks = Forks.count
+        #: In the order in which they came: name, dtype, shape.
+        self.tensors: dict[str, tuple[str, list[int]]] = {}
+        self.copies: list[Copied] = []
+        self.writes: list[Written] = []
+        #: Why a tensor is opaque; the first reason counts.
+        self.opaque: dict[str, str] = {}
+        self._derived: dict[int, tuple[StorageWeakRef, frozenset[str]]] = {}
+        self._guided: str | None = None
+        self._base = self._end = 0
+        self._extents: list[Extent] = []
+        self._open = False
+        self._lock = threading.RLock()
+
+    @property
+    def forked(self) -> bool:
+        """True if this process was forked while the update was loaded."""
+        return Forks.count != self._forks
+
+    @contextlib.contextmanager
+    def watch(
+        self, ring: torch.Tensor, entries: Sequence[TensorEntry], named: Iterable[tuple[str, torch.Tensor]]
+    ) -> Iterator[list[tuple[str, torch.Tensor]]]:
+        """Operations inside the block are watched, in the threads that the loader starts too.
+
+        :param ring: the ring's bytes.
+        :param named: the tensors of the bucket, one an entry.
+        :returns: what the loader is to be given in place of them.
+        """
+        given: list[tuple[str, torch.Tensor]] = []
+        with self._lock:
+            self._base = ring.data_ptr()
+            self._end = self._base + ring.numel()
+            self._extents = sorted(Extent(e.offset, e.offset + e.size, e.name) for e in entries if e.size)
+            for entry, (name, tensor) in zip(entries, named, strict=True):
+                if name in self.tensors:
+                    self._mark(name, "the update brought it twice")
+                self.tensors[name] = (entry.dtype, list(entry.shape))
+                over = self._in_ring(tensor)
+                if tensor.numel() and not over:
+                    self._mark(name, "it does not lie in the ring as its element type needs it")
+                given.append((name, Watched.over(tensor, self) if over else tensor))
+            self._open = True
+        try:
+            with threads.followed(self):
+                yield given
+        finally:
+            self._open = False
+
+    def hold_against(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """After the last load: looks for parameters that changed without a copy or a write that was seen."""
+        contents = self.contents
+        if contents is None:
+            return
+        for copied in self.copies:
+            if not copied.storage.expired():
+                for _, region in copied.parts:
+                    contents.explain_region(copied.address, region)
+        for write in self.writes:
+            contents.explain(write.start, write.end)
+        for start, end in self.set_aside:
+            contents.explain(start, end)
+        self.unexplained = contents.changed(parameters)
+        self.contents = None
+
+    def close(self) -> None:
+        """Ends the watching."""
+        self.active = False
+
+    @contextlib.contextmanager
+    def thread(self) -> Iterator[None]:
+        """Operations of this thread inside the block are seen."""
+        before, here.observer = here.observer, self
+        try:
+            with _Functions(self), _Operations(self):
+                yield
+        finally:
+            here.observer = before
+
+    def demand_same(self, first: str, second: str, parameter: str) -> None:
+        """Two tensors whose bytes have to be the same in each update, though the loader need not use both."""
+        with self._lock:
+            self.twins.append(Twins(first, second, parameter))
+            self._mark(first, f"it is compared with {second!r}, which is tied to it")
+            self._mark(second, f"it is compared with {first!r}, which is tied to it")
+
+    @contextlib.contextmanager
+    def aside(self, reason: str, *values: Any) -> Iterator[None]:
+        """Operations inside the block are not watched; the tensors that are handed to them are opaque.
+
+        For parts of an engine that are known to compute. They may write to no parameter that tensors are copied to as they are:
+        such a copy is found to be changed when the recording is checked.
+
+        :param values: everything that the block may read of the ring, or of what was made from it.
+        """
+        here.aside += 1
+        try:
+            with self._lock, torch._C.DisableTorchFunction():
+                for tensor in tree_leaves(plain(values)):
+                    if isinstance(tensor, torch.Tensor) and tensor.numel():
+                        for name in self._names(tensor) if self._in_ring(tensor) else self._origin(tensor):
+                            self._mark(name, reason)
+            yield
+        finally:
+            here.aside -= 1
+
+    def saw(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, *, watched: bool) -> None:
+        """One operation, after it was done."""
+        if not self.active or here.own:
+            return
+        args, kwargs, result = plain((args, kwargs, result))
+        with self._lock, torch._C.DisableTorchFunction():
+            self._saw(func, args, kwargs, result, watched)
+
+    def _saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, watched: bool) -> None:
+        name = func.overloadpacket.__name__
+        if watched and here.aside:
+            self.set_aside += [extent_of(t) for t in _written(func, args, kwargs) if t.numel() and _has_memory(t)]
+            return
+        if name in _VALUELESS:
+            if not watched and name == "set_":
+                self._escape(set().union(*(self._names(t) for t in _tensors(args) if self._in_ring(t))), "Tensor.set_")
+            return
+        if func is _aten.copy_.default and self._in_ring(args[1]):
+            self._note_stray()
+            self._copy(args[0], args[1])
+            return
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.numel()]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        written = list(_written(func, args, kwargs))
+        reading = [tensor for tensor in inputs if self._in_ring(tensor)]
+        if reading and outputs and not written and all(self._in_ring(tensor) or not tensor.numel() for tensor in outputs):
+            return  # views
+        if reading:
+            self._note_stray()
+        names: set[str] = set()
+        for tensor in reading:
+            names |= self._names(tensor)
+        for one in names:
+            self._mark(one, f"it is computed with: {func}")
+        for tensor in inputs:
+            names |= self._origin(tensor)
+        derived = frozenset(names)
+        # In a thread that is not watched nobody sees what becomes of the result.
+        if derived and (not watched or not outputs or torch.Tag.dynamic_output_shape in func.tags):
+            self._guided = self._guided or min(derived)
+        for tensor in outputs:
+            if derived and tensor.numel() and not self._in_ring(tensor):
+                storage = tensor.untyped_storage()
+                known = self._origin(tensor)
+                self._derived[storage.data_ptr()] = (StorageWeakRef(storage), derived | known)
+        for tensor in written:
+            self._write(tensor, derived, str(func))
+
+    def left(self, func: Callable[..., Any], tensors: list[torch.Tensor], *, watched: bool) -> None:
+        """A call that may let the bytes of tensors out of torch, or past the tensors."""
+        if not self.active or here.own or (watched and here.aside):
+            return
+        with self._lock, torch._C.DisableTorchFunction():
+            names: set[str] = set()
+            for tensor in tensors:
+                if tensor.numel() and _has_memory(tensor):
+                    names |= self._names(tensor) if self._in_ring(tensor) else self._origin(tensor)
+            if func in MEMORY and watched:
+                self.held |= names
+            else:
+                self._escape(names, getattr(func, "__name__", str(func)))
+
+    def over_ring(self, tensor: torch.Tensor) -> bool:
+        """True for a tensor over the ring."""
+        with torch._C.DisableTorchFunction():
+            return self._in_ring(tensor)
+
+    def _escape(self, names: set[str], what: str) -> None:
+        for name in names:
+            self._mark(name, f"its bytes are read outside torch: {what}")
+        self.escaped |= names
+        if names:
+            self._guided = self._guided or min(names)
+
+    def _note_stray(self) -> None:
+        if not self._open:
+            self.refusal = "a thread of the loader used a bucket's tensors after the loader had returned"
+
+    def _copy(self, destination: torch.Tensor, source: torch.Tensor) -> None:
+        if destination.numel() == 0:
+            return
+        names = self._names(source)
+        reason = _not_bytewise(destination, source)
+        if reason is not None:
+            for name in names:
+                self._mark(name, reason)
+            self._write(destination, frozenset(names), "aten.copy_.default")
+            return
+        source = source.expand(destination.shape)
+        storage = destination.untyped_storage()
+        region = region_of(destination, source, source.data_ptr() - self._base, destination.data_ptr() - storage.data_ptr())
+        found = list(parts(region, self._extents))
+        if any(extent is None for extent, _ in found):
+            for name in names:
+                self._mark(name, "bytes beside it are copied with it")
+            self._write(destination, frozenset(names), "aten.copy_.default")
+            return
+        self.copies.append(
+            Copied(
+                [(extent.name, part) for extent, part in found if extent is not None],
+                StorageWeakRef(storage),
+                storage.data_ptr(),
+                tuple(destination.shape),
+                tuple(destination.stride()),
+                int(destination.storage_offset()),
+                destination.dtype,
+                digest_tensor(source.contiguous()),
+                self._guided,
+            )
+        )
+
+    def _write(self, tensor: torch.Tensor, names: frozenset[str], operation: str) -> None:
+        if tensor.numel() == 0:
+            return
+        storage = tensor.untyped_storage()
+        if names:
+            self._derived[storage.data_ptr()] = (StorageWeakRef(storage), names | self._origin(tensor))
+        self.writes.append(Written(StorageWeakRef(storage), *extent_of(tensor), names, operation))
+
+    def _mark(self, name: str, reason: str) -> None:
+        self.opaque.setdefault(name, reason)
+
+    def _in_ring(self, tensor: Any) -> bool:
+        if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta" or tensor.layout != torch.strided:
+            return False
+        return tensor.numel() > 0 and self._base <= tensor.data_ptr() < self._end
+
+    def _names(self, tensor: torch.Tensor) -> set[str]:
+        """Tensors that a tensor over the ring may read."""
+        start, end = (address - self._base for address in extent_of(tensor))
+        first = bisect.bisect_right(self._extents, start, key=lambda extent: extent.start) - 1
+        names = set()
+        for extent in self._extents[max(first, 0) :]:
+            if extent.start >= end:
+                break
+            if extent.end > start:
+                names.add(extent.name)
+        return names
+
+    def _origin(self, tensor: torch.Tensor) -> frozenset[str]:
+        """Tensors of the ring that another one was computed from."""
+        if tensor.device.type == "meta" or tensor.layout != torch.strided:
+            return frozenset()
+        found = self._derived.get(tensor.untyped_storage().data_ptr())
+        if found is None or found[0].expired():
+            return frozenset()
+        return found[1]
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def _has_memory(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "meta" and tensor.layout == torch.strided
+
+
+def _not_bytewise(destination: torch.Tensor, source: torch.Tensor) -> str | None:
+    """Why copying is more than moving bytes."""
+    if destination.dtype != source.dtype:
+        return f"it is cast from {source.dtype} to {destination.dtype}"
+    if destination.device != source.device:
+        return f"it is copied to {destination.device}"
+    if any(t.is_conj() or t.is_neg() for t in (destination, source)):
+        return "it is copied with its sign or conjugate changed"
+    if any(stride == 0 and count > 1 for count, stride in zip(destination.shape, destination.stride(), strict=True)):
+        return "it is copied to elements that share memory"
+    return None
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[index] if index < len(args) else kwargs.get(argument.name)
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, torch.Tensor):
+                yield leaf
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self._tracer.saw(func, args, kwargs, result, watched=True)
+        return result
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Watched tensors tell of this themselves.
+        if func in EXITS and args and isinstance(args[0], torch.Tensor) and not isinstance(args[0], Watched):
+            self._tracer.left(func, [args[0]], watched=True)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,210 @@
+"""A trainer's tensors made readable for other processes: GPU memory by CUDA IPC, the rest by POSIX shared memory."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import json
+import logging
+import mmap
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import torch
+
+from ..errors import UnsupportedError
+from ..loading.cuda_driver import IPC_HANDLE_BYTES, IpcHandle, address_range, device_uuid, error_text, load_driver
+from ..loading.digest import flat_bytes
+from ..loading.memory_identity import SHM_DIRECTORY, MemoryIdentity
+from .publishable import Publishable, check_name, publishable, reason_to_skip
+
+_log = logging.getLogger(__name__)
+
+#: Tensors in shared memory start at multiples of this.
+_ALIGNMENT: Final = 256
+
+
+@dataclass(frozen=True)
+class PublishedTensor:
+    """Where a tensor lies: ``offset`` bytes into ``memories[memory]`` of the :class:`Publication`."""
+
+    name: str
+    #: By its safetensors name.
+    dtype: str
+    shape: list[int]
+    memory: int
+    offset: int
+    #: Size in bytes.
+    size: int
+
+
+class Publication:
+    """Tensors as they were published. It keeps them alive until :meth:`close`; they must not be written to until then."""
+
+    def __init__(
+        self,
+        memories: list[dict[str, Any]],
+        tensors: list[PublishedTensor],
+        held: list[torch.Tensor],
+        skipped: Mapping[str, str] | None = None,
+    ) -> None:
+        #: Shared memory, as docs/trainers.md has it.
+        self.memories = memories
+        self.tensors = tensors
+        #: Entries of the dictionary that hold no weights and were left out, and why, by name.
+        self.skipped: Mapping[str, str] = skipped or {}
+        self._held = held
+        self._process = os.getpid()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    def describe(self) -> bytes:
+        """The ``tensors`` message of docs/trainers.md."""
+        rows = [[t.name, t.dtype, t.shape, t.memory, t.offset, t.size] for t in self.tensors]
+        return json.dumps({"type": "tensors", "memories": self.memories, "tensors": rows}, separators=(",", ":")).encode()
+
+    def close(self) -> None:
+        """Lets go of the tensors and removes the shared memory's name; calling it again does nothing.
+
+        In a process forked since, the shared memory stays: it is its parent's.
+        """
+        self._held = []
+        if os.getpid() != self._process:
+            return
+        for memory in self.memories:
+            if memory["kind"] == "shared":
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(SHM_DIRECTORY, memory["name"]))
+
+    def __enter__(self) -> Publication:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Publication:
+    """Makes tensors readable for the ranks of this machine. Waits until what writes them on their GPUs is over.
+
+    CUDA tensors stay where they are: no byte is copied, and tensors of one allocation share one handle. CPU tensors are copied
+    to shared memory. Views that conjugate or negate are copied, so that their bytes are what torch reads from them.
+
+    :param tensors: a state dictionary. Entries that are None, and modules' extra state that is no tensor, hold no weights: they
+        are left out, and ``skipped`` of the result names them. Every other entry must be a tensor.
+    :param make_contiguous: copy tensors that are not contiguous; otherwise they are refused.
+    :raises LayoutError: naming the tensor that cannot be published, why, and what to do about it.
+    :raises UnsupportedError: naming the tensor: its memory cannot be shared (expandable segments), or there is no CUDA driver.
+    """
+    skipped: dict[str, str] = {}
+    ready: dict[str, Publishable] = {}
+    for key, value in tensors.items():
+        name = check_name(key)
+        reason = reason_to_skip(name, value)
+        if reason is None:
+            ready[name] = publishable(name, value, make_contiguous)
+        else:
+            skipped[name] = reason
+    if skipped:
+        _log.warning(
+            "not published, for they hold no weights: %s", ", ".join(f"{name!r} ({why})" for name, why in skipped.items())
+        )
+    memories: list[dict[str, Any]] = []
+    places = _place_on_host({name: entry.tensor for name, entry in ready.items() if not entry.tensor.is_cuda}, memories)
+    on_gpus = {name: entry.tensor for name, entry in ready.items() if entry.tensor.is_cuda}
+    try:
+        places |= _export(on_gpus, memories)
+    except BaseException:
+        Publication(memories, [], []).close()
+        raise
+    published = []
+    for name, entry in ready.items():
+        memory, offset = places[name]
+        size = entry.tensor.numel() * entry.tensor.element_size()
+        published.append(PublishedTensor(name, entry.dtype, entry.shape, memory, offset, size))
+    return Publication(memories, published, list(on_gpus.values()), skipped)
+
+
+def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Copies CPU tensors to one new piece of shared memory, the user's alone."""
+    places: dict[str, tuple[int, int]] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        places[name] = (len(memories), end)
+        end += -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
+    if not places:
+        return places
+    total = max(end, _ALIGNMENT)
+    label = f"ckpt-trainer-{os.getpid()}-{secrets.token_hex(6)}"
+    path = os.path.join(SHM_DIRECTORY, label)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        # Now, so that memory that is short is an error here and no signal in the copy.
+        os.posix_fallocate(descriptor, 0, total)
+        with mmap.mmap(descriptor, total) as mapping:
+            target = torch.frombuffer(mapping, dtype=torch.uint8)
+            for name, tensor in tensors.items():
+                data = flat_bytes(tensor)
+                target[places[name][1] :][: data.numel()].copy_(data)
+            del target
+    except BaseException:
+        os.unlink(path)
+        raise
+    else:
+        # By which ranks tell that they opened this memory, and not what has its name elsewhere.
+        identity = MemoryIdentity.of(descriptor)
+    finally:
+        os.close(descriptor)
+    memories.append({"kind": "shared", "name": label, "bytes": total, "device": identity.device, "inode": identity.inode})
+    return places
+
+
+def _export(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Handles of the allocations that CUDA tensors lie in, each once."""
+    places: dict[str, tuple[int, int]] = {}
+    by_device: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        by_device.setdefault(tensor.device, []).append((name, tensor))
+    for device, members in by_device.items():
+        driver, uuid = load_driver("sharing a CUDA tensor"), device_uuid(device)
+        # By base address: index of the memory.
+        known: dict[int, int] = {}
+        with torch.cuda.device(device):
+            # What writes the tensors, on whichever stream, is over then; and the device's context is current on this thread.
+            torch.cuda.synchronize(device)
+            for name, tensor in members:
+                base, size, handle = _allocation(driver, name, tensor, known)
+                if base not in known:
+                    known[base] = len(memories)
+                    memories.append({"kind": "cuda", "handle": handle, "deviceUuid": uuid, "bytes": size})
+                places[name] = (known[base], tensor.data_ptr() - base if size else 0)
+    return places
+
+
+def _allocation(driver: ctypes.CDLL, name: str, tensor: torch.Tensor, known: Mapping[int, int]) -> tuple[int, int, str | None]:
+    """Base address, size and, unless it is known, handle of the allocation that a tensor lies in."""
+    if tensor.numel() == 0:
+        return 0, 0, base64.b64encode(bytes(IPC_HANDLE_BYTES)).decode()
+    result, base, size = address_range(driver, tensor.data_ptr())
+    if result != 0:
+        raise UnsupportedError(f"tensor {name!r}: {error_text(driver, result)}", tensor=name)
+    return base, size, None if base in known else _handle(driver, name, base)
+
+
+def _handle(driver: ctypes.CDLL, name: str, base: int) -> str:
+    handle = IpcHandle()
+    result = driver.cuIpcGetMemHandle(ctypes.byref(handle), ctypes.c_uint64(base))
+    if result == 0:
+        return base64.b64encode(bytes(handle)).decode()
+    raise UnsupportedError(
+        f"tensor {name!r} lies in GPU memory that cannot be shared with other processes ({error_text(driver, result)}): "
+        "torch's expandable segments are of this kind. Set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False for the trainer",
+        tensor=name,
+    )

@@ -1,0 +1,398 @@
+"""One update, as the engine worker sees it: the worker's side of docs/worker-protocol.md."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import torch
+
+from ..errors import AbortedError, ProtocolError, StaleRoutesError, StateError, UnauthorizedError, UnsupportedError, WorkerError
+from ..loading.bucket import open_bucket
+from ..loading.fence import Fence, lane_for
+from ..loading.ring import Ring, open_ring
+from ..protocol.connection import Connection
+from ..protocol.messages import (
+    Abort,
+    Attach,
+    Bucket,
+    Commit,
+    Direct,
+    Error,
+    ErrorInfo,
+    FromRank,
+    Hello,
+    Ok,
+    Release,
+    Routes,
+    Storages,
+    Sums,
+    decode_from_rank,
+    sender_of,
+)
+from ..protocol.process import process_mark
+from ..recording import DirectState, Replay, SpotCheck, Tracer, TwinCheck
+
+Named = tuple[str, torch.Tensor]
+#: Takes the tensors of one bucket. They lie in the ring: copy what is needed, keep none of them, write to none of them.
+Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What an update brought."""
+
+    version: str
+    tensors: int
+    bytes: int
+    buckets: int
+    #: Time spent in loads, in milliseconds.
+    reload_ms: float
+
+
+class _Answer(NamedTuple):
+    seq: int
+    epoch: int
+    fence: Fence
+
+
+def run_update(
+    address: str,
+    token: str,
+    loader: Loader,
+    finish: Callable[[], None] | None,
+    device: torch.device | str,
+    timeout: float,
+    *,
+    commit: Callable[[str], None] | None = None,
+    engine: str = "python",
+    device_uuid: str = "",
+    cancelled: Callable[[], bool] = lambda: False,
+    direct: DirectState | None = None,
+) -> UpdateResult:
+    """Connects to a rank and takes one update from it, to its commit.
+
+    :param address: ZeroMQ address that the rank bound, ``ipc://…``.
+    :param token: the run's token: shown to the rank, and demanded of it.
+    :param loader: called once a bucket.
+    :param finish: called after the last bucket (post-processing); the rank may commit once it has returned.
+    :param device: where the parameters live. On a GPU, loads run on a stream of their own.
+    :param timeout: longest silence of the rank, in seconds.
+    :param commit: called with the version before the commit is answered, so that nobody sees the old one after it.
+    :param engine: what the worker calls itself.
+    :param device_uuid: UUID of the device, for the rank to check that it talks to the right worker.
+    :param cancelled: asked a few times a second while waiting; true ends the update.
+    :param direct: what lets updates be recorded and ranks write into parameters; the same one for every update of an engine.
+    :raises AbortedError: when the rank aborts the update.
+    :raises SilenceError: when nothing comes from the rank for ``timeout``.
+    :raises PeerLostError: when the rank dies.
+    :raises UnauthorizedError: when either side has a wrong token.
+    :raises ProtocolError: for a frame that is not of the protocol.
+    :raises DigestMismatchError: for a tensor that arrived damaged; nothing of its bucket was loaded.
+    :raises Exception: whatever ``loader``, ``finish`` or ``commit`` raises; the rank was told, with the traceback.
+    """
+    with Connection(address, timeout, cancelled) as connection:
+        update = _Update(connection, token, loader, finish, torch.device(device), commit, direct)
+        try:
+            known = None if direct is None else direct.id
+            connection.send(Hello(token, os.getpid(), engine, device_uuid, routes=known, process=process_mark()))
+            return update.run()
+        finally:
+            update.close()
+
+
+class _Update:
+    def __init__(
+        self,
+        connection: Connection,
+        token: str,
+        loader: Loader,
+        finish: Callable[[], None] | None,
+        device: torch.device,
+        commit: Callable[[str], None] | None,
+        direct: DirectState | None,
+    ) -> None:
+        self._connection = connection
+        self._direct = direct
+        self._tracer: Tracer | None = None
+        self._replay: Replay | None = None
+        self._twins: TwinCheck | None = None
+        self._spot: SpotCheck | None = None
+        self._token = token
+        self._loader = loader
+        self._finish = finish
+        self._commit = commit
+        self._device = device
+        self._lane = lane_for(device)
+        self._answers: deque[_Answer] = deque()
+        self._attached: Attach | None = None
+        self._ring: Ring | None = None
+        self._prepared = False
+        self._last_seq = 0
+        self._tensors = self._bytes = self._buckets = 0
+        self._reload_ms = 0.0
+        # Last tensor handed to the loader: the likely culprit when it raises.
+        self._current: str | None = None
+
+    def run(self) -> UpdateResult:
+        while True:
+            frame = self._next_frame()
+            message: FromRank | None = None
+            try:
+                message = decode_from_rank(frame)
+                result = self._handle(message)
+            except AbortedError:
+                raise
+            except Exception as error:
+                self._refuse(frame, message, error)
+                raise
+            if result is not None:
+                return result
+
+    def close(self) -> None:
+        """Unmaps the ring; what still runs over it is waited for."""
+        self._lane.drain()
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            # After a failure tensors may live on in a traceback: the mapping then goes with them.
+            with contextlib.suppress(WorkerError):
+                ring.close()
+
+    def _next_frame(self) -> bytes:
+        """The next frame; buckets whose loads are over are answered, and further ones enqueued before any is waited for."""
+        while self._answers:
+            while self._answers and self._answers[0].fence.done():
+                self._answer_oldest()
+            frame = self._connection.waiting()
+            if frame is not None:
+                return frame
+            if self._answers:
+                self._answer_oldest()
+        return self._connection.receive()
+
+    def _answer_oldest(self) -> None:
+        answer = self._answers.popleft()
+        milliseconds = answer.fence.wait()
+        self._reload_ms += milliseconds
+        self._connection.send(Ok(answer.seq, answer.epoch, milliseconds))
+
+    def _answer_all(self) -> None:
+        while self._answers:
+            self._answer_oldest()
+
+    def _handle(self, message: FromRank) -> UpdateResult | None:
+        if isinstance(message, Error):
+            raise _refusal(message.error)
+        if message.seq != self._last_seq + 1:
+            raise ProtocolError(f"message {message.seq} came after message {self._last_seq}")
+        self._last_seq = message.seq
+        if self._attached is not None and message.epoch < self._attached.epoch:
+            return None
+        if isinstance(message, Bucket):
+            self._load(message, self._current_update(message))
+            return None
+        self._answer_all()
+        if isinstance(message, Abort):
+            self._lane.drain()
+            self._unmap()
+            self._connection.send(Ok(message.seq, message.epoch))
+            raise AbortedError(f"the rank aborted the update: {message.reason}")
+        if isinstance(message, Routes | Storages):
+            self._connection.send(self._describe(message))
+            return None
+        if isinstance(message, Direct):
+            self._current_update(message)
+            self._begin_direct(message)
+            replays = None if self._replay is None else self._replay.tensors
+            self._connection.send(Ok(message.seq, message.epoch, replays=replays))
+            return None
+        if isinstance(message, Sums):
+            self._current_update(message)
+            self._connection.send(self._sum(message))
+            return None
+        if isinstance(message, Attach):
+            self._attach(message)
+        elif isinstance(message, Release):
+            self._release(message, self._current_update(message))
+        else:
+            self._current_update(message)
+            if not self._prepared:
+                raise StateError("a commit came before the release")
+            if self._commit is not None:
+                self._commit(message.version)
+        self._connection.send(Ok(message.seq, message.epoch))
+        if isinstance(message, Commit):
+            return UpdateResult(message.version, self._tensors, self._bytes, self._buckets, self._reload_ms)
+        return None
+
+    def _describe(self, message: Routes | Storages) -> Ok:
+        self._check_token(message.token)
+        direct = self._direct
+        if direct is None:
+            return Ok(message.seq, message.epoch, reason="this engine lets nobody write into its parameters")
+        if isinstance(message, Storages):
+            try:
+                return Ok(message.seq, message.epoch, storages=direct.handles())
+            except UnsupportedError as error:
+                return Ok(message.seq, message.epoch, reason=str(error))
+        recording = direct.recording
+        if recording is None:
+            return Ok(message.seq, message.epoch, reason=direct.refusal)
+        return Ok(message.seq, message.epoch, routes=recording.describe())
+
+    def _sum(self, message: Sums) -> Ok:
+        if not self._prepared or self._direct is None:
+            raise StateError("sums of the parameters were asked for before the release")
+        try:
+            return Ok(message.seq, message.epoch, sums=self._direct.sums(message.routes))
+        except StaleRoutesError as error:
+            return Ok(message.seq, message.epoch, reason=str(error))
+
+    def _begin_direct(self, message: Direct) -> None:
+        if self._direct is None:
+            raise UnsupportedError("this engine lets nobody write into its parameters")
+        if self._prepared:
+            raise StateError("a direct came after the release")
+        if self._tracer is not None:
+            raise StateError("a direct came in an update that is recorded")
+        if self._device.type == "cuda":
+            # Nothing of the engine reads or writes its parameters any more, on whichever stream.
+            torch.cuda.synchronize(self._device)
+        self._twins = self._direct.begin(message.routes)
+        self._spot = SpotCheck(message.check) if message.check else None
+        self._replay = self._direct.replay() if message.replay else None
+
+    def _current_update(self, message: Bucket | Direct | Release | Sums | Commit) -> Attach:
+        if self._attached is None:
+            raise StateError(f"a {type(message).__name__.lower()} came before the attach")
+        if message.epoch != self._attached.epoch:
+            raise StateError(f"epoch {message.epoch} was not attached, {self._attached.epoch} was")
+        return self._attached
+
+    def _check_token(self, token: str) -> None:
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
+            raise UnauthorizedError("the rank does not know the run's token")
+
+    def _attach(self, message: Attach) -> None:
+        self._check_token(message.token)
+        if self._attached is not None and message.epoch == self._attached.epoch:
+            raise StateError(f"epoch {message.epoch} is attached already")
+        self._unmap()
+        self._ring = None if message.ring is None else open_ring(message.ring, self._device)
+        self._tracer = self._direct.watch() if message.record and self._direct is not None else None
+        self._replay, self._twins, self._spot = None, None, None
+        self._attached = message
+        self._prepared = False
+        self._tensors = self._bytes = self._buckets = 0
+
+    def _load(self, message: Bucket, attached: Attach) -> None:
+        if self._ring is None:
+            raise StateError("a bucket came after the release, or without a ring")
+        self._tensors += len(message.tensors)
+        self._bytes += sum(entry.size for entry in message.tensors)
+        if self._tensors > attached.tensors or self._bytes > attached.size:
+            raise ProtocolError(f"more came than the {attached.tensors} tensors, {attached.size} bytes announced")
+        with self._lane.loads():
+            named = open_bucket(self._ring.data, message.tensors)
+            for entry in message.tensors if self._twins is not None else ():
+                self._twins.saw(entry, self._ring.data)  # type: ignore[union-attr]
+            if self._spot is not None:
+                self._spot.keep(named)
+            if self._replay is not None:
+                left = self._replay.run(self._ring.data, message.tensors)
+                named = [one for one in named if one[0] in left]
+            elif self._spot is not None:
+                named = [one for one in named if one[0] not in self._spot.names]
+            if named or (self._replay is None and self._spot is None):
+                with self._watch(message, named) as given:
+                    feed = self._feed(given)
+                    self._loader(feed)
+                    feed.close()
+            self._answers.append(_Answer(message.seq, message.epoch, self._lane.fence()))
+        self._current = None
+        self._buckets += 1
+
+    def _watch(self, message: Bucket, named: list[Named]) -> contextlib.AbstractContextManager[list[Named]]:
+        """What the loader is to be given."""
+        if self._tracer is None or self._ring is None:
+            return contextlib.nullcontext(named)
+        return self._tracer.watch(self._ring.data, message.tensors, named)
+
+    def _feed(self, named: list[Named]) -> Generator[Named, None, None]:
+        for name, tensor in named:
+            self._current = name
+            yield name, tensor
+
+    def _release(self, message: Release, attached: Attach) -> None:
+        if self._prepared:
+            raise StateError("a second release came")
+        if self._tensors != attached.tensors or self._bytes != attached.size:
+            came = f"{self._tensors} tensors, {self._bytes} bytes came"
+            raise ProtocolError(f"{came} of the {attached.tensors} tensors, {attached.size} bytes announced")
+        self._lane.drain()
+        if self._twins is not None:
+            self._twins.check()
+        if self._spot is not None and self._direct is not None:
+            self._direct.spot_check(self._spot, self._load_now)
+        if self._tracer is not None and self._direct is not None:
+            self._direct.loaded(self._tracer)
+        if self._finish is not None:
+            with self._lane.loads():
+                self._finish()
+            self._lane.drain()
+        self._unmap()
+        if self._direct is not None and self._tracer is not None:
+            self._direct.record(self._tracer)
+        self._tracer, self._spot, self._twins = None, None, None
+        self._prepared = True
+
+    def _load_now(self, named: Iterable[Named]) -> None:
+        with self._lane.loads():
+            self._loader(named)
+        self._lane.drain()
+
+    def _unmap(self) -> None:
+        ring, self._ring = self._ring, None
+        if ring is not None:
+            ring.close()
+
+    def _refuse(self, frame: bytes, message: FromRank | None, error: Exception) -> None:
+        """Answers with the error, then waits for the rank to abort (it must), ignoring what it had sent before."""
+        text = "".join(traceback.format_exception(error))
+        traceback.clear_frames(error.__traceback__)  # they may hold tensors over the ring
+        if isinstance(message, Error):
+            return
+        with contextlib.suppress(WorkerError):
+            self._answer_all()
+            seq, epoch = (message.seq, message.epoch) if message is not None else sender_of(frame)
+            tensor = error.tensor if isinstance(error, WorkerError) else self._current
+            kind = error.code if isinstance(error, WorkerError) else type(error).__name__
+            self._connection.send(Error(ErrorInfo(kind, str(error), text, tensor), seq, epoch))
+            if not isinstance(error, UnauthorizedError):
+                self._await_abort()
+
+    def _await_abort(self) -> None:
+        while True:
+            frame = self._connection.receive()
+            try:
+                message = decode_from_rank(frame)
+            except ProtocolError:
+                continue
+            if isinstance(message, Abort):
+                self.close()
+                self._connection.send(Ok(message.seq, message.epoch))
+                return
+
+
+_REFUSALS: Final = {kind.code: kind for kind in (UnauthorizedError, AbortedError, StateError)}
+
+
+def _refusal(error: ErrorInfo) -> WorkerError:
+    kind = _REFUSALS.get(error.type, ProtocolError)
+    return kind(f"the rank refused this worker: {error.message}")
