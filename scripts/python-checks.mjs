@@ -10,7 +10,13 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)))
 /** The Python packages, each with its source in src/. */
 const packages = ['packages/python', 'packages/testing/python'].map((path) => join(root, path))
 /** Every check reads this tree, wherever the environment has its packages from. */
-const env = { ...process.env, PYTHONPATH: packages.map((path) => join(path, 'src')).concat(process.env.PYTHONPATH || []).join(delimiter) }
+const env = {
+  ...process.env,
+  PYTHONPATH: packages
+    .map((path) => join(path, 'src'))
+    .concat(process.env.PYTHONPATH || [])
+    .join(delimiter),
+}
 const venvPython = join(root, '.venv', 'bin', 'python')
 const python = process.env.CKPT_PYTHON || (existsSync(venvPython) ? venvPython : 'python3')
 
@@ -53,7 +59,18 @@ if names: print('no module named ' + ', '.join(names))`
   return reason === '' ? undefined : `${reason} in ${python} (npm run setup:python brings it)`
 }
 
-const needed = ['torch', 'zmq', 'msgspec', 'safetensors', 'numpy', 'pytest', 'hypothesis', 'hatchling', 'ckpt_worker', 'ckpt_reference']
+const needed = [
+  'torch',
+  'zmq',
+  'msgspec',
+  'safetensors',
+  'numpy',
+  'pytest',
+  'hypothesis',
+  'hatchling',
+  'ckpt_worker',
+  'ckpt_reference',
+]
 const reason = missing([...(tests ? needed : ['torch']), ...(checks ? ['ruff', 'mypy', 'importlinter'] : [])])
 if (reason !== undefined) skip(reason)
 

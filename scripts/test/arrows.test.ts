@@ -118,3 +118,12 @@ it('are those of the table in docs/architecture.md', () => {
 function inTable(path: string): string {
   return path.replace('[^/]+', '*').replace(/^(packages|apps)\/|^native\/(?=common)/, '')
 }
+
+it('of Python are those of their table in docs/architecture.md', () => {
+  const project = readFileSync(join(ROOT, 'packages/python/pyproject.toml'), 'utf8')
+  const layers = /^layers = (\[.+\])$/m.exec(project)![1]!
+  const [, section] = /^### Python\n([^]*?)(?=^#)/m.exec(readFileSync(join(ROOT, 'docs/architecture.md'), 'utf8'))!
+  const rows = section!.matchAll(/^\| (`[^|]+?) +\|/gm)
+  const table = [...rows].map(([, names]) => names!.replaceAll('`', '').split(', ').join(' | '))
+  expect(table).toEqual(JSON.parse(layers))
+})

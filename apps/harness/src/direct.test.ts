@@ -14,7 +14,7 @@ import {
 
 const host = createHost()
 const MIB = 2 ** 20
-const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
+const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker', 'ckpt_reference')
 
 describe.each(['typescript', 'python'] as const)('direct updates of the %s engine', { timeout: 180_000 }, (kind) => {
   let before: GeneratedCheckpoint

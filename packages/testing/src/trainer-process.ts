@@ -8,7 +8,7 @@ import { wrap, type Spawned } from './cluster/processes.ts'
  */
 const TRAINER = `
 import contextlib, json, sys, torch
-from ckpt_worker.loading.digest import digest
+from ckpt_worker import digest
 from ckpt_worker.trainer import serve
 
 offers = [(path, {}) for path, *_ in json.loads(sys.argv[1])]

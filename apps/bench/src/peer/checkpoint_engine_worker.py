@@ -10,7 +10,7 @@ from checkpoint_engine.worker import update_weights_from_ipc
 
 from ckpt_reference.__main__ import main
 from ckpt_reference.engine import ReferenceEngine
-from ckpt_worker.update.session import UpdateResult
+from ckpt_worker import UpdateResult
 
 
 class PeerEngine(ReferenceEngine):

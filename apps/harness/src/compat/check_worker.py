@@ -14,10 +14,10 @@ import torch
 import zmq
 from safetensors import safe_open
 
-from ckpt_worker.loading.digest import digest, flat_bytes
 from ckpt_reference.__main__ import main
 from ckpt_reference.engine import ReferenceEngine, Verification
-from ckpt_worker.update.session import UpdateResult
+from ckpt_worker import UpdateResult
+from ckpt_worker.loading.digest import digest, flat_bytes
 
 
 class CheckEngine(ReferenceEngine):

@@ -26,9 +26,13 @@ const MIB = 2 ** 20
 /** Why the stock worker cannot run with this interpreter, or undefined. */
 export function stockWorkerMissing(python: string): string | undefined {
   try {
-    execFileSync(python, ['-c', 'import torch, zmq, msgspec, safetensors, ckpt_worker, checkpoint_engine.worker'], {
-      stdio: 'pipe',
-    })
+    execFileSync(
+      python,
+      ['-c', 'import torch, zmq, msgspec, safetensors, ckpt_worker, ckpt_reference, checkpoint_engine.worker'],
+      {
+        stdio: 'pipe',
+      },
+    )
     return undefined
   } catch (error) {
     const text = String((error as { stderr?: Buffer }).stderr ?? error).trim()
