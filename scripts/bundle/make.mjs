@@ -14,7 +14,7 @@ const RUN = /^(bin|lib|node|python)\//
 
 /**
  * Makes the bundle at `out`, in place of an older one. Layout: `bin/` commands, `lib/` JavaScript and, under `node_modules`, what
- * loads native code, `node/` Node, `python/` the worker package, `licenses/`, `SHA256SUMS`, `MANIFEST.json`.
+ * loads native code, `node/` Node, `python/` the worker package and the reference engine, `licenses/`, `SHA256SUMS`, `MANIFEST.json`.
  *
  * @param {{ out: string, node: 'packed' | 'raw' | 'none' }} options
  * @returns {Promise<Record<string, any>>} the manifest

@@ -22,7 +22,7 @@ import { controlRequest } from '@ckpt/core'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { generateCheckpoint, wrap } from '@ckpt/testing'
+import { generateCheckpoint, pythonInterpreter, pythonLacks, wrap } from '@ckpt/testing'
 
 const SCRIPTS = fileURLToPath(new URL('../../../scripts', import.meta.url))
 const NODE_COMMANDS = new Set(['node', 'nodejs', 'npm', 'npx', 'corepack', 'pnpm', 'yarn'])
@@ -108,6 +108,15 @@ describe('the bundle, without Node on the PATH', () => {
     expect(ready).toBe(true)
     expect(statuses).toMatchObject({ bundle: 'ok', 'addon.host': 'ok', 'addon.cuda': 'ok' })
     if (statuses['python'] === 'ok') expect(statuses['python.ckpt_worker']).toBe('ok')
+  })
+
+  it('brings the reference engine beside the worker package', async (context) => {
+    const absent = pythonLacks('torch', 'zmq', 'msgspec', 'safetensors')
+    if (absent !== undefined) context.skip(`no Python engine: ${absent}`)
+    const program = 'import ckpt_reference.__main__ as engine, ckpt_worker; print(engine.__file__); print(ckpt_worker.__file__)'
+    const { stdout } = await run(pythonInterpreter(), ['-c', program], { env: { ...env, PYTHONPATH: join(bundle, 'python') } })
+    const site = join(bundle, 'python')
+    expect(stdout).toBe(`${site}/ckpt_reference/__main__.py\n${site}/ckpt_worker/__init__.py\n`)
   })
 
   it('names a file that was damaged, and what was asked for and is missing', async () => {

@@ -337,7 +337,7 @@ class _SlowFence:
 
 def test_waiting_buckets_are_enqueued_before_an_earlier_one_is_over(rank: Rank, monkeypatch: pytest.MonkeyPatch) -> None:
     lane = _SlowLane()
-    monkeypatch.setattr("ckpt_worker.update.session.lane_for", lambda _: lane)
+    monkeypatch.setattr("ckpt_worker.update.load.lane_for", lambda _: lane)
     entered, proceed = threading.Event(), threading.Event()
 
     def load(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

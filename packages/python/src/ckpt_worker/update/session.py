@@ -7,16 +7,14 @@ import hmac
 import os
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import torch
 
 from ..errors import AbortedError, ProtocolError, StaleRoutesError, StateError, UnauthorizedError, UnsupportedError, WorkerError
-from ..loading.bucket import open_bucket
-from ..loading.fence import Fence, lane_for
-from ..loading.ring import Ring, open_ring
+from ..loading.fence import Fence
 from ..protocol.connection import Connection
 from ..protocol.messages import (
     Abort,
@@ -37,11 +35,8 @@ from ..protocol.messages import (
     sender_of,
 )
 from ..protocol.process import process_mark
-from ..recording import DirectState, Replay, SpotCheck, Tracer, TwinCheck
-
-Named = tuple[str, torch.Tensor]
-#: Takes the tensors of one bucket. They lie in the ring: copy what is needed, keep none of them, write to none of them.
-Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
+from ..recording import DirectState
+from .load import Load, Loader
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,8 @@ def run_update(
     :raises Exception: whatever ``loader``, ``finish`` or ``commit`` raises; the rank was told, with the traceback.
     """
     with Connection(address, timeout, cancelled) as connection:
-        update = _Update(connection, token, loader, finish, torch.device(device), commit, direct)
+        load = Load(loader, finish, torch.device(device), direct)
+        update = _Update(connection, token, load, commit, direct)
         try:
             known = None if direct is None else direct.id
             connection.send(Hello(token, os.getpid(), engine, device_uuid, routes=known, process=process_mark()))
@@ -112,33 +108,20 @@ class _Update:
         self,
         connection: Connection,
         token: str,
-        loader: Loader,
-        finish: Callable[[], None] | None,
-        device: torch.device,
+        load: Load,
         commit: Callable[[str], None] | None,
         direct: DirectState | None,
     ) -> None:
         self._connection = connection
-        self._direct = direct
-        self._tracer: Tracer | None = None
-        self._replay: Replay | None = None
-        self._twins: TwinCheck | None = None
-        self._spot: SpotCheck | None = None
         self._token = token
-        self._loader = loader
-        self._finish = finish
+        self._load = load
         self._commit = commit
-        self._device = device
-        self._lane = lane_for(device)
+        self._direct = direct
         self._answers: deque[_Answer] = deque()
         self._attached: Attach | None = None
-        self._ring: Ring | None = None
         self._prepared = False
         self._last_seq = 0
-        self._tensors = self._bytes = self._buckets = 0
         self._reload_ms = 0.0
-        # Last tensor handed to the loader: the likely culprit when it raises.
-        self._current: str | None = None
 
     def run(self) -> UpdateResult:
         while True:
@@ -157,12 +140,10 @@ class _Update:
 
     def close(self) -> None:
         """Unmaps the ring; what still runs over it is waited for."""
-        self._lane.drain()
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            # After a failure tensors may live on in a traceback: the mapping then goes with them.
-            with contextlib.suppress(WorkerError):
-                ring.close()
+        self._load.drain()
+        # After a failure tensors may live on in a traceback: the mapping then goes with them.
+        with contextlib.suppress(WorkerError):
+            self._load.unmap()
 
     def _next_frame(self) -> bytes:
         """The next frame; buckets whose loads are over are answered, and further ones enqueued before any is waited for."""
@@ -195,12 +176,13 @@ class _Update:
         if self._attached is not None and message.epoch < self._attached.epoch:
             return None
         if isinstance(message, Bucket):
-            self._load(message, self._current_update(message))
+            fence = self._load.bucket(message, self._current_update(message))
+            self._answers.append(_Answer(message.seq, message.epoch, fence))
             return None
         self._answer_all()
         if isinstance(message, Abort):
-            self._lane.drain()
-            self._unmap()
+            self._load.drain()
+            self._load.unmap()
             self._connection.send(Ok(message.seq, message.epoch))
             raise AbortedError(f"the rank aborted the update: {message.reason}")
         if isinstance(message, Routes | Storages):
@@ -208,9 +190,9 @@ class _Update:
             return None
         if isinstance(message, Direct):
             self._current_update(message)
-            self._begin_direct(message)
-            replays = None if self._replay is None else self._replay.tensors
-            self._connection.send(Ok(message.seq, message.epoch, replays=replays))
+            if self._prepared:
+                raise StateError("a direct came after the release")
+            self._connection.send(Ok(message.seq, message.epoch, replays=self._load.begin_direct(message)))
             return None
         if isinstance(message, Sums):
             self._current_update(message)
@@ -219,7 +201,7 @@ class _Update:
         if isinstance(message, Attach):
             self._attach(message)
         elif isinstance(message, Release):
-            self._release(message, self._current_update(message))
+            self._release(self._current_update(message))
         else:
             self._current_update(message)
             if not self._prepared:
@@ -228,7 +210,8 @@ class _Update:
                 self._commit(message.version)
         self._connection.send(Ok(message.seq, message.epoch))
         if isinstance(message, Commit):
-            return UpdateResult(message.version, self._tensors, self._bytes, self._buckets, self._reload_ms)
+            load = self._load
+            return UpdateResult(message.version, load.tensors, load.bytes, load.buckets, self._reload_ms)
         return None
 
     def _describe(self, message: Routes | Storages) -> Ok:
@@ -254,20 +237,6 @@ class _Update:
         except StaleRoutesError as error:
             return Ok(message.seq, message.epoch, reason=str(error))
 
-    def _begin_direct(self, message: Direct) -> None:
-        if self._direct is None:
-            raise UnsupportedError("this engine lets nobody write into its parameters")
-        if self._prepared:
-            raise StateError("a direct came after the release")
-        if self._tracer is not None:
-            raise StateError("a direct came in an update that is recorded")
-        if self._device.type == "cuda":
-            # Nothing of the engine reads or writes its parameters any more, on whichever stream.
-            torch.cuda.synchronize(self._device)
-        self._twins = self._direct.begin(message.routes)
-        self._spot = SpotCheck(message.check) if message.check else None
-        self._replay = self._direct.replay() if message.replay else None
-
     def _current_update(self, message: Bucket | Direct | Release | Sums | Commit) -> Attach:
         if self._attached is None:
             raise StateError(f"a {type(message).__name__.lower()} came before the attach")
@@ -283,84 +252,15 @@ class _Update:
         self._check_token(message.token)
         if self._attached is not None and message.epoch == self._attached.epoch:
             raise StateError(f"epoch {message.epoch} is attached already")
-        self._unmap()
-        self._ring = None if message.ring is None else open_ring(message.ring, self._device)
-        self._tracer = self._direct.watch() if message.record and self._direct is not None else None
-        self._replay, self._twins, self._spot = None, None, None
+        self._load.attach(message)
         self._attached = message
         self._prepared = False
-        self._tensors = self._bytes = self._buckets = 0
 
-    def _load(self, message: Bucket, attached: Attach) -> None:
-        if self._ring is None:
-            raise StateError("a bucket came after the release, or without a ring")
-        self._tensors += len(message.tensors)
-        self._bytes += sum(entry.size for entry in message.tensors)
-        if self._tensors > attached.tensors or self._bytes > attached.size:
-            raise ProtocolError(f"more came than the {attached.tensors} tensors, {attached.size} bytes announced")
-        with self._lane.loads():
-            named = open_bucket(self._ring.data, message.tensors)
-            for entry in message.tensors if self._twins is not None else ():
-                self._twins.saw(entry, self._ring.data)  # type: ignore[union-attr]
-            if self._spot is not None:
-                self._spot.keep(named)
-            if self._replay is not None:
-                left = self._replay.run(self._ring.data, message.tensors)
-                named = [one for one in named if one[0] in left]
-            elif self._spot is not None:
-                named = [one for one in named if one[0] not in self._spot.names]
-            if named or (self._replay is None and self._spot is None):
-                with self._watch(message, named) as given:
-                    feed = self._feed(given)
-                    self._loader(feed)
-                    feed.close()
-            self._answers.append(_Answer(message.seq, message.epoch, self._lane.fence()))
-        self._current = None
-        self._buckets += 1
-
-    def _watch(self, message: Bucket, named: list[Named]) -> contextlib.AbstractContextManager[list[Named]]:
-        """What the loader is to be given."""
-        if self._tracer is None or self._ring is None:
-            return contextlib.nullcontext(named)
-        return self._tracer.watch(self._ring.data, message.tensors, named)
-
-    def _feed(self, named: list[Named]) -> Generator[Named, None, None]:
-        for name, tensor in named:
-            self._current = name
-            yield name, tensor
-
-    def _release(self, message: Release, attached: Attach) -> None:
+    def _release(self, attached: Attach) -> None:
         if self._prepared:
             raise StateError("a second release came")
-        if self._tensors != attached.tensors or self._bytes != attached.size:
-            came = f"{self._tensors} tensors, {self._bytes} bytes came"
-            raise ProtocolError(f"{came} of the {attached.tensors} tensors, {attached.size} bytes announced")
-        self._lane.drain()
-        if self._twins is not None:
-            self._twins.check()
-        if self._spot is not None and self._direct is not None:
-            self._direct.spot_check(self._spot, self._load_now)
-        if self._tracer is not None and self._direct is not None:
-            self._direct.loaded(self._tracer)
-        if self._finish is not None:
-            with self._lane.loads():
-                self._finish()
-            self._lane.drain()
-        self._unmap()
-        if self._direct is not None and self._tracer is not None:
-            self._direct.record(self._tracer)
-        self._tracer, self._spot, self._twins = None, None, None
+        self._load.release(attached)
         self._prepared = True
-
-    def _load_now(self, named: Iterable[Named]) -> None:
-        with self._lane.loads():
-            self._loader(named)
-        self._lane.drain()
-
-    def _unmap(self) -> None:
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            ring.close()
 
     def _refuse(self, frame: bytes, message: FromRank | None, error: Exception) -> None:
         """Answers with the error, then waits for the rank to abort (it must), ignoring what it had sent before."""
@@ -371,7 +271,7 @@ class _Update:
         with contextlib.suppress(WorkerError):
             self._answer_all()
             seq, epoch = (message.seq, message.epoch) if message is not None else sender_of(frame)
-            tensor = error.tensor if isinstance(error, WorkerError) else self._current
+            tensor = error.tensor if isinstance(error, WorkerError) else self._load.current
             kind = error.code if isinstance(error, WorkerError) else type(error).__name__
             self._connection.send(Error(ErrorInfo(kind, str(error), text, tensor), seq, epoch))
             if not isinstance(error, UnauthorizedError):
