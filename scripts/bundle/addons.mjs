@@ -34,7 +34,7 @@ export function copyAddons(modules) {
  * @returns {string[]} directories of the packages copied
  */
 export function copyZeromq(modules) {
-  const zeromq = packageOf(createRequire(join(ROOT, 'packages/core/package.json')), 'zeromq')
+  const zeromq = packageOf(createRequire(join(ROOT, 'packages/rendezvous/package.json')), 'zeromq')
   const loader = packageOf(createRequire(join(zeromq, 'package.json')), 'cmake-ts/build/loader', 'cmake-ts')
   const target = join(modules, 'zeromq')
   mkdirSync(join(target, 'build'), { recursive: true })

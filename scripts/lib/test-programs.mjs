@@ -25,7 +25,7 @@ export default async function setup() {
   const addons = addonPackages()
   mkdirSync(join(lib, 'node_modules/@ckpt'), { recursive: true })
   for (const { name, dir } of addons) symlinkSync(join(ROOT, dir), join(lib, 'node_modules', name))
-  const zeromq = createRequire(join(ROOT, 'packages/core/package.json')).resolve('zeromq/package.json')
+  const zeromq = createRequire(join(ROOT, 'packages/rendezvous/package.json')).resolve('zeromq/package.json')
   symlinkSync(realpathSync(dirname(zeromq)), join(lib, 'node_modules/zeromq'))
   symlinkSync(join(ROOT, 'packages/python/src'), join(home, 'python'))
 

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 
 /** The Python of the repository's own environment, or the one that CKPT_PYTHON names. */
 export function pythonInterpreter(): string {
-  const local = fileURLToPath(new URL('../../../../.venv/bin/python', import.meta.url))
+  const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))
   return process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
 }
 
