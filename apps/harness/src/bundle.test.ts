@@ -228,7 +228,7 @@ describe('the bundle, without Node on the PATH', () => {
         '--tp-size',
         String(RANKS),
       ]
-      const main = join(bundle, 'lib/harness-engine-main.mjs')
+      const main = join(bundle, 'lib/testing-engine-main.mjs')
       return wrap(
         `engine ${rank}`,
         spawn(join(bundle, 'bin/ckpt-node'), [main, ...args], { env, cwd: '/', stdio: ['ignore', 'inherit', 'pipe'] }),
