@@ -1,5 +1,6 @@
 """One update, from the first message to the commit."""
 
-from .session import Loader, UpdateResult, run_update
+from .load import Loader
+from .session import UpdateResult, run_update
 
 __all__ = ["Loader", "UpdateResult", "run_update"]
