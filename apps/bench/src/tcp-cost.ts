@@ -3,7 +3,7 @@
  * protection in turns, both ends in this process, and compares the turns of each round.
  */
 import { cpus } from 'node:os'
-import { ONE_SIDED_COLUMNS, type HostMemory, type RegionDescriptor } from '@ckpt/contract'
+import { type HostMemory, type RegionDescriptor, ContiguousCopies } from '@ckpt/contract'
 import { createHost, createTcpEndpoint, type TcpEndpoint, type TcpPeer, type TcpProtection } from '@ckpt/transport'
 import { Command, InvalidArgumentError } from 'commander'
 import { summarize, type Samples } from './statistics.ts'
@@ -113,8 +113,7 @@ async function compare(count: number): Promise<Cost[]> {
 }
 
 async function read(peer: TcpPeer, from: RegionDescriptor, into: HostMemory): Promise<Turn> {
-  const transfers = new Float64Array(ONE_SIDED_COLUMNS)
-  transfers[4] = bytes
+  const transfers = ContiguousCopies.from([{ source: 0, sourceOffset: 0, destination: 0, destinationOffset: 0, bytes }])
   const used = process.cpuUsage()
   const started = performance.now()
   await peer.read({ regions: [from], memories: [into], transfers, timeoutMs: TIMEOUT_MS })

@@ -8,6 +8,7 @@ import {
   type UpdateContext,
   type UpdateOutcome,
   type UpdateStrategy,
+  StridedCopies,
 } from '@ckpt/contract'
 
 /**
@@ -65,8 +66,9 @@ class OwnMemoryAttempt implements UpdateAttempt {
     let loaded = 0
     for (const [bucket, tensor] of this.#tensors.entries()) {
       const { name, dtype, shape, bytes, segment, offset: at, digest } = tensor
-      const row = Float64Array.of(0, at, bytes, 1, offset, bytes, bytes, 1)
-      this.#copyMs += (await device.host.copy([segments[segment]!, memory], row)).milliseconds
+      const whole = { sourcePitch: bytes, destinationPitch: bytes, rowBytes: bytes, rows: 1 }
+      const copy = { source: 0, sourceOffset: at, destination: 1, destinationOffset: offset, ...whole }
+      this.#copyMs += (await device.host.copy([segments[segment]!, memory], StridedCopies.from([copy]))).milliseconds
       const there: RingTensor = { name, dtype, shape, offset: 0, bytes, ...(digest !== undefined && { digest }) }
       this.#reloadMs += (await loading.load(bucket, [there])).reloadMs
       onProgress?.((loaded += bytes), this.#bytes)

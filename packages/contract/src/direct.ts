@@ -1,3 +1,4 @@
+import type { StridedCopies } from './copy-lists.ts'
 import type { HostMemory } from './host.ts'
 import type { ForeignMemory, ProcessName } from './memory-identity.ts'
 import type { StorageHandle } from './routes.ts'
@@ -17,17 +18,14 @@ export interface MappedStorages {
   close(): Promise<void>
 }
 
-/**
- * Copies as flat rows of {@link STRIDED_COPY_COLUMNS} numbers, see `StridedCopy`. In `copies` sources index `memories` and
- * destinations the storages; in `forwards` both index the storages.
- */
+/** What a direct job copies. In `copies` sources index `memories` and destinations the storages; in `forwards` both index the storages. */
 export interface DirectCopies {
   readonly memories: readonly HostMemory[]
   readonly storages: MappedStorages
   /** From host memory into the own engine worker's parameters. Destinations do not overlap. */
-  readonly copies: Float64Array
+  readonly copies: StridedCopies
   /** What follows, when all `copies` have ended: from there into the parameters of other workers. */
-  readonly forwards: Float64Array
+  readonly forwards: StridedCopies
 }
 
 /** Where the time of a direct job went, in milliseconds, and what it moved. */

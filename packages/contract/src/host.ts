@@ -1,3 +1,4 @@
+import type { StridedCopies } from './copy-lists.ts'
 import type { ReadableFile } from './file-identity.ts'
 import type { ForeignMemory, MemoryIdentity } from './memory-identity.ts'
 
@@ -92,21 +93,6 @@ export interface FileReadRequest {
   readonly signal?: AbortSignal
 }
 
-/** A two-dimensional copy between memories: `rows` runs of `rowBytes`, `pitch` bytes apart on each side. */
-export interface StridedCopy {
-  readonly source: number
-  readonly sourceOffset: number
-  readonly sourcePitch: number
-  readonly destination: number
-  readonly destinationOffset: number
-  readonly destinationPitch: number
-  readonly rowBytes: number
-  readonly rows: number
-}
-
-/** Columns per copy in the flat form of {@link StridedCopy} lists: the fields in the order of the interface. */
-export const STRIDED_COPY_COLUMNS = 8
-
 /** A byte range of one of several memories. */
 export interface MemoryRange {
   readonly memory: number
@@ -175,10 +161,11 @@ export interface Host {
    */
   read(request: FileReadRequest): Promise<FileReadStats>
   /**
-   * Copies between memories on several threads. `copies` is flat: {@link STRIDED_COPY_COLUMNS} numbers a copy, in the order of
-   * {@link StridedCopy}'s fields, indices into `memories`. @throws CkptError `INVALID_ARGUMENT` when a copy leaves its memory.
+   * Copies between memories on several threads; sources and destinations are indices into `memories`.
+   *
+   * @throws CkptError `INVALID_ARGUMENT` when a copy leaves its memory.
    */
-  copy(memories: readonly HostMemory[], copies: Float64Array, options?: { threads?: number }): Promise<TransferStats>
+  copy(memories: readonly HostMemory[], copies: StridedCopies, options?: { threads?: number }): Promise<TransferStats>
   /** 64-bit digest of each range (docs/worker-protocol.md, "Digest"). */
   digest(
     memories: readonly HostMemory[],

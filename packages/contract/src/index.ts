@@ -27,9 +27,9 @@ export {
 } from './tensor.ts'
 export type { Manifest, RankMetas, SegmentMeta } from './manifest.ts'
 export { memoryPlace, type ForeignMemory, type MemoryIdentity, type MemoryPlace, type ProcessName } from './memory-identity.ts'
+export { ContiguousCopies, StridedCopies, type ContiguousCopy, type StridedCopy } from './copy-lists.ts'
 export type { BucketColumns, BucketPull, CopyColumns, ItemColumns, PipelineMode, PullRuns, TransferPlan } from './plan.ts'
 export {
-  STRIDED_COPY_COLUMNS,
   SUM_COLUMNS,
   type AllocateOptions,
   type FileRead,
@@ -39,7 +39,6 @@ export {
   type HostMemory,
   type MemoryLimit,
   type MemoryRange,
-  type StridedCopy,
   type TransferStats,
 } from './host.ts'
 export type {
@@ -60,7 +59,6 @@ export type {
   RingHandle,
 } from './device.ts'
 export {
-  ONE_SIDED_COLUMNS,
   type ConnectPeerOptions,
   type EndpointDescriptor,
   type OneSided,

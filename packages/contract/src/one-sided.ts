@@ -1,3 +1,4 @@
+import type { ContiguousCopies } from './copy-lists.ts'
 import type { HostMemory, TransferStats } from './host.ts'
 
 /** By which means an endpoint is reached. */
@@ -51,20 +52,14 @@ export interface RegisteredRegion {
   close(): Promise<void>
 }
 
-/** Columns per transfer in the flat form of {@link OneSidedRequest.transfers}. */
-export const ONE_SIDED_COLUMNS = 5
-
 /** A batch of transfers between a peer's regions and local memories. Ends as a whole: there is no partial success. */
 export interface OneSidedRequest {
   /** The peer's regions. */
   readonly regions: readonly RegionDescriptor[]
   /** Local memories, made by the host of this process. They need no registration by the caller; kinds that need one cache it. */
   readonly memories: readonly HostMemory[]
-  /**
-   * {@link ONE_SIDED_COLUMNS} numbers a transfer: index into `regions`, offset in that region, index into `memories`, offset in that
-   * memory, bytes. Any size: the endpoint splits and spreads them over its streams.
-   */
-  readonly transfers: Float64Array
+  /** From `regions` into `memories`, of any sizes: the endpoint splits and spreads them over its streams. */
+  readonly transfers: ContiguousCopies
   /** No byte arriving for this long is `PEER_LOST`. Milliseconds. */
   readonly timeoutMs: number
   /** Ends the batch with `ABORTED`. The promise settles once nothing lands in (or leaves) the memories any more. */

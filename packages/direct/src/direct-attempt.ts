@@ -174,7 +174,7 @@ export class DirectAttempt implements UpdateAttempt {
         nodeNeeded: plan.uniqueBytes,
       },
       routes: own.routes,
-      copies: own.copies.length / 8 + own.forwards.length / 8,
+      copies: own.copies.count + own.forwards.count,
       parameters: recording.parameters.length,
       how: device.direct?.how ?? '',
     }

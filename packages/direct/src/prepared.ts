@@ -1,6 +1,6 @@
 import {
   CkptError,
-  STRIDED_COPY_COLUMNS,
+  StridedCopies,
   tensorBytes,
   type Device,
   type DirectDevice,
@@ -92,9 +92,9 @@ export class PreparedDirect implements AsyncDisposable {
       const sources: (HostMemory | undefined)[] = []
       for (const source of own.sources) sources.push(await memories.open(source))
       storages = await device.direct.map(storagesOf(near, rank, recording, own))
-      const forwards = own.forwards.slice()
       // Storages of other workers come after those of the own one.
-      for (let at = 0; at < forwards.length; at += STRIDED_COPY_COLUMNS) forwards[at + 3]! += recording.storages.length
+      const first = recording.storages.length
+      const forwards = own.forwards.map((copy) => ({ ...copy, destination: first + copy.destination }))
       const reader = remote && (await connectRemote(remote, own.sources, sources))
       const job = await prepareJob(device, { memories: sources, storages, copies: own.copies, forwards, reader })
       const workers = near.flatMap((offer) => offer.process ?? [])
@@ -205,8 +205,8 @@ async function prepareJob(
   given: {
     readonly memories: readonly (HostMemory | undefined)[]
     readonly storages: MappedStorages
-    readonly copies: Float64Array
-    readonly forwards: Float64Array
+    readonly copies: StridedCopies
+    readonly forwards: StridedCopies
     readonly reader: RemoteReader | undefined
   },
 ): Promise<{ job: DirectJob; remoteBytes: number }> {
@@ -216,9 +216,10 @@ async function prepareJob(
   if (reader === undefined) {
     return { job: await direct.prepare({ memories: near, storages, copies: given.copies, forwards }), remoteBytes: 0 }
   }
-  const none = new Float64Array(0)
-  const { local, rounds } = cutRounds(given.copies, (source) => given.memories[source] === undefined, LANDING_BYTES)
-  for (let at = 0; at < local.length; at += STRIDED_COPY_COLUMNS) local[at] = near.indexOf(given.memories[local[at]!]!)
+  const none = StridedCopies.from([])
+  const cut = cutRounds(given.copies, (source) => given.memories[source] === undefined, LANDING_BYTES)
+  const { rounds } = cut
+  const local = cut.local.map((copy) => ({ ...copy, source: near.indexOf(given.memories[copy.source]!) }))
   const opened: { close(): unknown }[] = [reader]
   const kept = async <T extends { close(): unknown }>(making: Promise<T>): Promise<T> => {
     const made = await making

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { CkptError, type DirectJob, type DirectStats } from '@ckpt/contract'
+import { CkptError, type DirectJob, type DirectStats, ContiguousCopies } from '@ckpt/contract'
 import { createHost } from '@ckpt/transport'
 import { expect, it } from 'vitest'
 import { LANDINGS, RemoteDirectJob } from './remote-job.ts'
@@ -22,7 +22,7 @@ it('ends with the error of a copy that fails while the next round is read, and s
     }),
     job(),
     job(),
-  ].map((one) => ({ reads: new Float64Array(4), job: one }))
+  ].map((one) => ({ reads: ContiguousCopies.from([]), job: one }))
   let reads = 0
   const whole = new RemoteDirectJob({
     local: job(),

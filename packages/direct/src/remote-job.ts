@@ -1,4 +1,4 @@
-import type { DirectJob, DirectStats, HostMemory } from '@ckpt/contract'
+import type { ContiguousCopies, DirectJob, DirectStats, HostMemory } from '@ckpt/contract'
 import type { RemoteReader } from './remote-reader.ts'
 
 /** What reads the rounds' bytes. */
@@ -8,7 +8,7 @@ type RoundReader = Pick<RemoteReader, 'read' | 'close'>
 export const LANDINGS = 2
 
 export interface RemoteRound {
-  readonly reads: Float64Array
+  readonly reads: ContiguousCopies
   /** Copies out of the landing memory of its turn. */
   readonly job: DirectJob
 }

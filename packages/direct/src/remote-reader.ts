@@ -1,5 +1,4 @@
-import { CkptError, ONE_SIDED_COLUMNS, type HostMemory, type Reach, type ReachedRank } from '@ckpt/contract'
-import { READ_COLUMNS } from './rounds.ts'
+import { CkptError, ContiguousCopies, type ContiguousCopy, type HostMemory, type Reach, type ReachedRank } from '@ckpt/contract'
 
 /** How ranks of other hosts are read from. */
 export interface RemoteAccess {
@@ -24,17 +23,17 @@ export class RemoteReader {
   }
 
   /**
-   * Reads into `memory`; `reads` has {@link READ_COLUMNS} numbers a run. Nothing lands any more when it settles.
+   * Reads into `memory`; sources of `reads` are those that the reader was made for. Nothing lands any more when it settles.
    *
    * @throws CkptError `PEER_LOST`, `REGION_REFUSED`, `PEER_UNAUTHORIZED`, `UNSUPPORTED` naming the rank; `ABORTED`.
    */
-  async read(reads: Float64Array, memory: HostMemory, signal: AbortSignal): Promise<void> {
-    const byRank = new Map<number, number[]>()
-    for (let at = 0; at < reads.length; at += READ_COLUMNS) {
-      const { rank, segment } = this.#sources[reads[at]!]!
+  async read(reads: ContiguousCopies, memory: HostMemory, signal: AbortSignal): Promise<void> {
+    const byRank = new Map<number, ContiguousCopy[]>()
+    for (const read of reads) {
+      const { rank, segment } = this.#sources[read.source]!
       let transfers = byRank.get(rank)
       if (transfers === undefined) byRank.set(rank, (transfers = []))
-      transfers.push(segment, reads[at + 1]!, 0, reads[at + 2]!, reads[at + 3]!)
+      transfers.push({ ...read, source: segment })
     }
     const outcomes = await Promise.allSettled([...byRank].map(([rank, list]) => this.#readFrom(rank, list, memory, signal)))
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
@@ -45,20 +44,20 @@ export class RemoteReader {
     await Promise.all(reached.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value.peer.close()] : [])))
   }
 
-  async #readFrom(rank: number, transfers: number[], memory: HostMemory, signal: AbortSignal): Promise<void> {
+  async #readFrom(rank: number, transfers: readonly ContiguousCopy[], memory: HostMemory, signal: AbortSignal): Promise<void> {
     const { timeoutMs } = this.#access
     try {
       const { peer, point } = await this.#peer(rank, signal)
       await peer.read({
         regions: point.regions,
         memories: [memory],
-        transfers: Float64Array.from(transfers),
+        transfers: ContiguousCopies.from(transfers),
         timeoutMs,
         signal,
       })
     } catch (error) {
       this.#forget(rank)
-      const bytes = transfers.reduce((sum, value, index) => (index % ONE_SIDED_COLUMNS === 4 ? sum + value : sum), 0)
+      const bytes = transfers.reduce((sum, one) => sum + one.bytes, 0)
       throw CkptError.from(error, 'PEER_LOST', `reading ${bytes} bytes of rank ${rank}`, { ranks: [rank] })
     }
   }

@@ -1,87 +1,90 @@
-import { STRIDED_COPY_COLUMNS } from '@ckpt/contract'
-
-/** Numbers of a read: index of the source, offset there, offset where it goes, bytes. */
-export const READ_COLUMNS = 4
+import { ContiguousCopies, StridedCopies, type ContiguousCopy, type StridedCopy } from '@ckpt/contract'
 
 /** What is read from other hosts at a time, and copied on from where it landed. */
 export interface Round {
-  /** {@link READ_COLUMNS} numbers a run of bytes; offsets where it goes count from the landing memory's start. */
-  readonly reads: Float64Array
+  /** From the sources into the landing memory (0). */
+  readonly reads: ContiguousCopies
   /** Copies whose source is the landing memory (0). */
-  readonly copies: Float64Array
+  readonly copies: StridedCopies
   readonly bytes: number
 }
 
-/** Copies out of this host's memories, whose sources are indices into `kept`, and rounds of the others. */
+/** Copies out of this host's memories, and rounds of the others. */
 export interface Cut {
-  readonly local: Float64Array
+  readonly local: StridedCopies
   readonly rounds: readonly Round[]
 }
-
-/** Reads for one flat copy, row by row, to `at`; rows without gaps on either side are one. */
-export function readsOf(row: ArrayLike<number>, at: number, pitch: number): number[] {
-  const [source, offset, sourcePitch, , , , rowBytes, rows] = Array.from(row) as Row
-  if (rows === 1 || (sourcePitch === rowBytes && pitch === rowBytes)) return [source, offset, at, rowBytes * rows]
-  const reads: number[] = []
-  for (let i = 0; i < rows; i++) reads.push(source, offset + i * sourcePitch, at + i * pitch, rowBytes)
-  return reads
-}
-
-type Row = [number, number, number, number, number, number, number, number]
 
 /**
  * Cuts copies by where their source is: what `isRemote` goes in rounds of `roundBytes` at most, whose bytes land side by side, without
  * what lies between the rows that are needed.
  */
-export function cutRounds(copies: Float64Array, isRemote: (source: number) => boolean, roundBytes: number): Cut {
-  const local: number[] = []
+export function cutRounds(copies: StridedCopies, isRemote: (source: number) => boolean, roundBytes: number): Cut {
+  const local: StridedCopy[] = []
   const rounds: Round[] = []
-  let reads: number[] = []
-  let onward: number[] = []
+  let reads: ContiguousCopy[] = []
+  let onward: StridedCopy[] = []
   let bytes = 0
   const end = () => {
-    if (bytes > 0) rounds.push({ reads: Float64Array.from(reads), copies: Float64Array.from(onward), bytes })
+    if (bytes > 0) rounds.push({ reads: ContiguousCopies.from(reads), copies: StridedCopies.from(onward), bytes })
     reads = []
     onward = []
     bytes = 0
   }
-  const add = (row: Row) => {
-    const [, , , destination, destinationOffset, destinationPitch, rowBytes, rows] = row
-    for (const value of readsOf(row, bytes, rowBytes)) reads.push(value)
-    onward.push(0, bytes, rowBytes, destination, destinationOffset, destinationPitch, rowBytes, rows)
-    bytes += rowBytes * rows
+  const add = (piece: StridedCopy) => {
+    reads.push(...readsOf(piece, bytes))
+    onward.push({ ...piece, source: 0, sourceOffset: bytes, sourcePitch: piece.rowBytes })
+    bytes += piece.rowBytes * piece.rows
   }
-  for (let from = 0; from < copies.length; from += STRIDED_COPY_COLUMNS) {
-    const row = Array.from(copies.subarray(from, from + STRIDED_COPY_COLUMNS)) as Row
-    if (!isRemote(row[0])) local.push(...row)
+  for (const copy of copies) {
+    if (!isRemote(copy.source)) local.push(copy)
     else {
-      for (const piece of pieces(row, roundBytes)) {
-        if (bytes + piece[6] * piece[7] > roundBytes) end()
+      for (const piece of pieces(copy, roundBytes)) {
+        if (bytes + piece.rowBytes * piece.rows > roundBytes) end()
         add(piece)
       }
     }
   }
   end()
-  return { local: Float64Array.from(local), rounds }
+  return { local: StridedCopies.from(local), rounds }
+}
+
+/** Reads for one copy, row by row, to `at` and on; rows without gaps are one. */
+function readsOf({ source, sourceOffset, sourcePitch, rowBytes, rows }: StridedCopy, at: number): ContiguousCopy[] {
+  const read = (from: number, to: number, bytes: number): ContiguousCopy => {
+    return { source, sourceOffset: from, destination: 0, destinationOffset: to, bytes }
+  }
+  if (rows === 1 || sourcePitch === rowBytes) return [read(sourceOffset, at, rowBytes * rows)]
+  return Array.from({ length: rows }, (_, i) => read(sourceOffset + i * sourcePitch, at + i * rowBytes, rowBytes))
 }
 
 /** A copy as copies of `most` bytes at most each. */
-function* pieces(row: Row, most: number): Generator<Row> {
-  const [source, sourceOffset, sourcePitch, destination, destinationOffset, destinationPitch, rowBytes, rows] = row
+function* pieces(copy: StridedCopy, most: number): Generator<StridedCopy> {
+  const { sourceOffset, sourcePitch, destinationOffset, destinationPitch, rowBytes, rows } = copy
   const together = Math.floor(most / rowBytes)
   if (together >= 1) {
     for (let first = 0; first < rows; first += together) {
-      const offsets = [sourceOffset + first * sourcePitch, destinationOffset + first * destinationPitch] as const
-      const count = Math.min(together, rows - first)
-      yield [source, offsets[0], sourcePitch, destination, offsets[1], destinationPitch, rowBytes, count]
+      yield {
+        ...copy,
+        sourceOffset: sourceOffset + first * sourcePitch,
+        destinationOffset: destinationOffset + first * destinationPitch,
+        rows: Math.min(together, rows - first),
+      }
     }
     return
   }
   for (let i = 0; i < rows; i++) {
     for (let at = 0; at < rowBytes; at += most) {
       const length = Math.min(most, rowBytes - at)
-      const [from, to] = [sourceOffset + i * sourcePitch + at, destinationOffset + i * destinationPitch + at]
-      yield [source, from, length, destination, to, length, length, 1]
+      yield {
+        ...copy,
+        sourceOffset: sourceOffset + i * sourcePitch + at,
+        sourcePitch: length,
+        destinationOffset: destinationOffset + i * destinationPitch + at,
+        destinationPitch: length,
+        rowBytes: length,
+        rows: 1,
+      }
     }
   }
 }

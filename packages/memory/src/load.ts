@@ -2,13 +2,14 @@ import { realpath } from 'node:fs/promises'
 import { setImmediate as yieldToLoop } from 'node:timers/promises'
 import {
   CkptError,
-  STRIDED_COPY_COLUMNS,
   type DeviceReader,
   type Host,
   type HostMemory,
   type MemoryIdentity,
   type SegmentMeta,
   type TensorMeta,
+  StridedCopies,
+  type StridedCopy,
 } from '@ckpt/contract'
 import type { OpenedCheckpoint } from '@ckpt/safetensors'
 import { allocateAll, type Block, type BlockPool } from './block-pool.ts'
@@ -147,7 +148,7 @@ async function copyFromMemories(
 ): Promise<void> {
   const memories = [...segments]
   const indexOf = new Map<HostMemory, number>()
-  const columns: number[] = []
+  const copies: StridedCopy[] = []
   for (const [i, { name, bytes, data }] of specs.entries()) {
     if (data.kind === 'bytes' || data.kind === 'device') continue
     let memory: HostMemory
@@ -161,9 +162,18 @@ async function copyFromMemories(
     let source = indexOf.get(memory)
     if (source === undefined) indexOf.set(memory, (source = memories.push(memory) - 1))
     const { segment, offset } = layout.tensors[i]!
-    columns.push(source, data.offset, bytes, segment, offset, bytes, bytes, 1)
+    copies.push({
+      source,
+      sourceOffset: data.offset,
+      sourcePitch: bytes,
+      destination: segment,
+      destinationOffset: offset,
+      destinationPitch: bytes,
+      rowBytes: bytes,
+      rows: 1,
+    })
   }
-  if (columns.length >= STRIDED_COPY_COLUMNS) await host.copy(memories, Float64Array.from(columns))
+  if (copies.length > 0) await host.copy(memories, StridedCopies.from(copies))
 }
 
 /** Memory of another process by its name in /dev/shm, checked on what was opened. */

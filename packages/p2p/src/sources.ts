@@ -1,6 +1,6 @@
 import {
   CkptError,
-  ONE_SIDED_COLUMNS,
+  ContiguousCopies,
   type BucketPull,
   type HostMemory,
   type PullRuns,
@@ -73,14 +73,15 @@ export class Sources {
   async #readRuns(runs: PullRuns, { memory, offset }: Place): Promise<void> {
     const { timeoutMs, signal } = this.#options
     const { peer, point } = await this.#peer(runs.rank)
-    const transfers = new Float64Array(runs.count * ONE_SIDED_COLUMNS)
-    for (let i = 0, at = 0; i < runs.count; i++) {
-      transfers[at++] = runs.segment[i]!
-      transfers[at++] = runs.segmentOffset[i]!
-      transfers[at++] = 0
-      transfers[at++] = offset + runs.bucketOffset[i]!
-      transfers[at++] = runs.bytes[i]!
-    }
+    const transfers = ContiguousCopies.from(
+      Array.from({ length: runs.count }, (_, i) => ({
+        source: runs.segment[i]!,
+        sourceOffset: runs.segmentOffset[i]!,
+        destination: 0,
+        destinationOffset: offset + runs.bucketOffset[i]!,
+        bytes: runs.bytes[i]!,
+      })),
+    )
     const { bytes } = await peer.read({
       regions: point.regions,
       memories: [memory],

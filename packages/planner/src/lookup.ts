@@ -3,9 +3,13 @@ import { CkptError, DTYPES, type Manifest, type RankMetas, type RingTensor, type
 /** What `rank` holds. @throws CkptError `INVALID_ARGUMENT` when the manifest is not the plan's or does not have the rank. */
 export function metasOf(plan: TransferPlan, manifest: Manifest, rank: number): RankMetas {
   if (plan.manifestDigest !== manifest.digest) {
-    throw new CkptError('INVALID_ARGUMENT', `the plan was made from a different manifest than the one of ${manifest.checkpoint}`, {
-      fields: { field: 'manifest', checkpoint: manifest.checkpoint },
-    })
+    throw new CkptError(
+      'INVALID_ARGUMENT',
+      `the plan was made from a different manifest than the one of ${manifest.checkpoint}`,
+      {
+        fields: { field: 'manifest', checkpoint: manifest.checkpoint },
+      },
+    )
   }
   const direct = manifest.ranks[rank]
   const metas = direct?.rank === rank ? direct : manifest.ranks.find((candidate) => candidate.rank === rank)

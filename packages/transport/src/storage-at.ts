@@ -1,27 +1,39 @@
-import { CkptError } from '@ckpt/contract'
+import { CkptError, type StridedCopy } from '@ckpt/contract'
+
+/** One side of a copy. */
+interface Side {
+  readonly storage: number
+  readonly offset: number
+  readonly pitch: number
+}
+
+export function sourceOf({ source: storage, sourceOffset: offset, sourcePitch: pitch }: StridedCopy): Side {
+  return { storage, offset, pitch }
+}
+
+export function destinationOf({ destination: storage, destinationOffset: offset, destinationPitch: pitch }: StridedCopy): Side {
+  return { storage, offset, pitch }
+}
 
 /**
- * The storage that one side of a copy (columns from `column` on: index, offset, pitch) lies in, all of it.
+ * The storage that one side of a copy lies in, all of it.
  *
  * @throws CkptError `INVALID_ARGUMENT` where there is no such storage, or the copy leaves it.
  */
 export function storageAt<Place extends { readonly bytes: number }>(
   places: readonly Place[],
-  rows: Float64Array,
-  at: number,
-  column: number,
+  { rowBytes, rows }: StridedCopy,
+  { storage, offset, pitch }: Side,
 ): Place {
-  const index = rows[at + column]!
-  const place = places[index]
+  const place = places[storage]
   if (place === undefined) {
-    throw new CkptError('INVALID_ARGUMENT', `there is no storage ${index} among ${places.length}`, {
+    throw new CkptError('INVALID_ARGUMENT', `there is no storage ${storage} among ${places.length}`, {
       fields: { field: 'storage' },
     })
   }
-  const [rowBytes, count] = [rows[at + 6]!, rows[at + 7]!]
-  const end = count === 0 || rowBytes === 0 ? 0 : rows[at + column + 1]! + (count - 1) * rows[at + column + 2]! + rowBytes
+  const end = rows === 0 || rowBytes === 0 ? 0 : offset + (rows - 1) * pitch + rowBytes
   if (end <= place.bytes) return place
-  throw new CkptError('INVALID_ARGUMENT', `a copy reaches byte ${end} of storage ${index}, which has ${place.bytes} bytes`, {
-    fields: { field: 'storage', storage: index },
+  throw new CkptError('INVALID_ARGUMENT', `a copy reaches byte ${end} of storage ${storage}, which has ${place.bytes} bytes`, {
+    fields: { field: 'storage', storage },
   })
 }

@@ -1,5 +1,5 @@
 import { cpus } from 'node:os'
-import type { Host, HostMemory } from '@ckpt/contract'
+import { type Host, type HostMemory, StridedCopies } from '@ckpt/contract'
 import type { Ceilings } from '../result.ts'
 
 const REPEAT = 5
@@ -28,7 +28,8 @@ export async function copyProbe(host: Host, bytes = 512 * 2 ** 20): Promise<Ceil
     close()
     throw error
   }
-  const copy = Float64Array.of(0, 0, bytes, 1, 0, bytes, bytes, 1)
+  const whole = { sourcePitch: bytes, destinationPitch: bytes, rowBytes: bytes, rows: 1 }
+  const copy = StridedCopies.from([{ source: 0, sourceOffset: 0, destination: 1, destinationOffset: 0, ...whole }])
   return {
     async read() {
       let milliseconds = Infinity

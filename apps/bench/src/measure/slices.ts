@@ -1,5 +1,5 @@
 import { cpus } from 'node:os'
-import type { Host } from '@ckpt/contract'
+import { type Host, StridedCopies, type StridedCopy } from '@ckpt/contract'
 import { engineLayout, type CheckpointTensor } from '@ckpt/models'
 import type { CeilingProbe } from './ceilings.ts'
 
@@ -11,14 +11,23 @@ const ALIGNMENT = 256
 export async function sliceProbe(host: Host, tensors: readonly CheckpointTensor[], tpSize: number): Promise<CeilingProbe> {
   const { placements } = engineLayout(tensors, 0, tpSize)
   const align = (bytes: number) => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
-  const columns: number[] = []
+  const copies: StridedCopy[] = []
   let source = 0
   let destination = 0
   let kept = 0
   for (const { name, bytes } of tensors) {
     const { sourceOffset, sourcePitch, rowBytes, rows, destinationPitch } = placements.get(name)!
     if (kept + rows * rowBytes > KEPT_BYTES || rowBytes === 0) continue
-    columns.push(0, source + sourceOffset, sourcePitch, 1, destination, destinationPitch, rowBytes, rows)
+    copies.push({
+      source: 0,
+      sourceOffset: source + sourceOffset,
+      sourcePitch,
+      destination: 1,
+      destinationOffset: destination,
+      destinationPitch,
+      rowBytes,
+      rows,
+    })
     source += align(bytes)
     destination += align(rows * rowBytes)
     kept += rows * rowBytes
@@ -27,10 +36,10 @@ export async function sliceProbe(host: Host, tensors: readonly CheckpointTensor[
   const parameters = await host.allocate({ bytes: Math.max(destination, ALIGNMENT), lock: false })
   await host.fill(ring, { seed: 1n })
   await host.fill(parameters, { seed: 2n })
-  const copies = Float64Array.from(columns)
+  const list = StridedCopies.from(copies)
   return {
     async read() {
-      const { milliseconds } = await host.copy([ring, parameters], copies, { threads: cpus().length })
+      const { milliseconds } = await host.copy([ring, parameters], list, { threads: cpus().length })
       return (kept / milliseconds) * 1000
     },
     [Symbol.dispose]() {

@@ -2,7 +2,7 @@
  * A one-sided endpoint by itself, for measurements: `serve ADDRESS BYTES` prints how it is read, `read DESCRIPTION STREAMS REPEAT` reads
  * it and prints how fast.
  */
-import { ONE_SIDED_COLUMNS, type EndpointDescriptor, type RegionDescriptor } from '@ckpt/contract'
+import { type EndpointDescriptor, type RegionDescriptor, ContiguousCopies } from '@ckpt/contract'
 import { createHost, createTcpEndpoint } from '@ckpt/transport'
 
 const SECRET = 'for measurements: not a secret'
@@ -26,8 +26,8 @@ async function read(description: string, streams: number, rounds: number): Promi
   const own = createTcpEndpoint({ listen: ['127.0.0.1:0'], secret: SECRET, streams })
   const peer = await own.connect(endpoint, { secret: SECRET, timeoutMs: 10_000 })
   const memory = await host.allocate({ bytes: region.bytes, lock: false })
-  const transfers = new Float64Array(ONE_SIDED_COLUMNS)
-  transfers[4] = region.bytes
+  const { bytes } = region
+  const transfers = ContiguousCopies.from([{ source: 0, sourceOffset: 0, destination: 0, destinationOffset: 0, bytes }])
   const bytesPerSecond: number[] = []
   for (let round = 0; round < rounds; round++) {
     const stats = await peer.read({ regions: [region], memories: [memory], transfers, timeoutMs: 10_000 })

@@ -1,4 +1,4 @@
-import { STRIDED_COPY_COLUMNS, type Route } from '@ckpt/contract'
+import type { Route } from '@ckpt/contract'
 
 /** A two-dimensional copy that is being put together; the fields of `StridedCopy`. */
 export interface Copy {
@@ -101,27 +101,6 @@ function join(last: Copy, next: Copy): boolean {
 
 function flat({ rows, rowBytes, sourcePitch, destinationPitch }: Copy): boolean {
   return rows === 1 || (sourcePitch === rowBytes && destinationPitch === rowBytes)
-}
-
-/** In the flat form that devices take. */
-export function flatten(copies: readonly Copy[]): Float64Array {
-  const columns = new Float64Array(copies.length * STRIDED_COPY_COLUMNS)
-  copies.forEach((copy, index) => {
-    columns.set(
-      [
-        copy.source,
-        copy.sourceOffset,
-        copy.sourcePitch,
-        copy.destination,
-        copy.destinationOffset,
-        copy.destinationPitch,
-        copy.rowBytes,
-        copy.rows,
-      ],
-      index * STRIDED_COPY_COLUMNS,
-    )
-  })
-  return columns
 }
 
 /** Bytes that a list of copies moves. */

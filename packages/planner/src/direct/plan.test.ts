@@ -1,4 +1,4 @@
-import { CkptError, tensorTable, type Manifest, type Recording, type Route } from '@ckpt/contract'
+import { CkptError, tensorTable, type Manifest, type Recording, type Route, type StridedCopies } from '@ckpt/contract'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { planDirect, type DirectPlan } from './plan.ts'
@@ -83,19 +83,28 @@ function world(cuts: readonly Cut[], ranks: number, owners: readonly number[], s
   return { manifest: { checkpoint: 'c', digest: 'm', ranks: metas }, recordings, memories }
 }
 
-/** Runs a flat list of copies, and counts how often each byte is written. */
+/** Runs copies, and counts how often each byte is written. */
 function run(
-  rows: Float64Array,
+  copies: StridedCopies,
   sources: readonly Uint8Array[],
   targets: readonly Uint8Array[],
   counts: readonly Uint8Array[],
 ): void {
-  for (let at = 0; at < rows.length; at += 8) {
-    const [source, from, fromPitch, target, to, toPitch, bytes, count] = rows.subarray(at, at + 8) as unknown as number[]
-    for (let row = 0; row < count!; row++) {
-      for (let i = 0; i < bytes!; i++) {
-        targets[target!]![to! + row * toPitch! + i] = sources[source!]![from! + row * fromPitch! + i]!
-        counts[target!]![to! + row * toPitch! + i]!++
+  for (const {
+    source,
+    sourceOffset,
+    sourcePitch,
+    destination,
+    destinationOffset,
+    destinationPitch,
+    rowBytes,
+    rows,
+  } of copies) {
+    for (let row = 0; row < rows; row++) {
+      const [from, to] = [sourceOffset + row * sourcePitch, destinationOffset + row * destinationPitch]
+      for (let i = 0; i < rowBytes; i++) {
+        targets[destination]![to + i] = sources[source]![from + i]!
+        counts[destination]![to + i]!++
       }
     }
   }
@@ -195,11 +204,11 @@ describe('a direct plan', () => {
     expect(first.h2dBytes + second.h2dBytes).toBe(4 * ROWS * COLUMNS)
     expect(first.forwardBytes).toBe(first.h2dBytes)
     for (const { copies } of [first, second]) {
-      const order = Array.from({ length: copies.length / 8 }, (_, i) => copies[i * 8]! * 1e6 + copies[i * 8 + 1]!)
+      const order = Array.from(copies, ({ source, sourceOffset }) => source * 1e6 + sourceOffset)
       expect(order).toEqual([...order].sort((a, b) => a - b))
     }
     const alone = planDirect(given.manifest, { ranks: [{ rank: 0, recording: given.recordings[0]! }] })
-    expect(alone.ranks.get(0)!.copies.length / 8).toBeLessThan(4)
+    expect(alone.ranks.get(0)!.copies.count).toBeLessThan(4)
   })
 
   it('says why a checkpoint does not fit what was recorded, by tensor and rank', () => {

@@ -1,5 +1,5 @@
-import { CkptError, type Manifest, type Recording, type Route } from '@ckpt/contract'
-import { bytesOf, expand, flatten, merge, type Copy } from './copy.ts'
+import { CkptError, StridedCopies, type Manifest, type Recording, type Route } from '@ckpt/contract'
+import { bytesOf, expand, merge, type Copy } from './copy.ts'
 import { heldTensors, recordingMismatch, type Held, type Holder } from './fit.ts'
 
 /** A rank, and what its engine worker was seen to copy. */
@@ -26,15 +26,15 @@ export interface OpaqueName {
   readonly rank: number
 }
 
-/** What one rank does in a direct update; copies in the flat form of `StridedCopy`. */
+/** What one rank does in a direct update. */
 export interface RankDirectPlan {
   /** Host memory that is read, by rank (of another host, with `remote`) and segment; the sources of `copies` are indices into it. */
   readonly sources: readonly { readonly rank: number; readonly segment: number }[]
   /** Into storages of the own engine worker, in the order in which host memory is read. */
-  readonly copies: Float64Array
+  readonly copies: StridedCopies
   /** Storages of other workers; the destinations of `forwards` are indices into it, the sources own storages. */
   readonly targets: readonly { readonly rank: number; readonly storage: number }[]
-  readonly forwards: Float64Array
+  readonly forwards: StridedCopies
   /** Bytes that the own worker needs, those that others hand on included; without opaque tensors. */
   readonly neededBytes: number
   readonly h2dBytes: number
@@ -229,9 +229,9 @@ function finish(draft: Draft): RankDirectPlan {
   const forwards = merge(draft.forwards)
   return {
     sources: pairs(draft.sources).map(([rank, segment]) => ({ rank, segment })),
-    copies: flatten(copies),
+    copies: StridedCopies.from(copies),
     targets: pairs(draft.targets).map(([rank, storage]) => ({ rank, storage })),
-    forwards: flatten(forwards),
+    forwards: StridedCopies.from(forwards),
     neededBytes: draft.neededBytes,
     h2dBytes: bytesOf(copies),
     forwardBytes: bytesOf(forwards),

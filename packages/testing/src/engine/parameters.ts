@@ -2,12 +2,13 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { closeSync, openSync, readSync } from 'node:fs'
 import {
   CkptError,
-  STRIDED_COPY_COLUMNS,
   type Host,
   type HostMemory,
   type Recording,
   type RingTensor,
   type StorageHandle,
+  StridedCopies,
+  type StridedCopy,
 } from '@ckpt/contract'
 import { readHeader } from '@ckpt/safetensors'
 import { engineLayout, type Layout, type LayoutTensor, type Placement } from '@ckpt/models'
@@ -111,22 +112,25 @@ export class Parameters {
 
   /** Copies this worker's slices of `tensors`, which lie in `ring` from `ringOffset` on. */
   async load(ring: HostMemory, ringOffset: number, tensors: readonly RingTensor[], mutation?: ArmedMutation): Promise<void> {
-    const copies = new Float64Array(tensors.length * STRIDED_COPY_COLUMNS)
-    let at = 0
+    const copies: StridedCopy[] = []
     for (const tensor of tensors) {
-      const placement = this.#placement(tensor.name)
-      if (placement.rowBytes === 0) continue
-      copies[at++] = 0
-      copies[at++] = ringOffset + tensor.offset + placement.sourceOffset
-      copies[at++] = placement.sourcePitch
-      copies[at++] = 1
-      copies[at++] = this.#offsets.get(placement.parameter)! + placement.destinationOffset
-      copies[at++] = placement.destinationPitch
-      copies[at++] = placement.rowBytes
-      copies[at++] = placement.rows
+      const { parameter, sourceOffset, sourcePitch, destinationOffset, destinationPitch, rowBytes, rows } = this.#placement(
+        tensor.name,
+      )
+      if (rowBytes === 0) continue
+      copies.push({
+        source: 0,
+        sourceOffset: ringOffset + tensor.offset + sourceOffset,
+        sourcePitch,
+        destination: 1,
+        destinationOffset: this.#offsets.get(parameter)! + destinationOffset,
+        destinationPitch,
+        rowBytes,
+        rows,
+      })
     }
-    if (mutation && at > 0) mutate(copies.subarray(0, at), mutation)
-    await this.#host.copy([ring, this.#memory], copies.subarray(0, at), { threads: this.#threads })
+    if (mutation && copies.length > 0) mutate(copies, mutation)
+    await this.#host.copy([ring, this.#memory], StridedCopies.from(copies), { threads: this.#threads })
   }
 
   /** A random byte of a tensor that `load` copies, as an offset from the ring's data; none where it copies nothing of it. */
@@ -217,15 +221,14 @@ export class Parameters {
 }
 
 /** Leaves out one of the copies, or shifts where it reads, where that is armed. */
-function mutate(copies: Float64Array, mutation: ArmedMutation): void {
+function mutate(copies: StridedCopy[], mutation: ArmedMutation): void {
   const dropped = mutation.take('load left out')
   const shifted = mutation.take('load shifted')
   const seed = dropped ?? shifted
   if (seed === undefined) return
-  const row = new Random(seed).between(0, copies.length / STRIDED_COPY_COLUMNS - 1) * STRIDED_COPY_COLUMNS
-  const [SOURCE_OFFSET, ROWS] = [1, 7]
-  if (dropped !== undefined) copies[row + ROWS] = 0
-  else copies[row + SOURCE_OFFSET]! -= 8
+  const row = new Random(seed).between(0, copies.length - 1)
+  const copy = copies[row]!
+  copies[row] = dropped !== undefined ? { ...copy, rows: 0 } : { ...copy, sourceOffset: copy.sourceOffset - 8 }
 }
 
 function readFully(fd: number, into: Buffer, bytes: number, position: number, file: string): void {

@@ -1,11 +1,4 @@
-import {
-  STRIDED_COPY_COLUMNS,
-  type Device,
-  type DirectCopies,
-  type DirectDevice,
-  type DirectJob,
-  type HostMemory,
-} from '@ckpt/contract'
+import type { Device, DirectCopies, DirectDevice, DirectJob, HostMemory, StridedCopies } from '@ckpt/contract'
 import { createHostDevice } from '@ckpt/transport'
 import { Random } from '../random.ts'
 import type { ArmedMutation } from './armed.ts'
@@ -34,43 +27,39 @@ export async function mutableHostDevice(rank: number, armed: ArmedMutation): Pro
 }
 
 /** The copies with one left out, or shifted by a word, where that is armed. */
-function changed({ copies }: DirectCopies, armed: ArmedMutation): Float64Array {
-  if (copies.length === 0) return copies
+function changed({ copies }: DirectCopies, armed: ArmedMutation): StridedCopies {
+  const { count } = copies
+  if (count === 0) return copies
   const dropped = armed.take('copy left out')
   const shifted = dropped === undefined ? armed.take('copy shifted') : undefined
   if (dropped === undefined && shifted === undefined) return copies
-  const random = new Random(dropped ?? shifted ?? 0)
-  const result = copies.slice()
-  const [SOURCE_OFFSET, ROW_BYTES, ROWS] = [1, 6, 7]
-  const count = copies.length / STRIDED_COPY_COLUMNS
-  const start = random.between(0, count - 1)
-  const rows = Array.from({ length: count }, (_, i) => ((start + i) % count) * STRIDED_COPY_COLUMNS)
-  if (dropped !== undefined) result[rows[0]! + ROWS] = 0
-  else {
-    // Towards the beginning of the memory, so that the copy stays inside: one that leaves it is refused for that.
-    const row = rows.find((at) => result[at + SOURCE_OFFSET]! >= 8)
-    if (row !== undefined) result[row + SOURCE_OFFSET]! -= 8
-    else {
-      result[rows[0]! + SOURCE_OFFSET]! += 8
-      result[rows[0]! + ROW_BYTES]! -= 8
-    }
-  }
-  return result
+  const start = new Random(dropped ?? shifted ?? 0).between(0, count - 1)
+  // Towards the beginning of the memory, so that the copy stays inside: one that leaves it is refused for that.
+  const later = Array.from({ length: count }, (_, i) => (start + i) % count).find((at) => copies.at(at).sourceOffset >= 8)
+  const chosen = dropped !== undefined ? start : (later ?? start)
+  return copies.map((copy, index) => {
+    if (index !== chosen) return copy
+    if (dropped !== undefined) return { ...copy, rows: 0 }
+    if (later !== undefined) return { ...copy, sourceOffset: copy.sourceOffset - 8 }
+    return { ...copy, sourceOffset: copy.sourceOffset + 8, rowBytes: copy.rowBytes - 8 }
+  })
 }
 
 function withWrongByte(job: DirectJob, { storages, copies }: DirectCopies, armed: ArmedMutation): DirectJob {
-  if (copies.length === 0) return job
+  if (copies.count === 0) return job
   return {
     async run(signal) {
       const stats = await job.run(signal)
       const seed = armed.take('copy changed')
       if (seed === undefined) return stats
       const random = new Random(seed)
-      const row = random.between(0, copies.length / STRIDED_COPY_COLUMNS - 1) * STRIDED_COPY_COLUMNS
-      const [destination, offset, pitch, rowBytes, rows] = [3, 4, 5, 6, 7].map((column) => copies[row + column]!)
+      const { destination, destinationOffset, destinationPitch, rowBytes, rows } = copies.at(
+        random.between(0, copies.count - 1),
+      )
       const { places } = storages as unknown as { places: readonly { memory: HostMemory; offset: number }[] }
-      const place = places[destination!]!
-      const at = place.offset + offset! + random.between(0, rows! - 1) * pitch! + random.between(0, rowBytes! - 1)
+      const place = places[destination]!
+      const at =
+        place.offset + destinationOffset + random.between(0, rows - 1) * destinationPitch + random.between(0, rowBytes - 1)
       place.memory.view(at, 1)[0]! ^= random.between(1, 255)
       return stats
     },

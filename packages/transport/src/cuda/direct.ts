@@ -1,6 +1,5 @@
 import {
   CkptError,
-  STRIDED_COPY_COLUMNS,
   type DirectCopies,
   type DirectDevice,
   type DirectJob,
@@ -8,12 +7,13 @@ import {
   type ForeignMemory,
   type HostMemory,
   type MappedStorages,
+  type StridedCopy,
   type WorkerStorage,
 } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaDeviceInfo, CudaDirectHandle, CudaSourceHandle } from '@ckpt/native-cuda'
 import { onAbort } from '@ckpt/utils'
 import { native } from '../addon.ts'
-import { storageAt } from '../storage-at.ts'
+import { destinationOf, sourceOf, storageAt } from '../storage-at.ts'
 import { cudaAddon, probeCuda } from './addon.ts'
 import type { CudaHost } from './host.ts'
 import { cudaMemory, type CudaHostMemory } from './memory.ts'
@@ -89,16 +89,14 @@ export class CudaDirect implements DirectDevice {
     }
     const { places, sources } = job.storages
     const indexOf = new Map(sources.map((source, index) => [source, index]))
-    const moved = (rows: Float64Array, columns: readonly number[]): Float64Array => {
-      const result = rows.slice()
-      for (let at = 0; at < rows.length; at += STRIDED_COPY_COLUMNS) {
-        for (const column of columns) {
-          const place = storageAt(places, rows, at, column)
-          result[at + column] = indexOf.get(place.source)!
-          result[at + column + 1]! += place.offset
-        }
-      }
-      return result
+    /** Destinations, and sources where those are storages too, by what was mapped instead of the storage. */
+    const intoMapped = (copy: StridedCopy): StridedCopy => {
+      const { source, offset } = storageAt(places, copy, destinationOf(copy))
+      return { ...copy, destination: indexOf.get(source)!, destinationOffset: offset + copy.destinationOffset }
+    }
+    const outOfMapped = (copy: StridedCopy): StridedCopy => {
+      const { source, offset } = storageAt(places, copy, sourceOf(copy))
+      return { ...copy, source: indexOf.get(source)!, sourceOffset: offset + copy.sourceOffset }
     }
     const used: CudaHostMemory[] = []
     const free = () => used.splice(0).forEach((memory) => memory.done())
@@ -118,8 +116,8 @@ export class CudaDirect implements DirectDevice {
           this.#device,
           registrations,
           sources,
-          moved(job.copies, [3]),
-          moved(job.forwards, [0, 3]),
+          job.copies.map(intoMapped).columns,
+          job.forwards.map((copy) => outOfMapped(intoMapped(copy))).columns,
           engineBytes,
           together,
         ),

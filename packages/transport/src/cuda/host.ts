@@ -9,6 +9,7 @@ import type {
   MemoryRange,
   FileReadStats,
   TransferStats,
+  StridedCopies,
 } from '@ckpt/contract'
 import type { CudaDeviceHandle } from '@ckpt/native-cuda'
 import pLimit from 'p-limit'
@@ -86,7 +87,7 @@ export class CudaHost implements Host {
     return readAndPin(this.#host, { threads: THREADS, ...request })
   }
 
-  copy(memories: readonly HostMemory[], copies: Float64Array, options?: { threads?: number }): Promise<TransferStats> {
+  copy(memories: readonly HostMemory[], copies: StridedCopies, options?: { threads?: number }): Promise<TransferStats> {
     return this.#host.copy(memories, copies, options)
   }
 

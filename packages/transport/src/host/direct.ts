@@ -1,6 +1,5 @@
 import {
   CkptError,
-  STRIDED_COPY_COLUMNS,
   memoryPlace,
   type DirectCopies,
   type DirectDevice,
@@ -10,13 +9,11 @@ import {
   type Host,
   type HostMemory,
   type MappedStorages,
+  type StridedCopies,
+  type StridedCopy,
   type WorkerStorage,
 } from '@ckpt/contract'
-import { storageAt } from '../storage-at.ts'
-
-/** Columns of a flat copy that hold the source's and the destination's index; the offset follows. */
-const SOURCE = 0
-const DESTINATION = 3
+import { destinationOf, sourceOf, storageAt } from '../storage-at.ts'
 
 /** Parameters in shared memory, by plain copies on the host's threads. */
 export class HostDirect implements DirectDevice {
@@ -108,8 +105,8 @@ class HostDirectJob implements DirectJob {
   readonly #host: Host
   readonly #threads: number | undefined
   readonly #memories: readonly HostMemory[]
-  readonly #copies: Float64Array
-  readonly #forwards: Float64Array
+  readonly #copies: StridedCopies
+  readonly #forwards: StridedCopies
   #running = false
 
   constructor(host: Host, threads: number | undefined, job: DirectCopies) {
@@ -121,14 +118,8 @@ class HostDirectJob implements DirectJob {
     this.#host = host
     this.#threads = threads
     this.#memories = [...job.memories, ...places.map(({ memory }) => memory)]
-    this.#copies = job.copies.slice()
-    this.#forwards = job.forwards.slice()
-    for (const rows of [this.#copies, this.#forwards]) {
-      for (let at = 0; at < rows.length; at += STRIDED_COPY_COLUMNS) {
-        moveIn(rows, at, DESTINATION, places, first)
-        if (rows === this.#forwards) moveIn(rows, at, SOURCE, places, first)
-      }
-    }
+    this.#copies = job.copies.map((copy) => intoMemory(copy, places, first))
+    this.#forwards = job.forwards.map((copy) => outOfMemory(intoMemory(copy, places, first), places, first))
   }
 
   async run(signal: AbortSignal): Promise<DirectStats> {
@@ -160,11 +151,16 @@ class HostDirectJob implements DirectJob {
   }
 }
 
-/** From an index of a storage to that of its memory. */
-function moveIn(rows: Float64Array, at: number, column: number, places: readonly Place[], first: number): void {
-  const place = storageAt(places, rows, at, column)
-  rows[at + column]! += first
-  rows[at + column + 1]! += place.offset
+/** A copy's destination by its memory instead of its storage; memories of storages begin at `first`. */
+function intoMemory(copy: StridedCopy, places: readonly Place[], first: number): StridedCopy {
+  const { offset } = storageAt(places, copy, destinationOf(copy))
+  return { ...copy, destination: first + copy.destination, destinationOffset: offset + copy.destinationOffset }
+}
+
+/** The same for its source. */
+function outOfMemory(copy: StridedCopy, places: readonly Place[], first: number): StridedCopy {
+  const { offset } = storageAt(places, copy, sourceOf(copy))
+  return { ...copy, source: first + copy.source, sourceOffset: offset + copy.sourceOffset }
 }
 
 function throwIfAborted(signal: AbortSignal): void {

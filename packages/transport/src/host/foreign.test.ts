@@ -15,7 +15,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { CkptError, memoryPlace, type HostMemory, type ProcessName } from '@ckpt/contract'
+import { CkptError, memoryPlace, type HostMemory, type ProcessName, StridedCopies } from '@ckpt/contract'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { createHost } from './host.ts'
 
@@ -126,7 +126,7 @@ describe('a file that is used in place', () => {
   }
   const copied = async (memory: HostMemory): Promise<Buffer> => {
     const target = await host.allocate({ bytes, lock: false })
-    await host.copy([memory, target], Float64Array.of(0, 0, bytes, 1, 0, bytes, bytes, 1))
+    await host.copy([memory, target], new StridedCopies(Float64Array.of(0, 0, bytes, 1, 0, bytes, bytes, 1)))
     return target.view(0, bytes)
   }
 

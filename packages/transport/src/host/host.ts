@@ -12,6 +12,7 @@ import {
   type ReadableFile,
   type FileReadStats,
   type TransferStats,
+  type StridedCopies,
 } from '@ckpt/contract'
 import type { NativeHost, NativePlace } from '@ckpt/native-host'
 import { onAbort } from '@ckpt/utils'
@@ -100,10 +101,10 @@ class AddonHost implements Host {
 
   async copy(
     memories: readonly HostMemory[],
-    copies: Float64Array,
+    copies: StridedCopies,
     options: { threads?: number } = {},
   ): Promise<TransferStats> {
-    return timed(() => this.#addon.copy(memories.map(nativeMemory), copies, options.threads))
+    return timed(() => this.#addon.copy(memories.map(nativeMemory), copies.columns, options.threads))
   }
 
   async digest(

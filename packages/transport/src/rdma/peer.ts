@@ -1,11 +1,4 @@
-import {
-  CkptError,
-  ONE_SIDED_COLUMNS,
-  type EndpointDescriptor,
-  type OneSidedPeer,
-  type OneSidedRequest,
-  type TransferStats,
-} from '@ckpt/contract'
+import { CkptError, type EndpointDescriptor, type OneSidedPeer, type OneSidedRequest, type TransferStats } from '@ckpt/contract'
 import { transfer, type RdmaDevice } from '@ckpt/rdma-core-bindings'
 import { fromNative } from '../addon.ts'
 import { withDeadline } from '@ckpt/utils'
@@ -104,7 +97,7 @@ export class RdmaPeer implements OneSidedPeer {
         remoteKeys: regions.map(({ remoteKeys }) => remoteKeys[peers]!),
       })),
       remotes: regions.map(({ address, bytes }) => ({ address: BigInt(address), bytes })),
-      transfers,
+      transfers: transfers.columns,
       pieceBytes: this.#options.pieceBytes,
       timeoutMs,
       ...(signal && { signal }),
@@ -148,12 +141,11 @@ export class RdmaPeer implements OneSidedPeer {
 }
 
 function checkRanges(peer: string, { transfers }: OneSidedRequest, regions: readonly ResolvedRegion[]): void {
-  for (let row = 0; row + ONE_SIDED_COLUMNS <= transfers.length; row += ONE_SIDED_COLUMNS) {
-    const index = transfers[row]!
+  for (const { source: index, sourceOffset, bytes } of transfers) {
     const region = regions[index]
     // What names no region at all is the caller's mistake, and refused as such further down.
-    if (region !== undefined && transfers[row + 1]! + transfers[row + 4]! > region.bytes) {
-      throw refused(peer, index, `bytes ${transfers[row + 1]} + ${transfers[row + 4]} leave its ${region.bytes}`)
+    if (region !== undefined && sourceOffset + bytes > region.bytes) {
+      throw refused(peer, index, `bytes ${sourceOffset} + ${bytes} leave its ${region.bytes}`)
     }
   }
 }

@@ -65,7 +65,7 @@ export class TcpPeer implements OneSidedPeer {
     const handles = memories.map(nativeMemory)
     const bytes = await cancellable(signal, 'a one-sided read', async (cancellation) => {
       try {
-        return await this.#native.read(keys, handles, transfers, Math.ceil(timeoutMs), onProgress, cancellation)
+        return await this.#native.read(keys, handles, transfers.columns, Math.ceil(timeoutMs), onProgress, cancellation)
       } catch (error) {
         throw refusal(error)
       }

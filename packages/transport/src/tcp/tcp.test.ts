@@ -1,4 +1,4 @@
-import { CkptError, ONE_SIDED_COLUMNS, type ErrorCode, type HostMemory } from '@ckpt/contract'
+import { CkptError, type ErrorCode, type HostMemory, ContiguousCopies, type ContiguousCopy } from '@ckpt/contract'
 import fc from 'fast-check'
 import { afterEach, describe, expect, it } from 'vitest'
 import { createHost } from '../host/host.ts'
@@ -50,21 +50,26 @@ describe('TCP endpoints', () => {
           maxLength: 90,
         }),
         async (runs) => {
-          const transfers = new Float64Array(runs.length * ONE_SIDED_COLUMNS)
+          const copies: ContiguousCopy[] = []
           let at = 7
           const expected: Buffer[] = []
           runs.forEach(([region, from, size], index) => {
             const all = regions[region]!.descriptor.bytes
             const offset = Math.floor(from * all)
             const bytes = Math.floor(size * (all - offset) * (index % 8 === 0 ? 1 : 0.02))
-            transfers.set([region, offset, 0, at, bytes], index * ONE_SIDED_COLUMNS)
+            copies.push({ source: region, sourceOffset: offset, destination: 0, destinationOffset: at, bytes })
             expected.push(sources[region]!.view(region * 100 + offset, bytes))
             at += bytes + 3
           })
           const target = await allocate(at + 10)
           target.view(0, target.bytes).fill(0xee)
           const descriptors = regions.map(({ descriptor }) => descriptor)
-          const stats = await peer.read({ regions: descriptors, memories: [target], transfers, timeoutMs: 5000 })
+          const stats = await peer.read({
+            regions: descriptors,
+            memories: [target],
+            transfers: ContiguousCopies.from(copies),
+            timeoutMs: 5000,
+          })
           expect(stats.bytes).toBe(expected.reduce((sum, part) => sum + part.length, 0))
           const whole = Buffer.alloc(target.bytes, 0xee)
           let to = 7
@@ -88,7 +93,7 @@ describe('TCP endpoints', () => {
     const peer = await reading.connect(serving.descriptor, connect)
     const target = await allocate(5000)
     const read = (keys: { key: string; bytes: number }[], row: number[]) =>
-      peer.read({ regions: keys, memories: [target], transfers: Float64Array.from(row), timeoutMs: 5000 })
+      peer.read({ regions: keys, memories: [target], transfers: new ContiguousCopies(Float64Array.from(row)), timeoutMs: 5000 })
     const { descriptor } = region
     const outside = await failure(read([descriptor], [0, 900, 0, 0, 101]), 'REGION_REFUSED')
     expect(outside.fields).toMatchObject({ region: 0, peer: serving.descriptor.addresses[0] })
@@ -135,7 +140,7 @@ describe('TCP endpoints', () => {
         const peer = await reading.connect(serving.descriptor, connect)
         expect(peer).toMatchObject({ protection: levels[Math.max(i, j)] })
         const target = await allocate(source.bytes)
-        const transfers = Float64Array.from([0, 0, 0, 0, source.bytes])
+        const transfers = new ContiguousCopies(Float64Array.of(0, 0, 0, 0, source.bytes))
         await peer.read({ regions: [descriptor], memories: [target], transfers, timeoutMs: 5000 })
         expect(target.view(0, target.bytes).equals(source.view(0, source.bytes))).toBe(true)
         await peer.close()
@@ -152,7 +157,7 @@ describe('TCP endpoints', () => {
     const source = await allocate(64 * 2 ** 20, 4n)
     const { descriptor } = await serving.register(source)
     const target = await allocate(source.bytes)
-    const transfers = Float64Array.from([0, 0, 0, 0, source.bytes])
+    const transfers = new ContiguousCopies(Float64Array.of(0, 0, 0, 0, source.bytes))
     const peer = await reading.connect(serving.descriptor, connect)
     const read = (signal?: AbortSignal) =>
       peer.read({ regions: [descriptor], memories: [target], transfers, timeoutMs: 5000, ...(signal && { signal }) })

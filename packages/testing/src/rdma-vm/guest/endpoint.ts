@@ -2,7 +2,13 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import type { EndpointDescriptor, HostMemory, OneSidedPeer, RegionDescriptor } from '@ckpt/contract'
+import {
+  type EndpointDescriptor,
+  type HostMemory,
+  type OneSidedPeer,
+  type RegionDescriptor,
+  ContiguousCopies,
+} from '@ckpt/contract'
 import { chooseNics, createHost, createRdmaEndpoint, probeRdma, type RdmaNic } from '@ckpt/transport'
 import type { OwnerCalls } from './owner.ts'
 import { expect, expectEqual, failureOf, finish, test } from './report.ts'
@@ -50,6 +56,11 @@ async function digest(memory: HostMemory, bytes = memory.bytes): Promise<bigint>
   return (await host.digest([memory], [{ memory: 0, offset: 0, bytes }]))[0]!
 }
 
+/** Copies by their numbers, five each. */
+function copies(...numbers: number[]): ContiguousCopies {
+  return new ContiguousCopies(Float64Array.from(numbers))
+}
+
 /** A whole region, `times` over, into a memory. */
 function whole(region: RegionDescriptor, memory: HostMemory, times = 1) {
   const row = [0, 0, 0, 0, region.bytes]
@@ -57,7 +68,7 @@ function whole(region: RegionDescriptor, memory: HostMemory, times = 1) {
     ...CALL,
     regions: [region],
     memories: [memory],
-    transfers: Float64Array.from(Array.from({ length: times }, () => row).flat()),
+    transfers: new ContiguousCopies(Float64Array.from(Array.from({ length: times }, () => row).flat())),
   }
 }
 
@@ -77,7 +88,7 @@ await test('regions are read into local memories', async () => {
   const first = await owner.call('register', { bytes: 8 * MIB + 13, seed: 5n, writable: false })
   const second = await owner.call('register', { bytes: 3 * MIB, seed: 6n, writable: false })
   const other = await host.allocate({ bytes: 8 * MIB + 13, lock: false })
-  const transfers = Float64Array.of(0, 0, 1, 0, 5 * MIB, 1, 0, 0, 0, 3 * MIB, 0, 5 * MIB, 1, 5 * MIB, 3 * MIB + 13)
+  const transfers = copies(0, 0, 1, 0, 5 * MIB, 1, 0, 0, 0, 3 * MIB, 0, 5 * MIB, 1, 5 * MIB, 3 * MIB + 13)
   const stats = await peer.read({ ...CALL, regions: [first.region, second.region], memories: [memory, other], transfers })
   expectEqual(stats.bytes, 11 * MIB + 13, 'bytes')
   expectEqual([await digest(other), await digest(memory, 3 * MIB)], [first.digest, second.digest], 'digests')
@@ -94,7 +105,7 @@ await test('a writable region is written', async () => {
 await test('reads go on while the owner’s JavaScript is busy', async () => {
   const { region, digest: expected } = await owner.call('register', { bytes: 16 * MIB, seed: 10n, writable: false })
   // Learns where the region lies.
-  await peer.read({ ...whole(region, memory), transfers: Float64Array.of(0, 0, 0, 0, 1) })
+  await peer.read({ ...whole(region, memory), transfers: copies(0, 0, 0, 0, 1) })
   await owner.call('block', { milliseconds: 6000 })
   const start = performance.now()
   await new Promise((resolve) => setTimeout(resolve, 200))
@@ -108,7 +119,7 @@ await test('reads go on while the owner’s JavaScript is busy', async () => {
 
 await test('a range outside a region, and an unknown key, are REGION_REFUSED', async () => {
   const { region } = await owner.call('register', { bytes: MIB, seed: 11n, writable: false })
-  const outside = { ...whole(region, memory), transfers: Float64Array.of(0, MIB - 1, 0, 0, 2) }
+  const outside = { ...whole(region, memory), transfers: copies(0, MIB - 1, 0, 0, 2) }
   const unknown = whole({ ...region, key: '0'.repeat(32) }, memory)
   for (const request of [outside, unknown]) {
     const { error } = await failureOf(peer.read(request))

@@ -1,6 +1,6 @@
 /** One of two machines: the owner registers memory and waits; the joiner finds it by what it left in the shared folder, and reads. */
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import type { EndpointDescriptor, RegionDescriptor } from '@ckpt/contract'
+import { type EndpointDescriptor, type RegionDescriptor, ContiguousCopies } from '@ckpt/contract'
 import { chooseNics, createHost, createRdmaEndpoint, probeRdma } from '@ckpt/transport'
 import { expectEqual, failureOf, finish, test } from './report.ts'
 
@@ -35,7 +35,12 @@ if (role === 'owner') {
   const { descriptor, region, digest: expected } = JSON.parse(readFileSync(`${folder}/owner.json`, 'utf8')) as Left
   await test(`READ of ${BYTES} bytes from another machine`, async () => {
     const peer = await endpoint.connect(descriptor, { secret, timeoutMs: PATIENCE_MS })
-    const request = { regions: [region], memories: [memory], transfers: Float64Array.of(0, 0, 0, 0, BYTES), timeoutMs: 20_000 }
+    const request = {
+      regions: [region],
+      memories: [memory],
+      transfers: new ContiguousCopies(Float64Array.of(0, 0, 0, 0, BYTES)),
+      timeoutMs: 20_000,
+    }
     const { bytes, milliseconds } = await peer.read(request)
     expectEqual([bytes, await digest()], [BYTES, expected], 'bytes and digest')
     await peer.close()
