@@ -50,7 +50,7 @@ configs.forEach((config, index) => {
   for (const problem of problems) process.stderr.write(`${problem}\n`)
   wrong += problems.length
 })
-if (wrong > 0) process.stderr.write('`npm run api` writes the reports anew\n')
+if (wrong > 0) process.stderr.write('`npm run api` writes the reports again\n')
 process.exitCode = wrong > 0 ? 1 : 0
 
 /** The package's entry points: `.` and every subpath with a source. */

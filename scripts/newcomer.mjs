@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // A newcomer's path, timed: clone, `npm run bench` up to its first verified update and to its end, `npm test`. Everything is fetched
-// and built anew: the home directory is empty. node scripts/newcomer.mjs [--from URL|PATH] [--only bench|test] [--keep]
+// and built again: the home directory is empty. node scripts/newcomer.mjs [--from URL|PATH] [--only bench|test] [--keep]
 import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

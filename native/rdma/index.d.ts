@@ -128,7 +128,7 @@ export interface RdmaConnectOptions {
   readonly serviceLevel?: number
 }
 
-/** One end of a reliable connection. One that failed is closed and made anew. */
+/** One end of a reliable connection. One that failed is closed and made again. */
 export declare class RdmaQueuePair {
   private constructor()
   readonly local: RdmaEndpoint

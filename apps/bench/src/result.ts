@@ -155,7 +155,7 @@ export interface RegistrationRun {
   readonly bytes: number
   /** Into the shared pool, whose memory an earlier registration left. */
   readonly registerMs: Samples
-  /** Into memory that the system gives anew. */
+  /** Into memory that is new from the system. */
   readonly freshMs: Samples
   /** The same bytes read into warm memory by plain reads, all cores: the median of those before each registration. */
   readonly limitMs: number

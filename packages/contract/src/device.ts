@@ -126,7 +126,7 @@ export interface Collective {
   readonly size: number
   /** Starts a pipeline; one at a time. All members must run jobs with the same buckets. */
   run(job: PipelineJob): Promise<PipelineRun>
-  /** Leaves the group. After an abort of a run the group must be closed and made anew. */
+  /** Leaves the group. After an abort of a run the group must be closed and made again. */
   close(): Promise<void>
 }
 

@@ -71,7 +71,7 @@ export interface OneSidedRequest {
 /** A connection to another endpoint. Batches may overlap; each fails for itself, except that a lost peer fails all of them. */
 export interface OneSidedPeer {
   readonly descriptor: EndpointDescriptor
-  /** Whether it can still be used. A lost peer is connected anew with {@link OneSided.connect}. */
+  /** Whether it can still be used. A lost peer is connected again with {@link OneSided.connect}. */
   readonly alive: boolean
   /**
    * Reads from the peer's regions straight into local memories, without the peer's JavaScript taking part.
@@ -108,7 +108,7 @@ export interface OneSided {
   register(memory: HostMemory, options?: RegisterRegionOptions): Promise<RegisteredRegion>
   /**
    * @throws CkptError `PEER_LOST` where nobody answers, `PEER_UNAUTHORIZED` where the secret is not the peer's, `PEER_PROTOCOL` where
-   * whoever answers speaks another protocol or is another endpoint than the descriptor says (`field` `id`: it was started anew).
+   * whoever answers speaks another protocol or is another endpoint than the descriptor says (`field` `id`: it was restarted).
    */
   connect(peer: EndpointDescriptor, options: ConnectPeerOptions): Promise<OneSidedPeer>
   /** Closes regions and connections, then the endpoint. */

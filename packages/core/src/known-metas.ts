@@ -136,7 +136,7 @@ export class KnownMetas {
     return this.adopt(decodeMetas(Buffer.from(payload).toString(), `metas of ${from.address}`, true))
   }
 
-  /** The checkpoint was registered anew: the manifest is another one. */
+  /** The checkpoint was registered again: the manifest is another one. */
   renew(name: string): void {
     this.#manifests.delete(name)
     this.#origins.delete(name)

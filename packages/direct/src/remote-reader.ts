@@ -72,7 +72,7 @@ export class RemoteReader {
     return reached
   }
 
-  /** The next read connects anew. */
+  /** The next read connects again. */
   #forget(rank: number): void {
     const known = this.#reached.get(rank)
     this.#reached.delete(rank)

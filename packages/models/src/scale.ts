@@ -21,7 +21,7 @@ const MAX_WIDTH = 32
 
 /**
  * Full or partial sizes of a model. With fewer layers than the model has, one of the dense layers in front is kept where it has
- * any; layers are numbered anew and MTP layers follow the last one, as in a published checkpoint with such a config.
+ * any; layers are numbered again and MTP layers follow the last one, as in a published checkpoint with such a config.
  *
  * @throws CkptError `INVALID_ARGUMENT` for values out of range.
  */

@@ -4,7 +4,7 @@ import type { CkptError } from '@ckpt/contract'
 export interface StaleSource {
   readonly rank: number
   /**
-   * `ended`: the registration that the metas describe was unregistered, or registered anew. `restarted`: the rank's endpoint is another one.
+   * `ended`: the registration that the metas describe was unregistered, or registered again. `restarted`: the rank's endpoint is another one.
    * `gone`: nobody answers. `refused`: everything else, as the message says.
    */
   readonly reason: 'ended' | 'restarted' | 'gone' | 'refused'

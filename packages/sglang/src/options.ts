@@ -30,7 +30,7 @@ export interface SglangOptions {
   readonly engineKey?: string | false
   readonly tls?: SglangTls
   /**
-   * How requests are kept off during the update (default `retract`: running ones go back to the queue and are computed anew; `abort`
+   * How requests are kept off during the update (default `retract`: running ones go back to the queue and are computed again; `abort`
    * ends them, `in_place` keeps their caches). Without it (`none`) SGLang waits until all running requests are done.
    */
   readonly pause?: 'abort' | 'retract' | 'in_place' | 'none'

@@ -55,7 +55,7 @@ class PeerRank {
     this.#child.stdin!.write(`${JSON.stringify({ call, arguments: args })}\n`)
     const answer = await answered
     if ('milliseconds' in answer) return answer
-    const text = 'error' in answer ? `${answer.error}\n${answer.traceback}` : 'it began anew'
+    const text = 'error' in answer ? `${answer.error}\n${answer.traceback}` : 'it began again'
     throw new CkptError('NATIVE_FAILURE', `${this.#name}: ${call}: ${text}`)
   }
 

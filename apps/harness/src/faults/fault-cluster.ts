@@ -120,7 +120,7 @@ export class FaultCluster {
   }
 
   /**
-   * Replaces processes that ended, and makes ranks join anew that are no members any more. Ranks whose process goes on keep nothing:
+   * Replaces processes that ended, and makes ranks join again that are no members any more. Ranks whose process goes on keep nothing:
    * what a rank held before is checked by updates in which it is a member still.
    */
   async heal(lost: readonly number[]): Promise<void> {

@@ -51,7 +51,7 @@ export interface Fault {
   readonly within: 'window' | 'deadline'
   /** Whose own call says nothing about the others' (it is dead, or was away). */
   readonly spares?: 'victim'
-  /** Who has to join anew afterwards (besides ranks whose process ended). */
+  /** Who has to join again afterwards (besides ranks whose process ended). */
   readonly lost: 'nobody' | 'victim' | 'everybody'
   /** What the error says of the cause, where that is not the victim's rank. */
   readonly names?: RegExp

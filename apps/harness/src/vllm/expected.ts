@@ -38,7 +38,7 @@ export async function expectedFromDisk(
     const common = { prompts: PROMPTS, tokens: TOKENS, tensorParallelSize, options: vllmOptions }
     writeFileSync(requests, JSON.stringify({ models, ...common, ...(adapter !== undefined && { adapter }) }))
     const program = fileURLToPath(new URL('./expected.py', import.meta.url))
-    // One process where that is possible: each engine process imports everything anew.
+    // One process where that is possible: each engine process imports everything again.
     const one = tensorParallelSize === 1 ? { VLLM_ENABLE_V1_MULTIPROCESSING: '0' } : {}
     const env = { ...process.env, ...vllmVariables(home, options.env), ...one }
     await run(python, [program, requests, answers], { timeout: 1_500_000, env, maxBuffer: 2 ** 26 })

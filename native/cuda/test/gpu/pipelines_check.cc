@@ -61,7 +61,7 @@ void RunDeath(const std::string& what) {
   // The newcomer finds the survivor's second id in the first slot of a board of its own.
   const auto start = Clock::now();
   while (cluster.board->ids_ready[1].load() == 0) {
-    Require(Seconds(Clock::now() - start) < 30, "the survivor starts anew");
+    Require(Seconds(Clock::now() - start) < 30, "the survivor starts again");
     usleep(1000);
   }
   second.board->ids[0] = cluster.board->ids[1];

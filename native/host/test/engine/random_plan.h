@@ -10,7 +10,7 @@
 
 namespace ckpt::host::test {
 
-/// A random plan that every process of a test makes anew from the same numbers, with the bytes that go through it.
+/// A random plan that every process of a test makes again from the same numbers, with the bytes that go through it.
 struct RandomPlan {
   struct Options {
     std::uint32_t members = 2;

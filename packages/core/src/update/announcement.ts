@@ -9,7 +9,7 @@ export interface Announcement {
   readonly workerState: WorkerState | null
   /** Of the strategy. */
   readonly strategy: unknown
-  /** Kept ring and collective: where the ranks differ, all of them start anew. */
+  /** Kept ring and collective: where the ranks differ, all of them start again. */
   readonly generation: string
   /** The run's token for workers; rank 0's counts. */
   readonly token: string

@@ -51,7 +51,7 @@ export class UpdateResources {
     return this.#collective.value
   }
 
-  /** Whether this rank still has what `ring` and `collective` were called for. A rank that lost it makes all others start anew. */
+  /** Whether this rank still has what `ring` and `collective` were called for. A rank that lost it makes all others start again. */
   get generation(): string {
     return `${this.#ring?.bytes ?? 0}/${this.#collective?.members ?? ''}`
   }

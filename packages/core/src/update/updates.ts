@@ -239,7 +239,7 @@ export class Updates {
       throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'ranks', ranks: receivers } })
     }
     const verify = verificationAsked(options)
-    // Where all take part, always gathered anew: another rank may have registered again, and what has not changed is not sent again.
+    // Where all take part, always gathered again: another rank may have registered again, and what has not changed is not sent again.
     const manifest = receivers ? metas.get(name) : await metas.gather(name, verify !== 'none', wait)
     if (!receivers) activity.gathered(manifest)
     if (verify !== 'none') this.#check.assertConsistent(manifest)

@@ -7,7 +7,7 @@ import type { Workload } from './workload.ts'
 export interface MeasuredRun {
   readonly model: string
   readonly backend: 'host' | 'cuda'
-  /** On GPUs: `released` where ring and communicator are made anew in every update. */
+  /** On GPUs: `released` where ring and communicator are made again in every update. */
   readonly variant?: string
   readonly strategy: string
   readonly ranks: number

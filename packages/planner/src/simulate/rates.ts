@@ -30,7 +30,7 @@ export interface Rates {
   readonly bucketSeconds: number
   /** What an update costs beside the pipeline: begin, plan, attach, votes, commit. */
   readonly updateSeconds: number
-  /** Making communicator and buffers anew. */
+  /** Making communicator and buffers again. */
   readonly communicatorSeconds: number
   readonly bucketBytes: number
   readonly chunkBytes: number
@@ -135,7 +135,7 @@ export function topology(name: string, loader = 'reference'): Rates {
     tensorSeconds: engine.tensorSeconds,
     bucketSeconds: 0, // in tensorSeconds: what was measured is the worker's whole time
     updateSeconds: 10e-3,
-    communicatorSeconds: 0.2, // attaching anew took 0.18, 0.20 and 0.23 s in three runs on two H200s
+    communicatorSeconds: 0.2, // attaching again took 0.18, 0.20 and 0.23 s in three runs on two H200s
     bucketBytes: 128 * MIB,
     chunkBytes: 32 * MIB,
   }

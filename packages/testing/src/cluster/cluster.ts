@@ -111,7 +111,7 @@ export class Cluster implements AsyncDisposable {
     return through === undefined ? {} : { through: typeof through === 'function' ? through(rank) : through }
   }
 
-  /** Kills a rank and starts it anew, as a new incarnation without any checkpoint. */
+  /** Kills a rank and restarts it, as a new incarnation without any checkpoint. */
   async restartRank(rank: number): Promise<void> {
     await this.ranks[rank]?.process.stop('SIGKILL')
     this.ranks[rank] = this.#newRank(rank)

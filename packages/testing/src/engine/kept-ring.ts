@@ -6,7 +6,7 @@ const SHM = '/dev/shm'
 type ShmRing = RingHandle & { readonly kind: 'shm' }
 
 /**
- * The ring that was mapped last, kept mapped for as long as its rank keeps it: mapping it anew and touching all of it again costs more
+ * The ring that was mapped last, kept mapped for as long as its rank keeps it: mapping it again and touching all of it again costs more
  * than a tenth of an update. The rank lets go of a ring by removing its name, which is watched.
  */
 export class KeptRing {

@@ -8,7 +8,7 @@ import type { CudaRing } from './ring.ts'
 
 /**
  * The orders that a device's groups have chosen, by the group's GPUs and the chunk size: links do not change between updates, so a group
- * that is formed anew need not measure again, if all of its members remember the same.
+ * that is formed again need not measure again, if all of its members remember the same.
  */
 export class ChosenOrders {
   static readonly #devices = new WeakMap<CudaDeviceHandle, ChosenOrders>()

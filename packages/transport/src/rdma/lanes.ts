@@ -40,7 +40,7 @@ export function pairNics(own: readonly string[], peers: readonly string[]): { ow
   )
 }
 
-/** The queue pairs to one peer. Made at their first use, and made anew when they were retired. */
+/** The queue pairs to one peer. Made at their first use, and made again when they were retired. */
 export class Lanes {
   readonly #client: BootstrapClient
   readonly #options: LaneOptions

@@ -2,7 +2,7 @@
 
 Some of them (those for CPUs, in vLLM 0.32) also bring the layer's weights into a form of their own there. A reload then
 leaves the weights in another form than the kernel reads, and the model talks nonsense without an error: vLLM's own
-``reload_weights`` does this. Such kernels are set aside before a reload, so that it sets them up anew as the first load did.
+``reload_weights`` does this. Such kernels are set aside before a reload, so that it sets them up again as the first load did.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Kept(NamedTuple):
 
 
 class ExpertKernels:
-    """The kernels of some models that have to be set up anew."""
+    """The kernels of some models that have to be set up again."""
 
     def __init__(self, models: Iterable[torch.nn.Module]) -> None:
         self._kept: dict[torch.nn.Module, _Kept] = {}

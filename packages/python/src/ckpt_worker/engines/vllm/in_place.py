@@ -67,5 +67,5 @@ def _check_form(target: Target) -> None:
         raise UnsupportedError(f"{text}: its layers were repacked after the first load; update vLLM")
     for name, parameter in target.model.named_parameters():
         if parameter.numel() == 0 or parameter.is_meta:
-            text = f"this version of vLLM has dropped parameter {name!r} after the first load and cannot make it anew"
+            text = f"this version of vLLM has dropped parameter {name!r} after the first load and cannot make it again"
             raise UnsupportedError(f"{text}; update vLLM", tensor=name)

@@ -1,7 +1,7 @@
 """Loading layer by layer: vLLM collects what belongs to a layer, and processes the layer when all of it is there.
 
 Right for every quantisation, and for parameters that were repacked or removed after the first load (as vLLM's CPU backend
-does): a layer is made anew in checkpoint form, loaded, processed, and copied over the one that serves, whose addresses stay.
+does): a layer is made again in checkpoint form, loaded, processed, and copied over the one that serves, whose addresses stay.
 Until a layer is complete vLLM only *refers* to its tensors. They lie in the ring, which is overwritten next; so what is still
 referred to after a bucket is copied.
 
@@ -102,7 +102,7 @@ class LayerwiseLoad:
             yield cast(torch.nn.Module, _Part(target.model, layers)), target
 
     def _begin(self) -> list[torch.nn.Module]:
-        """Makes layers anew, once. Before anything can fail: `abandon` then undoes as much as was done."""
+        """Makes layers again, once. Before anything can fail: `abandon` then undoes as much as was done."""
         if self._waiting is None:
             parts = [part for part, _ in self._parts()]
             self._waiting = [layer for part in parts for layer in part.modules()]
@@ -176,7 +176,7 @@ class _Part:
 
 
 def _load_aside(layer: torch.nn.Module, tracer: Tracer) -> None:
-    """What a layer that is made anew is loaded with is computed with: nobody has to watch that."""
+    """What a layer that is made again is loaded with is computed with: nobody has to watch that."""
     reason = f"its layer ({type(layer).__name__}) is brought into another form by vLLM"
     for tensor in (*layer._parameters.values(), *layer._buffers.values()):
         loader = getattr(tensor, "weight_loader", None)

@@ -58,7 +58,7 @@ class Served:
     _known: _Known | None = field(default=None, repr=False)
 
     def known(self, targets: list[Target]) -> _Known:
-        """What is known of these models; begins anew when they are others than in the update before."""
+        """What is known of these models; begins again when they are others than in the update before."""
         models = [target.model for target in targets]
         unshared = f"{SHARE} is 0 in the engine's environment" if os.environ.get(SHARE) == "0" else None
         known = self._known
