@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { call, fixture, ROOT } from './call.ts'
 
@@ -44,5 +46,19 @@ describe('pythonLockProblems', () => {
       `scripts/b.sh:2: ${without}: uv pip install z`,
       `.ci/run:1: ${without}: pip install z && true`,
     ])
+  })
+})
+
+describe('environments that our Python packages are installed into', () => {
+  // Without build isolation, so that nothing is fetched whose hash nobody knows.
+  it.each(['requirements.lock', 'vllm.lock'])('have what builds an editable install: %s', (lock) => {
+    const locked = readFileSync(join(ROOT, 'scripts/python', lock), 'utf8')
+    for (const project of ['packages/python', 'packages/testing/python']) {
+      const text = readFileSync(join(ROOT, project, 'pyproject.toml'), 'utf8')
+      const [, required] = /\[build-system\]\s+requires = \[([^\]]*)\]/.exec(text)!
+      const names = required!.split(',').map((one) => /[\w-]+/.exec(one)![0])
+      expect(names.length).toBeGreaterThan(0)
+      for (const name of [...names, 'editables']) expect(locked).toMatch(new RegExp(`^${name}==`, 'm'))
+    }
   })
 })
