@@ -35,16 +35,15 @@ export function parseLines(output) {
 }
 
 /**
- * Reads pytest's own summary: its last line has the counts, `-rs` lines the reasons.
+ * Reads pytest's own summaries, one a run: a line has the counts, `-rs` lines the reasons.
  * @returns {Results | undefined} undefined where the text holds no summary of pytest
  */
 export function parsePytest(output) {
   // eslint-disable-next-line no-control-regex -- pytest colours its output
   const text = output.replace(/\x1b\[[0-9;]*m/g, '')
   const lines = text.split('\n').filter((line) => / in [\d.]+s/.test(line) && /\d+ (passed|failed|skipped|errors?)/.test(line))
-  const summary = lines.at(-1)
-  if (summary === undefined) return undefined
-  const count = (word) => Number(new RegExp(`(\\d+) ${word}`).exec(summary)?.[1] ?? 0)
+  if (lines.length === 0) return undefined
+  const count = (word) => lines.reduce((sum, line) => sum + Number(new RegExp(`(\\d+) ${word}`).exec(line)?.[1] ?? 0), 0)
   const skipped = [...text.matchAll(/^SKIPPED \[(\d+)\] (.*?): (.*)$/gm)].flatMap(([, times, name, reason]) =>
     Array.from({ length: Number(times) }, () => ({ name, reason })),
   )

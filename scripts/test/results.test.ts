@@ -26,6 +26,15 @@ describe('parsePytest', () => {
     expect(call('results.mjs', 'parsePytest', 'ERROR tests/a.py\n2 errors in 1.00s')).toMatchObject({ passed: 0, failed: 2 })
   })
 
+  it('adds the runs of several distributions', () => {
+    const output = '2 failed, 3 passed, 1 skipped in 5.02s\nSKIPPED [1] tests/a.py:3: no GPU\n60 passed, 1 error in 0.50s (0:00:00)'
+    expect(call('results.mjs', 'parsePytest', output)).toMatchObject({
+      passed: 63,
+      failed: 3,
+      skipped: [{ name: 'tests/a.py:3', reason: 'no GPU' }],
+    })
+  })
+
   it('does not take other text for a summary', () => {
     expect(call('results.mjs', 'parsePytest', 'ModuleNotFoundError: pytest')).toBeNull()
   })
