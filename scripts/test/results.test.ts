@@ -27,7 +27,8 @@ describe('parsePytest', () => {
   })
 
   it('adds the runs of several distributions', () => {
-    const output = '2 failed, 3 passed, 1 skipped in 5.02s\nSKIPPED [1] tests/a.py:3: no GPU\n60 passed, 1 error in 0.50s (0:00:00)'
+    const output =
+      '2 failed, 3 passed, 1 skipped in 5.02s\nSKIPPED [1] tests/a.py:3: no GPU\n60 passed, 1 error in 0.50s (0:00:00)'
     expect(call('results.mjs', 'parsePytest', output)).toMatchObject({
       passed: 63,
       failed: 3,
