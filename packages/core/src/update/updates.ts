@@ -6,10 +6,10 @@ import {
   type ByteProgress,
   type Device,
   type Epoch,
-  type HostMemory,
   type Manifest,
   type Reach,
   type Rendezvous,
+  type ReservedMemory,
   type Waiting,
 } from '@ckpt/contract'
 import type { CheckpointStore } from '@ckpt/memory'
@@ -194,9 +194,15 @@ export class Updates {
     })
     observer.began(epoch.id)
     let ranks: readonly number[] = []
+    const reservation = { made: false }
+    const reserve = (segmentBytes: readonly number[]): Promise<ReservedMemory> => {
+      reservation.made = true
+      return store.reserve(name, segmentBytes)
+    }
     const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, attempt.progress.phase, outer))
     try {
-      const run = await this.#run(attempt, options, manifest, lease.segments, anySignal(outer, epoch.signal))
+      const held = { manifest, segments: lease.segments, reserve }
+      const run = await this.#run(attempt, options, held, anySignal(outer, epoch.signal))
       const report = await runUpdate(
         {
           ...run,
@@ -215,7 +221,7 @@ export class Updates {
       )
       rendezvous.endEpoch(epoch)
       await this.#kept.idle()
-      if (lease === NO_LEASE && store.has(name)) this.#keep(name, report)
+      if (reservation.made && store.has(name)) this.#keep(name, report)
       this.engines.committed(engine.name, ranks, { checkpoint: name, version, digest: manifest.digest })
       if (!(options.keepAlive ?? this.#with.keepAlive)) await this.#resources.releaseLater()
       const { spans: _, ...summary } = report
@@ -251,11 +257,10 @@ export class Updates {
   async #run(
     { checkpoint: name, version, progress, failed }: Attempt,
     options: UpdateOptions,
-    manifest: Manifest,
-    segments: readonly HostMemory[],
+    held: Pick<UpdateRun['held'], 'manifest' | 'segments' | 'reserve'>,
     signal: AbortSignal,
   ): Promise<Omit<UpdateRun, 'strategy' | 'events'>> {
-    const { rendezvous, device, store, metas, limits } = this.#with
+    const { rendezvous, device, metas, limits } = this.#with
     const { preferred } = device
     return {
       rendezvous,
@@ -263,11 +268,9 @@ export class Updates {
       engine: options.engine,
       version,
       held: {
-        manifest,
-        segments,
+        ...held,
         reach: () => this.#reach(name),
         joining: metas.isForeign(name),
-        reserve: (segmentBytes) => store.reserve(name, segmentBytes),
       },
       keep: { resources: this.#resources, strategies: this.#kept, nearness: this.#nearness, staged: broadcastBuckets },
       ring: {
