@@ -92,9 +92,9 @@ export interface CudaPipelineJob {
   readonly serial: boolean
   /** All copies of a round, then all its broadcasts; otherwise both overlap. */
   readonly alternating: boolean
-  /** Own buckets are copied from the sources only once `arrived` was called for them. */
-  readonly arrivals: boolean
   readonly timeoutMs: number
+  /** `sources`: own buckets are copied from the sources only once `arrived` was called for them. */
+  readonly arriveIn?: 'sources' | undefined
 }
 
 export interface CudaPipelineStats {
@@ -104,6 +104,16 @@ export interface CudaPipelineStats {
   readonly h2dBytes: number
   readonly broadcastBytes: number
   readonly spans: Float64Array
+}
+
+/** What happens in a run, told on the JavaScript thread. */
+export interface CudaPipelineCallbacks {
+  /** Every byte of the bucket is in the ring; in order. */
+  onBucket(bucket: number): void
+  /** Called once, with the error or the figures. */
+  onFinished(error: Error | undefined, stats: CudaPipelineStats | undefined): void
+  /** No copy touches ring or sources any more; called once, after `onFinished`. */
+  onDrained?(): void
 }
 
 /** See DirectStats of `@ckpt/contract`. */
@@ -154,12 +164,12 @@ export interface NativeCuda {
   /** Device memory of this process, which whoever owns it keeps while it is read. */
   ownSource(device: CudaDeviceHandle, pointer: bigint, bytes: number): CudaSourceHandle
   closeSource(source: CudaSourceHandle): Promise<void>
-  /** `rows`: source, sourceOffset, memory, memoryOffset, bytes of each. Resolves with the bytes copied. */
+  /** `copies`: the columns of ContiguousCopies, from `sources` into `memories`. Resolves with the bytes copied. */
   readDevice(
     device: CudaDeviceHandle,
     sources: readonly CudaSourceHandle[],
     memories: readonly CudaRegistrationHandle[],
-    rows: Float64Array,
+    copies: Float64Array,
     cancellation: CudaCancellationHandle,
     onProgress: ((bytes: number) => void) | undefined,
   ): Promise<number>
@@ -215,14 +225,12 @@ export interface NativeCuda {
     candidates: Float64Array,
     cancellation: CudaCancellationHandle,
   ): Promise<Float64Array>
-  /** `onFinished` gets the error or the figures; `onDrained` comes after it, when no copy touches ring or sources any more. */
+  /** Starts a run of the group's member. @throws Error INVALID_ARGUMENT naming the field. */
   startPipeline(
     group: CudaGroupHandle,
     ring: CudaMemoryHandle,
     job: CudaPipelineJob,
-    onBucket: (bucket: number) => void,
-    onFinished: (error: Error | undefined, stats: CudaPipelineStats | undefined) => void,
-    onDrained: () => void,
+    callbacks: CudaPipelineCallbacks,
   ): CudaPipeline
 }
 

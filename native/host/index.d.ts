@@ -47,7 +47,7 @@ export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSide
   /** Opens a regular file beneath a directory's descriptor, following no link. Resolves with a descriptor, which the caller closes. */
   openBeneath(directory: number, path: string): Promise<number>
   /**
-   * `reads`: file, fileOffset, memory, memoryOffset, bytes of each. `descriptors`: of each file, -1 for one to be opened by its path.
+   * `reads`: the columns of ContiguousCopies, from `files` into `memories`. `descriptors`: of each file, -1 for one to be opened by its path.
    * `identities`: device, inode, bytes, modified and changed (nanoseconds) of each file, zeros where it may be any.
    * `digested`: memory, offset, bytes of each range whose digest is made.
    */

@@ -35,7 +35,19 @@ export interface NativePipelineStats {
   readonly spans: Float64Array
 }
 
-/** A run under way; after its end both functions do nothing. */
+/** What happens in a run, told on the JavaScript thread. */
+export interface NativePipelineCallbacks {
+  /** Every byte of the bucket is in the ring; in order. */
+  onBucket(bucket: number): void
+  /** Called once, with the error (code, message and, where a member is to blame, `member`) or the figures. */
+  onFinished(error: Error | undefined, stats: NativePipelineStats | undefined): void
+  /** No copy touches ring or sources any more; called once, after `onFinished`. */
+  onDrained?(): void
+  /** The ring bytes of an own bucket are free; in order, and only where bytes arrive in the ring. */
+  onWritable?(bucket: number): void
+}
+
+/** A run under way; after its end no function does anything. */
 export interface NativePipeline {
   /** @throws Error INVALID_ARGUMENT when the bucket was not delivered yet, INVALID_STATE when it was released before. */
   release(bucket: number): void
@@ -55,12 +67,6 @@ export interface NativePipelines {
   ringGeneration(memory: NativeMemory): number
   /** Tells the peers that this ring's member, at `position`, gives up a run before it has started it. */
   abortRingRun(memory: NativeMemory, generation: number, position: number, message: string): void
-  /** `onFinished` is called once, with the error (code, message and, where one is to blame, `member`) or the stats. */
-  startPipeline(
-    job: NativePipelineJob,
-    onBucket: (bucket: number) => void,
-    onFinished: (error: Error | undefined, stats: NativePipelineStats | undefined) => void,
-    /** Where bytes arrive in the ring: an own bucket's bytes of it are free; in order. */
-    onWritable?: (bucket: number) => void,
-  ): NativePipeline
+  /** Starts a run of this member. @throws Error INVALID_ARGUMENT naming the field, the bucket or the copy. */
+  startPipeline(job: NativePipelineJob, callbacks: NativePipelineCallbacks): NativePipeline
 }

@@ -16,6 +16,7 @@
 namespace {
 
 using namespace ckpt;
+using namespace ckpt;
 using namespace ckpt::host;
 
 constexpr std::size_t kData = 64 * 1024;
@@ -136,7 +137,7 @@ void Run(FuzzedDataProvider& data, PreparedPipeline prepared, World& world) {
     delivered.push_back(bucket);
     changed.notify_all();
   };
-  events.on_finished = [&](PipelineResult) {
+  events.on_finished = [&](const std::optional<Error>&, const PipelineStats&) {
     const std::lock_guard<std::mutex> lock(mutex);
     finished = true;
     changed.notify_all();
@@ -144,7 +145,7 @@ void Run(FuzzedDataProvider& data, PreparedPipeline prepared, World& world) {
   Pipeline pipeline(std::move(prepared), std::move(events));
   Misbehave(data, world.rings[1]);
   const bool lazy = data.ConsumeBool();
-  if (data.ConsumeBool()) pipeline.Abort({code::kAborted, "the fuzzer says so"});
+  if (data.ConsumeBool()) pipeline.Abort(Error(code::kAborted, "the fuzzer says so"));
   std::unique_lock<std::mutex> lock(mutex);
   const auto deadline = std::chrono::steady_clock::now() + kLongest;
   std::size_t released = 0;

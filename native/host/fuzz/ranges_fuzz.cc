@@ -13,6 +13,7 @@
 namespace {
 
 using namespace ckpt;
+using namespace ckpt;
 using namespace ckpt::host;
 
 constexpr std::size_t kPage = 4096;
@@ -74,7 +75,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
   const auto index = [&] { return data.ConsumeIntegralInRange<std::size_t>(0, 3); };
   switch (data.ConsumeIntegralInRange<int>(0, 3)) {
     case 0: {
-      std::vector<FileRead> reads;
+      std::vector<ContiguousCopy> reads;
       for (std::size_t i = 0; i < count; i++) {
         const auto length = fuzz::Number(data, 70'000);
         reads.push_back({index(), fuzz::Number(data, 70'000), index(), fuzz::Number(data, 160 * kPage), length});

@@ -13,6 +13,7 @@
 namespace {
 
 using namespace ckpt;
+using namespace ckpt;
 using namespace ckpt::host;
 
 constexpr std::size_t kTarget = 8 * 1024;

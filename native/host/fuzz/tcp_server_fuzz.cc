@@ -14,6 +14,7 @@
 namespace {
 
 using namespace ckpt;
+using namespace ckpt;
 using namespace ckpt::host;
 
 constexpr std::size_t kRegion = 24 * 1024;

@@ -1,3 +1,4 @@
+import type { ContiguousCopy } from './copy-lists.ts'
 import type { DirectDevice } from './direct.ts'
 import type { CkptError } from './errors.ts'
 import type { Host, HostMemory, TransferStats } from './host.ts'
@@ -141,22 +142,12 @@ export type DeviceSource =
     }
   | { readonly kind: 'pointer'; readonly pointer: bigint; readonly bytes: number; readonly deviceUuid: string }
 
-/** One run of bytes from device memory into host memory. */
-export interface DeviceRead {
-  /** Index into the request's `sources`. */
-  readonly source: number
-  readonly sourceOffset: number
-  /** Index into the request's `memories`. */
-  readonly memory: number
-  readonly memoryOffset: number
-  readonly bytes: number
-}
-
 export interface DeviceReadRequest {
   readonly sources: readonly DeviceSource[]
   /** Made by the host of the reading device. */
   readonly memories: readonly HostMemory[]
-  readonly reads: readonly DeviceRead[]
+  /** From `sources` into `memories` (index `destination`). */
+  readonly reads: readonly ContiguousCopy[]
   /** Called now and then with the bytes read so far. */
   readonly onProgress?: (bytes: number) => void
   readonly signal?: AbortSignal

@@ -1,4 +1,4 @@
-import type { StridedCopies } from './copy-lists.ts'
+import type { ContiguousCopy, StridedCopies } from './copy-lists.ts'
 import type { ReadableFile } from './file-identity.ts'
 import type { ForeignMemory, MemoryIdentity } from './memory-identity.ts'
 
@@ -66,22 +66,12 @@ export interface FileReadStats extends TransferStats {
   readonly digests?: BigUint64Array
 }
 
-/** One run of bytes from a file into memory. */
-export interface FileRead {
-  /** Index into the request's `files`. */
-  readonly file: number
-  readonly fileOffset: number
-  /** Index into the request's `memories`. */
-  readonly memory: number
-  readonly memoryOffset: number
-  readonly bytes: number
-}
-
 export interface FileReadRequest {
   /** Paths, or files that were opened before. */
   readonly files: readonly (string | ReadableFile)[]
   readonly memories: readonly HostMemory[]
-  readonly reads: readonly FileRead[]
+  /** From `files` (index `source`) into `memories` (index `destination`). */
+  readonly reads: readonly ContiguousCopy[]
   /**
    * Ranges of `memories`, none of which overlap, whose digests (docs/worker-protocol.md, "Digest") are made while they are filled: they are in
    * the processor's caches then. The reads must fill every byte of them once.

@@ -1,4 +1,4 @@
-import { CkptError, type DeviceRead, type DeviceReader, type DeviceSource, type HostMemory } from '@ckpt/contract'
+import { CkptError, type ContiguousCopy, type DeviceReader, type DeviceSource, type HostMemory } from '@ckpt/contract'
 import type { Layout } from './layout.ts'
 import type { TensorSpec } from './source.ts'
 
@@ -12,7 +12,7 @@ export async function copyFromDevices(
 ): Promise<void> {
   const sources: DeviceSource[] = []
   const indexOf = new Map<string, number>()
-  const reads: DeviceRead[] = []
+  const reads: ContiguousCopy[] = []
   // A tensor's name by the index of a read, and of the first that needs a source.
   const readNames: string[] = []
   const sourceNames: string[] = []
@@ -30,7 +30,7 @@ export async function copyFromDevices(
       sourceNames.push(name)
     }
     const { segment, offset } = layout.tensors[i]!
-    reads.push({ source, sourceOffset: data.offset, memory: segment, memoryOffset: offset, bytes })
+    reads.push({ source, sourceOffset: data.offset, destination: segment, destinationOffset: offset, bytes })
     readNames.push(name)
   }
   const { signal, onProgress } = options

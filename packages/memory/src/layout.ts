@@ -1,4 +1,4 @@
-import type { FileRead, TensorMeta } from '@ckpt/contract'
+import type { ContiguousCopy, TensorMeta } from '@ckpt/contract'
 import { alignUp } from '@ckpt/utils'
 import type { TensorSpec } from './source.ts'
 import type { FileShare } from './share.ts'
@@ -13,7 +13,7 @@ export interface Layout {
   readonly segmentBytes: readonly number[]
   readonly tensors: readonly TensorMeta[]
   /** `memory` is the segment's index, `file` the share's. */
-  readonly reads: readonly FileRead[]
+  readonly reads: readonly ContiguousCopy[]
   /** Bytes of all tensors. */
   readonly totalBytes: number
 }
@@ -65,12 +65,12 @@ class Segments {
 export function layoutFiles(shares: readonly FileShare[], segmentLimit: number): Layout {
   const segments = new Segments(segmentLimit)
   const tensors: TensorMeta[] = []
-  const reads: FileRead[] = []
+  const reads: ContiguousCopy[] = []
   let totalBytes = 0
   shares.forEach(({ header, first, last }, file) => {
     // Segment offset minus file offset inside the current run, and the run's read.
     let shift = 0
-    let read: { file: number; fileOffset: number; memory: number; memoryOffset: number; bytes: number } | undefined
+    let read: (ContiguousCopy & { bytes: number }) | undefined
     for (let i = first; i < last; i++) {
       const { name, dtype, shape, begin, end } = header.tensors[i]!
       const bytes = end - begin
@@ -86,7 +86,7 @@ export function layoutFiles(shares: readonly FileShare[], segmentLimit: number):
       if (read === undefined || offset % TENSOR_ALIGNMENT !== 0 || !segments.fits(offset + bytes)) {
         offset = segments.start(bytes)
         shift = offset - at
-        read = { file, fileOffset: at, memory: segments.current, memoryOffset: offset, bytes: 0 }
+        read = { source: file, sourceOffset: at, destination: segments.current, destinationOffset: offset, bytes: 0 }
         reads.push(read)
       }
       read.bytes += bytes

@@ -77,18 +77,20 @@ describe('layoutFiles', () => {
           if (tensor.bytes === 0) continue
           const { file, at } = position.get(tensor.name)!
           const reads = layout.reads.filter(
-            (read) => read.file === file && read.fileOffset <= at && at + tensor.bytes <= read.fileOffset + read.bytes,
+            (read) => read.source === file && read.sourceOffset <= at && at + tensor.bytes <= read.sourceOffset + read.bytes,
           )
           expect(reads).toHaveLength(1)
-          expect(reads[0]!.memory).toBe(tensor.segment)
-          expect(reads[0]!.memoryOffset + at - reads[0]!.fileOffset).toBe(tensor.offset)
+          expect(reads[0]!.destination).toBe(tensor.segment)
+          expect(reads[0]!.destinationOffset + at - reads[0]!.sourceOffset).toBe(tensor.offset)
         }
-        const byPlace = [...layout.reads].sort((a, b) => a.memory - b.memory || a.memoryOffset - b.memoryOffset)
+        const byPlace = [...layout.reads].sort(
+          (a, b) => a.destination - b.destination || a.destinationOffset - b.destinationOffset,
+        )
         byPlace.forEach((read, i) => {
-          expect(read.memoryOffset % RUN_ALIGNMENT).toBe(0)
+          expect(read.destinationOffset % RUN_ALIGNMENT).toBe(0)
           const before = byPlace[i - 1]
-          if (before?.memory === read.memory)
-            expect(read.memoryOffset).toBeGreaterThanOrEqual(before.memoryOffset + before.bytes)
+          if (before?.destination === read.destination)
+            expect(read.destinationOffset).toBeGreaterThanOrEqual(before.destinationOffset + before.bytes)
         })
         const most = Math.max(0, ...expected.map((t) => t.end - t.begin))
         for (const bytes of layout.segmentBytes) expect(bytes).toBeLessThanOrEqual(Math.max(limit, most) + RUN_ALIGNMENT)
@@ -102,7 +104,7 @@ describe('layoutFiles', () => {
     )
     const header = parseHeader(layout.header, { file: 'f', fileBytes: layout.fileBytes })
     expect(layoutFiles(shareOf([header], 0, 1), 2 ** 33).reads).toEqual([
-      { file: 0, fileOffset: header.dataStart, memory: 0, memoryOffset: 0, bytes: layout.dataBytes },
+      { source: 0, sourceOffset: header.dataStart, destination: 0, destinationOffset: 0, bytes: layout.dataBytes },
     ])
   })
 })

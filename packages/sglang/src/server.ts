@@ -1,87 +1,70 @@
 import { CkptError, type ErrorCode } from '@ckpt/contract'
-import { Agent, request } from 'undici'
+import { HttpClient, poll, type HttpAnswer, type HttpLimits } from '@ckpt/utils'
 import { z } from 'zod'
 import type { SglangOptions } from './options.ts'
 
-const MAX_ANSWER = 16 * 2 ** 20
+const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 const outcomeSchema = z.object({ success: z.boolean(), message: z.string() })
 const modelSchema = z.object({ weight_version: z.string() })
 const infoSchema = z.object({ hicache_storage_backend: z.string().nullish() })
+const PING_TIMEOUT_MS = 2000
 /** Routes by their newest name and the one that older versions have. */
 const INFO = ['/server_info', '/get_server_info'] as const
 const CLEAR_STORAGE = ['/hicache/storage-backend/clear', '/clear_hicache_storage_backend'] as const
 
-export interface Limits {
-  readonly timeoutMs: number
-  readonly signal?: AbortSignal
-}
-
-interface Answer {
-  readonly status: number
-  readonly text: string
-}
-
 /** One SGLang server's control routes (read from SGLang 0.5.23). */
 export class SglangServer {
-  /** Where it is, for messages. */
-  readonly where: string
-  readonly #base: URL
-  readonly #apiKey: string | undefined
-  readonly #agent: Agent
+  readonly #http: HttpClient
 
   constructor(options: SglangOptions, rank: number) {
     const { url, socketPath, apiKey, tls } = options
     const of = (value: string | ((rank: number) => string)) => (typeof value === 'string' ? value : value(rank))
-    const socket = socketPath === undefined ? undefined : of(socketPath)
-    this.#base = new URL(of(url))
-    this.#apiKey = apiKey
-    this.where = socket === undefined ? this.#base.origin : `${this.#base.pathname} on ${socket}`
-    // An update may take longer than the client's own limits: each request brings its deadline.
-    this.#agent = new Agent({
-      headersTimeout: 0,
-      bodyTimeout: 0,
-      connect: { ...tls, ...(socket !== undefined && { socketPath: socket }) },
-    })
+    const target = {
+      url: of(url),
+      ...(socketPath !== undefined && { socketPath: of(socketPath) }),
+      ...(tls && { tls }),
+      ...(apiKey !== undefined && { headers: { authorization: `Bearer ${apiKey}` } }),
+    }
+    this.#http = new HttpClient(target, ERROR_CODES)
   }
 
-  async close(): Promise<void> {
-    await this.#agent.destroy()
+  /** Name of the server in messages. */
+  get where(): string {
+    return this.#http.where
   }
 
   /**
    * Waits until the server listens. `/ping` answers 503 before its warm-up, which may itself wait for the first weights: that counts.
    *
-   * @throws CkptError `ENGINE_UNREACHABLE` past the deadline.
+   * @throws CkptError `ENGINE_UNREACHABLE` past the deadline, `ABORTED`.
    */
-  async listening(rank: number, { timeoutMs, signal }: Limits & { signal: AbortSignal }): Promise<void> {
-    const deadline = performance.now() + timeoutMs
-    for (;;) {
-      let reason: unknown
+  async listening(rank: number, limits: HttpLimits & { timeoutMs: number; signal: AbortSignal }): Promise<void> {
+    let reason: unknown
+    const attempt = async (leftMs: number): Promise<true | undefined> => {
       try {
-        const { status } = await this.#exchange('GET', '/ping', undefined, { timeoutMs: 2000, signal })
-        if (status < 400 || status === 503) return
+        const timeoutMs = Math.min(leftMs, PING_TIMEOUT_MS)
+        const { status } = await this.#http.request('GET', '/ping', undefined, { timeoutMs, signal: limits.signal })
+        if (status < 400 || status === 503) return true
         reason = new Error(`it answers /ping with ${status}`)
       } catch (error) {
-        if (signal.aborted) throw error
         reason = error
       }
-      if (performance.now() > deadline) {
-        throw CkptError.from(reason, 'ENGINE_UNREACHABLE', `no SGLang at ${this.where}`).with({ rank, peer: this.where })
-      }
-      await new Promise((resolve) => setTimeout(resolve, 100))
+      return undefined
     }
+    if (await poll(attempt, limits)) return
+    throw CkptError.from(reason, 'ENGINE_UNREACHABLE', `no SGLang at ${this.where}`).with({ rank, peer: this.where })
   }
 
-  async pause(mode: 'abort' | 'retract' | 'in_place', limits: Limits): Promise<void> {
+  async pause(mode: 'abort' | 'retract' | 'in_place', limits: HttpLimits): Promise<void> {
     await this.#post('/pause_generation', { mode }, limits)
   }
 
-  async resume(limits: Limits): Promise<void> {
+  async resume(limits: HttpLimits): Promise<void> {
     await this.#post('/continue_generation', {}, limits)
   }
 
   /** @throws CkptError `ENGINE_WORKER_ERROR` where requests are running or queued: SGLang then keeps its cache. */
-  async flushCache(limits: Limits): Promise<void> {
+  async flushCache(limits: HttpLimits): Promise<void> {
     await this.#post('/flush_cache', undefined, limits)
   }
 
@@ -89,7 +72,7 @@ export class SglangServer {
    * Drops what HiCache keeps in files or in a store (`--hicache-storage-backend`), which `/flush_cache` does not touch. Does nothing where the server has
    * none. @throws CkptError `ENGINE_WORKER_ERROR` where SGLang keeps it.
    */
-  async clearStorage(limits: Limits): Promise<void> {
+  async clearStorage(limits: HttpLimits): Promise<void> {
     const answer = await this.#either('GET', INFO, limits)
     if (answer.status === 404) return
     this.#accept(INFO[0], answer)
@@ -102,64 +85,34 @@ export class SglangServer {
   }
 
   /** The answer to the first of two routes, or to the second where there is no first. */
-  async #either(method: 'GET' | 'POST', [first, second]: readonly [string, string], limits: Limits): Promise<Answer> {
-    const answer = await this.#exchange(method, first, undefined, limits)
-    return answer.status === 404 ? this.#exchange(method, second, undefined, limits) : answer
+  async #either(method: 'GET' | 'POST', [first, second]: readonly [string, string], limits: HttpLimits): Promise<HttpAnswer> {
+    const answer = await this.#http.request(method, first, undefined, limits)
+    return answer.status === 404 ? this.#http.request(method, second, undefined, limits) : answer
   }
 
   /** Has the workers take one update; returns what they said. @throws CkptError `ENGINE_WORKER_ERROR` with SGLang's message. */
   async updateWeights(
     body: { zmq_handles: Record<string, string>; flush_cache: boolean; weight_version?: string },
-    limits: Limits,
+    limits: HttpLimits,
   ): Promise<string> {
-    const { text, status } = await this.#exchange('POST', '/update_weights_from_ipc', body, limits)
+    const { text, status } = await this.#http.request('POST', '/update_weights_from_ipc', body, limits)
     const { success, message } = this.#parse(outcomeSchema, '/update_weights_from_ipc', { status, text })
     if (success && status < 400) return message
     throw this.#error('ENGINE_WORKER_ERROR', `SGLang refused the update: ${message}`, status)
   }
 
   /** What it says it serves. */
-  async weightVersion(limits: Limits): Promise<string> {
-    const answer = await this.#exchange('GET', '/model_info', undefined, limits)
+  async weightVersion(limits: HttpLimits): Promise<string> {
+    const answer = await this.#http.request('GET', '/model_info', undefined, limits)
     this.#accept('/model_info', answer)
     return this.#parse(modelSchema, '/model_info', answer).weight_version
   }
 
-  async #post(path: string, body: unknown, limits: Limits): Promise<void> {
-    this.#accept(path, await this.#exchange('POST', path, body, limits))
+  async #post(path: string, body: unknown, limits: HttpLimits): Promise<void> {
+    this.#accept(path, await this.#http.request('POST', path, body, limits))
   }
 
-  async #exchange(method: 'GET' | 'POST', path: string, body: unknown, { timeoutMs, signal }: Limits): Promise<Answer> {
-    const deadline = AbortSignal.timeout(timeoutMs)
-    try {
-      const { statusCode, body: answer } = await request(new URL(this.#base.pathname.replace(/\/$/, '') + path, this.#base), {
-        method,
-        headers: {
-          ...(body !== undefined && { 'content-type': 'application/json' }),
-          ...(this.#apiKey !== undefined && { authorization: `Bearer ${this.#apiKey}` }),
-        },
-        body: body === undefined ? null : JSON.stringify(body),
-        dispatcher: this.#agent,
-        signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
-      })
-      let text = ''
-      for await (const part of answer.setEncoding('utf8')) {
-        text += String(part)
-        if (text.length > MAX_ANSWER) throw this.#error('ENGINE_PROTOCOL', `${path} answered more than ${MAX_ANSWER} bytes`)
-      }
-      return { status: statusCode, text }
-    } catch (error) {
-      if (signal?.aborted) throw CkptError.from(signal.reason, 'ABORTED')
-      if (deadline.aborted) throw this.#error('TIMEOUT', `${method} ${path} on ${this.where}: no answer within ${timeoutMs} ms`)
-      const { code } = error as { code?: string }
-      const lost = code === 'UND_ERR_SOCKET' || code === 'ECONNRESET'
-      throw CkptError.from(error, lost ? 'ENGINE_WORKER_LOST' : 'ENGINE_UNREACHABLE', `${method} ${path} on ${this.where}`, {
-        peer: this.where,
-      })
-    }
-  }
-
-  #accept(path: string, { status, text }: Answer): void {
+  #accept(path: string, { status, text }: HttpAnswer): void {
     if (status < 300) return
     const unauthorized = status === 401 || status === 403
     throw this.#error(
@@ -169,7 +122,7 @@ export class SglangServer {
     )
   }
 
-  #parse<T>(schema: z.ZodType<T>, path: string, answer: Answer): T {
+  #parse<T>(schema: z.ZodType<T>, path: string, answer: HttpAnswer): T {
     let value: unknown
     try {
       value = JSON.parse(answer.text)

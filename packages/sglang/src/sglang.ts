@@ -6,9 +6,10 @@ import {
   type EngineStart,
   type WorkerEndpoint,
 } from '@ckpt/contract'
+import type { HttpLimits } from '@ckpt/utils'
 import { z } from 'zod'
 import { checkOptions, type SglangOptions } from './options.ts'
-import { SglangServer, type Limits } from './server.ts'
+import { SglangServer } from './server.ts'
 
 /** For questions that an engine answers at once unless something is wrong. */
 const QUESTION_MS = 15_000
@@ -39,12 +40,7 @@ export function sglang(options: SglangOptions): EngineAdapter {
     protocol,
     where: (rank) => (typeof options.url === 'string' ? options.url : options.url(rank)),
     async ready({ rank, timeoutMs, signal }) {
-      const server = new SglangServer(options, rank)
-      try {
-        await server.listening(rank, { timeoutMs, signal })
-      } finally {
-        await server.close()
-      }
+      await new SglangServer(options, rank).listening(rank, { timeoutMs, signal })
     },
     async start(start: EngineStart): Promise<EngineCall> {
       const own = endpointsOfServer(start, options.parallelSize)
@@ -52,7 +48,7 @@ export function sglang(options: SglangOptions): EngineAdapter {
       // Before the engine is paused, where there is none.
       const key = protocol === 'ckpt' ? engineKey(options.engineKey) : undefined
       const server = new SglangServer(options, start.rank)
-      const finished = update(server, start, own, { ...options, protocol, key }).finally(() => server.close())
+      const finished = update(server, start, own, { ...options, protocol, key })
       finished.catch(() => undefined) // whoever waits for the update sees it; here only the unhandled case is silenced
       return Promise.resolve({ finished })
     },
@@ -131,7 +127,7 @@ async function resumeIfWhole(server: SglangServer, options: UpdateOptions): Prom
   }
 }
 
-async function workerStates(server: SglangServer, options: UpdateOptions, limits: Limits): Promise<readonly State[]> {
+async function workerStates(server: SglangServer, options: UpdateOptions, limits: HttpLimits): Promise<readonly State[]> {
   const question = options.key === undefined ? {} : { key: options.key }
   const handles = { 'ckpt-status': JSON.stringify(question) }
   return statesIn(await server.updateWeights({ zmq_handles: handles, flush_cache: false }, limits))

@@ -19,5 +19,6 @@ export function flatJob(job: PipelineJob, position: number) {
     chunkBytes: job.chunkBytes,
     serial: job.mode === 'serial',
     timeoutMs: Math.ceil(job.timeoutMs),
+    arriveIn: job.arrivals?.into,
   }
 }

@@ -9,11 +9,12 @@ export interface NativePipelineHandle {
   abort(message: string): void
 }
 
-/** Starts a pipeline natively. `finish` is called once, with the error or the figures. */
-export type StartNative = (
-  deliver: (bucket: number) => void,
-  finish: (error: Error | undefined, stats: PipelineStats | undefined) => void,
-) => NativePipelineHandle
+/** What an addon tells of a run. */
+export interface NativeCallbacks {
+  onBucket(bucket: number): void
+  /** Called once, with the error or the figures. */
+  onFinished(error: Error | undefined, stats: PipelineStats | undefined): void
+}
 
 /** What a collective is doing, as an error says it. */
 export const STATES = {
@@ -31,7 +32,7 @@ export class NativeRun implements PipelineRun {
   #reason: CkptError | undefined
 
   /** Starts the pipeline. @throws CkptError `INVALID_ARGUMENT` naming the bucket, the copy or the field. */
-  constructor(start: StartNative, onBucket: (bucket: number) => void) {
+  constructor(start: (callbacks: NativeCallbacks) => NativePipelineHandle, onBucket: (bucket: number) => void) {
     let resolve!: (stats: PipelineStats) => void
     let reject!: (reason: unknown) => void
     this.finished = new Promise<PipelineStats>((onResolve, onReject) => {
@@ -48,12 +49,12 @@ export class NativeRun implements PipelineRun {
         this.abort(CkptError.from(error, 'UPDATE_FAILED', `handling bucket ${bucket}`))
       }
     }
-    const finish = (error: Error | undefined, stats: PipelineStats | undefined): void => {
+    const onFinished = (error: Error | undefined, stats: PipelineStats | undefined): void => {
       if (stats !== undefined) resolve(stats)
       else reject(this.#reason ?? fromNative(error))
     }
     this.startedAt = performance.now()
-    this.#pipeline = nativeSync(() => start(deliver, finish))
+    this.#pipeline = nativeSync(() => start({ onBucket: deliver, onFinished }))
   }
 
   release(bucket: number): void {

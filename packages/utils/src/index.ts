@@ -1,10 +1,12 @@
 /**
- * What several packages need and that knows nothing of checkpoints: deadlines, abort signals, secrets, alignment.
+ * What several packages need and that knows nothing of checkpoints: deadlines, abort signals, polling, HTTP requests, secrets, alignment.
  *
  * @packageDocumentation
  */
 export { alignDown, alignUp } from './align.ts'
 export { abortError, withDeadline } from './deadline.ts'
+export { HttpClient, type HttpAnswer, type HttpErrorCodes, type HttpLimits, type HttpTarget } from './http-client.ts'
 export { firstIssue } from './issue.ts'
+export { poll, type PollOptions } from './poll.ts'
 export { sameSecret } from './same-secret.ts'
 export { aborted, anySignal, onAbort, once } from './signals.ts'

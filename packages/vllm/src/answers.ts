@@ -1,6 +1,6 @@
 import { CkptError, type ErrorCode } from '@ckpt/contract'
 import { z } from 'zod'
-import type { Answer } from './http.ts'
+import type { HttpAnswer } from '@ckpt/utils'
 
 // vLLM's own errors, FastAPI's, and a plain text.
 const messageSchema = z.union([
@@ -10,7 +10,7 @@ const messageSchema = z.union([
 ])
 
 /** The answer's JSON when its status is below 300. @throws CkptError as {@link engineError} has it, `ENGINE_PROTOCOL` for no JSON. */
-export function accept(what: string, peer: string, { status, text }: Answer): unknown {
+export function accept(what: string, peer: string, { status, text }: HttpAnswer): unknown {
   if (status < 200 || status >= 300) throw engineError(what, peer, { status, text })
   if (text.trim() === '') return undefined
   try {
@@ -28,7 +28,7 @@ export function accept(what: string, peer: string, { status, text }: Answer): un
  * `UNSUPPORTED` (404, 405, or a worker without the extension), `ENGINE_WORKER_LOST` (the engine's core is dead), `ENGINE_BUSY` (429),
  * `ENGINE_WORKER_ERROR` (any other 5xx), `ENGINE_PROTOCOL` (any other 4xx).
  */
-export function engineError(what: string, peer: string, { status, text }: Answer): CkptError {
+export function engineError(what: string, peer: string, { status, text }: HttpAnswer): CkptError {
   const message = messageOf(text)
   const hint = hintFor(what, status, message)
   const full = `${what} on ${peer} answered ${status}${message === '' ? '' : `: ${message}`}${hint === '' ? '' : ` (${hint})`}`

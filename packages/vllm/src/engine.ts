@@ -1,16 +1,16 @@
 import { CkptError } from '@ckpt/contract'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
-import { firstIssue } from '@ckpt/utils'
+import { firstIssue, HttpClient, poll, type HttpLimits, type HttpTarget } from '@ckpt/utils'
 import { accept, engineError } from './answers.ts'
-import { EngineHttp, type RequestLimits, type Target } from './http.ts'
 import type { VllmEvent, VllmOptions } from './options.ts'
 
 const HEALTH_TIMEOUT_MS = 5000
 const FIRST_PAUSE_MS = 100
-const LONGEST_PAUSE_MS = 1000
 /** How long a connector may go on moving keys and values once requests are frozen. */
 const MOVING_MS = 3000
+
+const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 
 const resultsSchema = z.object({ results: z.array(z.unknown()) })
 const statusSchema = z
@@ -28,31 +28,32 @@ export interface EngineState {
 
 /** One vLLM server, by its HTTP API. */
 export class VllmEngine {
-  readonly http: EngineHttp
+  readonly http: HttpClient
   readonly #tell: (event: VllmEvent) => void
 
-  constructor(target: Target, options: Pick<VllmOptions, 'onEvent'>) {
-    this.http = new EngineHttp(target)
+  constructor(target: HttpTarget, options: Pick<VllmOptions, 'onEvent'>) {
+    this.http = new HttpClient(target, ERROR_CODES)
     this.#tell = options.onEvent ?? (() => undefined)
   }
 
   /** Waits for `/health`. @throws CkptError `ENGINE_UNREACHABLE` past the deadline with the last reason, `ENGINE_UNAUTHORIZED`, `ABORTED`. */
   async healthy(rank: number, timeoutMs: number, signal: AbortSignal): Promise<void> {
     const started = performance.now()
-    for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {
-      const left = timeoutMs - (performance.now() - started)
-      const reason = await this.#unhealthy(Math.max(1, Math.min(HEALTH_TIMEOUT_MS, left)), signal)
+    let reason: CkptError | undefined
+    const attempt = async (leftMs: number): Promise<true | undefined> => {
+      reason = await this.#unhealthy(Math.min(HEALTH_TIMEOUT_MS, leftMs), signal)
       const elapsedMs = performance.now() - started
-      if (reason === undefined) return this.#tell({ kind: 'ready', rank, elapsedMs })
-      if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED')
-      if (reason.code === 'ENGINE_UNAUTHORIZED') throw reason
-      if (elapsedMs + pause > timeoutMs) {
-        const text = `the engine at ${this.http.where} was not ready within ${timeoutMs} ms: ${reason.message}`
-        throw new CkptError('ENGINE_UNREACHABLE', text, { cause: reason, fields: { rank, peer: this.http.where } })
+      if (reason === undefined) {
+        this.#tell({ kind: 'ready', rank, elapsedMs })
+        return true
       }
-      this.#tell({ kind: 'waiting', rank, elapsedMs, reason: reason.message })
-      await sleep(pause, undefined, { signal }).catch(() => undefined)
+      if (reason.code === 'ENGINE_UNAUTHORIZED') throw reason
+      if (!signal.aborted) this.#tell({ kind: 'waiting', rank, elapsedMs, reason: reason.message })
+      return undefined
     }
+    if (await poll(attempt, { timeoutMs, signal, firstPauseMs: FIRST_PAUSE_MS })) return
+    const text = `the engine at ${this.http.where} was not ready within ${timeoutMs} ms: ${reason!.message}`
+    throw new CkptError('ENGINE_UNREACHABLE', text, { cause: reason, fields: { rank, peer: this.http.where } })
   }
 
   /** Whether it says that it is healthy. */
@@ -70,14 +71,14 @@ export class VllmEngine {
   }
 
   /** Calls a method of every worker; their answers. */
-  async rpc(method: string, args: readonly unknown[], limits: RequestLimits): Promise<readonly unknown[]> {
+  async rpc(method: string, args: readonly unknown[], limits: HttpLimits): Promise<readonly unknown[]> {
     const value = await this.post('/collective_rpc', { method, args }, limits)
     if (value === undefined) return []
     return this.#parse(resultsSchema, '/collective_rpc', value).results
   }
 
   /** What the workers serve. */
-  async state(limits: RequestLimits): Promise<EngineState> {
+  async state(limits: HttpLimits): Promise<EngineState> {
     const workers = await this.#statuses(limits)
     const version = workers[0]!.version
     return {
@@ -87,21 +88,21 @@ export class VllmEngine {
   }
 
   /** The class that moves keys and values to a store outside of the engine (`--kv-transfer-config`); null for none, undefined where workers do not say. */
-  async connector(limits: RequestLimits): Promise<string | null | undefined> {
+  async connector(limits: HttpLimits): Promise<string | null | undefined> {
     const workers = await this.#statuses(limits)
     return workers.find((worker) => typeof worker.connector === 'string')?.connector ?? workers[0]!.connector
   }
 
-  async #statuses(limits: RequestLimits): Promise<z.infer<typeof statusSchema>> {
+  async #statuses(limits: HttpLimits): Promise<z.infer<typeof statusSchema>> {
     return this.#parse(statusSchema, 'ckpt_status', await this.rpc('ckpt_status', [], limits))
   }
 
   /** Stops scheduling requests. False where this version cannot. */
-  pause(mode: 'keep' | 'wait' | 'abort', limits: RequestLimits): Promise<boolean> {
+  pause(mode: 'keep' | 'wait' | 'abort', limits: HttpLimits): Promise<boolean> {
     return this.#optional('pause', `/pause?mode=${mode}`, limits)
   }
 
-  async resume(limits: RequestLimits): Promise<void> {
+  async resume(limits: HttpLimits): Promise<void> {
     await this.post('/resume', undefined, limits)
   }
 
@@ -109,7 +110,7 @@ export class VllmEngine {
    * Drops cached prefixes: those of running requests, and those that a connector keeps outside of the engine. Keys and values of the old weights would
    * otherwise come back from there. `connector` names it, where the engine has one. @throws CkptError `ENGINE_WORKER_ERROR` when the engine could not.
    */
-  async resetPrefixCache(limits: RequestLimits, connector: () => Promise<string | null | undefined>): Promise<void> {
+  async resetPrefixCache(limits: HttpLimits, connector: () => Promise<string | null | undefined>): Promise<void> {
     const own = '/reset_prefix_cache?reset_running_requests=true'
     if ((await this.#reset(`${own}&reset_external=true`, limits)) !== 'kept') return
     // Versions whose engine has no connector may say the same: the reset of what is outside has failed, or that inside.
@@ -126,7 +127,7 @@ export class VllmEngine {
     this.#tell({ kind: 'unsupported', feature: 'external cache reset', reason })
   }
 
-  async #reset(path: string, limits: RequestLimits): Promise<'dropped' | 'kept' | 'unsupported'> {
+  async #reset(path: string, limits: HttpLimits): Promise<'dropped' | 'kept' | 'unsupported'> {
     let outcome: 'dropped' | 'kept' = 'dropped'
     const there = await this.#optional('prefix cache reset', path, limits, (value) => {
       const { success } = this.#parse(resetSchema, path, value ?? { success: true }) // older versions say nothing
@@ -141,14 +142,14 @@ export class VllmEngine {
   }
 
   /** One POST; the answer's JSON. @throws CkptError as `engineError` has it, and what the connection brings. */
-  async post(path: string, body: unknown, limits: RequestLimits): Promise<unknown> {
+  async post(path: string, body: unknown, limits: HttpLimits): Promise<unknown> {
     return accept(`POST ${path}`, this.http.where, await this.http.request('POST', path, body, limits))
   }
 
   async #optional(
     feature: 'pause' | 'prefix cache reset',
     path: string,
-    limits: RequestLimits,
+    limits: HttpLimits,
     check: (value: unknown) => void = () => undefined,
   ): Promise<boolean> {
     try {

@@ -275,8 +275,10 @@ describe('waiting for the engine', () => {
     const { url } = silent
     await silent[Symbol.asyncDispose]()
     expect(await codeOf(() => ready({ url }, 300))).toBe('ENGINE_UNREACHABLE')
-    const signal = AbortSignal.timeout(200)
-    expect(await codeOf(() => ready({ url }, 60_000, signal))).toBe('ABORTED')
+    const controller = new AbortController()
+    setTimeout(() => controller.abort(), 200)
+    expect(await codeOf(() => ready({ url }, 60_000, controller.signal))).toBe('ABORTED')
+    expect(await codeOf(() => ready({ url }, 60_000, AbortSignal.timeout(200)))).toBe('TIMEOUT')
     await using closed = await HttpEngine.start(() => ({ status: 401 }))
     expect(await codeOf(() => ready({ url: closed.url }, 60_000))).toBe('ENGINE_UNAUTHORIZED')
   })

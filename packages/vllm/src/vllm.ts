@@ -29,14 +29,12 @@ export function vllm(options: VllmOptions): EngineAdapter {
     return {
       ...(url !== undefined && { url: typeof url === 'string' ? url : url(rank) }),
       ...(socketPath !== undefined && { socketPath: typeof socketPath === 'string' ? socketPath : socketPath(rank) }),
-      ...(apiKey !== undefined && { apiKey }),
       ...(tls !== undefined && { tls }),
-      ...(headers !== undefined && { headers }),
+      headers: { ...(apiKey !== undefined && { authorization: `Bearer ${apiKey}` }), ...headers },
     }
   }
   return {
     name: 'vllm',
-    ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' as const }),
     ...(options.via === 'checkpoint-engine' && { protocol: 'checkpoint-engine' }),
     where: (rank) => {
       const { url, socketPath } = targetOf(rank)

@@ -1,7 +1,11 @@
-import { request } from 'node:http'
 import { CkptError, type EngineAdapter, type EngineCall, type EngineStart, type WorkerProtocol } from '@ckpt/contract'
 import { z } from 'zod'
-import { abortError } from '@ckpt/utils'
+import { HttpClient, poll, type HttpLimits } from '@ckpt/utils'
+
+const HEALTH_TIMEOUT_MS = 2000
+/** An engine that starts is noticed at most this much later. */
+const HEALTH_PAUSE_MS = 50
+const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 
 const healthSchema = z.object({ device: z.string(), version: z.string().nullable(), dirty: z.boolean() })
 const errorSchema = z.object({ error: z.object({ type: z.string(), message: z.string(), traceback: z.string().optional() }) })
@@ -25,24 +29,23 @@ export function controlEngine(options: ControlEngineOptions): EngineAdapter {
     ...(options.protocol && { protocol: options.protocol }),
     async ready({ rank, timeoutMs, signal }) {
       const socketPath = socketOf(rank)
-      const deadline = performance.now() + timeoutMs
-      for (;;) {
+      let reason: unknown
+      const attempt = async (leftMs: number): Promise<z.infer<typeof healthSchema> | undefined> => {
         try {
-          const health = await controlRequest(socketPath, 'GET', '/health', undefined, { signal, timeoutMs: 2000 })
-          const { version, dirty } = healthSchema.parse(health)
-          return { version, dirty }
+          const limits = { signal, timeoutMs: Math.min(leftMs, HEALTH_TIMEOUT_MS) }
+          return healthSchema.parse(await controlRequest(socketPath, 'GET', '/health', undefined, limits))
         } catch (error) {
-          if (signal.aborted) throw abortError(signal)
-          if (performance.now() > deadline) {
-            throw new CkptError(
-              'ENGINE_UNREACHABLE',
-              `waited ${timeoutMs} ms for the engine worker of rank ${rank} to answer on ${socketPath} (is it running, and is this its path here?)`,
-              { cause: error, fields: { rank, peer: socketPath } },
-            )
-          }
-          await new Promise((resolve) => setTimeout(resolve, 50))
+          reason = error
+          return undefined
         }
       }
+      const health = await poll(attempt, { timeoutMs, signal, longestPauseMs: HEALTH_PAUSE_MS })
+      if (health !== undefined) return { version: health.version, dirty: health.dirty }
+      throw new CkptError(
+        'ENGINE_UNREACHABLE',
+        `waited ${timeoutMs} ms for the engine worker of rank ${rank} to answer on ${socketPath} (is it running, and is this its path here?)`,
+        { cause: reason, fields: { rank, peer: socketPath } },
+      )
     },
     start({ rank, endpoints, token, timeoutMs, signal }: EngineStart): Promise<EngineCall> {
       const address = endpoints.find((endpoint) => endpoint.rank === rank)?.address
@@ -67,44 +70,10 @@ export async function controlRequest(
   method: 'GET' | 'POST',
   path: string,
   body?: unknown,
-  options: { signal?: AbortSignal; timeoutMs?: number } = {},
+  options: HttpLimits = {},
 ): Promise<unknown> {
-  const { signal, timeoutMs } = options
-  const { status, text } = await new Promise<{ status: number; text: string }>((resolve, reject) => {
-    const fail = (code: 'ENGINE_WORKER_LOST' | 'ENGINE_UNREACHABLE', error: NodeJS.ErrnoException) => {
-      if (signal?.aborted) reject(abortError(signal))
-      else reject(CkptError.from(error, code, `${method} ${path} on ${socketPath}`, { peer: socketPath }))
-    }
-    const outgoing = request({
-      socketPath,
-      method,
-      path,
-      // A connection of its own: one that was kept could be closed by the worker, as idle, in the moment in which it is written to.
-      agent: false,
-      headers: { 'content-type': 'application/json' },
-      ...(signal && { signal }),
-    })
-    let connected = false
-    outgoing.on('socket', (socket) => socket.once('connect', () => (connected = true)))
-    outgoing.on('error', (error) => fail(connected ? 'ENGINE_WORKER_LOST' : 'ENGINE_UNREACHABLE', error))
-    if (timeoutMs !== undefined) {
-      outgoing.setTimeout(timeoutMs, () => {
-        reject(
-          new CkptError('TIMEOUT', `${method} ${path} on ${socketPath}: no answer within ${timeoutMs} ms`, {
-            fields: { peer: socketPath },
-          }),
-        )
-        outgoing.destroy()
-      })
-    }
-    outgoing.on('response', (response) => {
-      const parts: Buffer[] = []
-      response.on('data', (part: Buffer) => parts.push(part))
-      response.on('error', (error) => fail('ENGINE_WORKER_LOST', error))
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, text: Buffer.concat(parts).toString() }))
-    })
-    outgoing.end(body === undefined ? undefined : JSON.stringify(body))
-  })
+  const client = new HttpClient({ socketPath }, ERROR_CODES)
+  const { status, text } = await client.request(method, path, body, options)
   let answer: unknown
   try {
     answer = JSON.parse(text)

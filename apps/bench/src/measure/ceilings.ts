@@ -47,8 +47,8 @@ export async function readProbe(host: Host, files: readonly { path: string; byte
   const total = files.reduce((sum, file) => sum + file.bytes, 0)
   const memory = await host.allocate({ bytes: total, lock: false })
   let offset = 0
-  const reads = files.map(({ bytes }, file) => {
-    const read = { file, fileOffset: 0, memory: 0, memoryOffset: offset, bytes }
+  const reads = files.map(({ bytes }, source) => {
+    const read = { source, sourceOffset: 0, destination: 0, destinationOffset: offset, bytes }
     offset += bytes
     return read
   })

@@ -22,6 +22,19 @@ export interface UpdateMeasurement extends UpdatesOptions {
   readonly beside?: Beside
 }
 
+/** What the updates of one measurement brought, a sample each. */
+interface Samples {
+  readonly verified: UpdateReport[][]
+  readonly unverified: UpdateReport[][]
+  /** What registering took before the update of the same index, in milliseconds. */
+  readonly registering: { readonly verified: number[]; readonly unverified: number[] }
+  /** Copy rate of all cores right before each verified update, in bytes a second. */
+  readonly ceilings: number[]
+  readonly readings: [ProcessorReading, ProcessorReading][]
+  parametersEqual: boolean
+  parameterBytes: number
+}
+
 /**
  * Updates of one checkpoint over processes of their own: rank processes, and an engine worker each that keeps its tensor-parallel
  * slices. Each has a registration of its own, and they take turns: one that is verified, one that is not. Before each update all parameters
@@ -30,114 +43,135 @@ export interface UpdateMeasurement extends UpdatesOptions {
  * and reuses one registration.
  */
 export async function measureUpdate(options: UpdateMeasurement): Promise<Run | { skipped: string }> {
-  const { model, checkpoint, ranks, repeat, onStep, strategy } = options
+  const { checkpoint, ranks, repeat, strategy, beside } = options
   const direct = strategy === 'direct'
-  const pulls = strategy === 'p2p'
   if (direct && !inShm(checkpoint) && ranks > 1)
     return { skipped: 'the checkpoint does not fit into /dev/shm, where ranks could share it' }
+  const verify = beside ? 'none' : 'bytes'
   await using updates = await Updates.start(options)
-  const samples: UpdateReport[][] = []
-  const unverified: UpdateReport[][] = []
-  /** What registering took before the update of the same index. */
-  const registering = { verified: [] as number[], unverified: [] as number[] }
-  const readings: [ProcessorReading, ProcessorReading][] = []
-  const freshRegistration = !options.beside
-  const verify = options.beside ? 'none' : 'bytes'
-  let parametersEqual = true
-  let parameterBytes = 0
-  let lastRegistered = 0
-  const update = async (version: string, level: VerificationLevel, beside?: Beside): Promise<UpdateReport[]> => {
-    const registered = freshRegistration && version !== FIRST ? await updates.register(level !== 'none') : 0
-    await poisonAll(updates.engines)
-    const before = await beside?.read()
-    onStep?.(`update ${version}`)
-    const reports = await updates.update(version, level)
-    const after = await beside?.read()
-    if (before && after) readings.push([before, after])
-    onStep?.(`comparing the files after ${version}`)
-    const checks = await Promise.all(updates.engines.map((engine) => engine.verify(checkpoint.files)))
-    parametersEqual &&= checks.every((check) => check.verified)
-    parameterBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
-    lastRegistered = registered
-    return reports
-  }
-  /** What H2D, broadcast and reload of one update must move. */
-  const movedBytes = (reports: readonly UpdateReport[]) => {
-    const written = direct ? account(reports) : undefined
-    if (written) return written.h2dBytes + written.forwardedBytes
-    // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
-    return reports[0]!.bytes * (pulls ? ranks + 1 : ranks) + parameterBytes
-  }
+  const measurement = new Measurement(options, updates, verify)
   // The first update makes ring and collective, which are kept: it is not a sample.
-  await update(FIRST, verify)
+  await measurement.update(FIRST, verify)
   if (direct) {
-    const [report] = await update('first direct', verify)
+    const [report] = await measurement.update('first direct', verify)
     if (report!.strategy !== 'direct') return { skipped: report!.direct?.fallback ?? 'no update was direct' }
     // The second one is compared with the loader's own result on one layer, as only each hundredth is afterwards.
-    if (verify !== 'none') await update('second direct', verify)
+    if (verify !== 'none') await measurement.update('second direct', verify)
   }
   // As often as what it is held against.
-  if (options.beside) for (let i = 2; i < WARM_UP; i++) await updates.update(`warm-up ${i}`, verify)
-  const ceilings: number[] = []
-  /** Each update comes right after a reading of the ceiling, which leaves nothing of the checkpoint in the processors' caches. */
-  const sample = async (i: number, level: VerificationLevel): Promise<void> => {
-    const ceiling = await options.copyCeiling.read()
-    const timed = level === verify
-    const reports = await update(`${timed ? '' : 'unverified '}sample ${i + 1} of ${repeat}`, level, options.beside)
-    ;(timed ? samples : unverified).push(reports)
-    registering[timed ? 'verified' : 'unverified'].push(lastRegistered)
-    if (!timed) return
-    ceilings.push(ceiling)
-    await updates.recordLimit(reports, (movedBytes(reports) / ceiling) * 1000)
-  }
+  if (beside) for (let i = 2; i < WARM_UP; i++) await updates.update(`warm-up ${i}`, verify)
   for (let i = 0; i < repeat; i++) {
     // Each goes first as often as the other.
     const levels: VerificationLevel[] = verify === 'none' ? ['none'] : i % 2 === 0 ? [verify, 'none'] : ['none', verify]
-    for (const level of levels) await sample(i, level)
+    for (const level of levels) await measurement.sample(i, level)
   }
-  const resources = await updates.resources()
+  return runOf(options, updates, measurement.samples, await updates.resources())
+}
 
-  const times = samples.map(slowest)
+/** Takes the samples of one run. */
+class Measurement {
+  readonly samples: Samples = {
+    verified: [],
+    unverified: [],
+    registering: { verified: [], unverified: [] },
+    ceilings: [],
+    readings: [],
+    parametersEqual: true,
+    parameterBytes: 0,
+  }
+  readonly #options: UpdateMeasurement
+  readonly #updates: Updates
+  readonly #verify: VerificationLevel
+  #lastRegisteredMs = 0
+
+  constructor(options: UpdateMeasurement, updates: Updates, verify: VerificationLevel) {
+    this.#options = options
+    this.#updates = updates
+    this.#verify = verify
+  }
+
+  /** One update of overwritten parameters, whose bytes are compared with the files afterwards. */
+  async update(version: string, level: VerificationLevel, beside?: Beside): Promise<UpdateReport[]> {
+    const { onStep, checkpoint } = this.#options
+    const { engines } = this.#updates
+    const isFresh = this.#options.beside === undefined && version !== FIRST
+    this.#lastRegisteredMs = isFresh ? await this.#updates.register(level !== 'none') : 0
+    await poisonAll(engines)
+    const before = await beside?.read()
+    onStep?.(`update ${version}`)
+    const reports = await this.#updates.update(version, level)
+    const after = await beside?.read()
+    if (before && after) this.samples.readings.push([before, after])
+    onStep?.(`comparing the files after ${version}`)
+    const checks = await Promise.all(engines.map((engine) => engine.verify(checkpoint.files)))
+    this.samples.parametersEqual &&= checks.every((check) => check.verified)
+    this.samples.parameterBytes = checks.reduce((sum, check) => sum + check.bytes, 0)
+    return reports
+  }
+
+  /** An update right after a reading of the ceiling, which leaves nothing of the checkpoint in the processors' caches. */
+  async sample(index: number, level: VerificationLevel): Promise<void> {
+    const { copyCeiling, repeat, beside } = this.#options
+    const ceiling = await copyCeiling.read()
+    const isTimed = level === this.#verify
+    const version = `${isTimed ? '' : 'unverified '}sample ${index + 1} of ${repeat}`
+    const reports = await this.update(version, level, beside)
+    const kind = isTimed ? 'verified' : 'unverified'
+    this.samples[kind].push(reports)
+    this.samples.registering[kind].push(this.#lastRegisteredMs)
+    if (!isTimed) return
+    this.samples.ceilings.push(ceiling)
+    const moved = movedBytes(this.#options, reports, this.samples.parameterBytes)
+    await this.#updates.recordLimit(reports, (moved / ceiling) * 1000)
+  }
+}
+
+/** What H2D, broadcast and reload of one update must move. */
+function movedBytes({ strategy, ranks }: UpdateMeasurement, reports: readonly UpdateReport[], parameterBytes: number): number {
+  const written = strategy === 'direct' ? account(reports) : undefined
+  if (written) return written.h2dBytes + written.forwardedBytes
+  // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
+  return reports[0]!.bytes * (strategy === 'p2p' ? ranks + 1 : ranks) + parameterBytes
+}
+
+function runOf(
+  options: UpdateMeasurement,
+  updates: Updates,
+  samples: Samples,
+  resources: readonly { readonly peakResidentBytes: number }[],
+): Run {
+  const { model, checkpoint, ranks, strategy } = options
+  const { verified, unverified, registering, parameterBytes, parametersEqual, readings } = samples
+  const times = verified.map(slowest)
   const updateMs = summarize(times)
-  const unverifiedMs = verify === 'none' ? updateMs : summarize(unverified.map(slowest))
-  const cost = verify !== 'none' && costOf(samples.map(slowest), unverified.map(slowest), registering)
-  const median = samples[times.indexOf([...times].sort((a, b) => a - b)[Math.floor(times.length / 2)]!)]!
+  const cost = unverified.length > 0 && costOf(times, unverified.map(slowest), registering)
+  const median = verified[times.indexOf([...times].sort((a, b) => a - b)[Math.floor(times.length / 2)]!)]!
   const stage = (name: keyof UpdateReport['stages']) => Math.max(...median.map((report) => report.stages[name]))
   const first = median[0]!
-  const last = samples.at(-1)!
+  const last = verified.at(-1)!
   const sum = (value: (report: UpdateReport) => number) => last.reduce((total, report) => total + value(report), 0)
-  const written = direct ? account(median) : undefined
-  const moved = movedBytes(median)
-  const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
-  const ratio = summarize(times.map((milliseconds, i) => milliseconds / limits[i]!))
   return {
     model: model.id,
     title: model.title,
     scale: checkpoint.scale,
     backend: 'host',
     strategy,
-    ...(written && { direct: written }),
+    ...(strategy === 'direct' && { direct: account(median) }),
     ranks,
     bytes: first.bytes,
     tensors: first.tensors,
     gatherMetasMs: updates.gatherMetasMs,
     registerMs: summarize(updates.registerMs).median,
-    freshRegistration,
+    freshRegistration: !options.beside,
     updateMs,
     stages: { h2dMs: stage('h2dMs'), broadcastMs: stage('broadcastMs'), reloadMs: stage('reloadMs'), idleMs: stage('idleMs') },
-    unverifiedMs,
+    unverifiedMs: unverified.length === 0 ? updateMs : summarize(unverified.map(slowest)),
     ...(cost ? cost : { verificationCost: 0 }),
     peakDeviceBytes: Math.max(...median.map((report) => report.ringBytes)),
     peakHostBytes: Math.max(...resources.map((one) => one.peakResidentBytes)),
-    limit: {
-      bytesPerSecond: summarize(ceilings).median,
-      updateMs: summarize(limits).median,
-      how: `${moved} bytes that ${direct ? 'have to be written to parameters' : `${pulls ? 'both ends of the pull' : 'H2D'}, broadcast and reload must move`}, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
-    },
-    ratioToLimit: ratio.median,
-    ratios: ratio,
+    ...limitOf(options, samples, median, times),
     ...(readings.length > 0 && { readings }),
-    verified: lowestLevel(samples.flat()),
+    verified: lowestLevel(verified.flat()),
     parametersEqual,
     parameterBytes,
     digest: first.digest,
@@ -151,6 +185,29 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
       reloadBytes: parameterBytes,
     },
     timelines: last.map((report) => timelineOf(report, { maxSpans: Math.floor(MAX_SPANS / ranks) })),
+  }
+}
+
+/** What the machine can do at best, and the updates held against it. */
+function limitOf(
+  options: UpdateMeasurement,
+  { ceilings, parameterBytes }: Samples,
+  median: readonly UpdateReport[],
+  times: readonly number[],
+): Pick<Run, 'limit' | 'ratioToLimit' | 'ratios'> {
+  const moved = movedBytes(options, median, parameterBytes)
+  const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
+  const ratios = summarize(times.map((milliseconds, i) => milliseconds / limits[i]!))
+  const staged = `${options.strategy === 'p2p' ? 'both ends of the pull' : 'H2D'}, broadcast and reload must move`
+  const what = options.strategy === 'direct' ? 'have to be written to parameters' : staged
+  return {
+    limit: {
+      bytesPerSecond: summarize(ceilings).median,
+      updateMs: summarize(limits).median,
+      how: `${moved} bytes that ${what}, at the copy rate of all cores read right before each update; the ratio is the median of the updates' own`,
+    },
+    ratioToLimit: ratios.median,
+    ratios,
   }
 }
 

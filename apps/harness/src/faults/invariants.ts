@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, statfsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { poll } from '@ckpt/utils'
 import { chain, describe, type Outcome } from './outcome.ts'
 import type { Fault, FaultContext } from './fault.ts'
 import { CHECKPOINT, type FaultCluster } from './fault-cluster.ts'
@@ -71,12 +72,13 @@ function beaconBytes(): number {
 
 /** What processes left that is not there while none of them is in an update; `alone` says that /dev/shm is nobody else's. */
 export async function leftoverBreaks(cluster: FaultCluster, alone: boolean, sharedBefore: number): Promise<string[]> {
-  const until = performance.now() + SETTLE_MS
-  for (;;) {
-    const breaks = leftoversNow(cluster, alone, sharedBefore)
-    if (breaks.length === 0 || performance.now() > until) return breaks
-    await new Promise((resolve) => setTimeout(resolve, 50))
+  let breaks: string[] = []
+  const settled = (): Promise<true | undefined> => {
+    breaks = leftoversNow(cluster, alone, sharedBefore)
+    return Promise.resolve(breaks.length === 0 ? true : undefined)
   }
+  await poll(settled, { timeoutMs: SETTLE_MS, longestPauseMs: 50 })
+  return breaks
 }
 
 function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: number): string[] {

@@ -67,6 +67,12 @@ class Error : public std::runtime_error {
     return std::move(*this);
   }
 
+  /// Position of the group's member that is to blame.
+  Error&& WithMember(std::int64_t member) && {
+    member_ = member;
+    return std::move(*this);
+  }
+
   const std::string& code() const { return code_; }
   /// 0 where no system call or library gave one.
   int error_number() const { return errno_; }
@@ -75,6 +81,8 @@ class Error : public std::runtime_error {
   const std::string& peer() const { return peer_; }
   /// -1 where there is none.
   std::int64_t index() const { return index_; }
+  /// -1 where there is none.
+  std::int64_t member() const { return member_; }
 
   /// The system's text for an error number (thread-safe).
   static std::string Describe(int number) {
@@ -89,6 +97,7 @@ class Error : public std::runtime_error {
   std::string field_;
   std::string peer_;
   std::int64_t index_ = -1;
+  std::int64_t member_ = -1;
 };
 
 }  // namespace ckpt

@@ -3,14 +3,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ckpt/napi/copies.h"
 #include "ckpt/napi/environment.h"
-#include "ckpt/napi/numbers.h"
 #include "objects.h"
 
 namespace ckpt::cuda {
 namespace {
-
-constexpr std::size_t kColumns = 5;
 
 /// openForeign(device, handle): Promise<{ source, bytes }>. Maps another process's allocation.
 Napi::Value OpenForeign(const Napi::CallbackInfo& info) {
@@ -91,7 +89,7 @@ void AppendRows(std::vector<DeviceRead>& reads, std::size_t index, const SourceO
   }
 }
 
-/// readDevice(device, sources, registrations, rows, cancellation, onProgress): Promise<number>, the bytes copied.
+/// readDevice(device, sources, registrations, copies, cancellation, onProgress): Promise<number>, the bytes copied.
 Napi::Value ReadDeviceOf(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto device = Box<DeviceObject>::Get(info[0], "device");
@@ -104,18 +102,8 @@ Napi::Value ReadDeviceOf(const Napi::CallbackInfo& info) {
     for (std::uint32_t i = 0; i < memory_list.Length(); i++) {
       memories.push_back(Box<RegistrationObject>::Get(memory_list.Get(i), "registration"));
     }
-    if (!info[3].IsTypedArray() || info[3].As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
-      throw Error(code::kInvalidArgument, "rows must be a Float64Array").WithField("rows");
-    }
-    const auto rows = info[3].As<Napi::Float64Array>();
-    if (rows.ElementLength() % kColumns != 0) throw Error(code::kInvalidArgument, "rows have 5 columns").WithField("rows");
     std::vector<DeviceRead> reads;
-    for (std::size_t i = 0; i < rows.ElementLength(); i += kColumns) {
-      const std::uint64_t source = ToUnsigned(rows[i], "source");
-      const std::uint64_t source_offset = ToUnsigned(rows[i + 1], "sourceOffset");
-      const std::uint64_t memory = ToUnsigned(rows[i + 2], "memory");
-      const std::uint64_t memory_offset = ToUnsigned(rows[i + 3], "memoryOffset");
-      const std::uint64_t bytes = ToUnsigned(rows[i + 4], "bytes");
+    for (const auto& [source, source_offset, memory, memory_offset, bytes] : ToContiguousCopies(info[3], "copies")) {
       if (source >= sources.size() || source_offset > sources[source]->bytes ||
           bytes > sources[source]->bytes - source_offset) {
         throw Error(code::kInvalidArgument, "a read leaves its device memory").WithField("source");

@@ -11,6 +11,6 @@
 namespace ckpt::cuda {
 
 /// A CudaPipelineJob. `holds` takes what its copies read. @throws Error INVALID_ARGUMENT naming the field.
-Job ToJob(const Napi::Object& object, const MemoryObject& ring, std::vector<std::shared_ptr<const void>>& holds);
+Job ToJob(const Napi::Value& value, const MemoryObject& ring, std::vector<std::shared_ptr<const void>>& holds);
 
 }  // namespace ckpt::cuda

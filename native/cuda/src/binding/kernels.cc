@@ -1,7 +1,7 @@
 #include <vector>
 
+#include "ckpt/napi/columns.h"
 #include "ckpt/napi/environment.h"
-#include "ckpt/napi/numbers.h"
 #include "objects.h"
 #include "places.h"
 
@@ -28,16 +28,14 @@ Napi::Value Digest(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto device = Box<DeviceObject>::Get(info[0], "device");
     auto places = ToPlaces(info[1]);
-    const Napi::Float64Array rows = ToRows(info[2], 3, "ranges");
-    std::vector<DeviceRange> ranges;
-    for (std::size_t i = 0; i < rows.ElementLength(); i += 3) {
-      const std::uint64_t bytes = ToUnsigned(rows[i + 2], "bytes");
-      const Place& place = PlaceAt(places, rows[i], "memory");
-      ranges.push_back({Inside(place, ToUnsigned(rows[i + 1], "offset"), 1, bytes, 0, "ranges"), bytes});
-    }
+    const auto ranges = ToRows(info[2], 3, "ranges", [&places](const double* row) {
+      const std::uint64_t bytes = ToUnsigned(row[2], "bytes");
+      const Place& place = PlaceAt(places, ToUnsigned(row[0], "memory"), "memory");
+      return DeviceRange{Inside(place, ToUnsigned(row[1], "offset"), 1, bytes, 0, "ranges"), bytes};
+    });
     return Environment::Of(info.Env())
-        .Run([device, places = std::move(places), ranges = std::move(ranges)](
-                 const Task&) { return device->gpu->kernels()->Digest(ranges, device->gpu->stream()); },
+        .Run([device, places = std::move(places),
+              ranges](const Task&) { return device->gpu->kernels()->Digest(ranges, device->gpu->stream()); },
              [](Napi::Env env, std::vector<std::uint64_t>& digests) -> Napi::Value {
                auto result = Napi::BigUint64Array::New(env, digests.size());
                for (std::size_t i = 0; i < digests.size(); i++) result[i] = digests[i];

@@ -1,6 +1,6 @@
 #include "../engine/order_probe.h"
+#include "ckpt/napi/columns.h"
 #include "ckpt/napi/environment.h"
-#include "ckpt/napi/numbers.h"
 #include "job.h"
 #include "objects.h"
 
@@ -10,17 +10,10 @@ namespace {
 constexpr std::size_t kColumns = 3;
 
 std::vector<OrderCandidate> ToCandidates(const Napi::Value& value) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array ||
-      value.As<Napi::TypedArray>().ElementLength() % kColumns != 0) {
-    throw Error(code::kInvalidArgument, "candidates must be a Float64Array of 3 columns").WithField("candidates");
-  }
-  const auto rows = value.As<Napi::Float64Array>();
-  std::vector<OrderCandidate> candidates;
-  for (std::size_t i = 0; i < rows.ElementLength(); i += kColumns) {
-    const Order order = rows[i] != 0 ? Order::kAlternating : Order::kOverlapped;
-    candidates.push_back({order, ToUnsigned(rows[i + 1], "chunkBytes"), ToUnsigned(rows[i + 2], "bytes")});
-  }
-  return candidates;
+  return ToRows(value, kColumns, "candidates", [](const double* row) {
+    const Order order = row[0] != 0 ? Order::kAlternating : Order::kOverlapped;
+    return OrderCandidate{order, ToUnsigned(row[1], "chunkBytes"), ToUnsigned(row[2], "bytes")};
+  });
 }
 
 /// measureOrders(group, ring, job, candidates, cancellation): Promise<Float64Array>. Candidates: whether alternating,
@@ -29,9 +22,8 @@ Napi::Value MeasureOrdersOf(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto group = Box<GroupObject>::Get(info[0], "group");
     const auto ring = Box<MemoryObject>::Get(info[1], "ring");
-    if (!info[2].IsObject()) throw Error(code::kInvalidArgument, "the job is not an object").WithField("job");
     std::vector<std::shared_ptr<const void>> holds;
-    const auto schedule = std::make_shared<const Schedule>(ToJob(info[2].As<Napi::Object>(), *ring, holds));
+    const auto schedule = std::make_shared<const Schedule>(ToJob(info[2], *ring, holds));
     Environment::Options options;
     options.cancellation = Box<CancellationObject>::Get(info[4], "cancellation")->cancellation;
     return Environment::Of(info.Env())

@@ -20,16 +20,13 @@ struct Place {
 Place PlaceOf(const std::shared_ptr<RegistrationObject>& object);
 
 /// The place at an index. @throws Error INVALID_ARGUMENT with the field.
-const Place& PlaceAt(const std::vector<Place>& places, double index, const char* field);
+const Place& PlaceAt(const std::vector<Place>& places, std::size_t index, const char* field);
 
 /// Address of `rows` runs in a place. @throws Error INVALID_ARGUMENT with the field when they leave it.
 abi::DevicePointer Inside(const Place& place, std::uint64_t offset, std::uint64_t rows, std::uint64_t row_bytes,
                           std::uint64_t pitch, const char* field);
 
-/// A Float64Array of so many columns. @throws Error INVALID_ARGUMENT with the field.
-Napi::Float64Array ToRows(const Napi::Value& value, std::size_t columns, const char* field);
-
-/// Copies in the flat form of StridedCopy, from some places to others. @throws Error INVALID_ARGUMENT.
+/// The columns of StridedCopies, from some places to others. @throws Error INVALID_ARGUMENT.
 std::vector<DeviceCopy> ToCopies(const Napi::Value& value, const std::vector<Place>& sources,
                                  const std::vector<Place>& destinations, const char* field);
 

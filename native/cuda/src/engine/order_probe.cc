@@ -98,7 +98,7 @@ std::vector<OrderFigures> MeasureOrders(const PipelineParts& parts, const Schedu
     Meet(parts, job.size, std::chrono::milliseconds(job.timeout_ms), cancellation);
     const PipelineStats stats = RunToEnd(parts, std::move(shortened), cancellation);
     OrderFigures figure{0, stats.h2d_ms, stats.broadcast_ms};
-    for (const Span& span : stats.spans) figure.whole = std::max(figure.whole, span.end);
+    for (const StageSpan& span : stats.spans) figure.whole = std::max(figure.whole, span.end);
     figures.push_back(figure);
   }
   return figures;

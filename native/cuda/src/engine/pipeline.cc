@@ -53,7 +53,7 @@ Pipeline::Pipeline(PipelineParts parts, Schedule schedule, PipelineEvents events
       started_(Clock::now()),
       events_(std::move(events)),
       complete_(schedule_.job().buckets.size(), 0),
-      arrived_(schedule_.job().buckets.size(), schedule_.job().arrivals ? 0 : 1),
+      arrived_(schedule_.job().buckets.size(), schedule_.job().arrive_in == ArriveIn::kNowhere ? 1 : 0),
       progress_(started_) {
   start_.Record(*parts_.h2d);
   // Times are told since then, so nothing may begin, and end, before it.
@@ -78,7 +78,7 @@ void Pipeline::Release(std::uint32_t bucket) {
 
 void Pipeline::Arrived(std::uint32_t bucket) {
   const Job& job = schedule_.job();
-  if (!job.arrivals || bucket >= job.buckets.size() || job.buckets[bucket].owner != job.position) {
+  if (job.arrive_in == ArriveIn::kNowhere || bucket >= job.buckets.size() || job.buckets[bucket].owner != job.position) {
     throw Error(code::kInvalidArgument, "bucket " + std::to_string(bucket) + " is not one that arrives here")
         .WithField("bucket");
   }

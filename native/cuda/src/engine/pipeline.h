@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ckpt/error.h"
+#include "ckpt/pipeline.h"
 #include "communicator.h"
 #include "handles.h"
 #include "pipeline_stats.h"
@@ -29,38 +30,20 @@ struct PipelineParts {
   std::shared_ptr<Communicator> communicator;
 };
 
-/// Called on the pipeline's threads; they must not block.
-struct PipelineEvents {
-  /// Every byte of the bucket is in this member's ring. In order.
-  std::function<void(std::uint32_t bucket)> on_bucket;
-  /// The run is over: without a failure every bucket was delivered and released. Called once.
-  std::function<void(std::optional<Error> failure, PipelineStats stats)> on_finished;
-  /// No copy touches ring or sources any more. Called once, after on_finished.
-  std::function<void()> on_drained;
-};
-
 /// Runs a schedule on one GPU, with two threads and two streams. The first thread enqueues: host-to-device copies as far ahead
 /// as released ring space, the job's order and the limits below allow, and the broadcasts in the one order that all members
 /// share; a member that may not receive yet holds its part back, and the others wait on their GPUs. The second thread watches
 /// events, delivers buckets, keeps the deadline, and ends the run.
 ///
 /// After a failure the communicator is aborted; it and the pipeline cannot be used again.
-class Pipeline : public std::enable_shared_from_this<Pipeline> {
+class Pipeline final : public PipelineRun, public std::enable_shared_from_this<Pipeline> {
  public:
   static std::shared_ptr<Pipeline> Start(PipelineParts parts, Schedule schedule, PipelineEvents events);
-  Pipeline(const Pipeline&) = delete;
-  Pipeline& operator=(const Pipeline&) = delete;
 
-  /// The engine worker is done with this bucket and every earlier one.
-  /// @throws Error INVALID_ARGUMENT when it was not delivered yet.
-  void Release(std::uint32_t bucket);
-  /// The bytes of an own bucket have come into the sources (Job::arrivals).
-  /// @throws Error INVALID_ARGUMENT for a bucket of another member, or where nothing arrives.
-  void Arrived(std::uint32_t bucket);
-  /// Ends the run with this failure, unless it is over already.
-  void Abort(Error failure);
-  /// Aborts, and waits until drained, at most `limit`. No callback is called any more. Returns whether it was drained.
-  bool Shutdown(std::chrono::milliseconds limit);
+  void Release(std::uint32_t bucket) override;
+  void Arrived(std::uint32_t bucket) override;
+  void Abort(Error failure) override;
+  bool Shutdown(std::chrono::milliseconds limit) override;
 
  private:
   using Clock = std::chrono::steady_clock;

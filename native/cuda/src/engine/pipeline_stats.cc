@@ -23,7 +23,7 @@ double UnionLength(std::vector<std::pair<double, double>> intervals) {
 
 void Summarize(PipelineStats& stats, double whole_ms) {
   std::vector<std::pair<double, double>> h2d, broadcast, all;
-  for (const Span& span : stats.spans) {
+  for (const StageSpan& span : stats.spans) {
     (span.stage == Stage::kH2d ? h2d : broadcast).emplace_back(span.start, span.end);
     all.emplace_back(span.start, span.end);
   }

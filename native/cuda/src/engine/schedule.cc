@@ -30,13 +30,13 @@ void Schedule::Validate() const {
   if (job_.size == 0 || job_.position >= job_.size)
     Reject("position " + std::to_string(job_.position) + " is not among the members", "position");
   if (job_.chunk_bytes == 0) Reject("chunkBytes is 0", "chunkBytes");
-  if (job_.timeout_ms <= 0) Reject("timeoutMs is not above 0", "timeoutMs");
+  if (job_.timeout_ms == 0) Reject("timeoutMs is not above 0", "timeoutMs");
   if (job_.first_copy.size() != job_.buckets.size() + 1 || job_.first_copy.front() != 0 ||
       job_.first_copy.back() != job_.copies.size()) {
     Reject("firstCopy does not divide the copies among the buckets", "copies.firstCopy");
   }
   for (std::size_t b = 0; b < job_.buckets.size(); b++) {
-    const Job::Bucket& bucket = job_.buckets[b];
+    const PipelineBucket& bucket = job_.buckets[b];
     const std::string name = "bucket " + std::to_string(b);
     if (bucket.owner >= job_.size) Reject(name + " belongs to no member", "buckets.owner");
     if (!Inside(bucket.ring_offset, bucket.bytes, job_.ring_bytes))
@@ -45,7 +45,7 @@ void Schedule::Validate() const {
       Reject(name + " waits for a later one", "buckets.after");
     if (job_.first_copy[b] > job_.first_copy[b + 1]) Reject(name + " has a negative number of copies", "copies.firstCopy");
     for (std::size_t c = job_.first_copy[b]; c < job_.first_copy[b + 1]; c++) {
-      const Job::Copy& copy = job_.copies[c];
+      const PipelineCopy& copy = job_.copies[c];
       if (copy.source >= job_.sources.size()) Reject(name + " is copied from no source", "copies.segment");
       if (!Inside(copy.source_offset, copy.bytes, job_.sources[copy.source].bytes)) {
         Reject("a copy of " + name + " lies outside its source", "copies.segmentOffset");
@@ -61,7 +61,7 @@ void Schedule::SortCopies() {
   for (std::size_t b = 0; b < job_.buckets.size(); b++) {
     const auto first = job_.copies.begin() + job_.first_copy[b];
     const auto last = job_.copies.begin() + job_.first_copy[b + 1];
-    std::sort(first, last, [](const Job::Copy& x, const Job::Copy& y) { return x.bucket_offset < y.bucket_offset; });
+    std::sort(first, last, [](const PipelineCopy& x, const PipelineCopy& y) { return x.bucket_offset < y.bucket_offset; });
     for (auto copy = first; copy != last; ++copy) {
       if (copy + 1 != last && copy->bucket_offset + copy->bytes > (copy + 1)->bucket_offset) {
         Reject("copies of bucket " + std::to_string(b) + " overlap", "copies.bucketOffset");
@@ -91,7 +91,7 @@ void Schedule::BuildSteps() {
     for (std::uint64_t start = 0;; start += unit) {
       Step step{static_cast<std::uint32_t>(chunks_.size()), 0, round_after, round};
       for (std::size_t b = first; b < end; b++) {
-        const Job::Bucket& bucket = job_.buckets[b];
+        const PipelineBucket& bucket = job_.buckets[b];
         if (start >= bucket.bytes && !(start == 0 && bucket.bytes == 0)) continue;
         const std::uint64_t bytes = std::min(unit, bucket.bytes - start);
         if (bucket.owner == job_.position) own_.push_back(static_cast<std::uint32_t>(chunks_.size()));
@@ -110,18 +110,18 @@ void Schedule::BuildSteps() {
 Job Beginning(const Job& job, std::uint64_t bytes) {
   Job part = job;
   // It is only measured by: whatever lies in the sources will do.
-  part.arrivals = false;
+  part.arrive_in = ArriveIn::kNowhere;
   part.buckets.clear();
   part.copies.clear();
   part.first_copy = {0};
   std::vector<std::uint64_t> given(job.size, 0);
   for (std::size_t b = 0; b < job.buckets.size(); b++) {
-    Job::Bucket bucket = job.buckets[b];
+    PipelineBucket bucket = job.buckets[b];
     if (given[bucket.owner] >= bytes) break;
     bucket.bytes = std::min(bucket.bytes, bytes - given[bucket.owner]);
     given[bucket.owner] += bucket.bytes;
     for (std::size_t c = job.first_copy[b]; c < job.first_copy[b + 1]; c++) {
-      Job::Copy copy = job.copies[c];
+      PipelineCopy copy = job.copies[c];
       if (copy.bucket_offset >= bucket.bytes) continue;
       copy.bytes = std::min(copy.bytes, bucket.bytes - copy.bucket_offset);
       part.copies.push_back(copy);
@@ -133,12 +133,12 @@ Job Beginning(const Job& job, std::uint64_t bytes) {
 }
 
 std::vector<Piece> Schedule::PiecesOf(const Chunk& chunk) const {
-  const Job::Bucket& bucket = job_.buckets[chunk.bucket];
+  const PipelineBucket& bucket = job_.buckets[chunk.bucket];
   const std::uint64_t low = chunk.offset - bucket.ring_offset;
   const std::uint64_t high = low + chunk.bytes;
   const auto first = job_.copies.begin() + job_.first_copy[chunk.bucket];
   const auto last = job_.copies.begin() + job_.first_copy[chunk.bucket + 1];
-  auto copy = std::partition_point(first, last, [&](const Job::Copy& c) { return c.bucket_offset + c.bytes <= low; });
+  auto copy = std::partition_point(first, last, [&](const PipelineCopy& c) { return c.bucket_offset + c.bytes <= low; });
   std::vector<Piece> pieces;
   for (; copy != last && copy->bucket_offset < high; ++copy) {
     const Job::Source& source = job_.sources[copy->source];

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "ckpt/pipeline.h"
+
 namespace ckpt::cuda {
 
 /// How copies to the GPU and broadcasts lie in time.
@@ -15,35 +17,11 @@ enum class Order : std::uint8_t {
 };
 
 /// What one member runs, as flat data: the native form of PipelineJob. Owners are positions.
-struct Job {
-  std::uint32_t position = 0;
+struct Job : PipelinePlan {
+  /// Number of members.
   std::uint32_t size = 1;
   std::uint64_t ring_bytes = 0;
-  std::uint64_t chunk_bytes = 0;
-  bool serial = false;
   Order order = Order::kOverlapped;
-  int timeout_ms = 0;
-  /// Own buckets are copied from the sources only once Pipeline::Arrived was called for them.
-  bool arrivals = false;
-
-  struct Bucket {
-    std::uint32_t owner;
-    std::uint64_t bytes;
-    std::uint64_t ring_offset;
-    /// Last earlier bucket that must have been released before; -1 for none.
-    std::int32_t after;
-  };
-  std::vector<Bucket> buckets;
-
-  struct Copy {
-    std::uint32_t source;
-    std::uint64_t source_offset;
-    std::uint64_t bucket_offset;
-    std::uint64_t bytes;
-  };
-  std::vector<Copy> copies;
-  /// Copies of bucket b are first_copy[b] … first_copy[b + 1] - 1.
-  std::vector<std::uint32_t> first_copy;
 
   struct Source {
     const std::byte* data;

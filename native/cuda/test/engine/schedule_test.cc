@@ -51,12 +51,12 @@ Plan MakePlan(unsigned seed, std::uint32_t size, std::uint32_t position, bool se
     if (cursor + bytes > job.ring_bytes) cursor = 0;
     std::int32_t after = -1;
     for (std::uint32_t e = 0; e < b; e++) {
-      const Job::Bucket& earlier = job.buckets[e];
+      const ckpt::PipelineBucket& earlier = job.buckets[e];
       if (earlier.ring_offset < cursor + bytes && cursor < earlier.ring_offset + earlier.bytes) after = static_cast<int>(e);
     }
     const auto owner = static_cast<std::uint32_t>(pick(0, size - 1));
     job.buckets.push_back({owner, bytes, cursor, after});
-    std::vector<Job::Copy> copies;
+    std::vector<ckpt::PipelineCopy> copies;
     for (std::uint64_t at = 0; at < bytes;) {
       const std::uint64_t length = std::min(bytes - at, pick(1, 90000));
       const auto source = static_cast<std::uint32_t>(pick(0, 1));
@@ -76,7 +76,7 @@ void CheckCoverage(const Schedule& schedule) {
   std::vector<std::uint64_t> covered(job.buckets.size(), 0);
   std::size_t own = 0;
   for (const Chunk& chunk : schedule.chunks()) {
-    const Job::Bucket& bucket = job.buckets[chunk.bucket];
+    const ckpt::PipelineBucket& bucket = job.buckets[chunk.bucket];
     Require(chunk.offset == bucket.ring_offset + covered[chunk.bucket], "chunks follow each other");
     covered[chunk.bucket] += chunk.bytes;
     Require(chunk.last == (covered[chunk.bucket] == bucket.bytes), "the last chunk ends its bucket");
@@ -88,7 +88,7 @@ void CheckCoverage(const Schedule& schedule) {
       at += piece.bytes;
       bool found = false;
       for (std::uint32_t c = job.first_copy[chunk.bucket]; c < job.first_copy[chunk.bucket + 1]; c++) {
-        const Job::Copy& copy = job.copies[c];
+        const ckpt::PipelineCopy& copy = job.copies[c];
         const Job::Source& source = job.sources[copy.source];
         const std::uint64_t start = bucket.ring_offset + copy.bucket_offset;
         if (piece.offset < start || piece.offset + 1 > start + copy.bytes) continue;
@@ -172,7 +172,7 @@ void CheckBeginning(const Job& job, unsigned seed) {
   CheckProgress(part, seed);
   std::vector<std::uint64_t> given(job.size, 0);
   for (std::size_t b = 0; b < part.job().buckets.size(); b++) {
-    const Job::Bucket& bucket = part.job().buckets[b];
+    const ckpt::PipelineBucket& bucket = part.job().buckets[b];
     Require(bucket.owner == job.buckets[b].owner && bucket.ring_offset == job.buckets[b].ring_offset, "the same buckets");
     given[bucket.owner] += bucket.bytes;
   }

@@ -13,6 +13,7 @@
 namespace check {
 namespace {
 
+using namespace ckpt;
 using namespace ckpt::cuda;
 
 Plan FaultPlan(std::uint32_t size) {

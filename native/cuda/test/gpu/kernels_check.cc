@@ -12,6 +12,7 @@
 namespace check {
 namespace {
 
+using namespace ckpt;
 using namespace ckpt::cuda;
 
 void Upload(const DeviceMemory& memory, const std::vector<std::byte>& bytes, const ckpt::cuda::Stream& stream) {

@@ -10,6 +10,7 @@
 
 namespace check {
 
+using namespace ckpt;
 using namespace ckpt::cuda;
 
 Job Plan::JobOf(std::uint32_t position, std::uint32_t size, std::vector<Job::Source> sources, int timeout_ms) const {

@@ -18,9 +18,9 @@ struct Plan {
   std::uint64_t chunk_bytes = 0;
   bool serial = false;
   ckpt::cuda::Order order = ckpt::cuda::Order::kOverlapped;
-  std::vector<ckpt::cuda::Job::Bucket> buckets;
+  std::vector<ckpt::PipelineBucket> buckets;
   /// By bucket.
-  std::vector<std::vector<ckpt::cuda::Job::Copy>> copies;
+  std::vector<std::vector<ckpt::PipelineCopy>> copies;
 
   /// The job of one member. `sources` are that member's.
   ckpt::cuda::Job JobOf(std::uint32_t position, std::uint32_t size, std::vector<ckpt::cuda::Job::Source> sources,
@@ -30,7 +30,7 @@ struct Plan {
 /// How a run went.
 struct Outcome {
   std::optional<ckpt::Error> failure;
-  ckpt::cuda::PipelineStats stats;
+  ckpt::PipelineStats stats;
   double seconds = 0;
   /// From the call of abort (or the run's start) to on_finished.
   double until_finished = 0;

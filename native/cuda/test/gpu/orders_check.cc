@@ -6,6 +6,7 @@
 namespace check {
 namespace {
 
+using namespace ckpt;
 using namespace ckpt::cuda;
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;

@@ -12,6 +12,7 @@
 namespace check {
 namespace {
 
+using namespace ckpt;
 using namespace ckpt::cuda;
 
 constexpr std::size_t kMiB = std::size_t{1} << 20;

@@ -10,6 +10,7 @@
 namespace check {
 namespace {
 
+using namespace ckpt;
 using namespace ckpt::cuda;
 
 constexpr std::size_t kSourceBytes[] = {24 << 20, 8 << 20, 3000001};
@@ -29,11 +30,11 @@ Plan RandomPlan(unsigned seed, std::uint32_t size) {
     if (cursor + bytes > plan.ring_bytes) cursor = 0;
     std::int32_t after = -1;
     for (std::uint32_t e = 0; e < b; e++) {
-      const Job::Bucket& earlier = plan.buckets[e];
+      const ckpt::PipelineBucket& earlier = plan.buckets[e];
       if (earlier.ring_offset < cursor + bytes && cursor < earlier.ring_offset + earlier.bytes) after = static_cast<int>(e);
     }
     plan.buckets.push_back({static_cast<std::uint32_t>(pick(0, size - 1)), bytes, cursor, after});
-    std::vector<Job::Copy> copies;
+    std::vector<ckpt::PipelineCopy> copies;
     const std::uint64_t most = pick(0, 1) == 0 ? 4000000 : 20000;
     for (std::uint64_t at = 0; at < bytes;) {
       const std::uint64_t length = std::min({bytes - at, pick(1, most), std::uint64_t{2000000}});
@@ -71,7 +72,7 @@ void Describe(const Plan& plan, std::uint32_t bucket, unsigned seed, const std::
       static_cast<unsigned long long>(plan.buckets[bucket].bytes),
       static_cast<unsigned long long>(plan.buckets[bucket].ring_offset));
   std::size_t number = 0;
-  for (const Job::Copy& copy : plan.copies[bucket]) {
+  for (const ckpt::PipelineCopy& copy : plan.copies[bucket]) {
     const std::byte* expected = contents[copy.source].data() + copy.source_offset;
     std::uint64_t wrong = 0, zero = 0, still = 0, first = copy.bytes, last = 0;
     for (std::uint64_t i = 0; i < copy.bytes; i++) {
@@ -144,7 +145,7 @@ int RunRandom(Member& member) {
           };
           download(got);
           const std::uint32_t owner = plan.buckets[b].owner;
-          const bool right = std::all_of(plan.copies[b].begin(), plan.copies[b].end(), [&](const Job::Copy& copy) {
+          const bool right = std::all_of(plan.copies[b].begin(), plan.copies[b].end(), [&](const ckpt::PipelineCopy& copy) {
             const std::byte* expected = contents[owner][copy.source].data() + copy.source_offset;
             return std::memcmp(got.data() + copy.bucket_offset, expected, copy.bytes) == 0;
           });

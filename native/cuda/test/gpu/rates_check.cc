@@ -9,6 +9,7 @@
 namespace check {
 namespace {
 
+using namespace ckpt;
 using namespace ckpt::cuda;
 
 constexpr std::size_t kGiB = std::size_t{1} << 30;
@@ -24,7 +25,7 @@ Plan RatePlan(std::uint32_t size, std::uint64_t per_member, std::uint64_t ring_b
       const auto b = static_cast<std::int32_t>(plan.buckets.size());
       plan.buckets.push_back(
           {owner, bucket_bytes, static_cast<std::uint64_t>(b % slots) * bucket_bytes, b < slots ? -1 : b - slots});
-      std::vector<Job::Copy> copies;
+      std::vector<ckpt::PipelineCopy> copies;
       // Pieces in swapped pairs, so that none can be merged with its neighbour.
       for (std::uint64_t p = 0; p * piece_bytes < bucket_bytes; p++) {
         const std::uint64_t other = piece_bytes == bucket_bytes ? p : p ^ 1;
@@ -124,7 +125,7 @@ int RunRates(Member& member) {
     for (std::uint32_t b = 0; b < plan.buckets.size(); b++) {
       all = all * 31 + digests[b];
       if (plan.buckets[b].owner != member.position) continue;
-      const Job::Copy& copy = plan.copies[b][0];
+      const ckpt::PipelineCopy& copy = plan.copies[b][0];
       const auto address = reinterpret_cast<abi::DevicePointer>(source.data() + copy.source_offset);
       Require(kernels->Digest({{address, copy.bytes}}, *member.reload)[0] == digests[b], "digest of an own bucket");
       if (b < 4) Require(DigestOnCpu(source.data() + copy.source_offset, copy.bytes) == digests[b], "digest by the CPU");

@@ -8,8 +8,8 @@
 
 #include "../engine/foreign.h"
 #include "ckpt/napi/environment.h"
+#include "ckpt/napi/numbers.h"
 #include "memory.h"
-#include "numbers.h"
 #include "register.h"
 
 namespace ckpt::host {

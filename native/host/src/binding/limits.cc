@@ -5,8 +5,8 @@
 #include "../engine/available.h"
 #include "../engine/limit.h"
 #include "ckpt/napi/environment.h"
+#include "ckpt/napi/numbers.h"
 #include "ckpt/usable_cpus.h"
-#include "numbers.h"
 #include "register.h"
 
 namespace ckpt::host {

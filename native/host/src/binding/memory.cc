@@ -1,7 +1,7 @@
 #include "memory.h"
 
 #include "ckpt/napi/environment.h"
-#include "numbers.h"
+#include "ckpt/napi/numbers.h"
 
 namespace ckpt::host {
 namespace {

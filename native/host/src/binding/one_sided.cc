@@ -8,15 +8,13 @@
 #include "../engine/tcp_peer.h"
 #include "../engine/tcp_server.h"
 #include "cancellation.h"
+#include "ckpt/napi/copies.h"
 #include "ckpt/napi/environment.h"
 #include "memory.h"
-#include "numbers.h"
 #include "register.h"
 
 namespace ckpt::host {
 namespace {
-
-constexpr std::size_t kReadColumns = 5;
 
 std::vector<TcpAddress> ToAddresses(const Napi::Value& value) {
   if (!value.IsArray()) throw Error(code::kInvalidArgument, "addresses must be an array").WithField("addresses");
@@ -138,29 +136,19 @@ Napi::Value Read(const Napi::CallbackInfo& info, const std::shared_ptr<TcpPeer>&
     FromHex(ToText(list.Get(i), "regions"), keys[i].data(), keys[i].size(), "regions");
   }
   auto memories = Memory::FromArray(info[1]);
-  if (!info[2].IsTypedArray() || info[2].As<Napi::TypedArray>().TypedArrayType() != napi_float64_array ||
-      info[2].As<Napi::TypedArray>().ElementLength() % kReadColumns != 0) {
-    throw Error(code::kInvalidArgument, "transfers must be a Float64Array with 5 numbers a row").WithField("transfers");
-  }
-  const auto rows = info[2].As<Napi::Float64Array>();
+  const auto transfers = ToContiguousCopies(info[2], "transfers");
   std::vector<TcpRead> reads;
-  reads.reserve(rows.ElementLength() / kReadColumns);
-  for (std::size_t at = 0; at < rows.ElementLength(); at += kReadColumns) {
-    const auto region = ToUnsigned(rows[at], "transfers");
-    const auto memory = ToUnsigned(rows[at + 2], "transfers");
-    const auto target = ToUnsigned(rows[at + 3], "transfers");
-    const auto bytes = ToUnsigned(rows[at + 4], "transfers");
+  reads.reserve(transfers.size());
+  for (const auto& [region, offset, memory, target, bytes] : transfers) {
     const auto invalid = [&](const std::string& what) {
-      return Error(code::kInvalidArgument, "transfer " + std::to_string(at / kReadColumns) + ": " + what)
-          .WithField("transfers");
+      return Error(code::kInvalidArgument, "transfer " + std::to_string(reads.size()) + ": " + what).WithField("transfers");
     };
     if (region >= keys.size()) throw invalid("region " + std::to_string(region) + " of " + std::to_string(keys.size()));
     if (memory >= memories.size()) throw invalid("memory " + std::to_string(memory) + " of " + std::to_string(memories.size()));
     if (target > memories[memory]->size() || bytes > memories[memory]->size() - target) {
       throw invalid(std::to_string(bytes) + " bytes at " + std::to_string(target) + " leave memory " + std::to_string(memory));
     }
-    reads.push_back({keys[region], ToUnsigned(rows[at + 1], "transfers"), memories[memory]->data() + target, bytes,
-                     static_cast<std::uint32_t>(region)});
+    reads.push_back({keys[region], offset, memories[memory]->data() + target, bytes, static_cast<std::uint32_t>(region)});
   }
   const std::chrono::milliseconds patience(ToUnsigned(info[3], "timeoutMs"));
   Environment::Options options;

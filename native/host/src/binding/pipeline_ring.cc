@@ -4,8 +4,8 @@
 
 #include "../engine/ring.h"
 #include "ckpt/napi/environment.h"
+#include "ckpt/napi/numbers.h"
 #include "memory.h"
-#include "numbers.h"
 #include "pipeline_arguments.h"
 
 namespace ckpt::host {

@@ -12,9 +12,10 @@
 #include "../engine/open_file.h"
 #include "../engine/reader.h"
 #include "cancellation.h"
+#include "ckpt/napi/columns.h"
+#include "ckpt/napi/copies.h"
 #include "ckpt/napi/environment.h"
 #include "memory.h"
-#include "numbers.h"
 #include "register.h"
 
 namespace ckpt::host {
@@ -22,25 +23,6 @@ namespace {
 
 /// Sums that are asked for at once: a gibibyte of them.
 constexpr std::size_t kMostOutputs = std::size_t{1} << 27;
-
-/// Rows of `columns` numbers from a flat Float64Array, each made by `make(row)`; copied, since JavaScript may change the array.
-template <class Row, class Make>
-std::vector<Row> Rows(const Napi::Value& value, std::size_t columns, const char* field, Make make) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
-    throw Error(code::kInvalidArgument, std::string(field) + " must be a Float64Array").WithField(field);
-  }
-  const auto array = value.As<Napi::Float64Array>();
-  const std::size_t length = array.ElementLength();
-  if (length % columns != 0) {
-    throw Error(code::kInvalidArgument, std::string(field) + " must have " + std::to_string(columns) + " numbers a row")
-        .WithField(field);
-  }
-  const double* numbers = length == 0 ? nullptr : array.Data();
-  std::vector<Row> rows;
-  rows.reserve(length / columns);
-  for (std::size_t at = 0; at < length; at += columns) rows.push_back(make(numbers + at));
-  return rows;
-}
 
 Napi::Value ToBigUint64Array(Napi::Env env, std::vector<std::uint64_t>& values) {
   auto result = Napi::BigUint64Array::New(env, values.size());
@@ -85,7 +67,7 @@ std::vector<FileToRead> ToFiles(const Napi::Value& paths, const Napi::Value& des
 Napi::Value ToNumber(Napi::Env env, std::uint64_t& value) { return Napi::Number::New(env, static_cast<double>(value)); }
 
 std::vector<MemoryRange> ToRanges(const Napi::Value& value, const char* field) {
-  return Rows<MemoryRange>(value, 3, field, [](const double* row) {
+  return ToRows(value, 3, field, [](const double* row) {
     return MemoryRange{ToUnsigned(row[0], "memory"), ToUnsigned(row[1], "offset"), ToUnsigned(row[2], "bytes")};
   });
 }
@@ -96,10 +78,7 @@ Napi::Value Read(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto files = ToFiles(info[0], info[6], info[7]);
     auto memories = Memory::FromArray(info[1]);
-    auto reads = Rows<FileRead>(info[2], 5, "reads", [](const double* row) {
-      return FileRead{ToUnsigned(row[0], "file"), ToUnsigned(row[1], "fileOffset"), ToUnsigned(row[2], "memory"),
-                      ToUnsigned(row[3], "memoryOffset"), ToUnsigned(row[4], "bytes")};
-    });
+    auto reads = ToContiguousCopies(info[2], "reads");
     auto digested = info[8].IsUndefined() ? std::vector<MemoryRange>() : ToRanges(info[8], "digested");
     const unsigned threads = ToThreads(info[3]);
     Environment::Options options;
@@ -137,16 +116,7 @@ Napi::Value OpenFileBeneath(const Napi::CallbackInfo& info) {
 Napi::Value Copy(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto memories = Memory::FromArray(info[0]);
-    auto copies = Rows<StridedCopy>(info[1], 8, "copies", [](const double* row) {
-      return StridedCopy{ToUnsigned(row[0], "source"),
-                         ToUnsigned(row[1], "sourceOffset"),
-                         ToUnsigned(row[2], "sourcePitch"),
-                         ToUnsigned(row[3], "destination"),
-                         ToUnsigned(row[4], "destinationOffset"),
-                         ToUnsigned(row[5], "destinationPitch"),
-                         ToUnsigned(row[6], "rowBytes"),
-                         ToUnsigned(row[7], "rows")};
-    });
+    auto copies = ToStridedCopies(info[1], "copies");
     const unsigned threads = ToThreads(info[2]);
     return Environment::Of(info.Env())
         .Run([memories = std::move(memories), copies = std::move(copies),
@@ -172,7 +142,7 @@ Napi::Value Digest(const Napi::CallbackInfo& info) {
 Napi::Value Sums(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto memories = Memory::FromArray(info[0]);
-    auto rows = Rows<SummedRows>(info[1], 9, "rows", [](const double* row) {
+    auto rows = ToRows(info[1], 9, "rows", [](const double* row) {
       return SummedRows{ToUnsigned(row[0], "output"),   ToUnsigned(row[1], "memory"),        ToUnsigned(row[2], "offset"),
                         ToUnsigned(row[3], "pitch"),    ToUnsigned(row[4], "rowBytes"),      ToUnsigned(row[5], "rows"),
                         ToUnsigned(row[6], "position"), ToUnsigned(row[7], "positionPitch"), ToUnsigned(row[8], "unit")};

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ckpt/cancellation.h"
+#include "ckpt/copies.h"
 #include "ckpt/worker_pool.h"
 #include "mapping.h"
 
@@ -34,18 +35,6 @@ std::vector<CopyLoop> SupportedCopyLoops();
 void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes);
 /// The same for rows.
 void CopyRows(std::byte* destination, const std::byte* source, const Rows& rows);
-
-/// `rows` runs of `row_bytes`, the pitches apart on each side.
-struct StridedCopy {
-  std::size_t source;
-  std::uint64_t source_offset;
-  std::uint64_t source_pitch;
-  std::size_t destination;
-  std::uint64_t destination_offset;
-  std::uint64_t destination_pitch;
-  std::uint64_t row_bytes;
-  std::uint64_t rows;
-};
 
 /// Does all copies on several threads, in no particular order; copies of one list must not overlap each other's destinations.
 /// All are checked before the first byte moves. Returns the bytes moved.

@@ -28,8 +28,14 @@ Pipeline::Pipeline(PreparedPipeline prepared, PipelineEvents events)
 }
 
 Pipeline::~Pipeline() {
-  Abort({code::kAborted, "the pipeline was closed", -1});
-  lead_.join();
+  Fail({code::kAborted, "the pipeline was closed"});
+  if (lead_.joinable()) lead_.join();
+}
+
+bool Pipeline::Shutdown(std::chrono::milliseconds) {
+  Fail({code::kAborted, "the process is ending"});
+  if (lead_.joinable()) lead_.join();
+  return true;
 }
 
 void Pipeline::Release(std::uint32_t bucket) {
@@ -55,7 +61,9 @@ void Pipeline::Arrived(std::uint32_t bucket) {
   arrivals_.Add(bucket);
 }
 
-void Pipeline::Abort(PipelineFailure failure) {
+void Pipeline::Abort(Error failure) { Fail({failure.code(), failure.what(), failure.member()}); }
+
+void Pipeline::Fail(PipelineFailure failure) {
   const std::lock_guard<std::mutex> lock(failure_mutex_);
   if (stopped_.load()) return;
   const bool follows = !failure.relayed.empty();
@@ -82,19 +90,19 @@ void Pipeline::RunLead() {
     if (prepared_.spec.arrive_in == ArriveIn::kRing) writable = std::thread([this] { RunWritable(); });
     RunBroadcast();
   } catch (const std::system_error& error) {
-    Abort({code::kNativeFailure, std::string("cannot start the H2D thread: ") + error.what(), -1});
+    Fail({code::kNativeFailure, std::string("cannot start the H2D thread: ") + error.what()});
   }
   AwaitEnd();
   if (h2d.joinable()) h2d.join();
   if (writable.joinable()) writable.join();
-  PipelineResult result;
+  std::optional<Error> failure;
   {
     const std::lock_guard<std::mutex> lock(failure_mutex_);
     stopped_.store(true);
-    result.failure = failure_;
+    if (failure_) failure = Error(failure_->code.c_str(), failure_->message).WithMember(failure_->member);
   }
-  result.stats = clock_.Take();
-  events_.on_finished(std::move(result));
+  events_.on_finished(std::move(failure), clock_.Take());
+  if (events_.on_drained) events_.on_drained();
 }
 
 // Nobody leaves a run that goes well before every worker has released everything: from then on no ring of the group is read.
@@ -141,7 +149,7 @@ void Pipeline::RunBroadcast() {
 
 bool Pipeline::Await(Stage stage, const WaitFor& what, std::uint64_t need, std::uint64_t& seen) {
   if (stopped_.load()) return false;
-  if (auto failure = waits_.Await(stage, what, need, seen)) Abort(std::move(*failure));
+  if (auto failure = waits_.Await(stage, what, need, seen)) Fail(std::move(*failure));
   return !stopped_.load();
 }
 
@@ -161,7 +169,7 @@ bool Pipeline::AwaitWritable(Stage stage, std::uint32_t bucket) {
 
 bool Pipeline::AwaitArrival(std::uint32_t bucket) {
   if (prepared_.spec.arrive_in == ArriveIn::kNowhere) return true;
-  if (auto failure = waits_.AwaitArrival(arrivals_, bucket)) Abort(std::move(*failure));
+  if (auto failure = waits_.AwaitArrival(arrivals_, bucket)) Fail(std::move(*failure));
   return !stopped_.load();
 }
 
@@ -225,7 +233,7 @@ bool Pipeline::Fetch(std::uint32_t index) {
   }
   // An owner that gave up may have let a later run write to its ring while it was read here.
   if (auto failure = waits_.CheckPeers()) {
-    Abort(std::move(*failure));
+    Fail(std::move(*failure));
     return false;
   }
   clock_.Span(Stage::kBroadcast, index, start < 0 ? clock_.now() : start, clock_.now());

@@ -11,16 +11,6 @@
 
 namespace ckpt::host {
 
-/// Where the bytes of own buckets come while a run is under way.
-enum class ArriveIn {
-  /// They do not: the sources hold them from the beginning.
-  kNowhere,
-  /// In the sources, from where the copies take them.
-  kSources,
-  /// In the ring itself; there are no copies.
-  kRing,
-};
-
 /// Which buckets have come. Thread-safe.
 class Arrivals {
  public:

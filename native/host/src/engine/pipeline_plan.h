@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ckpt/error.h"
+#include "ckpt/pipeline.h"
 #include "pipeline_arrivals.h"
 #include "ring.h"
 
@@ -15,7 +16,7 @@ namespace ckpt::host {
 
 /// Why a run did not finish.
 struct PipelineFailure {
-  const char* code = code::kNativeFailure;
+  std::string code = code::kNativeFailure;
   std::string message;
   /// Position of the member that is to blame, -1 when none is.
   std::int64_t member = -1;
@@ -31,44 +32,17 @@ struct PipelineSource {
   std::shared_ptr<const void> mapping;
 };
 
-/// One bucket of the plan; the same on all members.
-struct PipelineBucket {
-  std::uint32_t owner = 0;
-  std::uint64_t bytes = 0;
-  std::uint64_t ring_offset = 0;
-  /// Last earlier bucket whose ring bytes this one overwrites, -1 when there is none.
-  std::int64_t after = -1;
-};
-
-/// One run of bytes from a source into a bucket that this member owns.
-struct PipelineCopy {
-  std::uint32_t source = 0;
-  std::uint64_t source_offset = 0;
-  std::uint64_t bucket_offset = 0;
-  std::uint64_t bytes = 0;
-};
-
 /// How bytes are stored into the ring: through the caches, past them, or whichever suits the size of the rings.
 enum class RingStores { kByRingSize, kTemporal, kNonTemporal };
 
 /// Everything one member needs to run a pipeline, as plain data.
-struct PipelineSpec {
-  std::uint32_t position = 0;
+struct PipelineSpec : PipelinePlan {
   /// Rings of all members by position, this member's own among them.
   std::vector<RingView> rings;
   std::vector<PipelineSource> sources;
-  std::vector<PipelineBucket> buckets;
-  std::vector<PipelineCopy> copies;
-  /// Copies of bucket b are first_copy[b] … first_copy[b + 1] - 1.
-  std::vector<std::uint32_t> first_copy;
-  std::uint64_t chunk_bytes = 0;
-  /// One bucket at a time, and one stage at a time.
-  bool serial = false;
-  std::uint64_t timeout_ms = 0;
   /// The same on all members, above that of every run before on any of the rings.
   std::uint64_t generation = 0;
   RingStores stores = RingStores::kByRingSize;
-  ArriveIn arrive_in = ArriveIn::kNowhere;
 };
 
 /// What the stages need to know of a bucket beyond the plan.

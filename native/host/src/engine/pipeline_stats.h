@@ -3,28 +3,17 @@
 #include <chrono>
 #include <cstdint>
 #include <mutex>
-#include <vector>
+#include <utility>
+
+#include "ckpt/pipeline.h"
 
 namespace ckpt::host {
-
-enum class Stage : std::uint32_t { kH2d = 0, kBroadcast = 1 };
-
-/// Where the time of a run went; times in milliseconds since its start.
-struct PipelineStats {
-  double h2d_ms = 0;
-  double broadcast_ms = 0;
-  double idle_ms = 0;
-  std::uint64_t h2d_bytes = 0;
-  std::uint64_t broadcast_bytes = 0;
-  /// Four numbers a span: stage, bucket, start, end.
-  std::vector<double> spans;
-};
 
 /// Collects the stats of a run from the threads of both stages.
 class PipelineClock {
  public:
   explicit PipelineClock(std::size_t buckets) {
-    stats_.spans.reserve(buckets * 4);
+    stats_.spans.reserve(buckets);
     begin_ = idle_since_ = std::chrono::steady_clock::now();
   }
 
@@ -48,7 +37,7 @@ class PipelineClock {
 
   void Span(Stage stage, std::uint32_t bucket, double start, double end) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    stats_.spans.insert(stats_.spans.end(), {static_cast<double>(stage), static_cast<double>(bucket), start, end});
+    stats_.spans.push_back({stage, bucket, start, end});
   }
 
   PipelineStats Take() {

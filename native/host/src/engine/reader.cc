@@ -119,37 +119,38 @@ void ReadFully(int fd, const std::string& path, std::byte* data, std::uint64_t b
 }  // namespace
 
 FilesRead ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<FileToRead>& files,
-                    const std::vector<std::shared_ptr<Mapping>>& memories, const std::vector<FileRead>& reads,
+                    const std::vector<std::shared_ptr<Mapping>>& memories, const std::vector<ContiguousCopy>& reads,
                     const std::vector<MemoryRange>& digested, const std::function<void(std::uint64_t)>& progress,
                     const Cancellation& cancellation) {
   Spans spans;
   spans.Reserve(reads.size());
   std::vector<std::uint64_t> wanted(files.size());
   for (std::size_t i = 0; i < reads.size(); i++) {
-    const FileRead& read = reads[i];
+    const ContiguousCopy& read = reads[i];
     const std::string name = "read " + std::to_string(i);
-    if (read.file >= files.size()) throw Error(code::kInvalidArgument, name + ": no such file in the list").WithField("file");
-    if (read.memory >= memories.size() || !Inside(read.memory_offset, read.bytes, memories[read.memory]->size())) {
+    if (read.source >= files.size()) throw Error(code::kInvalidArgument, name + ": no such file in the list").WithField("file");
+    if (read.destination >= memories.size() ||
+        !Inside(read.destination_offset, read.bytes, memories[read.destination]->size())) {
       throw Error(code::kInvalidArgument, name + " leaves its memory").WithField("memory");
     }
-    wanted[read.file] = std::max(wanted[read.file], read.file_offset + read.bytes);
+    wanted[read.source] = std::max(wanted[read.source], read.source_offset + read.bytes);
     spans.Add(read.bytes);
   }
   DigestsOnArrival digests(memories, digested);
   const Files opened(files, wanted);
   Progress counter(progress);
   spans.Parallel(pool, threads, kLargestSlice, cancellation, [&](std::size_t index, std::uint64_t from, std::uint64_t to) {
-    const FileRead& read = reads[index];
-    Mapping& memory = *memories[read.memory];
-    const std::uint64_t at = read.memory_offset + from;
+    const ContiguousCopy& read = reads[index];
+    Mapping& memory = *memories[read.destination];
+    const std::uint64_t at = read.destination_offset + from;
     memory.FormHugePages(at, to - from);
-    opened.With(read.file, [&](int fd) {
+    opened.With(read.source, [&](int fd) {
       const std::uint64_t most = digested.empty() ? to - from : kDigestedPiece;
       for (std::uint64_t done = from; done < to;) {
         const std::uint64_t bytes = std::min(most, to - done);
-        const std::uint64_t place = read.memory_offset + done;
-        ReadFully(fd, files[read.file].path, memory.data() + place, bytes, read.file_offset + done);
-        digests.Arrived(read.memory, place, bytes);
+        const std::uint64_t place = read.destination_offset + done;
+        ReadFully(fd, files[read.source].path, memory.data() + place, bytes, read.source_offset + done);
+        digests.Arrived(read.destination, place, bytes);
         done += bytes;
       }
     });

@@ -8,21 +8,13 @@
 #include <vector>
 
 #include "ckpt/cancellation.h"
+#include "ckpt/copies.h"
 #include "ckpt/worker_pool.h"
 #include "digest.h"
 #include "mapping.h"
 #include "open_file.h"
 
 namespace ckpt::host {
-
-/// One run of bytes from a file into memory; indices into the lists given beside it.
-struct FileRead {
-  std::size_t file;
-  std::uint64_t file_offset;
-  std::size_t memory;
-  std::uint64_t memory_offset;
-  std::uint64_t bytes;
-};
 
 /// What was read, and the digests that were asked for.
 struct FilesRead {
@@ -39,7 +31,7 @@ struct FilesRead {
 /// @throws Error CHECKPOINT_UNREADABLE naming the file (missing, too short, I/O error), CHECKPOINT_CHANGED naming a file that
 /// is a different one by now, INVALID_ARGUMENT, ABORTED.
 FilesRead ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<FileToRead>& files,
-                    const std::vector<std::shared_ptr<Mapping>>& memories, const std::vector<FileRead>& reads,
+                    const std::vector<std::shared_ptr<Mapping>>& memories, const std::vector<ContiguousCopy>& reads,
                     const std::vector<MemoryRange>& digested, const std::function<void(std::uint64_t)>& progress,
                     const Cancellation& cancellation);
 

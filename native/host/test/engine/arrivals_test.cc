@@ -11,6 +11,7 @@
 #include "cluster.h"
 #include "pipeline.h"
 
+using namespace ckpt;
 using namespace ckpt::host;
 using namespace ckpt::host::test;
 
@@ -31,9 +32,9 @@ PipelineSpec Spec(const SharedMemory& memory, std::uint32_t position, ArriveIn a
   for (std::uint32_t b = 0; b < kBuckets; ++b) {
     const std::uint64_t bytes = 2500 + b * 13;
     if (offset + bytes > kRingBytes) offset = 0;
-    std::int64_t after = -1;
+    std::int32_t after = -1;
     for (std::uint32_t a = 0; a < b; ++a) {
-      if (starts[a] < offset + bytes && offset < starts[a] + 2500 + a * 13) after = a;
+      if (starts[a] < offset + bytes && offset < starts[a] + 2500 + a * 13) after = static_cast<std::int32_t>(a);
     }
     starts.push_back(offset);
     spec.buckets.push_back({b % memory.members(), bytes, offset, after});
@@ -61,7 +62,8 @@ void RunMember(const SharedMemory& memory, std::uint32_t position, ArriveIn arri
   std::condition_variable wake;
   std::vector<std::uint32_t> writable, delivered;
   bool finished = false;
-  PipelineResult result;
+  std::optional<ckpt::Error> failure;
+  ckpt::PipelineStats stats;
   const auto push = [&](std::vector<std::uint32_t>& list) {
     return [&](std::uint32_t bucket) {
       const std::lock_guard<std::mutex> lock(mutex);
@@ -69,14 +71,16 @@ void RunMember(const SharedMemory& memory, std::uint32_t position, ArriveIn arri
       wake.notify_all();
     };
   };
-  Pipeline pipeline(PreparePipeline(std::move(spec)), PipelineEvents{push(delivered),
-                                                                     [&](PipelineResult ended) {
-                                                                       const std::lock_guard<std::mutex> lock(mutex);
-                                                                       result = std::move(ended);
-                                                                       finished = true;
-                                                                       wake.notify_all();
-                                                                     },
-                                                                     push(writable)});
+  Pipeline pipeline(PreparePipeline(std::move(spec)),
+                    PipelineEvents{push(delivered),
+                                   [&](std::optional<ckpt::Error> error, ckpt::PipelineStats ended) {
+                                     const std::lock_guard<std::mutex> lock(mutex);
+                                     failure = std::move(error);
+                                     stats = std::move(ended);
+                                     finished = true;
+                                     wake.notify_all();
+                                   },
+                                   push(writable)});
   std::thread network([&] {
     std::mt19937 random(position);
     const auto bring = [&](std::byte* target, std::uint32_t bucket) {
@@ -114,8 +118,8 @@ void RunMember(const SharedMemory& memory, std::uint32_t position, ArriveIn arri
   network.join();
   std::unique_lock<std::mutex> lock(mutex);
   wake.wait(lock, [&] { return finished; });
-  CHECK(!result.failure);
-  CHECK(result.stats.h2d_bytes > 0);
+  CHECK(!failure);
+  CHECK(stats.h2d_bytes > 0);
 }
 
 void TestArrivals(ArriveIn arrive_in) {
@@ -137,21 +141,22 @@ void TestMissing() {
     if (!abort) spec.timeout_ms = 200;
     std::mutex mutex;
     std::condition_variable wake;
-    std::optional<PipelineResult> result;
-    Pipeline pipeline(PreparePipeline(std::move(spec)), PipelineEvents{[](std::uint32_t) {},
-                                                                       [&](PipelineResult ended) {
-                                                                         const std::lock_guard<std::mutex> lock(mutex);
-                                                                         result = std::move(ended);
-                                                                         wake.notify_all();
-                                                                       }});
+    std::optional<ckpt::Error> failure;
+    Pipeline pipeline(PreparePipeline(std::move(spec)),
+                      PipelineEvents{[](std::uint32_t) {},
+                                     [&](std::optional<ckpt::Error> error, const ckpt::PipelineStats&) {
+                                       const std::lock_guard<std::mutex> lock(mutex);
+                                       failure = std::move(error);
+                                       wake.notify_all();
+                                     }});
     CHECK(CodeOf([&] { pipeline.Arrived(kBuckets); }) == "INVALID_ARGUMENT");
     pipeline.Arrived(1);
     CHECK(CodeOf([&] { pipeline.Arrived(1); }) == "INVALID_STATE");
-    if (abort) pipeline.Abort({ckpt::code::kAborted, "told to", -1});
+    if (abort) pipeline.Abort(ckpt::Error(ckpt::code::kAborted, "told to"));
     std::unique_lock<std::mutex> lock(mutex);
-    CHECK(wake.wait_for(lock, std::chrono::seconds(10), [&] { return result.has_value(); }));
-    CHECK(result->failure && result->failure->code == std::string(abort ? "ABORTED" : "TIMEOUT"));
-    if (!abort) CHECK(result->failure->message.find("the arrival of bucket 0") != std::string::npos);
+    CHECK(wake.wait_for(lock, std::chrono::seconds(10), [&] { return failure.has_value(); }));
+    CHECK(failure->code() == (abort ? "ABORTED" : "TIMEOUT"));
+    if (!abort) CHECK(std::string(failure->what()).find("the arrival of bucket 0") != std::string::npos);
   }
 }
 

@@ -28,6 +28,7 @@
 using ckpt::Cancellation;
 using ckpt::ParallelFor;
 using ckpt::WorkerPool;
+using namespace ckpt;
 using namespace ckpt::host;
 
 namespace {
@@ -175,7 +176,7 @@ void TestReader(WorkerPool& pool) {
       .write(reinterpret_cast<const char*>(expected->data()), static_cast<std::streamsize>(kBytes));
   auto memory = Mapping::Anonymous(kBytes);
   std::atomic<std::uint64_t> seen{0};
-  const std::vector<FileRead> reads = {{0, 0, 0, 0, 1000001}, {0, 1000001, 0, 1000001, kBytes - 1000001}};
+  const std::vector<ContiguousCopy> reads = {{0, 0, 0, 0, 1000001}, {0, 1000001, 0, 1000001, kBytes - 1000001}};
   const auto [bytes, digests] = ReadFiles(
       pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory}, reads, {}, [&](std::uint64_t count) { seen = count; }, never);
   CHECK(bytes == kBytes && seen <= kBytes && digests.empty());
@@ -210,7 +211,7 @@ void TestDigestsWhileReading(WorkerPool& pool) {
   };
   for (int trial = 0; trial < 40; trial++) {
     auto memory = Mapping::Anonymous(kBytes);
-    std::vector<FileRead> reads;
+    std::vector<ContiguousCopy> reads;
     const auto read_at = cuts(0, 1 + random() % 20);
     for (std::size_t i = 1; i < read_at.size(); i++) {
       reads.push_back({0, read_at[i - 1], 0, read_at[i - 1], read_at[i] - read_at[i - 1]});
@@ -226,9 +227,9 @@ void TestDigestsWhileReading(WorkerPool& pool) {
     CHECK(digests == DigestRanges(pool, 2, {expected}, ranges, never));
     // A range that is not filled whole, or that overlaps, has no digest.
     const std::uint64_t missing = reads.back().bytes;
-    const std::uint64_t begin = reads.back().memory_offset;
+    const std::uint64_t begin = reads.back().destination_offset;
     if (missing == 0) continue;
-    const std::vector<FileRead> fewer(reads.begin(), reads.end() - 1);
+    const std::vector<ContiguousCopy> fewer(reads.begin(), reads.end() - 1);
     const auto code = [&](const std::vector<MemoryRange>& wanted) {
       return CodeOf([&] { ReadFiles(pool, 4, files, {memory}, fewer, wanted, nullptr, never); });
     };
@@ -245,7 +246,7 @@ void TestReaderOfOpenedFiles(WorkerPool& pool) {
   CHECK(::mkdtemp(folder) != nullptr);
   constexpr std::size_t kFiles = 20;
   std::vector<FileToRead> files;
-  std::vector<FileRead> reads;
+  std::vector<ContiguousCopy> reads;
   auto memory = Mapping::Anonymous(kFiles);
   for (std::size_t i = 0; i < kFiles; i++) {
     const std::string path = std::string(folder) + "/" + std::to_string(i);

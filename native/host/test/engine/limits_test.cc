@@ -19,6 +19,7 @@
 #include "limit.h"
 #include "lost_pages.h"
 
+using namespace ckpt;
 using namespace ckpt::host;
 
 namespace {

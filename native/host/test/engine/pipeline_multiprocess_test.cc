@@ -89,28 +89,26 @@ void CheckStats(const Scenario& scenario, const SharedMemory& memory, const Rand
   if (stats.h2d_bytes != copied)
     memory.Fail("H2D moved " + std::to_string(stats.h2d_bytes) + " bytes, not " + std::to_string(copied));
   if (stats.broadcast_bytes != foreign) memory.Fail("broadcast moved " + std::to_string(stats.broadcast_bytes) + " bytes");
-  if (stats.spans.size() != 4 * plan.buckets.size()) memory.Fail("there must be one span a bucket");
+  if (stats.spans.size() != plan.buckets.size()) memory.Fail("there must be one span a bucket");
   if (!scenario.serial) return;
-  std::vector<std::pair<double, std::size_t>> starts;
-  for (std::size_t s = 0; s < stats.spans.size(); s += 4) starts.emplace_back(stats.spans[s + 1], s);
-  std::sort(starts.begin(), starts.end());
-  for (std::size_t i = 1; i < starts.size(); ++i) {
-    if (stats.spans[starts[i].second + 2] < stats.spans[starts[i - 1].second + 3])
-      memory.Fail("serial buckets overlap in time");
+  auto spans = stats.spans;
+  std::sort(spans.begin(), spans.end(), [](const StageSpan& a, const StageSpan& b) { return a.bucket < b.bucket; });
+  for (std::size_t i = 1; i < spans.size(); ++i) {
+    if (spans[i].start < spans[i - 1].end) memory.Fail("serial buckets overlap in time");
   }
 }
 
 /// Whether a failed run ended as its fault demands.
-void CheckFailure(const Scenario& scenario, const SharedMemory& memory, std::uint32_t member, const PipelineFailure& failure) {
+void CheckFailure(const Scenario& scenario, const SharedMemory& memory, std::uint32_t member, const Error& failure) {
   using Fault = Scenario::Fault;
-  const std::string what = std::string(failure.code) + ", member " + std::to_string(failure.member) + ", " + failure.message;
-  const bool timeout = std::string(failure.code) == code::kTimeout;
+  const std::string what = failure.code() + ", member " + std::to_string(failure.member()) + ", " + failure.what();
+  const bool timeout = failure.code() == code::kTimeout;
   const bool given_up = scenario.fault == Fault::kAbort || scenario.fault == Fault::kDestroy;
   if (timeout) memory->timeouts.fetch_add(1);
   if (given_up && timeout) memory.Fail("an abort must reach every member before its timeout: " + what);
-  if (given_up && member != kFaultyMember && failure.member != kFaultyMember)
+  if (given_up && member != kFaultyMember && failure.member() != kFaultyMember)
     memory.Fail("the member that gave up is not named: " + what);
-  if (!given_up && timeout && failure.member != kFaultyMember) memory.Fail("the wrong member is named: " + what);
+  if (!given_up && timeout && failure.member() != kFaultyMember) memory.Fail("the wrong member is named: " + what);
   if (!given_up && what.find("member 1") == std::string::npos) memory.Fail("the member at fault is not in the text: " + what);
 }
 
@@ -133,12 +131,14 @@ void RunOnce(const Scenario& scenario, const SharedMemory& memory, std::uint32_t
   spec.generation = run + 1;
 
   std::atomic<bool> finished{false};
-  PipelineResult result;
+  std::optional<Error> failure;
+  PipelineStats stats;
   auto pipeline = std::make_unique<Pipeline>(
       PreparePipeline(std::move(spec)),
       PipelineEvents{[&](std::uint32_t bucket) { mailbox.delivered.Publish(Tag(run, std::uint64_t{bucket} + 1)); },
-                     [&](PipelineResult ended) {
-                       result = std::move(ended);
+                     [&](std::optional<Error> error, PipelineStats ended) {
+                       failure = std::move(error);
+                       stats = std::move(ended);
                        finished.store(true);
                        mailbox.released.Wake();
                      }});
@@ -151,16 +151,16 @@ void RunOnce(const Scenario& scenario, const SharedMemory& memory, std::uint32_t
     released = std::max(released, now);
     if (!faulty || released < Tag(run, kFaultAfter)) continue;
     if (scenario.fault == Fault::kKill) kill(getpid(), SIGKILL);
-    if (scenario.fault == Fault::kAbort) pipeline->Abort({code::kAborted, "told to", -1});
+    if (scenario.fault == Fault::kAbort) pipeline->Abort(Error(code::kAborted, "told to"));
     if (scenario.fault == Fault::kDestroy) pipeline.reset();
   }
   pipeline.reset();
-  if (result.failure && !scenario.FaultIn(run)) memory.Fail(std::string(result.failure->code) + ": " + result.failure->message);
-  if (!result.failure && scenario.FaultIn(run)) memory.Fail("the run must fail at member " + std::to_string(member));
-  if (result.failure) {
-    CheckFailure(scenario, memory, member, *result.failure);
+  if (failure && !scenario.FaultIn(run)) memory.Fail(failure->code() + ": " + failure->what());
+  if (!failure && scenario.FaultIn(run)) memory.Fail("the run must fail at member " + std::to_string(member));
+  if (failure) {
+    CheckFailure(scenario, memory, member, *failure);
   } else {
-    CheckStats(scenario, memory, plan, member, result.stats);
+    CheckStats(scenario, memory, plan, member, stats);
   }
 }
 

@@ -42,7 +42,7 @@ struct RandomPlan {
         const auto& other = buckets[earlier];
         const bool overlap =
             other.ring_offset < bucket.ring_offset + bucket.bytes && bucket.ring_offset < other.ring_offset + other.bytes;
-        if (overlap) bucket.after = earlier;
+        if (overlap) bucket.after = static_cast<std::int32_t>(earlier);
       }
       std::vector<PipelineCopy> pieces;
       for (std::uint64_t offset = 0; offset < bucket.bytes;) {

@@ -10,6 +10,7 @@
 #include "region_table.h"
 #include "session_keys.h"
 
+using namespace ckpt;
 using namespace ckpt::host;
 
 namespace {

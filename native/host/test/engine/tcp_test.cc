@@ -18,6 +18,7 @@
 #include "tcp_server.h"
 
 using ckpt::Cancellation;
+using namespace ckpt;
 using namespace ckpt::host;
 using namespace std::chrono_literals;
 

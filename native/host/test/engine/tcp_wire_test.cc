@@ -21,6 +21,7 @@
 #include "wiretap.h"
 
 using ckpt::Cancellation;
+using namespace ckpt;
 using namespace ckpt::host;
 using namespace ckpt::host::wire;
 using namespace std::chrono_literals;

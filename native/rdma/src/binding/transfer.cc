@@ -1,15 +1,16 @@
 #include "../engine/transfer.h"
 
+#include <algorithm>
 #include <future>
+#include <limits>
 
+#include "ckpt/napi/copies.h"
 #include "ckpt/napi/environment.h"
-#include "ckpt/napi/numbers.h"
 #include "objects.h"
 
 namespace ckpt::rdma {
 namespace {
 
-constexpr std::uint32_t kRowColumns = 5;
 constexpr std::uint32_t kRemoteColumns = 2;
 constexpr std::int64_t kProgressNs = 50'000'000;
 
@@ -62,21 +63,17 @@ std::vector<Remote> ToRemotes(const Napi::Object& request) {
   return remotes;
 }
 
-std::vector<Row> ToRows(const Napi::Object& request) {
-  const auto array = Column<Napi::Float64Array>(request, "transfers", napi_float64_array, 0);
-  if (array.ElementLength() % kRowColumns != 0) {
-    throw Error(ckpt::code::kInvalidArgument, "transfers must have five numbers each").WithField("transfers");
-  }
-  std::vector<Row> rows(array.ElementLength() / kRowColumns);
-  for (std::size_t i = 0; i < rows.size(); i++) {
-    const double* row = array.Data() + i * kRowColumns;
-    const auto index = [&](double value) {
-      return static_cast<std::uint32_t>(std::min<std::uint64_t>(ToUnsigned(value, "transfers"), 0xffffffffu));
+/// Contiguous copies whose sources are the peer's regions, and whose destinations are local memories.
+std::vector<RemoteCopy> ToRemoteCopies(const Napi::Value& value) {
+  std::vector<RemoteCopy> copies;
+  for (const auto& [region, region_offset, memory, memory_offset, bytes] : ToContiguousCopies(value, "transfers")) {
+    // Indices that are too large for any list are refused with the others.
+    const auto index = [](std::size_t number) {
+      return static_cast<std::uint32_t>(std::min<std::size_t>(number, std::numeric_limits<std::uint32_t>::max()));
     };
-    rows[i] = {index(row[0]), ToUnsigned(row[1], "transfers"), index(row[2]), ToUnsigned(row[3], "transfers"),
-               ToUnsigned(row[4], "transfers")};
+    copies.push_back({index(region), region_offset, index(memory), memory_offset, bytes});
   }
-  return rows;
+  return copies;
 }
 
 /// transfer(request, cancellation, onProgress): Promise<bytes>. A thread of the environment's pool waits for the batch's end.
@@ -88,7 +85,7 @@ Napi::Value RunTransfer(const Napi::CallbackInfo& info) {
     batch->direction = ToText(request.Get("direction"), "direction") == "write" ? Direction::kWrite : Direction::kRead;
     batch->remotes = ToRemotes(request);
     batch->lanes = ToLanes(request.Get("lanes"), batch->remotes.size());
-    batch->rows = ToRows(request);
+    batch->copies = ToRemoteCopies(request.Get("transfers"));
     batch->piece_bytes = ToUnsigned(request.Get("pieceBytes"), "pieceBytes");
     batch->timeout_ns = static_cast<std::int64_t>(ToUnsigned(request.Get("timeoutMs"), "timeoutMs")) * 1'000'000;
     const auto cancellation = Box<CancellationObject>::Get(info[1], "cancellation");

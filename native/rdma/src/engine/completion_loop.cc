@@ -207,7 +207,7 @@ void CompletionLoop::State::Fill(QueuePair& pair) {
     QueuePair::User user = std::move(pair.users_.front());
     pair.users_.pop_front();
     if (user.transfer->ended()) continue;
-    Row piece;
+    RemoteCopy piece;
     if (user.transfer->Take(piece)) {
       refused = 0;
       taken[static_cast<std::size_t>(count++)] = {next_id++, user.transfer, user.lane, piece};

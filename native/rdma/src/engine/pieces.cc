@@ -4,36 +4,36 @@
 
 namespace ckpt::rdma {
 
-Pieces::Pieces(const std::vector<Row>& rows, std::uint64_t piece_bytes) : piece_bytes_(piece_bytes) {
-  for (const Row& row : rows) {
-    if (row.bytes == 0) continue;
-    bytes_ += row.bytes;
-    if (!rows_.empty()) {
-      Row& last = rows_.back();
-      if (last.remote == row.remote && last.local == row.local && last.remote_offset + last.bytes == row.remote_offset &&
-          last.local_offset + last.bytes == row.local_offset) {
-        last.bytes += row.bytes;
+Pieces::Pieces(const std::vector<RemoteCopy>& copies, std::uint64_t piece_bytes) : piece_bytes_(piece_bytes) {
+  for (const RemoteCopy& copy : copies) {
+    if (copy.bytes == 0) continue;
+    bytes_ += copy.bytes;
+    if (!copies_.empty()) {
+      RemoteCopy& last = copies_.back();
+      if (last.remote == copy.remote && last.local == copy.local && last.remote_offset + last.bytes == copy.remote_offset &&
+          last.local_offset + last.bytes == copy.local_offset) {
+        last.bytes += copy.bytes;
         continue;
       }
     }
-    rows_.push_back(row);
+    copies_.push_back(copy);
   }
 }
 
-bool Pieces::Take(Row& piece) {
+bool Pieces::Take(RemoteCopy& piece) {
   if (!returned_.empty()) {
     piece = returned_.back();
     returned_.pop_back();
     return true;
   }
-  if (next_ == rows_.size()) return false;
-  const Row& row = rows_[next_];
-  piece = row;
+  if (next_ == copies_.size()) return false;
+  const RemoteCopy& copy = copies_[next_];
+  piece = copy;
   piece.remote_offset += taken_;
   piece.local_offset += taken_;
-  piece.bytes = std::min(piece_bytes_, row.bytes - taken_);
+  piece.bytes = std::min(piece_bytes_, copy.bytes - taken_);
   taken_ += piece.bytes;
-  if (taken_ == row.bytes) {
+  if (taken_ == copy.bytes) {
     next_++;
     taken_ = 0;
   }

@@ -71,7 +71,7 @@ class QueuePair {
     std::uint64_t id;
     std::shared_ptr<Transfer> transfer;
     std::size_t lane;
-    Row piece;
+    RemoteCopy piece;
   };
   /// A batch that this queue pair works for.
   struct User {

@@ -10,8 +10,8 @@ namespace {
 
 bool Outside(std::uint64_t offset, std::uint64_t bytes, std::uint64_t size) { return offset > size || bytes > size - offset; }
 
-Error BadRow(std::size_t row, const std::string& what) {
-  return Error(ckpt::code::kInvalidArgument, "transfer " + std::to_string(row) + " " + what).WithField("transfers");
+Error BadCopy(std::size_t index, const std::string& what) {
+  return Error(ckpt::code::kInvalidArgument, "transfer " + std::to_string(index) + " " + what).WithField("transfers");
 }
 
 }  // namespace
@@ -36,7 +36,7 @@ Transfer::Transfer(Batch batch, Progress progress, Done done)
     : batch_(std::move(batch)),
       progress_(std::move(progress)),
       last_progress_(Now()),
-      pieces_(batch_.rows, batch_.piece_bytes),
+      pieces_(batch_.copies, batch_.piece_bytes),
       done_(std::move(done)),
       lane_failed_(batch_.lanes.size()),
       lanes_left_(batch_.lanes.size()) {}
@@ -62,13 +62,14 @@ void Transfer::Check() const {
       }
     }
   }
-  for (std::size_t i = 0; i < batch_.rows.size(); i++) {
-    const Row& row = batch_.rows[i];
-    if (row.remote >= batch_.remotes.size()) throw BadRow(i, "names a region that is not there");
-    if (row.local >= memories) throw BadRow(i, "names a memory that is not there");
-    if (Outside(row.remote_offset, row.bytes, batch_.remotes[row.remote].bytes)) throw BadRow(i, "leaves the peer's region");
-    if (Outside(row.local_offset, row.bytes, batch_.lanes.front().local[row.local]->bytes()))
-      throw BadRow(i, "leaves the memory");
+  for (std::size_t i = 0; i < batch_.copies.size(); i++) {
+    const RemoteCopy& copy = batch_.copies[i];
+    if (copy.remote >= batch_.remotes.size()) throw BadCopy(i, "names a region that is not there");
+    if (copy.local >= memories) throw BadCopy(i, "names a memory that is not there");
+    if (Outside(copy.remote_offset, copy.bytes, batch_.remotes[copy.remote].bytes))
+      throw BadCopy(i, "leaves the peer's region");
+    if (Outside(copy.local_offset, copy.bytes, batch_.lanes.front().local[copy.local]->bytes()))
+      throw BadCopy(i, "leaves the memory");
   }
 }
 
@@ -80,14 +81,14 @@ void Transfer::Fail(std::exception_ptr error) {
   Settle(std::move(lock));
 }
 
-bool Transfer::Take(Row& piece) {
+bool Transfer::Take(RemoteCopy& piece) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (error_ || !done_ || !pieces_.Take(piece)) return false;
   under_way_++;
   return true;
 }
 
-void Transfer::Describe(std::size_t lane, const Row& piece, ibv_send_wr& request, ibv_sge& element) const {
+void Transfer::Describe(std::size_t lane, const RemoteCopy& piece, ibv_send_wr& request, ibv_sge& element) const {
   const Region& region = *batch_.lanes[lane].local[piece.local];
   element = {};
   element.addr = region.address() + piece.local_offset;
@@ -102,7 +103,7 @@ void Transfer::Describe(std::size_t lane, const Row& piece, ibv_send_wr& request
   request.wr.rdma.rkey = batch_.lanes[lane].remote_keys[piece.remote];
 }
 
-void Transfer::Completed(const Row& piece) {
+void Transfer::Completed(const RemoteCopy& piece) {
   last_progress_.store(Now(), std::memory_order_relaxed);
   std::unique_lock<std::mutex> lock(mutex_);
   under_way_--;
@@ -111,7 +112,7 @@ void Transfer::Completed(const Row& piece) {
   Settle(std::move(lock));
 }
 
-void Transfer::Returned(const Row& piece) {
+void Transfer::Returned(const RemoteCopy& piece) {
   std::unique_lock<std::mutex> lock(mutex_);
   under_way_--;
   pieces_.Return(piece);

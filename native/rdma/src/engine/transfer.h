@@ -39,7 +39,7 @@ struct Batch {
   Direction direction = Direction::kRead;
   std::vector<Lane> lanes;
   std::vector<Remote> remotes;
-  std::vector<Row> rows;
+  std::vector<RemoteCopy> copies;
   std::uint64_t piece_bytes = 1 << 20;
   std::int64_t timeout_ns = 0;
 };
@@ -54,7 +54,7 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   using Progress = std::function<void(std::uint64_t bytes)>;
 
   /// Starts a batch. `done` is called exactly once, soon even where every lane is dead.
-  /// @throws Error INVALID_ARGUMENT for a row outside its region or memory, or no lanes.
+  /// @throws Error INVALID_ARGUMENT for a copy outside its region or memory, or no lanes.
   static std::shared_ptr<Transfer> Start(Batch batch, Progress progress, Done done);
 
   /// Stops handing out pieces; `done` gets Error ABORTED when the last of those under way has landed.
@@ -65,12 +65,12 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   // For the completion loops.
 
   /// The next piece for a lane. Returns false when there is none now.
-  bool Take(Row& piece);
+  bool Take(RemoteCopy& piece);
   /// Fills in a piece's addresses and keys.
-  void Describe(std::size_t lane, const Row& piece, ibv_send_wr& request, ibv_sge& element) const;
-  void Completed(const Row& piece);
+  void Describe(std::size_t lane, const RemoteCopy& piece, ibv_send_wr& request, ibv_sge& element) const;
+  void Completed(const RemoteCopy& piece);
   /// A piece that did not get through: for another lane, or lost with the batch.
-  void Returned(const Row& piece);
+  void Returned(const RemoteCopy& piece);
   /// A lane that will move nothing any more, and why.
   void LaneFailed(std::size_t lane, const WorkError& error);
   /// Whether a lane may let go of the batch: nothing will be handed out any more.

@@ -59,7 +59,7 @@ struct Fixture {
     Batch batch;
     for (const auto& pair : clients) batch.lanes.push_back({pair, {local}, {served->remote_key() + key_offset}});
     batch.remotes = {{served->address(), kBytes}};
-    batch.rows = {{0, 0, 0, 0, kBytes}};
+    batch.copies = {{0, 0, 0, 0, kBytes}};
     batch.piece_bytes = 64 << 10;
     batch.timeout_ns = 20'000'000'000;
     const auto done = [&ended](std::exception_ptr error, std::uint64_t bytes) { ended.set_value(Describe(error, bytes)); };

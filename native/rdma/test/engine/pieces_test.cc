@@ -25,7 +25,7 @@ void TestPieces() {
   std::mt19937 random(7);
   for (int round = 0; round < 300; round++) {
     const std::uint64_t piece_bytes = 1 + random() % 50;
-    std::vector<Row> rows;
+    std::vector<RemoteCopy> rows;
     std::vector<int> wanted(4096);
     std::uint64_t at = 0;
     for (int i = 0; i < 40; i++) {
@@ -39,7 +39,7 @@ void TestPieces() {
     Pieces pieces(rows, piece_bytes);
     std::vector<int> got(wanted.size());
     std::uint64_t sum = 0;
-    Row piece;
+    RemoteCopy piece;
     while (pieces.Take(piece)) {
       CHECK(piece.bytes > 0 && piece.bytes <= piece_bytes);
       CHECK(piece.remote_offset == piece.local_offset + 1000);
@@ -58,9 +58,9 @@ void TestPieces() {
 
 /// Rows that continue each other are one; those that only seem to are not.
 void TestMerging() {
-  const auto count = [](const std::vector<Row>& rows) {
+  const auto count = [](const std::vector<RemoteCopy>& rows) {
     Pieces pieces(rows, 1 << 20);
-    Row piece;
+    RemoteCopy piece;
     int taken = 0;
     while (pieces.Take(piece)) taken++;
     return taken;

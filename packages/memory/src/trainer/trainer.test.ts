@@ -204,9 +204,9 @@ describe('tensors on GPUs', () => {
       { kind: 'pointer', pointer: 4096n, bytes: 8, deviceUuid: 'GPU-2' },
     ])
     expect(reads).toEqual([
-      { source: 0, sourceOffset: 512, memory: 0, memoryOffset: 0, bytes: 100 },
-      { source: 0, sourceOffset: 0, memory: 0, memoryOffset: 256, bytes: 300 },
-      { source: 1, sourceOffset: 0, memory: 0, memoryOffset: 768, bytes: 8 },
+      { source: 0, sourceOffset: 512, destination: 0, destinationOffset: 0, bytes: 100 },
+      { source: 0, sourceOffset: 0, destination: 0, destinationOffset: 256, bytes: 300 },
+      { source: 1, sourceOffset: 0, destination: 0, destinationOffset: 768, bytes: 8 },
     ])
     for (const [fields, tensor] of [
       [{ read: 1 }, 'b'],

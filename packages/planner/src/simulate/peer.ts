@@ -38,24 +38,8 @@ export function simulatePeer(workload: Workload, rates: Rates, options: PeerOpti
   const rounds = p2p ? p2pRounds(buckets, members, rates) : broadcastRounds(buckets)
   const shared = members.length === 1 ? Infinity : broadcastRate(rates, hosts)
   const h2d = hostLinkRate(rates, Math.min(gpus, rates.gpusPerHost))
-  let now = 0
-  let workerFree = 0
-  const busy = { bring: 0, broadcast: 0, reload: 0 }
-  for (const round of rounds) {
-    const bring = largest(round.map(({ bytes }) => bytes)) / (p2p ? rates.nicRate : h2d)
-    now += bring
-    busy.bring += bring
-    for (const { bytes, keptBytes, tensors } of round) {
-      // The receiver's copy inside its GPU comes before its broadcast; then the answer to the bucket before is awaited.
-      const carried = bytes / rates.copyRate + bytes / shared
-      now = Math.max(now + carried, workerFree)
-      busy.broadcast += carried
-      const work = keptBytes / rates.copyRate + tensors * rates.tensorSeconds + rates.bucketSeconds
-      workerFree = now + work
-      busy.reload += work
-    }
-  }
-  const total = rates.communicatorSeconds + rates.updateSeconds + Math.max(now, workerFree)
+  const { end, busy } = timeOf(rounds, rates, { bringRate: p2p ? rates.nicRate : h2d, broadcastRate: shared })
+  const total = rates.communicatorSeconds + rates.updateSeconds + end
   let moved = 0
   let kept = 0
   for (const { bytes, keptBytes } of buckets) {
@@ -88,6 +72,32 @@ export function simulatePeer(workload: Workload, rates: Rates, options: PeerOpti
     bucketBytes,
     mode: 'broadcast beside the reload of the bucket before',
   }
+}
+
+/** When the last bucket is loaded, and how long each stage works, in seconds. */
+function timeOf(
+  rounds: readonly PeerBucket[][],
+  rates: Rates,
+  { bringRate, broadcastRate }: { readonly bringRate: number; readonly broadcastRate: number },
+): { readonly end: number; readonly busy: { readonly bring: number; readonly broadcast: number; readonly reload: number } } {
+  let now = 0
+  let workerFree = 0
+  const busy = { bring: 0, broadcast: 0, reload: 0 }
+  for (const round of rounds) {
+    const bring = largest(round.map(({ bytes }) => bytes)) / bringRate
+    now += bring
+    busy.bring += bring
+    for (const { bytes, keptBytes, tensors } of round) {
+      // The receiver's copy inside its GPU comes before its broadcast; then the answer to the bucket before is awaited.
+      const carried = bytes / rates.copyRate + bytes / broadcastRate
+      now = Math.max(now + carried, workerFree)
+      busy.broadcast += carried
+      const work = keptBytes / rates.copyRate + tensors * rates.tensorSeconds + rates.bucketSeconds
+      workerFree = now + work
+      busy.reload += work
+    }
+  }
+  return { end: Math.max(now, workerFree), busy }
 }
 
 function packBuckets({ manifest, kept }: Workload, bucketBytes: number): PeerBucket[] {

@@ -74,18 +74,10 @@ function overLinks(
   receivers: number,
   hosts: number,
 ): Timeline {
-  const h2dRate = hostLinkRate(rates, Math.min(receivers, rates.gpusPerHost))
   const overNics = strategy === 'p2p'
   const viaHost = !overNics || !rates.nicToGpu
   const shared = receivers === 1 ? Infinity : broadcastRate(rates, hosts)
-  const most = largest(buckets.owner)
-  const highest = Math.max(most, ranks.at(-1) ?? 0)
-  const linkFree = new Float64Array(highest + 1)
-  const linkBusy = new Float64Array(highest + 1)
-  const nics = nicOf(highest, rates) + 1
-  const sendFree = new Float64Array(nics)
-  const receiveFree = new Float64Array(nics)
-  const nicBusy = new Float64Array(nics)
+  const links = new Links(rates, Math.max(largest(buckets.owner), ranks.at(-1) ?? 0), receivers)
   const released = new Float64Array(buckets.count)
   let collectiveFree = 0
   let workerFree = 0
@@ -96,41 +88,90 @@ function overLinks(
     const chunk = Math.min(chunkBytes, bytes)
     const receiver = buckets.receiver[bucket]!
     const after = buckets.after[bucket]!
-    let start = after < 0 ? 0 : released[after]!
-    if (mode === 'serial') start = Math.max(start, workerFree)
-    let first = start
-    let end = start
-    if (overNics) {
-      const from = nicOf(buckets.owner[bucket]!, rates)
-      const to = nicOf(receiver, rates)
-      first = Math.max(start, sendFree[from]!, receiveFree[to]!)
-      end = first + bytes / rates.nicRate
-      sendFree[from] = end
-      receiveFree[to] = end
-      nicBusy[to]! += bytes / rates.nicRate
-      if (from !== to) nicBusy[from]! += bytes / rates.nicRate
-      first += chunk / rates.nicRate
-    }
-    if (viaHost) {
-      const began = Math.max(first, linkFree[receiver]!)
-      const took = bytes / h2dRate
-      end = Math.max(began + took, overNics ? end + chunk / h2dRate : 0)
-      first = began + chunk / h2dRate
-      linkFree[receiver] = end
-      linkBusy[receiver]! += took
-    }
+    const free = after < 0 ? 0 : released[after]!
+    const start = mode === 'serial' ? Math.max(free, workerFree) : free
+    let passed: Passage = { first: start, end: start }
+    if (overNics) passed = links.pull(buckets.owner[bucket]!, receiver, { bytes, chunk, start })
+    if (viaHost) passed = links.toDevice(receiver, { bytes, chunk, start: passed.first }, overNics ? passed.end : -Infinity)
     if (shared !== Infinity) {
-      const began = Math.max(first, collectiveFree)
-      end = Math.max(began + bytes / shared, end + chunk / shared)
-      collectiveFree = end
+      const began = Math.max(passed.first, collectiveFree)
+      collectiveFree = Math.max(began + bytes / shared, passed.end + chunk / shared)
+      passed = { first: began, end: collectiveFree }
       broadcast += bytes / shared
     }
     const work = keptBytes[bucket]! / rates.copyRate + tensors[bucket]! * rates.tensorSeconds + rates.bucketSeconds
-    workerFree = Math.max(workerFree, end) + work
+    workerFree = Math.max(workerFree, passed.end) + work
     reload += work
     released[bucket] = workerFree
   }
-  return { end: workerFree, h2d: largest(linkBusy), network: largest(nicBusy), broadcast, reload }
+  return { end: workerFree, h2d: links.busiestHostLink, network: links.busiestNic, broadcast, reload }
+}
+
+/** When a bucket's first chunk and its last byte have passed a link, in seconds. */
+interface Passage {
+  readonly first: number
+  readonly end: number
+}
+
+/** A bucket that is to pass a link from `start` on; sizes in bytes. */
+interface Load {
+  readonly bytes: number
+  readonly chunk: number
+  readonly start: number
+}
+
+/** Host links and NICs of all ranks, each of which carries one bucket at a time. */
+class Links {
+  readonly #rates: Rates
+  readonly #h2dRate: number
+  readonly #linkFree: Float64Array
+  readonly #linkBusy: Float64Array
+  readonly #sendFree: Float64Array
+  readonly #receiveFree: Float64Array
+  readonly #nicBusy: Float64Array
+
+  constructor(rates: Rates, highestRank: number, receivers: number) {
+    this.#rates = rates
+    this.#h2dRate = hostLinkRate(rates, Math.min(receivers, rates.gpusPerHost))
+    this.#linkFree = new Float64Array(highestRank + 1)
+    this.#linkBusy = new Float64Array(highestRank + 1)
+    const nics = nicOf(highestRank, rates) + 1
+    this.#sendFree = new Float64Array(nics)
+    this.#receiveFree = new Float64Array(nics)
+    this.#nicBusy = new Float64Array(nics)
+  }
+
+  get busiestHostLink(): number {
+    return largest(this.#linkBusy)
+  }
+
+  get busiestNic(): number {
+    return largest(this.#nicBusy)
+  }
+
+  /** From the owner's host memory over both ranks' NICs. */
+  pull(owner: number, receiver: number, { bytes, chunk, start }: Load): Passage {
+    const { nicRate } = this.#rates
+    const from = nicOf(owner, this.#rates)
+    const to = nicOf(receiver, this.#rates)
+    const began = Math.max(start, this.#sendFree[from]!, this.#receiveFree[to]!)
+    const end = began + bytes / nicRate
+    this.#sendFree[from] = end
+    this.#receiveFree[to] = end
+    this.#nicBusy[to]! += bytes / nicRate
+    if (from !== to) this.#nicBusy[from]! += bytes / nicRate
+    return { first: began + chunk / nicRate, end }
+  }
+
+  /** From host memory into the GPU; a bucket that still arrives until `arrived` cannot end before its last chunk was copied. */
+  toDevice(receiver: number, { bytes, chunk, start }: Load, arrived: number): Passage {
+    const began = Math.max(start, this.#linkFree[receiver]!)
+    const took = bytes / this.#h2dRate
+    const end = Math.max(began + took, arrived + chunk / this.#h2dRate)
+    this.#linkFree[receiver] = end
+    this.#linkBusy[receiver]! += took
+    return { first: began + chunk / this.#h2dRate, end }
+  }
 }
 
 /** Ranks and workers on processors that do everything: whatever the order, all of the work has to be done by them. */

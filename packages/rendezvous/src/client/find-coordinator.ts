@@ -1,4 +1,5 @@
 import { CkptError, requireSocketDescriptors, startReminders, type CallOptions, type Waiting } from '@ckpt/contract'
+import { poll } from '@ckpt/utils'
 import { Dealer } from 'zeromq'
 
 import { startDeadline } from '../timers.ts'
@@ -50,16 +51,16 @@ export async function findCoordinator(
 
 /** A name may become known only when the machine behind it comes up. */
 async function resolved(addresses: readonly string[], timeoutMs: number, signal: AbortSignal | undefined): Promise<string[]> {
-  const deadline = performance.now() + timeoutMs
-  for (;;) {
+  let reason: unknown
+  const attempt = async (): Promise<string[] | undefined> => {
     const all = await Promise.allSettled(addresses.map(endpointsOf))
+    reason = all.find((one) => one.status === 'rejected')?.reason
     const endpoints = all.flatMap((one) => (one.status === 'fulfilled' ? one.value : []))
-    if (endpoints.length > 0) return [...new Set(endpoints)]
-    if (signal?.aborted) throw CkptError.from(signal.reason, 'ABORTED', 'looking for the coordinator was cancelled')
-    const [first] = all
-    if (performance.now() + AGAIN_MS > deadline && first?.status === 'rejected') throw first.reason
-    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS))
+    return endpoints.length > 0 ? [...new Set(endpoints)] : undefined
   }
+  const endpoints = await poll(attempt, { timeoutMs, signal, firstPauseMs: AGAIN_MS, longestPauseMs: AGAIN_MS })
+  if (endpoints !== undefined) return endpoints
+  throw reason
 }
 
 class Search {

@@ -1,10 +1,8 @@
 import { CkptError, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
-import { Agent, request } from 'undici'
-import { abortError } from '@ckpt/utils'
+import { HttpClient } from '@ckpt/utils'
 import type { UpdateRequest } from './schemas.ts'
 
-/** What an engine may answer, in bytes: an error page. */
-const MAX_ANSWER = 2 ** 20
+const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 
 /**
  * The engine of an update request: its workers run checkpoint-engine's stock extension, and are started by one
@@ -54,37 +52,14 @@ async function call(
   body: Readonly<Record<string, unknown>> & { readonly timeout: number },
   { signal, rank }: EngineStart,
 ): Promise<void> {
-  const peer = socketPath === undefined ? url : `${url} on ${socketPath}`
-  const timeoutMs = body.timeout * 1000
-  const dispatcher = new Agent({
-    headersTimeout: timeoutMs,
-    bodyTimeout: timeoutMs,
-    ...(socketPath !== undefined && { connect: { socketPath } }),
-  })
+  const { pathname, search } = new URL(url)
+  const client = new HttpClient({ url: new URL('/', url).href, ...(socketPath !== undefined && { socketPath }) }, ERROR_CODES)
   try {
-    const { statusCode, body: answer } = await request(url, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify(body),
-      dispatcher,
-      signal,
-    })
-    let text = ''
-    for await (const part of answer.setEncoding('utf8')) {
-      if (text.length < MAX_ANSWER) text += String(part)
-    }
-    if (statusCode >= 200 && statusCode < 300) return
-    const message = `${peer} answered ${statusCode}: ${text.trim().slice(0, 2000)}`
-    throw new CkptError('ENGINE_WORKER_ERROR', message, { fields: { rank, peer, status: statusCode } })
+    const { status, text } = await client.request('POST', pathname + search, body, { timeoutMs: body.timeout * 1000, signal })
+    if (status >= 200 && status < 300) return
+    const message = `${url} answered ${status}: ${text.trim().slice(0, 2000)}`
+    throw new CkptError('ENGINE_WORKER_ERROR', message, { fields: { peer: client.where, status } })
   } catch (error) {
-    if (signal.aborted) throw abortError(signal)
-    const code = (error as { code?: unknown }).code
-    if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') {
-      throw new CkptError('TIMEOUT', `${peer} did not answer within ${timeoutMs} ms`, { cause: error, fields: { rank, peer } })
-    }
-    const lost = code === 'UND_ERR_SOCKET' || code === 'ECONNRESET'
-    throw CkptError.from(error, lost ? 'ENGINE_WORKER_LOST' : 'ENGINE_UNREACHABLE', peer, { rank, peer })
-  } finally {
-    dispatcher.destroy().catch(() => undefined)
+    throw CkptError.from(error, 'ENGINE_UNREACHABLE').with({ rank })
   }
 }

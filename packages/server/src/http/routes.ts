@@ -1,9 +1,10 @@
 import { CkptError } from '@ckpt/contract'
-import type { FastifyInstance } from 'fastify'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
 import { tensorCount, type ParameterServer } from '@ckpt/core'
-import { metricsOf } from '../metrics/metrics-of.ts'
+import { operatorAnswers } from '../metrics/operator-answers.ts'
 import { collectiveCall } from './collective-call.ts'
 import { engineTarget } from './engine-targets.ts'
 import type { HttpOptions } from './options.ts'
@@ -25,7 +26,15 @@ const FAILURES = { '4xx': failed, '5xx': failed }
 /** The routes of checkpoint-engine's API, on one rank. What concerns all ranks has to be called on every rank. */
 export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer, options: HttpOptions): void {
   const app = plain.withTypeProvider<ZodTypeProvider>()
+  operatorRoutes(app, server)
+  registrationRoutes(app, server, options)
+  gatherRoute(app, server)
+  updateRoute(app, server, options)
+}
 
+type App = FastifyInstance<RawServerDefault, IncomingMessage, ServerResponse, FastifyBaseLogger, ZodTypeProvider>
+
+function operatorRoutes(app: App, server: ParameterServer): void {
   app.route({
     method: 'GET',
     url: '/v1/healthz',
@@ -33,14 +42,17 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
     handler: () => Promise.resolve(undefined),
   })
 
-  const metrics = metricsOf(server)
-  plain.get('/metrics', async (_, reply) => reply.type(metrics.contentType).send(await metrics.text()))
+  const answers = operatorAnswers(server)
+  const routes = { '/metrics': '/metrics', '/v1/readyz': '/readyz' } as const
+  for (const [url, path] of Object.entries(routes)) {
+    app.get(url, async (_, reply) => {
+      const { status, contentType, body } = await answers(path)
+      return reply.status(status).type(contentType).send(body)
+    })
+  }
+}
 
-  plain.get('/v1/readyz', (_, reply) => {
-    const health = server.health()
-    return reply.status(health.reasons.length === 0 ? 200 : 503).send(health)
-  })
-
+function registrationRoutes(app: App, server: ParameterServer, options: HttpOptions): void {
   app.route({
     method: 'POST',
     url: '/v1/checkpoints/:name/files',
@@ -76,7 +88,9 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
       }
     },
   })
+}
 
+function gatherRoute(app: App, server: ParameterServer): void {
   app.route({
     method: 'POST',
     url: '/v1/checkpoints/:name/gather-metas',
@@ -91,7 +105,9 @@ export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer
       return { tensors: tensorCount(manifest), bytes, ranks: manifest.ranks.length, digest: manifest.digest }
     },
   })
+}
 
+function updateRoute(app: App, server: ParameterServer, options: HttpOptions): void {
   app.route({
     method: 'POST',
     url: '/v1/checkpoints/:name/update',

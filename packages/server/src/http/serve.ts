@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage } from 'node:http'
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
 import swagger from '@fastify/swagger'
 import { CkptError } from '@ckpt/contract'
 import { fastify, type FastifyInstance } from 'fastify'
@@ -61,19 +61,7 @@ export async function serveHttp(server: ParameterServer, options: HttpOptions = 
 async function api(server: ParameterServer, options: HttpOptions, connections: Connections): Promise<FastifyInstance> {
   const app = fastify({
     bodyLimit: options.bodyLimit ?? DEFAULT_BODY_LIMIT,
-    serverFactory: (handler) => {
-      const http = createServer(
-        {
-          headersTimeout: HEADERS_TIMEOUT_MS,
-          requestTimeout: REQUEST_TIMEOUT_MS,
-          keepAliveTimeout: KEEP_ALIVE_MS,
-          connectionsCheckingInterval: 1000,
-        },
-        (request, response) => connections.begin(request, response, () => handler(request, response)),
-      )
-      connections.watch(http)
-      return http
-    },
+    serverFactory: (handler) => listener(handler, connections),
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 512 },
     return503OnClosing: true,
@@ -86,6 +74,40 @@ async function api(server: ParameterServer, options: HttpOptions, connections: C
   app.setNotFoundHandler((request, reply) =>
     answerFailure(Object.assign(new Error(`no ${request.method} ${request.url}`), { statusCode: 404 }), request, reply),
   )
+  guardRequests(app, options, connections)
+  await app.register(swagger, {
+    openapi: {
+      info: { title: 'ckpt', version: API_VERSION, description: 'One rank of a parameter server.' },
+      ...(options.token !== undefined && {
+        components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } },
+        security: [{ bearer: [] }],
+      }),
+    },
+    transform: jsonSchemaTransform,
+  })
+  checkpointRoutes(app, server, options)
+  for (const plugin of options.plugins ?? []) await plugin(app, server)
+  app.get('/openapi.json', { schema: { hide: true } }, () => app.swagger())
+  await app.ready()
+  return app
+}
+
+function listener(handler: RequestListener, connections: Connections): Server {
+  const http = createServer(
+    {
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      requestTimeout: REQUEST_TIMEOUT_MS,
+      keepAliveTimeout: KEEP_ALIVE_MS,
+      connectionsCheckingInterval: 1000,
+    },
+    (request, response) => connections.begin(request, response, () => handler(request, response)),
+  )
+  connections.watch(http)
+  return http
+}
+
+/** Answers callers alone, and keeps connections of nobody else. */
+function guardRequests(app: FastifyInstance, options: HttpOptions, connections: Connections): void {
   app.addHook('onRequest', async (request, reply) => {
     const refused = await refusal(request, options)
     if (refused === undefined) {
@@ -106,21 +128,6 @@ async function api(server: ParameterServer, options: HttpOptions, connections: C
     if ((!request.raw.complete && hasBody(request.raw)) || reply.statusCode === 429) connections.refuse(reply.raw)
     return Promise.resolve()
   })
-  await app.register(swagger, {
-    openapi: {
-      info: { title: 'ckpt', version: API_VERSION, description: 'One rank of a parameter server.' },
-      ...(options.token !== undefined && {
-        components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } },
-        security: [{ bearer: [] }],
-      }),
-    },
-    transform: jsonSchemaTransform,
-  })
-  checkpointRoutes(app, server, options)
-  for (const plugin of options.plugins ?? []) await plugin(app, server)
-  app.get('/openapi.json', { schema: { hide: true } }, () => app.swagger())
-  await app.ready()
-  return app
 }
 
 function hasBody({ headers }: IncomingMessage): boolean {

@@ -3,7 +3,7 @@ import { CkptError } from '@ckpt/contract'
 import type { ParameterServer } from '@ckpt/core'
 import { Connections } from '../http/connections.ts'
 import { isLoopback, namesLoopback } from '../http/loopback.ts'
-import { metricsOf, type RankMetrics } from './metrics-of.ts'
+import { OPERATOR_PATHS, operatorAnswers } from './operator-answers.ts'
 
 /** Connections that are held at the same time: a scraper among them is answered before so many others can push it out. */
 const MOST_CONNECTIONS = 256
@@ -29,14 +29,14 @@ export async function serveMetrics(
   server: ParameterServer,
   { port, host = '127.0.0.1' }: MetricsServerOptions,
 ): Promise<{ readonly port: number; close(): Promise<void> }> {
-  const metrics = metricsOf(server)
+  const answers = operatorAnswers(server)
   const connections = new Connections({ most: MOST_CONNECTIONS, strangerMs: DEADLINE_MS })
   const local = isLoopback(host)
   const http = createServer(
     { headersTimeout: DEADLINE_MS, requestTimeout: DEADLINE_MS, connectionsCheckingInterval: 1000 },
     (request, response) => {
       connections.begin(request, response, () => {
-        if (!local || namesLoopback(request.headers.host)) void answer(server, metrics, request, response)
+        if (!local || namesLoopback(request.headers.host)) void answer(answers, request, response)
         else response.writeHead(403, { 'content-type': 'text/plain' }).end('Host is not this machine\n')
       })
     },
@@ -66,21 +66,19 @@ export async function serveMetrics(
 }
 
 async function answer(
-  server: ParameterServer,
-  metrics: RankMetrics,
+  answers: ReturnType<typeof operatorAnswers>,
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
   const send = (status: number, type: string, body: string) =>
     response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' }).end(request.method === 'HEAD' ? '' : body)
   try {
-    const [path] = (request.url ?? '').split('?')
     if (request.method !== 'GET' && request.method !== 'HEAD') return void send(405, 'text/plain', 'only GET\n')
-    if (path === '/metrics') return void send(200, metrics.contentType, await metrics.text())
-    if (path !== '/healthz' && path !== '/readyz') return void send(404, 'text/plain', 'GET /metrics, /healthz or /readyz\n')
-    const health = server.health()
-    const status = path === '/healthz' || health.reasons.length === 0 ? 200 : 503
-    send(status, 'application/json', `${JSON.stringify(health)}\n`)
+    const [path] = (request.url ?? '').split('?')
+    const known = OPERATOR_PATHS.find((one) => one === path)
+    if (known === undefined) return void send(404, 'text/plain', 'GET /metrics, /healthz or /readyz\n')
+    const { status, contentType, body } = await answers(known)
+    send(status, contentType, body)
   } catch (error) {
     send(500, 'text/plain', `${error instanceof Error ? error.message : String(error)}\n`)
   }

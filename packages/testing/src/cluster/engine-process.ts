@@ -3,6 +3,7 @@ import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { controlRequest } from '@ckpt/core'
 import { CkptError } from '@ckpt/contract'
+import { poll } from '@ckpt/utils'
 import { spawnSource, wrap, type Spawned } from './processes.ts'
 import type { InjectedFault } from '../engine/injected-faults.ts'
 import type { Mutation } from '../mutations/mutation.ts'
@@ -62,20 +63,21 @@ export class EngineProcess {
 
   /** Waits until it answers. @throws CkptError `ENGINE_UNREACHABLE` with what it printed. */
   async ready(timeoutMs = 60_000): Promise<void> {
-    const deadline = performance.now() + timeoutMs
-    for (;;) {
+    const { child, name } = this.process
+    const silent = (cause?: unknown): CkptError => {
+      const text = `${name} does not answer (exit ${child.signalCode ?? child.exitCode}): ${this.process.stderr()}`
+      return new CkptError('ENGINE_UNREACHABLE', text, { cause })
+    }
+    const attempt = async (): Promise<true | undefined> => {
       try {
         await controlRequest(this.socket, 'GET', '/health')
-        return
+        return true
       } catch (error) {
-        const { exitCode, signalCode } = this.process.child
-        if (exitCode !== null || signalCode !== null || performance.now() > deadline) {
-          const text = `${this.process.name} does not answer (exit ${signalCode ?? exitCode}): ${this.process.stderr()}`
-          throw new CkptError('ENGINE_UNREACHABLE', text, { cause: error })
-        }
-        await new Promise((resolve) => setTimeout(resolve, 20))
+        if (child.exitCode !== null || child.signalCode !== null) throw silent(error)
+        return undefined
       }
     }
+    if (!(await poll(attempt, { timeoutMs, firstPauseMs: 20, longestPauseMs: 20 }))) throw silent()
   }
 
   async health(): Promise<{ device: string; version: string | null; dirty: boolean }> {

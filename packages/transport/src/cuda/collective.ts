@@ -97,12 +97,13 @@ export class CudaCollective implements Collective {
   async run(job: PipelineJob): Promise<PipelineRun> {
     if (this.#state !== 'ready') throw new CkptError('INVALID_STATE', STATES[this.#state])
     const ring = cudaRing(job.ring)
-    if (job.arrivals?.into === 'ring') {
+    const { arriveIn, ...flat } = flatJob(job, this.position)
+    if (arriveIn === 'ring') {
       throw new CkptError('UNSUPPORTED', 'bytes cannot arrive in the ring of a GPU: let them arrive in pinned memory')
     }
     const memories = job.sources.map(cudaMemory)
     const used: typeof memories = []
-    const letGo = (): void => {
+    const release = (): void => {
       for (const memory of used.splice(0)) memory.done()
     }
     let drained!: () => void
@@ -117,30 +118,24 @@ export class CudaCollective implements Collective {
         used.push(memory)
         return handle
       })
-      const flat: CudaPipelineJob = {
-        ...flatJob(job, this.position),
-        size: this.size,
-        sources,
-        alternating: false,
-        arrivals: job.arrivals !== undefined,
-      }
-      const order = this.size > 1 ? await this.#order.of(ring, job, flat) : undefined
+      const native: CudaPipelineJob = { ...flat, arriveIn, size: this.size, sources, alternating: false }
+      const order = this.size > 1 ? await this.#order.of(ring, job, native) : undefined
       if (this.closed) throw new CkptError('ABORTED', STATES.closed)
-      const start = cudaAddon().startPipeline.bind(undefined, this.#group, ring.memory, inOrder(flat, order))
+      const onDrained = (): void => {
+        release()
+        drained()
+      }
       run = new NativeRun(
-        (deliver, finish) =>
-          start(
-            deliver,
-            (error, stats) => finish(error, stats && { ...stats, ...(order && { order }) }),
-            () => {
-              letGo()
-              drained()
-            },
-          ),
+        (callbacks) =>
+          cudaAddon().startPipeline(this.#group, ring.memory, inOrder(native, order), {
+            ...callbacks,
+            onFinished: (error, stats) => callbacks.onFinished(error, stats && { ...stats, ...(order && { order }) }),
+            onDrained,
+          }),
         job.onBucket,
       )
     } catch (error) {
-      letGo()
+      release()
       this.#end('failed')
       throw error
     }

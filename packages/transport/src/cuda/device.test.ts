@@ -72,9 +72,9 @@ describe('gpu: one device', () => {
     // All of it in unequal runs, the last of them by a pointer into the middle.
     const reads = [0, 3, 1000, 40 * MIB + 1].map((offset, index, all) => {
       const bytes = (all[index + 1] ?? 64 * MIB) - offset
-      return { source: 0, sourceOffset: offset, memory: 0, memoryOffset: offset, bytes }
+      return { source: 0, sourceOffset: offset, destination: 0, destinationOffset: offset, bytes }
     })
-    const inner = { source: 1, sourceOffset: 0, memory: 0, memoryOffset: 5, bytes: 1000 }
+    const inner = { source: 1, sourceOffset: 0, destination: 0, destinationOffset: 5, bytes: 1000 }
     const stats = await device.readDevice({ sources, memories: [target], reads: [...reads, inner] })
     expect(stats.bytes).toBe(64 * MIB + 1000)
     expect(target.view(0, 64 * MIB).equals(source.view(0, 64 * MIB))).toBe(true)

@@ -1,7 +1,7 @@
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { FileRead, Host } from '@ckpt/contract'
+import type { ContiguousCopy, Host } from '@ckpt/contract'
 import fc from 'fast-check'
 import { afterAll, describe, expect, it } from 'vitest'
 import { createHost } from '../host/host.ts'
@@ -10,10 +10,10 @@ import { SLICE_BYTES } from './memory.ts'
 import { bySlice, readAndPin } from './read-and-pin.ts'
 
 const read = fc.record({
-  file: fc.nat(3),
-  fileOffset: fc.nat(2 ** 40),
-  memory: fc.nat(2),
-  memoryOffset: fc.nat(5 * SLICE_BYTES),
+  source: fc.nat(3),
+  sourceOffset: fc.nat(2 ** 40),
+  destination: fc.nat(2),
+  destinationOffset: fc.nat(5 * SLICE_BYTES),
   bytes: fc.integer({ min: 1, max: 3 * SLICE_BYTES }),
 })
 
@@ -23,11 +23,11 @@ it('groups reads by slice without losing, moving or repeating a byte', () => {
       const groups = bySlice(reads, deferred)
       for (const { memory, slice, reads: parts } of groups) {
         for (const part of parts) {
-          if (slice < 0) expect(deferred[part.memory]).toBe(false)
+          if (slice < 0) expect(deferred[part.destination]).toBe(false)
           else {
-            expect(part.memory).toBe(memory)
-            expect(Math.floor(part.memoryOffset / SLICE_BYTES)).toBe(slice)
-            expect(Math.floor((part.memoryOffset + part.bytes - 1) / SLICE_BYTES)).toBe(slice)
+            expect(part.destination).toBe(memory)
+            expect(Math.floor(part.destinationOffset / SLICE_BYTES)).toBe(slice)
+            expect(Math.floor((part.destinationOffset + part.bytes - 1) / SLICE_BYTES)).toBe(slice)
           }
         }
       }
@@ -36,9 +36,9 @@ it('groups reads by slice without losing, moving or repeating a byte', () => {
       )
       // Put together again, the parts are the reads.
       const parts = groups.flatMap((group) => group.reads)
-      const bytes = (list: readonly FileRead[]) => list.reduce((sum, one) => sum + one.bytes, 0)
+      const bytes = (list: readonly ContiguousCopy[]) => list.reduce((sum, one) => sum + one.bytes, 0)
       expect(bytes(parts)).toBe(bytes(reads))
-      const key = (one: FileRead) => `${one.file}/${one.memory}/${one.fileOffset - one.memoryOffset}`
+      const key = (one: ContiguousCopy) => `${one.source}/${one.destination}/${one.sourceOffset - one.destinationOffset}`
       const shifts = new Set(reads.map(key))
       for (const part of parts) expect(shifts.has(key(part))).toBe(true)
     }),
@@ -81,7 +81,13 @@ describe('readAndPin', () => {
     }
   }
 
-  const whole = (file: number, bytes: number): FileRead => ({ file, fileOffset: 0, memory: 0, memoryOffset: 0, bytes })
+  const whole = (source: number, bytes: number): ContiguousCopy => ({
+    source,
+    sourceOffset: 0,
+    destination: 0,
+    destinationOffset: 0,
+    bytes,
+  })
 
   it('pins each slice once, when all of it was read, and what nobody reads too', async () => {
     const host = createHost()

@@ -1,4 +1,4 @@
-import type { FileRead, FileReadRequest, Host, HostMemory, FileReadStats } from '@ckpt/contract'
+import type { ContiguousCopy, FileReadRequest, Host, HostMemory, FileReadStats } from '@ckpt/contract'
 import pLimit from 'p-limit'
 import { SLICE_BYTES } from './memory.ts'
 
@@ -16,7 +16,7 @@ interface Pinnable {
 interface SliceReads {
   readonly memory: number
   readonly slice: number
-  readonly reads: FileRead[]
+  readonly reads: ContiguousCopy[]
 }
 
 /**
@@ -74,33 +74,36 @@ export async function readAndPin(host: Host, request: FileReadRequest & { thread
 const isPinnable = (memory: HostMemory): memory is HostMemory & Pinnable => 'unpinned' in memory
 
 /** Only the files that are read: each call opens all that it is given. */
-function ofTheirFiles(files: FileReadRequest['files'], reads: readonly FileRead[]): Pick<FileReadRequest, 'files' | 'reads'> {
-  const used = [...new Set(reads.map(({ file }) => file))]
+function ofTheirFiles(
+  files: FileReadRequest['files'],
+  reads: readonly ContiguousCopy[],
+): Pick<FileReadRequest, 'files' | 'reads'> {
+  const used = [...new Set(reads.map(({ source }) => source))]
   const place = new Map(used.map((file, index) => [file, index]))
-  return { files: used.map((file) => files[file]!), reads: reads.map((read) => ({ ...read, file: place.get(read.file)! })) }
+  return { files: used.map((file) => files[file]!), reads: reads.map((read) => ({ ...read, source: place.get(read.source)! })) }
 }
 
 /**
  * Reads cut at slice boundaries and grouped by slice, in the order of memories and slices; those into memory that is not deferred
  * are one group of its own, slice -1.
  */
-export function bySlice(reads: readonly FileRead[], deferred: readonly boolean[]): SliceReads[] {
+export function bySlice(reads: readonly ContiguousCopy[], deferred: readonly boolean[]): SliceReads[] {
   const groups = new Map<string, SliceReads>()
-  const add = (slice: number, read: FileRead) => {
-    const key = slice < 0 ? 'whole' : `${read.memory}/${slice}`
+  const add = (slice: number, read: ContiguousCopy) => {
+    const key = slice < 0 ? 'whole' : `${read.destination}/${slice}`
     const group = groups.get(key)
     if (group) group.reads.push(read)
-    else groups.set(key, { memory: read.memory, slice, reads: [read] })
+    else groups.set(key, { memory: read.destination, slice, reads: [read] })
   }
   for (const read of reads) {
-    if (deferred[read.memory] !== true) {
+    if (deferred[read.destination] !== true) {
       add(-1, read)
       continue
     }
     for (let at = 0; at < read.bytes;) {
-      const slice = Math.floor((read.memoryOffset + at) / SLICE_BYTES)
-      const bytes = Math.min(read.bytes - at, (slice + 1) * SLICE_BYTES - read.memoryOffset - at)
-      add(slice, { ...read, fileOffset: read.fileOffset + at, memoryOffset: read.memoryOffset + at, bytes })
+      const slice = Math.floor((read.destinationOffset + at) / SLICE_BYTES)
+      const bytes = Math.min(read.bytes - at, (slice + 1) * SLICE_BYTES - read.destinationOffset - at)
+      add(slice, { ...read, sourceOffset: read.sourceOffset + at, destinationOffset: read.destinationOffset + at, bytes })
       at += bytes
     }
   }

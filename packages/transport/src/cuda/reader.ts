@@ -1,4 +1,4 @@
-import { CkptError, type DeviceReadRequest, type DeviceSource, type TransferStats } from '@ckpt/contract'
+import { CkptError, ContiguousCopies, type DeviceReadRequest, type DeviceSource, type TransferStats } from '@ckpt/contract'
 import type { CudaDeviceHandle, CudaSourceHandle } from '@ckpt/native-cuda'
 import { onAbort } from '@ckpt/utils'
 import { native } from '../addon.ts'
@@ -41,18 +41,18 @@ export async function readDeviceMemory(own: OpenDevice, request: DeviceReadReque
       return registration
     })
     const done = new Map<string, number>()
-    const parts = devices.map(({ uuid, handle }) => ({ uuid, handle, rows: rowsOf(uuid, opened, request) }))
+    const parts = devices.map(({ uuid, handle }) => ({ uuid, handle, copies: copiesFrom(uuid, opened, request) }))
     const started = performance.now()
     const results = await Promise.allSettled(
-      parts.map(({ uuid, handle, rows }) => {
+      parts.map(({ uuid, handle, copies }) => {
         const report = (bytes: number): void => {
           done.set(uuid, bytes)
           onProgress?.([...done.values()].reduce((sum, part) => sum + part, 0))
         }
         const handles = opened.map((source) => source.handle)
-        return rows.length === 0
+        return copies.count === 0
           ? Promise.resolve(0)
-          : native(() => addon.readDevice(handle, handles, registrations, rows, cancellation, onProgress && report))
+          : native(() => addon.readDevice(handle, handles, registrations, copies.columns, cancellation, onProgress && report))
       }),
     )
     const failed = results.find((result) => result.status === 'rejected')
@@ -97,18 +97,17 @@ async function openSource(devices: readonly OpenDevice[], source: DeviceSource, 
 }
 
 /** The reads of one GPU's memory as the addon takes them. @throws CkptError `INVALID_ARGUMENT` for one outside its memory. */
-function rowsOf(uuid: string, sources: readonly OpenSource[], request: DeviceReadRequest): Float64Array {
-  const rows: number[] = []
-  for (const [index, { source, sourceOffset, memory, memoryOffset, bytes }] of request.reads.entries()) {
+function copiesFrom(uuid: string, sources: readonly OpenSource[], request: DeviceReadRequest): ContiguousCopies {
+  const copies = request.reads.filter(({ source, sourceOffset, bytes }, index) => {
     const from = sources[source]
-    if (from !== undefined && from.deviceUuid !== uuid) continue
+    if (from !== undefined && from.deviceUuid !== uuid) return false
     if (from === undefined || sourceOffset + bytes > from.bytes) {
       const text = `bytes ${sourceOffset} to ${sourceOffset + bytes} are outside device memory of ${from?.bytes ?? 0} bytes`
       throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'offset', read: index } })
     }
-    rows.push(source, sourceOffset, memory, memoryOffset, bytes)
-  }
-  return Float64Array.from(rows)
+    return true
+  })
+  return ContiguousCopies.from(copies)
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {

@@ -125,15 +125,17 @@ export class HostCollective implements Collective {
         throw new CkptError('INVALID_ARGUMENT', `member ${other} has other buckets`, { fields: { member: other } })
       const rings = await this.#map(offers, own)
       if (this.#state !== 'running') throw new CkptError('ABORTED', STATES[this.#state])
-      const writable = job.arrivals?.into === 'ring' ? job.arrivals.onWritable : undefined
+      const onWritable = job.arrivals?.into === 'ring' ? job.arrivals.onWritable : undefined
       const native = {
         ...flatJob(job, this.position),
         rings,
         sources: job.sources.map(nativeMemory),
         generation,
-        arriveIn: job.arrivals?.into,
       }
-      return new NativeRun((deliver, finish) => addon.startPipeline(native, deliver, finish, writable), job.onBucket)
+      return new NativeRun(
+        (callbacks) => addon.startPipeline(native, { ...callbacks, ...(onWritable && { onWritable }) }),
+        job.onBucket,
+      )
     } catch (error) {
       const reason = CkptError.from(error, 'NATIVE_FAILURE')
       nativeSync(() => addon.abortRingRun(own, generation, this.position, reason.message.replaceAll('\0', ' ')))

@@ -239,10 +239,10 @@ describe('read', () => {
     const b = await file('b', 5_000_001, 2n)
     const memories = await Promise.all([allocate(25_000_000), allocate(100)])
     const reads = [
-      { file: 0, fileOffset: 1, memory: 0, memoryOffset: 7, bytes: 19_000_000 },
-      { file: 1, fileOffset: 77, memory: 0, memoryOffset: 19_000_100, bytes: 4_900_000 },
-      { file: 1, fileOffset: 0, memory: 1, memoryOffset: 9, bytes: 50 },
-      { file: 0, fileOffset: 20_000_003, memory: 1, memoryOffset: 100, bytes: 0 },
+      { source: 0, sourceOffset: 1, destination: 0, destinationOffset: 7, bytes: 19_000_000 },
+      { source: 1, sourceOffset: 77, destination: 0, destinationOffset: 19_000_100, bytes: 4_900_000 },
+      { source: 1, sourceOffset: 0, destination: 1, destinationOffset: 9, bytes: 50 },
+      { source: 0, sourceOffset: 20_000_003, destination: 1, destinationOffset: 100, bytes: 0 },
     ]
     const progress: number[] = []
     const stats = await host.read({
@@ -256,8 +256,8 @@ describe('read', () => {
     expect(progress.at(-1)).toBe(23_900_050)
     expect(progress).toEqual([...progress].sort((x, y) => x - y))
     for (const r of reads) {
-      const data = [a.data, b.data][r.file]!.subarray(r.fileOffset, r.fileOffset + r.bytes)
-      expect(memories[r.memory]!.view(r.memoryOffset, r.bytes).equals(data)).toBe(true)
+      const data = [a.data, b.data][r.source]!.subarray(r.sourceOffset, r.sourceOffset + r.bytes)
+      expect(memories[r.destination]!.view(r.destinationOffset, r.bytes).equals(data)).toBe(true)
     }
   })
 
@@ -268,7 +268,7 @@ describe('read', () => {
       host.read({
         files: [path],
         memories: [memory],
-        reads: [{ file: 0, fileOffset: 0, memory: 0, memoryOffset: 0, bytes: 1000 }],
+        reads: [{ source: 0, sourceOffset: 0, destination: 0, destinationOffset: 0, bytes: 1000 }],
       })
     const missing = await failure(request(join(directory, 'missing')), 'CHECKPOINT_UNREADABLE')
     expect(missing.fields).toMatchObject({ file: join(directory, 'missing'), errno: 2 })
@@ -281,7 +281,7 @@ describe('read', () => {
   it('refuses a run that leaves its memory, and stops when it is aborted', async () => {
     const { path } = await file('c', 1000, 4n)
     const memory = await allocate(999)
-    const reads = [{ file: 0, fileOffset: 0, memory: 0, memoryOffset: 0, bytes: 1000 }]
+    const reads = [{ source: 0, sourceOffset: 0, destination: 0, destinationOffset: 0, bytes: 1000 }]
     await failure(host.read({ files: [path], memories: [memory], reads }), 'INVALID_ARGUMENT')
     await failure(host.read({ files: [path], memories: [memory], reads, signal: AbortSignal.abort() }), 'ABORTED')
 
@@ -291,10 +291,10 @@ describe('read', () => {
     await truncate(sparse, 64 * 2 ** 30)
     const large = await allocate(1 << 20)
     const many = Array.from({ length: 65_536 }, (_, i) => ({
-      file: 0,
-      fileOffset: i * 2 ** 20,
-      memory: 0,
-      memoryOffset: 0,
+      source: 0,
+      sourceOffset: i * 2 ** 20,
+      destination: 0,
+      destinationOffset: 0,
       bytes: 2 ** 20,
     }))
     const controller = new AbortController()

@@ -1,5 +1,6 @@
 import {
   CkptError,
+  ContiguousCopies,
   type AllocateOptions,
   type FileIdentity,
   type FileReadRequest,
@@ -67,10 +68,7 @@ class AddonHost implements Host {
 
   async read({ files, memories, reads, digested, threads, onProgress, signal }: FileReadRequest): Promise<FileReadStats> {
     if (signal?.aborted) throw aborted(signal)
-    const rows = new Float64Array(reads.length * 5)
-    reads.forEach((read, index) => {
-      rows.set([read.file, read.fileOffset, read.memory, read.memoryOffset, read.bytes], index * 5)
-    })
+    const { columns } = ContiguousCopies.from(reads)
     const ranges = rangeRows(digested ?? [])
     const opened = files.map((file): ReadableFile => (typeof file === 'string' ? { path: file } : file))
     const cancellation = this.#addon.newCancellation()
@@ -81,7 +79,7 @@ class AddonHost implements Host {
         this.#addon.read(
           opened.map(({ path }) => path),
           memories.map(nativeMemory),
-          rows,
+          columns,
           threads,
           rising(onProgress),
           cancellation,

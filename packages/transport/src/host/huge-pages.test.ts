@@ -51,10 +51,10 @@ describe('huge pages', () => {
       // Reads of all sizes on several threads: pages are formed beside others that are being filled.
       const cuts = [0, 1, 4096, 2 << 20, (2 << 20) + 5, 5 << 20, bytes]
       const reads = cuts.slice(1).map((end, i) => ({
-        file: 0,
-        fileOffset: cuts[i]!,
-        memory: 0,
-        memoryOffset: cuts[i]!,
+        source: 0,
+        sourceOffset: cuts[i]!,
+        destination: 0,
+        destinationOffset: cuts[i]!,
         bytes: end - cuts[i]!,
       }))
       await host.read({ files: [file], memories: [memory], reads, threads: 4 })

@@ -9,7 +9,7 @@
 
 namespace ckpt {
 
-/// A JavaScript Error with the properties code, errno, file, field, peer and index, as far as they are known.
+/// A JavaScript Error with the properties code, errno, file, field, peer, index and member, as far as they are known.
 inline Napi::Error ToJs(Napi::Env env, const Error& error) {
   Napi::Error result = Napi::Error::New(env, error.what());
   Napi::Object object = result.Value();
@@ -19,6 +19,7 @@ inline Napi::Error ToJs(Napi::Env env, const Error& error) {
   if (!error.field().empty()) object.Set("field", error.field());
   if (!error.peer().empty()) object.Set("peer", error.peer());
   if (error.index() >= 0) object.Set("index", static_cast<double>(error.index()));
+  if (error.member() >= 0) object.Set("member", static_cast<double>(error.member()));
   return result;
 }
 

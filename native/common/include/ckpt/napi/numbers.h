@@ -42,20 +42,4 @@ inline std::string ToText(const Napi::Value& value, const char* field) {
   return text;
 }
 
-/// One column of a plan: a typed array of a given kind with a given number of entries.
-template <class Array>
-Array Column(const Napi::Object& job, const char* field, napi_typedarray_type type, std::size_t length) {
-  const Napi::Value value = job.Get(field);
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
-    throw Error(code::kInvalidArgument, std::string(field) + " is not the typed array it must be").WithField(field);
-  }
-  const auto array = value.As<Array>();
-  if (array.ElementLength() < length) {
-    throw Error(code::kInvalidArgument, std::string(field) + " has " + std::to_string(array.ElementLength()) +
-                                            " entries, not " + std::to_string(length))
-        .WithField(field);
-  }
-  return array;
-}
-
 }  // namespace ckpt

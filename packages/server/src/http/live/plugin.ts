@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import type { Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { ParameterServer } from '@ckpt/core'
@@ -39,15 +40,82 @@ function tooMany(all: number, own: number): Error {
   return Object.assign(new Error(text), { statusCode: 429 })
 }
 
+/** Streams of server-sent events that tell of changes, and the addresses that read them. */
+class EventStreams {
+  readonly #open = new Map<PassThrough, string>()
+  readonly #server: ParameterServer
+
+  constructor(server: ParameterServer) {
+    this.#server = server
+  }
+
+  endAll(): void {
+    for (const stream of this.#open.keys()) stream.end()
+  }
+
+  /** A new stream to the reader behind `socket`. @throws Error with statusCode 429 where too many are open. */
+  start(socket: Socket): PassThrough {
+    const reader = socket.remoteAddress ?? ''
+    const own = [...this.#open.values()].filter((address) => address === reader).length
+    if (this.#open.size >= MOST_STREAMS || own >= MOST_STREAMS_OF_ONE) throw tooMany(this.#open.size, own)
+    const stream = new PassThrough()
+    this.#open.set(stream, reader)
+    const stop = this.#sendChanges(stream)
+    const stopBeating = keepAlive(stream, socket)
+    const close = () => {
+      this.#open.delete(stream)
+      stop()
+      stopBeating()
+    }
+    stream.on('close', close).on('error', close)
+    // Nobody reads a stream without an end after closing his own half: that is a page that is gone.
+    socket.once('end', () => socket.destroy())
+    return stream
+  }
+
+  /** Sends the state now and after each change. Returns what stops that. */
+  #sendChanges(stream: PassThrough): () => void {
+    let timer: NodeJS.Timeout | undefined
+    let sent = 0
+    const send = () => {
+      timer = undefined
+      sent = performance.now()
+      // A reader that is behind is sent nothing: the next state has everything.
+      if (!stream.writableNeedDrain) stream.write(`data: ${JSON.stringify(liveState(this.#server))}\n\n`)
+    }
+    // The first change after a quiet while goes out at once: an update may be short.
+    const changed = () => void (timer ??= setTimeout(send, Math.max(0, sent + INTERVAL_MS - performance.now())))
+    this.#server.activity.on('change', changed)
+    send()
+    return () => {
+      clearTimeout(timer)
+      this.#server.activity.off('change', changed)
+    }
+  }
+}
+
+/** Sends comments while nothing changes, and ends a connection whose reader takes nothing. Returns what stops that. */
+function keepAlive(stream: PassThrough, socket: Socket): () => void {
+  let taken = performance.now()
+  const heartbeat = setInterval(() => {
+    if (stream.writableNeedDrain) {
+      if (performance.now() - taken > STALLED_MS) socket.destroy()
+      return
+    }
+    taken = performance.now()
+    stream.write(': \n\n')
+  }, HEARTBEAT_MS)
+  return () => clearInterval(heartbeat)
+}
+
 /**
  * A page at `/live` that shows this rank's members, checkpoints, updates and engines as they change; `GET /v1/live` gives the same as
  * JSON, `GET /v1/live/events` as a stream of server-sent events. With a token, open `/live#token=…`: the page itself holds no data.
  */
 export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) => {
-  /** Streams that are open, and the addresses that read them. */
-  const open = new Map<PassThrough, string>()
+  const streams = new EventStreams(server)
   app.addHook('preClose', () => {
-    for (const stream of open.keys()) stream.end()
+    streams.endAll()
     return Promise.resolve()
   })
 
@@ -68,43 +136,9 @@ export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) 
   app.get(
     '/v1/live/events',
     { schema: { summary: 'The same, whenever it changes, as server-sent events' } },
-    (request, reply) => {
-      const reader = request.raw.socket.remoteAddress ?? ''
-      const own = [...open.values()].filter((address) => address === reader).length
-      if (open.size >= MOST_STREAMS || own >= MOST_STREAMS_OF_ONE) throw tooMany(open.size, own)
-      const stream = new PassThrough()
-      open.set(stream, reader)
-      let taken = performance.now()
-      let timer: NodeJS.Timeout | undefined
-      let sent = 0
-      const send = () => {
-        timer = undefined
-        sent = performance.now()
-        // Whoever does not read is not sent more: the next state has everything.
-        if (!stream.writableNeedDrain) stream.write(`data: ${JSON.stringify(liveState(server))}\n\n`)
-      }
-      // The first change after a quiet while goes out at once: an update may be short.
-      const changed = () => void (timer ??= setTimeout(send, Math.max(0, sent + INTERVAL_MS - performance.now())))
-      const heartbeat = setInterval(() => {
-        if (stream.writableNeedDrain) {
-          if (performance.now() - taken > STALLED_MS) request.raw.socket.destroy()
-          return
-        }
-        taken = performance.now()
-        stream.write(': \n\n')
-      }, HEARTBEAT_MS)
-      server.activity.on('change', changed)
-      const close = () => {
-        open.delete(stream)
-        clearTimeout(timer)
-        clearInterval(heartbeat)
-        server.activity.off('change', changed)
-      }
-      stream.on('close', close).on('error', close)
-      request.raw.on('close', () => stream.destroy())
-      // Nobody reads a stream without an end after closing his own half: that is a page that is gone.
-      request.raw.socket.once('end', () => request.raw.socket.destroy())
-      send()
+    ({ raw }, reply) => {
+      const stream = streams.start(raw.socket)
+      raw.on('close', () => stream.destroy())
       return reply.header('cache-control', 'no-store').type('text/event-stream').send(stream)
     },
   )
