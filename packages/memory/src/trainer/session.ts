@@ -1,5 +1,6 @@
 import { createConnection, type Socket } from 'node:net'
 import { CkptError, shown } from '@ckpt/contract'
+import { FrameReader } from '@ckpt/utils'
 
 /** Version of the protocol (docs/trainers.md); both sides name theirs. */
 export const TRAINER_PROTOCOL = 1
@@ -16,9 +17,8 @@ export class TrainerSession implements Disposable {
   readonly #peer: string
   readonly #timeoutMs: number
   readonly #lost = new AbortController()
-  readonly #frames: TrainerMessage[] = []
-  #parts: Buffer[] = []
-  #bytes = 0
+  readonly #messages: TrainerMessage[] = []
+  readonly #frames = new FrameReader({ headerBytes: PREFIX_BYTES, bodyBytes: (prefix) => this.#bodyBytes(prefix) })
   #wake: (() => void) | undefined
 
   private constructor(peer: string, timeoutMs: number) {
@@ -61,8 +61,8 @@ export class TrainerSession implements Disposable {
    * else than was expected, `TIMEOUT`, `ABORTED`; all name the socket.
    */
   async expect(type: string, signal: AbortSignal): Promise<TrainerMessage> {
-    await this.#until(() => this.#frames.length > 0, signal, `sent no ${JSON.stringify(type)}`)
-    const message = this.#frames.shift()!
+    await this.#until(() => this.#messages.length > 0, signal, `sent no ${JSON.stringify(type)}`)
+    const message = this.#messages.shift()!
     if (message.type === type) return message
     if (message.type === 'error')
       throw lost(
@@ -80,15 +80,8 @@ export class TrainerSession implements Disposable {
   }
 
   #take(data: Buffer): void {
-    this.#parts.push(data)
-    this.#bytes += data.length
     try {
-      for (let length = this.#frameBytes(); length !== undefined; length = this.#frameBytes()) {
-        const all = Buffer.concat(this.#parts)
-        this.#frames.push(parse(this.#peer, all.subarray(PREFIX_BYTES, PREFIX_BYTES + length)))
-        this.#parts = [all.subarray(PREFIX_BYTES + length)]
-        this.#bytes = this.#parts[0]!.length
-      }
+      for (const { body } of this.#frames.read(data)) this.#messages.push(parse(this.#peer, body))
       this.#wake?.()
     } catch (error) {
       this.#fail(CkptError.from(error, 'CHECKPOINT_MALFORMED'))
@@ -96,13 +89,10 @@ export class TrainerSession implements Disposable {
     }
   }
 
-  /** Length of the first frame when all of it is there. */
-  #frameBytes(): number | undefined {
-    if (this.#bytes < PREFIX_BYTES) return undefined
-    if (this.#parts[0]!.length < PREFIX_BYTES) this.#parts = [Buffer.concat(this.#parts)]
-    const length = this.#parts[0]!.readUInt32LE(0)
-    if (length > MAX_FRAME_BYTES) throw malformed(this.#peer, 'length', `a frame of ${length} bytes`)
-    return this.#bytes >= PREFIX_BYTES + length ? length : undefined
+  #bodyBytes(prefix: Buffer): number {
+    const bytes = prefix.readUInt32LE()
+    if (bytes <= MAX_FRAME_BYTES) return bytes
+    throw malformed(this.#peer, 'length', `a frame of ${bytes} bytes`)
   }
 
   #fail(error: CkptError): void {
@@ -119,7 +109,7 @@ export class TrainerSession implements Disposable {
     try {
       for (;;) {
         if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED', 'registration aborted', { peer: this.#peer })
-        if (this.#lost.signal.aborted && this.#frames.length === 0) throw this.#lost.signal.reason
+        if (this.#lost.signal.aborted && this.#messages.length === 0) throw this.#lost.signal.reason
         if (ready()) return
         if (performance.now() >= deadline) {
           throw new CkptError('TIMEOUT', `trainer ${this.#peer} ${what} within ${this.#timeoutMs} ms`, {

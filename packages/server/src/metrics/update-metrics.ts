@@ -59,35 +59,7 @@ export class UpdateMetrics implements RankObserver {
       limit: gauge('ckpt_update_limit_seconds', 'Least time that the last update could have taken, where that was measured'),
       ratio: gauge('ckpt_update_ratio_to_limit', 'Time of the last update over its limit, where that was measured'),
     }
-    new Gauge({
-      name: 'ckpt_dirty_engines',
-      help: 'Engine workers, of all ranks, that may hold parts of an update, as this rank knows it',
-      labelNames: ['engine'],
-      registers,
-      collect() {
-        this.reset()
-        for (const { engine, dirty } of engines()) this.inc({ engine }, dirty ? 1 : 0)
-      },
-    })
-    new Gauge({
-      name: 'ckpt_engine_version_info',
-      help: 'Version that each engine worker serves, as this rank knows it; always 1',
-      labelNames: ['engine', 'worker', 'version'],
-      registers,
-      collect() {
-        this.reset()
-        for (const { engine, rank: worker, version } of engines()) this.set({ engine, worker, version: version ?? '' }, 1)
-      },
-    })
-    new Gauge({ name: 'ckpt_world_size', help: 'Number of ranks', registers, collect() { this.set(worldSize()) } }) // prettier-ignore
-    new Gauge({
-      name: 'ckpt_ready',
-      help: 'Whether this rank can take an update',
-      registers,
-      collect() {
-        this.set(reasons().length === 0 ? 1 : 0)
-      },
-    })
+    readWhenAsked({ worldSize, engines, reasons }, registers)
   }
 
   get contentType(): string {
@@ -159,6 +131,39 @@ export class UpdateMetrics implements RankObserver {
     this.#ends = []
     await Promise.all(ends.map((end) => end()))
   }
+}
+
+/** Gauges that are read from the rank whenever they are asked for. */
+function readWhenAsked({ worldSize, engines, reasons }: Omit<MetricsSources, 'rank'>, registers: Registry[]): void {
+  new Gauge({
+    name: 'ckpt_dirty_engines',
+    help: 'Engine workers, of all ranks, that may hold parts of an update, as this rank knows it',
+    labelNames: ['engine'],
+    registers,
+    collect() {
+      this.reset()
+      for (const { engine, dirty } of engines()) this.inc({ engine }, dirty ? 1 : 0)
+    },
+  })
+  new Gauge({
+    name: 'ckpt_engine_version_info',
+    help: 'Version that each engine worker serves, as this rank knows it; always 1',
+    labelNames: ['engine', 'worker', 'version'],
+    registers,
+    collect() {
+      this.reset()
+      for (const { engine, rank: worker, version } of engines()) this.set({ engine, worker, version: version ?? '' }, 1)
+    },
+  })
+  new Gauge({ name: 'ckpt_world_size', help: 'Number of ranks', registers, collect() { this.set(worldSize()) } }) // prettier-ignore
+  new Gauge({
+    name: 'ckpt_ready',
+    help: 'Whether this rank can take an update',
+    registers,
+    collect() {
+      this.set(reasons().length === 0 ? 1 : 0)
+    },
+  })
 }
 
 /** The error that began it: an abort carries that of another rank. */

@@ -1,4 +1,3 @@
-import { timingSafeEqual } from 'node:crypto'
 import { closeSync, existsSync, openSync, writeSync } from 'node:fs'
 import { CkptError, type Host, type HostMemory, type RingTensor } from '@ckpt/contract'
 import {
@@ -12,6 +11,7 @@ import {
   type RoutesAnswer,
   type WorkerMessage,
 } from '@ckpt/worker-link/protocol'
+import { sameSecret } from '@ckpt/utils'
 import { Dealer } from 'zeromq'
 import { Random } from '../random.ts'
 import type { ArmedMutation } from '../mutations/armed.ts'
@@ -76,35 +76,15 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
   const send = async (message: WorkerMessage | RoutesAnswer, asked?: RankMessage) => {
     for (const frame of tamper(message, asked)) await socket.send(frame)
   }
-  const mark = processMark()
-  let watch: NodeJS.Timeout | undefined
-  // The rank binds an address for this update alone: a connection that is gone will not come back.
-  const lost = new Promise<undefined>((resolve) => socket.events.on('disconnect', () => resolve(undefined)))
-  // One that was never made is not told of: the rank removes its socket when it gives up, and ZeroMQ tries on.
-  const removed = new Promise<undefined>((resolve) => {
-    watch = setInterval(() => {
-      if (!path.startsWith('@') && !existsSync(path)) resolve(undefined)
-    }, LOOK_MS)
-  })
+  const gone = new RankGone(socket, path)
   try {
     socket.connect(options.address)
-    await send({
-      type: 'hello',
-      protocol: WORKER_PROTOCOL,
-      token: options.token,
-      pid: process.pid,
-      ...(mark !== undefined && { process: mark }),
-      engine: 'ckpt reference engine',
-      device: options.device,
-      // Until an update was recorded: this engine knows its routes, but a rank is to ask for them as it does elsewhere.
-      ...(options.recorded && { routes: options.parameters.recording.id }),
-      ...(options.state !== undefined && { state: options.state }),
-    })
+    await send(helloOf(options))
     while (session.outcome === undefined) {
       let frames: Buffer[] | undefined
       try {
-        frames = await receive(socket, Promise.race([lost, removed]))
-        clearInterval(watch)
+        frames = await receive(socket, gone.happened)
+        gone.stopLooking()
       } catch (error) {
         const reason = `the rank was silent for ${options.timeoutMs} ms`
         return { version: undefined, touched: session.touched, reason, error: CkptError.from(error, 'TIMEOUT', reason) }
@@ -122,9 +102,46 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
     }
     return session.outcome
   } finally {
-    clearInterval(watch)
+    gone.stopLooking()
     session.close()
     socket.close()
+  }
+}
+
+function helloOf({ token, device, recorded, parameters, state }: UpdateSessionOptions): WorkerMessage {
+  const mark = processMark()
+  return {
+    type: 'hello',
+    protocol: WORKER_PROTOCOL,
+    token,
+    pid: process.pid,
+    ...(mark !== undefined && { process: mark }),
+    engine: 'ckpt reference engine',
+    device,
+    // Until an update was recorded: this engine knows its routes, but a rank is to ask for them as it does elsewhere.
+    ...(recorded && { routes: parameters.recording.id }),
+    ...(state !== undefined && { state }),
+  }
+}
+
+/** Notices that the rank is gone. */
+class RankGone {
+  readonly happened: Promise<undefined>
+  readonly #watch: NodeJS.Timeout
+
+  constructor(socket: Dealer, path: string) {
+    let tell!: () => void
+    this.happened = new Promise<undefined>((resolve) => (tell = () => resolve(undefined)))
+    // The rank binds an address for this update alone: a connection that is gone will not come back.
+    socket.events.on('disconnect', tell)
+    // ZeroMQ does not tell of a connection that was never made: the rank removes its socket when it gives up, and ZeroMQ tries on.
+    this.#watch = setInterval(() => {
+      if (!path.startsWith('@') && !existsSync(path)) tell()
+    }, LOOK_MS)
+  }
+
+  stopLooking(): void {
+    clearInterval(this.#watch)
   }
 }
 
@@ -190,7 +207,7 @@ class Session {
   }
 
   async #handle(message: Exclude<RankMessage, { type: 'error' }>): Promise<void> {
-    const { host, parameters, rings } = this.#options
+    const { parameters, rings } = this.#options
     switch (message.type) {
       case 'attach': {
         this.#checkToken(message.token)
@@ -202,26 +219,9 @@ class Session {
         this.#ring = { memory: await rings.use(message.ring), offset: message.ring.offset }
         return
       }
-      case 'bucket': {
-        if (!this.#ring) throw new CkptError('ENGINE_PROTOCOL', 'a bucket before attach')
-        const tensors = message.tensors.map(ringTensor)
-        const { memory, offset } = this.#ring
-        this.#flipRing('ring before comparison', tensors)
-        const checked = tensors.filter((tensor) => tensor.digest !== undefined)
-        if (checked.length > 0) {
-          const ranges = checked.map((tensor) => ({ memory: 0, offset: offset + tensor.offset, bytes: tensor.bytes }))
-          const digests = await host.digest([memory], ranges)
-          checked.forEach((tensor, index) => {
-            if (digests[index] === tensor.digest) return
-            const text = `digest of ${tensor.name} is ${digests[index]!.toString(16)}, not ${tensor.digest!.toString(16)}`
-            throw new CkptError('DIGEST_MISMATCH', text, { fields: { tensor: tensor.name } })
-          })
-        }
-        this.touched = true
-        this.#flipRing('ring after comparison', tensors)
-        await parameters.load(memory, offset, tensors, this.#options.mutation)
+      case 'bucket':
+        await this.#load(message.tensors.map(ringTensor))
         return
-      }
       case 'routes':
       case 'storages':
       case 'sums':
@@ -252,6 +252,25 @@ class Session {
     }
   }
 
+  /** Loads tensors from the ring. @throws CkptError `DIGEST_MISMATCH` naming a tensor whose bytes there have a different digest. */
+  async #load(tensors: readonly RingTensor[]): Promise<void> {
+    const { host, parameters, mutation } = this.#options
+    if (!this.#ring) throw new CkptError('ENGINE_PROTOCOL', 'a bucket before attach')
+    const { memory, offset } = this.#ring
+    this.#flipRing('ring before comparison', tensors)
+    const checked = tensors.filter((tensor) => tensor.digest !== undefined)
+    const ranges = checked.map((tensor) => ({ memory: 0, offset: offset + tensor.offset, bytes: tensor.bytes }))
+    const digests = checked.length > 0 ? await host.digest([memory], ranges) : []
+    checked.forEach((tensor, index) => {
+      if (digests[index] === tensor.digest) return
+      const text = `digest of ${tensor.name} is ${digests[index]!.toString(16)}, not ${tensor.digest!.toString(16)}`
+      throw new CkptError('DIGEST_MISMATCH', text, { fields: { tensor: tensor.name } })
+    })
+    this.touched = true
+    this.#flipRing('ring after comparison', tensors)
+    await parameters.load(memory, offset, tensors, mutation)
+  }
+
   /** Changes a byte of one of the tensors, where that is armed. */
   #flipRing(kind: 'ring before comparison' | 'ring after comparison', tensors: readonly RingTensor[]): void {
     const kept = tensors.filter(({ bytes }) => bytes > 0)
@@ -267,9 +286,7 @@ class Session {
   }
 
   #checkToken(token: string): void {
-    const given = Buffer.from(token)
-    const expected = Buffer.from(this.#options.token)
-    if (given.length !== expected.length || !timingSafeEqual(given, expected)) {
+    if (!sameSecret(token, this.#options.token)) {
       throw new CkptError('ENGINE_UNAUTHORIZED', 'the rank presented a wrong token')
     }
   }

@@ -1,6 +1,7 @@
 import { createCipheriv, createDecipheriv, hkdfSync } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { CkptError } from '@ckpt/contract'
+import { FrameReader } from '@ckpt/utils'
 
 const CIPHER = 'aes-256-gcm'
 const KEY_BYTES = 32
@@ -35,10 +36,7 @@ export class Channel {
   #sending: Direction | undefined
   #receiving: Direction | undefined
   #mostBytes = MOST_UNPROVEN_BYTES
-  readonly #header = Buffer.alloc(HEADER_BYTES)
-  #headerBytes = 0
-  #text: Buffer | undefined
-  #textBytes = 0
+  readonly #frames = new FrameReader({ headerBytes: HEADER_BYTES, bodyBytes: (header) => this.#textBytes(header) })
 
   constructor(socket: Socket, side: Side) {
     this.#socket = socket
@@ -82,39 +80,25 @@ export class Channel {
   }
 
   /**
-   * Takes in what has arrived; the messages that it completes, parsed. What a message takes in memory is what its length says, within the
-   * limit; the work is proportional to the bytes, in whatever pieces they come.
+   * Takes in what has arrived; the messages that it completes, parsed.
    *
    * @throws CkptError `PEER_PROTOCOL` for what is no such message, `PEER_UNAUTHORIZED` for one that is not sealed with the session's key.
    */
   *receive(chunk: Buffer): Generator<unknown, void> {
-    for (let at = 0; at < chunk.length;) {
-      if (this.#text === undefined) {
-        const piece = chunk.copy(this.#header, this.#headerBytes, at)
-        at += piece
-        this.#headerBytes += piece
-        if (this.#headerBytes < HEADER_BYTES) return
-        const length = this.#header.readUInt32BE()
-        if (length === 0 || length > this.#mostBytes)
-          throw new CkptError('PEER_PROTOCOL', `a message of ${length} bytes, of at most ${this.#mostBytes}`)
-        this.#text = Buffer.allocUnsafe(length)
-      }
-      const piece = chunk.copy(this.#text, this.#textBytes, at)
-      at += piece
-      this.#textBytes += piece
-      if (this.#textBytes < this.#text.length) return
-      const text = this.#open(this.#text)
-      this.#text = undefined
-      this.#textBytes = this.#headerBytes = 0
-      yield parse(text)
-    }
+    for (const { header, body } of this.#frames.read(chunk)) yield parse(this.#open(header, body))
   }
 
-  #open(text: Buffer): Buffer {
+  #textBytes(header: Buffer): number {
+    const bytes = header.readUInt32BE()
+    if (bytes > 0 && bytes <= this.#mostBytes) return bytes
+    throw new CkptError('PEER_PROTOCOL', `a message of ${bytes} bytes, of at most ${this.#mostBytes}`)
+  }
+
+  #open(header: Buffer, text: Buffer): Buffer {
     if (this.#receiving === undefined) return text
     const { key, nonce } = next(this.#receiving)
     const decipher = createDecipheriv(CIPHER, key, nonce, { authTagLength: TAG_BYTES })
-    decipher.setAuthTag(this.#header.subarray(LENGTH_BYTES, LENGTH_BYTES + TAG_BYTES))
+    decipher.setAuthTag(header.subarray(LENGTH_BYTES, LENGTH_BYTES + TAG_BYTES))
     try {
       return Buffer.concat([decipher.update(text), decipher.final()])
     } catch (error) {
