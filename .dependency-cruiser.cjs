@@ -30,7 +30,7 @@ const ARROWS = {
   'native/host': ['native/common'],
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
-  'apps/cli': ['packages/core', 'packages/models', 'packages/p2p', 'packages/planner', 'packages/server'],
+  'apps/cli': ['packages/core', 'packages/models', 'packages/p2p', 'packages/planner', 'packages/server', 'packages/testing'],
   // The RDMA addon itself is what tests in a VM are about.
   'packages/testing': [
     'packages/broadcast',

@@ -1,3 +1,8 @@
 import { packageBuild } from '../../tsup.base.ts'
 
-export default packageBuild({ entry: ['src/main.ts'], dts: false, banner: { js: '#!/usr/bin/env node' } })
+export default packageBuild({
+  entry: ['src/main.ts'],
+  dts: false,
+  external: ['@ckpt/testing'],
+  banner: { js: '#!/usr/bin/env node' },
+})

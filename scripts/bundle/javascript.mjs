@@ -8,7 +8,6 @@ const ENTRIES = new Map([
   ['ckpt-bench', 'apps/bench/src/main.ts'],
   ['core', 'packages/core/src/index.ts'],
   ['server', 'packages/server/src/index.ts'],
-  ['compat-check', 'apps/harness/src/compat/main.ts'],
 ])
 /** Where the bundle keeps what lies elsewhere in the repository. */
 const MOVED = [

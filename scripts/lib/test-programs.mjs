@@ -9,7 +9,7 @@ import { ROOT } from './root.mjs'
 const PROGRAMS = [
   'apps/cli/src/main.ts',
   'packages/testing/src/cluster/rank-main.ts',
-  'apps/harness/src/compat/serve-main.ts',
+  'apps/harness/src/http/serve-main.ts',
   'packages/testing/src/engine/main.ts',
 ]
 

@@ -1,6 +1,7 @@
 /** The `ckpt` command. */
 import { CkptError } from '@ckpt/contract'
 import { Command } from 'commander'
+import { addCompat } from './commands/compat.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addJoin } from './commands/join.ts'
 import { addLaunch } from './commands/launch.ts'
@@ -23,6 +24,7 @@ addStatus(program)
 addServe(program)
 addJoin(program)
 addDoctor(program)
+addCompat(program)
 // The doctor says more of a damaged bundle.
 program.hook('preAction', (_, command) => {
   if (command.name() !== 'doctor') checkBundle(process.argv[1]!)

@@ -1,12 +1,11 @@
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { probeCuda } from '@ckpt/transport'
+import { COMPAT_CHECKS, stockWorkerMissing, visibleGpus } from '@ckpt/testing'
 import { describe, it } from 'vitest'
-import { COMPAT_CHECKS, stockWorkerMissing } from './compat/checks.ts'
 
 const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))
 const python = process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
-const gpus = (await probeCuda().catch(() => undefined))?.devices.length ?? 0
+const gpus = await visibleGpus()
 const missing = stockWorkerMissing(python)
 
 describe.each(['stand-in', 'cuda'] as const)("checkpoint-engine's stock worker, gpu: %s", { timeout: 120_000 }, (backend) => {

@@ -8,15 +8,22 @@ import { promisify } from 'node:util'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { EngineProcess, freePort, generateCheckpoint, nodeArguments, type Spawned, spawnSource } from '@ckpt/testing'
-import { stockWorkerMissing } from './compat/checks.ts'
-import { randomCheckpoint } from './compat/random-checkpoint.ts'
+import {
+  EngineProcess,
+  freePort,
+  generateCheckpoint,
+  nodeArguments,
+  randomCheckpoint,
+  type Spawned,
+  spawnSource,
+  STOCK_WORKER,
+  stockWorkerMissing,
+} from '@ckpt/testing'
 import { serveCollectiveRpc } from './http/collective-rpc.ts'
 
 const RANKS = 2
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const CLIENT = fileURLToPath(new URL('./http/client.py', import.meta.url))
-const CHECK_WORKER = fileURLToPath(new URL('./compat/check_worker.py', import.meta.url))
 const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))
 const python = process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
 const run = promisify(execFile)
@@ -70,13 +77,13 @@ describe("a client of checkpoint-engine's API, unchanged,", { timeout: 120_000 }
     const missing = noClient ?? stockWorkerMissing(python)
     if (missing !== undefined) context.skip(missing)
     const workers = await engines((rank) => ({
-      program: CHECK_WORKER,
+      program: STOCK_WORKER,
       extra: ['--stand-in-cuda', ...(rank === 1 ? ['--fail-at-load', '1'] : [])],
     }))
     const port = String(await freePort())
     const apis = workers.map((_, rank) => join(directory, `api-${rank}.sock`))
     const serve = (rank: number): Spawned =>
-      spawnSource(`rank ${rank}`, new URL('./compat/serve-main.ts', import.meta.url), [apis[rank]!], {
+      spawnSource(`rank ${rank}`, new URL('./http/serve-main.ts', import.meta.url), [apis[rank]!], {
         env: {
           ...{ RANK: String(rank), WORLD_SIZE: String(RANKS), MASTER_ADDR: '127.0.0.1', MASTER_PORT: port },
           CKPT_TOKEN: 'a secret of the run',

@@ -7,8 +7,7 @@ import { promisify } from 'node:util'
 import { ParameterServer, controlRequest } from '@ckpt/core'
 import { sglang, type SglangOptions } from '@ckpt/sglang'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { standInCudaDevice, wrap } from '@ckpt/testing'
-import { randomCheckpoint } from './compat/random-checkpoint.ts'
+import { randomCheckpoint, standInCudaDevice, wrap } from '@ckpt/testing'
 
 const PROGRAM = fileURLToPath(new URL('./sglang/source_server.py', import.meta.url))
 const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url))

@@ -13,6 +13,15 @@ export { atPoint, nodeArguments, SOURCE_FLAGS, type Spawned, spawnSource, wrap }
 export { RankProcess } from './cluster/rank-process.ts'
 export type { RankUpdate, RankResources } from './cluster/rank-protocol.ts'
 export { standInCudaDevice } from './cluster/stand-in-device.ts'
+export {
+  COMPAT_CHECKS,
+  type CompatCheck,
+  type CompatEnvironment,
+  STOCK_WORKER,
+  stockWorkerMissing,
+  visibleGpus,
+} from './compat/checks.ts'
+export { randomCheckpoint, type RandomCheckpoint } from './compat/random-checkpoint.ts'
 export { serveControl } from './engine/control-server.ts'
 export type { InjectedFault } from './engine/injected-faults.ts'
 export { KeptRing } from './engine/kept-ring.ts'

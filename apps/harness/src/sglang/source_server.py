@@ -3,7 +3,7 @@
 SGLang's own: `TokenizerControlMixin.update_weights_from_ipc` (locks, version), `SchedulerWeightUpdaterManager.update_weights_from_ipc`
 (runners, cache flush, barrier), `WeightUpdater.update_weights_from_ipc`, `SGLangCheckpointEngineWorkerExtensionImpl` with its post hook,
 its parameter loader, and its request types. Ours: the HTTP routes, the model (plain parameters of the files' names), what a scheduler
-would do between those (`_Scheduler`), and, without a GPU, compat/stand_in_cuda.py below them.
+would do between those (`_Scheduler`), and, without a GPU, stand_in_cuda.py (packages/testing/src/compat) below them.
 
 Arguments: `--control PATH` (unix socket), `--files PATH…` (names and shapes of the model), `--device-uuid UUID`, `--fail-at-load N`,
 `--post-hook-fails`, `--deaf` (says it took the update without taking it).
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "compat"))
+sys.path.insert(0, str(Path(__file__).parents[4] / "packages/testing/src/compat"))
 
 import absent
 import stand_in_cuda

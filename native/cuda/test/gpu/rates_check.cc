@@ -39,7 +39,8 @@ Plan RatePlan(std::uint32_t size, std::uint64_t per_member, std::uint64_t ring_b
 
 double MeasureCeiling(Member& member, const Pinned& source, const DeviceMemory& ring) {
   const Driver& driver = Driver::Get();
-  const std::size_t piece = std::min<std::size_t>(ring.bytes(), kGiB);
+  // A copy must not cross a slice of the registration.
+  const std::size_t piece = std::min<std::size_t>({ring.bytes(), kGiB, source.slice_bytes()});
   Event begin(member.context), end(member.context);
   begin.Record(*member.h2d);
   for (std::size_t at = 0; at + piece <= source.bytes(); at += piece) {

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { CkptError } from '@ckpt/contract'
-import { Cluster } from '@ckpt/testing'
+import { probeCuda } from '@ckpt/transport'
+import { Cluster } from '../cluster/cluster.ts'
 import { randomCheckpoint, type RandomCheckpoint } from './random-checkpoint.ts'
 
 export interface CompatEnvironment {
@@ -19,6 +20,9 @@ export interface CompatCheck {
   /** @throws AssertionError, or the CkptError of an update that should have gone well. */
   readonly run: (environment: CompatEnvironment) => Promise<void>
 }
+
+/** Program that runs checkpoint-engine's stock worker for tests. */
+export const STOCK_WORKER = fileURLToPath(new URL('./check_worker.py', import.meta.url))
 
 const PROTOCOL = { protocol: 'checkpoint-engine', bucketBytes: 2 ** 20 } as const
 const MIB = 2 ** 20
@@ -38,6 +42,11 @@ export function stockWorkerMissing(python: string): string | undefined {
     const text = String((error as { stderr?: Buffer }).stderr ?? error).trim()
     return `no stock worker: ${text.split('\n').at(-1)}`
   }
+}
+
+/** Number of GPUs that this process can use. */
+export async function visibleGpus(): Promise<number> {
+  return (await probeCuda().catch(() => undefined))?.devices.length ?? 0
 }
 
 /** What checkpoint-engine's own test asks of a parameter server, and what happens when something fails. */
@@ -77,7 +86,7 @@ function start(
     engine: {
       kind: 'python',
       python: environment.python,
-      program: fileURLToPath(new URL('./check_worker.py', import.meta.url)),
+      program: STOCK_WORKER,
       checkpoint: '',
       extra: (rank) => [...standIn(environment), ...extra(rank)],
     },
