@@ -31,7 +31,7 @@ const env: NodeJS.ProcessEnv = {
   PATH: process.env['PATH'],
   HOME: home,
   // Where this machine reaches a registry in its own way, a newcomer to it does, too.
-  npm_config_registry: probe('npm', ['config', 'get', 'registry']) ?? 'https://registry.npmjs.org/',
+  npm_config_registry: probe('npm', ['config', 'get', 'registry']),
   CKPT_BENCH_STEPS: '1',
 }
 for (const name of ['http_proxy', 'https_proxy', 'no_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'NO_PROXY', 'SSL_CERT_FILE'])

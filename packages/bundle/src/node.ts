@@ -67,12 +67,17 @@ export function fetchNode(version: string): FetchedNode {
 
 /**
  * Puts Node into `directory`: as `node.xz` with an `id` to unpack it under and its hash, or, where `raw`, as it is.
+ * @param fetched the Node, where it is here already
  * @returns what it is, and where its license text lies
  * @throws Error where npm's binary is not the one whose hash is known
  */
-export function copyNode(directory: string, raw: boolean): { node: BundledNode; binary: string; license: string } {
+export function copyNode(
+  directory: string,
+  raw: boolean,
+  fetched = fetchNode(BUNDLED.version),
+): { node: BundledNode; binary: string; license: string } {
   const { version } = BUNDLED
-  const { binary, license } = fetchNode(version)
+  const { binary, license } = fetched
   const sha256 = createHash('sha256').update(readFileSync(binary)).digest('hex')
   if (sha256 !== BUNDLED.sha256.get(process.arch)) {
     throw new Error(
