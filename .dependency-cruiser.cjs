@@ -1,6 +1,7 @@
 // The arrows between packages: what may import what (docs/architecture.md, "Packages"). Everything may import `contract` and `utils`.
 const ARROWS = {
   'packages/contract': [],
+  'packages/bundle': [],
   'packages/utils': [],
   'packages/safetensors': [],
   'packages/planner': [],
@@ -34,6 +35,7 @@ const ARROWS = {
   // The RDMA addon itself is what tests in a VM are about.
   'packages/testing': [
     'packages/broadcast',
+    'packages/bundle',
     'packages/core',
     'packages/models',
     'packages/p2p',
@@ -45,6 +47,7 @@ const ARROWS = {
     'native/rdma',
   ],
   'apps/harness': [
+    'packages/bundle',
     'packages/core',
     'packages/models',
     'packages/safetensors',

@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config'
+import { JUnitWithReasons } from './scripts/lib/junit-reporter.ts'
 
 // Workspace packages resolve to their sources by the "@ckpt/source" condition, so that a test never runs a stale build.
 const source = {
@@ -7,9 +8,14 @@ const source = {
 }
 const common = { pool: 'forks' as const, testTimeout: 60_000, hookTimeout: 60_000, execArgv: ['--expose-gc'] }
 
+/** Where `npm test` wants the results as JUnit. */
+const junit = process.env['CKPT_JUNIT']
+
 export default defineConfig({
   test: {
     maxWorkers: 2,
+    reporters:
+      junit === undefined ? ['default'] : ['default', new JUnitWithReasons({ outputFile: junit, includeConsoleOutput: false })],
     projects: [
       {
         ...source,
@@ -30,7 +36,7 @@ export default defineConfig({
         test: {
           ...common,
           name: 'cluster',
-          globalSetup: 'scripts/lib/test-programs.mjs',
+          globalSetup: 'apps/harness/src/testing/test-programs.ts',
           // Each of these starts several processes and watches what they leave: one file at a time.
           include: ['apps/harness/src/**/*.test.ts'],
           exclude: ['apps/harness/src/vllm/*.engine.test.ts'],

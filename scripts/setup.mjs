@@ -1,11 +1,12 @@
 #!/usr/bin/env node
 // Everything a bare clone needs, with plain Node and nothing installed. Run again it only does what changed.
+import { mkdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { fetchLibaegis, libaegisIsHere, libaegisLock } from './lib/libaegis.mjs'
-import { withLock } from './lib/lock.mjs'
 import { pnpm } from './lib/pnpm.mjs'
+import { run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
 import { addons, built, forgetInputs, installed, installKey, readStamp, writeStamp } from './lib/stamp.mjs'
 import { capabilities, missingMessage, missingSystemPackages } from './lib/system.mjs'
@@ -17,16 +18,24 @@ const BUILD_TIMEOUT_MS = 20 * 60_000
 /** A failure whose message says all there is to say. */
 export class SetupError extends Error {}
 
+const SELF = fileURLToPath(import.meta.url)
+const LOCK_TIMEOUT_S = 30 * 60
+
 /**
- * Brings the clone to a state in which everything runs. Quiet when there is nothing to do.
- * @returns {Promise<boolean>} whether anything had to be done
+ * Brings the clone to a state in which everything runs. Quiet when there is nothing to do. Where there is, a process that holds
+ * `.cache/setup.lock` does it; others wait for that one.
+ * @returns {Promise<boolean>} true if anything had to be done
  * @throws SetupError
  */
 export async function ensureSetup() {
   if (pending().nothing) return false
-  await withLock(join(ROOT, '.cache/setup.lock'), setUp, {
-    onWait: (pid) => log(`waiting for the set-up that process ${pid} is doing`),
-  })
+  mkdirSync(join(ROOT, '.cache'), { recursive: true })
+  const file = join(ROOT, '.cache/setup.lock')
+  const lock = ['--no-fork', '--timeout', String(LOCK_TIMEOUT_S), '--conflict-exit-code', '75', file]
+  const { code } = await run('flock', [...lock, process.execPath, SELF, '--locked'])
+  if (code === 127) throw new SetupError('the set-up needs flock: apt-get install util-linux')
+  if (code === 75) throw new SetupError(`another set-up has held ${file} for ${LOCK_TIMEOUT_S / 60} minutes`)
+  if (code !== 0) throw new SetupError(`the set-up failed with exit code ${code}; its output is above`)
   return true
 }
 
@@ -122,8 +131,8 @@ function log(text) {
 if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
   try {
     const start = performance.now()
-    const did = await ensureSetup()
-    if (did) summary()
+    if (process.argv.includes('--locked')) await setUp()
+    else if (await ensureSetup()) summary()
     else log(`nothing to do (${((performance.now() - start) / 1000).toFixed(2)} s)`)
   } catch (error) {
     if (!(error instanceof SetupError)) throw error

@@ -38,14 +38,25 @@ function(ckpt_engine name)
   target_link_libraries(${name} PUBLIC ${ARGN})
 endfunction()
 
-# A program for each test/engine/*_test.cc.
+# A program for each test/engine/*_test.cc, and a test of CTest for each of its cases. None where doctest is missing.
 function(ckpt_engine_tests engine)
+  find_path(CKPT_DOCTEST doctest/doctest.h)
+  if(NOT CKPT_DOCTEST)
+    message(STATUS "Without the engine's tests: doctest/doctest.h was not found (Debian and Ubuntu: apt-get install doctest-dev)")
+    return()
+  endif()
+  find_package(doctest REQUIRED)
+  include(doctest)
   file(GLOB sources CONFIGURE_DEPENDS test/engine/*_test.cc)
   foreach(source ${sources})
     get_filename_component(name ${source} NAME_WE)
     add_executable(${name} ${source})
+    target_compile_definitions(${name} PRIVATE DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN)
+    target_include_directories(${name} SYSTEM PRIVATE ${CKPT_DOCTEST})
     target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/test)
     target_link_libraries(${name} PRIVATE ${engine})
+    # A report of a sanitizer fails a test, even one from a process that the test started.
+    doctest_discover_tests(${name} PROPERTIES FAIL_REGULAR_EXPRESSION "ERROR: |WARNING: ThreadSanitizer|runtime error:")
   endforeach()
 endfunction()
 

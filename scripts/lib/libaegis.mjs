@@ -1,11 +1,11 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { PYTHON } from './python-locks.mjs'
 import { run } from './process.mjs'
 import { ROOT } from './root.mjs'
 
 /** Where the source of libaegis lies once it is here: CMake and the addon's inputs look for it. */
 export const LIBAEGIS = join(ROOT, '.cache/libaegis')
+const PYTHON = join(ROOT, 'scripts/python')
 const LOCK = join(PYTHON, 'libaegis.lock')
 const BUILD_LOCK = join(PYTHON, 'libaegis-build.lock')
 const TIMEOUT_MS = 5 * 60_000

@@ -8,6 +8,7 @@ const KEPT_SETTINGS =
 
 /**
  * The environment for pnpm: `npm run` hands all of npm's settings down as npm_config_…, which pnpm would take for its own.
+ * @returns {NodeJS.ProcessEnv}
  */
 export function packageManagerEnv(env = process.env) {
   const clean = Object.entries(env).filter(([name]) => !/^npm_/i.test(name) || KEPT_SETTINGS.test(name))
@@ -27,7 +28,11 @@ function pnpmCommand(env) {
   return ['npx', '--yes', `pnpm@${PNPM_VERSION}`]
 }
 
-/** Runs pnpm in the root directory. */
+/**
+ * Runs pnpm in the root directory.
+ * @param {readonly string[]} args
+ * @param {import('./process.mjs').RunOptions} [options]
+ */
 export function pnpm(args, options = {}) {
   const env = packageManagerEnv(options.env)
   const [command, ...before] = pnpmCommand(env)

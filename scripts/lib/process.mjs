@@ -1,4 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process'
+import { createInterface } from 'node:readline'
 import { ROOT } from './root.mjs'
 
 const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP']
@@ -6,11 +7,23 @@ const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP']
 const SAME_SIGNAL_MS = 1000
 
 /**
+ * @typedef {object} RunOptions
+ * @property {string} [cwd] the root directory by default
+ * @property {NodeJS.ProcessEnv} [env]
+ * @property {boolean} [capture] returns the output instead of showing it
+ * @property {boolean} [tee] returns the output and shows it
+ * @property {(line: string) => void} [onLine] told each line of the output, where that is captured or shown too
+ * @property {number} [timeoutMs]
+ */
+
+/**
  * Runs a program to its end. Signals that this process gets go on to it, so that it can clean up, and this process waits for it.
- * With `capture` its output is returned instead of shown; with `tee` it is both.
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {RunOptions} [options]
  * @returns {Promise<{ code: number, signal: NodeJS.Signals | null, output: string }>} code 127 when it cannot be started
  */
-export function run(command, args, { cwd = ROOT, env = process.env, capture = false, tee = false, timeoutMs } = {}) {
+export function run(command, args, { cwd = ROOT, env = process.env, capture = false, tee = false, onLine, timeoutMs } = {}) {
   return new Promise((resolve) => {
     const piped = capture || tee
     const child = spawn(command, args, { cwd, env, stdio: piped ? ['ignore', 'pipe', 'pipe'] : 'inherit' })
@@ -22,6 +35,7 @@ export function run(command, args, { cwd = ROOT, env = process.env, capture = fa
         [child.stderr, process.stderr],
       ]) {
         stream.setEncoding('utf8')
+        if (onLine !== undefined) createInterface({ input: stream }).on('line', onLine)
         stream.on('data', (text) => {
           output += text
           if (tee) target.write(text)
@@ -63,14 +77,23 @@ export function run(command, args, { cwd = ROOT, env = process.env, capture = fa
   })
 }
 
-/** Ends this process as its child ended: with the same code, or by the same signal. */
+/**
+ * Ends this process as its child ended: with the same code, or by the same signal.
+ * @param {{ code: number, signal: NodeJS.Signals | null }} ended
+ */
 export function exitLike({ code, signal }) {
   if (signal === null) process.exit(code)
   process.kill(process.pid, signal)
   setTimeout(() => process.exit(1), 1000)
 }
 
-/** What a program says, trimmed (its warnings only where it says nothing else); undefined when it is missing or fails. */
+/**
+ * What a program prints, trimmed (its warnings only where it prints nothing else); undefined when it is missing or fails.
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {{ env?: NodeJS.ProcessEnv, cwd?: string }} [options]
+ * @returns {string | undefined}
+ */
 export function probe(command, args, options = {}) {
   const result = spawnSync(command, args, { encoding: 'utf8', timeout: 20_000, ...options })
   return result.status === 0 ? result.stdout.trim() || result.stderr.trim() : undefined

@@ -3,7 +3,8 @@ import { mkdirSync, readFileSync, symlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
 import { expect, it } from 'vitest'
-import { fixture, ROOT } from './call.ts'
+import { ROOT } from '../lib/root.mjs'
+import { fixture } from './fixture.ts'
 
 const manifest = (name: string) =>
   JSON.stringify({ name: `@ckpt/${name}`, type: 'module', exports: { '.': { '@ckpt/source': './src/index.ts' } } })

@@ -1,17 +1,19 @@
 import { describe, expect, it, onTestFinished, vi } from 'vitest'
-import { call, fixture } from './call.ts'
+import { audit, auditResult } from '../release/audit.ts'
+import { fixture } from './fixture.ts'
 
-const result = (output: string) => call('../release/audit.mjs', 'auditResult', output)
 const report = (vulnerabilities: object) =>
   JSON.stringify({ auditReportVersion: 2, vulnerabilities, metadata: { vulnerabilities: {}, dependencies: { total: 90 } } })
 
 describe('what a release says of known vulnerabilities', () => {
   it('counts low ones, and fails for high and critical ones by name', () => {
     const low = { a: { name: 'a', severity: 'moderate', range: '<2' } }
-    expect(result(report({}))).toBe('0 vulnerabilities below high in 90 packages')
-    expect(result(report(low))).toBe('1 vulnerabilities below high in 90 packages')
+    expect(auditResult(report({}))).toBe('0 vulnerabilities below high in 90 packages')
+    expect(auditResult(report(low))).toBe('1 vulnerabilities below high in 90 packages')
     for (const severity of ['high', 'critical']) {
-      expect(() => result(report({ ...low, b: { name: 'b', severity, range: '<=1.0.3' } }))).toThrow(`b <=1.0.3: ${severity}`)
+      expect(() => auditResult(report({ ...low, b: { name: 'b', severity, range: '<=1.0.3' } }))).toThrow(
+        `b <=1.0.3: ${severity}`,
+      )
     }
   })
 
@@ -27,12 +29,12 @@ describe('what a release says of known vulnerabilities', () => {
     ['half an answer', '{"auditReportVersion":2,"vulnerabilities":{', ''],
     ['an answer without counts', '{"vulnerabilities":{}}', ''],
   ])('says that nothing was looked for where there is %s', (_, output, why) => {
-    const { skipped } = result(output) as { skipped: string }
+    const { skipped } = auditResult(output) as { skipped: string }
     expect(skipped).toContain('the registry does not tell known vulnerabilities, so none were looked for')
     expect(skipped).toContain(why)
   })
 
-  it('asks the registry, and says so where it cannot be reached', () => {
+  it('asks the registry, and says so where it cannot be reached', async () => {
     const dependencies = { commander: '12.1.0' }
     const project = { name: 'empty', version: '1.0.0' }
     using files = fixture({
@@ -45,7 +47,7 @@ describe('what a release says of known vulnerabilities', () => {
     })
     vi.stubEnv('npm_config_registry', 'http://127.0.0.1:9/')
     onTestFinished(() => void vi.unstubAllEnvs())
-    const { skipped } = call('../release/audit.mjs', 'audit', files.path) as { skipped: string }
+    const { skipped } = (await audit(files.path)) as { skipped: string }
     expect(skipped).toMatch(/127\.0\.0\.1:9|ECONNREFUSED/)
   })
 })

@@ -5,23 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-
-interface Addon {
-  readonly name: string
-  readonly key: string
-  readonly inputs: string
-}
-
-/** One of the scripts' modules, which have no types. */
-const script = (name: string): Promise<unknown> => import(new URL(`../lib/${name}`, import.meta.url).href)
-const { describeInputs } = (await script('inputs.mjs')) as {
-  describeInputs: (inputs: readonly object[], env: NodeJS.ProcessEnv) => string
-}
-const { addons, forgetInputs } = (await script('stamp.mjs')) as {
-  addons: () => Addon[]
-  forgetInputs: (directory: string, root: string) => void
-}
-const { ROOT } = (await script('root.mjs')) as { ROOT: string }
+import { describeInputs } from '../lib/inputs.mjs'
+import { ROOT } from '../lib/root.mjs'
+import { addons, forgetInputs } from '../lib/stamp.mjs'
 
 let root: string
 beforeEach(() => {

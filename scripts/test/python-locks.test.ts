@@ -1,14 +1,15 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { call, fixture, ROOT } from './call.ts'
+import { ROOT } from '../lib/root.mjs'
+import { fixture } from './fixture.ts'
+import { pythonLockProblems } from './python-locks.ts'
 
 const HASH = `--hash=sha256:${'0a'.repeat(32)}`
-const problems = (path: string) => call('python-locks.mjs', 'pythonLockProblems', path)
 
 describe('pythonLockProblems', () => {
   it('finds none in this repository, and each of what a lock file, a requirement or an install may lack', () => {
-    expect(problems(ROOT)).toEqual([])
+    expect(pythonLockProblems(ROOT)).toEqual([])
     using files = fixture({
       'scripts/python/a.lock': [
         `whole-name==1.0 ; python_version < '3.11' \\\n    ${HASH} \\\n    ${HASH}`,
@@ -32,7 +33,7 @@ describe('pythonLockProblems', () => {
     })
     const again = 'npm run lock:python'
     const without = 'installs Python packages without --require-hashes'
-    expect(problems(files.path)).toEqual([
+    expect(pythonLockProblems(files.path)).toEqual([
       `a.lock: bare==1 has no SHA-256 of its files: ${again}`,
       `a.lock: short==1 has no SHA-256 of its files: ${again}`,
       `a.lock: weak==1 has no SHA-256 of its files: ${again}`,

@@ -1,11 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { call, ROOT } from './call.ts'
-
-const unproven = (page: string, text: string, sections: readonly string[]) =>
-  call('quoted-tests.mjs', 'unprovenProblems', page, text, sections)
-const problems = (page: string, text: string) => call('quoted-tests.mjs', 'quotedTestProblems', page, text)
+import { ROOT } from '../lib/root.mjs'
+import { quotedTestProblems as problems, unprovenProblems as unproven } from './quoted-tests.ts'
 
 describe('pages that name tests', () => {
   it.each(['SECURITY.md', 'docs/security.md', 'docs/known-faults.md'])('%s names tests and fuzzers that exist', (page) => {

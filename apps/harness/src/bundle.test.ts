@@ -24,7 +24,9 @@ import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { generateCheckpoint, pythonInterpreter, pythonLacks, wrap } from '@ckpt/testing'
 
-const SCRIPTS = fileURLToPath(new URL('../../../scripts', import.meta.url))
+/** Makes a bundle, with all set-up done first. */
+const MAKE = [fileURLToPath(new URL('../../../scripts/run.mjs', import.meta.url)), 'bundle']
+const COMMANDS = fileURLToPath(new URL('../../../packages/bundle/src/bin', import.meta.url))
 const NODE_COMMANDS = new Set(['node', 'nodejs', 'npm', 'npx', 'corepack', 'pnpm', 'yarn'])
 const RANKS = 2
 const NOBODY = 65534
@@ -47,7 +49,7 @@ beforeAll(async () => {
     }
   }
   env = { PATH: commands, HOME: '/nonexistent' }
-  await run(process.execPath, [join(SCRIPTS, 'bundle.mjs'), '--raw-node', '--out', bundle], { timeout: 150_000 })
+  await run(process.execPath, [...MAKE, '--raw-node', '--out', bundle], { timeout: 150_000 })
 }, 180_000)
 afterAll(() => rmSync(directory, { recursive: true, force: true }))
 
@@ -261,7 +263,7 @@ describe('unpacking Node at the first use', () => {
   /** The launcher beside a packed program, in a directory of its own. */
   async function packed(): Promise<string> {
     const root = join(directory, `packed-${count++}`)
-    cpSync(join(SCRIPTS, 'bundle/bin'), join(root, 'bin'), { recursive: true })
+    cpSync(COMMANDS, join(root, 'bin'), { recursive: true })
     mkdirSync(join(root, 'node'))
     writeFileSync(join(root, 'node/node'), script)
     await run('xz', [join(root, 'node/node')])
@@ -361,14 +363,14 @@ describe('pnpm bundle', () => {
     const precious = join(directory, 'precious')
     mkdirSync(precious)
     writeFileSync(join(precious, 'thesis.txt'), 'years of work')
-    const making = run(process.execPath, [join(SCRIPTS, 'bundle.mjs'), '--no-node', '--out', precious])
+    const making = run(process.execPath, [...MAKE, '--no-node', '--out', precious])
     await expect(making).rejects.toThrow(/is no bundle/)
     expect(readdirSync(precious)).toEqual(['thesis.txt'])
   })
 
   it('makes an archive with the same files, and fails when it is too large', async () => {
     const out = join(directory, 'archived')
-    const args = [join(SCRIPTS, 'bundle.mjs'), '--no-node', '--archive', '--out', out]
+    const args = [...MAKE, '--no-node', '--archive', '--out', out]
     await expect(run(process.execPath, [...args, '--max-size', '100KiB'])).rejects.toThrow(/too large/)
     await run(process.execPath, args)
     const { files } = JSON.parse(readFileSync(join(out, 'MANIFEST.json'), 'utf8')) as { files: Record<string, unknown> }

@@ -2,6 +2,8 @@
 // a simulation of members that release late must never block.
 #include "schedule.h"
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -17,12 +19,6 @@ using ckpt::cuda::Job;
 using ckpt::cuda::Piece;
 using ckpt::cuda::Schedule;
 using ckpt::cuda::Step;
-
-void Require(bool condition, const std::string& what) {
-  if (condition) return;
-  std::printf("FAIL schedule: %s\n", what.c_str());
-  std::exit(1);
-}
 
 struct Plan {
   std::vector<std::byte> memory;
@@ -77,14 +73,14 @@ void CheckCoverage(const Schedule& schedule) {
   std::size_t own = 0;
   for (const Chunk& chunk : schedule.chunks()) {
     const ckpt::PipelineBucket& bucket = job.buckets[chunk.bucket];
-    Require(chunk.offset == bucket.ring_offset + covered[chunk.bucket], "chunks follow each other");
+    REQUIRE_MESSAGE(chunk.offset == bucket.ring_offset + covered[chunk.bucket], "chunks follow each other");
     covered[chunk.bucket] += chunk.bytes;
-    Require(chunk.last == (covered[chunk.bucket] == bucket.bytes), "the last chunk ends its bucket");
+    REQUIRE_MESSAGE(chunk.last == (covered[chunk.bucket] == bucket.bytes), "the last chunk ends its bucket");
     if (chunk.owner != job.position) continue;
-    Require(&schedule.chunks()[schedule.own()[own++]] == &chunk, "own chunks come in the order of the steps");
+    REQUIRE_MESSAGE(&schedule.chunks()[schedule.own()[own++]] == &chunk, "own chunks come in the order of the steps");
     std::uint64_t at = chunk.offset;
     for (const Piece& piece : schedule.PiecesOf(chunk)) {
-      Require(piece.offset == at, "pieces follow each other");
+      REQUIRE_MESSAGE(piece.offset == at, "pieces follow each other");
       at += piece.bytes;
       bool found = false;
       for (std::uint32_t c = job.first_copy[chunk.bucket]; c < job.first_copy[chunk.bucket + 1]; c++) {
@@ -93,17 +89,19 @@ void CheckCoverage(const Schedule& schedule) {
         const std::uint64_t start = bucket.ring_offset + copy.bucket_offset;
         if (piece.offset < start || piece.offset + 1 > start + copy.bytes) continue;
         const std::uint64_t from = copy.source_offset + (piece.offset - start);
-        Require(piece.from == source.data + from, "a piece comes from where its copy says");
+        REQUIRE_MESSAGE(piece.from == source.data + from, "a piece comes from where its copy says");
         if (source.slice_bytes != 0) {
-          Require(from / source.slice_bytes == (from + piece.bytes - 1) / source.slice_bytes, "a piece stays in its slice");
+          REQUIRE_MESSAGE(from / source.slice_bytes == (from + piece.bytes - 1) / source.slice_bytes,
+                          "a piece stays in its slice");
         }
         found = true;
       }
-      Require(found, "a piece belongs to a copy");
+      REQUIRE_MESSAGE(found, "a piece belongs to a copy");
     }
-    Require(at == chunk.offset + chunk.bytes, "pieces fill their chunk");
+    REQUIRE_MESSAGE(at == chunk.offset + chunk.bytes, "pieces fill their chunk");
   }
-  for (std::size_t b = 0; b < covered.size(); b++) Require(covered[b] == job.buckets[b].bytes, "chunks cover their bucket");
+  for (std::size_t b = 0; b < covered.size(); b++)
+    REQUIRE_MESSAGE(covered[b] == job.buckets[b].bytes, "chunks cover their bucket");
 }
 
 /// Members that take part in a step only once their worker released what it waits for; workers release one delivered bucket now
@@ -142,26 +140,26 @@ void CheckProgress(const Schedule& schedule, unsigned seed) {
         moved = true;
       }
     }
-    Require(moved, "members never wait for each other for ever");
+    REQUIRE_MESSAGE(moved, "members never wait for each other for ever");
   }
 }
 
 /// Rounds are what the alternating order alternates by; the beginning of a job is a job of its own that all members agree on.
 void CheckRounds(const Schedule& schedule) {
   const auto& rounds = schedule.rounds();
-  Require(rounds.front().first_step == 0 && rounds.front().first_own == 0, "the first round begins at the beginning");
-  Require(rounds.back().first_step == schedule.steps().size(), "the rounds cover all steps");
-  Require(rounds.back().first_own == schedule.own().size(), "the rounds cover all own chunks");
+  REQUIRE_MESSAGE((rounds.front().first_step == 0 && rounds.front().first_own == 0), "the first round begins at the beginning");
+  REQUIRE_MESSAGE(rounds.back().first_step == schedule.steps().size(), "the rounds cover all steps");
+  REQUIRE_MESSAGE(rounds.back().first_own == schedule.own().size(), "the rounds cover all own chunks");
   for (std::size_t s = 0; s < schedule.steps().size(); s++) {
     const Step& step = schedule.steps()[s];
-    Require(s >= rounds[step.round].first_step && s < rounds[step.round + 1].first_step, "a step lies in its round");
+    REQUIRE_MESSAGE((s >= rounds[step.round].first_step && s < rounds[step.round + 1].first_step), "a step lies in its round");
     for (std::uint32_t i = 0; i < step.chunk_count; i++) {
-      Require(schedule.chunks()[step.first_chunk + i].round == step.round, "a chunk lies in its step's round");
+      REQUIRE_MESSAGE(schedule.chunks()[step.first_chunk + i].round == step.round, "a chunk lies in its step's round");
     }
   }
   for (std::size_t c = 0; c < schedule.own().size(); c++) {
     const std::uint32_t round = schedule.chunks()[schedule.own()[c]].round;
-    Require(c >= rounds[round].first_own && c < rounds[round + 1].first_own, "an own chunk lies in its round");
+    REQUIRE_MESSAGE((c >= rounds[round].first_own && c < rounds[round + 1].first_own), "an own chunk lies in its round");
   }
 }
 
@@ -173,12 +171,13 @@ void CheckBeginning(const Job& job, unsigned seed) {
   std::vector<std::uint64_t> given(job.size, 0);
   for (std::size_t b = 0; b < part.job().buckets.size(); b++) {
     const ckpt::PipelineBucket& bucket = part.job().buckets[b];
-    Require(bucket.owner == job.buckets[b].owner && bucket.ring_offset == job.buckets[b].ring_offset, "the same buckets");
+    REQUIRE_MESSAGE((bucket.owner == job.buckets[b].owner && bucket.ring_offset == job.buckets[b].ring_offset),
+                    "the same buckets");
     given[bucket.owner] += bucket.bytes;
   }
   const bool whole = part.job().buckets.size() == job.buckets.size();
   const std::uint64_t most = *std::max_element(given.begin(), given.end());
-  Require(most <= limit && (whole || most == limit), "no owner gives more than was asked for, and one as much");
+  REQUIRE_MESSAGE((most <= limit && (whole || most == limit)), "no owner gives more than was asked for, and one as much");
 }
 
 template <class Change>
@@ -188,15 +187,15 @@ void RequireRejected(const char* field, Change change) {
   try {
     Schedule schedule(plan.job);
   } catch (const ckpt::Error& error) {
-    Require(error.code() == ckpt::code::kInvalidArgument && error.field() == field, std::string("rejected for ") + field);
+    REQUIRE_MESSAGE((error.code() == ckpt::code::kInvalidArgument && error.field() == field), "rejected for " << field);
     return;
   }
-  Require(false, std::string("a wrong ") + field + " is rejected");
+  REQUIRE_MESSAGE(false, "a wrong " << field << " is rejected");
 }
 
 }  // namespace
 
-int main() {
+TEST_CASE("schedule: members agree, cover every byte and never block on 400 random plans") {
   for (unsigned seed = 0; seed < 400; seed++) {
     const std::uint32_t size = 1 + seed % 4;
     const bool serial = seed % 5 == 0;
@@ -213,15 +212,17 @@ int main() {
       std::fill(other.first_copy.begin(), other.first_copy.end(), 0);
       const Schedule theirs(other);
       CheckRounds(theirs);
-      Require(theirs.steps().size() == first.steps().size(), "members agree on the steps");
+      REQUIRE_MESSAGE(theirs.steps().size() == first.steps().size(), "members agree on the steps");
       for (std::size_t s = 0; s < first.steps().size(); s++) {
-        Require(
-            theirs.steps()[s].first_chunk == first.steps()[s].first_chunk && theirs.steps()[s].after == first.steps()[s].after,
-            "members agree on each step");
+        REQUIRE_MESSAGE((theirs.steps()[s].first_chunk == first.steps()[s].first_chunk &&
+                         theirs.steps()[s].after == first.steps()[s].after),
+                        "members agree on each step");
       }
     }
   }
-  std::printf("PASS schedule: members agree, cover every byte and never block on 400 random plans\n");
+}
+
+TEST_CASE("schedule: a wrong job is rejected, naming the field") {
   RequireRejected("chunkBytes", [](Job& job) { job.chunk_bytes = 0; });
   RequireRejected("position", [](Job& job) { job.position = 2; });
   RequireRejected("buckets.owner", [](Job& job) { job.buckets[0].owner = 2; });
@@ -230,5 +231,4 @@ int main() {
   RequireRejected("copies.firstCopy", [](Job& job) { job.first_copy.back()++; });
   RequireRejected("copies.segment", [](Job& job) { job.copies[0].source = 2; });
   RequireRejected("copies.segmentOffset", [](Job& job) { job.copies[0].source_offset = std::uint64_t{1} << 40; });
-  std::printf("PASS schedule: a wrong job is rejected, naming the field\n");
 }

@@ -1,4 +1,6 @@
 // Pipelines whose bytes come while they run, into the sources or into the ring; for sanitizer runs.
+#include <doctest/doctest.h>
+
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -7,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "cluster.h"
+#include "code_of.h"
 #include "pipeline.h"
 
 using namespace ckpt;
@@ -100,7 +102,7 @@ void RunMember(const SharedMemory& memory, std::uint32_t position, ArriveIn arri
       }
       std::unique_lock<std::mutex> lock(mutex);
       wake.wait(lock, [&] { return writable.size() > i; });
-      CHECK(writable[i] == own[i]);
+      REQUIRE(writable[i] == own[i]);
       lock.unlock();
       bring(ring.data + buckets[own[i]].ring_offset, own[i]);
     }
@@ -108,18 +110,18 @@ void RunMember(const SharedMemory& memory, std::uint32_t position, ArriveIn arri
   for (std::uint32_t expected = 0; expected < kBuckets; ++expected) {
     std::unique_lock<std::mutex> lock(mutex);
     wake.wait(lock, [&] { return delivered.size() > expected || finished; });
-    CHECK(!finished && delivered[expected] == expected);
+    REQUIRE((!finished && delivered[expected] == expected));
     lock.unlock();
     for (std::uint64_t at = 0; at < buckets[expected].bytes; ++at) {
-      CHECK(ring.data[buckets[expected].ring_offset + at] == ByteOf(expected, at));
+      REQUIRE(ring.data[buckets[expected].ring_offset + at] == ByteOf(expected, at));
     }
     pipeline.Release(expected);
   }
   network.join();
   std::unique_lock<std::mutex> lock(mutex);
   wake.wait(lock, [&] { return finished; });
-  CHECK(!failure);
-  CHECK(stats.h2d_bytes > 0);
+  REQUIRE(!failure);
+  REQUIRE(stats.h2d_bytes > 0);
 }
 
 void TestArrivals(ArriveIn arrive_in) {
@@ -149,24 +151,19 @@ void TestMissing() {
                                        failure = std::move(error);
                                        wake.notify_all();
                                      }});
-    CHECK(CodeOf([&] { pipeline.Arrived(kBuckets); }) == "INVALID_ARGUMENT");
+    REQUIRE(CodeOf([&] { pipeline.Arrived(kBuckets); }) == "INVALID_ARGUMENT");
     pipeline.Arrived(1);
-    CHECK(CodeOf([&] { pipeline.Arrived(1); }) == "INVALID_STATE");
+    REQUIRE(CodeOf([&] { pipeline.Arrived(1); }) == "INVALID_STATE");
     if (abort) pipeline.Abort(ckpt::Error(ckpt::code::kAborted, "told to"));
     std::unique_lock<std::mutex> lock(mutex);
-    CHECK(wake.wait_for(lock, std::chrono::seconds(10), [&] { return failure.has_value(); }));
-    CHECK(failure->code() == (abort ? "ABORTED" : "TIMEOUT"));
-    if (!abort) CHECK(std::string(failure->what()).find("the arrival of bucket 0") != std::string::npos);
+    REQUIRE(wake.wait_for(lock, std::chrono::seconds(10), [&] { return failure.has_value(); }));
+    REQUIRE(failure->code() == (abort ? "ABORTED" : "TIMEOUT"));
+    if (!abort) REQUIRE(std::string(failure->what()).find("the arrival of bucket 0") != std::string::npos);
   }
 }
 
 }  // namespace
 
-int main() {
-  TestArrivals(ArriveIn::kSources);
-  std::printf("PASS arrivals: into the sources\n");
-  TestArrivals(ArriveIn::kRing);
-  std::printf("PASS arrivals: into the ring\n");
-  TestMissing();
-  std::printf("PASS arrivals: that do not come\n");
-}
+TEST_CASE("arrivals: into the sources") { TestArrivals(ArriveIn::kSources); }
+TEST_CASE("arrivals: into the ring") { TestArrivals(ArriveIn::kRing); }
+TEST_CASE("arrivals: that do not come") { TestMissing(); }

@@ -1,4 +1,5 @@
 // The engine without Node, for sanitizer runs: every part under several threads, errors and cancellations in the middle.
+#include <doctest/doctest.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,8 +17,8 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "ckpt/worker_pool.h"
+#include "code_of.h"
 #include "copy.h"
 #include "digest.h"
 #include "foreign.h"
@@ -51,21 +52,21 @@ void TestParallelFor(WorkerPool& pool) {
   for (int round = 0; round < 200; round++) {
     std::vector<int> counts(97);
     ParallelFor::Run(pool, 4, counts.size(), never, [&](std::size_t i) { counts[i]++; });
-    for (const int count : counts) CHECK(count == 1);
+    for (const int count : counts) REQUIRE(count == 1);
   }
   // So many that no thread gets through them while another is on its way to say that it failed.
   constexpr std::size_t kEndless = std::size_t{1} << 40;
-  CHECK(CodeOf([&] {
-          ParallelFor::Run(pool, 4, kEndless, never, [](std::size_t i) {
-            if (i == 50) throw ckpt::Error(ckpt::code::kTimeout, "fifty");
-          });
-        }) == "TIMEOUT");
+  REQUIRE(CodeOf([&] {
+            ParallelFor::Run(pool, 4, kEndless, never, [](std::size_t i) {
+              if (i == 50) throw ckpt::Error(ckpt::code::kTimeout, "fifty");
+            });
+          }) == "TIMEOUT");
   Cancellation cancellation;
-  CHECK(CodeOf([&] {
-          ParallelFor::Run(pool, 4, kEndless, cancellation, [&](std::size_t i) {
-            if (i == 50) cancellation.Cancel();
-          });
-        }) == "ABORTED");
+  REQUIRE(CodeOf([&] {
+            ParallelFor::Run(pool, 4, kEndless, cancellation, [&](std::size_t i) {
+              if (i == 50) cancellation.Cancel();
+            });
+          }) == "ABORTED");
 }
 
 void TestStop() {
@@ -83,7 +84,7 @@ void TestStop() {
     while (running == 0) std::this_thread::yield();
     cancellation.Cancel();
     pool.Stop();
-    CHECK(!pool.Post([] {}));
+    REQUIRE(!pool.Post([] {}));
   }
 }
 
@@ -92,7 +93,7 @@ void TestMemoryAndDigest(WorkerPool& pool) {
   auto memory = Mapping::Anonymous(kBytes);
   memory->Populate(pool, 3, never);
   memory->Lock();
-  CHECK(memory->locked() == memory->lock_error().empty());
+  REQUIRE(memory->locked() == memory->lock_error().empty());
   FillRandom(pool, 3, *memory, 1, kBytes - 1, 42, never);
   std::vector<MemoryRange> ranges;
   for (std::size_t bytes = 0; bytes < 40; bytes++) ranges.push_back({0, bytes % 9, bytes});
@@ -100,10 +101,10 @@ void TestMemoryAndDigest(WorkerPool& pool) {
   ranges.push_back({0, 5, kBytes - 5});
   const auto digests = DigestRanges(pool, 3, {memory}, ranges, never);
   for (std::size_t i = 0; i < ranges.size(); i++) {
-    CHECK(digests[i] == Reference(memory->data() + ranges[i].offset, ranges[i].bytes));
-    CHECK(digests[i] == DigestBytes(memory->data() + ranges[i].offset, ranges[i].bytes));
+    REQUIRE(digests[i] == Reference(memory->data() + ranges[i].offset, ranges[i].bytes));
+    REQUIRE(digests[i] == DigestBytes(memory->data() + ranges[i].offset, ranges[i].bytes));
   }
-  CHECK(CodeOf([&] { DigestRanges(pool, 3, {memory}, {{0, 1, kBytes}}, never); }) == "INVALID_ARGUMENT");
+  REQUIRE(CodeOf([&] { DigestRanges(pool, 3, {memory}, {{0, 1, kBytes}}, never); }) == "INVALID_ARGUMENT");
 }
 
 void TestCopies(WorkerPool& pool) {
@@ -114,18 +115,18 @@ void TestCopies(WorkerPool& pool) {
   // Odd sizes on both sides of the non-temporal threshold, at the very end of both memories.
   for (const std::size_t bytes : {0, 1, 63, 8191, 8192, 8193, 1000003}) {
     CopyBytes(destination->data() + kBytes - bytes, source->data() + kBytes - bytes, bytes);
-    CHECK(std::memcmp(destination->data() + kBytes - bytes, source->data() + kBytes - bytes, bytes) == 0);
+    REQUIRE(std::memcmp(destination->data() + kBytes - bytes, source->data() + kBytes - bytes, bytes) == 0);
   }
   const std::vector<StridedCopy> copies = {{0, 3, 2000, 1, 0, 1500, 1501 - 1, 1000}, {0, 0, 0, 1, 1600000, 300, 299, 4000}};
-  CHECK(CopyStrided(pool, 4, {source, destination}, copies, never) == 1500 * 1000 + 299 * 4000);
+  REQUIRE(CopyStrided(pool, 4, {source, destination}, copies, never) == 1500 * 1000 + 299 * 4000);
   for (const StridedCopy& copy : copies) {
     for (std::uint64_t row = 0; row < copy.rows; row++) {
-      CHECK(std::memcmp(destination->data() + copy.destination_offset + row * copy.destination_pitch,
-                        source->data() + copy.source_offset + row * copy.source_pitch, copy.row_bytes) == 0);
+      REQUIRE(std::memcmp(destination->data() + copy.destination_offset + row * copy.destination_pitch,
+                          source->data() + copy.source_offset + row * copy.source_pitch, copy.row_bytes) == 0);
     }
   }
-  CHECK(CodeOf([&] { CopyStrided(pool, 4, {source}, {{0, kBytes, 0, 0, 0, 0, 1, 1}}, never); }) == "INVALID_ARGUMENT");
-  CHECK(CodeOf([&] { CopyStrided(pool, 4, {source}, {{0, 0, ~0ull, 0, 0, 8, 8, 3}}, never); }) == "INVALID_ARGUMENT");
+  REQUIRE(CodeOf([&] { CopyStrided(pool, 4, {source}, {{0, kBytes, 0, 0, 0, 0, 1, 1}}, never); }) == "INVALID_ARGUMENT");
+  REQUIRE(CodeOf([&] { CopyStrided(pool, 4, {source}, {{0, 0, ~0ull, 0, 0, 8, 8, 3}}, never); }) == "INVALID_ARGUMENT");
 }
 
 /// What this CPU would not choose has to be right as well.
@@ -137,9 +138,9 @@ void TestEveryInstructionSet(WorkerPool& pool) {
   for (const MixLoops& loops : SupportedMixLoops()) {
     for (const std::size_t words : {0, 1, 7, 8, 9, 63, 64, 65, 1001}) {
       std::uint64_t expected = Mix((words * 8) ^ kLengthSalt);
-      CHECK(expected + loops.sum(memory->data() + 3, words, 1) == Reference(memory->data() + 3, words * 8));
+      REQUIRE(expected + loops.sum(memory->data() + 3, words, 1) == Reference(memory->data() + 3, words * 8));
       loops.write(other->data() + 5, words, 77, 1);
-      CHECK(std::memcmp(other->data() + 5, memory->data(), words * 8) == 0);
+      REQUIRE(std::memcmp(other->data() + 5, memory->data(), words * 8) == 0);
     }
   }
   for (const CopyLoop& loop : SupportedCopyLoops()) {
@@ -147,8 +148,8 @@ void TestEveryInstructionSet(WorkerPool& pool) {
       for (const std::size_t shift : {0, 1, 63}) {
         std::memset(other->data(), 0, kBytes);
         loop.copy(other->data() + shift, memory->data() + 2 * shift, bytes);
-        CHECK(std::memcmp(other->data() + shift, memory->data() + 2 * shift, bytes) == 0);
-        CHECK(other->data()[bytes + shift] == std::byte{0} && (shift == 0 || other->data()[shift - 1] == std::byte{0}));
+        REQUIRE(std::memcmp(other->data() + shift, memory->data() + 2 * shift, bytes) == 0);
+        REQUIRE((other->data()[bytes + shift] == std::byte{0} && (shift == 0 || other->data()[shift - 1] == std::byte{0})));
       }
     }
     for (const std::size_t bytes : {1, 64, 255, 256, 1024, 1088, 8192}) {
@@ -158,8 +159,8 @@ void TestEveryInstructionSet(WorkerPool& pool) {
         loop.rows(other->data() + shift, memory->data() + shift, rows);
         for (std::size_t row = 0; row < rows.count; row++) {
           const auto* copied = other->data() + shift + row * rows.destination_pitch;
-          CHECK(std::memcmp(copied, memory->data() + shift + row * rows.source_pitch, bytes) == 0);
-          CHECK(copied[bytes] == std::byte{0} && copied[bytes + 63] == std::byte{0});
+          REQUIRE(std::memcmp(copied, memory->data() + shift + row * rows.source_pitch, bytes) == 0);
+          REQUIRE((copied[bytes] == std::byte{0} && copied[bytes + 63] == std::byte{0}));
         }
       }
     }
@@ -179,15 +180,15 @@ void TestReader(WorkerPool& pool) {
   const std::vector<ContiguousCopy> reads = {{0, 0, 0, 0, 1000001}, {0, 1000001, 0, 1000001, kBytes - 1000001}};
   const auto [bytes, digests] = ReadFiles(
       pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory}, reads, {}, [&](std::uint64_t count) { seen = count; }, never);
-  CHECK(bytes == kBytes && seen <= kBytes && digests.empty());
-  CHECK(std::memcmp(memory->data(), expected->data(), kBytes) == 0);
-  CHECK(CodeOf([&] {
-          ReadFiles(pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory}, {{0, 1, 0, 0, kBytes}}, {}, nullptr, never);
-        }) == "CHECKPOINT_UNREADABLE");
+  REQUIRE((bytes == kBytes && seen <= kBytes && digests.empty()));
+  REQUIRE(std::memcmp(memory->data(), expected->data(), kBytes) == 0);
+  REQUIRE(CodeOf([&] {
+            ReadFiles(pool, 4, {FileToRead{path, -1, std::nullopt}}, {memory}, {{0, 1, 0, 0, kBytes}}, {}, nullptr, never);
+          }) == "CHECKPOINT_UNREADABLE");
   auto file = Mapping::File(path);
-  CHECK(std::memcmp(file->data(), expected->data(), kBytes) == 0);
+  REQUIRE(std::memcmp(file->data(), expected->data(), kBytes) == 0);
   ::unlink(path);
-  CHECK(CodeOf([&] { Mapping::File(path); }) == "CHECKPOINT_UNREADABLE");
+  REQUIRE(CodeOf([&] { Mapping::File(path); }) == "CHECKPOINT_UNREADABLE");
 }
 
 /// Digests that are made while files are read are those of what lies in memory afterwards, however reads and ranges are cut.
@@ -224,7 +225,7 @@ void TestDigestsWhileReading(WorkerPool& pool) {
     std::shuffle(reads.begin(), reads.end(), random);
     std::shuffle(ranges.begin(), ranges.end(), random);
     const auto digests = ReadFiles(pool, 4, files, {memory}, reads, ranges, nullptr, never).digests;
-    CHECK(digests == DigestRanges(pool, 2, {expected}, ranges, never));
+    REQUIRE(digests == DigestRanges(pool, 2, {expected}, ranges, never));
     // A range that is not filled whole, or that overlaps, has no digest.
     const std::uint64_t missing = reads.back().bytes;
     const std::uint64_t begin = reads.back().destination_offset;
@@ -233,8 +234,8 @@ void TestDigestsWhileReading(WorkerPool& pool) {
     const auto code = [&](const std::vector<MemoryRange>& wanted) {
       return CodeOf([&] { ReadFiles(pool, 4, files, {memory}, fewer, wanted, nullptr, never); });
     };
-    CHECK(code({{0, begin, missing}}) == "INVALID_ARGUMENT");
-    CHECK(code({{0, 0, 10}, {0, 9, 1}}) == "INVALID_ARGUMENT");
+    REQUIRE(code({{0, begin, missing}}) == "INVALID_ARGUMENT");
+    REQUIRE(code({{0, 0, 10}, {0, 9, 1}}) == "INVALID_ARGUMENT");
   }
   ::unlink(path);
 }
@@ -243,7 +244,7 @@ void TestDigestsWhileReading(WorkerPool& pool) {
 void TestReaderOfOpenedFiles(WorkerPool& pool) {
   const Cancellation never;
   char folder[] = "/tmp/ckpt-engine-test-XXXXXX";
-  CHECK(::mkdtemp(folder) != nullptr);
+  REQUIRE(::mkdtemp(folder) != nullptr);
   constexpr std::size_t kFiles = 20;
   std::vector<FileToRead> files;
   std::vector<ContiguousCopy> reads;
@@ -252,24 +253,24 @@ void TestReaderOfOpenedFiles(WorkerPool& pool) {
     const std::string path = std::string(folder) + "/" + std::to_string(i);
     std::ofstream(path, std::ios::binary).put(static_cast<char>('a' + i));
     struct stat status{};
-    CHECK(::stat(path.c_str(), &status) == 0);
+    REQUIRE(::stat(path.c_str(), &status) == 0);
     files.push_back({path, -1, FileIdentity::Of(status)});
     reads.push_back({i, 0, 0, i, 1});
   }
-  CHECK(ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never).bytes == kFiles);
-  for (std::size_t i = 0; i < kFiles; i++) CHECK(memory->data()[i] == static_cast<std::byte>('a' + i));
+  REQUIRE(ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never).bytes == kFiles);
+  for (std::size_t i = 0; i < kFiles; i++) REQUIRE(memory->data()[i] == static_cast<std::byte>('a' + i));
   // One of those that stay open, and one of those that do not.
   for (const std::size_t victim : {std::size_t{0}, kFiles - 1}) {
     const ckpt::ScopedFd opened(::open(files[victim].path.c_str(), O_RDONLY | O_CLOEXEC));
-    CHECK(::unlink(files[victim].path.c_str()) == 0);
+    REQUIRE(::unlink(files[victim].path.c_str()) == 0);
     std::ofstream(files[victim].path, std::ios::binary).put('!');
-    CHECK(CodeOf([&] { ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never); }) == "CHECKPOINT_CHANGED");
+    REQUIRE(CodeOf([&] { ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never); }) == "CHECKPOINT_CHANGED");
     files[victim].descriptor = opened.get();
-    CHECK(ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never).bytes == kFiles);
-    CHECK(memory->data()[victim] == static_cast<std::byte>('a' + victim));
+    REQUIRE(ReadFiles(pool, 3, files, {memory}, reads, {}, nullptr, never).bytes == kFiles);
+    REQUIRE(memory->data()[victim] == static_cast<std::byte>('a' + victim));
     files[victim].descriptor = -1;
     struct stat status{};
-    CHECK(::stat(files[victim].path.c_str(), &status) == 0);
+    REQUIRE(::stat(files[victim].path.c_str(), &status) == 0);
     files[victim].identity = FileIdentity::Of(status);
   }
   for (const auto& file : files) ::unlink(file.path.c_str());
@@ -279,25 +280,25 @@ void TestReaderOfOpenedFiles(WorkerPool& pool) {
 /// By openat2 and step by step: files beneath the directory, and no others.
 void TestOpenBeneath() {
   char folder[] = "/tmp/ckpt-engine-test-XXXXXX";
-  CHECK(::mkdtemp(folder) != nullptr);
+  REQUIRE(::mkdtemp(folder) != nullptr);
   const std::string root = std::string(folder) + "/root";
   const std::string inner = root + "/inner";
-  CHECK(::mkdir(root.c_str(), 0700) == 0 && ::mkdir(inner.c_str(), 0700) == 0);
+  REQUIRE((::mkdir(root.c_str(), 0700) == 0 && ::mkdir(inner.c_str(), 0700) == 0));
   std::ofstream(inner + "/file") << "inside";
   std::ofstream(std::string(folder) + "/outside") << "outside";
-  CHECK(::symlink("inner", (root + "/link").c_str()) == 0 && ::symlink("file", (inner + "/link").c_str()) == 0);
-  CHECK(::symlink("../..", (inner + "/up").c_str()) == 0 && ::mkfifo((inner + "/pipe").c_str(), 0600) == 0);
+  REQUIRE((::symlink("inner", (root + "/link").c_str()) == 0 && ::symlink("file", (inner + "/link").c_str()) == 0));
+  REQUIRE((::symlink("../..", (inner + "/up").c_str()) == 0 && ::mkfifo((inner + "/pipe").c_str(), 0600) == 0));
   const ckpt::ScopedFd directory(::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   for (const bool steps : {false, true}) {
     const ckpt::ScopedFd fd = OpenBeneath(directory.get(), "inner/file", steps);
     char bytes[8] = "";
-    CHECK(::read(fd.get(), bytes, sizeof bytes) == 6 && std::string(bytes, 6) == "inside");
+    REQUIRE((::read(fd.get(), bytes, sizeof bytes) == 6 && std::string(bytes, 6) == "inside"));
     for (const std::string path : {"link/file", "inner/link", "inner/up/outside", "../outside", "inner/../../outside", "", "/",
                                    ".", "inner//file", "inner/", "./inner/file"}) {
-      CHECK(CodeOf([&] { OpenBeneath(directory.get(), path, steps); }) == "INVALID_ARGUMENT");
+      REQUIRE(CodeOf([&] { OpenBeneath(directory.get(), path, steps); }) == "INVALID_ARGUMENT");
     }
     for (const std::string path : {"inner/pipe", "inner", "none", "none/file", "inner/file/x"}) {
-      CHECK(CodeOf([&] { OpenBeneath(directory.get(), path, steps); }) == "CHECKPOINT_UNREADABLE");
+      REQUIRE(CodeOf([&] { OpenBeneath(directory.get(), path, steps); }) == "CHECKPOINT_UNREADABLE");
     }
   }
   for (const char* name : {"/inner/file", "/inner/link", "/inner/up", "/inner/pipe", "/link"}) ::unlink((root + name).c_str());
@@ -315,7 +316,7 @@ std::size_t PagesPresent(const Mapping& memory, std::size_t offset, std::size_t 
   std::vector<std::uint64_t> entries(last - first + 1);
   const int map = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   const std::size_t length = entries.size() * sizeof entries[0];
-  CHECK(::pread(map, entries.data(), length, static_cast<off_t>(first * sizeof entries[0])) == static_cast<ssize_t>(length));
+  REQUIRE(::pread(map, entries.data(), length, static_cast<off_t>(first * sizeof entries[0])) == static_cast<ssize_t>(length));
   ::close(map);
   return static_cast<std::size_t>(std::count_if(entries.begin(), entries.end(), [](auto entry) { return entry >> 63 != 0; }));
 }
@@ -324,20 +325,20 @@ void TestShared(WorkerPool& pool) {
   const Cancellation never;
   const std::string name = "ckpt-engine-test-" + std::to_string(::getpid());
   auto memory = Mapping::CreateShared(name, kBytes);
-  CHECK(CodeOf([&] { Mapping::CreateShared(name, kBytes); }) == "INVALID_ARGUMENT");
+  REQUIRE(CodeOf([&] { Mapping::CreateShared(name, kBytes); }) == "INVALID_ARGUMENT");
   memory->Reserve(never);
   memory->Populate(pool, 3, never);
   auto other = OpenShared(name, true);
   const std::size_t before = PagesPresent(*other, 5000, kBytes - 10000);
   other->PopulateRead(5000, kBytes - 10000, pool, 3, never);
   const std::size_t after = PagesPresent(*other, 5000, kBytes - 10000);
-  CHECK(before == 0 && after > kBytes / 4096 - 4);
-  CHECK(CodeOf([&] { other->PopulateRead(1, kBytes, pool, 3, never); }) == "INVALID_ARGUMENT");
+  REQUIRE((before == 0 && after > kBytes / 4096 - 4));
+  REQUIRE(CodeOf([&] { other->PopulateRead(1, kBytes, pool, 3, never); }) == "INVALID_ARGUMENT");
   memory->Unlink();
   memory->Unlink();
   std::memset(memory->data(), 7, kBytes);
-  CHECK(other->size() == kBytes && other->data()[kBytes - 1] == std::byte{7});
-  CHECK(CodeOf([&] { OpenShared(name, true); }) == "INVALID_ARGUMENT");
+  REQUIRE((other->size() == kBytes && other->data()[kBytes - 1] == std::byte{7}));
+  REQUIRE(CodeOf([&] { OpenShared(name, true); }) == "INVALID_ARGUMENT");
 }
 
 void TestSeveralCallers(WorkerPool& pool) {
@@ -351,25 +352,43 @@ void TestSeveralCallers(WorkerPool& pool) {
   for (auto& caller : callers) caller.join();
 }
 
-template <class Test>
-void Run(const char* name, Test&& test) {
-  test();
-  std::printf("PASS %s\n", name);
-}
-
 }  // namespace
 
-int main() {
+TEST_CASE("engine: parallel loops, their errors and cancellations") {
   WorkerPool pool("test");
-  Run("parallel loops, their errors and cancellations", [&] { TestParallelFor(pool); });
-  Run("anonymous memory and digests", [&] { TestMemoryAndDigest(pool); });
-  Run("strided copies", [&] { TestCopies(pool); });
-  Run("every instruction set", [&] { TestEveryInstructionSet(pool); });
-  Run("file reader", [&] { TestReader(pool); });
-  Run("digests while reading", [&] { TestDigestsWhileReading(pool); });
-  Run("a reader of files that are open", [&] { TestReaderOfOpenedFiles(pool); });
-  Run("files beneath a directory", TestOpenBeneath);
-  Run("shared memory", [&] { TestShared(pool); });
-  Run("several callers of one pool", [&] { TestSeveralCallers(pool); });
-  Run("a pool that stops in the middle of work", TestStop);
+  TestParallelFor(pool);
 }
+TEST_CASE("engine: anonymous memory and digests") {
+  WorkerPool pool("test");
+  TestMemoryAndDigest(pool);
+}
+TEST_CASE("engine: strided copies") {
+  WorkerPool pool("test");
+  TestCopies(pool);
+}
+TEST_CASE("engine: every instruction set") {
+  WorkerPool pool("test");
+  TestEveryInstructionSet(pool);
+}
+TEST_CASE("engine: file reader") {
+  WorkerPool pool("test");
+  TestReader(pool);
+}
+TEST_CASE("engine: digests while reading") {
+  WorkerPool pool("test");
+  TestDigestsWhileReading(pool);
+}
+TEST_CASE("engine: a reader of files that are open") {
+  WorkerPool pool("test");
+  TestReaderOfOpenedFiles(pool);
+}
+TEST_CASE("engine: files beneath a directory") { TestOpenBeneath(); }
+TEST_CASE("engine: shared memory") {
+  WorkerPool pool("test");
+  TestShared(pool);
+}
+TEST_CASE("engine: several callers of one pool") {
+  WorkerPool pool("test");
+  TestSeveralCallers(pool);
+}
+TEST_CASE("engine: a pool that stops in the middle of work") { TestStop(); }

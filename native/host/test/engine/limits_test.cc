@@ -1,4 +1,5 @@
 // Limits and lost files without Node, for sanitizer runs.
+#include <doctest/doctest.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -13,7 +14,6 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "ckpt/usable_cpus.h"
 #include "ckpt/worker_pool.h"
 #include "limit.h"
@@ -32,9 +32,9 @@ struct MappedFile {
   unsigned char* data = nullptr;
 
   MappedFile() {
-    CHECK(fd >= 0 && ::ftruncate(fd, kBytes) == 0);
+    REQUIRE((fd >= 0 && ::ftruncate(fd, kBytes) == 0));
     void* address = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    CHECK(address != MAP_FAILED);
+    REQUIRE(address != MAP_FAILED);
     data = static_cast<unsigned char*>(address);
     for (std::size_t i = 0; i < kBytes; i += 512) data[i] = 7;
   }
@@ -47,18 +47,18 @@ struct MappedFile {
 };
 
 void TestSizes() {
-  CHECK(SizeText(0) == "0 bytes" && SizeText(1) == "1 byte" && SizeText(1023) == "1023 bytes");
-  CHECK(SizeText(1024) == "1.0 KiB" && SizeText((std::uint64_t{1} << 31)) == "2.0 GiB");
-  CHECK(SizeText((std::uint64_t{1} << 30) - 1) == "1.0 GiB");
-  CHECK(SizeText(Limit::kNone) == "16.0 EiB");
+  REQUIRE((SizeText(0) == "0 bytes" && SizeText(1) == "1 byte" && SizeText(1023) == "1023 bytes"));
+  REQUIRE((SizeText(1024) == "1.0 KiB" && SizeText((std::uint64_t{1} << 31)) == "2.0 GiB"));
+  REQUIRE(SizeText((std::uint64_t{1} << 30) - 1) == "1.0 GiB");
+  REQUIRE(SizeText(Limit::kNone) == "16.0 EiB");
 }
 
 void TestThisMachine() {
   const auto limits = MemoryLimits();
-  CHECK(!limits.empty());
-  for (std::size_t i = 1; i < limits.size(); i++) CHECK(limits[i - 1].available <= limits[i].available);
-  CHECK(ckpt::UsableCpus() >= 1);
-  CHECK(MemoryLimits("/nowhere").empty());
+  REQUIRE(!limits.empty());
+  for (std::size_t i = 1; i < limits.size(); i++) REQUIRE(limits[i - 1].available <= limits[i].available);
+  REQUIRE(ckpt::UsableCpus() >= 1);
+  REQUIRE(MemoryLimits("/nowhere").empty());
 }
 
 /// Threads of the pool, which block signals, read a file while it is cut short at each of several places.
@@ -70,15 +70,15 @@ void TestCutShort(ckpt::WorkerPool& pool) {
     const ckpt::Cancellation never;
     std::atomic<bool> cut{false};
     ckpt::ParallelFor::Run(pool, 4, 64, never, [&](std::size_t part) {
-      if (part == 3 && !cut.exchange(true)) CHECK(::ftruncate(file.fd, static_cast<off_t>(left)) == 0);
+      if (part == 3 && !cut.exchange(true)) REQUIRE(::ftruncate(file.fd, static_cast<off_t>(left)) == 0);
       const unsigned char* from = file.data + part * (kBytes / 64);
       for (std::size_t i = 0; i < kBytes / 64; i += 512) sum += *const_cast<const volatile unsigned char*>(from + i);
     });
     volatile unsigned char* last = file.data + kBytes - 1;
-    CHECK(*last == 0);
-    CHECK(guard.lost() == (left != kBytes));
+    REQUIRE(*last == 0);
+    REQUIRE(guard.lost() == (left != kBytes));
     // What is left of the file is what it was.
-    if (left > 0) CHECK(file.data[left - 512] == 7);
+    if (left > 0) REQUIRE(file.data[left - 512] == 7);
   }
 }
 
@@ -88,7 +88,7 @@ void TestOthersFault() {
   const PageWatch guard(reinterpret_cast<std::byte*>(guarded.data), kBytes);
   std::fflush(nullptr);
   const pid_t child = ::fork();
-  CHECK(child >= 0);
+  REQUIRE(child >= 0);
   if (child == 0) {
     // What sanitizers say of it is expected.
     ::dup2(::open("/dev/null", O_WRONLY), STDERR_FILENO);
@@ -98,10 +98,10 @@ void TestOthersFault() {
     ::_exit(*data == 0 ? 1 : 2);
   }
   int status = 0;
-  CHECK(::waitpid(child, &status, 0) == child);
+  REQUIRE(::waitpid(child, &status, 0) == child);
   // Sanitizers print a report and exit; without them the signal ends it.
-  CHECK(!WIFEXITED(status) || WEXITSTATUS(status) > 3);
-  CHECK(!guard.lost());
+  REQUIRE((!WIFEXITED(status) || WEXITSTATUS(status) > 3));
+  REQUIRE(!guard.lost());
 }
 
 /// A range that is not guarded any more, then guarded again, says nothing of what was before.
@@ -109,10 +109,10 @@ void TestReuse() {
   for (int round = 0; round < 3; round++) {
     MappedFile file;
     const PageWatch guard(reinterpret_cast<std::byte*>(file.data), kBytes);
-    CHECK(!guard.lost());
-    CHECK(::ftruncate(file.fd, 0) == 0);
+    REQUIRE(!guard.lost());
+    REQUIRE(::ftruncate(file.fd, 0) == 0);
     volatile unsigned char* data = file.data;
-    CHECK(*data == 0 && guard.lost());
+    REQUIRE((*data == 0 && guard.lost()));
   }
   std::vector<std::unique_ptr<PageWatch>> many;
   alignas(4096) static std::byte page[4096];
@@ -121,19 +121,11 @@ void TestReuse() {
 
 }  // namespace
 
-int main() {
-  const auto run = [](const char* name, void (*body)()) {
-    body();
-    std::printf("PASS %s\n", name);
-  };
-  run("sizes for people", TestSizes);
-  run("limits of this machine", TestThisMachine);
-  {
-    ckpt::WorkerPool pool("limits-test");
-    TestCutShort(pool);
-    std::printf("PASS files cut short while threads read them\n");
-  }
-  run("faults elsewhere end the process", TestOthersFault);
-  run("guards are taken again", TestReuse);
-  return 0;
+TEST_CASE("limits: sizes for people") { TestSizes(); }
+TEST_CASE("limits: limits of this machine") { TestThisMachine(); }
+TEST_CASE("limits: files cut short while threads read them") {
+  ckpt::WorkerPool pool("limits-test");
+  TestCutShort(pool);
 }
+TEST_CASE("limits: faults elsewhere end the process") { TestOthersFault(); }
+TEST_CASE("limits: guards are taken again") { TestReuse(); }

@@ -1,5 +1,7 @@
 // Ranks and engine workers as processes of their own, or as threads of this one, send random plans through their rings. Every
-// byte of every bucket is checked as each worker sees it. Usage: pipeline_multiprocess_test [--rounds N]
+// byte of every bucket is checked as each worker sees it.
+
+#include <doctest/doctest.h>
 
 #include <algorithm>
 #include <atomic>
@@ -238,22 +240,46 @@ std::vector<Scenario> Scenarios(std::uint64_t seed) {
   return all;
 }
 
+void TestNamed(const std::string& name) {
+  for (const auto& scenario : Scenarios(1)) {
+    if (scenario.name != name) continue;
+    REQUIRE(Run(scenario));
+    return;
+  }
+  FAIL("there is no scenario " << name);
+}
+
+/// A test of the scenario's name, so that each runs in a process of its own.
+#define TEST_SCENARIO(name) \
+  TEST_CASE("pipeline: " name) { TestNamed(name); }
+
+TEST_SCENARIO("random plans, 1 processes")
+TEST_SCENARIO("random plans, 2 processes")
+TEST_SCENARIO("random plans, 3 processes")
+TEST_SCENARIO("random plans, 4 processes")
+TEST_SCENARIO("slow workers, processes")
+TEST_SCENARIO("serial, processes")
+TEST_SCENARIO("buckets of many chunks, processes")
+TEST_SCENARIO("stores past the caches, processes")
+TEST_SCENARIO("ring used by many runs, processes")
+TEST_SCENARIO("abort in the middle, processes")
+TEST_SCENARIO("closed in the middle, processes")
+TEST_SCENARIO("member killed, processes")
+TEST_SCENARIO("worker that never releases, processes")
+TEST_SCENARIO("random plans, 1 threads")
+TEST_SCENARIO("random plans, 2 threads")
+TEST_SCENARIO("random plans, 3 threads")
+TEST_SCENARIO("random plans, 4 threads")
+TEST_SCENARIO("slow workers, threads")
+TEST_SCENARIO("serial, threads")
+TEST_SCENARIO("buckets of many chunks, threads")
+TEST_SCENARIO("stores past the caches, threads")
+TEST_SCENARIO("ring used by many runs, threads")
+TEST_SCENARIO("abort in the middle, threads")
+TEST_SCENARIO("closed in the middle, threads")
+TEST_SCENARIO("worker that never releases, threads")
+
+TEST_CASE("pipeline: every scenario has a test") { REQUIRE(Scenarios(1).size() == 25); }
+
 }  // namespace
 }  // namespace ckpt::host::test
-
-int main(int argc, char** argv) {
-  std::uint64_t rounds = 1;
-  for (int i = 1; i + 1 < argc; ++i) {
-    if (std::string(argv[i]) == "--rounds") rounds = std::strtoull(argv[i + 1], nullptr, 10);
-  }
-  int failed = 0;
-  for (std::uint64_t round = 0; round < rounds; ++round) {
-    for (const auto& scenario : ckpt::host::test::Scenarios(1 + 100 * round)) {
-      const bool passed = ckpt::host::test::Run(scenario);
-      std::printf("%s pipeline: %s\n", passed ? "PASS" : "FAIL", scenario.name.c_str());
-      std::fflush(stdout);
-      failed += passed ? 0 : 1;
-    }
-  }
-  return failed == 0 ? 0 : 1;
-}

@@ -1,11 +1,12 @@
 // What computes and checks the tags of records: published answers, and what a record is protected from.
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "check.h"
 #include "data_cipher.h"
 #include "region_table.h"
 #include "session_keys.h"
@@ -25,10 +26,10 @@ void TestKnownAnswers() {
     const auto digest = HmacSha256(key, text);
     return Hex(digest.data(), digest.size());
   };
-  CHECK(hmac("Jefe", "what do ya want for nothing?") == "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-  CHECK(hmac(std::string(131, '\xaa'), "Test Using Larger Than Block-Size Key - Hash Key First") ==
-        "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
-  CHECK(hmac("", "") == "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad");
+  REQUIRE(hmac("Jefe", "what do ya want for nothing?") == "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+  REQUIRE(hmac(std::string(131, '\xaa'), "Test Using Larger Than Block-Size Key - Hash Key First") ==
+          "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+  REQUIRE(hmac("", "") == "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad");
   // RFC 5869, case 1: extract and expand.
   const std::string key(22, '\x0b');
   std::string salt, info;
@@ -36,20 +37,20 @@ void TestKnownAnswers() {
   for (int c = 0xf0; c <= 0xf9; ++c) info.push_back(static_cast<char>(c));
   std::uint8_t out[42];
   HkdfExpand(HmacSha256(salt, key), info, out, sizeof out);
-  CHECK(Hex(out, sizeof out) == "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865");
+  REQUIRE(Hex(out, sizeof out) == "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865");
   // The GCM specification's case 13: no data under a key and nonce of zeros.
   std::uint8_t tag[kTagBytes], none = 0;
   RecordCipher sealing(TrafficKey{});
   sealing.Seal(&none, 0, tag);
-  CHECK(Hex(tag, sizeof tag) == "530f8afbc74536b9a963b4f1c4cb738b");
+  REQUIRE(Hex(tag, sizeof tag) == "530f8afbc74536b9a963b4f1c4cb738b");
   // Each record has a number of its own, and only its own tag opens it.
   RecordCipher opening(TrafficKey{});
-  CHECK(opening.Open(&none, 0, tag));
+  REQUIRE(opening.Open(&none, 0, tag));
   std::uint8_t first[20] = {1, 2, 3}, second[20] = {1, 2, 3}, other[kTagBytes];
   sealing.Seal(first, sizeof first, tag);
   sealing.Seal(second, sizeof second, other);
-  CHECK(std::memcmp(first, second, sizeof first) != 0);
-  CHECK(!opening.Open(second, sizeof second, other));
+  REQUIRE(std::memcmp(first, second, sizeof first) != 0);
+  REQUIRE(!opening.Open(second, sizeof second, other));
   // In pieces, authenticated alone: the same whatever the pieces are.
   std::uint8_t plain[100] = {9};
   RecordCipher signing(TrafficKey{}), verifying(TrafficKey{});
@@ -60,11 +61,11 @@ void TestKnownAnswers() {
     verifying.Begin(false);
     verifying.Update(nullptr, plain, cut);
     verifying.Update(nullptr, plain + cut, sizeof plain - cut);
-    CHECK(verifying.Check(tag));
+    REQUIRE(verifying.Check(tag));
   }
   verifying.Begin(false);
   verifying.Update(nullptr, plain, sizeof plain);
-  CHECK(!verifying.Check(tag));
+  REQUIRE(!verifying.Check(tag));
 }
 
 /// Every cipher, however the memory of a record is cut: what one side protects the other takes, once, in order, and nothing
@@ -93,7 +94,7 @@ void TestRecordProtectors() {
         std::uint8_t tag[kTagBytes];
         if (sealed) {
           sending->Seal(cut(plain), wire.data(), tag);
-          CHECK(bytes < 15 || wire != plain);
+          REQUIRE((bytes < 15 || wire != plain));
         } else {
           sending->Sign(cut(plain), tag);
           wire = plain;
@@ -106,11 +107,11 @@ void TestRecordProtectors() {
         std::uint8_t other[kTagBytes];
         late->Sign({}, other);
         Traffic copy = wire;
-        CHECK(take(*receiving, copy) && copy == plain);
+        REQUIRE((take(*receiving, copy) && copy == plain));
         copy = wire;
-        CHECK(!take(*late, copy));
+        REQUIRE(!take(*late, copy));
         copy = wire;
-        CHECK(!take(*receiving, copy));
+        REQUIRE(!take(*receiving, copy));
         // Keeps the two in step.
         sending->Sign({}, other);
         if (bytes == 0) continue;
@@ -118,7 +119,7 @@ void TestRecordProtectors() {
         copy = wire;
         const auto bit = random() % (8 * bytes);
         copy[bit / 8] ^= static_cast<std::uint8_t>(1u << (bit % 8));
-        CHECK(!take(*lost, copy));
+        REQUIRE(!take(*lost, copy));
       }
     }
   }
@@ -127,7 +128,7 @@ void TestRecordProtectors() {
 /// The AEGISMAC-128X4 vector of RFC 10032, whatever the cuts, and with the number of the record in the nonce.
 void TestAegisAnswers() {
   if ((AvailableDataCiphers() & static_cast<DataCiphers>(DataCipher::kAegis128x4)) == 0) {
-    std::printf("     (no AEGIS here)\n");
+    MESSAGE("no AEGIS here");
     return;
   }
   TrafficKey key{};
@@ -140,19 +141,12 @@ void TestAegisAnswers() {
   for (const std::size_t cut : {0u, 1u, 16u, 35u}) {
     std::uint8_t tag[kTagBytes];
     MakeRecordProtector(DataCipher::kAegis128x4, key)->Sign({{data.data(), cut}, {data.data() + cut, data.size() - cut}}, tag);
-    CHECK(Hex(tag, sizeof tag) == "c45a98fd9ab8956ce616eb008cfe4e53");
+    REQUIRE(Hex(tag, sizeof tag) == "c45a98fd9ab8956ce616eb008cfe4e53");
   }
 }
 
 }  // namespace
 
-int main() {
-  const auto run = [](const char* name, void (*test)()) {
-    test();
-    std::printf("PASS records: %s\n", name);
-    std::fflush(stdout);
-  };
-  run("known answers", TestKnownAnswers);
-  run("known answers of AEGIS", TestAegisAnswers);
-  run("each cipher takes its own records alone", TestRecordProtectors);
-}
+TEST_CASE("records: known answers") { TestKnownAnswers(); }
+TEST_CASE("records: known answers of AEGIS") { TestAegisAnswers(); }
+TEST_CASE("records: each cipher takes its own records alone") { TestRecordProtectors(); }

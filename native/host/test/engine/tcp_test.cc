@@ -1,5 +1,6 @@
 // The TCP endpoint without Node: reads, refusals, hostile peers, and ends in the middle; for sanitizer runs.
 #include <arpa/inet.h>
+#include <doctest/doctest.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
@@ -12,8 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "ckpt/cancellation.h"
+#include "code_of.h"
 #include "tcp_peer.h"
 #include "tcp_server.h"
 
@@ -52,10 +53,10 @@ RegionKey Open(TcpServer& server, const std::shared_ptr<Bytes>& bytes) {
 const Cancellation kNever;
 
 void TestAddresses() {
-  CHECK(AddressText(ParseTcpAddress("127.0.0.1:80")) == "127.0.0.1:80");
-  CHECK(AddressText(ParseTcpAddress("[::1]:65535")) == "[::1]:65535");
+  REQUIRE(AddressText(ParseTcpAddress("127.0.0.1:80")) == "127.0.0.1:80");
+  REQUIRE(AddressText(ParseTcpAddress("[::1]:65535")) == "[::1]:65535");
   for (const char* text : {"", "host", ":80", "host:", "host:70000", "host:8x", "::1:80"}) {
-    CHECK(CodeOf([&] { ParseTcpAddress(text); }) == "INVALID_ARGUMENT");
+    REQUIRE(CodeOf([&] { ParseTcpAddress(text); }) == "INVALID_ARGUMENT");
   }
 }
 
@@ -68,7 +69,7 @@ void TestCongestionWithinMachine() {
       listener = ListenTcp(address);
     } catch (const ckpt::Error&) {
       // A machine without IPv6.
-      CHECK(address.host == "::1");
+      REQUIRE(address.host == "::1");
       continue;
     }
     std::size_t chosen = 0;
@@ -76,7 +77,7 @@ void TestCongestionWithinMachine() {
     ConfigureStream(near.get());
     char name[16] = {};
     socklen_t length = sizeof name;
-    CHECK(getsockopt(near.get(), IPPROTO_TCP, TCP_CONGESTION, name, &length) == 0 && std::string(name) == "reno");
+    REQUIRE((getsockopt(near.get(), IPPROTO_TCP, TCP_CONGESTION, name, &length) == 0 && std::string(name) == "reno"));
   }
 }
 
@@ -111,16 +112,16 @@ void TestReads() {
           read.target = target.data() + at;
           at += read.bytes;
         }
-        CHECK(peer.Read(reads, 5s, kNever, nullptr) == total);
+        REQUIRE(peer.Read(reads, 5s, kNever, nullptr) == total);
         for (std::size_t i = 0; i < reads.size(); ++i) {
-          CHECK(reads[i].bytes == 0 || std::memcmp(reads[i].target, expected[i], reads[i].bytes) == 0);
+          REQUIRE((reads[i].bytes == 0 || std::memcmp(reads[i].target, expected[i], reads[i].bytes) == 0));
         }
       }
     });
   }
   for (auto& caller : callers) caller.join();
-  CHECK(peer.Read({}, 5s, kNever, nullptr) == 0);
-  CHECK(server->served_bytes() > 0);
+  REQUIRE(peer.Read({}, 5s, kNever, nullptr) == 0);
+  REQUIRE(server->served_bytes() > 0);
 }
 
 void TestRefusals() {
@@ -134,23 +135,23 @@ void TestRefusals() {
   };
   auto wrong = key;
   wrong[0] ^= 1;
-  CHECK(read(wrong, 0, 10) == "REGION_REFUSED");
-  CHECK(read(key, 0, (1 << 20) + 1) == "REGION_REFUSED");
-  CHECK(read(key, ~std::uint64_t{0}, 10) == "REGION_REFUSED");
-  CHECK(read(key, (1 << 20) - 3, 4) == "REGION_REFUSED");
+  REQUIRE(read(wrong, 0, 10) == "REGION_REFUSED");
+  REQUIRE(read(key, 0, (1 << 20) + 1) == "REGION_REFUSED");
+  REQUIRE(read(key, ~std::uint64_t{0}, 10) == "REGION_REFUSED");
+  REQUIRE(read(key, (1 << 20) - 3, 4) == "REGION_REFUSED");
   try {
     peer.Read({{key, 0, target.data(), 100, 0}, {wrong, 0, target.data() + 100, 100, 3}}, 5s, kNever, nullptr);
-    CHECK(false);
+    REQUIRE(false);
   } catch (const ckpt::Error& error) {
-    CHECK(error.index() == 3 && error.field() == "region" && !error.peer().empty());
+    REQUIRE((error.index() == 3 && error.field() == "region" && !error.peer().empty()));
   }
   // A refusal ends its own batch alone.
-  CHECK(peer.alive() && read(key, 0, 1 << 20) == "");
-  CHECK(std::memcmp(target.data(), bytes->data(), 1 << 20) == 0);
+  REQUIRE((peer.alive() && read(key, 0, 1 << 20) == ""));
+  REQUIRE(std::memcmp(target.data(), bytes->data(), 1 << 20) == 0);
   const auto region = server->regions().Close(key);
   server->regions().AwaitUnused(*region);
-  CHECK(read(key, 0, 10) == "REGION_REFUSED");
-  CHECK(peer.alive());
+  REQUIRE(read(key, 0, 10) == "REGION_REFUSED");
+  REQUIRE(peer.alive());
 }
 
 /// A region that closes while it is read: what came is either all of it, unchanged, or refused.
@@ -171,8 +172,8 @@ void TestCloseWhileRead() {
     server->regions().AwaitUnused(*region);
     std::fill(bytes->begin(), bytes->end(), std::byte{0});
     reader.join();
-    CHECK(code == "" || code == "REGION_REFUSED");
-    if (code.empty()) CHECK(target == before);
+    REQUIRE((code == "" || code == "REGION_REFUSED"));
+    if (code.empty()) REQUIRE(target == before);
   }
 }
 
@@ -180,14 +181,14 @@ void TestAuthorization() {
   const auto server = Serve();
   auto options = To(*server);
   options.secret = "another secret, as long as it has to be";
-  CHECK(CodeOf([&] { TcpPeer(options, kNever); }) == "PEER_UNAUTHORIZED");
+  REQUIRE(CodeOf([&] { TcpPeer(options, kNever); }) == "PEER_UNAUTHORIZED");
   options = To(*server);
   options.endpoint[3] ^= 1;
-  CHECK(CodeOf([&] { TcpPeer(options, kNever); }) == "PEER_PROTOCOL");
-  CHECK(CodeOf([&] { TcpServer({{ParseTcpAddress("127.0.0.1:0")}, "short"}); }) == "INVALID_ARGUMENT");
+  REQUIRE(CodeOf([&] { TcpPeer(options, kNever); }) == "PEER_PROTOCOL");
+  REQUIRE(CodeOf([&] { TcpServer({{ParseTcpAddress("127.0.0.1:0")}, "short"}); }) == "INVALID_ARGUMENT");
   options = To(*server);
   server->Stop();
-  CHECK(CodeOf([&] { TcpPeer(options, kNever); }) == "PEER_LOST");
+  REQUIRE(CodeOf([&] { TcpPeer(options, kNever); }) == "PEER_LOST");
 }
 
 /// Bytes that are no protocol, and connections that say nothing, hurt nobody but themselves.
@@ -221,12 +222,12 @@ void TestHostileClients() {
     channel.Send(&header, sizeof header, [] { return true; }, number);
     channel.Send(&extent, sizeof extent, [] { return true; }, number);
     char answer = 0;
-    CHECK(ReceiveBytes(fd.get(), &answer, 1, [] { return true; }, number) == Io::kClosed);
+    REQUIRE(ReceiveBytes(fd.get(), &answer, 1, [] { return true; }, number) == Io::kClosed);
   }
   TcpPeer peer(To(*server), kNever);
   Bytes target(bytes->size());
   peer.Read({{key, 0, target.data(), target.size(), 0}}, 5s, kNever, nullptr);
-  CHECK(target == *bytes);
+  REQUIRE(target == *bytes);
 }
 
 /// However many connections strangers hold, those who know the secret get in, and those who did keep theirs.
@@ -245,9 +246,9 @@ void TestCrowd() {
   for (auto* one : {&before, &peer}) {
     std::fill(target.begin(), target.end(), std::byte{0});
     one->Read({{key, 0, target.data(), target.size(), 0}}, 5s, kNever, nullptr);
-    CHECK(target == *bytes);
+    REQUIRE(target == *bytes);
   }
-  CHECK(server->connections() < 400);
+  REQUIRE(server->connections() < 400);
 }
 
 void TestServerLostInTheMiddle() {
@@ -265,7 +266,7 @@ void TestServerLostInTheMiddle() {
           for (int i = 0; i < 1000; ++i) {
             Bytes own(bytes->size());
             peer.Read({{key, 0, own.data(), own.size(), 0}}, 5s, kNever, nullptr);
-            CHECK(own == *bytes);
+            REQUIRE(own == *bytes);
           }
         });
       });
@@ -273,9 +274,9 @@ void TestServerLostInTheMiddle() {
     std::this_thread::sleep_for(std::chrono::milliseconds(3 * round));
     server->Stop();
     for (auto& reader : readers) reader.join();
-    for (const auto& code : codes) CHECK(code == "PEER_LOST");
-    CHECK(!peer.alive());
-    CHECK(CodeOf([&] { peer.Read({{key, 0, target.data(), 1, 0}}, 5s, kNever, nullptr); }) == "PEER_LOST");
+    for (const auto& code : codes) REQUIRE(code == "PEER_LOST");
+    REQUIRE(!peer.alive());
+    REQUIRE(CodeOf([&] { peer.Read({{key, 0, target.data(), 1, 0}}, 5s, kNever, nullptr); }) == "PEER_LOST");
   }
 }
 
@@ -317,8 +318,8 @@ void TestSilence() {
   {
     TcpPeer peer(mute.options(), kNever);
     const auto begin = std::chrono::steady_clock::now();
-    CHECK(CodeOf([&] { peer.Read({{{}, 0, target.data(), target.size(), 0}}, 300ms, kNever, nullptr); }) == "PEER_LOST");
-    CHECK(std::chrono::steady_clock::now() - begin < 3s);
+    REQUIRE(CodeOf([&] { peer.Read({{{}, 0, target.data(), target.size(), 0}}, 300ms, kNever, nullptr); }) == "PEER_LOST");
+    REQUIRE(std::chrono::steady_clock::now() - begin < 3s);
   }
   TcpPeer peer(mute.options(), kNever);
   Cancellation cancellation;
@@ -327,8 +328,8 @@ void TestSilence() {
     cancellation.Cancel();
   });
   const auto begin = std::chrono::steady_clock::now();
-  CHECK(CodeOf([&] { peer.Read({{{}, 0, target.data(), target.size(), 0}}, 60s, cancellation, nullptr); }) == "ABORTED");
-  CHECK(std::chrono::steady_clock::now() - begin < 5s);
+  REQUIRE(CodeOf([&] { peer.Read({{{}, 0, target.data(), target.size(), 0}}, 60s, cancellation, nullptr); }) == "ABORTED");
+  REQUIRE(std::chrono::steady_clock::now() - begin < 5s);
   canceller.join();
 }
 
@@ -345,15 +346,15 @@ void TestCancellation() {
       cancellation.Cancel();
     });
     const auto code = CodeOf([&] { peer.Read({{key, 0, target.data(), target.size(), 0}}, 5s, cancellation, nullptr); });
-    CHECK(code == "" || code == "ABORTED");
+    REQUIRE((code == "" || code == "ABORTED"));
     // Nothing lands any more: the caller may use the memory.
     std::fill(target.begin(), target.end(), std::byte{0});
-    CHECK(std::all_of(target.begin(), target.end(), [](std::byte byte) { return byte == std::byte{0}; }));
+    REQUIRE(std::all_of(target.begin(), target.end(), [](std::byte byte) { return byte == std::byte{0}; }));
     canceller.join();
-    CHECK(peer.alive());
+    REQUIRE(peer.alive());
   }
   peer.Read({{key, 0, target.data(), target.size(), 0}}, 5s, kNever, nullptr);
-  CHECK(target == *bytes);
+  REQUIRE(target == *bytes);
   // Closing fails what is under way.
   std::string code;
   std::thread reader([&] {
@@ -364,7 +365,7 @@ void TestCancellation() {
   std::this_thread::sleep_for(20ms);
   peer.Close();
   reader.join();
-  CHECK(code == "ABORTED");
+  REQUIRE(code == "ABORTED");
 }
 
 void TestGrouping() {
@@ -372,35 +373,28 @@ void TestGrouping() {
   for (std::uint64_t i = 0; i < 200; ++i) reads.push_back({{}, i * 1000, nullptr, i == 100 ? 5000 : i % 7, 0});
   std::uint64_t total = 0;
   for (const auto& group : GroupReads(reads, 1000)) {
-    CHECK(group.bytes > 0 && group.bytes <= 1000 && group.reads.size() <= kMaxExtents);
+    REQUIRE((group.bytes > 0 && group.bytes <= 1000 && group.reads.size() <= kMaxExtents));
     std::uint64_t sum = 0;
     for (const auto& read : group.reads) sum += read.bytes;
-    CHECK(sum == group.bytes);
+    REQUIRE(sum == group.bytes);
     total += sum;
   }
   std::uint64_t expected = 0;
   for (const auto& read : reads) expected += read.bytes;
-  CHECK(total == expected);
+  REQUIRE(total == expected);
 }
 
 }  // namespace
 
-int main() {
-  const auto run = [](const char* name, void (*test)()) {
-    test();
-    std::printf("PASS tcp: %s\n", name);
-    std::fflush(stdout);
-  };
-  run("addresses", TestAddresses);
-  run("grouping", TestGrouping);
-  run("congestion control within a machine", TestCongestionWithinMachine);
-  run("reads of several callers", TestReads);
-  run("refused regions", TestRefusals);
-  run("a region that closes while it is read", TestCloseWhileRead);
-  run("authorization", TestAuthorization);
-  run("hostile clients", TestHostileClients);
-  run("a crowd of strangers", TestCrowd);
-  run("a server that is lost in the middle", TestServerLostInTheMiddle);
-  run("silence", TestSilence);
-  run("cancellation and closing", TestCancellation);
-}
+TEST_CASE("tcp: addresses") { TestAddresses(); }
+TEST_CASE("tcp: grouping") { TestGrouping(); }
+TEST_CASE("tcp: congestion control within a machine") { TestCongestionWithinMachine(); }
+TEST_CASE("tcp: reads of several callers") { TestReads(); }
+TEST_CASE("tcp: refused regions") { TestRefusals(); }
+TEST_CASE("tcp: a region that closes while it is read") { TestCloseWhileRead(); }
+TEST_CASE("tcp: authorization") { TestAuthorization(); }
+TEST_CASE("tcp: hostile clients") { TestHostileClients(); }
+TEST_CASE("tcp: a crowd of strangers") { TestCrowd(); }
+TEST_CASE("tcp: a server that is lost in the middle") { TestServerLostInTheMiddle(); }
+TEST_CASE("tcp: silence") { TestSilence(); }
+TEST_CASE("tcp: cancellation and closing") { TestCancellation(); }

@@ -1,4 +1,5 @@
 // What somebody on the way between two TCP endpoints can read and do: nothing is believed that was not sent, at its place.
+#include <doctest/doctest.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -13,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include "check.h"
 #include "ckpt/cancellation.h"
+#include "code_of.h"
 #include "session_keys.h"
 #include "tcp_peer.h"
 #include "tcp_server.h"
@@ -44,14 +45,14 @@ void TestWhatIsSeen() {
     const auto agreed = std::max(mine, theirs);
     {
       TcpPeer peer(world.Over(wire, mine, my_ciphers), kNever);
-      CHECK(peer.protection() == agreed);
-      CHECK(peer.cipher() == FastestDataCipher(my_ciphers & their_ciphers));
-      CHECK(world.Read(peer, target, 3) == "" && target == *world.bytes);
+      REQUIRE(peer.protection() == agreed);
+      REQUIRE(peer.cipher() == FastestDataCipher(my_ciphers & their_ciphers));
+      REQUIRE((world.Read(peer, target, 3) == "" && target == *world.bytes));
     }
     const auto seen = wire.Recorded();
-    CHECK(Holds(seen[0], world.key.data(), world.key.size()) == (agreed == Protection::kNone));
-    CHECK(Holds(seen[1], world.bytes->data() + 1000, 64) == (agreed != Protection::kEncrypted));
-    for (const auto& one : seen) CHECK(!Holds(one, kSecret.data(), kSecret.size()));
+    REQUIRE(Holds(seen[0], world.key.data(), world.key.size()) == (agreed == Protection::kNone));
+    REQUIRE(Holds(seen[1], world.bytes->data() + 1000, 64) == (agreed != Protection::kEncrypted));
+    for (const auto& one : seen) REQUIRE(!Holds(one, kSecret.data(), kSecret.size()));
   };
   for (const auto mine : levels) {
     for (const auto theirs : levels) {
@@ -124,15 +125,15 @@ void TestChangedTraffic() {
     }
     wire.Recorded();
     if (code.empty()) {
-      CHECK(target == *world.bytes);
+      REQUIRE(target == *world.bytes);
     } else {
       ++refused;
-      CHECK(code == "PEER_LOST" || code == "PEER_UNAUTHORIZED" || code == "PEER_PROTOCOL");
+      REQUIRE((code == "PEER_LOST" || code == "PEER_UNAUTHORIZED" || code == "PEER_PROTOCOL"));
     }
     // What is sent twice at the very end comes after all that is read.
-    CHECK(!code.empty() || !done || attack.name == std::string("sent twice"));
+    REQUIRE((!code.empty() || !done || attack.name == std::string("sent twice")));
   }
-  CHECK(refused > 120);
+  REQUIRE(refused > 120);
 }
 
 /// A record in the traffic of one side, with its tag.
@@ -220,9 +221,9 @@ void TestMovedRecords() {
         Bytes target(world.bytes->size(), std::byte{0});
         TcpPeer peer(world.Over(wire, protection, ciphers), kNever);
         const auto code = world.Read(peer, target, 1);
-        CHECK(code == "PEER_UNAUTHORIZED" || code == "PEER_LOST");
+        REQUIRE((code == "PEER_UNAUTHORIZED" || code == "PEER_LOST"));
         // Where the answer itself was there, it is not the end of the connection that is seen, but the forgery.
-        if (side == Side::kServer && (move == Move::kSwapped || move == Move::kInstead)) CHECK(code == "PEER_UNAUTHORIZED");
+        if (side == Side::kServer && (move == Move::kSwapped || move == Move::kInstead)) REQUIRE(code == "PEER_UNAUTHORIZED");
       }
     }
   }
@@ -241,19 +242,19 @@ void TestDowngrade() {
       if (from == Side::kServer && server) bytes[kInServerHello] = *server;
     });
     const auto code = CodeOf([&] { TcpPeer(world.Over(wire, mine), kNever); });
-    CHECK(world.server->served_bytes() == 0);
+    REQUIRE(world.server->served_bytes() == 0);
     return code;
   };
   for (const auto wanted : {Protection::kAuthenticated, Protection::kEncrypted}) {
-    CHECK(attempt(wanted, wanted, std::nullopt, std::nullopt) == "");
-    CHECK(attempt(wanted, wanted, 0, std::nullopt) == "PEER_UNAUTHORIZED");
-    CHECK(attempt(wanted, wanted, std::nullopt, 0) == "PEER_PROTOCOL");
-    CHECK(attempt(wanted, wanted, 0, 0) == "PEER_PROTOCOL");
+    REQUIRE(attempt(wanted, wanted, std::nullopt, std::nullopt) == "");
+    REQUIRE(attempt(wanted, wanted, 0, std::nullopt) == "PEER_UNAUTHORIZED");
+    REQUIRE(attempt(wanted, wanted, std::nullopt, 0) == "PEER_PROTOCOL");
+    REQUIRE(attempt(wanted, wanted, 0, 0) == "PEER_PROTOCOL");
     // One side would do without, and the attacker tells each what it wants to hear.
-    CHECK(attempt(Protection::kNone, wanted, std::nullopt, 0) == "PEER_UNAUTHORIZED");
-    CHECK(attempt(wanted, Protection::kNone, 0, static_cast<std::uint8_t>(wanted)) == "PEER_UNAUTHORIZED");
-    CHECK(attempt(wanted, wanted, 3, std::nullopt) == "PEER_PROTOCOL");
-    CHECK(attempt(wanted, wanted, std::nullopt, 3) == "PEER_PROTOCOL");
+    REQUIRE(attempt(Protection::kNone, wanted, std::nullopt, 0) == "PEER_UNAUTHORIZED");
+    REQUIRE(attempt(wanted, Protection::kNone, 0, static_cast<std::uint8_t>(wanted)) == "PEER_UNAUTHORIZED");
+    REQUIRE(attempt(wanted, wanted, 3, std::nullopt) == "PEER_PROTOCOL");
+    REQUIRE(attempt(wanted, wanted, std::nullopt, 3) == "PEER_PROTOCOL");
   }
 }
 
@@ -268,23 +269,23 @@ void TestCipherChanged() {
       if (from == Side::kServer && server) bytes[kInServerHello] = *server;
     });
     const auto code = CodeOf([&] { TcpPeer(world.Over(wire, Protection::kAuthenticated, offered), kNever); });
-    CHECK(world.server->served_bytes() == 0);
+    REQUIRE(world.server->served_bytes() == 0);
     return code;
   };
   for (const auto offered : Offers()) {
-    CHECK(attempt(offered, std::nullopt, std::nullopt) == "");
+    REQUIRE(attempt(offered, std::nullopt, std::nullopt) == "");
     // 0 is none, 3 is two at once, 4 does not exist.
     for (const int chosen : {0, 3, 4, 0x80}) {
-      CHECK(attempt(offered, std::nullopt, static_cast<std::uint8_t>(chosen)) == "PEER_PROTOCOL");
+      REQUIRE(attempt(offered, std::nullopt, static_cast<std::uint8_t>(chosen)) == "PEER_PROTOCOL");
     }
-    CHECK(attempt(offered, 0, std::nullopt) == "PEER_PROTOCOL");
-    CHECK(attempt(offered, static_cast<std::uint8_t>(offered | 0x40), std::nullopt) == "PEER_UNAUTHORIZED");
+    REQUIRE(attempt(offered, 0, std::nullopt) == "PEER_PROTOCOL");
+    REQUIRE(attempt(offered, static_cast<std::uint8_t>(offered | 0x40), std::nullopt) == "PEER_UNAUTHORIZED");
   }
-  CHECK(attempt(kGcm, std::nullopt, kAegis) == "PEER_PROTOCOL");
+  REQUIRE(attempt(kGcm, std::nullopt, kAegis) == "PEER_PROTOCOL");
   if (AvailableDataCiphers() == kGcm) return;
-  CHECK(attempt(AvailableDataCiphers(), kGcm, std::nullopt) == "PEER_UNAUTHORIZED");
-  CHECK(attempt(AvailableDataCiphers(), std::nullopt, kGcm) == "PEER_UNAUTHORIZED");
-  CHECK(attempt(AvailableDataCiphers(), kGcm, kAegis) == "PEER_UNAUTHORIZED");
+  REQUIRE(attempt(AvailableDataCiphers(), kGcm, std::nullopt) == "PEER_UNAUTHORIZED");
+  REQUIRE(attempt(AvailableDataCiphers(), std::nullopt, kGcm) == "PEER_UNAUTHORIZED");
+  REQUIRE(attempt(AvailableDataCiphers(), kGcm, kAegis) == "PEER_UNAUTHORIZED");
 }
 
 /// What was recorded of one connection is of no use on the next, nor what one side said on the way back to it.
@@ -295,7 +296,7 @@ void TestReplayAndReflection() {
     Wire wire(world.server->addresses()[0], kFaithful);
     TcpPeer peer(world.Over(wire), kNever);
     Bytes target(5000);
-    CHECK(world.Read(peer, target, 1) == "");
+    REQUIRE(world.Read(peer, target, 1) == "");
     recorded = wire.Recorded();
   }
   const auto served = world.server->served_bytes();
@@ -308,9 +309,9 @@ void TestReplayAndReflection() {
     SendBytes(fd.get(), recorded[0].data(), recorded[0].size(), go_on, number);
     Traffic heard(sizeof(ServerHello) + sizeof(ServerProof) + 1);
     // The two answers of a handshake that is refused, and the end.
-    CHECK(ReceiveBytes(fd.get(), heard.data(), heard.size(), go_on, number) == Io::kClosed);
+    REQUIRE(ReceiveBytes(fd.get(), heard.data(), heard.size(), go_on, number) == Io::kClosed);
   }
-  CHECK(world.server->served_bytes() == served);
+  REQUIRE(world.server->served_bytes() == served);
   // A server that only repeats another's answers, and one that sends a reader its own requests.
   for (const bool reflect : {false, true}) {
     Wire wire(world.server->addresses()[0], [&](Side from, std::size_t before, Traffic& bytes) {
@@ -327,7 +328,7 @@ void TestReplayAndReflection() {
       TcpPeer peer(world.Over(wire), kNever);
       peer.Read({{world.key, 0, target.data(), target.size(), 0}}, 2s, kNever, nullptr);
     });
-    CHECK(code == "PEER_UNAUTHORIZED");
+    REQUIRE(code == "PEER_UNAUTHORIZED");
   }
 }
 
@@ -342,25 +343,18 @@ void TestRelayedHandshake() {
         const auto& id = from == Side::kClient ? other.id() : world.server->id();
         if (renames && before == 0 && bytes.size() >= 32) std::copy(id.begin(), id.end(), bytes.begin() + 16);
       });
-      CHECK(CodeOf([&] { TcpPeer(world.Over(wire), kNever); }) == (renames ? "PEER_UNAUTHORIZED" : "PEER_PROTOCOL"));
-      CHECK(other.served_bytes() == 0);
+      REQUIRE(CodeOf([&] { TcpPeer(world.Over(wire), kNever); }) == (renames ? "PEER_UNAUTHORIZED" : "PEER_PROTOCOL"));
+      REQUIRE(other.served_bytes() == 0);
     }
   }
 }
 
 }  // namespace
 
-int main() {
-  const auto run = [](const char* name, void (*test)()) {
-    test();
-    std::printf("PASS tcp wire: %s\n", name);
-    std::fflush(stdout);
-  };
-  run("what a wiretap sees", TestWhatIsSeen);
-  run("changed traffic", TestChangedTraffic);
-  run("records that are moved, repeated, left out or cut short", TestMovedRecords);
-  run("downgrade", TestDowngrade);
-  run("another cipher", TestCipherChanged);
-  run("replay and reflection", TestReplayAndReflection);
-  run("relayed handshake", TestRelayedHandshake);
-}
+TEST_CASE("tcp wire: what a wiretap sees") { TestWhatIsSeen(); }
+TEST_CASE("tcp wire: changed traffic") { TestChangedTraffic(); }
+TEST_CASE("tcp wire: records that are moved, repeated, left out or cut short") { TestMovedRecords(); }
+TEST_CASE("tcp wire: downgrade") { TestDowngrade(); }
+TEST_CASE("tcp wire: another cipher") { TestCipherChanged(); }
+TEST_CASE("tcp wire: replay and reflection") { TestReplayAndReflection(); }
+TEST_CASE("tcp wire: relayed handshake") { TestRelayedHandshake(); }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "check.h"
+#include "code_of.h"
 #include "completion_loop.h"
 #include "context.h"
 #include "queue_pair.h"

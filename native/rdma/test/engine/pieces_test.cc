@@ -2,13 +2,15 @@
 // there.
 #include "pieces.h"
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "check.h"
+#include "code_of.h"
 #include "codes.h"
 #include "context.h"
 #include "device_info.h"
@@ -41,8 +43,8 @@ void TestPieces() {
     std::uint64_t sum = 0;
     RemoteCopy piece;
     while (pieces.Take(piece)) {
-      CHECK(piece.bytes > 0 && piece.bytes <= piece_bytes);
-      CHECK(piece.remote_offset == piece.local_offset + 1000);
+      REQUIRE((piece.bytes > 0 && piece.bytes <= piece_bytes));
+      REQUIRE(piece.remote_offset == piece.local_offset + 1000);
       if (random() % 4 == 0) {
         pieces.Return(piece);
         continue;
@@ -50,9 +52,9 @@ void TestPieces() {
       sum += piece.bytes;
       for (std::uint64_t k = 0; k < piece.bytes; k++) got[piece.local_offset + k]++;
     }
-    CHECK(pieces.empty());
-    CHECK(sum == pieces.bytes());
-    CHECK(got == wanted);
+    REQUIRE(pieces.empty());
+    REQUIRE(sum == pieces.bytes());
+    REQUIRE(got == wanted);
   }
 }
 
@@ -65,59 +67,53 @@ void TestMerging() {
     while (pieces.Take(piece)) taken++;
     return taken;
   };
-  CHECK(count({{0, 0, 0, 0, 10}, {0, 10, 0, 10, 5}, {0, 15, 0, 15, 1}}) == 1);
-  CHECK(count({{0, 0, 0, 0, 10}, {0, 11, 0, 10, 5}}) == 2);
-  CHECK(count({{0, 0, 0, 0, 10}, {0, 10, 0, 11, 5}}) == 2);
-  CHECK(count({{0, 0, 0, 0, 10}, {1, 10, 0, 10, 5}}) == 2);
-  CHECK(count({{0, 0, 0, 0, 10}, {0, 10, 1, 10, 5}}) == 2);
-  CHECK(count({{0, 0, 0, 0, 0}, {0, 10, 0, 10, 0}}) == 0);
+  REQUIRE(count({{0, 0, 0, 0, 10}, {0, 10, 0, 10, 5}, {0, 15, 0, 15, 1}}) == 1);
+  REQUIRE(count({{0, 0, 0, 0, 10}, {0, 11, 0, 10, 5}}) == 2);
+  REQUIRE(count({{0, 0, 0, 0, 10}, {0, 10, 0, 11, 5}}) == 2);
+  REQUIRE(count({{0, 0, 0, 0, 10}, {1, 10, 0, 10, 5}}) == 2);
+  REQUIRE(count({{0, 0, 0, 0, 10}, {0, 10, 1, 10, 5}}) == 2);
+  REQUIRE(count({{0, 0, 0, 0, 0}, {0, 10, 0, 10, 0}}) == 0);
 }
 
 void TestGids() {
   const std::string text = "fe80:0000:0000:0000:0a1b:2cff:fe3d:4e5f";
-  CHECK(GidText(ParseGid(text, "gid")) == text);
+  REQUIRE(GidText(ParseGid(text, "gid")) == text);
   const std::string upper = "FE80:0000:0000:0000:0A1B:2CFF:FE3D:4E5F";
-  CHECK(GidText(ParseGid(upper, "gid")) == text);
+  REQUIRE(GidText(ParseGid(upper, "gid")) == text);
   for (const char* bad : {"", "fe80::1", "fe80:0000:0000:0000:0a1b:2cff:fe3d:4e5", "fe80:0000:0000:0000:0a1b:2cff:fe3d:4e5g",
                           "fe80-0000-0000-0000-0a1b-2cff-fe3d-4e5f", "fe80:0000:0000:0000:0a1b:2cff:fe3d:4e5f:"}) {
-    CHECK(CodeOf([&] { ParseGid(bad, "gid"); }) == "INVALID_ARGUMENT");
+    REQUIRE(CodeOf([&] { ParseGid(bad, "gid"); }) == "INVALID_ARGUMENT");
   }
 }
 
 void TestStatuses() {
   const WorkError refused(IBV_WC_REM_ACCESS_ERR, 137, "a queue pair", 3);
-  CHECK(refused.code() == std::string(code::kRegionRefused));
-  CHECK(refused.status() == std::string("IBV_WC_REM_ACCESS_ERR"));
-  CHECK(refused.remote() == 3u && refused.vendor_error() == 137 && refused.error_number() == IBV_WC_REM_ACCESS_ERR);
+  REQUIRE(refused.code() == std::string(code::kRegionRefused));
+  REQUIRE(refused.status() == std::string("IBV_WC_REM_ACCESS_ERR"));
+  REQUIRE((refused.remote() == 3u && refused.vendor_error() == 137 && refused.error_number() == IBV_WC_REM_ACCESS_ERR));
   const WorkError lost(IBV_WC_RETRY_EXC_ERR, 0, "a queue pair", 3);
-  CHECK(lost.code() == std::string(code::kPeerLost));
-  CHECK(!lost.remote());
-  CHECK(MayGoElsewhere(IBV_WC_RETRY_EXC_ERR) && MayGoElsewhere(IBV_WC_WR_FLUSH_ERR));
-  CHECK(!MayGoElsewhere(IBV_WC_REM_ACCESS_ERR) && !MayGoElsewhere(IBV_WC_LOC_PROT_ERR));
-  CHECK(WorkError(IBV_WC_LOC_PROT_ERR, 0, "x", 1).code() == std::string(ckpt::code::kNativeFailure));
+  REQUIRE(lost.code() == std::string(code::kPeerLost));
+  REQUIRE(!lost.remote());
+  REQUIRE((MayGoElsewhere(IBV_WC_RETRY_EXC_ERR) && MayGoElsewhere(IBV_WC_WR_FLUSH_ERR)));
+  REQUIRE((!MayGoElsewhere(IBV_WC_REM_ACCESS_ERR) && !MayGoElsewhere(IBV_WC_LOC_PROT_ERR)));
+  REQUIRE(WorkError(IBV_WC_LOC_PROT_ERR, 0, "x", 1).code() == std::string(ckpt::code::kNativeFailure));
 }
 
 /// On a machine without devices, and on one without the library, that is what is said.
 void TestLibrary() {
   if (!Verbs::Get().problem().empty()) {
-    CHECK(CodeOf([] { ListDevices(); }) == "ADDON_UNAVAILABLE");
+    REQUIRE(CodeOf([] { ListDevices(); }) == "ADDON_UNAVAILABLE");
     return;
   }
   const auto devices = ListDevices();
-  CHECK(std::is_sorted(devices.begin(), devices.end(), [](const auto& a, const auto& b) { return a.name < b.name; }));
-  CHECK(CodeOf([] { Context("no_such_device", 16); }) == "INVALID_ARGUMENT");
+  REQUIRE(std::is_sorted(devices.begin(), devices.end(), [](const auto& a, const auto& b) { return a.name < b.name; }));
+  REQUIRE(CodeOf([] { Context("no_such_device", 16); }) == "INVALID_ARGUMENT");
 }
 
 }  // namespace
 
-int main() {
-  const auto run = [](const char* name, void (*body)()) {
-    body();
-    std::printf("PASS %s\n", name);
-  };
-  run("RDMA batches in pieces", TestPieces);
-  run("RDMA rows that continue each other", TestMerging);
-  run("GIDs", TestGids);
-  run("work completion statuses", TestStatuses);
-  run("libibverbs, there or not", TestLibrary);
-}
+TEST_CASE("RDMA batches in pieces") { TestPieces(); }
+TEST_CASE("RDMA rows that continue each other") { TestMerging(); }
+TEST_CASE("GIDs") { TestGids(); }
+TEST_CASE("work completion statuses") { TestStatuses(); }
+TEST_CASE("libibverbs, there or not") { TestLibrary(); }

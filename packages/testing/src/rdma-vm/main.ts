@@ -1,17 +1,21 @@
-/** Runs the tests tagged rdma in guests: prepares what boots, runs each job, passes its PASS and FAIL lines on. */
-import { cpSync, mkdirSync, writeFileSync } from 'node:fs'
+/**
+ * Runs the tests tagged rdma in guests: bundles what they run, prepares what boots, runs each job. Prints PASS, FAIL and SKIP lines, and
+ * writes them as JUnit where that is asked for: `main.ts [--only NAME] [--verbose] [--junit FILE]`.
+ */
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { ROOT } from '@ckpt/bundle'
+import XMLBuilder from 'fast-xml-builder'
+import { copyGuestPrograms } from './guest-programs.ts'
 import { missingForVm } from './needs.ts'
 import { prepareVm } from './prepare.ts'
 import { runVm, type VmFiles, type VmOptions } from './vm.ts'
 
 const { values } = parseArgs({
-  options: { cache: { type: 'string' }, job: { type: 'string' }, only: { type: 'string' }, verbose: { type: 'boolean' } },
+  options: { only: { type: 'string' }, verbose: { type: 'boolean' }, junit: { type: 'string' } },
 })
-const { cache, job } = values
-if (cache === undefined || job === undefined) throw new Error('usage: main.ts --cache DIR --job DIR [--only NAME] [--verbose]')
 
 /** A guest of a job: what it does, and its wire where it has one. */
 interface Guest {
@@ -28,25 +32,44 @@ interface Job {
   readonly guests: readonly Guest[]
 }
 
+/** What has been tested, as the attributes and children of JUnit's `testcase`. */
+const cases: object[] = []
 const failed = new Set<string>()
 const missing = missingForVm()
-if (missing !== undefined) console.log(`SKIP rdma: ${missing}`)
-else {
-  const files = prepare(cache)
-  if (files !== undefined) {
-    for (const one of jobs(job)) {
-      if (values.only === undefined || values.only === one.name) await runJob(files, job, one)
-    }
-  }
+if (missing !== undefined) report('SKIP', 'rdma', missing)
+else await runJobs(join(ROOT, '.cache/rdma-vm'))
+if (values.junit !== undefined) {
+  const builder = new XMLBuilder({ ignoreAttributes: false, attributeNamePrefix: '@' })
+  writeFileSync(values.junit, builder.build({ testsuite: { '@name': 'rdma', testcase: cases } }))
 }
 process.exitCode = failed.size === 0 ? 0 : 1
+
+/** Notes and prints what one test came to. */
+function report(state: 'PASS' | 'FAIL' | 'SKIP', what: string, reason?: string): void {
+  console.log(`${state} ${what}${reason === undefined ? '' : `: ${reason}`}`)
+  const message = { '@message': reason ?? '' }
+  cases.push({ '@name': what, ...(state === 'FAIL' && { failure: message }), ...(state === 'SKIP' && { skipped: message }) })
+}
+
+async function runJobs(cache: string): Promise<void> {
+  const files = prepare(cache)
+  if (files === undefined) return
+  mkdirSync(cache, { recursive: true })
+  const folder = mkdtempSync(join(cache, 'job-'))
+  process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(1))
+  await copyGuestPrograms(folder)
+  for (const one of jobs(folder)) {
+    if (values.only === undefined || values.only === one.name) await runJob(files, folder, one)
+  }
+}
 
 /** What boots; undefined, reported as a skip, where the kernel cannot be downloaded. */
 function prepare(folder: string): VmFiles | undefined {
   try {
     return prepareVm(folder, (text) => console.error(`rdma: ${text}`))
   } catch (error) {
-    console.log(`SKIP rdma: no kernel for the VM: ${String(error).split('\n')[0]}`)
+    report('SKIP', 'rdma', `no kernel for the VM: ${String(error).split('\n')[0]}`)
     return undefined
   }
 }
@@ -94,14 +117,18 @@ async function runGuest(files: VmFiles, folder: string, job: string, guest: Gues
   writeFileSync(join(folder, `${name}.sh`), `set -e\n. ./network.sh\n${script}\n`)
   const fail = (what: string): void => {
     failed.add(name)
-    console.log(`FAIL rdma ${job}: ${what}`)
+    report('FAIL', `rdma ${job}: ${what}`)
   }
   const onLine = (line: string): void => {
     if (values.verbose === true) console.error(`  ${line}`)
     const [, state, what] = /^(PASS|FAIL|SKIP) (.*)$/.exec(line) ?? []
     if (line.startsWith('NOTE ')) console.error(`rdma ${job} ${name}: ${line.slice(5)}`)
     if (state === 'FAIL') fail(what!)
-    else if (state !== undefined) console.log(`${state} rdma ${job}: ${what}`)
+    else if (state === 'PASS') report('PASS', `rdma ${job}: ${what}`)
+    else if (state === 'SKIP') {
+      const [name, ...reason] = what!.split(': ')
+      report('SKIP', `rdma ${job}: ${name}`, reason.join(': '))
+    }
   }
   try {
     const options = { files, job: folder, script: name, cores, memoryMiB, timeoutMs, onLine, ...(wire && { wire }) }
