@@ -254,4 +254,44 @@ describe('direct updates', { timeout: 180_000 }, () => {
       await cluster.register('a', checkpoint.directory, i === 0 ? {} : { pool: 'shared' })
     }
   })
+
+  it('keep what they prepared from step to step, where each checkpoint comes into the memory of the one before', async () => {
+    const next = await generateCheckpoint(host, model('qwen3-30b-a3b'), 24 * MIB, 77n, 'next')
+    const larger = await generateCheckpoint(host, model('qwen3-30b-a3b'), 40 * MIB, 5n, 'larger')
+    await using cluster = await start({ shareMemory: true })
+    const { child } = cluster.engines[1]!.process
+    const mapped = () =>
+      cluster.ranks.filter(({ process }) =>
+        readFileSync(`/proc/${process.child.pid}/maps`, 'utf8').includes(parametersPrefix(child.pid!)),
+      ).length
+    try {
+      await cluster.register('step', checkpoint.directory, { pool: 'shared' })
+      await cluster.update('step', { strategy: 'direct' })
+      await cluster.update('step', { strategy: 'direct-required' })
+      for (const { directory, files } of [next, checkpoint, next]) {
+        await cluster.all('unregister', () => ({ name: 'step' }))
+        expect(mapped()).toBe(2)
+        await cluster.register('step', directory, { pool: 'shared' })
+        expect(mapped()).toBe(2)
+        await Promise.all(cluster.engines.map((engine) => engine.poison()))
+        const [report] = await cluster.update('step', { strategy: 'direct-required', checkEvery: 0 })
+        expect(report).toMatchObject({ strategy: 'direct', verified: 'bytes', ringBytes: 0 })
+        for (const engine of cluster.engines) expect(await engine.verify(files)).toMatchObject({ verified: true })
+      }
+      // The pool grows: its old blocks go back to the system, so nobody may hold them mapped.
+      await cluster.all('unregister', () => ({ name: 'step' }))
+      await cluster.register('step', larger.directory, { pool: 'shared' })
+      expect(mapped()).toBe(0)
+      // Memory that goes back to the system takes everything with it.
+      await cluster.all('unregister', () => ({ name: 'step' }))
+      await cluster.register('private', next.directory)
+      await cluster.update('private', { strategy: 'direct-required', checkEvery: 0 })
+      expect(mapped()).toBe(2)
+      await cluster.all('unregister', () => ({ name: 'private' }))
+      expect(mapped()).toBe(0)
+    } finally {
+      next[Symbol.dispose]()
+      larger[Symbol.dispose]()
+    }
+  })
 })

@@ -63,6 +63,7 @@ export class ParameterServer implements AsyncDisposable {
     const { readDevice } = device
     this.#store = new CheckpointStore(device.host, {
       shareable: options.shareMemory ?? false,
+      beforeFree: () => this.#updates.releasePrepared(),
       ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
     })
     const note = (error: CkptError) => this.#log.warn({ err: error }, 'an endpoint cannot serve')
@@ -181,13 +182,13 @@ export class ParameterServer implements AsyncDisposable {
    * @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced.
    */
   async unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
-    // What was prepared keeps using the memory until the next update: that would be another checkpoint's.
-    const dropped = this.#updates.releasePrepared().catch(() => undefined)
+    // Memory of the shared pool stays, and so does what was prepared to read it: the next checkpoint may lie in it in the same way.
+    const released = this.#store.isPooled(name) ? undefined : this.#updates.releasePrepared().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#serving.close(name)
     this.#metas.forget(name)
     this.activity.unregistered(name)
-    await dropped
+    await released
     await this.#serving.settled()
     await this.#store.settled()
   }
@@ -195,6 +196,7 @@ export class ParameterServer implements AsyncDisposable {
   /** Gives the shared pool's idle memory back. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
   async releasePool(options: { readonly force?: boolean } = {}): Promise<void> {
     this.#store.releasePool(options)
+    await this.#updates.releasePrepared().catch(() => undefined)
     await this.#store.settled()
   }
 

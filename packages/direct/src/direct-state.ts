@@ -13,6 +13,7 @@ import { heldTensors } from '@ckpt/planner'
 import { Recordings } from '@ckpt/staging'
 import { checkStorages, processMark, watchProcess } from '@ckpt/worker-link'
 import type { DirectAnnouncement } from './announcement.ts'
+import { layoutKey } from './layout-key.ts'
 import { decodeOffer, encodeOffer, type Offer, type Offered } from './offer.ts'
 import { offerSegment } from './peer-memory.ts'
 import { PreparedDirect } from './prepared.ts'
@@ -75,7 +76,7 @@ export class DirectState implements Kept {
   /** A worker is dead whose memory is mapped. */
   #stale = false
 
-  /** What is prepared: which checkpoint for which workers, in the same words on all ranks. */
+  /** What is prepared: which layout, in which memory, for which workers, in the same words on all ranks. */
   get ready(): string | null {
     return this.#prepared?.key ?? null
   }
@@ -86,8 +87,8 @@ export class DirectState implements Kept {
   }
 
   /**
-   * Whether this update can be direct; all ranks come to the same decision. What was prepared for the same checkpoint and the same
-   * workers is used again.
+   * Whether this update can be direct; all ranks come to the same decision. What was prepared for a checkpoint of the same layout, in the
+   * same memory, and for the same workers is used again, as in each step of a training loop that registers into a pool.
    */
   async decide(context: UpdateContext, session: RecordingSession, inputs: DecisionInputs): Promise<Decision> {
     const { provenManifest: manifest, exchanges } = context
@@ -102,8 +103,7 @@ export class DirectState implements Kept {
       return this.#stage(`rank ${first!.rank}: ${first!.refused}`, record, context, own, inputs)
     }
     const offered = offers as Offered[]
-    const hosts = manifest.ranks.map(({ host }) => host)
-    const key = hashOf(JSON.stringify([manifest.digest, hosts, blobs.map(({ digest }) => digest)]))
+    const key = hashOf(JSON.stringify([layoutKey(manifest), blobs.map(({ digest }) => digest)]))
     // Then nobody has to wait for anybody.
     if (inputs.announced.every(({ prepared }) => prepared === key)) {
       if (this.#prepared?.key === key) return this.#direct(this.#prepared.value, offered, context, inputs)

@@ -13,6 +13,15 @@ export interface Block {
   release(): void
 }
 
+export interface BlockPoolOptions {
+  /** Lock all blocks. */
+  readonly lock: boolean
+  /** Other ranks of this host can map the blocks (default false). */
+  readonly shareable?: boolean
+  /** Called before free blocks may go back to the system, when the pool grows. */
+  readonly beforeFree?: () => Promise<void>
+}
+
 /** What a pool holds, in bytes and blocks. */
 export interface PoolStats {
   readonly blocks: number
@@ -61,14 +70,16 @@ export class BlockPool {
   readonly #host: Host
   readonly #lock: boolean
   readonly #shareable: boolean
+  readonly #beforeFree: (() => Promise<void>) | undefined
   readonly #free = new Set<HostMemory>()
   readonly #used = new Set<HostMemory>()
   #allocations = 0
 
-  constructor(host: Host, lock: boolean, shareable = false) {
+  constructor(host: Host, { lock, shareable = false, beforeFree }: BlockPoolOptions) {
     this.#host = host
     this.#shareable = shareable
     this.#lock = lock
+    this.#beforeFree = beforeFree
   }
 
   get stats(): PoolStats {
@@ -93,8 +104,9 @@ export class BlockPool {
     const order = sizes.map((_, i) => i).sort((a, b) => sizes[b]! - sizes[a]!)
     for (const i of order) taken[i] = this.#take(sizes[i]!, sizes[i]! * OVERSIZE)
     const missing = order.filter((i) => taken[i] === undefined)
-    for (const i of missing) this.#makeRoom(sizes[i]!)
     try {
+      if (missing.length > 0 && this.#free.size > 0) await this.#beforeFree?.()
+      for (const i of missing) this.#makeRoom(sizes[i]!)
       const fresh = await this.#grow(
         missing.map((i) => sizes[i]!),
         prefault,

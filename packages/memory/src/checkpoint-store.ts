@@ -30,6 +30,8 @@ export interface CheckpointStoreOptions {
   readonly lock?: boolean
   /** Reads GPU memory into memory of the host (default: none; tensors on GPUs are refused). */
   readonly reader?: DeviceReader
+  /** Called before idle memory of the shared pool goes back to the system: whoever still has it mapped releases it. */
+  readonly beforeFree?: () => Promise<void>
 }
 
 export interface RegisterOptions {
@@ -105,12 +107,21 @@ export class CheckpointStore {
         fields: { field: 'segmentBytes' },
       })
     }
-    this.#pool = new BlockPool(host, this.#lock, this.#shareable)
+    this.#pool = new BlockPool(host, {
+      lock: this.#lock,
+      shareable: this.#shareable,
+      ...(options.beforeFree && { beforeFree: options.beforeFree }),
+    })
   }
 
   /** Names of the registered checkpoints, in the order of registration. */
   get names(): string[] {
     return [...this.#entries.keys()]
+  }
+
+  /** True if the memory of `name` goes back to the shared pool when it is unregistered; false for unknown names. */
+  isPooled(name: string): boolean {
+    return this.#entries.get(name)?.pooled ?? false
   }
 
   /** Whether `name` is registered. */
