@@ -63,13 +63,13 @@ export interface RdmaDeviceInfo {
 
 /** What this machine has for RDMA. */
 export interface RdmaProbe {
-  /** Whether libibverbs can be used. There may be no device all the same. */
+  /** True if libibverbs can be used. There may be no device all the same. */
   readonly available: boolean
   /** What is missing, and what helps. */
   readonly problem: string | undefined
   /** The library that was loaded. */
   readonly path: string | undefined
-  /** Whether that library can register dma-bufs; the device and the kernel may still refuse. */
+  /** True if that library can register dma-bufs; the device and the kernel may still refuse. */
   readonly dmabuf: boolean
   readonly devices: readonly RdmaDeviceInfo[]
 }

@@ -1,7 +1,7 @@
 import { cpus, release, totalmem, type as osType } from 'node:os'
 import type { Machine } from './result.ts'
 
-/** What the bench ran on. */
+/** Describes the machine of the bench. */
 export function machine(): Machine {
   const processors = cpus()
   return {

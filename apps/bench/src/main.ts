@@ -23,7 +23,7 @@ import { ROW_PARALLEL, generateRowParallel } from './row-parallel.ts'
 import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run } from './result.ts'
 import { summarize } from './statistics.ts'
 
-/** What registration is measured with, where the memory allows it. */
+/** Size of the registration measurement, if the memory allows it. */
 const REGISTRATION_BYTES = 4 * 2 ** 30
 const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
 
@@ -58,34 +58,34 @@ function count(text: string): number {
 }
 
 const program = new Command('bench')
-  .description('Measures weight updates of published models, scaled down to what this machine holds. Every byte is verified.')
+  .description('Measures weight updates of published models, scaled down to this machine. Every byte is verified.')
   .option('--model <name...>', `models, or all: ${MODELS.map(({ id }) => id).join(', ')}; or row-parallel`, MATRIX)
   .addOption(
-    new Option('--backend <backend>', 'where the engine parameters live').choices(['auto', 'host', 'cuda']).default('auto'),
+    new Option('--backend <backend>', 'device of the engine parameters').choices(['auto', 'host', 'cuda']).default('auto'),
   )
   .addOption(
-    new Option('--strategy <strategy>', 'how bytes travel').choices(['broadcast', 'p2p', 'direct', 'all']).default('broadcast'),
+    new Option('--strategy <strategy>', 'update strategy').choices(['broadcast', 'p2p', 'direct', 'all']).default('broadcast'),
   )
   .addOption(new Option('--ranks <n>', 'ranks, each with an engine worker').argParser(count).default(2))
   .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 ** 30, '1GiB'))
-  .addOption(new Option('--repeat <n>', 'timed updates a model, verified and not').argParser(count).default(3))
-  .addOption(new Option('--peer <peer>', 'measure another system in the same run').choices(['checkpoint-engine']))
+  .addOption(new Option('--repeat <n>', 'timed updates per model, verified and unverified').argParser(count).default(3))
+  .addOption(new Option('--peer <peer>', 'measure a different system in the same run').choices(['checkpoint-engine']))
   .option(
     '--validate',
     "compare updates (all strategies unless one is given, over 1, 2 and 4 ranks) with the simulator's predictions",
   )
   .addOption(new Option('--bucket-bytes <size>', 'preferred bucket size, on GPUs').argParser(size))
-  .addOption(new Option('--chunk-bytes <size>', 'what the stages overlap, on GPUs').argParser(size))
+  .addOption(new Option('--chunk-bytes <size>', 'size of the chunks that stages overlap, on GPUs').argParser(size))
   .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
   .addOption(
     new Option(
       '--metrics-port <port>',
-      "serve the ranks' numbers for Prometheus meanwhile (host backend): rank 0 on this port, the next on the next ones",
+      "serve metrics for Prometheus meanwhile (host backend): rank 0 on this port, the others on the ports after it",
     ).argParser(count),
   )
   .option('--json <file>', `the result as JSON (default: ${DIRECTORY}/bench.json)`)
   .option('--report <file>', `the result as a self-contained HTML page (default: ${DIRECTORY}/report.html)`)
-  .option('--trace <file>', "write each run's last timed update as a trace for ui.perfetto.dev; several runs: a file each")
+  .option('--trace <file>', "write each run's last timed update as a trace for ui.perfetto.dev; one file per run")
 
 const options = program.parse().opts<Options>()
 const userDirectory = process.env['INIT_CWD'] ?? process.cwd()
@@ -106,13 +106,13 @@ if (result.runs.some((run) => !run.parametersEqual)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
-  // What is validated is all there is, unless one strategy is asked for.
+  // Only the validation runs, unless one strategy is requested.
   const isDefault = program.getOptionValueSource('strategy') === 'default'
   const wanted = options.validate && isDefault ? 'all' : options.strategy
   const strategies = wanted === 'all' ? (['broadcast', 'direct', 'p2p'] as const) : [wanted]
   const onGpus = await usesGpus()
   if (onGpus && wanted === 'p2p') {
-    program.error('error: --strategy p2p is measured on the host device alone (--backend host)')
+    program.error('error: --strategy p2p is measured only on the host device (--backend host)')
   }
   const host = createHost()
   const { metricsPort, ranks, repeat } = options
@@ -128,11 +128,11 @@ async function bench(): Promise<BenchResult> {
   else if (options.validate) await onHost.measureBesideCalibration()
   else await onHost.measure()
   const ceilings = onHost.ceilings ?? { copyBytesPerSecond: await copyCeiling(host) }
-  // What --validate compares are the updates alone.
+  // --validate compares only updates.
   const registration = onGpus || options.validate ? undefined : await register(host)
   const gatherMetas = onGpus || options.validate ? undefined : await gather()
   if (options.peer !== undefined && !onGpus) {
-    say('planning beside checkpoint-engine')
+    say('planning compared with checkpoint-engine')
     const compared = await comparePlanning({ model: findModel('kimi-k2'), ranks: 256, repeat: options.repeat })
     if ('skipped' in compared) skipped.push({ what: `planning by ${options.peer}`, reason: compared.skipped })
     else peers.push(...planningRuns(compared))
@@ -151,7 +151,7 @@ async function bench(): Promise<BenchResult> {
   }
 }
 
-/** Each checkpoint by each strategy that is measured on GPUs. */
+/** Measures each checkpoint with each strategy that is measured on GPUs. */
 async function measureOnGpus(
   host: Host,
   scenarios: readonly Scenario[],
@@ -166,7 +166,7 @@ async function measureOnGpus(
     say(`${model.title}: generating`)
     using generated = await checkpoint()
     for (const strategy of strategies) {
-      // Measured by a test of its own there: `CKPT_P2P_BYTES=… vitest run apps/harness/src/gpu-p2p.test.ts`.
+      // A separate test measures it there: `CKPT_P2P_BYTES=… vitest run apps/harness/src/gpu-p2p.test.ts`.
       if (strategy === 'p2p') continue
       const measured = await measureGpu({
         ...{ model, checkpoint: generated, ranks, repeat, gpus, python, host, strategy },
@@ -182,7 +182,10 @@ async function measureOnGpus(
   return gpus
 }
 
-/** Registration of 4 GiB, or of what fits three times into the free memory: the files, what they are read into, and the ceiling's memory. */
+/**
+ * Registers 4 GiB, or an amount that fits three times into the free memory: the files, the memory they are read into, and the
+ * ceiling's memory.
+ */
 async function register(host: Host): Promise<RegistrationRun> {
   say('registration: generating')
   using generated = await (options.checkpoint === undefined ? large(host) : existing(userPath(options.checkpoint)))
@@ -200,7 +203,7 @@ function gather(): Promise<GatherRun> {
   return measureGather('kimi-k2', 4, options.repeat)
 }
 
-/** Whether the engines' parameters live on GPUs; what `auto` chooses where there is a GPU for every rank. */
+/** Returns true if the engines' parameters are on GPUs; `auto` chooses them if there is a GPU for every rank. */
 async function usesGpus(): Promise<boolean> {
   if (options.backend === 'host') return false
   const found = await probeCuda().catch((error: unknown) => {
@@ -215,7 +218,9 @@ async function usesGpus(): Promise<boolean> {
   return enough
 }
 
-/** Two comparisons: with the plans of every update, and with the first plan of new metas, when names are compared as well. */
+/**
+ * Returns two comparisons: with the plans of every update, and with the first plan of new metas, when names are also compared.
+ */
 function planningRuns(compared: PlanComparison): PeerRun[] {
   const milliseconds = (times: { samples: readonly number[] }) => summarize(times.samples.map((seconds) => seconds * 1000))
   const run = (what: string, ours: { samples: readonly number[] }, ratio: number): PeerRun => ({
@@ -248,7 +253,7 @@ async function checkpoints(): Promise<Scenario[]> {
   })
 }
 
-/** A checkpoint that is there already; disposing of it leaves it there. */
+/** Returns an existing checkpoint; disposing of it leaves it in place. */
 async function existing(directory: string): Promise<GeneratedCheckpoint> {
   const { files, headers } = await readIndex(directory)
   const tensors = headers.flatMap((header) => header.tensors)

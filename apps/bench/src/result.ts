@@ -13,7 +13,7 @@ export interface BenchResult {
   readonly gatherMetas?: GatherRun
   readonly registration?: RegistrationRun
   readonly peers: readonly PeerRun[]
-  /** What was asked for or usual but could not be measured, with the reason. */
+  /** Measurements that were requested, or are usual, but could not be made, with the reason. */
   readonly skipped: readonly Skipped[]
 }
 
@@ -30,73 +30,81 @@ export interface Machine {
   readonly node: string
 }
 
-/** What this machine can do at most, measured in the same run. */
+/** Maximum rates of this machine, measured in the same run. */
 export interface Ceilings {
-  /** Copy between buffers too large for any cache, all cores at work. */
+  /** Copy between buffers too large for any cache, on all cores. */
   readonly copyBytesPerSecond: number
-  /** Warm files into memory that was written before; not measured on GPUs. */
+  /** Read of warm files into memory that was written before; not measured on GPUs. */
   readonly readBytesPerSecond?: number
 }
 
-/** The GPUs, and what their host links carry when all are busy at once. */
+/** GPUs, and the rate of their host links when all are busy at once. */
 export interface Gpus {
   readonly names: readonly string[]
   readonly versions: Readonly<Record<string, string>>
-  /** All of them together. */
+  /** Rate of all of them together. */
   readonly h2dBytesPerSecond: number
   readonly h2dEachBytesPerSecond: readonly number[]
 }
 
 export interface Run {
   readonly model: string
-  /** On GPUs: whether ring and communicators are kept between updates, or all is released. */
+  /** On GPUs: `kept` if ring and communicators are kept between updates, `released` if all is released. */
   readonly variant?: 'kept' | 'released'
   readonly title: string
-  /** What was kept of the model, in words. */
+  /** Part of the model that was kept, as text. */
   readonly scale: string
   readonly backend: 'host' | 'cuda'
   readonly strategy: 'broadcast' | 'p2p' | 'direct'
   readonly ranks: number
   readonly bytes: number
   readonly tensors: number
-  /** The first one. */
+  /** Time of the first one. */
   readonly gatherMetasMs: number
-  /** Later ones, nothing having changed. */
+  /** Times of later ones, with unchanged metas. */
   readonly gatherMetasAgainMs?: Samples
-  /** What the first update spent on making ring and communicator, and on the worker's attaching. */
+  /** Time of the first update for creating ring and communicator, and for the worker's attach. */
   readonly firstAttachMs?: number
   readonly registerMs: number
-  /** Whether each timed update had a registration of its own, as in training. */
+  /** True if each timed update had its own registration, as in training. */
   readonly freshRegistration: boolean
-  /** Files in /dev/shm pinned where they are. */
+  /** Time of pinning files in /dev/shm in place. */
   readonly registerInPlaceMs?: number
-  /** Verified as far as `verified` says; with a registration of its own, its digests are taken in that time. */
+  /** Verified to the level in `verified`; with its own registration, the time includes its digests. */
   readonly updateMs: Samples
   readonly stages: { readonly h2dMs: number; readonly broadcastMs: number; readonly reloadMs: number; readonly idleMs: number }
   /** Steps of the median update, one after the other; the slowest rank of each. */
   readonly steps?: UpdateReport['steps']
-  /** The same with verification switched off, in turns with the others. */
+  /** The same with verification disabled, alternating with the others. */
   readonly unverifiedMs: Samples
-  /** Part of `unverifiedMs` that verification adds: on the host device the median of pairs that were measured one after the other. */
+  /**
+   * Fraction of `unverifiedMs` that verification adds: on the host device the median of pairs that were measured one after the
+   * other.
+   */
   readonly verificationCost: number
-  /** Registration and update together: digests are made while a checkpoint is registered, so this is what verification costs a training step. */
+  /**
+   * Registration and update together: digests are computed during registration, so this shows the cost of verification for a
+   * training step.
+   */
   readonly stepMs?: Samples
   readonly unverifiedStepMs?: Samples
-  /** Part of `unverifiedStepMs` that verification adds: median of pairs. */
+  /** Fraction of `unverifiedStepMs` that verification adds: median of pairs. */
   readonly stepVerificationCost?: number
   readonly peakDeviceBytes: number
-  /** Device memory that is gone after all the updates of this kind. */
+  /** Device memory that is missing after all updates of this kind. */
   readonly growthBytes?: number
   readonly peakHostBytes: number
   readonly limit: { readonly bytesPerSecond: number; readonly updateMs: number; readonly how: string }
   readonly ratioToLimit: number
-  /** Each sample against the ceiling that was read right before it; absent where the ceiling was measured once. */
+  /** Ratio of each sample to the ceiling measured right before it; absent if the ceiling was measured once. */
   readonly ratios?: Samples
-  /** With `--validate`, on the host device: what processors needed for the parts of updates, right before and after each sample. */
+  /** With `--validate`, on the host device: processor time for the parts of updates, right before and after each sample. */
   readonly readings?: readonly (readonly [before: ProcessorReading, after: ProcessorReading])[]
-  /** How far all of the timed updates were verified; without verification where it was not to be timed. */
+  /** Lowest verification level of the timed updates; `none` if verification was not timed. */
   readonly verified: VerificationLevel
-  /** Whether every byte of the parameters was that of the files after every update: the bench's own comparison, which is not timed. */
+  /**
+   * True if every byte of the parameters equalled the files after every update: the bench's own comparison, which is not timed.
+   */
   readonly parametersEqual: boolean
   /** Bytes of parameters. */
   readonly parameterBytes: number
@@ -104,28 +112,28 @@ export interface Run {
   readonly ringBytes: number
   readonly bucketBytes: number
   readonly mode: string
-  /** How H2D and broadcasts were laid in time, and what that was chosen by; absent where there was nothing to choose. */
+  /** Order in time of H2D and broadcasts, and the reason for the choice; absent if there was no choice. */
   readonly order?: NonNullable<UpdateReport['order']>
-  /** What the stages of the last timed update moved, all ranks together. */
+  /** Bytes that the stages of the last timed update moved, over all ranks. */
   readonly moved?: Moved
-  /** Where the strategy was direct. */
+  /** Set if the strategy was direct. */
   readonly direct?: DirectAccount
-  /** The last timed update (on GPUs the median one), a timeline a rank; together no more than 4,000 spans. */
+  /** Last timed update (on GPUs the median one), a timeline per rank; together at most 4,000 spans. */
   readonly timelines?: readonly Timeline[]
 }
 
-/** The account of bytes of a direct update, all ranks together. */
+/** Byte counts of a direct update, over all ranks. */
 export interface DirectAccount {
-  /** What the engine workers needed; bytes that several need count for each. */
+  /** Bytes that the engine workers needed; bytes that several need count for each. */
   readonly neededBytes: number
-  /** The same, each byte once: what must cross host links. */
+  /** The same, with each byte counted once: the bytes that must cross host links. */
   readonly uniqueBytes: number
-  /** What crossed host links, and how much of it that of the busiest rank. */
+  /** Bytes that crossed host links, and those of the busiest rank. */
   readonly h2dBytes: number
   readonly h2dMostBytes: number
-  /** What was handed on from GPU to GPU. */
+  /** Bytes forwarded from GPU to GPU. */
   readonly forwardedBytes: number
-  /** Through the ring, to every rank. */
+  /** Bytes through the ring, to every rank. */
   readonly opaqueBytes: number
   /** Name and reason of the first ones. */
   readonly opaqueTensors: readonly string[]
@@ -142,7 +150,7 @@ export interface Moved {
   readonly reloadBytes: number
 }
 
-/** `gatherMetas` with the full-size metadata of a model and no data. */
+/** `gatherMetas` with the full-size metadata of a model, without data. */
 export interface GatherRun {
   readonly model: string
   readonly ranks: number
@@ -153,13 +161,13 @@ export interface GatherRun {
 
 export interface RegistrationRun {
   readonly bytes: number
-  /** Into the shared pool, whose memory an earlier registration left. */
+  /** Times into the shared pool, with memory of an earlier registration. */
   readonly registerMs: Samples
-  /** Into memory that is new from the system. */
+  /** Times into memory that is new from the system. */
   readonly freshMs: Samples
-  /** The same bytes read into warm memory by plain reads, all cores: the median of those before each registration. */
+  /** Time of plain reads of the same bytes into warm memory, on all cores: the median of those before each registration. */
   readonly limitMs: number
-  /** Part of the ceiling, read right before, that a registration reached: the median. */
+  /** Fraction of the ceiling, measured right before, that a registration reached: the median. */
   readonly ofCeiling: number
   readonly freshOfCeiling: number
 }
@@ -177,6 +185,6 @@ export interface PeerRun {
   /** Peer's median over the limit of the run. */
   readonly ratioToLimit?: number
   readonly peakDeviceBytes?: number
-  /** Whether every parameter of the peer's engines had the digest that it has in ours. */
+  /** True if every parameter of the peer's engines had the same digest as in ours. */
   readonly parametersEqual?: boolean
 }

@@ -7,7 +7,7 @@ const COLUMNS = 768
 const ROWS = 2048
 const EXPERTS = 128
 
-/** What `--model row-parallel` measures: nothing but weights of which every rank takes a part of each row. */
+/** Subject of `--model row-parallel`: only weights of which every rank takes a part of each row. */
 export const ROW_PARALLEL = { id: 'row-parallel', title: 'row-parallel weights alone (BF16, 768 columns)' }
 
 export function generateRowParallel(host: Host, bytes: number): Promise<GeneratedCheckpoint> {

@@ -1,4 +1,4 @@
-/** Repeated measurements of one thing: raw samples are kept. */
+/** Repeated measurements of one quantity: raw samples are kept. */
 export interface Samples {
   readonly median: number
   readonly min: number
@@ -6,7 +6,7 @@ export interface Samples {
   readonly samples: readonly number[]
 }
 
-/** Median, least and largest of at least one sample, in the unit of the samples. */
+/** Returns median, minimum and maximum of at least one sample, in the unit of the samples. */
 export function summarize(samples: readonly number[]): Samples {
   const sorted = [...samples].sort((a, b) => a - b)
   const middle = sorted.length / 2
@@ -14,7 +14,7 @@ export function summarize(samples: readonly number[]): Samples {
   return { median, min: sorted[0]!, max: sorted.at(-1)!, samples }
 }
 
-/** Measures so many times, one after the other. */
+/** Measures this many times, one after the other. */
 export async function timesOf(count: number, measure: () => Promise<number>): Promise<Samples> {
   const samples: number[] = []
   for (let i = 0; i < count; i++) samples.push(await measure())

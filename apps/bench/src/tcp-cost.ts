@@ -1,6 +1,6 @@
 /**
- * `npm run bench:tcp`: what the protection of one-sided TCP reads costs on this machine. Reads the same memory over loopback with each
- * protection in turns, both ends in this process, and compares the turns of each round.
+ * `npm run bench:tcp`: measures the cost of protecting one-sided TCP reads on this machine. Reads the same memory over loopback
+ * with each protection in alternation, both ends in this process, and compares the reads of each round.
  */
 import { cpus } from 'node:os'
 import { type HostMemory, type RegionDescriptor, ContiguousCopies } from '@ckpt/contract'
@@ -14,10 +14,10 @@ const KINDS: readonly TcpProtection[] = ['none', 'authenticated', 'encrypted']
 const TIMEOUT_MS = 60_000
 const GIB = 2 ** 30
 
-/** What one read took. */
+/** Measurement of one read. */
 interface Turn {
   readonly bytesPerSecond: number
-  /** Of all threads, so at both ends. */
+  /** Processor time of all threads, so at both ends. */
   readonly cpuSecondsPerByte: number
 }
 
@@ -28,11 +28,11 @@ interface Options {
   readonly json: boolean
 }
 
-/** What a protection cost over all rounds of one number of connections. */
+/** Cost of a protection over all rounds of one number of connections. */
 interface Cost {
   readonly connections: number
   readonly protection: TcpProtection
-  /** What protects bytes of regions: the cipher, and the library with its version that computes it. */
+  /** Protection of bytes of regions: the cipher, and the library with its version that computes it. */
   readonly cipher: string | undefined
   readonly gigabytesPerSecond: Samples
   readonly cpuSecondsPerGigabyte: Samples
@@ -48,7 +48,7 @@ function number(text: string): number {
 }
 
 const { gib, streams, rounds, json } = new Command('bench:tcp')
-  .description('Measures what the protection of one-sided TCP reads costs on loopback, in interleaved turns.')
+  .description('Measures the cost of protecting one-sided TCP reads on loopback, in alternating reads.')
   .option('--gib <n>', 'GiB of each read', number, 2)
   .option(
     '--streams <n...>',
@@ -74,7 +74,7 @@ const machine = { cores: cpus().length, processor: cpus()[0]?.model ?? 'unknown'
 const print = (text: string): unknown => json || process.stdout.write(`${text}\n`)
 print(
   `${machine.cores} cores (${machine.processor}), Node ${machine.node}, ` +
-    `reads of ${(bytes / 1e9).toFixed(2)} GB, ${rounds} rounds in turns, medians`,
+    `reads of ${(bytes / 1e9).toFixed(2)} GB, ${rounds} alternating rounds, medians`,
 )
 const costs: Cost[] = []
 for (const count of streams.length > 0 ? streams : [4, 1]) costs.push(...(await compare(count)))
@@ -84,7 +84,7 @@ await serving.close()
 source.close()
 target.close()
 
-/** Compares the protections over so many connections, and prints a table. */
+/** Compares the protections over this many connections, and prints a table. */
 async function compare(count: number): Promise<Cost[]> {
   const readers: TcpEndpoint[] = []
   const peers: TcpPeer[] = []
@@ -94,7 +94,7 @@ async function compare(count: number): Promise<Cost[]> {
     peers.push(await reader.connect(serving.descriptor, { secret: SECRET, timeoutMs: TIMEOUT_MS }))
   }
   const turns = KINDS.map((): Turn[] => [])
-  // The first round is not counted: sockets' buffers grow to their size in it.
+  // The first round does not count, because sockets' buffers grow to their size in it.
   for (let round = 0; round <= rounds; round++) {
     for (let i = 0; i < KINDS.length; i++) {
       // Each round begins with a different one.
@@ -159,10 +159,10 @@ function row({
   ].join('')
 }
 
-/** The last read must have brought what was served. */
+/** Checks that the last read delivered the served bytes. */
 async function checkBytes(memory: HostMemory): Promise<void> {
   const ranges = [{ memory: 0, offset: 0, bytes }]
   const [got] = await host.digest([memory], ranges)
   const [expected] = await host.digest([source], ranges)
-  if (got !== expected) throw new Error(`the bytes that were read have digest ${got}, those that were served ${expected}`)
+  if (got !== expected) throw new Error(`the bytes read have digest ${got}, the bytes served ${expected}`)
 }

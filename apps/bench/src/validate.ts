@@ -2,13 +2,13 @@ import { checkpointTensors, keptBytes, model, sharedManifest } from '@ckpt/model
 import { dealtWorkload, predict, type Prediction } from '@ckpt/planner'
 import type { BenchResult, Run } from './result.ts'
 
-/** A run beside what the simulator says of it, or why that says nothing. */
+/** A run with its prediction, or the reason why there is none. */
 export interface Predicted {
   readonly run: Run
   readonly prediction: Prediction | string
 }
 
-/** Predictions for all runs of a result, from rates that were measured apart from them in the same run of the bench. */
+/** Predicts all runs of a result, from rates that were measured separately from them in the same run of the bench. */
 export function predictRuns(result: BenchResult): Predicted[] {
   return result.runs.map((run) => ({
     run,
@@ -19,7 +19,7 @@ export function predictRuns(result: BenchResult): Predicted[] {
   }))
 }
 
-/** An error of a prediction, as text. */
+/** Formats the error of a prediction. */
 export function percent(error: number): string {
   return `${error >= 0 ? '+' : '−'}${Math.abs(error * 100).toFixed(1)} %`
 }

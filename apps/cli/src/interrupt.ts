@@ -1,7 +1,7 @@
 import { CkptError } from '@ckpt/contract'
 
 /**
- * Runs `work` with a signal that SIGINT or SIGTERM aborts, so that it can end in good order. A second signal, more than a second
+ * Runs `work` with a signal that SIGINT or SIGTERM aborts, so that it can end cleanly. A second signal, more than a second
  * after the first (a terminal and a launcher may both pass on one Ctrl-C), ends the process at once.
  */
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {

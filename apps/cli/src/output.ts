@@ -2,8 +2,8 @@ import type { Waiting } from '@ckpt/contract'
 import { destination, pino, type Logger } from 'pino'
 
 /**
- * Keeps what this process is about from failing because nobody reads what it prints: writing goes on into nothing after a reader has gone
- * (`| head`). Where results cannot be written for a different reason, such as a full disk, the exit status is 1.
+ * Keeps this process working if its output is not read: after a reader has gone (`| head`), output is discarded. If results
+ * cannot be written for a different reason, such as a full disk, the exit status is 1.
  */
 export function outliveReaders(): void {
   let lost: NodeJS.ErrnoException | undefined
@@ -12,21 +12,21 @@ export function outliveReaders(): void {
     lost = error
     process.stderr.write(`ckpt: results cannot be written to stdout: ${error.message}\n`)
   })
-  // There is nobody left to tell.
+  // There is no reader to tell.
   process.stderr.on('error', () => undefined)
   process.on('exit', () => {
     if (lost !== undefined) process.exitCode ||= 1
   })
 }
 
-/** JSON lines on stderr, for as long as somebody reads them. */
+/** Writes JSON lines to stderr, as long as it is read. */
 export function stderrLogger(level: 'debug' | 'warn' | 'silent'): Logger {
   const stream = destination({ fd: 2, sync: true })
   stream.on('error', () => undefined)
   return pino({ level }, stream)
 }
 
-/** Says on stderr what this rank waits for. */
+/** Reports on stderr what this rank waits for. */
 export function printWaiting({ what, sinceMs, rank }: Waiting): void {
   const who = rank === undefined ? '' : `rank ${rank}: `
   process.stderr.write(`${who}waiting for ${what}, for ${Math.round(sinceMs / 1000)} s now\n`)

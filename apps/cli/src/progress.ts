@@ -1,7 +1,7 @@
 import { SingleBar, Presets } from 'cli-progress'
 import { formatSize } from './sizes.ts'
 
-/** A progress bar over bytes on stderr; lines now and then where stderr is no terminal; nothing when `enabled` is false. */
+/** A progress bar over bytes on stderr; occasional lines if stderr is not a terminal; nothing if `enabled` is false. */
 export class ByteProgress implements Disposable {
   readonly #bar: SingleBar | undefined
   #started = false

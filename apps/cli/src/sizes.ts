@@ -12,7 +12,7 @@ const UNITS: Readonly<Record<string, number>> = {
   ti: 2 ** 40,
 }
 
-/** Bytes in a size such as `64MiB`, `1.5GB` or `4096`. @throws InvalidArgumentError on anything else. */
+/** Parses a size such as `64MiB`, `1.5GB` or `4096`. @throws InvalidArgumentError on anything else. */
 export function parseSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?$/i.exec(text.trim())
   const unit = match && UNITS[match[2]!.toLowerCase()]
@@ -22,13 +22,13 @@ export function parseSize(text: string): number {
   return bytes
 }
 
-/** A size for people: `1.50 GB`. Decimal units, as link and memory rates are given. */
+/** Formats a size for people: `1.50 GB`. Decimal units, as for link and memory rates. */
 export function formatSize(bytes: number): string {
   const step = bytes >= 1e9 ? ([1e9, 'GB'] as const) : bytes >= 1e6 ? ([1e6, 'MB'] as const) : ([1e3, 'kB'] as const)
   return `${(bytes / step[0]).toFixed(2)} ${step[1]}`
 }
 
-/** A whole number of at least `minimum`. */
+/** Returns a parser of whole numbers of at least `minimum`. */
 export function parseCount(minimum: number): (text: string) => number {
   return (text) => {
     const value = Number(text)

@@ -22,7 +22,7 @@ interface Finished {
   readonly stderr: string
 }
 
-/** Whether the process that `path` is named after is alive, and was not started with `mark` in its environment. */
+/** Returns true if the process that `path` is named after is alive, and was not started with `mark` in its environment. */
 function isOfOthers(path: string, mark: string): boolean {
   const pid = /ckpt-(?:[a-z]+-)?(\d+)-/.exec(path)?.[1]
   try {

@@ -45,7 +45,7 @@ it(
       expect(bytes[2]!.pulled).toBeLessThanOrEqual(bytes[2]!.needed)
       expect(bytes[0]!.nodeNeeded).toBe(bytes[0]!.h2d + bytes[1]!.h2d)
       expect(bytes[2]!.nodeNeeded).toBe(bytes[2]!.h2d)
-      // Digests are put together from the same memory once more, where they are asked for.
+      // Digests are put together from the same memory again, where they are asked for.
       if (!verify) expect(read.reduce((sum, one) => sum + one, 0)).toBe(pulled)
     }
   },

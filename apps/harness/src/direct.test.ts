@@ -63,7 +63,7 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     expect(mapped()).not.toEqual([])
     await cluster.engines[1]!.process.stop('SIGKILL')
     await expect.poll(mapped, { timeout: 3000 }).toEqual([])
-    // What is mapped anew is the new worker's.
+    // What is mapped again is the new worker's.
     await cluster.restartEngine(1)
     await untilRecorded(cluster)
     await cluster.update('before', { strategy: 'direct-required' })
@@ -237,7 +237,7 @@ describe('direct updates', { timeout: 180_000 }, () => {
     await cluster.register('a', checkpoint.directory)
     await cluster.update('a', { strategy: 'direct' })
     const [report] = await cluster.update('a', { strategy: 'direct' })
-    expect(report!.direct!.fallback).toMatch(/segment \d of rank \d lies in memory that no other rank can map/)
+    expect(report!.direct!.fallback).toMatch(/segment \d of rank \d is in memory that no other rank can map/)
     await verified(cluster)
   })
 

@@ -17,7 +17,7 @@ import {
 } from '@ckpt/testing'
 
 const MIB = 2 ** 20
-/** Whether the machine has nothing else to do, so that figures count; then there are more of them. */
+/** True if the machine has nothing else to do, so that figures count; then there are more of them. */
 const quiet = process.env['CKPT_QUIET'] !== undefined
 const ROUNDS = quiet ? 8 : 2
 const UPDATES = 8

@@ -2,7 +2,7 @@ import type { StagedWay, UpdateStrategy } from '@ckpt/contract'
 import { copiesFor, planBroadcast } from '@ckpt/planner'
 import { runPipeline, StagedAttempt } from '@ckpt/staging'
 
-/** Every bucket from its owner into the rings of all ranks. */
+/** Moves every bucket from its owner into the rings of all ranks. */
 export const broadcastBuckets: StagedWay = {
   name: 'broadcast',
   plan(manifest, rank, options) {
@@ -15,7 +15,7 @@ export const broadcastBuckets: StagedWay = {
   },
 }
 
-/** The broadcast strategy: every bucket to every rank of the plan, through each rank's ring, into its engine worker. */
+/** The broadcast strategy: moves every bucket to every rank of the plan, through each rank's ring, into its engine worker. */
 export function broadcast(): UpdateStrategy {
   return { name: 'broadcast', begin: (context) => Promise.resolve(new StagedAttempt(context, broadcastBuckets)) }
 }

@@ -2,11 +2,11 @@ import { CkptError } from './errors.ts'
 
 /** A two-dimensional copy between memories: `rows` runs of `rowBytes`, `pitch` bytes apart on each side. Sizes in bytes. */
 export interface StridedCopy {
-  /** Index of the memory that is copied from. */
+  /** Index of the source memory. */
   readonly source: number
   readonly sourceOffset: number
   readonly sourcePitch: number
-  /** Index of the memory that is copied into. */
+  /** Index of the destination memory. */
   readonly destination: number
   readonly destinationOffset: number
   readonly destinationPitch: number
@@ -14,28 +14,28 @@ export interface StridedCopy {
   readonly rows: number
 }
 
-/** A copy of bytes that lie together on both sides. */
+/** A copy of bytes that are contiguous on both sides. */
 export interface ContiguousCopy {
-  /** Index of the memory, or region, that is copied from. */
+  /** Index of the source memory or region. */
   readonly source: number
   readonly sourceOffset: number
-  /** Index of the memory that is copied into. */
+  /** Index of the destination memory. */
   readonly destination: number
   readonly destinationOffset: number
   readonly bytes: number
 }
 
-/** Numbers of a {@link StridedCopy} in a list's columns, in the order of its fields. */
+/** Number of columns per {@link StridedCopy}, in the order of its fields. */
 const STRIDED = 8
-/** Numbers of a {@link ContiguousCopy}. */
+/** Number of columns per {@link ContiguousCopy}. */
 const CONTIGUOUS = 5
 
-/** Copies as flat numbers, which native code takes as they are; lists of them are never changed. */
+/** Immutable list of copies as flat numbers, in the form that native code reads. */
 export class StridedCopies implements Iterable<StridedCopy> {
   /** For native code: the fields of each copy in the order of {@link StridedCopy}, one copy after the other. */
   readonly columns: Float64Array
 
-  /** @throws CkptError `INVALID_ARGUMENT` where the numbers are not those of whole copies. */
+  /** @throws CkptError `INVALID_ARGUMENT` if the numbers do not form whole copies. */
   constructor(columns: Float64Array) {
     this.columns = wholeRows(columns, STRIDED)
   }
@@ -54,7 +54,7 @@ export class StridedCopies implements Iterable<StridedCopy> {
     return this.columns.length / STRIDED
   }
 
-  /** @throws RangeError outside the list. */
+  /** @throws RangeError if the index is outside the list. */
   at(index: number): StridedCopy {
     const at = rowAt(this.columns, index, STRIDED)
     return {
@@ -73,18 +73,18 @@ export class StridedCopies implements Iterable<StridedCopy> {
     for (let index = 0; index < this.count; index++) yield this.at(index)
   }
 
-  /** A list with what `change` makes of each copy. */
+  /** Returns a list of the results of `change` for each copy. */
   map(change: (copy: StridedCopy, index: number) => StridedCopy): StridedCopies {
     return StridedCopies.from(Array.from(this, change))
   }
 }
 
-/** Contiguous copies as flat numbers, which native code takes as they are; lists of them are never changed. */
+/** Immutable list of contiguous copies as flat numbers, in the form that native code reads. */
 export class ContiguousCopies implements Iterable<ContiguousCopy> {
   /** For native code: the fields of each copy in the order of {@link ContiguousCopy}, one copy after the other. */
   readonly columns: Float64Array
 
-  /** @throws CkptError `INVALID_ARGUMENT` where the numbers are not those of whole copies. */
+  /** @throws CkptError `INVALID_ARGUMENT` if the numbers do not form whole copies. */
   constructor(columns: Float64Array) {
     this.columns = wholeRows(columns, CONTIGUOUS)
   }
@@ -101,7 +101,7 @@ export class ContiguousCopies implements Iterable<ContiguousCopy> {
     return this.columns.length / CONTIGUOUS
   }
 
-  /** @throws RangeError outside the list. */
+  /** @throws RangeError if the index is outside the list. */
   at(index: number): ContiguousCopy {
     const at = rowAt(this.columns, index, CONTIGUOUS)
     return {
@@ -120,7 +120,7 @@ export class ContiguousCopies implements Iterable<ContiguousCopy> {
 
 function wholeRows(columns: Float64Array, width: number): Float64Array {
   if (columns.length % width === 0) return columns
-  const text = `copies: ${columns.length} numbers are not whole copies of ${width} numbers each`
+  const text = `copies: ${columns.length} numbers do not form whole copies of ${width} numbers each`
   throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'copies' } })
 }
 

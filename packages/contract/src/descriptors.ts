@@ -1,13 +1,14 @@
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs'
 import { CkptError } from './errors.ts'
 
-/** Open files that a ZeroMQ socket takes, with its context's threads and some connections. */
+/** File descriptors that a ZeroMQ socket needs, including its context's threads and some connections. */
 const SOCKET_DESCRIPTORS = 32
 
 /**
- * Makes sure that a ZeroMQ socket can be made: where the threads of its context get no descriptor the library ends the process, without an exception.
+ * Checks that a ZeroMQ socket can be created. If the threads of its context get no descriptor, the library ends the process
+ * without an exception.
  *
- * @throws CkptError `OUT_OF_MEMORY` naming what the socket is for, the limit and how many files are open.
+ * @throws CkptError `OUT_OF_MEMORY` with the socket's purpose, the limit and the number of open files.
  */
 export function requireSocketDescriptors(what: string): void {
   const taken: number[] = []
@@ -18,7 +19,7 @@ export function requireSocketDescriptors(what: string): void {
     if (code !== 'EMFILE' && code !== 'ENFILE') return
     const free = taken.length
     for (const descriptor of taken.splice(0)) closeSync(descriptor)
-    const text = `${what} needs ${SOCKET_DESCRIPTORS} open files, ${free} are left${limits(code === 'EMFILE')}`
+    const text = `${what} needs ${SOCKET_DESCRIPTORS} open files, but only ${free} are left${limits(code === 'EMFILE')}`
     const fields = { file: '/proc/self/limits', field: 'Max open files', ...(errno !== undefined && { errno: -errno }) }
     throw new CkptError('OUT_OF_MEMORY', text, { fields, cause: error })
   } finally {
@@ -26,7 +27,7 @@ export function requireSocketDescriptors(what: string): void {
   }
 }
 
-/** What is known of the limit, and the remedy. */
+/** Describes the limit and the remedy. */
 function limits(own: boolean): string {
   if (!own) return ' on this machine (/proc/sys/fs/file-max): close files of other processes, or raise it'
   try {

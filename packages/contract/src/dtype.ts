@@ -32,18 +32,21 @@ export const DTYPE_BITS = {
 /** An element type, by its safetensors name. */
 export type DType = keyof typeof DTYPE_BITS
 
-/** All dtypes in a fixed order; a {@link TensorTable} stores a dtype as its index here. Appended to, never reordered. */
+/**
+ * All dtypes in a fixed order; a {@link TensorTable} stores a dtype as its index here. New ones are appended; the order never
+ * changes.
+ */
 export const DTYPES: readonly DType[] = Object.keys(DTYPE_BITS) as DType[]
 
-/** True if `name`, whatever it is, is a dtype of the safetensors format. */
+/** Returns true if `name`, of any type, is a dtype of the safetensors format. */
 export function isDType(name: unknown): name is DType {
   return typeof name === 'string' && Object.hasOwn(DTYPE_BITS, name)
 }
 
 /**
- * Bytes that a tensor of this dtype and shape takes.
+ * Bytes of a tensor with this dtype and shape.
  *
- * @throws CkptError `INVALID_ARGUMENT` when the size is not a whole number of bytes (sub-byte dtypes) or is over 2^53 - 1.
+ * @throws CkptError `INVALID_ARGUMENT` if the size is not a whole number of bytes (sub-byte dtypes) or is over 2^53 - 1.
  */
 export function tensorBytes(dtype: DType, shape: readonly number[]): number {
   let elements = 1

@@ -1,6 +1,6 @@
 import type { DType } from './dtype.ts'
 
-/** Where one rank's engine worker is to connect, and whose worker it is. */
+/** Address to which one rank's engine worker connects, with the rank. */
 export interface WorkerEndpoint {
   readonly rank: number
   readonly deviceUuid: string
@@ -8,14 +8,14 @@ export interface WorkerEndpoint {
   readonly address: string
 }
 
-/** What an adapter gets to start the workers of an engine for one update. */
+/** Arguments for an adapter to start the workers of an engine for one update. */
 export interface EngineStart {
   readonly rank: number
-  /** All ranks taking part, ascending: an adapter starts an instance once, from the rank it chooses. */
+  /** Endpoints of all participating ranks, ascending. An adapter starts each instance once, from the rank it chooses. */
   readonly endpoints: readonly WorkerEndpoint[]
   /** The run's token: workers must present it. */
   readonly token: string
-  /** What the engine is to report as its version afterwards. */
+  /** Version that the engine should report afterwards. */
   readonly version?: string
   readonly timeoutMs: number
   readonly signal: AbortSignal
@@ -24,48 +24,51 @@ export interface EngineStart {
 /** The engine's side of one update, as seen by one rank. */
 export interface EngineCall {
   /**
-   * Resolves when the engine has finished its call; rejects (CkptError) when the engine failed or died. Absent on a rank that called
-   * nothing, because another rank's call covers its worker.
+   * Resolves when the engine has finished its call; rejects (CkptError) if the engine failed or died. Absent on a rank that
+   * called nothing, because another rank's call covers its worker.
    */
   readonly finished?: Promise<void>
 }
 
-/** What an engine worker says of itself. */
+/** State that an engine worker reports. */
 export interface WorkerState {
-  /** The version it serves; null before the first commit. */
+  /** Version that it serves; null before the first commit. */
   readonly version: string | null
-  /** Whether its parameters hold anything but a whole committed version: an update ended half-way. The next update repairs it. */
+  /**
+   * True if its parameters are not those of one complete committed version, because an update failed partway. The next update
+   * repairs it.
+   */
   readonly dirty: boolean
 }
 
 /**
- * What an engine's workers speak: `ckpt` is this project's worker protocol (docs/worker-protocol.md), `checkpoint-engine` that of
- * checkpoint-engine's stock worker extension (docs/compatibility.md), which compares no digests.
+ * Protocol of an engine's workers: `ckpt` is this project's worker protocol (docs/worker-protocol.md), `checkpoint-engine` that
+ * of checkpoint-engine's stock worker extension (docs/compatibility.md), which compares no digests.
  */
 export type WorkerProtocol = 'ckpt' | 'checkpoint-engine'
 
-/** How an inference engine is told to start its workers. Implementations: `@ckpt/vllm`, `@ckpt/sglang`, the reference engine. */
+/** Starts the workers of an inference engine. Implementations: `@ckpt/vllm`, `@ckpt/sglang`, the reference engine. */
 export interface EngineAdapter {
   readonly name: string
-  /** What its workers speak (default: `ckpt`). */
+  /** Protocol of its workers (default: `ckpt`). */
   readonly protocol?: WorkerProtocol
-  /** Socket or URL at which the engine of a rank is reached, for messages. */
+  /** Socket or URL of a rank's engine, for messages. */
   readonly where?: (rank: number) => string
   /**
-   * Waits until the engine answers; resolves to the state of the rank's worker, where the engine can tell.
+   * Waits until the engine answers; resolves to the state of the rank's worker, if the engine can report it.
    *
-   * @throws CkptError `ENGINE_UNREACHABLE` past the deadline.
+   * @throws CkptError `ENGINE_UNREACHABLE` after the deadline.
    */
   ready(options: {
     readonly rank: number
     readonly timeoutMs: number
     readonly signal: AbortSignal
   }): Promise<WorkerState | void>
-  /** Starts the workers (on the ranks that must; a no-op elsewhere). */
+  /** Starts the workers (on the ranks that must start them; does nothing on others). */
   start(start: EngineStart): Promise<EngineCall>
 }
 
-/** A tensor as the engine worker sees it in the ring. */
+/** A tensor in the ring, as the engine worker sees it. */
 export interface RingTensor {
   readonly name: string
   readonly dtype: DType

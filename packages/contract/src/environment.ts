@@ -1,9 +1,9 @@
 import { CkptError } from './errors.ts'
 
-/** Variables of the environment, by name. */
+/** Environment variables by name. */
 export type Environment = Readonly<Record<string, string | undefined>>
 
-/** Every variable that this project reads when it runs, launchers' and other projects' names included. */
+/** All variables that this project reads at run time, including those of launchers and other projects. */
 export const VARIABLES = [
   'CKPT_CACHE_DIR',
   'CKPT_CUDA_LIBRARY',
@@ -44,10 +44,13 @@ export const VARIABLES = [
   'WORLD_SIZE',
 ] as const
 
-/** What Kubernetes gives the variables of its service links (`NAME_PORT` of a service called name): none of ours has such values. */
+/**
+ * Value that Kubernetes assigns to variables of its service links (`NAME_PORT` for a service called name). None of our
+ * variables has such values.
+ */
 const SERVICE_LINK = /^(?:tcp|udp|sctp):\/\/[^/]*:\d+$/i
 
-/** Why the value of a variable cannot be meant for us; undefined where it can. */
+/** Explains why the value of a variable cannot be meant for ckpt; undefined if it can. */
 export function serviceLink(name: string, value: string | undefined): string | undefined {
   if (value === undefined || !SERVICE_LINK.test(value)) return undefined
   const service = name.endsWith('_PORT') ? ` "${name.slice(0, -'_PORT'.length).toLowerCase().replaceAll('_', '-')}"` : ''
@@ -55,8 +58,8 @@ export function serviceLink(name: string, value: string | undefined): string | u
 }
 
 /**
- * @throws CkptError `INVALID_ARGUMENT` for the first of the variables (default: all that are read) that Kubernetes has set to the address of a
- * service.
+ * @throws CkptError `INVALID_ARGUMENT` for the first variable (default: of all that ckpt reads) that Kubernetes has set to the
+ * address of a service.
  */
 export function refuseServiceLinks(environment: Environment, names: readonly string[] = VARIABLES): void {
   for (const name of names) {

@@ -1,16 +1,16 @@
 /**
- * What has to be rebuilt after an error, smallest first: the operation alone, an engine worker, a rank (one parameter-server
- * process), or the registered checkpoint.
+ * Part that has to be rebuilt after an error, smallest first: only the operation, an engine worker, a rank (one
+ * parameter-server process), or the registered checkpoint.
  */
 export type ErrorScope = 'operation' | 'engine' | 'rank' | 'checkpoint'
 
 interface CodeInfo {
   readonly scope: ErrorScope
-  /** Whether the same call may succeed when it is made again without changing its arguments. */
+  /** True if the same call with the same arguments may succeed when repeated. */
   readonly retryable: boolean
 }
 
-/** Every error code with its scope and whether a retry can help. Codes are stable: they are added to, never renamed. */
+/** Every error code with its scope and `retryable`. Codes are stable: new ones are added, none is renamed. */
 export const ERROR_CODES = {
   // operation
   INVALID_ARGUMENT: { scope: 'operation', retryable: false },
@@ -22,7 +22,7 @@ export const ERROR_CODES = {
   OUT_OF_MEMORY: { scope: 'operation', retryable: true },
   NATIVE_FAILURE: { scope: 'operation', retryable: false },
   PLAN_INFEASIBLE: { scope: 'operation', retryable: false },
-  /** What another process names as its memory is nothing that may be mapped. */
+  /** The memory that a different process offers must not be mapped. */
   MEMORY_REFUSED: { scope: 'operation', retryable: false },
   // engine
   ENGINE_UNREACHABLE: { scope: 'engine', retryable: true },
@@ -31,7 +31,7 @@ export const ERROR_CODES = {
   ENGINE_WORKER_ERROR: { scope: 'engine', retryable: true },
   ENGINE_WORKER_LOST: { scope: 'engine', retryable: true },
   ROUTES_STALE: { scope: 'engine', retryable: true },
-  /** Another parameter server is updating the engine. */
+  /** A different parameter server is updating the engine. */
   ENGINE_BUSY: { scope: 'engine', retryable: true },
   DIGEST_MISMATCH: { scope: 'engine', retryable: true },
   // rank
@@ -44,7 +44,7 @@ export const ERROR_CODES = {
   PEER_LOST: { scope: 'rank', retryable: true },
   /** The secret of a one-sided endpoint was not proven. */
   PEER_UNAUTHORIZED: { scope: 'rank', retryable: false },
-  /** What answers at an endpoint's address speaks another protocol, or is another endpoint. */
+  /** The server at an endpoint's address uses a different protocol, or is a different endpoint. */
   PEER_PROTOCOL: { scope: 'rank', retryable: false },
   // checkpoint
   CHECKPOINT_UNKNOWN: { scope: 'checkpoint', retryable: false },
@@ -53,25 +53,25 @@ export const ERROR_CODES = {
   CHECKPOINT_MALFORMED: { scope: 'checkpoint', retryable: false },
   CHECKPOINT_UNREADABLE: { scope: 'checkpoint', retryable: true },
   /**
-   * A file of the checkpoint was replaced, written to or removed while it was registered: nothing is registered, and registering again may
-   * succeed. Afterwards it is `MEMORY_CHANGED`.
+   * A file of the checkpoint was replaced, written to or removed during its registration: nothing is registered, and
+   * registering again may succeed. After registration the code is `MEMORY_CHANGED`.
    */
   CHECKPOINT_CHANGED: { scope: 'checkpoint', retryable: true },
   METAS_MALFORMED: { scope: 'checkpoint', retryable: false },
   METAS_STALE: { scope: 'checkpoint', retryable: true },
   /**
-   * Memory, or a file that is used in place, was replaced, cut short or written to since it was registered or offered: what is registered cannot be
-   * used any more.
+   * Memory, or a file that is used in place, was replaced, truncated or written to since it was registered or offered: the
+   * registration is no longer usable.
    */
   MEMORY_CHANGED: { scope: 'checkpoint', retryable: true },
-  /** A one-sided endpoint does not know the region's key (any more), or the range lies outside of it. */
+  /** A one-sided endpoint does not know the region's key (any more), or the range is outside the region. */
   REGION_REFUSED: { scope: 'checkpoint', retryable: false },
 } as const satisfies Record<string, CodeInfo>
 
 /** A stable error code: a key of {@link ERROR_CODES}. */
 export type ErrorCode = keyof typeof ERROR_CODES
 
-/** Structured fields that say where an error came from; all optional, all serialisable. */
+/** Structured fields that locate an error; all optional, all serialisable. */
 export interface ErrorFields {
   readonly rank?: number
   readonly ranks?: readonly number[]
@@ -83,7 +83,7 @@ export interface ErrorFields {
   readonly epoch?: number
   /** The failing library's own error number, for example `ENOENT`'s 2 or a CUDA result. */
   readonly errno?: number
-  /** The remote side's traceback, as it printed it. */
+  /** Traceback of the remote side, as it printed it. */
   readonly traceback?: string
   readonly [key: string]: unknown
 }
@@ -111,22 +111,22 @@ export class CkptError extends Error {
     Object.defineProperty(this, MARKER, { value: true })
   }
 
-  /** What has to be rebuilt. */
+  /** Part that has to be rebuilt. */
   get scope(): ErrorScope {
     return ERROR_CODES[this.code].scope
   }
 
-  /** Whether the same call may succeed when made again. */
+  /** True if the same call may succeed when repeated. */
   get retryable(): boolean {
     return ERROR_CODES[this.code].retryable
   }
 
-  /** Whether `value` is a {@link CkptError}, optionally with the given code. */
+  /** Returns true if `value` is a {@link CkptError}, optionally with the given code. */
   static is(value: unknown, code?: ErrorCode): value is CkptError {
     return value instanceof Error && MARKER in value && (code === undefined || (value as unknown as CkptError).code === code)
   }
 
-  /** `value` itself when it is a {@link CkptError}, otherwise a new one with the given code and `value` as its cause. */
+  /** Returns `value` itself if it is a {@link CkptError}, otherwise a new one with the given code and `value` as its cause. */
   static from(value: unknown, code: ErrorCode, message?: string, fields?: ErrorFields): CkptError {
     if (CkptError.is(value)) return value
     const text = value instanceof Error ? value.message : String(value)
@@ -136,14 +136,14 @@ export class CkptError extends Error {
     })
   }
 
-  /** This error with `fields` added where it does not have them yet; the same code, message, cause and stack. */
+  /** Returns this error with those of `fields` added that it lacks; the same code, message, cause and stack. */
   with(fields: ErrorFields): CkptError {
     const copy = new CkptError(this.code, this.message, { fields: { ...fields, ...this.fields }, cause: this.cause })
     if (this.stack !== undefined) copy.stack = this.stack
     return copy
   }
 
-  /** Plain data for another process; {@link CkptError.deserialize} reads it back. */
+  /** Returns plain data for a different process; {@link CkptError.deserialize} reads it back. */
   toJSON(): SerializedError {
     const cause =
       this.cause === undefined || this.cause === null
@@ -154,7 +154,7 @@ export class CkptError extends Error {
     return { code: this.code, message: this.message, fields: this.fields, ...(cause && { cause }) }
   }
 
-  /** The error that {@link CkptError.toJSON} described; an unknown code (a newer peer's) becomes `UPDATE_FAILED`. */
+  /** Returns the error that {@link CkptError.toJSON} described; an unknown code (a newer peer's) becomes `UPDATE_FAILED`. */
   static deserialize(data: SerializedError): CkptError {
     const code: ErrorCode = Object.hasOwn(ERROR_CODES, data.code) ? data.code : 'UPDATE_FAILED'
     const cause = data.cause && CkptError.deserialize(data.cause)

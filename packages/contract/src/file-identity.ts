@@ -1,6 +1,7 @@
 /**
- * What tells a file's content apart from any other: a file that is replaced, written to or cut has a different identity. All of it comes
- * from `fstat` on an open descriptor. Writes through a shared mapping of a file in /dev/shm leave it as it is: the kernel does not count them.
+ * Identity of a file's content: a file that is replaced, written to or truncated has a different identity. All of it comes from
+ * `fstat` on an open descriptor. Writes through a shared mapping of a file in /dev/shm do not change it, because the kernel
+ * does not count them.
  */
 export interface FileIdentity {
   readonly device: bigint
@@ -12,16 +13,18 @@ export interface FileIdentity {
   readonly changedNs: bigint
 }
 
-/** A file to read from. */
+/** A readable file. */
 export interface ReadableFile {
   readonly path: string
-  /** Open descriptor of the file, which must stay open until the reading has ended; absent where the file is opened by its path. */
+  /**
+   * Open descriptor of the file, which must stay open until the reading has ended; absent if the file is opened by its path.
+   */
   readonly descriptor?: number | undefined
-  /** What the file was when its header was read; opened again, it must still be that. */
+  /** Identity of the file when its header was read; a reopened file must still have it. */
   readonly identity?: FileIdentity
 }
 
-/** The part of `fs.BigIntStats` that a {@link FileIdentity} is made of. */
+/** Part of `fs.BigIntStats` from which a {@link FileIdentity} is made. */
 interface IdentityStats {
   readonly dev: bigint
   readonly ino: bigint
@@ -30,14 +33,14 @@ interface IdentityStats {
   readonly ctimeNs: bigint
 }
 
-/** Identity of a file by what `fs.fstat` with `bigint: true` says. */
+/** Returns the identity of a file from the result of `fs.fstat` with `bigint: true`. */
 export function identityOf({ dev, ino, size, mtimeNs, ctimeNs }: IdentityStats): FileIdentity {
   return { device: dev, inode: ino, bytes: size, modifiedNs: mtimeNs, changedNs: ctimeNs }
 }
 
 /**
- * How a file differs from what it was, for errors: "replaced by a different file", "now 10 bytes instead of 12" or "written to"; undefined
- * where it does not differ.
+ * Describes how a file has changed, for errors: "replaced by a different file", "now 10 bytes instead of 12" or "written to";
+ * undefined if it has not changed.
  */
 export function identityChange(before: FileIdentity, now: FileIdentity): string | undefined {
   if (before.device !== now.device || before.inode !== now.inode) return 'replaced by a different file'

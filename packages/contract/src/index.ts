@@ -90,7 +90,7 @@ export type {
   ReachedRank,
   ReservedMemory,
   RingAccess,
-  // Still here for one minor version.
+  // Kept for one minor version.
   // eslint-disable-next-line @typescript-eslint/no-deprecated
   Strategy,
   UpdateAttempt,

@@ -4,14 +4,14 @@ import type { TensorTable } from './tensor.ts'
 export interface SegmentMeta {
   /** Size in bytes. */
   readonly bytes: number
-  /** `anonymous` and `shared` memory is ckpt's own; `file` is a file in /dev/shm that is used in place. */
+  /** `anonymous` and `shared` memory belongs to ckpt; `file` is a file in /dev/shm that is used in place. */
   readonly kind: 'anonymous' | 'shared' | 'file'
 }
 
-/** What one rank holds of a checkpoint. */
+/** Part of a checkpoint that one rank holds. */
 export interface RankMetas {
   readonly rank: number
-  /** Name of the host the rank runs on. */
+  /** Name of the rank's host. */
   readonly host: string
   /** UUID of the rank's device (`GPU-…` for CUDA, `HOST-…` for the host device). */
   readonly deviceUuid: string
@@ -21,11 +21,11 @@ export interface RankMetas {
   readonly digest: string
 }
 
-/** Everybody's segments and tensors of one checkpoint, gathered. Ranks that hold nothing are present with zero tensors. */
+/** Segments and tensors of one checkpoint, gathered from all ranks. Ranks that hold nothing are present with zero tensors. */
 export interface Manifest {
   readonly checkpoint: string
   /** Digest over all ranks' digests. */
   readonly digest: string
-  /** One entry a rank, ascending by rank. */
+  /** One entry per rank, ascending by rank. */
   readonly ranks: readonly RankMetas[]
 }

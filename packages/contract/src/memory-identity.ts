@@ -1,27 +1,30 @@
 import { CkptError } from './errors.ts'
 
 /**
- * What a piece of memory is, whatever it is called: `fstat` of its owner's own descriptor. Whoever opens it from elsewhere compares: a
- * path, a descriptor's number and a process id may all mean something else there, or by then.
+ * Identity of a piece of memory, independent of its name: `fstat` of its owner's own descriptor. A process that opens it from
+ * elsewhere compares it, because a path, a descriptor's number and a process id may refer to something else there, or later.
  */
 export interface MemoryIdentity {
-  /** `st_dev` and `st_ino`, decimal: an inode may have more bits than a number keeps. */
+  /** `st_dev` and `st_ino`, decimal, because an inode may have more bits than a number keeps. */
   readonly device: string
   readonly inode: string
   /** Size in bytes of the whole object. */
   readonly bytes: number
-  /** When a file that is used in place was last written to, in nanoseconds since the epoch, decimal; absent for memory that is written to. */
+  /**
+   * Time of the last write to a file that is used in place, in nanoseconds since the epoch, decimal; absent for memory that is
+   * written to.
+   */
   readonly modified?: string
 }
 
-/** A process of this machine, by more than an id that others may have elsewhere, or later. */
+/** A process of this machine, identified by more than an id that other processes may have elsewhere, or later. */
 export interface ProcessName {
   readonly pid: number
-  /** Number of its PID namespace, a colon, and when it started: field 22 of proc_pid_stat(5). */
+  /** Number of its PID namespace, a colon, and its start time: field 22 of proc_pid_stat(5). */
   readonly mark: string
 }
 
-/** Where memory can be opened: an object of /dev/shm by its path beneath it, or a descriptor of a process. */
+/** Place where memory can be opened: an object of /dev/shm by its path below it, or a descriptor of a process. */
 export type MemoryPlace =
   | { readonly kind: 'shm'; readonly path: string }
   | { readonly kind: 'descriptor'; readonly process: ProcessName; readonly descriptor: number }
@@ -36,7 +39,8 @@ const SHM_PATH = /^\/dev\/shm\/(.+)$/
 const DESCRIPTOR_PATH = /^\/proc\/([1-9]\d{0,9})\/fd\/(0|[1-9]\d{0,9})$/
 
 /**
- * The only places that a path of another process may mean: `/dev/shm/NAME`, or `/proc/PID/fd/N` of the process that sent it.
+ * Returns the place of a path that a different process sent. Only `/dev/shm/NAME`, or `/proc/PID/fd/N` of the process that sent
+ * it, is allowed.
  *
  * @param what names the memory in errors
  * @throws CkptError `MEMORY_REFUSED` naming the path
@@ -44,7 +48,7 @@ const DESCRIPTOR_PATH = /^\/proc\/([1-9]\d{0,9})\/fd\/(0|[1-9]\d{0,9})$/
 export function memoryPlace(path: string, process: ProcessName | undefined, what: string): MemoryPlace {
   const refuse = (why: string) => {
     const shown = JSON.stringify(path.length > 200 ? `${path.slice(0, 200)}…` : path)
-    return new CkptError('MEMORY_REFUSED', `${what} is said to be at ${shown}: ${why}`, {
+    return new CkptError('MEMORY_REFUSED', `${what}, offered at ${shown}: ${why}`, {
       fields: { field: 'path', value: shown },
     })
   }
@@ -57,8 +61,8 @@ export function memoryPlace(path: string, process: ProcessName | undefined, what
     return { kind: 'shm', path: shm[1]! }
   }
   const descriptor = DESCRIPTOR_PATH.exec(path)
-  if (descriptor === null) throw refuse('only /dev/shm/NAME and /proc/PID/fd/N of its own process are opened')
-  if (process === undefined) throw refuse('the process did not say by what it can be told from others')
+  if (descriptor === null) throw refuse('only /dev/shm/NAME and /proc/PID/fd/N of its own process are allowed')
+  if (process === undefined) throw refuse('the process did not send its PID namespace and start time')
   if (Number(descriptor[1]) !== process.pid) throw refuse(`it belongs to process ${process.pid}`)
   return { kind: 'descriptor', process, descriptor: Number(descriptor[2]) }
 }

@@ -1,18 +1,18 @@
 /**
- * Checks that `bytes` are one whole MessagePack value and nothing else, without making anything of it (format:
- * https://github.com/msgpack/msgpack/blob/master/spec.md). Decoders make room for as many elements as an array says it has before they
- * look for them: a frame of a kilobyte in which arrays of millions are nested would take gigabytes.
+ * Checks that `bytes` are exactly one whole MessagePack value, without decoding it (format:
+ * https://github.com/msgpack/msgpack/blob/master/spec.md). Decoders allocate the number of elements that an array announces
+ * before they look for them, so a frame of a kilobyte with nested arrays of millions would take gigabytes.
  *
- * @throws Error saying at which byte it ends too early, or goes on.
+ * @throws Error with the byte at which it ends too early, or continues.
  */
 export function checkMessagePack(bytes: Uint8Array): void {
   const { length } = bytes
   const view = new DataView(bytes.buffer, bytes.byteOffset, length)
   let at = 0
-  /** Values that were announced and not seen yet: each takes a byte at least. */
+  /** Announced values that have not been seen yet: each takes at least one byte. */
   let owed = 1
   while (owed > 0) {
-    if (owed > length - at) throw new Error(`${owed} values are to follow byte ${at}, of ${length}`)
+    if (owed > length - at) throw new Error(`${owed} values are announced after byte ${at}, of ${length}`)
     const head = bytes[at++]!
     owed--
     if (head < 0x80 || head >= 0xe0) continue
@@ -21,19 +21,19 @@ export function checkMessagePack(bytes: Uint8Array): void {
     else if (head < 0xc0) at += head & 0x1f
     else {
       const [width, kind, extra] = WIDE[head - 0xc0]!
-      if (width > length - at) throw new Error(`a number is cut off at byte ${at}, of ${length}`)
+      if (width > length - at) throw new Error(`a number is truncated at byte ${at}, of ${length}`)
       const count = width === 0 ? 0 : width === 1 ? bytes[at]! : width === 2 ? view.getUint16(at) : view.getUint32(at)
       at += width + extra
       if (kind === 'bytes') at += count
       else if (kind === 'values') owed += count
       else if (kind === 'pairs') owed += 2 * count
     }
-    if (at > length) throw new Error(`bytes are cut off at byte ${length}`)
+    if (at > length) throw new Error(`bytes are truncated at byte ${length}`)
   }
   if (at < length) throw new Error(`the value ends at byte ${at}, of ${length}`)
 }
 
-/** Of the heads from 0xc0 to 0xdf: bytes of the count that follows, what is counted, and further bytes. */
+/** Heads from 0xc0 to 0xdf: bytes of the count that follows, what is counted, and further bytes. */
 const WIDE: readonly (readonly [width: 0 | 1 | 2 | 4, kind: 'bytes' | 'values' | 'pairs' | 'nothing', extra: number])[] = [
   // nil, never used, false, true
   ...Array.from({ length: 4 }, () => [0, 'nothing', 0] as const),

@@ -1,4 +1,4 @@
-/** How buckets pass through the ring. */
+/** Mode in which buckets pass through the ring. */
 export type PipelineMode = 'pipelined' | 'serial'
 
 /** Buckets as columns, in the order in which every rank processes them. */
@@ -6,21 +6,21 @@ export interface BucketColumns {
   readonly count: number
   /** Rank that holds the bucket's bytes in host memory. */
   readonly owner: Uint32Array
-  /** Rank that brings them into device memory; the owner itself in a broadcast. */
+  /** Rank that copies them into device memory; the owner itself in a broadcast. */
   readonly receiver: Uint32Array
-  /** Round of the bucket: a round has at most one bucket an owner. */
+  /** Round of the bucket: a round has at most one bucket per owner. */
   readonly round: Uint32Array
-  /** Size in bytes, alignment gaps included. */
+  /** Size in bytes, including alignment gaps. */
   readonly bytes: Float64Array
-  /** Where in the ring it lies, in bytes; the same on all ranks. */
+  /** Position in the ring in bytes; the same on all ranks. */
   readonly ringOffset: Float64Array
-  /** The last earlier bucket whose ring bytes this one overwrites: it must have been released before; -1 when there is none. */
+  /** Last earlier bucket whose ring bytes this one overwrites and which must have been released before; -1 if there is none. */
   readonly after: Int32Array
   /** Items of bucket b are firstItem[b] … firstItem[b + 1] - 1; count + 1 entries. */
   readonly firstItem: Uint32Array
 }
 
-/** Tensors in buckets as columns; each tensor that is moved stands exactly once. */
+/** Tensors in buckets as columns; each moved tensor appears exactly once. */
 export interface ItemColumns {
   readonly count: number
   /** Index of the tensor in its owner's table. */
@@ -29,21 +29,21 @@ export interface ItemColumns {
   readonly bucketOffset: Float64Array
 }
 
-/** Immutable data that says who moves what, when. The same input always gives the same plan. */
+/** Immutable data that says who moves which bytes, and when. The same input always gives the same plan. */
 export interface TransferPlan {
   readonly strategy: 'broadcast' | 'p2p'
-  /** Digest of the manifest the plan was made from. */
+  /** Digest of the manifest from which the plan was made. */
   readonly manifestDigest: string
   /** Ranks that receive the checkpoint, ascending. */
   readonly ranks: readonly number[]
   readonly mode: PipelineMode
-  /** Why this mode, in words. */
+  /** Reason for the mode, as text. */
   readonly modeReason: string
-  /** Size of the ring in bytes that the offsets are laid out for. */
+  /** Size in bytes of the ring for which the offsets are computed. */
   readonly ringBytes: number
   /** Preferred bucket size in bytes; only a bucket with one larger tensor exceeds it. */
   readonly bucketBytes: number
-  /** What the pipeline overlaps inside a bucket, in bytes. */
+  /** Size in bytes of the chunks that the pipeline overlaps inside a bucket. */
   readonly chunkBytes: number
   readonly rounds: number
   /** Sum of the tensors' bytes. */
@@ -64,11 +64,11 @@ export interface PullRuns {
   readonly bytes: Float64Array
 }
 
-/** From where a bucket's bytes can be read. */
+/** Sources from which a bucket's bytes can be read. */
 export interface BucketPull {
-  /** One entry a rank. */
+  /** One entry per rank. */
   readonly from: readonly PullRuns[]
-  /** Names of tensors that no rank which can be read from holds. */
+  /** Names of tensors that no readable rank holds. */
   readonly missing: readonly string[]
 }
 
@@ -80,6 +80,6 @@ export interface CopyColumns {
   readonly segmentOffset: Float64Array
   readonly bucketOffset: Float64Array
   readonly bytes: Float64Array
-  /** Copies of the plan's bucket b are firstCopy[b] … firstCopy[b + 1] - 1 (none where another rank owns b). */
+  /** Copies of the plan's bucket b are firstCopy[b] … firstCopy[b + 1] - 1 (none if a different rank owns b). */
   readonly firstCopy: Uint32Array
 }

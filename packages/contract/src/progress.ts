@@ -1,8 +1,8 @@
-/** Told how many bytes of how many are done. */
+/** Receives the number of bytes done and the total. */
 export type ByteProgress = (bytesDone: number, bytesTotal: number) => void
 
 /**
- * Progress for those who look on, whatever several sources, attempts and late callbacks say: it never passes 100 %, never goes back, and
+ * Progress for observers, from several sources, attempts and late callbacks: it never passes 100 %, never goes back, and
  * `finish` makes it exactly 100 %. A figure that would go back is left out.
  */
 export class SteadyProgress {
@@ -15,7 +15,10 @@ export class SteadyProgress {
     this.#tell = tell
   }
 
-  /** What is done by now. The total may change, as when a second attempt does it in a different way: then the part done decides. */
+  /**
+   * Reports the current progress. The total may change, for example if a second attempt works differently: then the fraction
+   * done decides.
+   */
   readonly report: ByteProgress = (bytesDone, bytesTotal) => {
     if (this.#finished) return
     const done = Math.min(Math.max(bytesDone, 0), bytesTotal)
@@ -26,14 +29,14 @@ export class SteadyProgress {
     this.#tell(done, bytesTotal)
   }
 
-  /** Everything is done; nothing is told after it. */
+  /** Reports that everything is done; nothing is reported after it. */
   finish(): void {
     this.report(this.#total, this.#total)
     this.#finished = true
   }
 }
 
-/** Nothing to do is done. */
+/** Zero of zero counts as done. */
 function part(done: number, total: number): number {
   return total === 0 ? 1 : done / total
 }

@@ -14,15 +14,15 @@ import {
 import { join } from 'node:path'
 import { CkptError } from './errors.ts'
 
-/** Shortest secret that is taken, in characters: what is shorter can be guessed. */
+/** Minimum length of a secret in characters: shorter ones can be guessed. */
 export const MIN_SECRET_LENGTH = 16
-/** Longest file of a secret, in bytes. */
+/** Maximum size of a secret's file in bytes. */
 const MAX_FILE_BYTES = 4096
 
 /**
- * Checks a secret that was given by name.
+ * Checks a secret whose field is named in errors.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the field for one that can be guessed.
+ * @throws CkptError `INVALID_ARGUMENT` naming the field for a secret that can be guessed.
  */
 export function checkSecret(secret: string, field: string): string {
   if (secret.length >= MIN_SECRET_LENGTH) return secret
@@ -31,8 +31,8 @@ export function checkSecret(secret: string, field: string): string {
 }
 
 /**
- * Reads a secret from a file that only its owner, who is this process's user or root, may read. What is checked is the opened file. White
- * space around the secret is dropped.
+ * Reads a secret from a file that only its owner may read, who must be this process's user or root. The checks apply to the
+ * opened file. White space around the secret is dropped.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the field and the file.
  */
@@ -44,7 +44,7 @@ export function readSecretFile(path: string, field: string): string {
     })
   let file: number | undefined
   try {
-    // Not waiting for the other end of a pipe.
+    // Does not wait for the other end of a pipe.
     file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
     const stat = fstatSync(file)
     const user = process.geteuid!()
@@ -67,12 +67,12 @@ export function readSecretFile(path: string, field: string): string {
 }
 
 /**
- * A secret that all processes of this machine's user have and no others: a file in a directory that only the user may enter. It is made by the
- * first that needs it, and stays.
+ * Returns the file of a secret that all processes of this machine's user can read, and nobody else: it is in a directory that
+ * only the user may enter. The first process that needs the secret creates it, and it stays.
  *
  * @param name - of the file.
  * @param field - that errors name, and that a caller can set instead.
- * @throws CkptError `INVALID_ARGUMENT` where others could have put it there, or where it can neither be read nor made.
+ * @throws CkptError `INVALID_ARGUMENT` if others could have put it there, or if it can neither be read nor created.
  */
 export function userSecretFile(name: string, field: string, directory = userDirectory()): string {
   const refuse = (why: string, cause?: unknown) =>
@@ -96,17 +96,17 @@ export function userSecretFile(name: string, field: string, directory = userDire
   }
 }
 
-/** Does not hang on the environment, which may differ from process to process. */
+/** Does not depend on the environment, which may differ between processes. */
 function userDirectory(): string {
   return `/tmp/ckpt-user-${process.geteuid!()}`
 }
 
 /**
- * Makes a file of mode 0600 with a new secret, in a directory that only the user may enter. One that is there already is left as it is: of several
- * processes that do this at the same moment all find the same secret.
+ * Creates a file of mode 0600 with a new secret, in a directory that only the user may enter. An existing one is left as it is,
+ * so several processes that do this at the same moment all find the same secret.
  */
 export function makeSecretFile(directory: string, name: string): void {
-  // Whole before it has its name: others may read it at once.
+  // The file is complete before it gets its name, because others may read it at once.
   const draft = join(directory, randomBytes(8).toString('hex'))
   try {
     writeFileSync(draft, randomBytes(32).toString('base64'), { mode: 0o600, flag: 'wx' })
@@ -116,7 +116,7 @@ export function makeSecretFile(directory: string, name: string): void {
   }
 }
 
-/** Creates something; what is there already stays. */
+/** Creates something unless it exists. */
 export function unlessThere(create: () => void): void {
   try {
     create()

@@ -1,9 +1,9 @@
-/** Longest text of a value in a message, in characters. */
+/** Maximum length of a value's text in a message, in characters. */
 const LONGEST = 100
 
 /**
- * A value of any origin as text for an error: short, and without calling anything that belongs to the value. (`String` of an object with a
- * `toString` that is no function throws; `JSON.stringify` of a deep one overflows the stack.)
+ * Returns a value of any origin as short text for an error, without calling methods of the value. (`String` of an object with a
+ * `toString` that is not a function throws; `JSON.stringify` of a deep one overflows the stack.)
  */
 export function shown(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > LONGEST ? `${value.slice(0, LONGEST)}…` : value)

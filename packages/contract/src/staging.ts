@@ -5,50 +5,50 @@ import type { Manifest } from './manifest.ts'
 import type { CopyColumns, TransferPlan } from './plan.ts'
 import type { PullReport } from './update-report.ts'
 
-/** What a plan of buckets is made for. Sizes in bytes. */
+/** Options of a plan of buckets. Sizes in bytes. */
 export interface PlanOptions {
-  /** Ranks that take part; all of the manifest's by default. */
+  /** Participating ranks; all of the manifest's by default. */
   readonly ranks?: readonly number[]
-  /** The most the ring may take: the minimum over the ranks. */
+  /** Maximum size of the ring: the minimum over the ranks. */
   readonly ringBytes: number
   /**
-   * Bucket size to keep to where the ring allows it. Absent, it is at most `maxBucketBytes` and small enough for eight rounds, so
-   * that loading one bucket overlaps with moving others even where the checkpoint is small.
+   * Bucket size to use if the ring allows it. By default it is at most `maxBucketBytes` and small enough for eight rounds, so
+   * that loading one bucket overlaps with moving others even if the checkpoint is small.
    */
   readonly preferredBucketBytes?: number
-  /** Largest bucket size to choose where none is preferred (default 256 MiB). */
+  /** Largest bucket size to choose if none is preferred (default 256 MiB). */
   readonly maxBucketBytes?: number
   /** Buckets are not made smaller than this to fit more of them into the ring (default 1 MiB). */
   readonly minBucketBytes?: number
-  /** What the pipeline overlaps inside a bucket (default 8 MiB). */
+  /** Size of the chunks that the pipeline overlaps inside a bucket (default 8 MiB). */
   readonly chunkBytes?: number
-  /** Rounds that the ring is to hold (default 3). */
+  /** Number of rounds that the ring should hold (default 3). */
   readonly lookahead?: number
 }
 
 /** A plan, with this rank's copies. */
 export interface PlannedUpdate {
   readonly plan: TransferPlan
-  /** From this rank's segments into the buckets that it owns. */
+  /** Copies from this rank's segments into the buckets that it owns. */
   readonly copies: CopyColumns
 }
 
-/** How buckets come into the rings: what is different between strategies that bring everything through one. */
+/** Moves buckets into the rings: the part that differs between strategies that send everything through a ring. */
 export interface StagedWay {
   readonly name: string
-  /** What its plans depend on, besides the manifest and the options. */
+  /** Inputs of its plans besides the manifest and the options. */
   readonly variant?: string
   /** @throws CkptError `PLAN_INFEASIBLE`, `INVALID_ARGUMENT`. */
   plan(manifest: Manifest, rank: number, options: PlanOptions): PlannedUpdate
-  /** Runs the plan on this rank. @throws CkptError of whatever failed first; nothing is under way then. */
+  /** Runs the plan on this rank. @throws CkptError of the first failure; nothing is in flight then. */
   run(context: StagedContext): Promise<StagedResult>
 }
 
-/** What a plan of buckets is run with on one rank. */
+/** Context for running a plan of buckets on one rank. */
 export interface StagedContext extends PlannedUpdate {
   readonly rank: number
   readonly manifest: Manifest
-  /** The tensors of a bucket as they lie in the ring. */
+  /** Returns the tensors of a bucket as they are in the ring. */
   readonly tensorsOf: (bucket: number) => readonly RingTensor[]
   readonly ring: Ring
   readonly collective: Collective
@@ -63,17 +63,17 @@ export interface StagedContext extends PlannedUpdate {
 
 export interface StagedResult {
   readonly stats: PipelineStats
-  /** Time the worker reported for loading, in milliseconds. */
+  /** Loading time that the worker reported, in milliseconds. */
   readonly reloadMs: number
   /** `performance.now()` just before the pipeline began: the zero of `stats.spans` and `reloadSpans`. */
   readonly startedAt: number
-  /** [bucket, start, end] of each load, in milliseconds since the pipeline began: from handing it over to the worker's answer. */
+  /** [bucket, start, end] of each load, in milliseconds since the pipeline began: from the handover to the worker's answer. */
   readonly reloadSpans: Float64Array
-  /** What was pulled from other ranks, where anything was. */
+  /** Bytes pulled from other ranks, if any. */
   readonly pull?: PullStats
 }
 
-/** What one rank pulled from others, and when. */
+/** Bytes that one rank pulled from others, with their times. */
 export interface PullStats extends PullReport {
   /** [bucket, start, end] of each pull, in milliseconds since the pipeline began. */
   readonly spans: Float64Array

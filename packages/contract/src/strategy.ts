@@ -11,65 +11,66 @@ import type { UpdateOutcome, VerificationLevel } from './update-report.ts'
 import type { RecordingSession, UpdateSession } from './worker-session.ts'
 
 /**
- * A way to bring a checkpoint into engines. `@ckpt/broadcast`, `@ckpt/p2p` and `@ckpt/direct` make these; a new one is a package of its
- * own that imports `@ckpt/contract`, and as a rule `@ckpt/staging`.
+ * A way to move a checkpoint into engines. `@ckpt/broadcast`, `@ckpt/p2p` and `@ckpt/direct` create these; a new one is a
+ * separate package that imports `@ckpt/contract` and usually `@ckpt/staging`.
  */
 export interface UpdateStrategy {
   readonly name: string
-  /** The ranks that receive, and that call `update`; absent: all. */
+  /** Ranks that receive, and that call `update`; absent: all. */
   readonly ranks?: readonly number[]
-  /** Its options, as far as all ranks must call with the same. */
+  /** Options for which all ranks must pass the same values. */
   readonly options?: Readonly<Record<string, string | number | boolean>>
-  /** True if some of its updates pass nothing through rings: which, its attempts say. Absent: all pass through rings. */
+  /** True if some of its updates do not use rings; its attempts say which. Absent: all updates use rings. */
   readonly mayNeedNoRing?: boolean
-  /** What this rank tells the other ranks as an update begins: plain JSON. */
+  /** Returns what this rank tells the other ranks when an update begins: plain JSON. */
   announce?(kept: KeptByRank): unknown
   /**
-   * Decides how this update is done. All ranks call it at the same time, and must come to the same decision: by what is the same on all
-   * of them, and by what they tell each other.
+   * Decides how to do this update. All ranks call it at the same time, and must make the same decision, from data that is the
+   * same on all of them and data that they exchange.
    *
-   * @throws CkptError the update fails with it, on all ranks
+   * @throws CkptError fails the update on all ranks
    */
   begin(context: UpdateContext): Promise<UpdateAttempt>
 }
 
-/** @deprecated Since 0.2: {@link UpdateStrategy}. */
+/** @deprecated Since 0.2: use {@link UpdateStrategy}. */
 export type Strategy = UpdateStrategy
 
 /**
- * One attempt at an update on one rank. Its methods are called in this order, once each: `plan`, `attach`, `execute`, `assertIntact`,
- * `release`, `worker`, `staged`, `vote`, `outcome`, `committed`. Where one of them throws, on any rank, only `close` follows.
+ * One attempt at an update on one rank. Its methods are called in this order, once each: `plan`, `attach`, `execute`,
+ * `assertIntact`, `release`, `worker`, `staged`, `vote`, `outcome`, `committed`. If one of them throws, on any rank, only
+ * `close` follows.
  */
 export interface UpdateAttempt {
-  /** True if anything passes through a ring. */
+  /** True if any bytes pass through a ring. */
   readonly usesRing: boolean
   plan(): Promise<void>
-  /** Makes ring and collective, and hands the worker its part. */
+  /** Creates ring and collective, and hands the ring to the worker. */
   attach(): Promise<void>
-  /** Moves the bytes. No transfer is under way when it settles. */
+  /** Moves the bytes. No transfer is in flight when it settles. */
   execute(): Promise<void>
-  /** @throws CkptError `MEMORY_CHANGED` naming the file, where what was read is not what was registered. */
+  /** @throws CkptError `MEMORY_CHANGED` naming the file, if the bytes read differ from the registered ones. */
   assertIntact?(): void
-  /** All bytes are there: the worker finishes loading. */
+  /** Tells the worker to finish loading, because all bytes have arrived. */
   release(): Promise<void>
-  /** The own worker with a recording by which its parameters can be read back; undefined where there is none. */
+  /** Returns the own worker with a recording by which its parameters can be read back; undefined if there is none. */
   worker(): Promise<CheckedWorker | undefined>
-  /** Names of the tensors that came through the ring; undefined for all. */
+  /** Names of the tensors that passed through the ring; undefined for all. */
   staged(): ReadonlySet<string> | undefined
-  /** What this rank's worker is prepared with: no rank commits unless all say the same. */
+  /** Tensors that this rank's worker has prepared: no rank commits unless all report the same. */
   vote(): PreparedTensors
   outcome(): UpdateOutcome
-  /** All workers have committed. */
+  /** Called after all workers have committed. */
   committed?(): void
-  /** The worker's parameters are not what this recording let expect: it must not be used again. */
+  /** Called if the worker's parameters contradict this recording: it must not be used again. */
   distrust?(recording: Recording): void
-  /** Gives back what this attempt alone has; called last, however it ended. */
+  /** Releases what only this attempt holds; called last, after success or failure. */
   close?(): void
 }
 
-/** What a worker was given, as ranks vote on it. */
+/** Tensors that a worker received, as ranks vote on them. */
 export interface PreparedTensors {
-  /** Of the manifest whose tensors these are. */
+  /** Digest of the manifest of these tensors. */
   readonly manifestDigest: string
   readonly tensors: number
   readonly bytes: number
@@ -79,141 +80,147 @@ export interface PreparedTensors {
 export interface CheckedWorker {
   readonly session: RecordingSession
   readonly recording: Recording
-  /** True if its parameters were written by this recording, or less was compared in the ring for it, so that it must still fit. */
+  /**
+   * True if its parameters were written by this recording, or if the ring comparison was reduced because of it, so that it must
+   * still match.
+   */
   readonly required: boolean
 }
 
-/** What a strategy, or what strategies share, keeps on one rank from one update to the next. */
+/** State that a strategy, or code shared by strategies, keeps on one rank between updates. */
 export interface Kept {
-  /** Called when an update went well: nothing of this is in use until the next one begins. */
+  /** Called after a successful update: this state is not used until the next update begins. */
   idle?(): Promise<void>
-  /** Releases memory of checkpoints and of engines: called when an update failed, and before that memory is given back. */
+  /** Releases memory of checkpoints and of engines: called after a failed update, and before that memory is released. */
   release?(): Promise<void>
 }
 
-/** What is kept on one rank, one of each class. */
+/** State kept on one rank, one object per class. */
 export interface KeptByRank {
-  /** The one that is kept, made the first time. It is told of what {@link Kept} names, where it has such methods. */
+  /** Returns the kept object, created on first use. Methods of {@link Kept} that it has are called. */
   of<T extends object>(type: new () => T): T
 }
 
-/** What an update works with on one rank. */
+/** Context of an update on one rank. */
 export interface UpdateContext {
   readonly rank: number
-  /** Those that take part, ascending. */
+  /** Participating ranks, ascending. */
   readonly ranks: readonly number[]
   readonly manifest: Manifest
-  /** The same, in which ranks have one host only where they have proved to each other that they share its memory. */
+  /** The same manifest, in which ranks share a host only if they have proved to each other that they share its memory. */
   readonly provenManifest: Manifest
   /** This rank's segments of the checkpoint, by segment index; leased for the whole update. */
   readonly segments: readonly HostMemory[]
   readonly device: Device
   readonly session: UpdateSession
-  /** Loads buckets by way of the session, and notes what was loaded: for pipelines. */
+  /** Loads buckets through the session, and records what was loaded: for pipelines. */
   readonly loading: EngineSession
-  /** The engine workers of those that take part. */
+  /** Engine workers of the participating ranks. */
   readonly endpoints: readonly WorkerEndpoint[]
-  /** What each of them announced, in the same order. */
+  /** Announcement of each participating rank, in the same order. */
   readonly announced: readonly unknown[]
   readonly kept: KeptByRank
-  /** How buckets come into the rings of all ranks, for what a strategy has staged. */
+  /** Moves buckets into the rings of all ranks, for the staged part of a strategy. */
   readonly staged: StagedWay
   readonly ring: RingAccess
   readonly exchanges: Exchanges
-  /** How ranks that hold the checkpoint are read from; endpoints are made when this is called first. */
+  /** Returns access to the ranks that hold the checkpoint; endpoints are created on the first call. */
   readonly reach: () => Promise<Reach>
-  /** True if those that take part are not ranks of the manifest. */
+  /** True if the participating ranks are not ranks of the manifest. */
   readonly joining: boolean
   /**
-   * Memory under the checkpoint's name, in which bytes stay: registered in the end, or given back.
+   * Reserves memory under the checkpoint's name, for bytes that stay: it is registered in the end, or released.
    *
    * @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`.
    */
   readonly reserve: (segmentBytes: readonly number[]) => Promise<ReservedMemory>
   readonly verify: VerifyOptions
-  /** An attempt before this one, where only what it did not bring need be sent. */
+  /** Previous failed attempt; only what it did not transfer needs to be sent. */
   readonly failed?: FailedAttempt
   readonly timeoutMs: number
   readonly signal: AbortSignal
-  /** Called with the bytes that this rank's worker has so far. */
+  /** Called with the bytes that this rank's worker has received so far. */
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }
 
-/** This rank's ring and collective: made for an update, or kept from the last. Sizes in bytes. */
+/** Ring and collective of this rank: created for an update, or kept from the last. Sizes in bytes. */
 export interface RingAccess {
-  /** The most that a ring may take: the minimum over the ranks. */
+  /** Maximum size of a ring: the minimum over the ranks. */
   readonly limitBytes: number
-  /** Null: chosen from the ring. */
+  /** Null: chosen from the ring's size. */
   readonly bucketBytes: number | null
   readonly maxBucketBytes: number
   readonly chunkBytes: number
-  /** A ring of exactly so many bytes. */
+  /** Creates a ring of exactly this many bytes. */
   make(bytes: number): Promise<Ring>
-  /** The collective of those that take part; all of them call it. */
+  /** Joins the collective of the participating ranks; all of them call it. */
   join(): Promise<Collective>
 }
 
-/** Those that take part tell each other small values (`gather`) and larger ones that are sent only when they changed (`gatherBlobs`). */
+/**
+ * Exchanges between participating ranks: small values (`gather`), and larger ones that are sent only if they changed
+ * (`gatherBlobs`).
+ */
 export interface Exchanges {
   readonly gather: Exchange
   gatherBlobs(key: string, blob: Blob): Promise<Blob[]>
 }
 
-/** How far an update is verified. */
+/** Extent of an update's verification. */
 export interface VerifyOptions {
   readonly level: VerificationLevel
   /** True if a staged update is recorded only so that parameters can be compared. */
   readonly record: boolean
-  /** Names of the tensors that a worker must compare in the ring, although its parameters are read afterwards. */
+  /** Names of the tensors that a worker must compare in the ring, although its parameters are read back afterwards. */
   comparedInRing(recording: Recording): ReadonlySet<string>
 }
 
-/** What an attempt that failed left with this rank's worker. */
+/** State that a failed attempt left at this rank's worker. */
 export interface FailedAttempt {
-  /** The worker's name for the parameters it had then; undefined where it does not say. */
+  /** The worker's name for its parameters at that time; undefined if it reports none. */
   readonly workerState: string | undefined
   /** Names of tensors that it compared with their digests and loaded. */
   readonly loaded: ReadonlySet<string> | undefined
 }
 
-/** Memory for a checkpoint whose bytes an update brings. Either it is registered in the end, or given back. */
+/** Memory for a checkpoint whose bytes an update transfers. It is registered in the end, or released. */
 export interface ReservedMemory {
-  /** By segment index, as large as was asked for or larger. */
+  /** Memories by segment index, at least as large as requested. */
   readonly segments: readonly HostMemory[]
-  /** Registers what lies there now. `digests`: of every tensor, where they are known. */
+  /** Registers the current contents. `digests`: of every tensor, if known. */
   register(tensors: readonly TensorMeta[], digests?: BigUint64Array): void
-  /** Gives the memory back, unless it has been registered. */
+  /** Releases the memory, unless it has been registered. */
   release(): void
 }
 
 /** An endpoint through which one rank's segments of a checkpoint can be read. Plain JSON. */
 export interface AccessPoint {
   readonly endpoint: EndpointDescriptor
-  /** By segment index. Keys are those of one registration of the checkpoint: a later one has others. */
+  /** Regions by segment index. Their keys belong to one registration of the checkpoint; a later one has different keys. */
   readonly regions: readonly RegionDescriptor[]
-  /** Number of that registration among all that the endpoint has served, from 1; absent where it was not said. */
+  /** Number of that registration among all that the endpoint has served, from 1; absent if it was not reported. */
   readonly generation?: number
-  /** What the endpoint wants proven. */
+  /** Secret that the endpoint requires a proof of. */
   readonly secret: string
 }
 
-/** How others read what one rank holds of a checkpoint. */
+/** Access for other ranks to what one rank holds of a checkpoint. */
 export interface RankAccess {
   readonly rank: number
-  /** The best first; a reader takes the first of a kind that it has. Empty where the rank serves nothing. */
+  /** Access points, best first; a reader takes the first of a kind that it supports. Empty if the rank serves nothing. */
   readonly points: readonly AccessPoint[]
 }
 
-/** How the ranks of a manifest are read from. */
+/** Access to the ranks of a manifest. */
 export interface Reach {
   readonly access: readonly RankAccess[]
   /** This rank's endpoints, to connect from. */
   readonly endpoints: readonly OneSided[]
-  /** @throws CkptError as of `reachRank` of `@ckpt/p2p`. */
+  /** @throws CkptError as for `reachRank` of `@ckpt/p2p`. */
   connect(rank: number, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<ReachedRank>
 }
 
-/** A rank that is connected to, and how its memory is asked for. */
+/** A connected rank, and the access data for its memory. */
 export interface ReachedRank {
   readonly peer: OneSidedPeer
   readonly point: AccessPoint

@@ -1,12 +1,12 @@
 import { CkptError } from './errors.ts'
 import { DTYPES, type DType } from './dtype.ts'
 
-/** Most characters (UTF-16 units) of a tensor's name that ranks tell each other. */
+/** Maximum characters (UTF-16 units) of a tensor's name in messages between ranks. */
 export const MAX_NAME_LENGTH = 4096
-/** Most dimensions of a tensor that ranks and workers tell each other. */
+/** Maximum dimensions of a tensor in messages between ranks and workers. */
 export const MAX_DIMENSIONS = 64
 
-/** One tensor: its name, element type, shape, size and where in its segment it lies. */
+/** One tensor: its name, element type, shape, size and position in its segment. */
 export interface TensorMeta {
   readonly name: string
   readonly dtype: DType
@@ -19,15 +19,15 @@ export interface TensorMeta {
   readonly offset: number
 }
 
-/** Names by index; implementations may decode them only when they are first asked for. */
+/** Names by index; implementations may decode them on first use. */
 export interface NameList {
   readonly length: number
-  /** The name at `index`. @throws RangeError outside 0 … length - 1. */
+  /** Returns the name at `index`. @throws RangeError outside 0 … length - 1. */
   at(index: number): string
 }
 
 /**
- * Tensors as columns, so that a checkpoint of 100,000 tensors costs a few typed arrays instead of as many objects. All columns
+ * Tensors as columns, so that a checkpoint of 100,000 tensors needs a few typed arrays instead of as many objects. All columns
  * have `count` entries; row i of each describes tensor i.
  */
 export interface TensorTable {
@@ -44,13 +44,15 @@ export interface TensorTable {
   readonly offsets: Float64Array
   /** Size in bytes. */
   readonly bytes: Float64Array
-  /** {@link nameHash} of every name, where the rank that made the table computed them: spares others decoding all names. */
+  /**
+   * {@link nameHash} of every name, if the rank that made the table computed them: other ranks then need not decode all names.
+   */
   readonly nameHashes?: Uint32Array
-  /** 64-bit digest of the tensor's bytes (see docs/worker-protocol.md), when digests were computed. */
+  /** 64-bit digest of the tensor's bytes (see docs/worker-protocol.md), if digests were computed. */
   readonly digests?: BigUint64Array
 }
 
-/** Row `index` of a table as an object. */
+/** Returns row `index` of a table as an object. */
 export function tensorAt(table: TensorTable, index: number): TensorMeta {
   const name = table.names.at(index)
   return {
@@ -63,7 +65,9 @@ export function tensorAt(table: TensorTable, index: number): TensorMeta {
   }
 }
 
-/** A table that holds `tensors` in the order given. @throws CkptError `INVALID_ARGUMENT` when `digests` has another length. */
+/**
+ * Returns a table of `tensors` in the given order. @throws CkptError `INVALID_ARGUMENT` if `digests` has a different length.
+ */
 export function tensorTable(tensors: readonly TensorMeta[], digests?: BigUint64Array): TensorTable {
   const count = tensors.length
   if (digests !== undefined && digests.length !== count) {
@@ -97,8 +101,8 @@ export function tensorTable(tensors: readonly TensorMeta[], digests?: BigUint64A
 }
 
 /**
- * 32-bit hash of a tensor name: FNV-1a over its UTF-16 code units, then the finaliser of MurmurHash3. The same on every rank, so
- * that names can be told apart by number. Equal hashes do not mean equal names.
+ * 32-bit hash of a tensor name: FNV-1a over its UTF-16 code units, then the finaliser of MurmurHash3. It is the same on every
+ * rank, so names can be compared by number. Equal hashes do not mean equal names.
  */
 export function nameHash(name: string): number {
   let hash = 0x811c9dc5

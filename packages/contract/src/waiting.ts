@@ -1,20 +1,23 @@
-/** Something that has been waited for longer than a second. */
+/** A wait that has lasted longer than a second. */
 export interface Waiting {
-  /** What is waited for, with its socket, URL or ranks, and what to look at when it does not come. */
+  /** Object of the wait, with its socket, URL or ranks, and a hint for the case that it does not arrive. */
   readonly what: string
-  /** How long, in milliseconds, so far. */
+  /** Duration so far, in milliseconds. */
   readonly sinceMs: number
-  /** The rank that waits, where it is known. */
+  /** Waiting rank, if known. */
   readonly rank?: number
   /** Ranks that are waited for. */
   readonly ranks?: readonly number[]
 }
 
-/** After this many milliseconds it is said what is waited for, and again each {@link AGAIN_MS}. */
+/** Milliseconds after which a wait is first reported; then again every {@link AGAIN_MS}. */
 export const FIRST_MS = 1000
 export const AGAIN_MS = 10_000
 
-/** Calls `tell` with the time waited so far, in milliseconds: after a second, then every ten, until the function returned is called. */
+/**
+ * Calls `tell` with the time waited so far, in milliseconds: after a second, then every ten seconds, until the returned
+ * function is called.
+ */
 export function startReminders(tell: (sinceMs: number) => void): () => void {
   const began = performance.now()
   let timer: NodeJS.Timeout

@@ -3,7 +3,7 @@ import type { CkptError, Manifest } from '@ckpt/contract'
 import type { UpdateReport } from './report.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 
-/** A rank as the last gathered metas know it. */
+/** A rank from the last gathered metas. */
 export interface Member {
   readonly rank: number
   readonly host: string
@@ -17,7 +17,7 @@ export interface HeldCheckpoint {
   readonly tensors: number
 }
 
-/** An update that is under way on this rank. */
+/** An update that is running on this rank. */
 export interface RunningUpdate {
   readonly checkpoint: string
   readonly version: string
@@ -26,11 +26,11 @@ export interface RunningUpdate {
   readonly startedMs: number
   readonly loadedBytes: number
   readonly totalBytes: number
-  /** [milliseconds since its start, bytes loaded by then], at most 500 of them. */
+  /** [milliseconds since its start, bytes loaded by then], at most 500 entries. */
   readonly loads: readonly (readonly [milliseconds: number, bytes: number])[]
 }
 
-/** An update that is over. */
+/** A finished update. */
 export interface PastUpdate {
   readonly checkpoint: string
   readonly version: string
@@ -38,35 +38,35 @@ export interface PastUpdate {
   readonly startedMs: number
   readonly totalMs: number
   readonly bytes?: number
-  /** Of those that went well. */
+  /** Set for successful updates. */
   readonly steps?: UpdateReport['steps']
   readonly timeline?: Timeline
-  /** Of those that did not. */
+  /** Set for failed updates. */
   readonly error?: { readonly code: string; readonly message: string }
 }
 
 const MAX_LOADS = 500
 const MAX_HISTORY = 50
-/** Timelines are kept for the newest updates alone, joined to so many spans. */
+/** Timelines are kept only for the newest updates, joined to this number of spans. */
 const MAX_TIMELINES = 5
 const MAX_SPANS = 1500
 
-/** What a rank has been doing: for those who look on. Emits `change` after every change. */
+/** Activity of a rank, for observers. Emits `change` after every change. */
 export class Activity extends EventEmitter<{ change: [] }> {
   readonly #checkpoints = new Map<string, HeldCheckpoint>()
   readonly #history: PastUpdate[] = []
   #members: readonly Member[] = []
-  /** When the running update began (`performance.now()`): the wall clock may jump. */
+  /** Start of the running update (`performance.now()`, because the wall clock may jump). */
   #begunAt = 0
   #running: (Omit<RunningUpdate, 'loads'> & { loads: [number, number][] }) | undefined
 
   constructor() {
     super()
-    // One for each page that is open, which the API limits.
+    // One listener for each open page; the API limits their number.
     this.setMaxListeners(0)
   }
 
-  /** By name. */
+  /** Sorted by name. */
   get checkpoints(): HeldCheckpoint[] {
     return [...this.#checkpoints.values()].sort((a, b) => a.name.localeCompare(b.name))
   }
@@ -79,7 +79,7 @@ export class Activity extends EventEmitter<{ change: [] }> {
     return this.#running
   }
 
-  /** The newest first. */
+  /** Newest first. */
   get history(): readonly PastUpdate[] {
     return this.#history
   }
@@ -111,7 +111,7 @@ export class Activity extends EventEmitter<{ change: [] }> {
     if (running === undefined) return
     const { loads } = running
     loads.push([performance.now() - this.#begunAt, loadedBytes])
-    // Every other one goes, the last one stays: the curve keeps its shape.
+    // Drops every other entry and keeps the last one: the curve keeps its shape.
     const kept = loads.length > MAX_LOADS ? loads.filter((_, index) => index % 2 === (loads.length - 1) % 2) : loads
     this.#running = { ...running, loadedBytes, totalBytes, loads: kept }
     this.emit('change')

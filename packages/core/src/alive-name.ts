@@ -1,7 +1,10 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 
-/** Name, in a runtime directory, of the socket that listens while the directory's process lives; the boot id tells machines apart. */
+/**
+ * Name, in a runtime directory, of the socket that listens while the directory's process is alive; the boot id distinguishes
+ * machines.
+ */
 export function aliveName(): string | undefined {
   try {
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8')

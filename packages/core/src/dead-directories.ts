@@ -4,9 +4,9 @@ import { join } from 'node:path'
 import { aliveName } from './alive-name.ts'
 
 /**
- * Removes what killed processes of this user left in `root`: runtime directories whose socket nobody listens on. Unlike a process id, that is the
- * same for processes in other namespaces. Directories of other machines, or without such a socket, are left alone. Never throws: what
- * cannot be removed does not matter.
+ * Removes runtime directories of killed processes of this user in `root`: those whose socket has no listener. Unlike a process
+ * id, this also works for processes in other namespaces. Directories of other machines, or without such a socket, are left
+ * alone. Never throws: failures to remove are ignored.
  */
 export async function removeDeadDirectories(root: string): Promise<void> {
   const alive = aliveName()
@@ -20,7 +20,7 @@ export async function removeDeadDirectories(root: string): Promise<void> {
       if (!(await refuses(join(path, alive)))) continue
       rmSync(path, { recursive: true, force: true })
     } catch {
-      // Somebody else removes it at this moment, or nobody may.
+      // A different process is removing it at this moment, or it cannot be removed.
     }
   }
 }
@@ -29,11 +29,11 @@ function list(root: string): string[] {
   try {
     return readdirSync(root)
   } catch {
-    return [] // it may be written to, but not be read
+    return [] // it may be writable, but not readable
   }
 }
 
-/** True if there is a socket that nobody listens on. */
+/** Returns true if there is a socket without a listener. */
 function refuses(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const probe = connect(path)

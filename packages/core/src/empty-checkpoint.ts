@@ -1,6 +1,6 @@
 import type { Lease } from '@ckpt/memory'
 
-/** The tensors of a rank that holds none. */
+/** Tensor table of a rank that holds none. */
 export const EMPTY_TABLE = {
   count: 0,
   names: {
@@ -17,5 +17,5 @@ export const EMPTY_TABLE = {
   bytes: new Float64Array(0),
 }
 
-/** What a rank leases that holds nothing. */
+/** Lease of a rank that holds nothing. */
 export const NO_LEASE: Pick<Lease, 'segments'> & Disposable = { segments: [], [Symbol.dispose]: () => undefined }

@@ -3,28 +3,28 @@ import type { Announcement } from './update/announcement.ts'
 import { mayHaveTouched, type UpdateProgress } from './update/progress.ts'
 import type { Applied } from './update/recovery.ts'
 
-/** What a rank knows of one engine worker. */
+/** State of one engine worker, as far as this rank knows it. */
 export interface WorkerStatus extends WorkerState {
   /** Name of the engine's adapter. */
   readonly engine: string
   readonly rank: number
-  /** Why it is dirty, where this rank knows: the code of an error, or that its neighbours serve other versions. */
+  /** Reason why it is dirty, if this rank knows it: the code of an error, or that its neighbours serve other versions. */
   readonly reason?: string
 }
 
-/** What this rank knows of the engines that it updated: what their workers said when updates began, and how the updates ended. */
+/** State of the engines that this rank updated: what their workers reported when updates began, and how the updates ended. */
 export class EngineStates {
   readonly #engines = new Map<string, Map<number, WorkerStatus>>()
   readonly #applied = new Map<string, Applied>()
 
-  /** All workers known, by engine and rank. */
+  /** All known workers, by engine and rank. */
   list(): WorkerStatus[] {
     return [...this.#engines.values()].flatMap((workers) => [...workers.values()].sort((a, b) => a.rank - b.rank))
   }
 
   /**
-   * The workers of an update have said what they are; they may be new ones, so that what was known before does not count. Workers that
-   * serve different versions are half-way between them, whatever each says.
+   * Records the states that the workers of an update reported; they may be new workers, so earlier knowledge is dropped.
+   * Workers that serve different versions count as dirty, whatever each reports.
    */
   announced(engine: string, announcements: readonly Pick<Announcement, 'endpoint' | 'workerState'>[]): void {
     const states = announcements.flatMap(({ endpoint, workerState }) =>
@@ -32,19 +32,20 @@ export class EngineStates {
     )
     const mixed = new Set(states.map(({ version }) => version)).size > 1
     for (const state of states) {
-      this.#set({ engine, ...state, dirty: state.dirty || mixed, ...(mixed && { reason: 'other versions beside it' }) })
+      this.#set({ engine, ...state, dirty: state.dirty || mixed, ...(mixed && { reason: 'neighbours serve other versions' }) })
     }
   }
 
-  /** All workers of the update serve what was applied. */
+  /** Records that all workers of the update serve the applied version. */
   committed(engine: string, ranks: readonly number[], applied: Applied): void {
     this.#applied.set(engine, applied)
     for (const rank of ranks) this.#set({ engine, rank, version: applied.version, dirty: false })
   }
 
   /**
-   * An update failed: workers that were, or may have been, given parts of it are dirty, whatever they say, until an update ends well. `given`
-   * says which were, as far as their ranks told. Gives the ranks of dirty workers.
+   * Records a failed update: workers that received, or may have received, parts of it are dirty until an update succeeds,
+   * whatever they report. `given` says which received some, as far as their ranks reported it. Returns the ranks of dirty
+   * workers.
    */
   failed(
     engine: string,
@@ -65,7 +66,7 @@ export class EngineStates {
       .sort((a, b) => a - b)
   }
 
-  /** What was applied last as a whole, if its checkpoint's metas still have the digest they had then. */
+  /** Returns the last completely applied version, if its checkpoint's metas still have the same digest. */
   previous(engine: string, digestOf: (checkpoint: string) => string | undefined): Applied | undefined {
     const applied = this.#applied.get(engine)
     return applied && digestOf(applied.checkpoint) === applied.digest ? applied : undefined

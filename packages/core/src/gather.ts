@@ -3,8 +3,9 @@ import { decodeRankMetas } from '@ckpt/rendezvous'
 import { manifestOf } from './manifest.ts'
 
 /**
- * The manifest of every rank's metas of `checkpoint`; all ranks call it, each with its own encoded metas. What has not changed is
- * neither sent nor decoded again: `previous` is the manifest of the last call, and is returned itself when nothing changed.
+ * Gathers the manifest from every rank's metas of `checkpoint`; all ranks call it, each with its own encoded metas. Unchanged
+ * metas are neither sent nor decoded again: `previous` is the manifest of the last call, and is returned itself if nothing
+ * changed.
  */
 export async function gatherManifest(
   rendezvous: Rendezvous,

@@ -4,7 +4,7 @@ import type { ParameterServerOptions } from './options.ts'
 
 export const DEFAULT_TIMEOUT_MS = 120_000
 
-/** Joins the other ranks as the options say, and the environment where they say nothing. */
+/** Joins the other ranks with the given options; the environment supplies missing ones. */
 export function joinRanks(options: ParameterServerOptions, call: CallOptions): Promise<Rendezvous> {
   const { rank, worldSize, rendezvous, token, insecure, elastic, heartbeatMs, heartbeatTimeoutMs } = options
   const given = {
@@ -26,7 +26,7 @@ export function joinRanks(options: ParameterServerOptions, call: CallOptions): P
   })
 }
 
-/** Logs what a rank waits for, and tells whoever wants to know. */
+/** Logs long waits of a rank, and reports them to `onWaiting`. */
 export function reportWaiting({ logger, onWaiting }: ParameterServerOptions): (waiting: Waiting) => void {
   return (waiting) => {
     logger?.info(waiting, `waiting for ${waiting.what}`)

@@ -17,17 +17,17 @@ export interface KnownMetasOptions {
   readonly deviceUuid: string
 }
 
-/** What a rank knows of who holds which checkpoint: gathered in its own world, or taken over from another one. */
+/** Metas that a rank knows: gathered in its own world, or loaded from a different one. */
 export class KnownMetas {
   readonly #options: KnownMetasOptions
   readonly #manifests = new Map<string, Manifest>()
-  /** How the ranks of each manifest are read from. */
+  /** Access to the ranks of each manifest. */
   readonly #access = new Map<string, readonly RankAccess[]>()
-  /** Manifests that were loaded: of another world than this rank's. */
+  /** Loaded manifests: from a different world than this rank's. */
   readonly #foreign = new Set<string>()
-  /** What was loaded, beside which this world's own ranks stand once they have kept the checkpoint. */
+  /** Loaded metas; this world's own ranks are added to them once they have kept the checkpoint. */
   readonly #origins = new Map<string, Metas>()
-  /** Those that this rank has left with the coordinator. */
+  /** Checkpoints whose metas this rank has published at the coordinator. */
   readonly #published = new Set<string>()
   readonly #encoded = new Map<string, { held: object; digests: boolean; blob: Encoded }>()
 
@@ -52,7 +52,7 @@ export class KnownMetas {
     return manifest
   }
 
-  /** This rank's own part as it is sent; kept for as long as the registration lives. */
+  /** Returns this rank's own part in its encoded form; it is kept as long as the registration exists. */
   encode(name: string, digests: boolean): Encoded {
     const { rendezvous, store, deviceUuid } = this.#options
     const held: ReturnType<CheckpointStore['metas']> = store.has(name)
@@ -68,12 +68,12 @@ export class KnownMetas {
     return blob
   }
 
-  /** The manifest that was last gathered or taken over, if any. */
+  /** Returns the manifest that was last gathered or loaded, if any. */
   find(name: string): Manifest | undefined {
     return this.#manifests.get(name)
   }
 
-  /** @throws CkptError `CHECKPOINT_UNKNOWN` when there is none. */
+  /** @throws CkptError `CHECKPOINT_UNKNOWN` if there is none. */
   get(name: string): Manifest {
     const manifest = this.#manifests.get(name)
     if (manifest) return manifest
@@ -82,30 +82,33 @@ export class KnownMetas {
     })
   }
 
-  /** How its ranks are read from. */
+  /** Access to its ranks. */
   access(name: string): readonly RankAccess[] {
     return this.#access.get(name) ?? []
   }
 
-  /** Whether it was taken over from another world. */
+  /** Returns true if it was loaded from a different world. */
   isForeign(name: string): boolean {
     return this.#foreign.has(name)
   }
 
-  /** Everything that another world needs to pull the checkpoint. @throws CkptError `CHECKPOINT_UNKNOWN`. */
+  /** Returns everything that a different world needs to pull the checkpoint. @throws CkptError `CHECKPOINT_UNKNOWN`. */
   whole(name: string): Metas {
     const known = { manifest: this.get(name), access: this.access(name) }
     const origin = this.#origins.get(name)
     return origin && !this.isForeign(name) ? mergeMetas(origin, known) : known
   }
 
-  /** This rank kept what it pulled. `lost`: ranks that it could not read from, which nobody is told of any more. */
+  /**
+   * Records that this rank kept the checkpoint that it pulled. `lost`: ranks that it could not read from, which are left out
+   * from now on.
+   */
   keep(name: string, lost: ReadonlySet<number>): void {
     const origin = this.#origins.get(name)
     if (origin) this.#origins.set(name, withoutRanks(origin, lost))
   }
 
-  /** Takes over what another world knows. */
+  /** Adds metas from a different world. */
   adopt({ manifest, access }: Metas): Manifest {
     this.#manifests.set(manifest.checkpoint, manifest)
     this.#access.set(manifest.checkpoint, access)
@@ -114,13 +117,13 @@ export class KnownMetas {
     return manifest
   }
 
-  /** Leaves them with the coordinator. */
+  /** Publishes them at the coordinator. */
   publish(name: string): void {
     this.#published.add(name)
     this.#options.rendezvous.publish(publishedKey(name), Buffer.from(encodeMetas(this.whole(name))))
   }
 
-  /** Takes over what another world's coordinator was left with. @throws CkptError as of `ParameterServer.fetchMetas`. */
+  /** Fetches the metas published at a different world's coordinator. @throws CkptError as for `ParameterServer.fetchMetas`. */
   async fetch(name: string, from: FetchOptions): Promise<Manifest> {
     const payload = await fetchPublished(publishedKey(name), from)
     if (payload === undefined) {
@@ -129,14 +132,14 @@ export class KnownMetas {
       })
     }
     if (payload.length === 0) {
-      throw new CkptError('METAS_STALE', `the metas of ${name} at ${from.address} were withdrawn: it was unregistered there`, {
+      throw new CkptError('METAS_STALE', `the metas of ${name} at ${from.address} were withdrawn: the checkpoint was unregistered there`, {
         fields: { checkpoint: name, peer: from.address },
       })
     }
     return this.adopt(decodeMetas(Buffer.from(payload).toString(), `metas of ${from.address}`, true))
   }
 
-  /** The checkpoint was registered again: the manifest is another one. */
+  /** Drops the manifest after the checkpoint was registered again. */
   renew(name: string): void {
     this.#manifests.delete(name)
     this.#origins.delete(name)
@@ -149,14 +152,14 @@ export class KnownMetas {
     this.#encoded.delete(name)
     if (!this.#published.delete(name)) return
     try {
-      // Whoever asks for them is to hear that they are no more.
+      // Requests for removed metas fail with METAS_STALE.
       this.#options.rendezvous.publish(publishedKey(name), new Uint8Array(0))
     } catch {
-      // Not a member any more: the coordinator is gone, or has forgotten what this rank left.
+      // No longer a member: the coordinator has died, or has forgotten this rank's metas.
     }
   }
 
-  /** Opens what this rank holds to readers. */
+  /** Makes this rank's part readable for other ranks. */
   async #serve(name: string): Promise<RankAccess['points']> {
     const { store, serving } = this.#options
     using lease = store.lease(name)

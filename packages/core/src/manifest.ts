@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { CkptError, type Manifest, type RankMetas } from '@ckpt/contract'
 
-/** A manifest over the ranks' metas, ascending by rank; its digest covers theirs. */
+/** Returns a manifest over the ranks' metas, ascending by rank; its digest covers theirs. */
 export function manifestOf(checkpoint: string, ranks: readonly RankMetas[]): Manifest {
   const sorted = [...ranks].sort((a, b) => a.rank - b.rank)
   sorted.forEach((metas, index) => {
     if (metas.rank === sorted[index - 1]?.rank) {
-      throw new CkptError('METAS_MALFORMED', `rank ${metas.rank} stands twice in the metas of ${checkpoint}`, {
+      throw new CkptError('METAS_MALFORMED', `rank ${metas.rank} is listed twice in the metas of ${checkpoint}`, {
         fields: { rank: metas.rank },
       })
     }

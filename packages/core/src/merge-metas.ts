@@ -2,15 +2,15 @@ import type { Manifest, RankAccess, RankMetas } from '@ckpt/contract'
 import { encodeRankMetas } from '@ckpt/rendezvous'
 import { manifestOf } from './manifest.ts'
 
-/** What is known of one world: what there is, and how it is read. */
+/** Manifest of one world, with access to its ranks. */
 export interface World {
   readonly manifest: Manifest
   readonly access: readonly RankAccess[]
 }
 
 /**
- * One world's ranks after those of another that hold the same checkpoint, under numbers that follow on: a reader takes every tensor from
- * one of its holders, and from the next when that one is lost. Ranks that hold nothing are left out.
+ * Returns one world's ranks followed by those of another that hold the same checkpoint, numbered consecutively. A reader reads
+ * every tensor from one of its holders, and from the next if that one is lost. Ranks that hold nothing are left out.
  */
 export function mergeMetas(first: World, second: World): World {
   const after = first.manifest.ranks.reduce((most, { rank }) => Math.max(most, rank), -1) + 1
@@ -27,7 +27,7 @@ export function mergeMetas(first: World, second: World): World {
   return { manifest, access }
 }
 
-/** A world without some of its ranks. */
+/** Returns a world without some of its ranks. */
 export function withoutRanks({ manifest, access }: World, ranks: ReadonlySet<number>): World {
   if (ranks.size === 0) return { manifest, access }
   return {

@@ -20,13 +20,13 @@ const fileSchema = z.object({
   access: accessSchema.default([]),
 })
 
-/** What a new instance needs to join: what there is, and how it is read. */
+/** Data with which a new instance joins: the manifest, and access to its ranks. */
 export interface Metas {
   readonly manifest: Manifest
   readonly access: readonly RankAccess[]
 }
 
-/** Metas as versioned JSON text: the ranks' metas in their compact encoding, base64, and how the ranks are read from. */
+/** Encodes metas as versioned JSON text: the ranks' metas in their compact encoding, base64, and access to the ranks. */
 export function encodeMetas({ manifest, access }: Metas): string {
   const ranks = manifest.ranks.map((metas) => {
     const { digest, payload } = encodeRankMetas(metas)
@@ -38,22 +38,22 @@ export function encodeMetas({ manifest, access }: Metas): string {
 }
 
 /**
- * Writes {@link encodeMetas} to a file that only its owner may read: it may hold the secrets of endpoints. The file appears whole or
- * not at all. @throws CkptError `NATIVE_FAILURE` naming the file.
+ * Writes {@link encodeMetas} to a file that only its owner may read, because it may hold the secrets of endpoints. The file
+ * appears as a whole or not at all. @throws CkptError `NATIVE_FAILURE` naming the file.
  */
 export async function writeMetas(path: string, metas: Metas): Promise<void> {
   await writeWholeFile(path, encodeMetas(metas))
 }
 
 /**
- * What {@link writeMetas} wrote. @throws CkptError `METAS_MALFORMED` naming the file and field, also where a file with secrets may be
- * read by others than its owner, and for one that is too large or no regular file.
+ * Reads a file of {@link writeMetas}. @throws CkptError `METAS_MALFORMED` naming the file and field, also if others than its
+ * owner may read a file with secrets, and for a file that is too large or not regular.
  */
 export async function readMetas(path: string): Promise<Metas> {
   let text: string
   let mode: number
   try {
-    // Not waiting for the other end of a pipe.
+    // Does not wait for the other end of a pipe.
     await using file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
     const stat = await file.stat()
     if (!stat.isFile()) throw new Error('it is not a regular file')
@@ -67,7 +67,7 @@ export async function readMetas(path: string): Promise<Metas> {
 }
 
 /**
- * What {@link encodeMetas} encoded. `path` names it in errors; `isPrivate`: nobody else can have read it.
+ * Decodes the text of {@link encodeMetas}. `path` names it in errors; `isPrivate`: only its owner can have read it.
  *
  * @throws CkptError `METAS_MALFORMED` naming the field.
  */

@@ -1,21 +1,21 @@
 import type { CkptError } from '@ckpt/contract'
 import type { UpdateReport } from './report.ts'
 
-/** Hears what one rank does, for metrics and the like. What it throws is the caller's failure: it must not throw. */
+/** Observes one rank, for metrics and the like. Its methods must not throw: an exception would fail the caller. */
 export interface RankObserver {
-  /** A checkpoint of so many bytes was registered. */
+  /** A checkpoint of this many bytes was registered. */
   registered(bytes: number): void
   /** A registration failed. */
   refused(error: CkptError): void
   /** An attempt at an update began. */
   began(epoch: number): void
-  /** An attempt failed, and the update is tried again. */
+  /** An attempt failed, and the update starts again. */
   retried(): void
   updated(engine: string, report: UpdateReport): void
   failed(engine: string, strategy: string, error: CkptError): void
-  /** The least time that the last update could have taken, in seconds, and its own time over that. */
+  /** Minimum time of the last update in seconds, and the ratio of its real time to it. */
   limited(seconds: number, ratio: number): void
-  /** The rank closes: what serves its numbers ends. */
+  /** The rank closes: an observer that serves metrics ends. */
   closed(): Promise<void>
 }
 

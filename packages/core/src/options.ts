@@ -6,25 +6,34 @@ import { firstIssue } from '@ckpt/utils'
 
 const GIB = 2 ** 30
 
-/** How `ParameterServer.create` is configured; what is absent comes from the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). */
+/**
+ * Configuration of `ParameterServer.create`; missing options come from the environment (RANK, WORLD_SIZE, MASTER_ADDR,
+ * MASTER_PORT).
+ */
 export interface ParameterServerOptions {
   readonly rank?: number
   readonly worldSize?: number
-  /** Where the ranks meet, `tcp://host:port`; rank 0 binds it. Or a rendezvous that was joined already (it is then the caller's to close). */
+  /**
+   * Address where the ranks meet, `tcp://host:port`; rank 0 binds it. Or a rendezvous that was joined already (the caller then
+   * closes it).
+   */
   readonly rendezvous?: string | Rendezvous
-  /** Secret of the run: connections between ranks are encrypted with keys derived from it, and who does not have it is turned away. */
+  /** Secret of the run: connections between ranks are encrypted with keys derived from it, and peers without it are refused. */
   readonly token?: string
-  /** Do without a secret: whoever reaches the coordinator may join (default false, or `CKPT_INSECURE=1`). */
+  /** Run without a secret: any process that reaches the coordinator may join (default false, or `CKPT_INSECURE=1`). */
   readonly insecure?: boolean
-  /** Ranks with a larger world size may join between updates, and make the world larger for all (default false); rank 0's counts. */
+  /**
+   * Ranks with a larger world size may join between updates, and enlarge the world for all (default false); the setting of rank
+   * 0 applies.
+   */
   readonly elastic?: boolean
-  /** Where the engine's parameters live (default: the host device). A device passed in is the caller's to close. */
+  /** Device that holds the engine's parameters (default: the host device). The caller closes a device that it passes. */
   readonly device?: Device
-  /** Keep ring and collective between updates (default false: the engine gets its memory back). */
+  /** Keep ring and collective between updates (default false: the engine gets the memory back). */
   readonly keepAlive?: boolean
   /**
-   * Hold checkpoints in memory that other ranks of this host can map, as direct updates over several ranks need it unless files are
-   * registered in place (default false).
+   * Hold checkpoints in memory that other ranks of this host can map (default false). Direct updates over several ranks need
+   * this unless files are registered in place.
    */
   readonly shareMemory?: boolean
   /** Deadline of every wait, in milliseconds (default 120,000). */
@@ -34,24 +43,24 @@ export interface ParameterServerOptions {
   /** Threads for copies and reads (default: the number of cores, at most 8). */
   readonly threads?: number
   /**
-   * How this rank serves what it holds to ranks that pull it (p2p), or false to serve nothing (default: over TCP, on the address that
-   * the other ranks are reached from). Receivers pull through it as well.
+   * Options for serving what this rank holds to ranks that pull it (p2p), or false to serve nothing (default: over TCP, on the
+   * address at which other ranks reach this one). Receivers pull through it as well.
    */
   readonly serve?: ServeOptions | false
   readonly logger?: Logger
   /**
-   * Called with what this rank has waited for longer than a second (a socket, a URL, ranks), and again every ten seconds. The logger gets the
-   * same.
+   * Called with waits of this rank that last longer than a second (a socket, a URL, ranks), and again every ten seconds. The
+   * logger gets the same.
    */
   readonly onWaiting?: (waiting: Waiting) => void
 }
 
-/** Variables that matter beside these options: what is given as an option is not read from the environment. */
+/** Variables that apply with these options: values given as options are not read from the environment. */
 export function variablesRead(options: ParameterServerOptions): string[] {
   const { rendezvous, rank, worldSize, token, insecure } = options
   const joined = typeof rendezvous === 'object'
   const given: Partial<Record<(typeof VARIABLES)[number], boolean>> = {
-    // Read by what serves numbers.
+    // Read by the metrics server.
     CKPT_METRICS_PORT: true,
     MASTER_ADDR: rendezvous !== undefined,
     MASTER_PORT: rendezvous !== undefined,
@@ -72,11 +81,11 @@ const environmentSchema = z.object({
 export interface MemoryLimits {
   /** From `PS_MAX_BUCKET_SIZE_GB`. */
   readonly bucketBytes?: number
-  /** From `PS_MEM_FRACTION`: the part of the free device memory that the ring may take. */
+  /** From `PS_MEM_FRACTION`: the fraction of the free device memory that the ring may use. */
   readonly fraction?: number
 }
 
-/** @throws CkptError `INVALID_ARGUMENT` naming the variable that is present but not a number in range. */
+/** @throws CkptError `INVALID_ARGUMENT` naming a variable that is set but is not a number in range. */
 export function memoryLimits(environment: NodeJS.ProcessEnv): MemoryLimits {
   const parsed = environmentSchema.safeParse(environment)
   if (!parsed.success) {

@@ -1,9 +1,9 @@
 import type { UpdateOutcome, VerificationLevel } from '@ckpt/contract'
 import type { Verification } from './verify/verification.ts'
 
-/** Steps of an update, in milliseconds; they follow one another. */
+/** Steps of an update, in milliseconds; they run one after another. */
 export interface StepTimes {
-  /** Epoch, engine readiness and what the ranks tell each other first. */
+  /** Epoch, engine readiness and the ranks' first exchange. */
   readonly beginMs: number
   readonly planMs: number
   /** Ring, collective, and the worker's attach. */
@@ -13,28 +13,29 @@ export interface StepTimes {
   readonly commitMs: number
 }
 
-/** What `update` resolves to. */
+/** Result of `update`. */
 export interface UpdateReport extends Omit<UpdateOutcome, 'spans'> {
   readonly checkpoint: string
-  /** What the engine serves now. */
+  /** Version that the engine serves now. */
   readonly version: string
   readonly epoch: number
   readonly rank: number
-  /** Attempts that it took, where it took more than one (`retry`). */
+  /** Number of attempts, if more than one (`retry`). */
   readonly attempts?: number
-  /** How far the update was verified; only `bytes` means that what serves was compared with what was registered. */
+  /** Extent of the verification; only `bytes` means that the serving parameters were compared with the registered bytes. */
   readonly verified: VerificationLevel
-  /** What was compared, and why no more. */
+  /** Comparisons made, and the reason for not making more. */
   readonly verification: Verification
-  /** Digest of the manifest that was applied. */
+  /** Digest of the applied manifest. */
   readonly digest: string
   readonly totalMs: number
-  /** Wall clock when the steps began, in microseconds since 1970, by which reports of several ranks are laid side by side. */
+  /** Wall clock at the start of the steps, in microseconds since 1970, which aligns reports of several ranks. */
   readonly startedUs: number
   readonly steps: StepTimes
   /**
-   * [stage, bucket, start, end] per span in milliseconds since the pipeline step began; stage 0 H2D, 1 broadcast, 2 reload, 3 pull. A reload
-   * lasts from handing the bucket over to the worker's answer, so it may begin while an earlier one is still under way.
+   * [stage, bucket, start, end] per span in milliseconds since the pipeline step began; stage 0 H2D, 1 broadcast, 2 reload, 3
+   * pull. A reload lasts from the handover of the bucket to the worker's answer, so it may begin while an earlier one is still
+   * running.
    */
   readonly spans: Float64Array
 }

@@ -8,19 +8,19 @@ import { removeDeadDirectories } from './dead-directories.ts'
 
 /** Longest path of a unix socket, in bytes: `sun_path` of unix(7) without its final zero. */
 export const MAX_SOCKET_PATH = 107
-/** Room for the longest name of a socket in the directory, `worker-<rank>-<epoch>.sock`, and the slash before it. */
+/** Space for the longest name of a socket in the directory, `worker-<rank>-<epoch>.sock`, and the slash before it. */
 const LONGEST_NAME = '/worker-65535-9999999.sock'.length
-/** Not in the environment, but present on most machines. /dev/shm is there wherever ckpt runs at all. */
+/** Not in the environment, but present on most machines. /dev/shm exists wherever ckpt runs. */
 const FALLBACKS = ['/tmp', '/dev/shm', '/var/tmp']
 
-/** A directory in which sockets may be made, and what names it. */
+/** A directory in which sockets may be created, and its name for errors. */
 export interface RuntimeCandidate {
-  /** A variable with its value, or the path alone. */
+  /** A variable with its value, or only the path. */
   readonly name: string
   readonly path: string
 }
 
-/** Where this process's sockets may go, best first. */
+/** Returns possible directories for this process's sockets, best first. */
 export function runtimeCandidates(environment: NodeJS.ProcessEnv = process.env): RuntimeCandidate[] {
   const named = ['XDG_RUNTIME_DIR', 'TMPDIR', 'TMP', 'TEMP'].flatMap((variable) => {
     const path = environment[variable]
@@ -31,13 +31,13 @@ export function runtimeCandidates(environment: NodeJS.ProcessEnv = process.env):
 }
 
 /**
- * A directory for this process's sockets that only the user may enter. It is removed by `close`, when the process exits without having
- * closed it, and when a worker thread that made it is terminated; what a killed process left is removed by the next one that starts
- * in the same place.
+ * A directory for this process's sockets that only the user may enter. It is removed by `close`, when the process exits without
+ * having closed it, and when a worker thread that created it is terminated. The next process that starts in the same place
+ * removes the directory of a killed process.
  */
 export class RuntimeDir implements Disposable {
   readonly path: string
-  /** Candidates that were tried before and cannot be used, each with the reason. */
+  /** Candidates that were tried before and are unusable, each with the reason. */
   readonly skipped: readonly string[]
   readonly #alive: Server
   readonly #forget: () => void
@@ -52,10 +52,10 @@ export class RuntimeDir implements Disposable {
   }
 
   /**
-   * Makes the directory in the first of the candidates where this works: the path is short enough for sockets, the file system gives it to
-   * this user alone, and a socket can be bound in it.
+   * Creates the directory in the first usable candidate: the path is short enough for sockets, the file system gives it only to
+   * this user, and a socket can be bound in it.
    *
-   * @throws CkptError `UNSUPPORTED` that names every candidate and why it cannot be used.
+   * @throws CkptError `UNSUPPORTED` that names every candidate and the reason.
    */
   static async create(candidates: readonly RuntimeCandidate[] = runtimeCandidates()): Promise<RuntimeDir> {
     const skipped: string[] = []
@@ -74,7 +74,7 @@ export class RuntimeDir implements Disposable {
     )
   }
 
-  /** False once something else has removed it. */
+  /** Returns false once it was removed by someone else. */
   isPresent(): boolean {
     return existsSync(this.path)
   }
@@ -97,7 +97,7 @@ function longestRoot(): number {
   return MAX_SOCKET_PATH - LONGEST_NAME - `/${template()}XXXXXX`.length
 }
 
-/** A directory with its listening socket, and what removes it however this process, or this thread of it, ends. */
+/** A directory with its listening socket, and the function that removes it when this process or thread ends in any way. */
 interface Made {
   readonly path: string
   readonly alive: Server
@@ -105,20 +105,20 @@ interface Made {
   readonly onExit: () => void
 }
 
-/** What was made, or why it cannot be. */
+/** Returns the created directory, or the reason why it cannot be created. */
 async function tryToMake(root: string): Promise<Made | string> {
   if (root === '') return 'it is empty'
   if (!isAbsolute(root)) return 'it is not an absolute path'
   const bytes = Buffer.byteLength(root)
   if (bytes > longestRoot())
-    return `its ${bytes} bytes are too many: paths of sockets have at most ${MAX_SOCKET_PATH}, which leaves ${longestRoot()}`
+    return `its path has ${bytes} bytes: paths of sockets have at most ${MAX_SOCKET_PATH}, which leaves ${longestRoot()} for the directory`
   let giveBack: () => void = () => undefined
   try {
     const { uid, mode } = statSync(root)
     if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0 && uid !== process.geteuid?.())
-      return 'other users could replace what is made in it (mode ' + (mode & 0o7777).toString(8) + ')'
+      return 'other users could replace files in it (mode ' + (mode & 0o7777).toString(8) + ')'
     const path = mkdtempSync(join(root, template()))
-    // At once: this process may be interrupted before all is made.
+    // Set immediately, because this process may be interrupted before everything is created.
     const onExit = () => rmSync(path, { recursive: true, force: true })
     process.on('exit', onExit)
     const forget = removeAtEnd(path)
@@ -137,7 +137,7 @@ async function tryToMake(root: string): Promise<Made | string> {
   }
 }
 
-/** It has its name only once it listens: what cannot be connected to under that name is dead. */
+/** The socket gets its name only once it listens, so a socket under that name that refuses connections is dead. */
 async function listenAlive(directory: string): Promise<Server> {
   const server = createServer((socket) => socket.destroy())
   const early = join(directory, 'new.sock')
@@ -159,8 +159,8 @@ function reason({ code, message }: NodeJS.ErrnoException): string {
     EPERM: 'this user may not write to it',
     EROFS: 'it is read-only',
     ENOSPC: 'it is full',
-    EDQUOT: 'the quota of this user is used up',
-    ELOOP: 'it is a symbolic link that leads nowhere',
+    EDQUOT: 'the quota of this user is exhausted',
+    ELOOP: 'it is a broken symbolic link',
   }
   const text = code === undefined ? undefined : known[code]
   return text === undefined ? message : `${text} (${code})`

@@ -3,8 +3,8 @@ import { CkptError } from '@ckpt/contract'
 import type { UpdateReport } from './report.ts'
 
 /**
- * `work` inside an OpenTelemetry span; a failure is recorded with its code. Without an SDK, which is the application's to install, this costs
- * nothing and does nothing.
+ * Runs `work` inside an OpenTelemetry span; a failure is recorded with its code. Without an SDK, which the application
+ * installs, this costs nothing and does nothing.
  */
 export async function inSpan<T>(name: string, attributes: Attributes, work: (span: Span) => Promise<T>): Promise<T> {
   return trace.getTracer('@ckpt/core').startActiveSpan(name, { attributes }, async (span) => {
@@ -22,7 +22,7 @@ export async function inSpan<T>(name: string, attributes: Attributes, work: (spa
   })
 }
 
-/** Puts what an update reported into its span: attributes, and a child for each step, at the time it was made. */
+/** Adds an update's report to its span: attributes, and a child for each step at its time. */
 export function describeUpdate(span: Span, report: UpdateReport): void {
   if (!span.isRecording()) return
   span.setAttributes({

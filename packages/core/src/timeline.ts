@@ -1,18 +1,18 @@
 import type { UpdateReport } from './report.ts'
 
-/** The stages of the pipeline, by the numbers that spans carry. */
+/** Stages of the pipeline, by the numbers that spans carry. */
 export const STAGES = ['H2D', 'broadcast', 'reload', 'pull'] as const
 
 /**
- * [stage, first bucket, buckets, start, end]: what one stage did, on how many buckets, in whole microseconds since the timeline's
- * `startedUs`.
+ * [stage, first bucket, buckets, start, end]: work of one stage on a number of buckets, in whole microseconds since the
+ * timeline's `startedUs`.
  */
 export type TimelineSpan = readonly [stage: number, bucket: number, buckets: number, start: number, end: number]
 
 /** One step of an update: name, start and end in whole microseconds since the timeline's `startedUs`. */
 export type TimelineStep = readonly [name: string, start: number, end: number]
 
-/** When one rank did what in one update: small enough to be sent and stored, plain enough for MessagePack and JSON. */
+/** Times of one rank's work in one update: small enough to be sent and stored, plain enough for MessagePack and JSON. */
 export interface Timeline {
   readonly rank: number
   readonly checkpoint: string
@@ -21,23 +21,24 @@ export interface Timeline {
   readonly strategy: string
   readonly mode: string
   readonly bytes: number
-  /** Wall clock when the steps began, in microseconds since 1970. */
+  /** Wall clock at the start of the steps, in microseconds since 1970. */
   readonly startedUs: number
   readonly steps: readonly TimelineStep[]
-  /** By stage, then by start; spans of one stage do not overlap. */
+  /** Sorted by stage, then by start; spans of one stage do not overlap. */
   readonly spans: readonly TimelineSpan[]
-  /** How many spans there were before neighbours were joined. */
+  /** Number of spans before neighbours were joined. */
   readonly measuredSpans: number
 }
 
 export interface TimelineOptions {
-  /** Most spans to keep, by {@link joinSpans} (default: all). */
+  /** Maximum number of spans to keep, by {@link joinSpans} (default: all). */
   readonly maxSpans?: number
 }
 
 /**
- * A report's timeline. A stage works on one bucket after the other: where spans of one stage overlap (a bucket waits in the worker's
- * queue while an earlier one is loaded) the later one starts when the earlier ends; spans of a group that moved as one are one span.
+ * Returns a report's timeline. A stage works on one bucket after another. If spans of one stage overlap (a bucket waits in the
+ * worker's queue while an earlier one is loaded), the later one starts when the earlier ends. Spans of a group that moved
+ * together are one span.
  */
 export function timelineOf(report: UpdateReport, options: TimelineOptions = {}): Timeline {
   const { rank, checkpoint, version, epoch, strategy, mode, bytes, startedUs } = report
@@ -80,8 +81,8 @@ function stageSpans({ spans }: UpdateReport, stage: number, offset: number): Tim
 }
 
 /**
- * At most `most` spans (but one a stage) of one rank's timeline: over all stages, the neighbours with the shortest pauses between
- * them become one span.
+ * Reduces one rank's timeline to at most `most` spans (but at least one per stage): over all stages, the neighbours with the
+ * shortest pauses between them become one span.
  */
 export function joinSpans(spans: readonly TimelineSpan[], most: number): TimelineSpan[] {
   const excess = spans.length - most

@@ -16,8 +16,8 @@ export interface TraceEvent {
 const STEPS_TRACK = 0
 
 /**
- * One rank's timeline as events of the Trace Event Format: the rank is the process; its threads are the update's steps on top, then
- * one a stage.
+ * Returns one rank's timeline as events of the Trace Event Format: the rank is the process; its threads are the update's steps
+ * on top, then one per stage.
  *
  * @param originUs - wall clock of the trace's zero, in microseconds since 1970 (default: when this timeline began)
  */

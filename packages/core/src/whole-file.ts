@@ -4,8 +4,8 @@ import { dirname } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 
 /**
- * Writes a file that only its owner may read. It appears whole or not at all, also where the machine loses power or the disk is full:
- * what was there before stays until then. A link is followed; nothing but a regular file is replaced.
+ * Writes a file that only its owner may read. It appears as a whole or not at all, even if the machine loses power or the disk
+ * is full: the previous file stays until then. A link is followed; only a regular file is replaced.
  *
  * @throws CkptError `NATIVE_FAILURE` naming the file, with the system's `errno`.
  */
@@ -13,7 +13,7 @@ export async function writeWholeFile(path: string, text: string): Promise<void> 
   let temporary: string | undefined
   try {
     const target = await replaceable(path)
-    // A name that nobody can have prepared, which matters where the directory is shared.
+    // An unpredictable name, which matters if the directory is shared.
     temporary = `${target}.${randomBytes(8).toString('hex')}.tmp`
     {
       await using file = await open(temporary, 'wx', 0o600)
@@ -23,7 +23,7 @@ export async function writeWholeFile(path: string, text: string): Promise<void> 
     await rename(temporary, target)
     temporary = undefined
     await using directory = await open(dirname(target), 'r')
-    // Some file systems cannot do this for directories; the file is whole all the same.
+    // Some file systems cannot do this for directories; the file is complete anyway.
     await directory.sync().catch(() => undefined)
   } catch (error) {
     if (temporary !== undefined) await unlink(temporary).catch(() => undefined)
@@ -31,7 +31,7 @@ export async function writeWholeFile(path: string, text: string): Promise<void> 
   }
 }
 
-/** Where a path leads; it may be that nothing is there yet. */
+/** Resolves links of a path; the target need not exist. */
 async function replaceable(path: string): Promise<string> {
   const target = await realpath(path).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return path

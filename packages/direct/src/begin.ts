@@ -4,13 +4,13 @@ import { DirectAttempt } from './direct-attempt.ts'
 import { DirectState, type Decision } from './direct-state.ts'
 import { FallbackAttempt } from './fallback-attempt.ts'
 
-/** What checkpoint-engine's workers speak knows nothing of parameters; all ranks have the same engine. */
-const OTHER_PROTOCOL: Decision = { reason: 'the engine’s workers speak a different protocol', record: false, recorded: true }
+/** checkpoint-engine's protocol has no messages about parameters; all ranks have the same engine. */
+const OTHER_PROTOCOL: Decision = { reason: 'the engine’s workers use a different protocol', record: false, recorded: true }
 
 /**
- * Whether this update is direct; all ranks come to the same decision.
+ * Returns an attempt for this update; all ranks make the same decision between direct and staged.
  *
- * @throws CkptError `UNSUPPORTED` with the reason, where a direct update is required and the engine was recorded already.
+ * @throws CkptError `UNSUPPORTED` with the reason, if a direct update is required and the engine was recorded already.
  */
 export async function beginDirect(
   context: UpdateContext,

@@ -2,7 +2,7 @@ import type { DirectReport, Manifest } from '@ckpt/contract'
 import { heldTensors } from '@ckpt/planner'
 import type { SpotCheck } from './direct-state.ts'
 
-/** What a report says of the layer that the engine's own loader was held against. */
+/** Returns the report's part about the layer that was compared with the engine's own loader. */
 export function checkReport(check: SpotCheck | undefined, manifest: Manifest): DirectReport['check'] {
   if (check === undefined) return undefined
   const names = new Set(check.tensors)

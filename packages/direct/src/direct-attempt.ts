@@ -20,17 +20,17 @@ import { checkReport } from './check-report.ts'
 import type { Direct, SpotCheck } from './direct-state.ts'
 import type { PreparedDirect } from './prepared.ts'
 
-/** The most that the ring for opaque tensors takes, where none of them is larger. */
+/** Maximum size of the ring for opaque tensors, if none of them is larger. */
 const RING_BYTES = 64 * 2 ** 20
 const PAGE = 4096
 
-/** What of a direct update goes through a ring. */
+/** Part of a direct update that goes through a ring. */
 interface ThroughRing {
   readonly manifest: UpdateContext['manifest']
   readonly planned: PlannedUpdate
 }
 
-/** Straight into the parameters; opaque tensors through a small ring. */
+/** Writes directly into the parameters; opaque tensors pass through a small ring. */
 export class DirectAttempt implements UpdateAttempt {
   readonly usesRing: boolean
   readonly #context: UpdateContext
@@ -75,7 +75,7 @@ export class DirectAttempt implements UpdateAttempt {
       this.#staged = await stagedContext(this.#context, manifest, planned, (ring) => attach(ring.handle))
     }
     await session.direct(this.#prepared.recording.id, this.#check?.tensors)
-    // Others write into this worker's parameters too: nobody begins before all workers are ready.
+    // Other ranks write into this worker's parameters too, so none begins before all workers are ready.
     await exchanges.gather('direct/begin', rank)
   }
 
@@ -89,7 +89,7 @@ export class DirectAttempt implements UpdateAttempt {
     if (staged.status === 'rejected') throw staged.reason
     onProgress?.(totalBytes, totalBytes)
     this.#result = { stats: written.value, startedAt, ...(staged.value && { staged: staged.value }) }
-    // What others hand on has arrived when all have finished.
+    // Bytes forwarded by others have arrived when all ranks have finished.
     if (ranks.length > 1) await exchanges.gather('direct/end', rank)
   }
 
@@ -101,7 +101,7 @@ export class DirectAttempt implements UpdateAttempt {
     await this.#session.release()
   }
 
-  /** Opaque tensors come through the ring. */
+  /** Names of the opaque tensors, which pass through the ring. */
   staged(): ReadonlySet<string> {
     return new Set(this.#prepared.plan.opaque.map(({ name }) => name))
   }

@@ -5,22 +5,22 @@ import { DirectState } from './direct-state.ts'
 
 export interface DirectOptions {
   /**
-   * Fail with `UNSUPPORTED` and the reason instead of staging an update, but for the one that is recorded (default false: it is
-   * staged, and the report says why).
+   * Fail with `UNSUPPORTED` and the reason instead of staging an update, except for the one that is recorded (default false: it
+   * is staged, and the report gives the reason).
    */
   readonly required?: boolean
   /**
-   * How often a few tensors of one layer, chosen at random, are loaded by the engine's own loader over what was written: in the second
-   * direct (or replayed) update after a recording and then in each `checkEvery`-th (default 100; 0: never). Where that changes anything the
-   * update fails with `DIGEST_MISMATCH`, and the engine is recorded again.
+   * Interval at which the engine's own loader loads a few tensors of one random layer over the written parameters: in the
+   * second direct (or replayed) update after a recording and then in every `checkEvery`-th (default 100; 0: never). If that
+   * changes anything, the update fails with `DIGEST_MISMATCH`, and the engine is recorded again.
    */
   readonly checkEvery?: number
 }
 
 /**
- * Shard-exact updates (docs/direct.md). The first update of an engine is staged and recorded; from then on each rank writes only
- * the bytes that its engine worker needs, from host memory straight into the parameters. Tensors that the engine computes with go on
- * through the ring.
+ * Shard-exact updates (docs/direct.md). The first update of an engine is staged and recorded. From then on each rank writes
+ * only the bytes that its engine worker needs, from host memory directly into the parameters. Tensors that the engine computes
+ * with continue to use the ring.
  */
 export function direct({ required = false, checkEvery = 100 }: DirectOptions = {}): UpdateStrategy {
   if (!Number.isSafeInteger(checkEvery) || checkEvery < 0) {
@@ -36,13 +36,13 @@ export function direct({ required = false, checkEvery = 100 }: DirectOptions = {
   }
 }
 
-/** What this rank says as the update begins. */
+/** Returns this rank's announcement for the beginning of the update. */
 function announce(kept: KeptByRank): DirectAnnouncement {
   const { ready, count } = kept.of(DirectState)
   return { prepared: ready, directs: count }
 }
 
-/** Direct where the engine's routes are known and can be used, else staged and recorded; the report says why. */
+/** Direct if the engine's routes are known and usable, otherwise staged and recorded; the report gives the reason. */
 export function auto(): UpdateStrategy {
   return direct({ required: false })
 }

@@ -3,7 +3,7 @@ import { StagedAttempt } from '@ckpt/staging'
 import { checkReport } from './check-report.ts'
 import type { Staged } from './direct-state.ts'
 
-/** A staged update where a direct one was wanted: recorded where the next one could then be direct, replayed where it was recorded. */
+/** A staged update in place of a direct one: recorded if the next one could then be direct, replayed if a recording exists. */
 export class FallbackAttempt extends StagedAttempt {
   readonly #context: UpdateContext
   readonly #decision: Staged

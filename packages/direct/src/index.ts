@@ -1,5 +1,5 @@
 /**
- * The direct strategy: shard-exact updates, written straight into the engine's parameters.
+ * The direct strategy: shard-exact updates, written directly into the engine's parameters.
  *
  * @packageDocumentation
  */

@@ -6,14 +6,14 @@ import { checkRecording, checkStorages, recordingFrame, recordingSchema, storage
 import { firstIssue } from '@ckpt/utils'
 import type { OfferedSegment } from './peer-memory.ts'
 
-/** What one rank tells the others so that a direct update can be planned. Or why it cannot take part in one. */
+/** Data that one rank sends to the others to plan a direct update, or the reason why it cannot take part in one. */
 export type Offer = Refused | Offered
 
 export interface Refused {
   readonly rank: number
-  /** Why this rank's engine worker has to be given everything. */
+  /** Reason why this rank's engine worker needs a staged update. */
   readonly refused: string
-  /** Whether a recording is there, which cannot be used. */
+  /** True if there is a recording that cannot be used. */
   readonly recorded: boolean
 }
 
@@ -24,16 +24,16 @@ export interface Offered {
   readonly segments: readonly OfferedSegment[]
   /** The rank's own process, whose descriptors the segments name. */
   readonly owner?: ProcessName | undefined
-  /** The engine worker's process, whose memory the storages are. */
+  /** The engine worker's process, whose memory contains the storages. */
   readonly process?: ProcessName | undefined
-  /** Whether this rank's device reaches the memory of all the others' of its host. */
+  /** True if this rank's device reaches the memory of all other devices of its host. */
   readonly reaches: boolean
 }
 
 const packr = new Packr({ useRecords: false, variableMapSize: true })
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true })
 
-/** An offer as the ranks exchange it; equal offers have equal digests. */
+/** Encodes an offer for the exchange between ranks; equal offers have equal digests. */
 export function encodeOffer(offer: Offer): { digest: string; payload: Uint8Array } {
   const plain = 'refused' in offer ? offer : { ...offer, recording: recordingFrame(offer.recording) }
   const payload = Buffer.from(packr.pack(plain))
@@ -47,7 +47,7 @@ export function decodeOffer(payload: Uint8Array): Offer {
     checkMessagePack(payload)
     value = unpackr.unpack(payload)
   } catch (error) {
-    throw new CkptError('RENDEZVOUS_PROTOCOL', 'a rank offers something that is not MessagePack', { cause: error })
+    throw new CkptError('RENDEZVOUS_PROTOCOL', 'offer of a rank is not MessagePack', { cause: error })
   }
   const parsed = offerSchema.safeParse(value)
   if (parsed.success) {
@@ -55,14 +55,14 @@ export function decodeOffer(payload: Uint8Array): Offer {
     if ('recording' in offer) {
       const problem = checkRecording(offer.recording) ?? checkStorages(offer.recording, offer.storages)
       if (problem !== undefined) {
-        const text = `rank ${offer.rank} offers something malformed: ${problem}`
+        const text = `offer of rank ${offer.rank} is malformed: ${problem}`
         throw new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { rank: offer.rank, field: 'recording' } })
       }
     }
     return offer
   }
   const { field, message } = firstIssue(parsed.error)
-  throw new CkptError('RENDEZVOUS_PROTOCOL', `a rank offers something malformed: ${field}: ${message}`, { fields: { field } })
+  throw new CkptError('RENDEZVOUS_PROTOCOL', `offer of a rank is malformed: ${field}: ${message}`, { fields: { field } })
 }
 
 const rank = z.number().int().nonnegative()

@@ -9,15 +9,17 @@ import {
   type ProcessName,
 } from '@ckpt/contract'
 
-/** One of a rank's segments, as other ranks of its host get at it. */
+/** One of a rank's segments, as offered to other ranks of its host. */
 export interface OfferedSegment {
-  /** New with every memory: the same file may have been written again. */
+  /** Id that is new for every memory, because the same file may have been rewritten. */
   readonly id: string
-  /** Absent for memory that nobody else can map. */
+  /** Absent for memory that no other process can map. */
   readonly memory?: OfferedMemory | undefined
 }
 
-/** What a segment's memory is, and where it is opened: by name in /dev/shm, by the rank's own descriptor, or by either. */
+/**
+ * Identity of a segment's memory, and the place to open it: by name in /dev/shm, by the rank's own descriptor, or by either.
+ */
 export interface OfferedMemory extends Omit<MemoryIdentity, 'modified'> {
   readonly modified?: string | undefined
   readonly path?: string | undefined
@@ -27,7 +29,7 @@ export interface OfferedMemory extends Omit<MemoryIdentity, 'modified'> {
 const SHM = '/dev/shm/'
 const ids = new WeakMap<HostMemory, string>()
 
-/** A memory as other processes of this host find it. */
+/** Describes a memory for other processes of this host. */
 export function offerSegment(memory: HostMemory): OfferedSegment {
   let id = ids.get(memory)
   if (id === undefined) ids.set(memory, (id = randomUUID()))
@@ -49,10 +51,10 @@ export function offerSegment(memory: HostMemory): OfferedSegment {
 }
 
 /**
- * Maps another rank's segment. The rank's own descriptor still leads to a file that was removed or replaced under its name; a rank in another
- * PID namespace is left with the name.
+ * Maps a different rank's segment. The rank's own descriptor still leads to a file that was removed or replaced under its name;
+ * a rank in a different PID namespace can use only the name.
  *
- * @throws CkptError `UNSUPPORTED` for memory that nobody else can map, or as of `Host.openForeign`.
+ * @throws CkptError `UNSUPPORTED` for memory that no other process can map, or as for `Host.openForeign`.
  */
 export async function openSegment(
   direct: DirectDevice,
@@ -62,7 +64,7 @@ export async function openSegment(
 ): Promise<HostMemory> {
   const memory = offered?.memory
   if (memory === undefined) {
-    const text = `${what} lies in memory that no other rank can map: register files in place, or create the rank with shareMemory`
+    const text = `${what} is in memory that no other rank can map: register files in place, or create the rank with shareMemory`
     throw new CkptError('UNSUPPORTED', text, { fields: { field: 'segments' } })
   }
   const { device, inode, bytes, modified } = memory
@@ -73,7 +75,7 @@ export async function openSegment(
     try {
       return await direct.mapMemory({ place, identity }, what)
     } catch (error) {
-      // By its name only where the rank's descriptors cannot be reached: a file that changed has changed under its name too.
+      // Opens it by name only if the rank's descriptors cannot be reached: a changed file has also changed under its name.
       if (!CkptError.is(error, 'MEMORY_REFUSED')) throw error
       failure ??= error
     }

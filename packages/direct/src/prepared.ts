@@ -19,31 +19,31 @@ import { LANDINGS, RemoteDirectJob } from './remote-job.ts'
 import { RemoteReader, type RemoteAccess } from './remote-reader.ts'
 import { cutRounds } from './rounds.ts'
 
-/** What is read from other hosts at a time. */
+/** Bytes read from other hosts at a time. */
 const LANDING_BYTES = 256 * 2 ** 20
 
-/** What a direct update is prepared from. */
+/** Inputs for preparing a direct update. */
 export interface PrepareOptions {
   readonly device: Device
   readonly rank: number
-  /** Ranks have one host where they share its memory. */
+  /** Manifest in which ranks have one host if they share its memory. */
   readonly manifest: Manifest
   readonly segments: readonly HostMemory[]
-  /** Of all ranks that take part. */
+  /** Offers of all participating ranks. */
   readonly offers: readonly Offered[]
-  /** With it, bytes that are in memory of other hosts alone are read from there. */
+  /** If set, bytes that are only in memory of other hosts are read from there. */
   readonly remote?: RemoteAccess | undefined
 }
 
-/** A direct update of one checkpoint into one set of engine workers, ready to run as often as wanted. */
+/** A direct update of one checkpoint into one set of engine workers, ready to run any number of times. */
 export class PreparedDirect implements AsyncDisposable {
   readonly plan: DirectPlan
   readonly own: RankDirectPlan
   readonly recording: Recording
   readonly job: DirectJob
-  /** Bytes that are read from other hosts. */
+  /** Bytes read from other hosts. */
   readonly remoteBytes: number
-  /** Bytes of the checkpoint's tensors, each once. */
+  /** Bytes of the checkpoint's tensors, each counted once. */
   readonly checkpointBytes: number
   /** Engine workers whose memory is mapped. */
   readonly workers: readonly ProcessName[]
@@ -72,9 +72,9 @@ export class PreparedDirect implements AsyncDisposable {
   }
 
   /**
-   * Plans, maps what is needed of other processes, and prepares the copies.
+   * Plans, maps the necessary memory of other processes, and prepares the copies.
    *
-   * @throws CkptError `PLAN_INFEASIBLE`, `UNSUPPORTED`, or what mapping throws: the update can be staged instead.
+   * @throws CkptError `PLAN_INFEASIBLE`, `UNSUPPORTED`, or the errors of mapping: the update can be staged instead.
    */
   static async make(options: PrepareOptions): Promise<PreparedDirect> {
     const { device, rank, manifest, offers, remote } = options
@@ -92,7 +92,7 @@ export class PreparedDirect implements AsyncDisposable {
       const sources: (HostMemory | undefined)[] = []
       for (const source of own.sources) sources.push(await memories.open(source))
       storages = await device.direct.map(storagesOf(near, rank, recording, own))
-      // Storages of other workers come after those of the own one.
+      // Storages of other workers come after those of the own worker.
       const first = recording.storages.length
       const forwards = own.forwards.map((copy) => ({ ...copy, destination: first + copy.destination }))
       const reader = remote && (await connectRemote(remote, own.sources, sources))
@@ -106,7 +106,7 @@ export class PreparedDirect implements AsyncDisposable {
     }
   }
 
-  /** @throws CkptError `MEMORY_CHANGED` naming the file, where memory of other ranks is not what was mapped any more. */
+  /** @throws CkptError `MEMORY_CHANGED` naming the file, if memory of other ranks differs from what was mapped. */
   assertIntact(): void {
     this.#memories.assertIntact()
   }
@@ -118,20 +118,20 @@ export class PreparedDirect implements AsyncDisposable {
   }
 }
 
-/** The plan for the ranks of one host; what workers of other hosts cannot copy is staged everywhere. */
+/** Plans for the ranks of one host; tensors that workers of other hosts cannot copy are staged everywhere. */
 function planNear(manifest: Manifest, near: readonly Offered[], offers: readonly Offered[], remote: boolean): DirectPlan {
   const away = offers.filter((offer) => !near.includes(offer))
   const opaque = away.flatMap(({ recording }) => recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name))
   return planDirect(manifest, { ranks: near, forward: near.every((offer) => offer.reaches), opaque, remote })
 }
 
-/** The memories of this host's ranks, as this rank gets at them. */
+/** Maps the memories of this host's ranks. */
 class NearMemories {
   readonly #direct: DirectDevice
   readonly #near: readonly Offered[]
   readonly #rank: number
   readonly #segments: readonly HostMemory[]
-  /** Those of other ranks, by rank and segment. */
+  /** Memories of other ranks, by rank and segment. */
   readonly #mapped = new Map<string, HostMemory>()
 
   constructor(direct: DirectDevice, near: readonly Offered[], rank: number, segments: readonly HostMemory[]) {
@@ -164,7 +164,7 @@ class NearMemories {
   }
 }
 
-/** The own worker's storages, then those of other workers that are written to. */
+/** Returns the own worker's storages, then those of other workers that are written to. */
 function storagesOf(
   near: readonly Offered[],
   rank: number,
@@ -181,7 +181,7 @@ function storagesOf(
   ]
 }
 
-/** A reader of what lies in no memory of this host, connected; undefined where there is nothing of the kind. */
+/** Returns a connected reader for bytes that are in no memory of this host; undefined if there are none. */
 async function connectRemote(
   remote: RemoteAccess,
   sources: RankDirectPlan['sources'],
@@ -199,7 +199,7 @@ async function connectRemote(
   }
 }
 
-/** Copies of which some read other hosts' memory, by `reader`, as one job. */
+/** Prepares copies, some of which read other hosts' memory through `reader`, as one job. */
 async function prepareJob(
   device: Device,
   given: {

@@ -1,10 +1,10 @@
 import type { ContiguousCopies, DirectJob, DirectStats, HostMemory } from '@ckpt/contract'
 import type { RemoteReader } from './remote-reader.ts'
 
-/** What reads the rounds' bytes. */
+/** Reads the bytes of the rounds. */
 type RoundReader = Pick<RemoteReader, 'read' | 'close'>
 
-/** Landing memories: one is read into while another is copied from. */
+/** Landing memories: one is filled while another is copied from. */
 export const LANDINGS = 2
 
 export interface RemoteRound {
@@ -13,7 +13,7 @@ export interface RemoteRound {
   readonly job: DirectJob
 }
 
-/** Copies out of this host's memory beside those of what is read from other hosts, round by round; then what is handed on. */
+/** Copies out of this host's memory while it copies bytes from other hosts, round by round; then it forwards. */
 export class RemoteDirectJob implements DirectJob {
   readonly #local: DirectJob
   readonly #rounds: readonly RemoteRound[]
@@ -40,7 +40,7 @@ export class RemoteDirectJob implements DirectJob {
     const failed = new AbortController()
     const signal = AbortSignal.any([outer, failed.signal])
     const done: { readonly at: number; readonly stats: DirectStats }[] = []
-    // What fails first ends the others.
+    // The first failure ends the others.
     const orStop = async <T>(work: Promise<T>): Promise<T> => {
       try {
         return await work
@@ -66,7 +66,7 @@ export class RemoteDirectJob implements DirectJob {
         await copies[turn - LANDINGS]
         await this.#reader.read(reads, this.#landings[turn % LANDINGS]!, signal)
         const copy = run(job)
-        // Looked at two rounds later, or at the end: a copy may fail while the next round is being read.
+        // Checked two rounds later, or at the end: a copy may fail while the next round is being read.
         copy.catch(() => undefined)
         copies.push(copy)
       }

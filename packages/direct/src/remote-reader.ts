@@ -1,6 +1,6 @@
 import { CkptError, ContiguousCopies, type ContiguousCopy, type HostMemory, type Reach, type ReachedRank } from '@ckpt/contract'
 
-/** How ranks of other hosts are read from. */
+/** Access to ranks of other hosts. */
 export interface RemoteAccess {
   readonly reach: Reach
   readonly timeoutMs: number
@@ -17,13 +17,13 @@ export class RemoteReader {
     this.#sources = sources
   }
 
-  /** Connects to these ranks, so that one that cannot be read from shows before anything is written. @throws CkptError as of `read`. */
+  /** Connects to these ranks, so that unreadable ones are known before anything is written. @throws CkptError as for `read`. */
   async connect(ranks: Iterable<number>, signal: AbortSignal): Promise<void> {
     await Promise.all([...new Set(ranks)].map((rank) => this.#peer(rank, signal)))
   }
 
   /**
-   * Reads into `memory`; sources of `reads` are those that the reader was made for. Nothing lands any more when it settles.
+   * Reads into `memory`; sources of `reads` are those that the reader was created for. No byte arrives after it settles.
    *
    * @throws CkptError `PEER_LOST`, `REGION_REFUSED`, `PEER_UNAUTHORIZED`, `UNSUPPORTED` naming the rank; `ABORTED`.
    */
@@ -72,10 +72,10 @@ export class RemoteReader {
     return reached
   }
 
-  /** The next read connects again. */
+  /** Drops the connection, so that the next read connects again. */
   #forget(rank: number): void {
     const known = this.#reached.get(rank)
     this.#reached.delete(rank)
-    known?.then(({ peer }) => peer.close()).catch(() => undefined) // one that was not reached has nothing to close
+    known?.then(({ peer }) => peer.close()).catch(() => undefined) // an unreachable peer has nothing to close
   }
 }

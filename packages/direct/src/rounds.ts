@@ -1,23 +1,23 @@
 import { ContiguousCopies, StridedCopies, type ContiguousCopy, type StridedCopy } from '@ckpt/contract'
 
-/** What is read from other hosts at a time, and copied on from where it landed. */
+/** Bytes read from other hosts at a time, with the copies out of their landing memory. */
 export interface Round {
-  /** From the sources into the landing memory (0). */
+  /** Reads from the sources into the landing memory (0). */
   readonly reads: ContiguousCopies
   /** Copies whose source is the landing memory (0). */
   readonly copies: StridedCopies
   readonly bytes: number
 }
 
-/** Copies out of this host's memories, and rounds of the others. */
+/** Copies out of this host's memories, and rounds for the others. */
 export interface Cut {
   readonly local: StridedCopies
   readonly rounds: readonly Round[]
 }
 
 /**
- * Cuts copies by where their source is: what `isRemote` goes in rounds of `roundBytes` at most, whose bytes land side by side, without
- * what lies between the rows that are needed.
+ * Divides copies by the location of their source. Copies for which `isRemote` is true go into rounds of `roundBytes` at most,
+ * whose bytes are adjacent in the landing memory, without the gaps between the needed rows.
  */
 export function cutRounds(copies: StridedCopies, isRemote: (source: number) => boolean, roundBytes: number): Cut {
   const local: StridedCopy[] = []
@@ -49,7 +49,7 @@ export function cutRounds(copies: StridedCopies, isRemote: (source: number) => b
   return { local: StridedCopies.from(local), rounds }
 }
 
-/** Reads for one copy, row by row, to `at` and on; rows without gaps are one. */
+/** Returns the reads for one copy, row by row, starting at `at`; rows without gaps become one read. */
 function readsOf({ source, sourceOffset, sourcePitch, rowBytes, rows }: StridedCopy, at: number): ContiguousCopy[] {
   const read = (from: number, to: number, bytes: number): ContiguousCopy => {
     return { source, sourceOffset: from, destination: 0, destinationOffset: to, bytes }
@@ -58,7 +58,7 @@ function readsOf({ source, sourceOffset, sourcePitch, rowBytes, rows }: StridedC
   return Array.from({ length: rows }, (_, i) => read(sourceOffset + i * sourcePitch, at + i * rowBytes, rowBytes))
 }
 
-/** A copy as copies of `most` bytes at most each. */
+/** Splits a copy into copies of at most `most` bytes each. */
 function* pieces(copy: StridedCopy, most: number): Generator<StridedCopy> {
   const { sourceOffset, sourcePitch, destinationOffset, destinationPitch, rowBytes, rows } = copy
   const together = Math.floor(most / rowBytes)

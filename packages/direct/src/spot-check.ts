@@ -1,33 +1,36 @@
 import { createHash } from 'node:crypto'
 
-/** The most that the tensors of one check take, where not a single one takes more. */
+/** Maximum size of the tensors of one check, unless a single tensor is larger. */
 const MOST_BYTES = 64 * 2 ** 20
 
-/** A tensor that could be checked. */
+/** A tensor that can be checked. */
 export interface Candidate {
   readonly name: string
   readonly bytes: number
 }
 
-/** What a rank says at an update's begin of the direct updates that it has counted: of which recordings, and how many. */
+/** Direct updates that a rank has counted, announced at the beginning of an update: for which recordings, and how many. */
 export type DirectCount = { readonly recordings: string; readonly updates: number } | null
 
-/** The number of a direct update since its engine was recorded: the same on all ranks, also where one of them has restarted. */
+/**
+ * Returns the number of a direct update since its engine was recorded: the same on all ranks, even if one of them has
+ * restarted.
+ */
 export function countUpdate(recordings: string, announced: readonly DirectCount[]): number {
   return 1 + Math.max(0, ...announced.map((one) => (one?.recordings === recordings ? one.updates : 0)))
 }
 
-/** Names the recordings of all ranks. */
+/** Returns a name for the recordings of all ranks. */
 export function nameRecordings(ids: readonly string[]): string {
   return createHash('sha256').update(JSON.stringify(ids)).digest('hex').slice(0, 32)
 }
 
-/** True for updates that are checked: the second, and then each `every`-th; none where that is 0. */
+/** Returns true for updates that are checked: the second, and then every `every`-th; for none if that is 0. */
 export function isChecked(update: number, every: number): boolean {
   return every > 0 && (update === 2 || update % every === 0)
 }
 
-/** Tensors of one layer, chosen by `seed`; of a large layer a run of tensors. The same choice wherever the same is given. */
+/** Chooses tensors of one layer by `seed`; of a large layer a run of tensors. Equal inputs give the same choice. */
 export function chooseLayer(candidates: readonly Candidate[], seed: string): { layer: string; tensors: string[] } | undefined {
   const layers = new Map<string, Candidate[]>()
   for (const candidate of candidates) {
@@ -54,7 +57,10 @@ export function chooseLayer(candidates: readonly Candidate[], seed: string): { l
   return { layer, tensors: tensors.sort(byCode) }
 }
 
-/** A name up to its first number: `model.layers.3` of `model.layers.3.mlp.up_proj.weight`; the whole name where there is none. */
+/**
+ * Returns a name up to its first number: `model.layers.3` of `model.layers.3.mlp.up_proj.weight`; the whole name if there is
+ * none.
+ */
 function layerOf(name: string): string {
   return /^.*?\.\d+(?=\.)/.exec(name)?.[0] ?? name
 }

@@ -7,13 +7,13 @@ import type { FileOpener } from '@ckpt/safetensors'
 
 const openDescriptor = promisify(fs.open)
 const closeDescriptor = promisify(fs.close)
-/** Not among Node's constants: a descriptor that only names a place. */
+/** Missing in Node's constants: flag for a descriptor that only names a place. */
 const O_PATH = 0o10000000
 
 /**
- * A directory that the files of a registration may not lie outside of. It is held open, so that it stays the same directory, and files
- * are opened beneath it: their links are looked up and checked first, then the place that was found is opened without following any.
- * Whoever swaps a link or a directory in between gets an error.
+ * Root directory that must contain all files of a registration. It is held open, so it stays the same directory, and files are
+ * opened below it. Their links are resolved and checked first; then the resolved place is opened without following links. If a
+ * link or a directory is replaced in between, opening fails.
  */
 export class RootDirectory implements AsyncDisposable {
   readonly #host: Host
@@ -26,10 +26,10 @@ export class RootDirectory implements AsyncDisposable {
     this.#descriptor = descriptor
   }
 
-  /** @throws CkptError `CHECKPOINT_UNREADABLE` naming the directory, `UNSUPPORTED` where the host cannot open beneath one. */
+  /** @throws CkptError `CHECKPOINT_UNREADABLE` naming the directory, `UNSUPPORTED` if the host cannot open files below one. */
   static async open(host: Host, path: string): Promise<RootDirectory> {
     if (host.openBeneath === undefined) {
-      throw new CkptError('UNSUPPORTED', `${path}: this host cannot hold files beneath a root`, {
+      throw new CkptError('UNSUPPORTED', `${path}: this host cannot restrict files to a root`, {
         fields: { file: path, field: 'root' },
       })
     }
@@ -40,23 +40,26 @@ export class RootDirectory implements AsyncDisposable {
     }
   }
 
-  /** Where a path leads, from the root on if it is relative; it need not exist. @throws CkptError `INVALID_ARGUMENT` if that is outside. */
+  /**
+   * Resolves a path, from the root if it is relative; it need not exist. @throws CkptError `INVALID_ARGUMENT` if that is
+   * outside.
+   */
   async place(path: string): Promise<string> {
     if (path.includes('\0')) throw refused(path, 'holds a NUL character')
     const base = await this.#base()
     const wanted = resolve(base, path)
-    // Before anything is looked up, so that an answer does not tell what lies outside.
+    // Before any lookup, so that an answer does not reveal what exists outside.
     if (isInside(base, wanted) || isInside(this.#given, wanted)) return wanted
-    throw refused(path, 'lies outside the checkpoint root')
+    throw refused(path, 'is outside the checkpoint root')
   }
 
-  /** Opens a file beneath the root. */
+  /** Opens a file below the root. */
   readonly opener: FileOpener = async (path) => {
     const base = await this.#base()
     const found = await realpath(await this.place(path)).catch((error: unknown) => {
       throw unreadable(path, error)
     })
-    if (!isInside(base, found)) throw refused(path, 'lies outside the checkpoint root')
+    if (!isInside(base, found)) throw refused(path, 'is outside the checkpoint root')
     try {
       return await this.#host.openBeneath!(this.#descriptor, relative(base, found))
     } catch (error) {
@@ -69,7 +72,7 @@ export class RootDirectory implements AsyncDisposable {
     await closeDescriptor(this.#descriptor)
   }
 
-  /** Where the directory lies now; it may have been renamed since it was opened. */
+  /** Current path of the directory; it may have been renamed since it was opened. */
   async #base(): Promise<string> {
     return readlink(`/proc/self/fd/${this.#descriptor}`)
   }

@@ -1,7 +1,7 @@
 import { CkptError, MAX_DIMENSIONS, MAX_NAME_LENGTH, type ErrorFields } from '@ckpt/contract'
 
 /**
- * Checks what ranks and workers could not tell each other about later: lengths of names and numbers of dimensions.
+ * Checks limits of the messages between ranks and workers: lengths of names and numbers of dimensions.
  *
  * @throws CkptError `UNSUPPORTED` naming the tensor, the field and what `where` names.
  */
@@ -11,10 +11,10 @@ export function checkCarried(
 ): void {
   for (const { name, shape } of tensors) {
     if (name.length > MAX_NAME_LENGTH) {
-      throw refused(where, name, 'name', `its name has ${name.length} characters, and at most ${MAX_NAME_LENGTH} are carried`)
+      throw refused(where, name, 'name', `its name has ${name.length} characters; at most ${MAX_NAME_LENGTH} are supported`)
     }
     if (shape.length > MAX_DIMENSIONS) {
-      throw refused(where, name, 'shape', `it has ${shape.length} dimensions, and at most ${MAX_DIMENSIONS} are carried`)
+      throw refused(where, name, 'shape', `it has ${shape.length} dimensions; at most ${MAX_DIMENSIONS} are supported`)
     }
   }
 }

@@ -1,10 +1,13 @@
 import type { Host, HostMemory, MemoryRange, TensorTable } from '@ckpt/contract'
 
-/** A batch ends at this many tensors or bytes, so that other native work gets its turn in between. */
+/** Number of tensors or bytes at which a batch ends, so that other native work can run in between. */
 const BATCH_TENSORS = 16_384
 const BATCH_BYTES = 4 * 1024 ** 3
 
-/** The digest of each tensor of a table (docs/worker-protocol.md, "Digest"), by index. @throws CkptError what {@link Host.digest} throws. */
+/**
+ * Computes the digest of each tensor of a table (docs/worker-protocol.md, "Digest"), by index. @throws CkptError as for
+ * {@link Host.digest}.
+ */
 export async function computeTableDigests(
   host: Host,
   segments: readonly HostMemory[],

@@ -1,4 +1,4 @@
-/** What the tests of this package share; no part of what it exports. */
+/** Helpers of this package's tests; not part of its exports. */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CkptError, tensorAt, type AllocateOptions, type Host } from '@ckpt/contract'
@@ -15,7 +15,7 @@ export function bytesOf(seed: number, bytes: number): Buffer {
   return data
 }
 
-/** A file of tensors of the given sizes; names start with `prefix`. Returns its path. */
+/** Writes a file of tensors of the given sizes; names start with `prefix`. Returns its path. */
 export async function file(folder: string, prefix: string, sizes: readonly number[]): Promise<string> {
   const tensors = sizes.map((bytes, i): WritableTensor => ({
     name: `${prefix}.${i}`,
@@ -28,7 +28,7 @@ export async function file(folder: string, prefix: string, sizes: readonly numbe
   return path
 }
 
-/** Every tensor's bytes as the store holds them, by name. */
+/** Returns every tensor's bytes as the store holds them, by name. */
 export function contents(store: CheckpointStore, name: string): Map<string, string> {
   using lease = store.lease(name)
   const found = new Map<string, string>()
@@ -39,7 +39,7 @@ export function contents(store: CheckpointStore, name: string): Map<string, stri
   return found
 }
 
-/** The same, as plain file reads give them. */
+/** Returns the same from plain file reads. */
 export async function fromDisk(paths: readonly string[]): Promise<Map<string, string>> {
   const found = new Map<string, string>()
   for (const path of paths) {
@@ -60,7 +60,7 @@ export async function failure(run: () => unknown): Promise<CkptError> {
   throw new Error('nothing was thrown')
 }
 
-/** The real host, but `before` runs first in each allocation. */
+/** Returns the real host, but runs `before` at the start of each allocation. */
 export function hostWith(host: Host, before: (options: AllocateOptions) => Promise<void>): Host {
   return new Proxy(host, {
     get(target, key) {

@@ -3,12 +3,12 @@ import { alignUp } from '@ckpt/utils'
 import type { TensorSpec } from './source.ts'
 import type { FileShare } from './share.ts'
 
-/** Runs start at multiples of this, so that the tensors in them keep the alignment they have in their files. */
+/** Alignment of runs, so that the tensors in them keep the alignment they have in their files. */
 export const RUN_ALIGNMENT = 256
-/** Tensors lie at multiples of this. */
+/** Alignment of tensors. */
 export const TENSOR_ALIGNMENT = 16
 
-/** Where everything belongs: sizes of the segments in bytes, the tensors in them, and the reads that fill them. */
+/** Places of all tensors: sizes of the segments in bytes, the tensors in them, and the reads that fill them. */
 export interface Layout {
   readonly segmentBytes: readonly number[]
   readonly tensors: readonly TensorMeta[]
@@ -18,7 +18,7 @@ export interface Layout {
   readonly totalBytes: number
 }
 
-/** Hands out places in segments of at most `limit` bytes each; only a single larger item makes a segment larger. */
+/** Assigns places in segments of at most `limit` bytes each; only a single larger item makes a segment larger. */
 class Segments {
   readonly bytes: number[] = []
   readonly #limit: number
@@ -32,12 +32,12 @@ class Segments {
     return this.bytes.length - 1
   }
 
-  /** Whether `end` bytes are still within the current segment's limit. */
+  /** Returns true if `end` bytes are still within the current segment's limit. */
   fits(end: number): boolean {
     return end <= this.#limit
   }
 
-  /** Offset of a new run of at least `bytes`, in the current segment or a new one. */
+  /** Returns the offset of a new run of at least `bytes`, in the current segment or a new one. */
   start(bytes: number): number {
     const used = this.bytes.at(-1)
     const offset = used === undefined ? 0 : alignUp(used, RUN_ALIGNMENT)
@@ -57,10 +57,10 @@ class Segments {
 }
 
 /**
- * Lays out file shares so that each run of tensors that follow one another in a file is read by one large read.
+ * Lays out file shares so that each run of consecutive tensors in a file is read by one large read.
  *
- * Within a run, tensors keep their distance in the file. A run ends where that would put a tensor off {@link TENSOR_ALIGNMENT} or
- * over `segmentLimit` bytes; a tensor never straddles segments.
+ * Within a run, tensors keep their distance in the file. A run ends if that would misalign a tensor ({@link TENSOR_ALIGNMENT})
+ * or exceed `segmentLimit` bytes; a tensor never straddles segments.
  */
 export function layoutFiles(shares: readonly FileShare[], segmentLimit: number): Layout {
   const segments = new Segments(segmentLimit)
@@ -77,7 +77,7 @@ export function layoutFiles(shares: readonly FileShare[], segmentLimit: number):
       const at = header.dataStart + begin
       let offset = at + shift
       if (bytes === 0) {
-        // It has no bytes to be found anywhere; any aligned place will do.
+        // It has no bytes, so any aligned place will do.
         if (segments.current < 0) segments.start(0)
         const used = segments.bytes[segments.current]!
         tensors.push({ name, dtype, shape, bytes, segment: segments.current, offset: used - (used % TENSOR_ALIGNMENT) })
@@ -98,7 +98,7 @@ export function layoutFiles(shares: readonly FileShare[], segmentLimit: number):
   return { segmentBytes: segments.sizes(), tensors, reads, totalBytes }
 }
 
-/** Lays out tensors that come from memory, in the order given, each at a multiple of {@link RUN_ALIGNMENT}. */
+/** Lays out tensors from memory, in the given order, each at a multiple of {@link RUN_ALIGNMENT}. */
 export function layoutTensors(specs: readonly TensorSpec[], segmentLimit: number): Layout {
   const segments = new Segments(segmentLimit)
   let totalBytes = 0

@@ -19,43 +19,43 @@ import type { FileShare } from './share.ts'
 import { checkRange, type TensorSpec } from './source.ts'
 
 const SHARED_MEMORY_DIRECTORY = '/dev/shm/'
-/** Bytes that JavaScript copies before it lets other work run: a millisecond or two. */
+/** Bytes that JavaScript copies before it yields to other work: a millisecond or two. */
 const COPY_SLICE = 16 * 1024 * 1024
 
-/** What loading a checkpoint needs to know. */
+/** Context for loading a checkpoint. */
 export interface LoadContext {
   readonly host: Host
-  /** Reads GPU memory; absent where the rank's device cannot. */
+  /** Reads GPU memory; absent if the rank's device cannot. */
   readonly reader: DeviceReader | undefined
-  /** Takes memory from here; absent means memory of its own. */
+  /** Source of memory; absent for private memory. */
   readonly pool: BlockPool | undefined
   readonly lock: boolean
   readonly shareable: boolean
   readonly segmentLimit: number
   readonly removeFiles: boolean
-  /** Make digests while files are read. */
+  /** Compute digests while files are read. */
   readonly digests: boolean
   readonly signal: AbortSignal
   readonly onProgress: ((bytesDone: number, bytesTotal: number) => void) | undefined
 }
 
-/** A loaded checkpoint: blocks by segment index, and what lies in them. */
+/** A loaded checkpoint: blocks by segment index, and the tensors in them. */
 export interface Loaded {
   readonly blocks: readonly Block[]
   readonly segments: readonly SegmentMeta[]
   readonly tensors: readonly TensorMeta[]
-  /** By tensor, where they were made on the way. */
+  /** Digests by tensor, if they were computed while loading. */
   readonly digests?: BigUint64Array | undefined
 }
 
-/** @throws CkptError `ABORTED` once `signal` is aborted; its reason when that is a CkptError. */
+/** @throws CkptError `ABORTED` once `signal` is aborted; its reason if that is a CkptError. */
 export function throwIfAborted(signal: AbortSignal): void {
   if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED', 'registration aborted')
 }
 
 /**
- * Reads shares of opened files into memory, every byte copied once, and looks whether the files are still what they were. On failure all
- * memory is given back.
+ * Reads shares of opened files into memory, with one copy per byte, and checks that the files are unchanged. On failure all
+ * memory is released.
  */
 export async function loadFiles(shares: readonly FileShare[], opened: OpenedCheckpoint, context: LoadContext): Promise<Loaded> {
   const layout = layoutFiles(shares, context.segmentLimit)
@@ -75,7 +75,7 @@ export async function loadFiles(shares: readonly FileShare[], opened: OpenedChec
         digests = read.digests
       }
     } catch (error) {
-      // A file that was cut or removed while it was read is what is to be said of it.
+      // If a file was truncated or removed while it was read, that is the error to report.
       if (CkptError.is(error, 'CHECKPOINT_UNREADABLE')) await opened.verify()
       throw error
     }
@@ -84,7 +84,7 @@ export async function loadFiles(shares: readonly FileShare[], opened: OpenedChec
   return { ...loaded, digests }
 }
 
-/** Copies tensors into memory. On failure all memory is given back. */
+/** Copies tensors into memory. On failure all memory is released. */
 export async function loadTensors(specs: readonly TensorSpec[], context: LoadContext): Promise<Loaded> {
   const layout = layoutTensors(specs, context.segmentLimit)
   const onDevices = specs.some(({ data }) => data.kind === 'device')
@@ -125,14 +125,14 @@ async function filled(
   return { blocks, segments, tensors: layout.tensors }
 }
 
-/** @throws CkptError `UNSUPPORTED` naming the first tensor that nothing here can read. */
+/** @throws CkptError `UNSUPPORTED` naming the first tensor that cannot be read here. */
 function deviceReader(specs: readonly TensorSpec[], { reader }: LoadContext): DeviceReader {
   if (reader !== undefined) return reader
   const { name, data } = specs.find((spec) => spec.data.kind === 'device')!
   const uuid = data.kind === 'device' ? data.source.deviceUuid : ''
   throw new CkptError(
     'UNSUPPORTED',
-    `tensor ${JSON.stringify(name)} lies on ${uuid}, and this rank's device reads no GPU memory`,
+    `tensor ${JSON.stringify(name)} is on ${uuid}, but this rank's device cannot read GPU memory`,
     {
       fields: { tensor: name, field: 'device' },
     },
@@ -176,7 +176,7 @@ async function copyFromMemories(
   if (copies.length > 0) await host.copy(memories, StridedCopies.from(copies))
 }
 
-/** Memory of another process by its name in /dev/shm, checked on what was opened. */
+/** Opens memory of a different process by its name in /dev/shm, and checks the opened object. */
 async function openShared(
   host: Host,
   tensor: string,
@@ -219,7 +219,7 @@ async function copyFromBuffers(
   }
 }
 
-/** Maps files in /dev/shm where they are: each file is a segment, header and all. */
+/** Maps files in /dev/shm in place: each file, including its header, is a segment. */
 export async function mapFiles(shares: readonly FileShare[], opened: OpenedCheckpoint, context: LoadContext): Promise<Loaded> {
   const paths = await Promise.all(shares.map(({ header }) => sharedMemoryPath(header.file)))
   const blocks = await mapAll(paths, context)
@@ -228,7 +228,7 @@ export async function mapFiles(shares: readonly FileShare[], opened: OpenedCheck
     const tensors = shares.flatMap(({ header, first, last }, segment) => {
       const { memory } = blocks[segment]!
       if (memory.bytes !== header.fileBytes) {
-        throw new CkptError('CHECKPOINT_UNREADABLE', `${header.file}: the file changed its size while it was registered`, {
+        throw new CkptError('CHECKPOINT_UNREADABLE', `${header.file}: the size of the file changed during its registration`, {
           fields: { file: header.file },
         })
       }
@@ -249,7 +249,7 @@ export async function mapFiles(shares: readonly FileShare[], opened: OpenedCheck
   }
 }
 
-/** The file's own path behind any links, which must be in /dev/shm. */
+/** Returns the file's real path, with links resolved, which must be in /dev/shm. */
 async function sharedMemoryPath(file: string): Promise<string> {
   const path = await realpath(file).catch((error: unknown) => {
     throw CkptError.from(error, 'CHECKPOINT_UNREADABLE', file, { file })
@@ -260,7 +260,7 @@ async function sharedMemoryPath(file: string): Promise<string> {
   })
 }
 
-/** Maps shared memory where it is; every tensor must be in shared memory given by name. */
+/** Maps shared memory in place; every tensor must be in shared memory given by name. */
 export async function mapTensors(specs: readonly TensorSpec[], context: LoadContext): Promise<Loaded> {
   const segmentOf = new Map<string, number>()
   for (const { name, data } of specs) {
@@ -276,7 +276,7 @@ export async function mapTensors(specs: readonly TensorSpec[], context: LoadCont
     if (!/^[^/]+$/.test(data.name) || data.name === '.' || data.name === '..') {
       throw new CkptError(
         'INVALID_ARGUMENT',
-        `tensor ${JSON.stringify(name)}: ${JSON.stringify(data.name)} is no name of shared memory`,
+        `tensor ${JSON.stringify(name)}: ${JSON.stringify(data.name)} is not a name of shared memory`,
         {
           fields: { tensor: name, field: 'shared' },
         },
@@ -324,7 +324,7 @@ async function allBlocks(memories: readonly Promise<HostMemory>[]): Promise<Bloc
   throw CkptError.from(failed.reason, 'CHECKPOINT_UNREADABLE')
 }
 
-/** The last step, after which nothing fails: so the files are still there after any failure. */
+/** Runs last, and nothing fails after it, so the files still exist after any failure. */
 function finishInPlace(blocks: readonly Block[], tensors: readonly TensorMeta[], context: LoadContext): Loaded {
   if (context.removeFiles) for (const { memory } of blocks) memory.unlink()
   const total = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
@@ -332,12 +332,12 @@ function finishInPlace(blocks: readonly Block[], tensors: readonly TensorMeta[],
   return { blocks, segments: blocks.map(({ memory }) => ({ bytes: memory.bytes, kind: 'file' as const })), tensors }
 }
 
-/** Memory that goes back to the system. */
+/** Memory that returns to the system when released. */
 export function ownBlock(memory: HostMemory): Block {
   return { memory, release: () => memory.close() }
 }
 
-/** Gives all blocks back. */
+/** Releases all blocks. */
 export function releaseAll(blocks: readonly Block[]): void {
   for (const block of blocks) block.release()
 }

@@ -1,7 +1,7 @@
-/** Safetensors files by a grammar: mostly legal, odd, or broken in one place. Reproducible by seed. */
+/** Safetensors files from a grammar: mostly legal, odd, or broken in one place. Reproducible by seed. */
 import { DTYPE_BITS, DTYPES } from '@ckpt/contract'
 
-/** Numbers from 0 to 1, the same ones for a seed (mulberry32). */
+/** Numbers from 0 to 1, equal for equal seeds (mulberry32). */
 export function random(seed: number): () => number {
   let state = seed >>> 0
   return () => {
@@ -12,14 +12,14 @@ export function random(seed: number): () => number {
   }
 }
 
-/** A file, and what is odd about it. */
+/** A file, and its oddity. */
 export interface OddFile {
   readonly what: string
   readonly bytes: Buffer
 }
 
 interface Entry {
-  /** JSON texts, so that what JSON.stringify would not write can be written. */
+  /** JSON texts, because JSON.stringify cannot write all of them. */
   name: string
   dtype: string
   shape: string
@@ -135,7 +135,7 @@ const TEXTS = [
 type Oddity = (draft: Draft, next: () => number) => void
 const pick = <T>(next: () => number, list: readonly T[]): T => list[Math.floor(next() * list.length)]!
 
-/** Each makes a draft odd in one way; where there is nothing to make odd it does nothing. */
+/** Each makes a draft odd in one way, or does nothing if that is impossible. */
 const ODDITIES: Record<string, Oddity> = {
   metadata: (draft, next) => (draft.metadata = pick(next, METADATA)),
   'white space': (draft, next) => {
@@ -220,14 +220,14 @@ const ODDITIES: Record<string, Oddity> = {
     const entry = draft.entries[0]
     if (entry !== undefined) draft.entries.push({ ...entry, ...(next() < 0.5 && { dtype: '"U8"' }) })
   },
-  'another order': (draft) => draft.entries.reverse(),
+  'a different order': (draft) => draft.entries.reverse(),
   'data cut or longer': (draft, next) => {
     const by = pick(next, [-1, -4, 1, 8])
     draft.data =
       by < 0 ? draft.data.subarray(0, Math.max(0, draft.data.length + by)) : Buffer.concat([draft.data, Buffer.alloc(by, 1)])
   },
-  'another length': (draft, next) => (draft.lengthOffset = pick(next, [1n, -1n, 8n, -8n, 1000n, 2n ** 40n, 2n ** 62n])),
-  'bytes that are no UTF-8': (draft, next) =>
+  'a different length': (draft, next) => (draft.lengthOffset = pick(next, [1n, -1n, 8n, -8n, 1000n, 2n ** 40n, 2n ** 62n])),
+  'bytes that are not UTF-8': (draft, next) =>
     edit(draft, next, (entry) => (entry.name = `"${String.fromCharCode(0xdc80 + Math.floor(next() * 64))}"`)),
   'no object': (draft, next) =>
     (draft.raw = Buffer.from(
@@ -254,7 +254,7 @@ const ODDITIES: Record<string, Oddity> = {
   },
 }
 
-/** Whole files of other kinds, which stand where the data would. */
+/** Whole files of other kinds, in place of the data. */
 const FOREIGN = [
   Buffer.from('version https://git-lfs.github.com/spec/v1\noid sha256:abababab\nsize 4976698672\n'),
   Buffer.from('<!DOCTYPE html><html><head><title>401</title></head></html>'),
@@ -275,7 +275,7 @@ function edit(draft: Draft, next: () => number, change: (entry: Entry) => void):
   if (draft.entries.length > 0) change(pick(next, draft.entries))
 }
 
-/** The n-th file of a seed. */
+/** Returns the n-th file of a seed. */
 export function oddFile(seed: number, n: number): OddFile {
   const next = random(seed * 1_000_003 + n)
   const draft = plain(next)
@@ -289,7 +289,7 @@ export function oddFile(seed: number, n: number): OddFile {
   return { what: what.join(' and ') || 'nothing', bytes: write(draft) }
 }
 
-/** A legal file: tensors of any dtype and shape, in any order. */
+/** Returns a legal file: tensors of any dtype and shape, in any order. */
 function plain(next: () => number): Draft {
   const names = [...NAMES].sort(() => next() - 0.5).slice(0, Math.floor(next() * 6))
   let end = 0
@@ -334,7 +334,7 @@ function write({ entries, metadata, before, after, separator, data, lengthOffset
   return Buffer.concat([length, text, data])
 }
 
-/** UTF-8, in which a lone low surrogate U+DC80 … U+DCFF becomes the byte it stands for. */
+/** Encodes as UTF-8, in which a lone low surrogate U+DC80 … U+DCFF becomes the byte it represents. */
 function bytesOf(text: string): Buffer {
   return Buffer.concat(
     text

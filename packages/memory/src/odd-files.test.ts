@@ -51,9 +51,9 @@ type Read = { readonly tensors: Record<string, unknown> } | { readonly error: st
 
 /** What is refused although Python's package reads it, and why: see docs/files.md. */
 const STRICTER: readonly RegExp[] = [
-  /stands twice/, // it keeps the last of several, and says nothing of the others
+  /appears twice/, // it keeps the last of several, and says nothing of the others
   /over 2\^53 - 1|more than 2\^53 - 1/, // of what holds no byte: 2^53 and more elements in one dimension, and none in a different one
-  /dimensions, and at most 64 are carried/,
+  /dimensions; at most 64 are supported/,
   /expected an object but found "\["/, // a tensor as a list of its three fields
   /expected a string but found "[{[]"/, // a dtype as an object
   /nested deeper than 128/,

@@ -14,10 +14,11 @@ export interface FileOptions {
 }
 
 /**
- * Brings the tensors of files into memory. Each file is opened once, and header and data are read from it as it was then; in the end every
- * file must still be that, so that what was read was there at one time.
+ * Loads the tensors of files into memory. Each file is opened once, and header and data are read from that opened file. In the
+ * end every file must be unchanged, so all bytes existed at one time.
  *
- * @throws CkptError `CHECKPOINT_CHANGED` naming a file that was not; or as `CheckpointStore.register` says. Nothing is kept then.
+ * @throws CkptError `CHECKPOINT_CHANGED` naming a file that changed; or as for `CheckpointStore.register`. Nothing is kept
+ * then.
  */
 export async function registerFiles(source: FileSource, options: FileOptions, context: LoadContext): Promise<Loaded> {
   const { host } = context
@@ -27,7 +28,7 @@ export async function registerFiles(source: FileSource, options: FileOptions, co
   checkNotEmpty(source, opened)
   for (const { file, tensors } of opened.headers) checkCarried(tensors, { file })
   const shares = shareOf(opened.headers, options.share?.index ?? 0, options.share?.count ?? 1)
-  // Awaited here: the files are open until then.
+  // Awaited here, because the files are open until then.
   return await (options.inPlace ? mapFiles(shares, opened, context) : loadFiles(shares, opened, context))
 }
 
@@ -38,11 +39,11 @@ async function openSource(source: FileSource, root: RootDirectory | undefined): 
   return OpenedCheckpoint.open(paths, { opener: root.opener })
 }
 
-/** A rank may be given no files; files that hold nothing are a mistake that would only be seen once engines wait. */
+/** A rank may be given no files, but files without tensors are a mistake that would otherwise show only once engines wait. */
 function checkNotEmpty(source: FileSource, { headers, directory }: OpenedCheckpoint): void {
   if (headers.length === 0 || headers.some(({ tensors }) => tensors.length > 0)) return
   const file = 'directory' in source && headers.length > 1 ? directory : headers[0]!.file
-  throw new CkptError('CHECKPOINT_MALFORMED', `${file}: there is no tensor in the checkpoint's ${headers.length} files`, {
+  throw new CkptError('CHECKPOINT_MALFORMED', `${file}: the checkpoint's ${headers.length} files contain no tensor`, {
     fields: { file, field: 'header' },
   })
 }

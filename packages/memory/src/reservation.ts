@@ -1,14 +1,14 @@
 import type { HostMemory, TensorMeta } from '@ckpt/contract'
 
-/** Memory for a checkpoint whose bytes somebody else brings. Either it is registered in the end, or given back. */
+/** Memory for a checkpoint whose bytes come from elsewhere. It is registered in the end, or released. */
 export class Reservation implements Disposable {
   readonly checkpoint: string
-  /** Memory by segment index, as large as was asked for or larger. */
+  /** Memory by segment index, at least as large as requested. */
   readonly segments: readonly HostMemory[]
   readonly #settle: (tensors: readonly TensorMeta[] | undefined, digests: BigUint64Array | undefined) => void
   #open = true
 
-  /** @internal Made by `CheckpointStore.reserve`. */
+  /** @internal Created by `CheckpointStore.reserve`. */
   constructor(
     checkpoint: string,
     segments: readonly HostMemory[],
@@ -20,8 +20,8 @@ export class Reservation implements Disposable {
   }
 
   /**
-   * Registers what now lies in the segments. `digests`: of every tensor, where they are known (docs/worker-protocol.md). Once; after a
-   * release it does nothing.
+   * Registers the current contents of the segments. `digests`: of every tensor, if known (docs/worker-protocol.md). Once; after
+   * a release it does nothing.
    */
   register(tensors: readonly TensorMeta[], digests?: BigUint64Array): void {
     if (!this.#open) return
@@ -29,7 +29,7 @@ export class Reservation implements Disposable {
     this.#settle(tensors, digests)
   }
 
-  /** Gives the memory back, unless it has been registered. */
+  /** Releases the memory, unless it has been registered. */
   release(): void {
     if (!this.#open) return
     this.#open = false

@@ -1,7 +1,7 @@
 import { CkptError } from '@ckpt/contract'
 import type { SafetensorsHeader } from '@ckpt/safetensors'
 
-/** A run of a file's tensors: `header.tensors[first]` up to, but without, `header.tensors[last]`. */
+/** A run of a file's tensors: from `header.tensors[first]` up to, but excluding, `header.tensors[last]`. */
 export interface FileShare {
   readonly header: SafetensorsHeader
   readonly first: number
@@ -9,13 +9,14 @@ export interface FileShare {
 }
 
 /**
- * The part of a checkpoint's files that falls to rank `index` of `count` which are all given the same files in the same order.
+ * Returns the part of a checkpoint's files for rank `index` of `count` ranks that are all given the same files in the same
+ * order.
  *
- * The tensors, in file and offset order, are cut where they cross k/count of all bytes; a tensor that a cut would split goes to
- * the side on which its middle lies. So every tensor is in exactly one share, shares are contiguous, and each differs from
- * bytes/count by at most the largest tensor. Files without a tensor of the share are left out.
+ * The tensors, in file and offset order, are divided where they cross k/count of all bytes; a tensor that a cut would split
+ * belongs to the side that contains its middle. So every tensor is in exactly one share, shares are contiguous, and each
+ * differs from bytes/count by at most the largest tensor. Files without a tensor of the share are left out.
  *
- * @throws CkptError `INVALID_ARGUMENT` when `index` is not one of `count` ranks.
+ * @throws CkptError `INVALID_ARGUMENT` if `index` is not one of `count` ranks.
  */
 export function shareOf(headers: readonly SafetensorsHeader[], index: number, count: number): FileShare[] {
   if (!Number.isSafeInteger(count) || count < 1 || !Number.isSafeInteger(index) || index < 0 || index >= count) {

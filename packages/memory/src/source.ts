@@ -12,23 +12,23 @@ import {
 /** `CUipcMemHandle` of cuda.h. */
 const IPC_HANDLE_BYTES = 64
 
-/** Where a tensor's bytes are: in JavaScript's memory, in host memory, in POSIX shared memory by name, or in a GPU's memory. */
+/** Location of a tensor's bytes: JavaScript's memory, host memory, POSIX shared memory by name, or a GPU's memory. */
 export type TensorData =
   | ArrayBufferView
   | ArrayBufferLike
   | { readonly memory: HostMemory; readonly offset?: number }
-  /** `shared` is a name in /dev/shm, without the leading slash; `identity`: what its owner says lies there. */
+  /** `shared` is a name in /dev/shm, without the leading slash; `identity` is its owner's description of it. */
   | { readonly shared: string; readonly offset?: number; readonly identity?: MemoryIdentity }
-  /** GPU memory of another process: the CUDA IPC handle (64 bytes) of its allocation, and where in that the tensor begins. */
+  /** GPU memory of a different process: the CUDA IPC handle (64 bytes) of its allocation, and the tensor's offset in it. */
   | { readonly device: { readonly handle: Uint8Array; readonly offset?: number }; readonly uuid: string }
-  /** GPU memory of this process. Work that writes it must be over, and it must stay as it is until it is registered. */
+  /** GPU memory of this process. Work that writes it must have finished, and it must stay unchanged until it is registered. */
   | { readonly devicePointer: bigint; readonly uuid: string }
 
 /** A tensor to register from memory. */
 export interface TensorInput {
   readonly dtype: DType
   readonly shape: readonly number[]
-  /** Exactly the tensor's bytes, little-endian and contiguous; from `offset` on where it is a larger memory. */
+  /** Exactly the tensor's bytes, little-endian and contiguous; starting at `offset` in a larger memory. */
   readonly data: TensorData
 }
 
@@ -36,23 +36,23 @@ export interface NamedTensorInput extends TensorInput {
   readonly name: string
 }
 
-/** What a checkpoint is registered from. */
+/** Source of a registered checkpoint. */
 export type CheckpointSource =
   /**
-   * Safetensors files that together hold the checkpoint. With `root`, relative paths start there, and a file outside it, links followed,
-   * is refused; nothing that happens to links or directories meanwhile lets one in.
+   * Safetensors files that together hold the checkpoint. With `root`, relative paths start there, and a file outside it, with
+   * links resolved, is refused, even if links or directories change meanwhile.
    */
   | { readonly files: readonly string[]; readonly root?: string }
   /** A directory with safetensors files, an index or a single file (see `readIndex` of `@ckpt/safetensors`). */
   | { readonly directory: string }
   | { readonly tensors: Readonly<Record<string, TensorInput>> | Iterable<NamedTensorInput> }
   /**
-   * Unix socket of a Python trainer that serves its tensors (docs/trainers.md). `timeoutMs` is the longest wait for an answer of
-   * it (default 60,000).
+   * Unix socket of a Python trainer that serves its tensors (docs/trainers.md). `timeoutMs` is its longest time to answer
+   * (default 60,000).
    */
   | { readonly trainer: string; readonly timeoutMs?: number }
 
-/** A tensor with its checked size and where its bytes come from. */
+/** A tensor with its checked size and the source of its bytes. */
 export interface TensorSpec {
   readonly name: string
   readonly dtype: DType
@@ -66,7 +66,7 @@ export interface TensorSpec {
 }
 
 /**
- * Checks named tensors: names, shapes and the sizes of what JavaScript can see.
+ * Checks named tensors: names, shapes and the sizes that JavaScript can see.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the tensor and field.
  */
@@ -77,7 +77,7 @@ export function tensorSpecs(tensors: Readonly<Record<string, TensorInput>> | Ite
   const names = new Set<string>()
   return Array.from(inputs, ({ name, dtype, shape, data }) => {
     if (typeof name !== 'string') throw invalid(shown(name), 'name', 'the name is not a string')
-    if (names.has(name)) throw invalid(name, 'name', 'the name stands twice')
+    if (names.has(name)) throw invalid(name, 'name', 'the name appears twice')
     names.add(name)
     if (!isDType(dtype)) throw invalid(name, 'dtype', `unknown dtype ${shown(dtype)}`)
     if (!isList(shape)) throw invalid(name, 'shape', `shape ${shown(shape)} is not a list of whole numbers`)
@@ -94,7 +94,7 @@ export function tensorSpecs(tensors: Readonly<Record<string, TensorInput>> | Ite
 function dataOf(name: string, data: TensorData, bytes: number): TensorSpec['data'] {
   if (ArrayBuffer.isView(data) || data instanceof ArrayBuffer || data instanceof SharedArrayBuffer) {
     if (data.byteLength !== bytes) {
-      throw invalid(name, 'data', `the data holds ${data.byteLength} bytes, but dtype and shape take ${bytes}`)
+      throw invalid(name, 'data', `the data holds ${data.byteLength} bytes, but dtype and shape require ${bytes}`)
     }
     const view = ArrayBuffer.isView(data)
       ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
@@ -103,7 +103,7 @@ function dataOf(name: string, data: TensorData, bytes: number): TensorSpec['data
   }
   if ('devicePointer' in data) {
     const { devicePointer: pointer, uuid: deviceUuid } = data
-    if (pointer <= 0n && bytes > 0) throw invalid(name, 'devicePointer', `${pointer} is no device pointer`)
+    if (pointer <= 0n && bytes > 0) throw invalid(name, 'devicePointer', `${pointer} is not a device pointer`)
     return { kind: 'device', source: { kind: 'pointer', pointer, bytes, deviceUuid }, offset: 0 }
   }
   const offset = ('device' in data ? data.device.offset : data.offset) ?? 0
@@ -122,13 +122,13 @@ function dataOf(name: string, data: TensorData, bytes: number): TensorSpec['data
   return { kind: 'memory', memory: data.memory, offset }
 }
 
-/** @throws CkptError `INVALID_ARGUMENT` when the tensor's bytes are not inside `memory`. */
+/** @throws CkptError `INVALID_ARGUMENT` if the tensor's bytes are not inside `memory`. */
 export function checkRange(name: string, memory: HostMemory, offset: number, bytes: number): void {
   if (offset + bytes <= memory.bytes) return
   throw invalid(name, 'data', `bytes ${offset} to ${offset + bytes} are outside a memory of ${memory.bytes} bytes`)
 }
 
-/** True for an array; unlike `Array.isArray` it keeps what is known of the elements. */
+/** Returns true for an array; unlike `Array.isArray` it keeps the element type. */
 function isList(value: readonly number[]): boolean {
   return Array.isArray(value)
 }

@@ -4,9 +4,9 @@ export interface GqaAttention {
   readonly heads: number
   readonly kvHeads: number
   readonly headDim: number
-  /** Whether the q, k and v projections have biases. */
+  /** True if the q, k and v projections have biases. */
   readonly bias: boolean
-  /** Whether q and k are normalised by head. */
+  /** True if q and k are normalised by head. */
   readonly qkNorm: boolean
 }
 
@@ -19,36 +19,36 @@ export interface MlaAttention {
   readonly nopeDim: number
   readonly ropeDim: number
   readonly valueDim: number
-  /** Elements of the `rotary_emb.inv_freq` tensor where the published files carry one. */
+  /** Elements of the `rotary_emb.inv_freq` tensor if the published files have one. */
   readonly inverseFrequencies?: number
 }
 
 export interface MoeLayers {
   readonly experts: number
   readonly intermediate: number
-  /** Experts that see every token (stored as one of this many times the width). */
+  /** Experts that process every token (stored as one of this many times the width). */
   readonly sharedExperts: number
-  /** Whether the router has an `e_score_correction_bias` (F32). */
+  /** True if the router has an `e_score_correction_bias` (F32). */
   readonly correctionBias: boolean
 }
 
-/** What of a model's config.json decides the names, shapes and dtypes of its tensors. */
+/** Part of a model's config.json that determines the names, shapes and dtypes of its tensors. */
 export interface Architecture {
   readonly hidden: number
   readonly layers: number
-  /** The first layers that have a dense MLP (all of them where `moe` is absent). */
+  /** Number of first layers with a dense MLP (all of them if `moe` is absent). */
   readonly denseLayers: number
   readonly intermediate: number
   readonly vocab: number
   readonly attention: GqaAttention | MlaAttention
   readonly moe?: MoeLayers
-  /** Multi-token-prediction layers after the last decoder layer; each brings its own embedding and head. */
+  /** Multi-token-prediction layers after the last decoder layer; each has its own embedding and head. */
   readonly mtpLayers: number
   /** `fp8-128`: projections in F8_E4M3 with an F32 `weight_scale_inv` for each block of 128 x 128. */
   readonly weights: 'bf16' | 'fp8-128'
 }
 
-/** How much of a model is kept. Tensor shapes stay exact as long as `width` is 1 and `vocab` is the full one. */
+/** Part of a model that is kept. Tensor shapes stay exact as long as `width` is 1 and `vocab` is the full one. */
 export interface ResolvedScale {
   readonly layers: number
   readonly denseLayers: number
@@ -56,11 +56,11 @@ export interface ResolvedScale {
   readonly experts: number
   /** Rows of the embedding and the head. */
   readonly vocab: number
-  /** What hidden, intermediate and latent sizes are divided by. */
+  /** Divisor of hidden, intermediate and latent sizes. */
   readonly width: number
 }
 
-/** `architecture` cut down to `scale`. */
+/** Returns `architecture` reduced to `scale`. */
 export function scaled(architecture: Architecture, scale: ResolvedScale): Architecture {
   const { attention, moe } = architecture
   const { width } = scale

@@ -81,7 +81,7 @@ const DEEPSEEK_V31: Model = {
   },
   published: {
     tensors: 91_991,
-    // No `bytes`: the index's total_size assumes two bytes an element. The files' sizes and the counts by dtype are right.
+    // No `bytes`: the index's total_size assumes two bytes per element. The files' sizes and the counts by dtype are right.
     fileBytes: 688_586_727_753,
     parameters: 684_531_386_000,
     parametersByDtype: { F8_E4M3: 680_571_043_840, BF16: 3_918_786_560, F32: 41_555_600 },
@@ -178,14 +178,14 @@ const LLAMA_31_8B: Model = {
 export const MODELS: readonly Model[] = [GLM_45_AIR, QWEN3_235B, DEEPSEEK_V31, KIMI_K2, QWEN3_30B, LLAMA_31_8B]
 
 /**
- * The model with this id, title or Hugging Face repository, whatever its case.
- * @throws CkptError `INVALID_ARGUMENT` naming the ids that exist.
+ * Returns the model with this id, title or Hugging Face repository, ignoring case.
+ * @throws CkptError `INVALID_ARGUMENT` naming the existing ids.
  */
 export function model(name: string): Model {
   const wanted = name.toLowerCase()
   const found = MODELS.find(({ id, title, repository }) => [id, title, repository].some((key) => key.toLowerCase() === wanted))
   if (found === undefined) {
-    throw new CkptError('INVALID_ARGUMENT', `no model ${name}; there are ${MODELS.map(({ id }) => id).join(', ')}`, {
+    throw new CkptError('INVALID_ARGUMENT', `no model ${name}; expected one of ${MODELS.map(({ id }) => id).join(', ')}`, {
       fields: { field: 'model' },
     })
   }

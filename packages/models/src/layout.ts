@@ -31,7 +31,10 @@ function emitLayer(architecture: Architecture, layer: number, emit: Emit): void 
   else emitMoe(moe, hidden, `${prefix}.mlp`, emit, project)
 }
 
-/** What a multi-token-prediction layer has beside a decoder layer's tensors, copies of embedding and head included. */
+/**
+ * Emits the additional tensors of a multi-token-prediction layer compared with a decoder layer, including copies of embedding
+ * and head.
+ */
 function emitPredictor({ hidden, vocab }: Architecture, prefix: string, emit: Emit): void {
   emit(`${prefix}.embed_tokens.weight`, 'BF16', [vocab, hidden])
   emit(`${prefix}.enorm.weight`, 'BF16', [hidden])

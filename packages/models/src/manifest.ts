@@ -2,8 +2,9 @@ import { type Manifest, type RankMetas, type TensorTable, type TensorMeta, nameH
 import type { CheckpointTensor } from './tensors.ts'
 
 /**
- * The manifest as it would be gathered if each of `ranks` ranks had registered a contiguous, equally large part of `tensors` in one
- * segment, without gaps: metadata alone, for planning and for measuring the control plane. Digests are labels, not hashes.
+ * Returns the manifest as it would be gathered if each of `ranks` ranks had registered a contiguous, equally large part of
+ * `tensors` in one segment, without gaps: only metadata, for planning and for measuring the control plane. Digests are labels,
+ * not hashes.
  */
 export function sharedManifest(checkpoint: string, tensors: readonly CheckpointTensor[], ranks: number): Manifest {
   const total = tensors.reduce((sum, { bytes }) => sum + bytes, 0)

@@ -1,18 +1,18 @@
 import type { DType } from '@ckpt/contract'
 import type { Architecture } from './architecture.ts'
 
-/** Figures that others published about the full checkpoint. None of them is computed by this package. */
+/** Figures that others published about the full checkpoint. This package computes none of them. */
 export interface PublishedCheckpoint {
   readonly tensors?: number
   /** Sum of the tensors' bytes (for most models the index's `metadata.total_size`). */
   readonly bytes?: number
-  /** Sum of the safetensors files' sizes, headers included. */
+  /** Sum of the safetensors files' sizes, including headers. */
   readonly fileBytes?: number
-  /** Elements in all. */
+  /** Total number of elements. */
   readonly parameters?: number
-  /** Elements by dtype. */
+  /** Number of elements by dtype. */
   readonly parametersByDtype?: Partial<Record<DType, number>>
-  /** Where the figures come from. */
+  /** Source of the figures. */
   readonly source: string
 }
 
@@ -36,6 +36,6 @@ export interface Model {
   readonly repository: string
   readonly architecture: Architecture
   readonly published?: PublishedCheckpoint
-  /** What checkpoint-engine reports for this model, smallest cluster first; empty where it reports nothing. */
+  /** checkpoint-engine's reports for this model, smallest cluster first; empty if it reports nothing. */
   readonly updates: readonly PublishedUpdate[]
 }

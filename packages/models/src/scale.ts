@@ -3,25 +3,25 @@ import { type ResolvedScale, scaled } from './architecture.ts'
 import { emitCheckpoint } from './layout.ts'
 import type { Model } from './model.ts'
 
-/** How much of a model to keep; what is absent is kept whole. `bytes` excludes the others. */
+/** Part of a model to keep; missing options keep everything. `bytes` excludes the others. */
 export interface ScaleOptions {
-  /** Decoder layers (MTP layers are kept beside them). */
+  /** Decoder layers (MTP layers are kept in addition). */
   readonly layers?: number
   /** Routed experts of each MoE layer. */
   readonly experts?: number
-  /** Size in bytes that the checkpoint is to come as near to as it can without exceeding it; see {@link scaleTo}. */
+  /** Maximum size in bytes, which the checkpoint should approach as closely as possible; see {@link scaleTo}. */
   readonly bytes?: number
 }
 
 const MIN_EXPERTS = 2
 const VOCAB_STEP = 64
-/** Part of a scaled checkpoint that embedding and head may take. */
+/** Fraction of a scaled checkpoint that embedding and head may use. */
 const VOCAB_SHARE = 1 / 8
 const MAX_WIDTH = 32
 
 /**
- * Full or partial sizes of a model. With fewer layers than the model has, one of the dense layers in front is kept where it has
- * any; layers are numbered again and MTP layers follow the last one, as in a published checkpoint with such a config.
+ * Returns full or partial sizes of a model. With fewer layers than the model has, one of the dense layers at the front is kept
+ * if it has any. Layers are renumbered and MTP layers follow the last one, as in a published checkpoint with such a config.
  *
  * @throws CkptError `INVALID_ARGUMENT` for values out of range.
  */
@@ -36,23 +36,24 @@ export function resolveScale(model: Model, options: ScaleOptions = {}): Resolved
   }
   const fewest = fewestLayers(model)
   if (!Number.isInteger(layers) || layers < fewest || layers > architecture.layers) {
-    throw invalid('layers', `${model.id} can be cut down to ${fewest} … ${architecture.layers} layers, not ${layers}`)
+    throw invalid('layers', `${model.id} can be reduced to ${fewest} … ${architecture.layers} layers, not ${layers}`)
   }
   const most = architecture.moe?.experts ?? 0
   if (!Number.isInteger(experts) || experts > most || experts < Math.min(most, 1)) {
-    throw invalid('experts', `${model.id} can be cut down to ${Math.min(most, 1)} … ${most} experts, not ${experts}`)
+    throw invalid('experts', `${model.id} can be reduced to ${Math.min(most, 1)} … ${most} experts, not ${experts}`)
   }
   return { layers, denseLayers: denseLayers(model, layers), experts, vocab: architecture.vocab, width: 1 }
 }
 
 /**
- * The scale whose checkpoint comes as near to `bytes` as it can without exceeding it. The rule: where embedding and head would take
- * more than an eighth of `bytes`, rows of them are left out, so that what remains is still mostly layers and experts as in the
- * published checkpoint; then, of all numbers of layers (at least one dense and one MoE layer) and experts (at least two), the pair
- * with the largest total that fits, among equals the one with more layers; what then still has room is filled with rows again. Only if the smallest of them does not fit are hidden,
- * intermediate and latent sizes halved (`width` 2, 4 … 32) until it does: all other shapes are exact whenever `width` is 1.
+ * Returns the scale whose checkpoint is as close to `bytes` as possible without exceeding it. If embedding and head would take
+ * more than an eighth of `bytes`, rows of them are left out, so that the remainder is still mostly layers and experts as in the
+ * published checkpoint. Then the rule tries all numbers of layers (at least one dense and one MoE layer) and experts (at least
+ * two). It takes the pair with the largest total that fits, among equals the one with more layers. The remaining space is
+ * filled with rows again. Only if the smallest pair does not fit, hidden, intermediate and latent sizes are halved (`width` 2,
+ * 4 … 32) until it does: all other shapes are exact whenever `width` is 1.
  *
- * @throws CkptError `INVALID_ARGUMENT` when not even the smallest scale fits.
+ * @throws CkptError `INVALID_ARGUMENT` if not even the smallest scale fits.
  */
 export function scaleTo(model: Model, bytes: number): ResolvedScale {
   const { architecture } = model
@@ -85,7 +86,10 @@ export function scaledBytes(model: Model, scale: ResolvedScale): number {
   return total
 }
 
-/** Total bytes are linear in layers at fixed experts and linear in experts at fixed layers, so four samples give all of them. */
+/**
+ * Total bytes are linear in layers at fixed experts and linear in experts at fixed layers, so four samples determine all of
+ * them.
+ */
 function largestWithin(model: Model, start: ResolvedScale, bytes: number): ResolvedScale {
   const { architecture } = model
   const most = architecture.moe?.experts ?? 0

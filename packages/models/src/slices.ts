@@ -8,7 +8,10 @@ export interface LayoutTensor {
   readonly bytes: number
 }
 
-/** Which bytes of a tensor this engine worker keeps, and where: `rows` runs of `rowBytes`, contiguous in the parameter or `destinationPitch` apart. */
+/**
+ * Bytes of a tensor that this engine worker keeps, with their place: `rows` runs of `rowBytes`, contiguous in the parameter or
+ * `destinationPitch` apart.
+ */
 export interface Placement {
   readonly parameter: string
   /** Byte offset from the start of the parameter. */
@@ -34,7 +37,7 @@ type Split = 'rows' | 'columns' | 'none'
 interface Rule {
   readonly pattern: RegExp
   readonly split: Split
-  /** Parameter that the tensor becomes a part of; `$n` are the pattern's groups. */
+  /** Parameter that includes the tensor; `$n` are the pattern's groups. */
   readonly parameter: string
   /** Order among the parts of a parameter: first the value of this group as a number, then `order`. */
   readonly expertGroup?: number
@@ -53,9 +56,9 @@ function fused(parts: readonly string[], into: string, split: Split): Rule[] {
 }
 
 /**
- * What vLLM keeps of Llama-, Qwen-, GLM- and DeepSeek-shaped checkpoints under tensor parallelism: experts stacked, gate and up in
- * one, q, k and v in one, column-parallel weights split by rows, row-parallel ones by columns. The first match counts; what matches
- * nothing is kept whole.
+ * Slices that vLLM keeps of Llama-, Qwen-, GLM- and DeepSeek-shaped checkpoints under tensor parallelism: experts stacked, gate
+ * and up in one, q, k and v in one, column-parallel weights split by rows, row-parallel ones by columns. The first match
+ * applies; tensors without a match are kept whole.
  */
 const RULES: readonly Rule[] = [
   ...['gate_proj', 'up_proj'].map((part, order): Rule => ({
@@ -87,16 +90,17 @@ interface Part {
 }
 
 /**
- * The slices that worker `tpRank` of `tpSize` keeps. A dimension that does not divide evenly leaves its whole parameter replicated.
+ * Returns the slices that worker `tpRank` of `tpSize` keeps. If a dimension does not divide evenly, its whole parameter is
+ * replicated.
  *
- * @throws CkptError `INVALID_ARGUMENT` when a tensor stands twice.
+ * @throws CkptError `INVALID_ARGUMENT` if a tensor is listed twice.
  */
 export function engineLayout(tensors: Iterable<LayoutTensor>, tpRank: number, tpSize: number): Layout {
   const groups = new Map<string, Part[]>()
   const seen = new Set<string>()
   for (const tensor of tensors) {
     if (seen.has(tensor.name))
-      throw new CkptError('INVALID_ARGUMENT', `tensor ${tensor.name} stands twice`, { fields: { tensor: tensor.name } })
+      throw new CkptError('INVALID_ARGUMENT', `tensor ${tensor.name} appears twice`, { fields: { tensor: tensor.name } })
     seen.add(tensor.name)
     const { parameter, part } = partOf(tensor)
     const parts = groups.get(parameter)
@@ -167,10 +171,10 @@ function place({ tensor }: Part, split: Split, parameter: string, offset: number
 }
 
 /**
- * Bytes that each engine worker keeps of each of `tensors`, in their order, at a tensor parallelism of `tpSize`: what its
- * {@link engineLayout} places. All workers of an engine keep equally many.
+ * Returns the bytes that each engine worker keeps of each of `tensors`, in their order, at a tensor parallelism of `tpSize`,
+ * according to {@link engineLayout}. All workers of an engine keep the same number.
  *
- * @throws CkptError `INVALID_ARGUMENT` when a tensor stands twice.
+ * @throws CkptError `INVALID_ARGUMENT` if a tensor is listed twice.
  */
 export function keptBytes(tensors: readonly LayoutTensor[], tpSize: number): Float64Array {
   const { placements } = engineLayout(tensors, 0, tpSize)

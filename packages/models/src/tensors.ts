@@ -14,10 +14,10 @@ export interface CheckpointTensor {
 }
 
 /**
- * Every tensor of a published checkpoint: name, dtype, shape and size; of the full one by default, of one that is cut down as
- * {@link resolveScale} says otherwise.
+ * Returns every tensor of a published checkpoint: name, dtype, shape and size. By default it is the full checkpoint, otherwise
+ * one reduced as for {@link resolveScale}.
  *
- * @throws CkptError `INVALID_ARGUMENT` when the options are out of range or nothing fits in `bytes`.
+ * @throws CkptError `INVALID_ARGUMENT` if the options are out of range or nothing fits in `bytes`.
  */
 export function checkpointTensors(model: Model, options: ScaleOptions = {}): CheckpointTensor[] {
   const tensors: CheckpointTensor[] = []

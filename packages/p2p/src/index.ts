@@ -1,5 +1,5 @@
 /**
- * The p2p strategy: ranks that join pull a checkpoint from the host memory of those that hold it.
+ * The p2p strategy: joining ranks pull a checkpoint from the host memory of ranks that hold it.
  *
  * @packageDocumentation
  */

@@ -2,12 +2,12 @@ import type { HostMemory, Manifest, ReservedMemory, TensorMeta, TransferPlan, Up
 import { bucketTensors } from '@ckpt/planner'
 import { alignUp } from '@ckpt/utils'
 
-/** Largest segment, unless one bucket is larger: as checkpoints are cut that are registered from files. */
+/** Largest segment, unless one bucket is larger: the same size as for checkpoints registered from files. */
 const SEGMENT_BYTES = 8 * 2 ** 30
-/** Buckets begin on pages: what registers or copies them may want that. */
+/** Buckets begin at pages, which later registrations or copies may require. */
 const PAGE = 4096
 
-/** Where buckets that a receiver keeps lie, by their turn among those it pulls. */
+/** Positions of the buckets that a receiver keeps, by their turn among those it pulls. */
 export interface KeptPlaces {
   readonly memories: readonly HostMemory[]
   /** Index into `memories`. */
@@ -15,7 +15,7 @@ export interface KeptPlaces {
   readonly offset: Float64Array
 }
 
-/** Memory in which the buckets that this rank pulls in an update stay, and their registration once the update has gone well. */
+/** Memory for the buckets that this rank pulls and keeps in an update, and their registration once the update has succeeded. */
 export class Keeper {
   readonly #reserve: UpdateContext['reserve']
   #reservation: ReservedMemory | undefined
@@ -26,7 +26,7 @@ export class Keeper {
     this.#reserve = reserve
   }
 
-  /** Where each of these buckets goes. @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`. */
+  /** Returns the position of each of these buckets. @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`. */
   async place(plan: TransferPlan, manifest: Manifest, own: readonly number[]): Promise<KeptPlaces> {
     const segmentBytes: number[] = []
     const segment = new Uint32Array(own.length)
@@ -54,12 +54,12 @@ export class Keeper {
     return { memories: this.#reservation.segments, segment, offset }
   }
 
-  /** The update has gone well: what was kept is a checkpoint of this rank from now on. */
+  /** Registers the kept bytes as a checkpoint of this rank, after a successful update. */
   register(): void {
     this.#reservation?.register(this.#tensors, this.#digests)
   }
 
-  /** Gives the memory back, unless it has been registered. */
+  /** Releases the memory, unless it has been registered. */
   release(): void {
     this.#reservation?.release()
   }

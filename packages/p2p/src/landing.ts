@@ -3,25 +3,25 @@ import { alignUp } from '@ckpt/utils'
 import type { KeptPlaces } from './keeper.ts'
 import type { Place } from './sources.ts'
 
-/** Bounce buffers a receiver has at most: enough for one that arrives, one that is copied and two that wait. */
+/** Maximum number of bounce buffers of a receiver: one that is filled, one that is copied and two that wait. */
 const SLOTS = 4
 /** Bounce memory in bytes, unless two buffers need more. */
 const BOUNCE_BYTES = 2 ** 30
 
-/** Where a receiver's buckets land before or as they come into its ring. */
+/** Place where a receiver's buckets arrive before or when they enter its ring. */
 export interface Landing {
-  /** Whether the pipeline says when a place is free (`onWritable`), or this does, by `delivered`. */
+  /** `ring`: the pipeline reports when a place is free (`onWritable`); `sources`: `delivered` does. */
   readonly into: 'ring' | 'sources'
   readonly copies: CopyColumns
   readonly sources: readonly HostMemory[]
-  /** Where own bucket number `turn` (its number among the own ones) goes. */
+  /** Returns the place of own bucket number `turn` (its number among the own ones). */
   placeOf(bucket: number, turn: number): Place
-  /** How many own buckets may be under way or wait to be copied. */
+  /** Maximum number of own buckets that are being read or wait to be copied. */
   readonly slots: number
   close(): void
 }
 
-/** Straight into the ring, where that lies in host memory. */
+/** Lands directly in the ring, if it is in host memory. */
 export function ringLanding({ plan }: StagedContext, place: Place): Landing {
   const { buckets } = plan
   return {
@@ -34,7 +34,10 @@ export function ringLanding({ plan }: StagedContext, place: Place): Landing {
   }
 }
 
-/** Into a few buffers of pinned memory in turn, from where the device copies. `own`: the buckets of this receiver, ascending. */
+/**
+ * Lands in a few buffers of pinned memory in turn, from which the device copies. `own`: the buckets of this receiver,
+ * ascending.
+ */
 export async function bounceLanding({ plan }: StagedContext, host: Host, own: readonly number[]): Promise<Landing> {
   const { buckets } = plan
   const slotBytes = own.reduce((most, bucket) => Math.max(most, alignUp(buckets.bytes[bucket]!, PAGE)), PAGE)
@@ -56,7 +59,7 @@ export async function bounceLanding({ plan }: StagedContext, host: Host, own: re
   }
 }
 
-/** Into memory where they stay, from where the device copies. `own`: the buckets of this receiver, ascending. */
+/** Lands in memory that is kept, from which the device copies. `own`: the buckets of this receiver, ascending. */
 export function keptLanding({ plan }: StagedContext, places: KeptPlaces, own: readonly number[]): Landing {
   const { segment, offset, memories } = places
   return {
@@ -71,7 +74,7 @@ export function keptLanding({ plan }: StagedContext, places: KeptPlaces, own: re
 
 const PAGE = 4096
 
-/** A copy for each own bucket, from where it lands. */
+/** Returns a copy for each own bucket, from where it lands. */
 function copiesInto(
   { buckets }: TransferPlan,
   own: readonly number[],
@@ -91,7 +94,7 @@ function copiesInto(
   }
 }
 
-/** Of a receiver: what it brings, it pulls. */
+/** Returns no copies, for a receiver that only pulls. */
 export function noCopies(buckets: number): CopyColumns {
   return {
     count: 0,

@@ -5,27 +5,27 @@ import { Keeper } from './keeper.ts'
 import { noCopies } from './landing.ts'
 import { pullBuckets, type PullOptions } from './pull-buckets.ts'
 
-/** Who receives. */
+/** Options of the p2p strategy. */
 export interface P2pOptions {
-  /** The ranks that receive, and that call `update`: all others go on with what they do. */
+  /** Ranks that receive, and that call `update`; all others continue their work. */
   readonly ranks: readonly number[]
   /**
-   * Keep what is pulled in host memory, registered under the checkpoint's name (default false): after `gatherMetas` the receivers are sources
-   * of it themselves, together of all of it. It takes the checkpoint's size of memory, divided among them.
+   * Keep the pulled bytes in host memory, registered under the checkpoint's name (default false): after `gatherMetas` the
+   * receivers together become a source of the whole checkpoint. This needs memory of the checkpoint's size, divided among them.
    */
   readonly keep?: boolean
 }
 
 /**
- * The p2p strategy: the given ranks alone are updated. Each bucket is pulled once, by one of them, out of the host memory of a rank
- * that holds it, and shared among the receivers over their collective. Those that are read from take no part: a native thread of theirs
- * serves the bytes, whatever they are doing.
+ * The p2p strategy: updates only the given ranks. Each bucket is pulled once, by one of them, out of the host memory of a rank
+ * that holds it, and shared among the receivers over their collective. The source ranks do not take part: their native threads
+ * serve the bytes, whatever they are doing.
  *
- * @throws CkptError `INVALID_ARGUMENT` when `ranks` is empty.
+ * @throws CkptError `INVALID_ARGUMENT` if `ranks` is empty.
  */
 export function p2p({ ranks, keep = false }: P2pOptions): UpdateStrategy {
   if (ranks.length === 0) {
-    throw new CkptError('INVALID_ARGUMENT', 'p2p needs at least one rank that receives', { fields: { field: 'ranks' } })
+    throw new CkptError('INVALID_ARGUMENT', 'p2p: ranks is empty, but at least one rank must receive', { fields: { field: 'ranks' } })
   }
   return {
     name: 'p2p',
@@ -39,7 +39,7 @@ async function begin(context: UpdateContext, keep: boolean): Promise<UpdateAttem
   const { reach, device, reserve, joining } = context
   const pull = { reach: await reach(), host: device.host }
   if (!keep) return new StagedAttempt(context, pulledBuckets(joining, pull))
-  // What is kept is kept whole: what an attempt before this one brought is pulled again.
+  // Kept bytes must be complete, so everything that a previous attempt transferred is pulled again.
   const { failed: _, ...whole } = context
   return new KeepingAttempt(whole, joining, { ...pull, keeper: new Keeper(reserve) })
 }
@@ -57,7 +57,7 @@ function pulledBuckets(joining: boolean, options: PullOptions): StagedWay {
   }
 }
 
-/** What is pulled becomes a checkpoint of this rank, once all workers have committed. */
+/** Registers the pulled bytes as a checkpoint of this rank, once all workers have committed. */
 class KeepingAttempt extends StagedAttempt {
   readonly #keeper: Keeper
 

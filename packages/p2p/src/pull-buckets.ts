@@ -7,28 +7,30 @@ import { Puller } from './puller.ts'
 import { Sources } from './sources.ts'
 
 /**
- * A source of which nothing comes for this long, in milliseconds, is replaced; at most for half the update's own deadline, so that another
- * one gets its turn before the pipeline gives up. Machines that lose power, and links that drop everything, close no connection.
+ * Time in milliseconds without bytes after which a source is replaced; at most half the update's own deadline, so that a
+ * replacement can start before the pipeline gives up. Machines that lose power, and links that drop everything, close no
+ * connection.
  */
 const SILENT_MS = 30_000
 
-/** What a receiver pulls with. */
+/** Options for a receiver's reads. */
 export interface PullOptions {
   readonly reach: Reach
-  /** Makes memory that the device copies from. */
+  /** Creates memory that the device copies from. */
   readonly host: Host
-  /** Keeps what is pulled. */
+  /** Keeps the pulled bytes. */
   readonly keeper?: Keeper
 }
 
 /**
  * Pulls this receiver's buckets out of other ranks' memory, into the rings of all receivers.
  *
- * Bytes land in the ring itself where that lies in host memory, else in a few pinned buffers (or, where they are kept, in the memory in
- * which they stay) from where the device copies them while the next ones arrive. A source that is lost is replaced by other ranks that hold
- * the same tensors.
+ * Bytes arrive in the ring itself if it is in host memory. Otherwise they arrive in a few pinned buffers (or, if they are kept,
+ * in the memory that stays), from which the device copies them while the next ones arrive. A lost source is replaced by other
+ * ranks that hold the same tensors.
  *
- * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors that no source is left for, or of whatever else failed first.
+ * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors without a remaining source, or the error of the first other
+ * failure.
  */
 export async function pullBuckets(context: StagedContext, { reach, host, keeper }: PullOptions): Promise<StagedResult> {
   const { plan, manifest, ring, rank, timeoutMs, signal } = context
@@ -37,7 +39,7 @@ export async function pullBuckets(context: StagedContext, { reach, host, keeper 
   }
   const { receiver, owner } = plan.buckets
   const own = Array.from({ length: plan.buckets.count }, (_, bucket) => bucket).filter((bucket) => receiver[bucket] === rank)
-  // Reads are stopped by themselves when the pipeline has failed for another reason.
+  // Reads do not stop by themselves if the pipeline has failed for a different reason.
   const stopped = new AbortController()
   const sources = new Sources({
     checkpoint: manifest.checkpoint,
@@ -67,7 +69,7 @@ export async function pullBuckets(context: StagedContext, { reach, host, keeper 
     return { ...result, pull: puller.stats(result.startedAt) }
   } finally {
     stopped.abort(new CkptError('ABORTED', 'the pipeline is over'))
-    // Nothing may land in ring or buffers once they are given back.
+    // No byte may arrive in ring or buffers once they are released.
     await puller.stop()
     await sources.close()
     landing.close()

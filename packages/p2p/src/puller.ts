@@ -2,17 +2,17 @@ import { CkptError, type PipelineRun, type PullStats } from '@ckpt/contract'
 import type { Landing } from './landing.ts'
 import type { Sources } from './sources.ts'
 
-/** Reads under way at once: enough for several sources, few enough that each of them gets on. */
+/** Concurrent reads: enough for several sources, few enough that each of them makes progress. */
 const READS = 6
 
-/** Brings a receiver's own buckets in, in plan order, as places for them become free. */
+/** Reads a receiver's own buckets in plan order, as places for them become free. */
 export class Puller {
   readonly #own: readonly number[]
   readonly #landing: Landing
   readonly #sources: Sources
   readonly #spans: number[] = []
   #run: PipelineRun | undefined
-  /** Own buckets that have a place, have been asked for, and have been delivered. */
+  /** Numbers of own buckets that have a place, were requested, and were delivered. */
   #placed = 0
   #asked = 0
   #reading = 0
@@ -33,18 +33,18 @@ export class Puller {
     this.#pump()
   }
 
-  /** The place of the next own bucket is free. */
+  /** Reports that the place of the next own bucket is free. */
   writable(): void {
     this.#placed++
     this.#pump()
   }
 
-  /** An own bucket has left its place. */
+  /** Reports that an own bucket has left its place. */
   delivered(): void {
     if (this.#landing.into === 'sources' && this.#placed < this.#own.length) this.writable()
   }
 
-  /** Asks for nothing more; resolves when nothing is being read any more. */
+  /** Requests nothing more; resolves when no read is in flight any more. */
   stop(): Promise<void> {
     this.#failed = true
     if (this.#reading === 0) return Promise.resolve()

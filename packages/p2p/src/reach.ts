@@ -7,7 +7,7 @@ import {
   type ReachedRank,
 } from '@ckpt/contract'
 
-/** Codes of a source that cannot be read from (any more); everything else is this rank's own failure. */
+/** Error codes of a source that cannot be read from (any more); all other errors are this rank's own failures. */
 const SOURCE_CODES = [
   'PEER_LOST',
   'PEER_PROTOCOL',
@@ -17,15 +17,15 @@ const SOURCE_CODES = [
   'UNSUPPORTED',
 ] as const
 
-/** A source that takes longer to connect to counts as lost. */
+/** Time in milliseconds after which a connection attempt counts the source as lost. */
 const CONNECT_MS = 10_000
 
-/** Whether an error is the source's, so that another one may do. */
+/** Returns true if the source caused an error, so that a different source may work. */
 export function isSourceFailure(error: unknown): error is CkptError {
   return CkptError.is(error) && (SOURCE_CODES as readonly string[]).includes(error.code)
 }
 
-/** Where to connect: how the ranks of a checkpoint's manifest are read from, and this rank's endpoints. */
+/** Access to the ranks of a checkpoint's manifest, and this rank's endpoints. */
 export interface ReachOptions {
   readonly checkpoint: string
   readonly access: readonly RankAccess[]
@@ -33,9 +33,10 @@ export interface ReachOptions {
 }
 
 /**
- * Connects to a rank, by the best of its ways that leads there.
+ * Connects to a rank through the best access point that works.
  *
- * @throws CkptError `PEER_LOST`, `PEER_UNAUTHORIZED`, `PEER_PROTOCOL`, or `UNSUPPORTED` where it serves by no kind of endpoint that this rank has.
+ * @throws CkptError `PEER_LOST`, `PEER_UNAUTHORIZED`, `PEER_PROTOCOL`, or `UNSUPPORTED` if it offers no kind of endpoint that
+ * this rank has.
  */
 export async function reachRank(
   { access, endpoints, checkpoint }: ReachOptions,
@@ -46,7 +47,7 @@ export async function reachRank(
   const reach = (endpoint: OneSided, point: AccessPoint): Promise<OneSidedPeer> =>
     endpoint.connect(point.endpoint, { secret: point.secret, timeoutMs: Math.min(timeoutMs, CONNECT_MS), signal })
   let failure: unknown
-  // One way that does not lead there need not mean that none does.
+  // If one access point fails, others may still work.
   for (const point of points) {
     const endpoint = endpoints.find((own) => own.kind === point.endpoint.kind)
     if (endpoint === undefined) continue

@@ -10,27 +10,27 @@ import {
 import { isSourceFailure } from './reach.ts'
 import { staleSource, staleText } from './stale.ts'
 
-/** Where the bytes of one bucket go. */
+/** Destination of one bucket's bytes. */
 export interface Place {
   readonly memory: HostMemory
   readonly offset: number
 }
 
-/** What is read, and how. */
+/** Options of the reads. */
 export interface SourcesOptions {
   readonly checkpoint: string
   readonly reach: Reach
-  /** From where a bucket can be read without the ranks in `lost`. */
+  /** Returns the reads of a bucket without the ranks in `lost`. */
   readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
   readonly timeoutMs: number
   readonly signal: AbortSignal
 }
 
-/** The ranks that buckets are read from: connections, and which of them are lost. */
+/** Ranks that buckets are read from: their connections, and the lost ones. */
 export class Sources {
   readonly #options: SourcesOptions
   readonly #peers = new Map<number, Promise<ReachedRank>>()
-  /** Why each lost rank is lost. */
+  /** Reason for each lost rank. */
   readonly lost = new Map<number, CkptError>()
   /** Bytes read by rank. */
   readonly bytes = new Map<number, number>()
@@ -39,15 +39,15 @@ export class Sources {
     this.#options = options
   }
 
-  /** Connects to a rank, unless that has begun before; a failure shows when it is read from. */
+  /** Connects to a rank, unless that has begun before; a failure is reported when it is read from. */
   connect(rank: number): void {
     this.#peer(rank).catch(() => undefined)
   }
 
   /**
-   * Reads one bucket to where it belongs. Ranks that turn out to be lost are replaced by others that hold the same tensors.
+   * Reads one bucket to its destination. Lost ranks are replaced by others that hold the same tensors.
    *
-   * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors that no source is left for, and why; `ABORTED`.
+   * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors without a remaining source, and the reasons; `ABORTED`.
    */
   async read(bucket: number, place: Place): Promise<void> {
     for (;;) {
@@ -101,7 +101,7 @@ export class Sources {
     return peer
   }
 
-  /** Of the registration that the metas describe. */
+  /** Generation of the registration that the metas describe. */
   #generation(rank: number): number | undefined {
     return this.#options.reach.access.find((one) => one.rank === rank)?.points[0]?.generation
   }
@@ -109,7 +109,7 @@ export class Sources {
   #exhausted(bucket: number, missing: readonly string[]): CkptError {
     const { checkpoint } = this.#options
     const reasons = [...this.lost]
-    // Nothing was ever read from them: these metas describe what is not there any more.
+    // Nothing was ever read from them, so these metas describe memory that no longer exists.
     const stale = reasons.every(([rank, error]) => error.code !== 'PEER_LOST' || !this.bytes.has(rank))
     const named = missing.slice(0, 5).join(', ') + (missing.length > 5 ? ` and ${missing.length - 5} more` : '')
     const sources = reasons.map(([rank, error]) => staleSource(rank, error))

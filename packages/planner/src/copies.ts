@@ -3,10 +3,10 @@ import { MAX_GAP } from './align.ts'
 import { metasOf } from './lookup.ts'
 
 /**
- * Copies that bring the buckets owned by `rank` together from its segments, merged where source and destination run on; small gaps
- * between tensors are copied along.
+ * Returns the copies that assemble the buckets owned by `rank` from its segments, merged if source and destination are
+ * contiguous; small gaps between tensors are copied along.
  *
- * @throws CkptError `INVALID_ARGUMENT` when the manifest is not the plan's or does not have the rank.
+ * @throws CkptError `INVALID_ARGUMENT` if the manifest is not the plan's or lacks the rank.
  */
 export function copiesFor(plan: TransferPlan, manifest: Manifest, rank: number): CopyColumns {
   const { segments, offsets, bytes: sizes } = metasOf(plan, manifest, rank).tensors

@@ -1,11 +1,11 @@
 import { CkptError, DTYPES, type Manifest, type RankMetas, type RingTensor, type TransferPlan } from '@ckpt/contract'
 
-/** What `rank` holds. @throws CkptError `INVALID_ARGUMENT` when the manifest is not the plan's or does not have the rank. */
+/** Returns the metas of `rank`. @throws CkptError `INVALID_ARGUMENT` if the manifest is not the plan's or lacks the rank. */
 export function metasOf(plan: TransferPlan, manifest: Manifest, rank: number): RankMetas {
   if (plan.manifestDigest !== manifest.digest) {
     throw new CkptError(
       'INVALID_ARGUMENT',
-      `the plan was made from a different manifest than the one of ${manifest.checkpoint}`,
+      `the plan was made from a manifest that differs from that of ${manifest.checkpoint}`,
       {
         fields: { field: 'manifest', checkpoint: manifest.checkpoint },
       },
@@ -22,9 +22,9 @@ export function metasOf(plan: TransferPlan, manifest: Manifest, rank: number): R
 }
 
 /**
- * The tensors of one bucket as an engine worker finds them in the ring.
+ * Returns the tensors of one bucket as an engine worker finds them in the ring.
  *
- * @throws CkptError `INVALID_ARGUMENT` when the bucket does not exist or the manifest is not the plan's.
+ * @throws CkptError `INVALID_ARGUMENT` if the bucket does not exist or the manifest is not the plan's.
  */
 export function bucketTensors(plan: TransferPlan, manifest: Manifest, bucket: number): RingTensor[] {
   const { buckets, items } = plan

@@ -9,7 +9,7 @@ import {
 } from '@ckpt/contract'
 import fc from 'fast-check'
 
-/** A tensor of a made-up rank, before it has a place: `gap` bytes lie before it, `jump` starts another segment. */
+/** A tensor of a generated rank, before it has a place: `gap` bytes precede it, `jump` starts a new segment. */
 export interface LooseTensor {
   readonly name: string
   readonly dtype: DType

@@ -11,7 +11,7 @@ export interface ResolvedOptions {
 
 const MIB = 2 ** 20
 
-/** Options with their defaults. @throws CkptError `INVALID_ARGUMENT` naming the option. */
+/** Adds defaults to options. @throws CkptError `INVALID_ARGUMENT` naming the option. */
 export function resolveOptions(options: PlanOptions): ResolvedOptions {
   const {
     ringBytes,
@@ -35,7 +35,10 @@ export function resolveOptions(options: PlanOptions): ResolvedOptions {
   return { ringLimit: ringBytes, preferredBucketBytes, maxBucketBytes, minBucketBytes, chunkBytes, lookahead }
 }
 
-/** `ranks` ascending and without repetition. @throws CkptError `INVALID_ARGUMENT` when it is empty or names a rank not in `known`. */
+/**
+ * Returns `ranks` ascending and without repetition. @throws CkptError `INVALID_ARGUMENT` if it is empty or names a rank not in
+ * `known`.
+ */
 export function resolveRanks(ranks: readonly number[] | undefined, known: readonly number[]): number[] {
   if (ranks === undefined) return [...known]
   if (ranks.length === 0) throw invalid('ranks', 'a plan needs at least one rank')

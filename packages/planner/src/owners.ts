@@ -1,7 +1,7 @@
 import { CkptError, type Manifest, type TensorTable } from '@ckpt/contract'
 import { type Replica, findReplicas } from './replicas.ts'
 
-/** What one owner contributes: rows of its table in segment order. */
+/** Contribution of one owner: rows of its table in segment order. */
 export interface Share {
   /** Position in the manifest's ranks. */
   readonly position: number
@@ -10,8 +10,8 @@ export interface Share {
 }
 
 /**
- * Who moves which tensor: every tensor once, by a rank that holds it and takes part. Tensors that several ranks hold are given to
- * them in runs (so that copies stay contiguous) such that the owners' bytes come out as equal as their holders allow.
+ * Chooses the owner of each tensor: every tensor once, a rank that holds it and takes part. Tensors that several ranks hold are
+ * assigned in runs (so that copies stay contiguous) such that the owners' bytes are as equal as their holders allow.
  *
  * @param members Ranks that may own tensors, ascending.
  * @throws CkptError `INVALID_ARGUMENT` naming a tensor that no member holds, or whose copies differ.
@@ -36,12 +36,12 @@ export function chooseOwners(manifest: Manifest, members: readonly number[]): Sh
 }
 
 function unowned(tensor: string, rank: number): CkptError {
-  return new CkptError('INVALID_ARGUMENT', `tensor ${tensor} is only held by rank ${rank}, which takes no part`, {
+  return new CkptError('INVALID_ARGUMENT', `tensor ${tensor} is only held by rank ${rank}, which does not take part`, {
     fields: { tensor, ranks: [rank], field: 'ranks' },
   })
 }
 
-/** Marks, for each rank, the rows that another rank moves. */
+/** Marks, for each rank, the rows that a different rank moves. */
 function assign(manifest: Manifest, replicas: readonly Replica[], allowed: ReadonlySet<number>): Uint8Array[] {
   const skip = manifest.ranks.map(({ tensors }) => new Uint8Array(tensors.count))
   const load = manifest.ranks.map(({ tensors }) => sum(tensors.bytes))
@@ -52,12 +52,12 @@ function assign(manifest: Manifest, replicas: readonly Replica[], allowed: Reado
     return members.length === 0 ? [] : [{ replicas: group, members, bytes, parts: members.map(() => 0) }]
   })
   divide(groups, load)
-  // By how much each rank has been given less than its part so far.
+  // Deficit of each rank compared with its part so far.
   const owed = manifest.ranks.map(() => 0)
   for (const { replicas: group, members, bytes: shared, parts } of groups) {
-    // The members' room is laid end to end, and so are the tensors: each goes where its middle lies. What one member gets too much or
-    // too little of at its two borders is half a tensor each, and is made up for in the next group: room is what leaves all of them
-    // owed the same, as far as that goes.
+    // The members' capacities are laid end to end, and so are the tensors: each goes to the member that contains its middle. At
+    // its two borders a member gets half a tensor too much or too little each. The next group compensates for this: capacity is
+    // what leaves the same deficit for all members, as far as possible.
     members.forEach((member, index) => (owed[member]! += parts[index]!))
     const received = members.map((member) => -owed[member]!)
     const room = level(received, shared).map((target, index) => target - received[index]!)
@@ -77,7 +77,7 @@ function assign(manifest: Manifest, replicas: readonly Replica[], allowed: Reado
   return skip
 }
 
-/** Tensors with the same holders, and how many of their bytes each of those that may own them is to move. */
+/** Tensors with the same holders, and the bytes that each possible owner should move. */
 interface Group {
   readonly replicas: readonly Replica[]
   readonly members: readonly number[]
@@ -85,14 +85,14 @@ interface Group {
   parts: number[]
 }
 
-/** Sweeps over the groups at most; each brings the loads nearer to the most even ones, and a few are enough. */
+/** Maximum number of sweeps over the groups; each brings the loads closer to the optimum, and a few are enough. */
 const SWEEPS = 32
-/** A sweep that moves less than this part of the bytes is the last. */
+/** A sweep that moves less than this fraction of the bytes is the last. */
 const SETTLED = 1e-3
 
 /**
- * Sets the groups' parts such that the loads come out as even as their members allow: each group in turn levels its members, given what
- * all others have, until nothing changes (block coordinate descent on the sum of squares, which is convex).
+ * Sets the groups' parts such that the loads are as equal as their members allow: each group in turn levels its members, given
+ * the loads of all others, until nothing changes (block coordinate descent on the sum of squares, which is convex).
  */
 function divide(groups: readonly Group[], load: number[]): void {
   const total = groups.reduce((all, { bytes }) => all + bytes, 0)
@@ -107,12 +107,12 @@ function divide(groups: readonly Group[], load: number[]): void {
         moved += Math.abs(group.parts[index]! - parts[index]!)
       })
     }
-    // A single group, the usual case, is level at once.
+    // A single group, the usual case, is level after one step.
     if (groups.length === 1 || (sweep > 0 && moved <= SETTLED * total)) return
   }
 }
 
-/** Groups of replicas with the same holders, those with the fewest holders (the least choice) first; stable otherwise. */
+/** Groups replicas with the same holders; groups with the fewest holders (the least choice) come first; stable otherwise. */
 function groupByHolders(replicas: readonly Replica[]): Replica[][] {
   const groups = new Map<string, Replica[]>()
   for (const replica of replicas) {
@@ -124,7 +124,7 @@ function groupByHolders(replicas: readonly Replica[]): Replica[][] {
   return [...groups.values()].sort((a, b) => a[0]!.holders.length - b[0]!.holders.length)
 }
 
-/** Loads after `extra` was poured onto `loads` so that the lowest are raised to one level. */
+/** Returns the loads after adding `extra` to `loads` such that the lowest are raised to one level. */
 function level(loads: readonly number[], extra: number): number[] {
   const sorted = [...loads].sort((a, b) => a - b)
   let height = Infinity
@@ -139,7 +139,7 @@ function level(loads: readonly number[], extra: number): number[] {
 
 let ascending = new Uint32Array(0)
 
-/** 0 … count - 1, as a view of one array that all owners share: it is read only. */
+/** Returns 0 … count - 1, as a read-only view of one array that all owners share. */
 function every(count: number): Uint32Array {
   if (ascending.length < count) ascending = Uint32Array.from({ length: 2 * count }, (_, index) => index)
   return ascending.subarray(0, count)
@@ -152,10 +152,10 @@ function remaining(skipped: Uint8Array): Uint32Array {
   return rows.subarray(0, count)
 }
 
-/** Tables never change, so whether one is in segment order is looked at once. */
+/** Tables never change, so their order is checked only once. */
 const ordered = new WeakMap<TensorTable, boolean>()
 
-/** `rows` (ascending), or a sorted copy of them where the table is not in segment order. */
+/** Returns `rows` (ascending), or a sorted copy of them if the table is not in segment order. */
 function inSegmentOrder(table: TensorTable, rows: Uint32Array): Uint32Array {
   let inOrder = ordered.get(table)
   if (inOrder === undefined) {

@@ -8,7 +8,7 @@ export interface Packed {
   readonly rank: number
   /** Rows of the owner's table, bucket by bucket. */
   readonly rows: Uint32Array
-  /** Offset in its bucket of each of `rows`. */
+  /** Offset of each of `rows` in its bucket. */
   readonly offsets: Float64Array
   /** Rows of bucket b are firstRow[b] … firstRow[b + 1] - 1. */
   readonly firstRow: number[]
@@ -17,9 +17,9 @@ export interface Packed {
 }
 
 /**
- * Fills buckets with the tensors of each owner. Tensors that follow each other in memory keep their distance, so that a bucket is
- * one contiguous copy; where that would break the tensors' alignment the next one starts at a block of its own. No bucket exceeds
- * `bucketBytes`, except by being one larger tensor (and tensors of no bytes).
+ * Fills buckets with the tensors of each owner. Tensors that follow each other in memory keep their distance, so that a bucket
+ * is one contiguous copy; if that would break the tensors' alignment, the next one starts at a new block. No bucket exceeds
+ * `bucketBytes`, except if it is one larger tensor (and tensors of no bytes).
  */
 export function packShares(manifest: Manifest, shares: readonly Share[], bucketBytes: number): Packed[] {
   const offsets = new Float64Array(shares.reduce((total, { rows }) => total + rows.length, 0))
@@ -41,7 +41,7 @@ function packShare(manifest: Manifest, share: Share, bucketBytes: number, offset
   for (let i = 0; i < rows.length; i++) {
     const row = rows[i]!
     const size = sizes[row]!
-    // A tensor without bytes can lie anywhere: it must not open a bucket of its own.
+    // A tensor without bytes can be anywhere: it must not start a new bucket.
     if (size === 0) continue
     const place = places[row]!
     const gap = place - segmentEnd

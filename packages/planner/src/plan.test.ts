@@ -326,7 +326,7 @@ describe('planBroadcast', () => {
       ...rank,
       tensors: { ...rank.tensors, digests: BigUint64Array.of(BigInt(index)) },
     }))
-    expect(() => planBroadcast({ ...bytes, ranks }, { ringBytes: RING })).toThrow('other bytes on rank 1 than on rank 0')
+    expect(() => planBroadcast({ ...bytes, ranks }, { ringBytes: RING })).toThrow('bytes on rank 1 differ from those on rank 0')
     const twice = manifestOf([[tensor('x', 1), tensor('x', 1)]], { hashed })
     expect(() => planBroadcast(twice, { ringBytes: RING })).toThrow('registered twice by rank 0')
   })

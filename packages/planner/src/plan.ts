@@ -9,25 +9,25 @@ import { layOutRing } from './ring.ts'
 import { orderInRounds } from './rounds.ts'
 import { chooseMode, chooseSizes } from './sizes.ts'
 
-/** What a P2P plan is made for. */
+/** Options of a P2P plan. */
 export interface P2pPlanOptions extends PlanOptions {
   /** Ranks that receive. Every rank of the manifest serves what it holds. */
   readonly ranks: readonly number[]
   /**
-   * The receivers are ranks of another world than the manifest's: their numbers mean nothing there (default false: they are ranks of
-   * the manifest).
+   * The receivers are ranks of a different world than the manifest's, where their numbers have no meaning (default false: they
+   * are ranks of the manifest).
    */
   readonly joining?: boolean
-  /** NICs of each rank, each named uniquely in the cluster (`host/device`). A rank not listed has one of its own. */
+  /** NICs of each rank, each named uniquely in the cluster (`host/device`). A rank that is not listed has its own NIC. */
   readonly nics?: ReadonlyMap<number, readonly string[]>
 }
 
 /**
- * The plan of an update that reaches all ranks: every owner brings its own buckets into device memory and broadcasts them.
- * Pure and deterministic; only {@link PlanOptions.ranks} may own tensors.
+ * Plans an update that reaches all ranks: every owner copies its own buckets into device memory and broadcasts them. Pure and
+ * deterministic; only {@link PlanOptions.ranks} may own tensors.
  *
  * @throws CkptError `PLAN_INFEASIBLE` naming the tensor that the ring cannot hold; `INVALID_ARGUMENT` naming the option, or the
- *   tensor and ranks whose copies differ or whose holder takes no part.
+ *   tensor and ranks whose copies differ or whose holder does not take part.
  */
 export function planBroadcast(manifest: Manifest, options: PlanOptions): TransferPlan {
   const resolved = resolveOptions(options)
@@ -36,8 +36,8 @@ export function planBroadcast(manifest: Manifest, options: PlanOptions): Transfe
 }
 
 /**
- * The plan of an update that reaches some ranks only: they pull buckets from the ranks that hold them, each bucket once, and
- * broadcast them among themselves. Pure and deterministic; errors as of {@link planBroadcast}.
+ * Plans an update that reaches only some ranks: they pull buckets from the ranks that hold them, each bucket once, and
+ * broadcast them among themselves. Pure and deterministic; errors as for {@link planBroadcast}.
  */
 export function planP2p(manifest: Manifest, options: P2pPlanOptions): TransferPlan {
   const resolved = resolveOptions(options)

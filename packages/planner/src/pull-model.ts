@@ -1,23 +1,23 @@
 import type { Assignment } from './receivers.ts'
 
-/** What pulls are modelled with. */
+/** Parameters of the model of pulls. */
 export interface PullModel {
-  /** Of every NIC, in each direction, in bytes per second. */
+  /** Rate of every NIC, in each direction, in bytes per second. */
   readonly nicBytesPerSecond: number
-  /** Buckets that a receiver has asked for and not received. */
+  /** Number of buckets that a receiver has requested and not received. */
   readonly window: number
 }
 
-/** How long pulling takes by the model, and what no order of pulls could beat; both in seconds. */
+/** Duration of pulling according to the model, and a lower bound for any order of pulls; both in seconds. */
 export interface ModelledPull {
   readonly seconds: number
-  /** The busiest NIC's bytes over its rate, where every byte could go at any time. */
+  /** The busiest NIC's bytes divided by its rate, as if every byte could move at any time. */
   readonly boundSeconds: number
 }
 
 /**
- * Pulls of all receivers at once: each keeps `window` buckets under way, in plan order. A pull goes as fast as the more crowded of its
- * two NICs lets it, which shares its rate equally among the pulls on it.
+ * Models pulls of all receivers at once: each keeps `window` buckets in flight, in plan order. The more crowded of its two NICs
+ * limits a pull; a NIC shares its rate equally among its pulls.
  */
 export function modelPull(
   { receiver, sourceNic, receiverNic, nics }: Assignment,

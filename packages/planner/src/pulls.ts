@@ -6,10 +6,10 @@ import { findReplicas, type Replica } from './replicas.ts'
 const indexed = new WeakMap<Manifest, ReadonlyMap<number, Replica>[]>()
 
 /**
- * From where the bytes of one bucket can be read: every tensor from its owner or, where that is among `lost`, from another rank that
- * holds it, of those the one that gives least to this bucket so far. Runs are merged as of {@link copiesFor}.
+ * Returns the sources of one bucket's bytes: every tensor comes from its owner or, if that is among `lost`, from the other
+ * holder that so far contributes least to this bucket. Runs are merged as in {@link copiesFor}.
  *
- * @throws CkptError `INVALID_ARGUMENT` when the bucket does not exist or the manifest is not the plan's.
+ * @throws CkptError `INVALID_ARGUMENT` if the bucket does not exist or the manifest is not the plan's.
  */
 export function pullOf(plan: TransferPlan, manifest: Manifest, bucket: number, lost: ReadonlySet<number>): BucketPull {
   const { buckets, items } = plan
@@ -47,7 +47,7 @@ export function pullOf(plan: TransferPlan, manifest: Manifest, bucket: number, l
   return { from: [...runs].map(([rank, list]) => list.columns(rank)), missing }
 }
 
-/** By position of a rank in the manifest: the replicas of its rows that others hold too. */
+/** Replicas of a rank's rows that others hold too, by the rank's position in the manifest. */
 function replicasOf(manifest: Manifest): ReadonlyMap<number, Replica>[] {
   let index = indexed.get(manifest)
   if (index === undefined) {

@@ -15,7 +15,7 @@ export interface AssignmentInput {
   readonly receivers: readonly Endpoint[]
 }
 
-/** Who pulls each bucket, and over which NICs (indices into `nics`). */
+/** Receiver of each bucket, and the NICs that it crosses (indices into `nics`). */
 export interface Assignment {
   readonly receiver: Uint32Array
   readonly sourceNic: Uint32Array
@@ -24,11 +24,11 @@ export interface Assignment {
 }
 
 /**
- * Gives every bucket to one receiver. In plan order, each bucket goes over the least loaded NIC of its owner to the least loaded NIC
- * of the receivers, and there to its least loaded rank; ties go to what is listed first. So no receiver NIC ends above the mean by
- * more than one bucket, and neighbours in the order use different receivers.
+ * Assigns every bucket to one receiver. In plan order, each bucket goes over the least loaded NIC of its owner to the least
+ * loaded NIC of the receivers, and there to its least loaded rank; ties go to the one listed first. So no receiver NIC ends
+ * above the mean by more than one bucket, and neighbours in the order use different receivers.
  *
- * @throws CkptError `INVALID_ARGUMENT` when there are no receivers, an endpoint has no NIC, or an owner is not among the sources.
+ * @throws CkptError `INVALID_ARGUMENT` if there are no receivers, an endpoint has no NIC, or an owner is not among the sources.
  */
 export function assignReceivers({ owner, bytes, sources, receivers }: AssignmentInput): Assignment {
   const nics = new NicTable()

@@ -10,10 +10,12 @@ export interface Replica {
 const found = new WeakMap<Manifest, readonly Replica[]>()
 
 /**
- * Tensors that more than one rank registered, in the order of their first holder's table. This is the only part of planning that
- * looks at names (and at their hashes first); manifests are immutable, so its result is kept for as long as the manifest lives.
+ * Returns tensors that more than one rank registered, in the order of their first holder's table. This is the only part of
+ * planning that compares names (and their hashes first); manifests are immutable, so its result is kept as long as the manifest
+ * exists.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming tensor and ranks when copies differ in dtype, shape or digest, or one rank has a name twice.
+ * @throws CkptError `INVALID_ARGUMENT` naming tensor and ranks if copies differ in dtype, shape or digest, or one rank has a
+ * name twice.
  */
 export function findReplicas(manifest: Manifest): readonly Replica[] {
   let replicas = found.get(manifest)
@@ -24,12 +26,12 @@ export function findReplicas(manifest: Manifest): readonly Replica[] {
   return replicas
 }
 
-/** All that the usual case pays for: no rank holds what another one does. */
+/** In the usual case only this runs: no rank holds what a different one does. */
 function namesAreUnique(manifest: Manifest): boolean {
   return uniqueByHash(manifest) ?? uniqueByName(manifest)
 }
 
-/** By the ranks' own hashes, decoding only names whose hashes meet; undefined where a rank sent none. */
+/** Compares the ranks' own hashes, and decodes only names with equal hashes; undefined if a rank sent none. */
 function uniqueByHash(manifest: Manifest): boolean | undefined {
   const total = manifest.ranks.reduce((sum, { tensors }) => sum + tensors.count, 0)
   const hashes = new Uint32Array(total)
@@ -119,7 +121,7 @@ function check(manifest: Manifest, name: string, group: Replica, position: numbe
   if (one !== other) throw fail(`${one} on rank ${ranks[0]}, but ${other} on rank ${ranks[1]}`)
   const [first, second] = [digestOf(manifest, holder, holderRow), digestOf(manifest, position, row)]
   if (first !== undefined && second !== undefined && first !== second) {
-    throw fail(`other bytes on rank ${ranks[1]} than on rank ${ranks[0]}, as their digests say`)
+    throw fail(`bytes on rank ${ranks[1]} differ from those on rank ${ranks[0]}, according to their digests`)
   }
 }
 

@@ -1,18 +1,18 @@
 import { alignUp } from '@ckpt/utils'
 import { BLOCK_ALIGNMENT } from './align.ts'
 
-/** Where buckets lie in the ring, and what must have left it before. */
+/** Positions of buckets in the ring, and the buckets that must have left it before. */
 export interface RingLayout {
-  /** Bytes of the ring that are used. */
+  /** Number of used bytes of the ring. */
   readonly ringBytes: number
   readonly ringOffset: Float64Array
-  /** The last earlier bucket whose bytes each one overwrites, or -1. */
+  /** Last earlier bucket whose bytes each one overwrites, or -1. */
   readonly after: Int32Array
 }
 
 /**
- * Places buckets one behind the other; where the rest of the ring is too short for one, it goes to the start. `surface` holds, by
- * position, which bucket wrote each stretch of the ring last, so that `after` is exact.
+ * Places buckets one after another; if the rest of the ring is too short for one, it goes to the start. `surface` holds, by
+ * position, which bucket last wrote each stretch of the ring, so that `after` is exact.
  *
  * @param bytes Bucket sizes; none above `ringBytes`.
  */
@@ -24,7 +24,7 @@ export function layOutRing(bytes: Float64Array, ringBytes: number): RingLayout {
   const writers: number[] = []
   let head = 0
   let used = 0
-  // Index of the first stretch that ends behind the head.
+  // Index of the first stretch that ends after the head.
   let cursor = 0
   for (let bucket = 0; bucket < count; bucket++) {
     const size = alignUp(bytes[bucket]!, BLOCK_ALIGNMENT)
@@ -36,7 +36,7 @@ export function layOutRing(bytes: Float64Array, ringBytes: number): RingLayout {
     let last = -1
     let stop = cursor
     while (stop < ends.length && ends[stop]! <= end) last = Math.max(last, writers[stop++]!)
-    // A stretch that reaches beyond `end` keeps its rest.
+    // A stretch that extends beyond `end` keeps its rest.
     const start = stop === 0 ? 0 : ends[stop - 1]!
     if (stop < ends.length && Math.max(start, head) < end) last = Math.max(last, writers[stop]!)
     ends.splice(cursor, stop - cursor, end)

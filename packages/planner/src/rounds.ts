@@ -1,7 +1,7 @@
 import type { BucketColumns, ItemColumns } from '@ckpt/contract'
 import type { Packed } from './pack.ts'
 
-/** Buckets of all owners in their order, without their places in the ring. */
+/** Ordered buckets of all owners, without their places in the ring. */
 export interface Ordered {
   readonly rounds: number
   readonly buckets: Pick<BucketColumns, 'count' | 'owner' | 'round' | 'bytes' | 'firstItem'>
@@ -9,16 +9,17 @@ export interface Ordered {
 }
 
 /**
- * Interleaves the owners' buckets by when they can be there: all owners copy at the same rate from the start on, so a bucket is ready
- * when its owner has copied it and all its earlier ones; ties go to the lower rank. Equal buckets alternate, one of every owner in
- * turn, and while one owner copies a very large tensor the others' buckets pass before it instead of waiting behind it.
+ * Interleaves the owners' buckets by the time at which they can be ready. All owners copy at the same rate from the start on,
+ * so a bucket is ready when its owner has copied it and all its earlier ones; ties go to the lower rank. Equal buckets
+ * alternate, one of every owner in turn. While one owner copies a very large tensor, the others' buckets precede it instead of
+ * waiting for it.
  *
  * A round is a run of buckets of different owners: it ends before the first owner's second bucket.
  */
 export function orderInRounds(owners: readonly Packed[]): Ordered {
   const count = owners.reduce((total, { bytes }) => total + bytes.length, 0)
   const itemCount = owners.reduce((total, { rows }) => total + rows.length, 0)
-  // Owner-major: the position among the owners, the turn of the bucket within its owner, and when it is ready.
+  // Sorted by owner: the position among the owners, the turn of the bucket within its owner, and the time at which it is ready.
   const position = new Uint32Array(count)
   const turnOf = new Uint32Array(count)
   const ready = new Float64Array(count)
@@ -54,7 +55,7 @@ export function orderInRounds(owners: readonly Packed[]): Ordered {
     bytes[bucket] = sizes[turn]!
     firstItem[bucket] = item
     const to = firstRow[turn + 1]!
-    // Runs are short: a loop beats making two views a bucket.
+    // Runs are short: a loop is faster than two views per bucket.
     for (let row = firstRow[turn]!; row < to; row++) {
       tensor[item] = rows[row]!
       bucketOffset[item] = offsets[row]!
@@ -66,14 +67,14 @@ export function orderInRounds(owners: readonly Packed[]): Ordered {
   return { rounds, buckets: { count, owner, round, bytes, firstItem }, items: { count: itemCount, tensor, bucketOffset } }
 }
 
-/** Indices of `values` (whole numbers, not negative) by value, ties by index. */
+/** Returns indices of `values` (whole numbers, not negative) by value, ties by index. */
 function ascending(values: Float64Array): Uint32Array {
   const count = values.length
   const largest = values.reduce((most, value) => Math.max(most, value), 0)
   if ((largest + 1) * count > Number.MAX_SAFE_INTEGER) {
     return Uint32Array.from({ length: count }, (_, index) => index).sort((a, b) => values[a]! - values[b]! || a - b)
   }
-  // Value and index in one number: sorting numbers without a comparison function is several times faster.
+  // Combines value and index in one number: sorting numbers without a comparison function is several times faster.
   const keys = values.map((value, index) => value * count + index).sort()
   return Uint32Array.from(keys, (key) => key % count)
 }

@@ -4,24 +4,24 @@ import { BLOCK_ALIGNMENT } from './align.ts'
 import type { ResolvedOptions } from './options.ts'
 import type { Share } from './owners.ts'
 
-/** Ranks above this many no longer each get buckets of their own in the ring. */
+/** Number of ranks above which ranks no longer each have their own buckets in the ring. */
 const MAX_LANES = 4
 const MIN_ROUNDS = 8
 
 export interface Sizes {
   readonly bucketBytes: number
-  /** What the ring needs so that the pipeline never has to wait for more than it must. */
+  /** Ring size at which the pipeline never has to wait longer than necessary. */
   readonly wantedRingBytes: number
   readonly largest: number
   readonly totalBytes: number
 }
 
 /**
- * Bucket size and ring size for these shares.
+ * Chooses bucket size and ring size for these shares.
  *
- * @param lanes Ranks that bring buckets in at the same time.
- * @param receivers Ranks that the buckets are dealt out to, where those are not their owners: each is to get several.
- * @throws CkptError `PLAN_INFEASIBLE` naming the largest tensor when the ring cannot hold it.
+ * @param lanes Ranks that copy buckets at the same time.
+ * @param receivers Ranks among which the buckets are divided, if those are not their owners: each should get several.
+ * @throws CkptError `PLAN_INFEASIBLE` naming the largest tensor if the ring cannot hold it.
  */
 export function chooseSizes(
   manifest: Manifest,
@@ -37,15 +37,15 @@ export function chooseSizes(
   const spread = alignUp(Math.ceil(part / MIN_ROUNDS), BLOCK_ALIGNMENT)
   const preferred = options.preferredBucketBytes ?? Math.min(options.maxBucketBytes, Math.max(spread, options.minBucketBytes))
   const fitting = Math.min(preferred, Math.max(alignDown(Math.floor(limit / slots), BLOCK_ALIGNMENT), options.minBucketBytes))
-  // Where three of them do not fit the pipeline is serial: one bucket at a time, then, and it may take all of the ring.
+  // If three of them do not fit, the pipeline is serial: one bucket at a time, which may then use all of the ring.
   const bucketBytes = 3 * fitting <= limit ? fitting : Math.min(preferred, limit)
-  // A tensor over the bucket size has room beside the usual buckets, so that others pass while it is copied.
+  // A tensor over the bucket size has space next to the usual buckets, so that others pass while it is copied.
   const beside = largest > bucketBytes ? alignUp(largest, BLOCK_ALIGNMENT) : 0
   const wantedRingBytes = Math.min(limit, beside + slots * alignUp(bucketBytes, BLOCK_ALIGNMENT))
   return { bucketBytes, wantedRingBytes, largest, totalBytes }
 }
 
-/** Whether the stages may overlap, and why. */
+/** Returns the mode in which the stages run, with the reason. */
 export function chooseMode(sizes: Sizes, ringBytes: number, bucketsBytes: number): { mode: PipelineMode; modeReason: string } {
   const { bucketBytes } = sizes
   if (ringBytes >= bucketsBytes)
@@ -76,7 +76,7 @@ function measure(manifest: Manifest, shares: readonly Share[], { ringLimit }: Re
   }
   if (Math.max(alignUp(largest, BLOCK_ALIGNMENT), BLOCK_ALIGNMENT) > ringLimit) {
     const tensor = manifest.ranks[at[0]]?.tensors.names.at(at[1]) ?? ''
-    throw new CkptError('PLAN_INFEASIBLE', `tensor ${tensor} takes ${largest} bytes, the ring may have only ${ringLimit}`, {
+    throw new CkptError('PLAN_INFEASIBLE', `tensor ${tensor} needs ${largest} bytes, but the ring may have only ${ringLimit}`, {
       fields: { tensor, field: 'ringBytes' },
     })
   }

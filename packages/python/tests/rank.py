@@ -128,7 +128,7 @@ def _digest(tensor: torch.Tensor, data: bytes) -> int:
 
 
 def mapped(name: str) -> bool:
-    """Whether this process has the shared memory mapped."""
+    """Returns True if this process has the shared memory mapped."""
     return name in Path("/proc/self/maps").read_text()
 
 

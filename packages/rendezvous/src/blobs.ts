@@ -3,17 +3,17 @@ interface Held {
   uses: number
 }
 
-/** Keys of one rank whose latest payloads are kept, and how many bytes they may have together. */
+/** Maximum number of keys of one rank whose latest payloads are kept, and their maximum total bytes. */
 const MAX_KEYS = 16
 const MAX_BYTES = 256 * 2 ** 20
 
-/** What one rank has brought: digests and sizes by key, keys in order of last use. */
+/** Payloads that one rank has sent: digests and sizes by key, keys in order of last use. */
 type Brought = Map<string, { readonly digest: string; readonly bytes: number }>
 
 /**
- * Payloads by digest. What is held is the latest payload of each rank for each of the keys that it used last, within limits for each rank, so
- * that none ousts those of others; a payload that nothing refers to any more is dropped, after {@link graceMs} for those who may still ask
- * for it.
+ * Payloads by digest. It holds the latest payload of each rank for each of the keys that it used last, within limits per rank,
+ * so no rank displaces payloads of others. An unreferenced payload is dropped, after {@link graceMs} for ranks that may still
+ * request it.
  */
 export class BlobStore {
   readonly #held = new Map<string, Held>()
@@ -34,7 +34,7 @@ export class BlobStore {
     return this.#held.get(digest)?.payload
   }
 
-  /** The payload of this digest, where it is one that `rank` itself has brought. */
+  /** Returns the payload of this digest, if `rank` itself has sent it. */
   broughtBy(rank: number, digest: string): Uint8Array | undefined {
     for (const one of this.#ranks.get(rank)?.values() ?? []) if (one.digest === digest) return this.get(digest)
     return undefined
@@ -63,7 +63,7 @@ export class BlobStore {
     }
   }
 
-  /** Drops what nobody refers to and whose grace is over. */
+  /** Drops unreferenced payloads whose grace period is over. */
   sweep(): void {
     const until = performance.now() - this.#graceMs
     while (this.#leaving.length > 0 && this.#leaving[0]!.at <= until) this.#drop(this.#leaving.shift()!.digest)

@@ -7,23 +7,23 @@ import { torchrunMeeting } from './torchrun.ts'
 const DEFAULT_MASTER_ADDR = '127.0.0.1'
 const DEFAULT_MASTER_PORT = 29_500
 
-/** Options that are given otherwise: their variables are not looked at. */
+/** Options that are given explicitly: their variables are ignored. */
 export type GivenOptions = Partial<Pick<JoinOptions, 'rank' | 'worldSize' | 'address' | 'token' | 'insecure'>>
 
 /**
- * How to join, by the variables that launchers of distributed jobs set: RANK, WORLD_SIZE, MASTER_ADDR (default 127.0.0.1),
- * MASTER_PORT (default 29500); and CKPT_TOKEN, or CKPT_TOKEN_FILE, a file that only its owner, this user or root, may read; CKPT_INSECURE=1
- * does without; CKPT_RUN_ID is the run's name. Without RANK and WORLD_SIZE the result is a world of one rank. Where torchrun keeps
- * MASTER_PORT for itself, the ranks meet at one of several ports that follow from it. Options that are `given` win over the environment,
- * broken variables included.
+ * Returns the join options from the variables that launchers of distributed jobs set: RANK, WORLD_SIZE, MASTER_ADDR (default
+ * 127.0.0.1), MASTER_PORT (default 29500); CKPT_TOKEN, or CKPT_TOKEN_FILE, a file that only its owner, this user or root, may
+ * read; CKPT_INSECURE=1 to run without a secret; CKPT_RUN_ID, the run's name. Without RANK and WORLD_SIZE the result is a world
+ * of one rank. If torchrun keeps MASTER_PORT for itself, the ranks meet at one of several ports derived from it. Options in
+ * `given` override the environment, even broken variables.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the variable that is present but broken, or that is missing beside others.
+ * @throws CkptError `INVALID_ARGUMENT` naming a variable that is set but broken, or that is missing while others are set.
  */
 export function rendezvousOptionsFromEnv(env: Environment = process.env, given: GivenOptions = {}): JoinOptions {
   const rank = given.rank ?? integer(env, 'RANK', 0, Number.MAX_SAFE_INTEGER)
   const worldSize = given.worldSize ?? integer(env, 'WORLD_SIZE', 1, Number.MAX_SAFE_INTEGER) ?? (rank ? undefined : 1)
-  if (worldSize === undefined) throw invalid('WORLD_SIZE', `missing beside RANK=${rank}`)
-  if (rank === undefined && worldSize > 1) throw invalid('RANK', `missing beside WORLD_SIZE=${worldSize}`)
+  if (worldSize === undefined) throw invalid('WORLD_SIZE', `missing, although RANK=${rank} is set`)
+  if (rank === undefined && worldSize > 1) throw invalid('RANK', `missing, although WORLD_SIZE=${worldSize} is set`)
   if (rank !== undefined && given.rank === undefined && rank >= worldSize)
     throw invalid('RANK', `${rank} is not below WORLD_SIZE=${worldSize}`)
   const secret = given.token === undefined && given.insecure !== true ? secretFromEnv(env) : {}
@@ -78,7 +78,7 @@ function integer(env: Environment, name: string, min: number, max: number): numb
 function readToken(env: Environment): string | undefined {
   const token = env['CKPT_TOKEN']
   const file = env['CKPT_TOKEN_FILE']
-  if (token !== undefined && file !== undefined) throw invalid('CKPT_TOKEN_FILE', 'set beside CKPT_TOKEN; set one of them')
+  if (token !== undefined && file !== undefined) throw invalid('CKPT_TOKEN_FILE', 'set together with CKPT_TOKEN; set only one of them')
   if (file !== undefined) return readSecretFile(file, 'CKPT_TOKEN_FILE')
   return token === undefined ? undefined : checkSecret(token, 'CKPT_TOKEN')
 }

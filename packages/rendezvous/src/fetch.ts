@@ -11,23 +11,23 @@ import { curveClient } from './wire/curve.ts'
 import { pack, PROTOCOL, readCoordinatorMessage, type RankMessage } from './wire/messages.ts'
 import type { Frames } from './wire/socket.ts'
 
-/** Where to fetch from. */
+/** Options for fetching. */
 export interface FetchOptions extends CallOptions {
   /** `tcp://host:port` of the coordinator. */
   readonly address: string
-  /** The run's secret (default: as that of a rank which joins at this address; none at an address of a network). */
+  /** Secret of the run (default: that of a rank which joins at this address; none at a network address). */
   readonly token?: string
-  /** Name of the coordinator's run, where it has one. */
+  /** Name of the coordinator's run, if it has one. */
   readonly run?: string
-  /** The coordinator does without a secret (default false; matters on the loopback interface). */
+  /** True if the coordinator runs without a secret (default false; relevant on the loopback interface). */
   readonly insecure?: boolean
 }
 
 /**
- * What a rank has published under `key`, without joining; undefined where nobody has. The coordinator of a world of one rank
- * listens only where it is `standalone`.
+ * Returns what a rank has published under `key`, without joining; undefined if no rank has. The coordinator of a world of one
+ * rank listens only if it is `standalone`.
  *
- * @throws CkptError `RENDEZVOUS_REJECTED` for a wrong token, `RANK_MISSING` when the coordinator does not answer in time,
+ * @throws CkptError `RENDEZVOUS_REJECTED` for a wrong token, `RANK_MISSING` if the coordinator does not answer in time,
  * `INVALID_ARGUMENT` naming the option, `ABORTED` by the signal.
  */
 export async function fetchPublished(key: string, options: FetchOptions): Promise<Uint8Array | undefined> {

@@ -1,5 +1,6 @@
 /**
- * Ranks finding each other: join, heartbeat, all-gather, barrier, abort by epoch; and the compact encoding of the metadata they exchange.
+ * Communication between ranks: join, heartbeat, all-gather, barrier, abort by epoch; and the compact encoding of the metadata
+ * they exchange.
  *
  * @packageDocumentation
  */

@@ -15,17 +15,17 @@ import { curveClient } from './wire/curve.ts'
 import { PROTOCOL } from './wire/messages.ts'
 
 /**
- * Joins as one rank. Rank 0 also runs the coordinator, unless it is `standalone`; when rank 0 closes, the others lose it. The coordinator may
- * come up later than the ranks, up to their deadline. After a membership ended (`RANK_LOST`), join again, which is a new incarnation, or let
- * `rejoin` do that.
+ * Joins as one rank. Rank 0 also runs the coordinator, unless it is `standalone`; when rank 0 closes, the others lose it. The
+ * coordinator may start later than the ranks, up to their deadline. After a membership ended (`RANK_LOST`), join again, which
+ * is a new incarnation, or use `rejoin`.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the option, `RENDEZVOUS_REJECTED` (wrong token or world size, rank taken), `RANK_MISSING`
- * when the coordinator does not answer in time, `ABORTED` by the signal.
+ * @throws CkptError `INVALID_ARGUMENT` naming the option, `RENDEZVOUS_REJECTED` (wrong token or world size, rank taken),
+ * `RANK_MISSING` if the coordinator does not answer in time, `ABORTED` by the signal.
  */
 export async function joinRendezvous(options: JoinOptions): Promise<Rendezvous> {
   const member = await enter(options)
   const { rank, standalone = false, rejoin = false, signal: _, timeoutMs = DEFAULT_TIMEOUT_MS, ...rest } = options
-  // The coordinator in this process lives as long as the rank does.
+  // The coordinator in this process lives as long as the rank.
   if (!rejoin || (rank === 0 && !standalone)) return member
   return new RejoiningRendezvous(member, timeoutMs, ({ timeoutMs: within, ...call }) =>
     enter({ ...rest, rank, standalone, timeoutMs, ...call }, within),

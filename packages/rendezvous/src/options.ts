@@ -10,49 +10,49 @@ export const DEFAULT_HEARTBEAT_MS = 500
 export const DEFAULT_HEARTBEAT_TIMEOUT_MS = 5000
 export const DEFAULT_TIMEOUT_MS = 60_000
 
-/** What a coordinator needs to know. */
+/** Options of a coordinator. */
 export interface CoordinatorOptions {
-  /** `tcp://host:port` to listen on; port 0 takes a free one, host `*` listens everywhere. */
+  /** `tcp://host:port` to listen on; port 0 selects a free one, host `*` listens everywhere. */
   readonly address: string
   readonly worldSize: number
   /**
-   * Secret of the run, the same on all ranks: keys are derived from it, connections are encrypted, and who does not have it gets no further
-   * than a closed connection. Needed unless `insecure` is set, or the coordinator listens on the loopback interface only: there the default
-   * is a secret that all processes of this machine's user have.
+   * Secret of the run, the same on all ranks: keys are derived from it, connections are encrypted, and a peer without it only
+   * gets a closed connection. Required unless `insecure` is set, or the coordinator listens only on the loopback interface:
+   * there the default is a secret of this machine's user, which all of that user's processes can read.
    */
   readonly token?: string
   /**
-   * Name of the run, the same on all ranks (default: none). The coordinator's keys depend on it: ranks of runs that share a secret but not the
-   * name cannot join each other's coordinator, and a guess at the secret is of use against one run alone.
+   * Name of the run, the same on all ranks (default: none). The coordinator's keys depend on it: ranks of runs that share a
+   * secret but not the name cannot join each other's coordinator, and a guess at the secret helps against only one run.
    */
   readonly run?: string
-  /** Do without a secret: whoever reaches the coordinator may join (default false). */
+  /** Run without a secret: any process that reaches the coordinator may join (default false). */
   readonly insecure?: boolean
   /**
-   * Ranks may be added while nobody waits for anybody: one that joins with a larger world size makes the world larger for all (default
-   * false: it is rejected). Concerns the coordinator.
+   * Ranks may be added while no rank waits for another: a rank that joins with a larger world size enlarges the world for all
+   * (default false: it is rejected). For the coordinator.
    */
   readonly elastic?: boolean
-  /** Time between two heartbeats in milliseconds (default 500); joining ranks follow it. */
+  /** Time between two heartbeats in milliseconds (default 500); joining ranks adopt it. */
   readonly heartbeatMs?: number
-  /** A rank, or the coordinator, that is silent for this many milliseconds is lost (default 5000). */
+  /** Silence in milliseconds after which a rank, or the coordinator, is lost (default 5000). */
   readonly heartbeatTimeoutMs?: number
-  /** Called for each message that breaks the protocol, with a CkptError `RENDEZVOUS_PROTOCOL` that names the peer. */
+  /** Called for each message that violates the protocol, with a CkptError `RENDEZVOUS_PROTOCOL` that names the peer. */
   readonly onFault?: (error: CkptError) => void
 }
 
-/** How one rank joins. */
+/** Options for joining as one rank. */
 export interface JoinOptions extends CallOptions, Omit<CoordinatorOptions, 'address'> {
   readonly rank: number
   /** `tcp://host:port` of the coordinator, which rank 0 runs unless it is `standalone`. Not needed for a single rank. */
   readonly address?: string
-  /** Further addresses: rank 0 listens on the first that is free, the others look for it at all of them. */
+  /** Further addresses: rank 0 listens on the first free one, the others look for it at all of them. */
   readonly alternatives?: readonly string[]
-  /** Called with what this rank has waited for longer than a second, and again every ten. */
+  /** Called with waits of this rank that last longer than a second, and again every ten seconds. */
   readonly onWaiting?: (waiting: Waiting) => void
-  /** The address rank 0 listens on, where it differs from the one others connect to (default: `address`). */
+  /** Address rank 0 listens on, if it differs from the one others connect to (default: `address`). */
   readonly bind?: string
-  /** The coordinator runs elsewhere (`startCoordinator`): rank 0 connects as the others do. */
+  /** The coordinator runs elsewhere (`startCoordinator`): rank 0 connects like the others. */
   readonly standalone?: boolean
   /** Join again, as a new incarnation, at the next call after the membership was lost; the coordinator may have been restarted (default false). */
   readonly rejoin?: boolean
@@ -60,7 +60,7 @@ export interface JoinOptions extends CallOptions, Omit<CoordinatorOptions, 'addr
   readonly timeoutMs?: number
 }
 
-/** Coordinator settings with defaults filled in. */
+/** Coordinator settings with defaults. */
 export interface Settings {
   readonly worldSize: number
   readonly token: string
@@ -90,7 +90,7 @@ export function settingsOf(options: Omit<CoordinatorOptions, 'address'>): Settin
   return { worldSize, token, run, elastic, heartbeatMs, heartbeatTimeoutMs, onFault }
 }
 
-/** Join options with everything checked and defaults filled in. @throws CkptError `INVALID_ARGUMENT` naming the option. */
+/** Returns checked join options with defaults. @throws CkptError `INVALID_ARGUMENT` naming the option. */
 export function checkJoinOptions(options: JoinOptions): {
   settings: Settings
   /** At least one. */
@@ -105,7 +105,7 @@ export function checkJoinOptions(options: JoinOptions): {
   checkTimeout(timeoutMs)
   const alone = worldSize === 1 && !options.standalone && !given.elastic
   if (options.address !== undefined) parseAddress(options.address, 'address')
-  else if (!alone) throw invalid('address', 'needed to find the coordinator')
+  else if (!alone) throw invalid('address', 'missing; it is needed to find the coordinator')
   const address = options.address ?? 'in-process'
   const addresses = [address, ...(options.alternatives ?? [])]
   if (!alone) for (const one of addresses) parseAddress(one, 'alternatives')
@@ -113,15 +113,15 @@ export function checkJoinOptions(options: JoinOptions): {
   return { settings, addresses, timeoutMs }
 }
 
-/** Keeps runs that do without a secret apart; it keeps nobody out. */
+/** Separates runs without a secret; it excludes no attacker. */
 function withoutSecret(run: string): string {
   return run === '' ? '' : createHash('sha256').update(run).digest('base64url')
 }
 
 /**
- * What the keys of a coordinator at `address` are derived from; empty where it does without.
+ * Returns the secret from which the keys of a coordinator at `address` are derived; empty without a secret.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming `token` when others on the network could speak to it.
+ * @throws CkptError `INVALID_ARGUMENT` naming `token` if others on the network could connect to it.
  */
 export function secretFor(
   { token = '', insecure = false }: Pick<CoordinatorOptions, 'token' | 'insecure'>,
@@ -131,7 +131,7 @@ export function secretFor(
   if (isLoopback(address)) return userSecret()
   throw invalid(
     'token',
-    `anybody on the network could speak to a coordinator at ${address}: set CKPT_TOKEN or CKPT_TOKEN_FILE to the same secret on every node, or CKPT_INSECURE=1 to do without`,
+    `anyone on the network could connect to a coordinator at ${address}: set CKPT_TOKEN or CKPT_TOKEN_FILE to the same secret on every node, or CKPT_INSECURE=1 to run without a secret`,
   )
 }
 

@@ -1,10 +1,10 @@
-/** A timer that is later than this was held up together with everything else: what would have met it may wait to be read. */
+/** A timer that is later than this was delayed together with everything else: messages in time may still wait to be read. */
 const STALL_MS = 250
 const LONGEST_TIMEOUT_MS = 2 ** 31 - 1
 
 /**
- * Calls `onExpire` after `ms` milliseconds. When the whole process was held up (stopped, or busy in a long call) past the deadline, messages
- * that came in time get {@link STALL_MS} to be read first. Returns the function that cancels it.
+ * Calls `onExpire` after `ms` milliseconds. If the whole process was stalled (stopped, or busy in a long call) past the
+ * deadline, messages that arrived in time get {@link STALL_MS} to be read first. Returns the function that cancels it.
  */
 export function startDeadline(ms: number, onExpire: () => void): () => void {
   const due = performance.now() + ms
@@ -27,8 +27,8 @@ export function startDeadline(ms: number, onExpire: () => void): () => void {
 }
 
 /**
- * Calls `beat` every `intervalMs` with the time, in milliseconds, that this process itself was held up since the last call (0 when it
- * was not): silence of others during that time proves nothing. Returns the function that stops it.
+ * Calls `beat` every `intervalMs` with the time, in milliseconds, for which this process itself was stalled since the last call
+ * (0 if it was not): silence of others during that time proves nothing. Returns the function that stops it.
  */
 export function startHeartbeat(intervalMs: number, beat: (stalledMs: number) => void): () => void {
   let last = performance.now()

@@ -5,21 +5,21 @@ import { makeSecretFile, unlessThere } from '@ckpt/contract'
 
 import { invalid } from './errors.ts'
 
-/** Does not depend on the environment, which may differ from rank to rank; the first that works is used. */
+/** Independent of the environment, which may differ between ranks; the first that works is used. */
 const rootsOf = (user: number) => ['/tmp', '/dev/shm', '/var/tmp', `/run/user/${user}`]
-/** Characters of a whole secret. */
+/** Length of a whole secret in characters. */
 const SECRET_LENGTH = 44
 
 /**
- * The secret of this machine's user, for ranks that meet on the loopback interface and were given none: other users reach that interface
- * too, but cannot read this. It is made by whoever needs it first, and stays. What others have put in its place is passed over: neither
- * followed nor used.
+ * Returns the secret of this machine's user, for ranks that meet on the loopback interface without a given one: other users
+ * reach that interface too, but cannot read the secret. The first process that needs it creates it, and it stays. Anything that
+ * others have put in its place is neither followed nor used.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming `token`, and every directory with the reason why it cannot be used.
  */
 export function userSecret(roots = rootsOf(process.geteuid!()), user = process.geteuid!()): string {
   const places = roots.map((root) => ({ root, directory: join(root, `ckpt-user-${user}`) }))
-  // One that is there is what others use, wherever a new one would go.
+  // Other processes use an existing one, wherever a new one would go.
   for (const { root, directory } of places) {
     if (unsafe(root, directory, user) !== undefined) continue
     const secret = read(join(directory, 'secret'), user)
@@ -38,16 +38,16 @@ export function userSecret(roots = rootsOf(process.geteuid!()), user = process.g
   }
   throw invalid(
     'token',
-    `ranks without a secret take their user's, but there is no place for it: ${reasons.join('; ')}. Set CKPT_TOKEN or CKPT_TOKEN_FILE`,
+    `ranks without a secret use their user's, but no directory can hold it: ${reasons.join('; ')}. Set CKPT_TOKEN or CKPT_TOKEN_FILE`,
   )
 }
 
-/** Why others may have put the directory there, or may put a different one there; undefined where they cannot. */
+/** Returns the reason why others may have created the directory, or may replace it; undefined if they cannot. */
 function unsafe(root: string, directory: string, user: number): string | undefined {
   try {
     const parent = statSync(root)
     if ((parent.mode & 0o022) !== 0 && (parent.mode & 0o1000) === 0 && parent.uid !== user)
-      return `lies where other users can replace it (mode ${(parent.mode & 0o7777).toString(8)} of ${root})`
+      return `can be replaced by other users (mode ${(parent.mode & 0o7777).toString(8)} of ${root})`
     const found = lstatSync(directory)
     if (found.isSymbolicLink()) return `is a symbolic link of user ${found.uid}`
     if (!found.isDirectory()) return 'is not a directory'
@@ -59,7 +59,7 @@ function unsafe(root: string, directory: string, user: number): string | undefin
   }
 }
 
-/** The secret in a directory that is this user's alone; undefined where there is none. */
+/** Reads the secret in a directory that belongs only to this user; undefined if there is none. */
 function read(path: string, user: number): string | undefined {
   let file: number | undefined
   try {

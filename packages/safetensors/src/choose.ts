@@ -5,14 +5,16 @@ import { unreadable } from './malformed.ts'
 export const INDEX_SUFFIX = '.safetensors.index.json'
 const SUFFIX = '.safetensors'
 
-/** What a directory holds of a checkpoint, by name: an index, or the files themselves, ascending. */
+/** Files of a checkpoint in a directory, by name: an index, or the files themselves, ascending. */
 export type Choice = { readonly index: string } | { readonly files: readonly string[] }
 
 /**
- * Chooses the files of a checkpoint in a directory: `model.safetensors.index.json` or the only index there, then `model.safetensors`, then
- * all `*.safetensors`. Names that start with a dot are left out, as `glob` leaves them out: macOS and downloads put theirs there.
+ * Chooses the files of a checkpoint in a directory: `model.safetensors.index.json` or the only index there, then
+ * `model.safetensors`, then all `*.safetensors`. Names that start with a dot are skipped, as by `glob`: macOS and downloads
+ * create such files.
  *
- * @throws CkptError `CHECKPOINT_UNREADABLE` naming the directory, `INVALID_ARGUMENT` where several indexes are there and none is `model`'s.
+ * @throws CkptError `CHECKPOINT_UNREADABLE` naming the directory, `INVALID_ARGUMENT` if several indexes exist and none is
+ * `model`'s.
  */
 export async function chooseFiles(directory: string): Promise<Choice> {
   const all = await readdir(directory).catch((error: unknown) => Promise.reject(unreadable(directory, error)))
@@ -33,12 +35,12 @@ export async function chooseFiles(directory: string): Promise<Choice> {
   })
 }
 
-/** What nearly was a safetensors file. */
+/** Describes a file that is almost a safetensors file. */
 function hint(names: readonly string[]): string {
   const upper = names.find((name) => !name.endsWith(SUFFIX) && name.toLowerCase().endsWith(SUFFIX))
-  if (upper !== undefined) return ` (${upper} is none: the ending must be ${SUFFIX}, in lower case)`
+  if (upper !== undefined) return ` (${upper} is not one: the name must end with ${SUFFIX}, in lower case)`
   const hidden = names.find((name) => name.startsWith('.') && name.endsWith(SUFFIX))
-  if (hidden !== undefined) return ` (${hidden} is left out: names that start with a dot are hidden)`
+  if (hidden !== undefined) return ` (${hidden} is skipped: names that start with a dot are hidden)`
   const other = names.find((name) => /\.(?:bin|pt|pth|gguf|npz)$/.test(name))
   return other === undefined ? '' : ` (${other} is in a different format)`
 }

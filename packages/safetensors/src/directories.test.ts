@@ -86,7 +86,7 @@ describe('what lies in a directory', () => {
     expect(error).toMatchObject({ code: 'CHECKPOINT_UNREADABLE', fields: { file: at(`snapshots/abc/${two}`), errno: 2 } })
   })
 
-  it('names both files of a tensor that stands twice: hard links, links and copies', async () => {
+  it('names both files of a tensor that appears twice: hard links, links and copies', async () => {
     for (const [n, add] of [link, symlink].entries()) {
       await add(at(one), at(`twin-${n}.safetensors`))
       const error = await outcome()

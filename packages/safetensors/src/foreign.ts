@@ -1,4 +1,4 @@
-/** What a file's first bytes say it is, and what to do about it. */
+/** Kind of a file from its first bytes, and the remedy. */
 interface Kind {
   readonly what: string
   readonly is: (start: Buffer) => boolean
@@ -16,10 +16,10 @@ const text = (pattern: RegExp) => (start: Buffer) => pattern.test(start.toString
 
 const CONVERT = 'load it with torch.load and save it with safetensors.torch.save_file'
 
-/** The more exact ones first. */
+/** More specific ones first. */
 const KINDS: readonly Kind[] = [
   {
-    what: 'a git LFS pointer: run "git lfs pull" where it was cloned',
+    what: 'a git LFS pointer: run "git lfs pull" in its clone',
     is: begins('version https://git-lfs.github.com/spec/', 'version https://hawser.github.com/spec/'),
   },
   {
@@ -41,13 +41,16 @@ const KINDS: readonly Kind[] = [
     is: begins([0x00, 0x05, 0x16, 0x07], [0x00, 0x05, 0x16, 0x00]),
   },
   {
-    what: 'a JSON text: name the safetensors file, or give an index its ending .safetensors.index.json',
+    what: 'a JSON text: name the safetensors file, or rename an index so that it ends with .safetensors.index.json',
     is: text(/^(?:\xef\xbb\xbf)?\s*[{[]\s*["}\]{[]/),
   },
   { what: 'a file of zeros, as an unfinished download or copy leaves it: fetch it again', is: isZeros },
 ]
 
-/** What a file is that is no safetensors file, by its first bytes, and what to do about it; undefined where they say nothing. */
+/**
+ * Returns the kind of a file that is not a safetensors file, by its first bytes, with the remedy; undefined if they match
+ * nothing.
+ */
 export function foreignKind(start: Buffer): string | undefined {
   return KINDS.find(({ is }) => is(start))?.what
 }
@@ -56,12 +59,12 @@ function isZip(start: Buffer): boolean {
   return begins('PK\x03\x04', 'PK\x05\x06')(start)
 }
 
-/** torch.save puts its pickle first: `NAME/data.pkl`. */
+/** torch.save writes its pickle first: `NAME/data.pkl`. */
 function isTorch(start: Buffer): boolean {
   return start.includes('/data.pkl') || start.includes('/version')
 }
 
-/** Protocols 2 to 5, followed by one of the opcodes that objects begin with. */
+/** Protocols 2 to 5, followed by one of the opcodes with which objects begin. */
 function isPickle(start: Buffer): boolean {
   return (
     start[0] === 0x80 &&

@@ -4,7 +4,7 @@ import { headerFor } from './write.ts'
 
 const spec = (name: string, dtype: 'BF16' | 'F32' | 'U8', shape: number[]) => ({ name, dtype, shape })
 
-/** Safetensors headers: the first bytes of a file; what follows them counts as data. */
+/** Safetensors headers: the first bytes of a file; the following bytes count as data. */
 export const fuzz = {
   name: 'header',
   seeds(): Uint8Array[] {
@@ -32,7 +32,7 @@ export const fuzz = {
         at = end
       }
       if (dataStart + at !== fileBytes) throw new Error(`tensors end at ${at} of ${fileBytes - dataStart}`)
-      if (new Set(tensors.map(({ name }) => name)).size !== tensors.length) throw new Error('a name stands twice')
+      if (new Set(tensors.map(({ name }) => name)).size !== tensors.length) throw new Error('a name appears twice')
       return `${tensors.length} tensors`
     } catch (error) {
       if (!CkptError.is(error, 'CHECKPOINT_MALFORMED')) throw error

@@ -7,7 +7,7 @@ import { sortSteps } from './slices.ts'
 /** Largest header in bytes that the format allows. */
 export const MAX_HEADER_BYTES = 100_000_000
 
-/** Bytes of the length that stands before the header. */
+/** Size in bytes of the length before the header. */
 export const LENGTH_BYTES = 8
 
 /** One tensor of a file. */
@@ -21,13 +21,13 @@ export interface HeaderTensor {
   readonly end: number
 }
 
-/** A header whose every statement was checked against the format and the file's size. */
+/** A header that was completely checked against the format and the file's size. */
 export interface SafetensorsHeader {
   readonly file: string
   readonly fileBytes: number
-  /** Where in the file the data starts, in bytes. */
+  /** Start of the data in the file, in bytes. */
   readonly dataStart: number
-  /** What stands under `__metadata__`. */
+  /** Contents of `__metadata__`. */
   readonly metadata: Readonly<Record<string, string>>
   /** Ascending by offset. The tensors cover the data without gap or overlap. */
   readonly tensors: readonly HeaderTensor[]
@@ -42,9 +42,9 @@ export interface HeaderSource {
 }
 
 /**
- * The header's size in bytes, from the first bytes of a file.
+ * Returns the header's size in bytes, from the first bytes of a file.
  *
- * @throws CkptError `CHECKPOINT_MALFORMED` when the file or the format's limit has no room for it.
+ * @throws CkptError `CHECKPOINT_MALFORMED` if it exceeds the file or the format's limit.
  */
 export function headerLength(bytes: Uint8Array, source: HeaderSource): number {
   const place = { file: source.file, field: 'length' }
@@ -67,7 +67,7 @@ export function headerLength(bytes: Uint8Array, source: HeaderSource): number {
  * Reads and checks a safetensors header (https://github.com/huggingface/safetensors, "Format").
  *
  * @param bytes - the start of the file: at least the 8-byte length and the whole header.
- * @throws CkptError `CHECKPOINT_MALFORMED` whose fields name the file, the tensor and the field that is wrong.
+ * @throws CkptError `CHECKPOINT_MALFORMED` whose fields name the file, the tensor and the wrong field.
  */
 export function parseHeader(bytes: Uint8Array, source: HeaderSource): SafetensorsHeader {
   const steps = headerSteps(bytes, source)
@@ -77,7 +77,7 @@ export function parseHeader(bytes: Uint8Array, source: HeaderSource): Safetensor
   }
 }
 
-/** {@link parseHeader} in steps, so that a large header does not hold the process. */
+/** {@link parseHeader} in steps, so that a large header does not block the process. */
 export function* headerSteps(bytes: Uint8Array, source: HeaderSource): Generator<void, SafetensorsHeader> {
   const { file, fileBytes } = source
   const length = headerLength(bytes, source)
@@ -89,7 +89,7 @@ export function* headerSteps(bytes: Uint8Array, source: HeaderSource): Generator
   if (!isUtf8(text)) throw malformed({ file, field: 'header' }, 'the header is not valid UTF-8')
 
   const cursor = new JsonCursor(text, file, 'header')
-  // White space before it is against the format's text, and read by its reference implementation.
+  // White space before it violates the format's text, but its reference implementation accepts it.
   if (cursor.peek() !== 0x7b) throw malformed({ file, field: 'header' }, 'the header does not start with "{"')
   const tensors: HeaderTensor[] = []
   const names = new Set<string>()
@@ -97,14 +97,14 @@ export function* headerSteps(bytes: Uint8Array, source: HeaderSource): Generator
   for (const key of cursor.members()) {
     yield
     if (key === '__metadata__') {
-      if (metadata !== undefined) throw cursor.fail('"__metadata__" stands twice')
+      if (metadata !== undefined) throw cursor.fail('"__metadata__" appears twice')
       metadata = readMetadata(cursor)
       continue
     }
     cursor.tensor = key
     if (names.has(key)) {
       cursor.field = 'name'
-      throw cursor.fail('the name stands twice')
+      throw cursor.fail('the name appears twice')
     }
     names.add(key)
     tensors.push(readTensor(cursor, key))
@@ -120,10 +120,10 @@ export function* headerSteps(bytes: Uint8Array, source: HeaderSource): Generator
 function readMetadata(cursor: JsonCursor): Record<string, string> {
   const entries = new Map<string, string>()
   cursor.field = '__metadata__'
-  // The reference implementation takes it as if the key were absent.
+  // The reference implementation treats it like a missing key.
   if (cursor.literal() === 'null') return {}
   cursor.object((key) => {
-    if (entries.has(key)) throw cursor.fail(`key ${quote(key)} of __metadata__ stands twice`)
+    if (entries.has(key)) throw cursor.fail(`key ${quote(key)} of __metadata__ appears twice`)
     entries.set(key, cursor.string(`a string as the value of ${quote(key)}`))
   })
   cursor.field = 'header'
@@ -138,13 +138,13 @@ function readTensor(cursor: JsonCursor, name: string): HeaderTensor {
   cursor.object((key) => {
     cursor.field = key
     if (key === 'dtype') {
-      if (dtype !== undefined) throw cursor.fail('dtype stands twice')
+      if (dtype !== undefined) throw cursor.fail('dtype appears twice')
       dtype = cursor.string()
     } else if (key === 'shape') {
-      if (shape !== undefined) throw cursor.fail('shape stands twice')
+      if (shape !== undefined) throw cursor.fail('shape appears twice')
       shape = integers(cursor)
     } else if (key === 'data_offsets') {
-      if (offsets !== undefined) throw cursor.fail('data_offsets stands twice')
+      if (offsets !== undefined) throw cursor.fail('data_offsets appears twice')
       offsets = integers(cursor)
     } else cursor.skip()
     cursor.field = 'header'
@@ -160,9 +160,9 @@ function readTensor(cursor: JsonCursor, name: string): HeaderTensor {
   if (offsets.length !== 2) throw cursor.fail(`data_offsets holds ${offsets.length} numbers instead of 2`)
   const begin = offsets[0]!
   const end = offsets[1]!
-  if (end < begin) throw cursor.fail(`data_offsets end at ${end}, before their begin at ${begin}`)
+  if (end < begin) throw cursor.fail(`data_offsets end at ${end}, before they begin at ${begin}`)
   if (end - begin !== bytes) {
-    throw cursor.fail(`data_offsets hold ${end - begin} bytes, but ${dtype} of shape ${shapeText(shape)} takes ${bytes}`)
+    throw cursor.fail(`data_offsets hold ${end - begin} bytes, but ${dtype} of shape ${shapeText(shape)} needs ${bytes}`)
   }
   return { name, dtype, shape, begin, end }
 }

@@ -10,7 +10,7 @@ process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
 const index = join(directory, 'model.safetensors.index.json')
 const shards = ['model-1.safetensors', 'model-2.safetensors']
 
-/** Sharded indexes (`model.safetensors.index.json`) beside two shards of one tensor each. */
+/** Sharded indexes (`model.safetensors.index.json`) with two shards of one tensor each. */
 export const fuzz = {
   name: 'index',
   seeds(): Uint8Array[] {

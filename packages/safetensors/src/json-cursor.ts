@@ -16,12 +16,12 @@ const NUMBER = /^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$/
 /**
  * Reads JSON (RFC 8259) from bytes by recursive descent, value by value.
  *
- * `JSON.parse` cannot be used on untrusted headers: it drops all but the last of several equal keys and rounds integers above
- * 2^53 silently. One pass over the bytes that builds only what is wanted is also faster than parsing and then checking.
+ * `JSON.parse` cannot be used on untrusted headers: it drops all but the last of several equal keys and silently rounds
+ * integers above 2^53. One pass over the bytes that builds only what is needed is also faster than parsing and then checking.
  * The bytes must be valid UTF-8.
  */
 export class JsonCursor {
-  /** What is being read, for errors. */
+  /** Name of the current field, for errors. */
   field: string
   tensor: string | undefined
   readonly #bytes: Buffer
@@ -31,7 +31,7 @@ export class JsonCursor {
   readonly #known: string[] = []
   #at: number
 
-  /** With `nonFinite`, `NaN`, `Infinity` and `-Infinity` are values that may be skipped, as Python's `json` has it. */
+  /** With `nonFinite`, `NaN`, `Infinity` and `-Infinity` are values that may be skipped, as in Python's `json`. */
   constructor(bytes: Buffer, file: string, field: string, options: { nonFinite?: boolean } = {}) {
     this.#bytes = bytes
     this.#file = file
@@ -41,7 +41,7 @@ export class JsonCursor {
     this.#at = 0
   }
 
-  /** An error about what is being read. */
+  /** Returns an error about the current field. */
   fail(message: string): Error {
     return malformed({ file: this.#file, tensor: this.tensor, field: this.field }, message)
   }
@@ -87,7 +87,7 @@ export class JsonCursor {
     }
   }
 
-  /** Reads an object, as {@link object} does, member by member: whoever takes a key must read its value before the next. */
+  /** Reads an object, like {@link object}, member by member: the caller must read the value of a key before the next key. */
   *members(): Generator<string, void> {
     this.#take(0x7b, 'an object')
     if (this.peek() === 0x7d) {
@@ -147,7 +147,7 @@ export class JsonCursor {
     return at - start <= INTERN_BYTES ? this.#intern(start, at) : bytes.toString('latin1', start, at)
   }
 
-  /** A short ASCII string, made only once where it repeats: most strings of a header are its few keys and dtypes. */
+  /** Returns a short ASCII string, created only once if it repeats: most strings of a header are its few keys and dtypes. */
   #intern(start: number, end: number): string {
     const bytes = this.#bytes
     const slot = end > start ? (bytes[start]! + 7 * bytes[end - 1]! + 31 * (end - start)) & 63 : 0
@@ -196,7 +196,7 @@ export class JsonCursor {
     return value
   }
 
-  /** The text of the number at the cursor, consumed; it must be a JSON number. */
+  /** Reads the number at the cursor and returns its text; it must be a JSON number. */
   #number(): string {
     const bytes = this.#bytes
     let end = this.#at
@@ -207,13 +207,13 @@ export class JsonCursor {
     return text
   }
 
-  /** The same for messages: long ones are cut. */
+  /** The same for messages: long ones are truncated. */
   #shownNumber(): string {
     const text = this.#number()
     return text.length > 40 ? `${text.slice(0, 40)}…` : text
   }
 
-  /** Reads `true`, `false` or `null` where one comes next, and says which; undefined, with nothing read, where none does. */
+  /** Reads `true`, `false` or `null` if one comes next, and returns it; returns undefined, with nothing read, otherwise. */
   literal(): string | undefined {
     this.peek()
     const literal = this.#literals.find((text) => this.#bytes.subarray(this.#at, this.#at + text.length).equals(text))
@@ -228,7 +228,7 @@ export class JsonCursor {
     if (next === 0x7b) {
       const keys = new Set<string>()
       this.object((key) => {
-        if (keys.has(key)) throw this.fail(`bad JSON in ${this.field}: key ${quote(key)} stands twice`)
+        if (keys.has(key)) throw this.fail(`bad JSON in ${this.field}: key ${quote(key)} appears twice`)
         keys.add(key)
         this.skip(depth + 1)
       })
@@ -236,13 +236,13 @@ export class JsonCursor {
     else if (next === QUOTE) this.string()
     else if (!this.literal()) {
       if (next !== 0x2d && (next < ZERO || next > NINE)) throw this.#syntax('a value')
-      // As the reference implementation, which reads numbers that it does not use, too.
+      // Like the reference implementation, which also reads numbers that it does not use.
       if (!Number.isFinite(Number(this.#number())) && !this.#nonFinite)
         throw this.fail(`${this.field} holds a number out of range`)
     }
   }
 
-  /** Nothing but white space may follow. */
+  /** Checks that only white space follows. */
   end(): void {
     if (this.peek() !== -1) throw this.#syntax('the end')
   }

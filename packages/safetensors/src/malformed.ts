@@ -1,18 +1,21 @@
 import { CkptError } from '@ckpt/contract'
 
-/** Which part of a file an error is about. */
+/** Part of a file that an error is about. */
 export interface Place {
   readonly file: string
   readonly tensor?: string | undefined
   readonly field: string
 }
 
-/** Names come from files that may be hostile: long ones are cut and control characters escaped before they reach a log. */
+/**
+ * Quotes a name. Names come from files that may be hostile: long ones are truncated and control characters escaped before they
+ * reach a log.
+ */
 export function quote(text: string): string {
   return JSON.stringify(text.length > 200 ? `${text.slice(0, 200)}…` : text)
 }
 
-/** A `CHECKPOINT_MALFORMED` error whose message starts with the file and the tensor. */
+/** Returns a `CHECKPOINT_MALFORMED` error whose message starts with the file and the tensor. */
 export function malformed(place: Place, message: string, cause?: unknown): CkptError {
   const tensor = place.tensor === undefined ? '' : ` tensor ${quote(place.tensor)}:`
   return new CkptError('CHECKPOINT_MALFORMED', `${place.file}:${tensor} ${message}`, {
@@ -25,7 +28,7 @@ export function malformed(place: Place, message: string, cause?: unknown): CkptE
   })
 }
 
-/** A `CHECKPOINT_UNREADABLE` error for a failed file system call on `file`. */
+/** Returns a `CHECKPOINT_UNREADABLE` error for a failed file system call on `file`. */
 export function unreadable(file: string, cause: unknown, what = 'cannot be read'): CkptError {
   const error = cause instanceof Error ? cause : new Error(String(cause))
   const errno = (error as NodeJS.ErrnoException).errno

@@ -1,11 +1,11 @@
 import { readdirSync, readFileSync } from 'node:fs'
 
-/** Most descriptors that one registration keeps open. */
+/** Maximum descriptors that one registration keeps open. */
 const MOST = 256
-/** Part of the free descriptors that one registration may take: others register, connect and map at the same time. */
+/** Fraction of the free descriptors that one registration may use: others register, connect and map at the same time. */
 const FRACTION = 4
 
-/** The process's limit of open files (RLIMIT_NOFILE, soft); Infinity where there is none or it cannot be read. */
+/** Returns the process's limit of open files (RLIMIT_NOFILE, soft); Infinity if there is none or it cannot be read. */
 export function openFilesLimit(): number {
   try {
     const found = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))
@@ -15,7 +15,7 @@ export function openFilesLimit(): number {
   }
 }
 
-/** How many files may be kept open at a time now. */
+/** Returns the number of files that may be kept open at a time now. */
 export function openFilesWindow(): number {
   const limit = openFilesLimit()
   if (limit === Infinity) return MOST
@@ -23,7 +23,7 @@ export function openFilesWindow(): number {
   try {
     open = readdirSync('/proc/self/fd').length
   } catch {
-    // There is no /proc: as if none were open.
+    // Without /proc: assume that none are open.
   }
   return Math.max(1, Math.min(MOST, Math.floor((limit - open) / FRACTION)))
 }

@@ -10,27 +10,27 @@ import { headerOf } from './read.ts'
 import { Slices } from './slices.ts'
 import { readWeightMap } from './weight-map.ts'
 
-/** Files opened at the same time: enough to hide latency. */
+/** Number of files opened at the same time: enough to hide latency. */
 const PARALLEL = 16
 
 export interface OpenCheckpointOptions {
   /** Opens each file (default: by its path). */
   readonly opener?: FileOpener
-  /** Most files that stay open at a time (default: a part of what the process may open). */
+  /** Maximum number of files that stay open at a time (default: a fraction of the process's limit). */
   readonly window?: number
 }
 
-/** Where an opened checkpoint's files were found. */
+/** Place where an opened checkpoint's files were found. */
 interface Place {
   readonly directory: string
   readonly index?: OpenedFile
-  /** What the directory was chosen to hold, where it was searched. */
+  /** Choice made for the directory, if it was searched. */
   readonly choice?: Choice
 }
 
 /**
- * The files of one checkpoint, each opened once: header and data come from the same file. As many stay open as the process can afford.
- * Once everything is read, {@link verify} proves that all of it was there at one time.
+ * The files of one checkpoint, each opened once: header and data come from the same file. As many stay open as the process can
+ * afford. Once everything is read, {@link verify} proves that all of it existed at one time.
  */
 export class OpenedCheckpoint {
   readonly headers: readonly SafetensorsHeader[]
@@ -49,10 +49,11 @@ export class OpenedCheckpoint {
   }
 
   /**
-   * Opens the files of a checkpoint and reads their headers. `path` may be an index (`….safetensors.index.json`), a single file, or a
-   * directory, in which the files are found as {@link chooseFiles} says.
+   * Opens the files of a checkpoint and reads their headers. `path` may be an index (`….safetensors.index.json`), a single
+   * file, or a directory, in which {@link chooseFiles} finds the files.
    *
-   * @throws CkptError `CHECKPOINT_UNREADABLE`, `CHECKPOINT_MALFORMED` or `CHECKPOINT_CHANGED`, naming the file, the tensor and the field.
+   * @throws CkptError `CHECKPOINT_UNREADABLE`, `CHECKPOINT_MALFORMED` or `CHECKPOINT_CHANGED`, naming the file, the tensor and
+   * the field.
    */
   static async find(path: string, options: OpenCheckpointOptions = {}): Promise<OpenedCheckpoint> {
     const isDirectory = await stat(path).then(
@@ -71,7 +72,7 @@ export class OpenedCheckpoint {
     return OpenedCheckpoint.open(files, options, { directory: path, choice })
   }
 
-  /** Opens several files that make up one checkpoint, and reads their headers. @throws CkptError as {@link find} does. */
+  /** Opens several files that form one checkpoint, and reads their headers. @throws CkptError as for {@link find}. */
   static async open(
     paths: readonly string[],
     options: OpenCheckpointOptions = {},
@@ -94,7 +95,7 @@ export class OpenedCheckpoint {
     return new OpenedCheckpoint(files, headers, place)
   }
 
-  /** Path of the index that named the files; absent when there was none. */
+  /** Path of the index that named the files; absent if there was none. */
   get index(): string | undefined {
     return this.#place.index?.path
   }
@@ -105,8 +106,8 @@ export class OpenedCheckpoint {
   }
 
   /**
-   * Looks whether every file, the index too, is still as it was when it was opened, and whether the directory would be read the same way.
-   * All files were opened before the first of them is looked at here: where none has changed, all were there at one time.
+   * Checks that every file, including the index, is unchanged since it was opened, and that the directory would be read the
+   * same way. All files were opened before the first check, so if none has changed, all existed at one time.
    *
    * @throws CkptError `CHECKPOINT_CHANGED` naming the file.
    */
@@ -119,13 +120,16 @@ export class OpenedCheckpoint {
     if (JSON.stringify(now) !== JSON.stringify(choice)) throw changed(directory, 'files were added or removed')
   }
 
-  /** Closes what is open; calling it again does nothing. */
+  /** Closes everything that is open; calling it again does nothing. */
   async [Symbol.asyncDispose](): Promise<void> {
     await closeAll(this.files)
   }
 }
 
-/** Calls `work` with 0 … total - 1, `count` of them at a time. After a failure no further one begins; it is thrown when all have ended. */
+/**
+ * Calls `work` with 0 … total - 1, `count` of them at a time. After a failure no further call begins; it is thrown when all
+ * have ended.
+ */
 async function inParallel(count: number, total: number, work: (index: number) => Promise<void>): Promise<void> {
   let next = 0
   let failed = false
@@ -142,7 +146,7 @@ async function inParallel(count: number, total: number, work: (index: number) =>
   if (failure !== undefined) throw failure.reason
 }
 
-/** Closes the files that were opened; of those that were not there is no entry. */
+/** Closes the opened files; files that could not be opened have no entry. */
 async function closeAll(files: readonly OpenedFile[]): Promise<void> {
   await Promise.allSettled(files.map((file) => file.close()))
 }
@@ -152,7 +156,7 @@ async function openSharded(path: string, options: OpenCheckpointOptions, found?:
   const index = await OpenedFile.open(path, options.opener)
   try {
     const weightMap = await readWeightMap(index)
-    // Named in the index: read whole, and looked at again by its path.
+    // Named in the index: read completely, and checked again by its path.
     await index.close()
     const shards = [...new Set(weightMap.values())].sort()
     const opened = await OpenedCheckpoint.open(
@@ -190,7 +194,7 @@ async function checkWeightMap(
   }
 }
 
-/** Which header holds each tensor. @throws CkptError `CHECKPOINT_MALFORMED` for a name that stands in two. */
+/** Returns the header of each tensor. @throws CkptError `CHECKPOINT_MALFORMED` for a name in two headers. */
 async function shardOf(headers: readonly SafetensorsHeader[]): Promise<Map<string, SafetensorsHeader>> {
   const slices = new Slices()
   const holder = new Map<string, SafetensorsHeader>()
@@ -199,7 +203,7 @@ async function shardOf(headers: readonly SafetensorsHeader[]): Promise<Map<strin
       if (slices.isOver) await slices.pause()
       const other = holder.get(name)
       if (other !== undefined) {
-        throw malformed({ file: header.file, tensor: name, field: 'name' }, `the name stands in ${other.file} too`)
+        throw malformed({ file: header.file, tensor: name, field: 'name' }, `the name is also in ${other.file}`)
       }
       holder.set(name, header)
     }
@@ -207,7 +211,7 @@ async function shardOf(headers: readonly SafetensorsHeader[]): Promise<Map<strin
   return holder
 }
 
-/** The error about a file that could not be opened for want of descriptors, with the limit in its message. */
+/** Returns the error about a file that could not be opened for lack of descriptors, with the limit in its message. */
 function withLimit(reason: unknown): CkptError {
   const error = CkptError.from(reason, 'CHECKPOINT_UNREADABLE')
   const limit = `the process may have ${openFilesLimit()} files open (RLIMIT_NOFILE): raise it with "ulimit -n"`

@@ -4,7 +4,7 @@ import { promisify } from 'node:util'
 import { CkptError, identityChange, identityOf, type FileIdentity, type ReadableFile } from '@ckpt/contract'
 import { unreadable } from './malformed.ts'
 
-/** Opens a path to read from it, without following what it must not, and resolves with a descriptor. */
+/** Opens a path for reading, without following links that it must not follow, and resolves to a descriptor. */
 export type FileOpener = (path: string) => Promise<number>
 
 const openDescriptor = promisify(fs.open)
@@ -19,10 +19,10 @@ const COARSE_TICK_MS = 2100
 const NS_PER_S = 1_000_000_000n
 const NS_PER_MS = 1_000_000n
 
-/** Opens a file by its path. A pipe that nobody writes to is opened too, and never waited for. */
+/** Opens a file by its path. A pipe without a writer is also opened, but never waited for. */
 export const openByPath: FileOpener = (path) => openDescriptor(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK)
 
-/** Error about a file that is not what it was when it was opened. The same call may succeed when it is made again. */
+/** Returns the error for a file that changed since it was opened. The same call may succeed when repeated. */
 export function changed(file: string, change: string, cause?: unknown): CkptError {
   return new CkptError(
     'CHECKPOINT_CHANGED',
@@ -32,8 +32,8 @@ export function changed(file: string, change: string, cause?: unknown): CkptErro
 }
 
 /**
- * A regular file and what it was when it was opened. The descriptor may be given up early, so that thousands of files need no
- * descriptor each; reading then opens the file again, which must still be the same.
+ * A regular file with its identity when it was opened. The descriptor may be closed early, so that thousands of files need no
+ * descriptor each; reading then opens the file again, which must be unchanged.
  */
 export class OpenedFile implements ReadableFile {
   readonly path: string
@@ -49,10 +49,11 @@ export class OpenedFile implements ReadableFile {
   }
 
   /**
-   * Opens a regular file. One that changed within the last moment is looked at again a moment later: a change within one tick of the
+   * Opens a regular file. One that changed just before is checked again a moment later: a change within one tick of the
    * kernel's clock would leave no trace.
    *
-   * @throws CkptError `CHECKPOINT_UNREADABLE` with the system's errno, `CHECKPOINT_CHANGED` for a file that is being written; both name it.
+   * @throws CkptError `CHECKPOINT_UNREADABLE` with the system's errno, `CHECKPOINT_CHANGED` for a file that is being written;
+   * both name it.
    */
   static async open(path: string, opener: FileOpener = openByPath): Promise<OpenedFile> {
     let descriptor: number | undefined
@@ -66,7 +67,7 @@ export class OpenedFile implements ReadableFile {
     }
   }
 
-  /** The open descriptor; undefined once it was given up. */
+  /** Open descriptor; undefined once it was closed. */
   get descriptor(): number | undefined {
     return this.#descriptor
   }
@@ -76,7 +77,7 @@ export class OpenedFile implements ReadableFile {
     return Number(this.identity.bytes)
   }
 
-  /** Fills `buffer` from index `at` on with the file's bytes from the same offset on; shorter where the file ends before. */
+  /** Fills `buffer` from index `at` with the file's bytes from the same offset; shorter if the file ends before. */
   async read(buffer: Buffer, at: number): Promise<Buffer> {
     const descriptor = this.#descriptor
     if (descriptor === undefined) throw new CkptError('INVALID_STATE', `${this.path}: the file is closed`)
@@ -90,9 +91,9 @@ export class OpenedFile implements ReadableFile {
   }
 
   /**
-   * Looks whether the open file is still as it was when it was opened.
+   * Checks that the open file is unchanged since it was opened.
    *
-   * @throws CkptError `CHECKPOINT_CHANGED` naming the file, with `cause` where the change made something else fail.
+   * @throws CkptError `CHECKPOINT_CHANGED` naming the file, with `cause` if the change made something else fail.
    */
   async checkUnchanged(cause?: unknown): Promise<void> {
     const descriptor = this.#descriptor
@@ -102,7 +103,7 @@ export class OpenedFile implements ReadableFile {
   }
 
   /**
-   * Looks whether the path still leads to the file as it was when it was opened, links followed again.
+   * Checks that the path still leads to the unchanged file, with links followed again.
    *
    * @throws CkptError `CHECKPOINT_CHANGED` naming the file.
    */
@@ -121,7 +122,7 @@ export class OpenedFile implements ReadableFile {
     }
   }
 
-  /** Gives the descriptor up; calling it again does nothing. */
+  /** Closes the descriptor; calling it again does nothing. */
   async close(): Promise<void> {
     const descriptor = this.#descriptor
     this.#descriptor = undefined
@@ -136,24 +137,24 @@ export class OpenedFile implements ReadableFile {
 const ENFILE = 23
 const EMFILE = 24
 
-/** True for an error that says that the process, or the system, has no descriptor left. */
+/** Returns true for an error that reports that the process, or the system, has no descriptor left. */
 export function isShortage(error: unknown): boolean {
   const errno = CkptError.is(error) ? error.fields.errno : Math.abs((error as NodeJS.ErrnoException).errno ?? 0)
   return errno === EMFILE || errno === ENFILE
 }
 
-/** Identity of an open file. @throws CkptError `CHECKPOINT_UNREADABLE` for anything but a regular file. */
+/** Returns the identity of an open file. @throws CkptError `CHECKPOINT_UNREADABLE` for anything but a regular file. */
 async function identify(path: string, descriptor: number): Promise<FileIdentity> {
   const stats = await fstat(descriptor, { bigint: true })
   if (stats.isFile()) return identityOf(stats)
   throw new CkptError('CHECKPOINT_UNREADABLE', `${path}: not a regular file`, { fields: { file: path } })
 }
 
-/** Identity of an open file that no later change can share. */
+/** Returns an identity of an open file that no later change can share. */
 async function settled(path: string, descriptor: number): Promise<FileIdentity> {
   const identity = await identify(path, descriptor)
   const tick = identity.changedNs % NS_PER_S === 0n ? COARSE_TICK_MS : TICK_MS
-  // File times are of the wall clock, and so is this; a clock that jumps costs a second look.
+  // File times use the wall clock, and so does this; a clock that jumps costs a second check.
   // eslint-disable-next-line no-restricted-properties
   if (BigInt(Date.now()) * NS_PER_MS - identity.changedNs > BigInt(tick) * NS_PER_MS) return identity
   await sleep(tick)

@@ -5,7 +5,7 @@ import { malformed, unreadable } from './malformed.ts'
 import { OpenedFile } from './opened-file.ts'
 import { headerTurn, Slices } from './slices.ts'
 
-/** Bytes of a file that are looked at to say what it is. */
+/** Number of bytes of a file that are checked to determine its kind. */
 const SNIFFED_BYTES = 512
 
 /**
@@ -22,7 +22,7 @@ export async function readHeader(path: string): Promise<SafetensorsHeader> {
 /**
  * Reads and checks the header of an open file.
  *
- * @throws CkptError as {@link readHeader} does.
+ * @throws CkptError as for {@link readHeader}.
  */
 export async function headerOf(file: OpenedFile): Promise<SafetensorsHeader> {
   let done: (() => void) | undefined
@@ -38,7 +38,7 @@ export async function headerOf(file: OpenedFile): Promise<SafetensorsHeader> {
     return await Slices.run(headerSteps(whole, source))
   } catch (error) {
     if (!CkptError.is(error)) throw unreadable(file.path, error)
-    // A header that is torn because its file is being written is not what is wrong with the file.
+    // If a header is incomplete because its file is being written, that is the error to report.
     await file.checkUnchanged(error)
     throw await named(file, error)
   } finally {
@@ -46,11 +46,11 @@ export async function headerOf(file: OpenedFile): Promise<SafetensorsHeader> {
   }
 }
 
-/** The error, or a better one where the file is recognised as something else than safetensors. */
+/** Returns the error, or a better one if the file is recognised as something other than safetensors. */
 async function named(file: OpenedFile, error: CkptError): Promise<CkptError> {
   const start = await file.read(Buffer.alloc(Math.min(SNIFFED_BYTES, file.bytes)), 0).catch(() => Buffer.alloc(0))
   const kind = foreignKind(start)
   if (kind === undefined) return error
   const { fields } = error
-  return new CkptError('CHECKPOINT_MALFORMED', `${file.path}: no safetensors file but ${kind}`, { fields, cause: error })
+  return new CkptError('CHECKPOINT_MALFORMED', `${file.path}: not a safetensors file but ${kind}`, { fields, cause: error })
 }

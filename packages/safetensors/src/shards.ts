@@ -4,11 +4,11 @@ import { OpenedCheckpoint } from './opened-checkpoint.ts'
 /** The files of one checkpoint with their headers. */
 export interface CheckpointFiles {
   readonly directory: string
-  /** Path of the index that named the files; absent when there was none. */
+  /** Path of the index that named the files; absent if there was none. */
   readonly index?: string
   /** Paths, ascending. */
   readonly files: readonly string[]
-  /** One header a file, in the order of `files`. */
+  /** One header per file, in the order of `files`. */
   readonly headers: readonly SafetensorsHeader[]
 }
 
@@ -16,11 +16,12 @@ export interface CheckpointFiles {
  * Finds the files of a checkpoint and reads their headers.
  *
  * `path` may be an index (`….safetensors.index.json`), a single `.safetensors` file, or a directory. In a directory the index
- * wins (`model.safetensors.index.json`, or the only one there), then `model.safetensors`, then all `*.safetensors`; names that start with a
- * dot are left out. With an index, a tensor that its shard lacks, one that stands in two shards and a shard that is not there are errors;
- * shards may hold tensors that the index does not name, and lie in directories beneath the index's.
+ * is used first (`model.safetensors.index.json`, or the only one there), then `model.safetensors`, then all `*.safetensors`;
+ * names that start with a dot are skipped. With an index, a tensor that its shard lacks, a tensor in two shards and a missing
+ * shard are errors; shards may hold tensors that the index does not name, and may be in directories below the index's.
  *
- * @throws CkptError `CHECKPOINT_UNREADABLE`, `CHECKPOINT_MALFORMED` or `CHECKPOINT_CHANGED`, naming the file, the tensor and the field.
+ * @throws CkptError `CHECKPOINT_UNREADABLE`, `CHECKPOINT_MALFORMED` or `CHECKPOINT_CHANGED`, naming the file, the tensor and
+ * the field.
  */
 export async function readIndex(path: string): Promise<CheckpointFiles> {
   await using opened = await OpenedCheckpoint.find(path)
@@ -30,9 +31,9 @@ export async function readIndex(path: string): Promise<CheckpointFiles> {
 }
 
 /**
- * Reads the headers of several files that make up one checkpoint.
+ * Reads the headers of several files that form one checkpoint.
  *
- * @throws CkptError as `readHeader` does, and `CHECKPOINT_MALFORMED` for a tensor that stands in two of the files.
+ * @throws CkptError as for `readHeader`, and `CHECKPOINT_MALFORMED` for a tensor in two of the files.
  */
 export async function readHeaders(files: readonly string[]): Promise<readonly SafetensorsHeader[]> {
   await using opened = await OpenedCheckpoint.open(files)

@@ -1,15 +1,15 @@
 import { setImmediate } from 'node:timers/promises'
 
-/** How long the event loop may be held by one file, in milliseconds. */
+/** Maximum time in milliseconds for which one file may block the event loop. */
 const SLICE_MS = 10
-/** Steps between two looks at the clock. */
+/** Steps between two checks of the clock. */
 const STEPS = 64
-/** Files whose headers are read at the same time, in this process. */
+/** Number of files whose headers are read at the same time, in this process. */
 const MOST_FILES = 16
-/** Bytes of headers that are read at the same time: what is made from them takes several times as much. */
+/** Bytes of headers that are read at the same time; the objects created from them take several times as much. */
 const MOST_BYTES = 128 * 2 ** 20
 
-/** Cuts long work into slices, between which everything else in the process goes on. */
+/** Divides long work into slices, between which everything else in the process continues. */
 export class Slices {
   #until = performance.now() + SLICE_MS
   #steps = 0
@@ -24,7 +24,7 @@ export class Slices {
     this.#until = performance.now() + SLICE_MS
   }
 
-  /** Runs all steps; what they return. */
+  /** Runs all steps and returns their result. */
   static async run<T>(steps: Iterator<void, T>): Promise<T> {
     const slices = new Slices()
     for (;;) {
@@ -39,7 +39,10 @@ let files = 0
 let bytes = 0
 const waiting: (() => void)[] = []
 
-/** Waits until a header of so many bytes may be read beside those that are; call what it resolves to when it is read. */
+/**
+ * Waits until a header of this many bytes may be read together with those in progress; call the resolved function when it is
+ * read.
+ */
 export async function headerTurn(size: number): Promise<() => void> {
   // A large one is read alone.
   while (files >= MOST_FILES || (files > 0 && bytes + size > MOST_BYTES)) {
@@ -54,10 +57,10 @@ export async function headerTurn(size: number): Promise<() => void> {
   }
 }
 
-/** Most elements that are sorted without a pause. */
+/** Maximum number of elements that are sorted without a pause. */
 const RUN = 4096
 
-/** Sorts in place, in steps; ends at once where all is in order. */
+/** Sorts in place, in steps; ends at once if everything is in order. */
 export function* sortSteps<T>(values: T[], compare: (a: T, b: T) => number): Generator<void, void> {
   let sorted = 1
   while (sorted < values.length && compare(values[sorted - 1]!, values[sorted]!) <= 0) sorted++
@@ -72,7 +75,7 @@ export function* sortSteps<T>(values: T[], compare: (a: T, b: T) => number): Gen
   }
 }
 
-/** Merges two neighbours of `width` elements, each in order. */
+/** Merges two neighbours of `width` elements, each sorted. */
 function* mergeSteps<T>(values: T[], at: number, width: number, compare: (a: T, b: T) => number): Generator<void, void> {
   const left = values.slice(at, at + width)
   const end = Math.min(at + 2 * width, values.length)

@@ -7,13 +7,13 @@ import { malformed, quote, unreadable } from './malformed.ts'
 import type { OpenedFile } from './opened-file.ts'
 import { Slices } from './slices.ts'
 
-/** Largest index in bytes: as large as the format lets a header be, which says more of each tensor. */
+/** Largest index in bytes: the format's limit for a header, which holds more data per tensor. */
 const MAX_INDEX_BYTES = 100_000_000
 const BYTE_ORDER_MARK = Buffer.from([0xef, 0xbb, 0xbf])
 
 /**
- * Reads an index: the shard of every tensor, as a path relative to the index. As Python's `json` does, it takes NaN and infinities in what
- * it does not use; a byte order mark at the beginning is left out.
+ * Reads an index: the shard of every tensor, as a path relative to the index. Like Python's `json`, it accepts NaN and
+ * infinities in unused values; a byte order mark at the beginning is skipped.
  *
  * @throws CkptError `CHECKPOINT_MALFORMED`, `CHECKPOINT_UNREADABLE` or `CHECKPOINT_CHANGED`, naming the index.
  */
@@ -22,7 +22,7 @@ export async function readWeightMap(file: OpenedFile): Promise<Map<string, strin
     if (file.bytes > MAX_INDEX_BYTES) {
       throw malformed(
         { file: file.path, field: 'index' },
-        `the index holds ${file.bytes} bytes, at most ${MAX_INDEX_BYTES} are read`,
+        `the index holds ${file.bytes} bytes; at most ${MAX_INDEX_BYTES} are read`,
       )
     }
     const bytes = await file.read(Buffer.allocUnsafeSlow(file.bytes), 0)
@@ -37,14 +37,14 @@ export async function readWeightMap(file: OpenedFile): Promise<Map<string, strin
 async function parse(bytes: Buffer, file: string): Promise<Map<string, string>> {
   const text = bytes.subarray(0, 3).equals(BYTE_ORDER_MARK) ? bytes.subarray(3) : bytes
   const kind = text[0] === 0x7b ? undefined : foreignKind(bytes.subarray(0, 512))
-  if (kind !== undefined) throw malformed({ file, field: 'index' }, `no index but ${kind}`)
+  if (kind !== undefined) throw malformed({ file, field: 'index' }, `not an index but ${kind}`)
   if (!isUtf8(text)) throw malformed({ file, field: 'index' }, 'the index is not valid UTF-8')
   const cursor = new JsonCursor(text, file, 'index', { nonFinite: true })
   const keys = new Set<string>()
   const weightMap = new Map<string, string>()
   const slices = new Slices()
   for (const key of cursor.members()) {
-    if (keys.has(key)) throw cursor.fail(`key ${quote(key)} stands twice`)
+    if (keys.has(key)) throw cursor.fail(`key ${quote(key)} appears twice`)
     keys.add(key)
     if (key !== 'weight_map') {
       cursor.skip()
@@ -54,10 +54,10 @@ async function parse(bytes: Buffer, file: string): Promise<Map<string, string>> 
     for (const tensor of cursor.members()) {
       if (slices.isOver) await slices.pause()
       cursor.tensor = tensor
-      if (weightMap.has(tensor)) throw cursor.fail('the name stands twice in weight_map')
+      if (weightMap.has(tensor)) throw cursor.fail('the name appears twice in weight_map')
       const shard = cursor.string()
       if (!isShard(shard)) {
-        throw cursor.fail(`shard ${quote(shard)} is not the path of a safetensors file in the index's directory or beneath it`)
+        throw cursor.fail(`shard ${quote(shard)} is not the path of a safetensors file in or below the index's directory`)
       }
       weightMap.set(tensor, shard)
       cursor.tensor = undefined
@@ -70,7 +70,9 @@ async function parse(bytes: Buffer, file: string): Promise<Map<string, string>> 
   return weightMap
 }
 
-/** True for a plain relative path: any other could lead out of the checkpoint's directory, or name one file in two ways. */
+/**
+ * Returns true for a plain relative path: any other could lead out of the checkpoint's directory, or name one file in two ways.
+ */
 function isShard(path: string): boolean {
   return (
     /^[^\\\0]+\.safetensors$/.test(path) && !path.startsWith('/') && !path.startsWith('..') && posix.normalize(path) === path

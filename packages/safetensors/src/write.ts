@@ -4,7 +4,7 @@ import { CkptError, DTYPES, tensorBytes, type DType } from '@ckpt/contract'
 import { LENGTH_BYTES, MAX_HEADER_BYTES, type HeaderTensor } from './header.ts'
 import { unreadable } from './malformed.ts'
 
-/** What a header says of a tensor, but for where its data lies. */
+/** Description of a tensor in a header, without the position of its data. */
 export interface TensorSpec {
   readonly name: string
   readonly dtype: DType
@@ -27,7 +27,7 @@ export interface HeaderOptions {
 export interface HeaderLayout<T extends TensorSpec> {
   /** Length, JSON and padding: the first bytes of the file. */
   readonly header: Buffer
-  /** The tensors in the order in which their data follows. */
+  /** Tensors in the order of their data. */
   readonly tensors: readonly (HeaderTensor & { readonly source: T })[]
   readonly dataBytes: number
   readonly fileBytes: number
@@ -36,7 +36,7 @@ export interface HeaderLayout<T extends TensorSpec> {
 const RANK = new Map(DTYPES.map((dtype, index) => [dtype, index]))
 
 /**
- * Lays out a file as the reference implementation does, byte for byte: tensors by dtype (its enumeration backwards, so widest
+ * Lays out a file like the reference implementation, byte for byte: tensors by dtype (its enumeration backwards, so widest
  * alignment first), then by the bytes of their names; the header is padded with spaces to 8 bytes.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the tensor or field.
@@ -58,8 +58,8 @@ export function headerFor<T extends TensorSpec>(tensors: Iterable<T>, options: H
   for (const source of sorted) {
     const { name, dtype, shape } = source
     if (!RANK.has(dtype)) throw invalid(`unknown dtype ${JSON.stringify(dtype)}`, 'dtype', name)
-    if (name === '__metadata__') throw invalid('the format keeps this name for metadata', 'name', name)
-    if (names.has(name)) throw invalid('the name stands twice', 'name', name)
+    if (name === '__metadata__') throw invalid('the format reserves this name for metadata', 'name', name)
+    if (names.has(name)) throw invalid('the name appears twice', 'name', name)
     checkText(name, 'name')
     if (shape.some((dimension) => !Number.isSafeInteger(dimension) || dimension < 0)) {
       throw invalid(`shape [${shape.join(', ')}] is not a list of whole numbers`, 'shape', name)
@@ -80,11 +80,11 @@ export function headerFor<T extends TensorSpec>(tensors: Iterable<T>, options: H
 }
 
 /**
- * Writes a safetensors file. It appears under `path` only when it is complete: the bytes go to a temporary file beside it first,
- * which is removed on failure.
+ * Writes a safetensors file. It appears under `path` only when it is complete: the bytes first go to a temporary file next to
+ * it, which is removed on failure.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the tensor when the data does not have the size of its dtype and shape;
- * `CHECKPOINT_UNREADABLE` with errno when the file system refuses.
+ * @throws CkptError `INVALID_ARGUMENT` naming the tensor if the data does not have the size of its dtype and shape;
+ * `CHECKPOINT_UNREADABLE` with errno if the file system refuses.
  */
 export async function writeFile(path: string, tensors: Iterable<WritableTensor>, options: HeaderOptions = {}): Promise<void> {
   const layout = headerFor(tensors, options)
@@ -133,7 +133,7 @@ function checkText(text: string, field: string): void {
   if (/\p{Surrogate}/u.test(text)) throw invalid(`${JSON.stringify(text)} holds a lone surrogate`, field)
 }
 
-/** Order of the UTF-8 bytes, which is the order of code points; JavaScript compares UTF-16 units. */
+/** Compares by the UTF-8 bytes, which is the order of code points; JavaScript compares UTF-16 units. */
 function compareUtf8(a: string, b: string): number {
   const length = Math.min(a.length, b.length)
   for (let i = 0; i < length; i++) {

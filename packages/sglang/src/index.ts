@@ -1,5 +1,5 @@
 /**
- * Tells a running SGLang server to take new weights in place, and checks that it did.
+ * Updates the weights of a running SGLang server in place, and checks the result.
  *
  * @packageDocumentation
  */

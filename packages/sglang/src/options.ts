@@ -1,42 +1,42 @@
 import { CkptError, engineKey } from '@ckpt/contract'
 
 export interface SglangTls {
-  /** Authorities to trust instead of the system's, PEM. */
+  /** Certificate authorities to trust instead of the system's, PEM. */
   readonly ca?: string
   readonly cert?: string
   readonly key?: string
 }
 
-/** Where SGLang is, and what surrounds an update. */
+/** Address of SGLang, and actions around an update. */
 export interface SglangOptions {
-  /** Base URL of the server, or of each rank's instance. With `socketPath` only its path counts. */
+  /** Base URL of the server, or of each rank's instance. With `socketPath` only its path is used. */
   readonly url: string | ((rank: number) => string)
-  /** Unix socket to reach it through. */
+  /** Unix socket of the server. */
   readonly socketPath?: string | ((rank: number) => string)
-  /** Ranks (tensor × pipeline parallel) of one server; consecutive ranks belong together. */
+  /** Number of ranks (tensor × pipeline parallel) of one server; its ranks are consecutive. */
   readonly parallelSize: number
   /**
-   * What its workers speak: `checkpoint-engine` (default) with the stock package, `ckpt` where this project's plug-in is installed in
-   * SGLang's environment; only that compares digests.
+   * Protocol of its workers: `checkpoint-engine` (default) with the stock package, `ckpt` if this project's plug-in is
+   * installed in SGLang's environment; only the latter compares digests.
    */
   readonly protocol?: 'checkpoint-engine' | 'ckpt'
   /** SGLang's `--api-key` or `--admin-api-key`. */
   readonly apiKey?: string
   /**
-   * With the protocol `ckpt`: the key that the engine's workers ask for, in which this process and the engine must agree (default: `CKPT_ENGINE_KEY`, else the file
-   * that `CKPT_ENGINE_KEY_FILE` names, else a secret of this machine's user). `false`: the engine has `CKPT_ENGINE_KEY=off` in its environment and takes
-   * updates from everybody who reaches it.
+   * With the protocol `ckpt`: key that the engine's workers require, which must be the same for this process and the engine
+   * (default: `CKPT_ENGINE_KEY`, otherwise the file that `CKPT_ENGINE_KEY_FILE` names, otherwise a secret of this machine's
+   * user). `false`: the engine has `CKPT_ENGINE_KEY=off` in its environment and accepts updates from anyone who reaches it.
    */
   readonly engineKey?: string | false
   readonly tls?: SglangTls
   /**
-   * How requests are kept off during the update (default `retract`: running ones go back to the queue and are computed again; `abort`
-   * ends them, `in_place` keeps their caches). Without it (`none`) SGLang waits until all running requests are done.
+   * Method of pausing requests during the update (default `retract`: running ones go back to the queue and are computed again;
+   * `abort` ends them, `in_place` keeps their caches). Without it (`none`) SGLang waits until all running requests are done.
    */
   readonly pause?: 'abort' | 'retract' | 'in_place' | 'none'
   /**
-   * Drop the prefix cache of the old weights, HiCache's storage included (default true; not with `in_place`, where SGLang refuses). Where SGLang keeps it
-   * the update fails and requests stay paused.
+   * Drop the prefix cache of the old weights, including HiCache's storage (default true; not with `in_place`, where SGLang
+   * refuses). If SGLang keeps the cache, the update fails and requests stay paused.
    */
   readonly flushCache?: boolean
 }
@@ -45,8 +45,8 @@ export interface SglangOptions {
 export function checkOptions({ url, parallelSize, engineKey: key }: SglangOptions): void {
   if (key !== undefined) engineKey(key)
   if (!Number.isSafeInteger(parallelSize) || parallelSize < 1)
-    throw invalid('parallelSize', `${parallelSize} is no whole number above 0`)
-  if (typeof url === 'string' && !/^https?:$/.test(protocolOf(url))) throw invalid('url', `${url} is no http or https URL`)
+    throw invalid('parallelSize', `${parallelSize} is not a whole number above 0`)
+  if (typeof url === 'string' && !/^https?:$/.test(protocolOf(url))) throw invalid('url', `${url} is not an http or https URL`)
 }
 
 function protocolOf(url: string): string {

@@ -1,5 +1,5 @@
 /**
- * What strategies share that bring tensors to engine workers through a ring.
+ * Code shared by strategies that send tensors to engine workers through a ring.
  *
  * @packageDocumentation
  */

@@ -1,6 +1,6 @@
 import type { Manifest, PlannedUpdate, PlanOptions, StagedWay } from '@ckpt/contract'
 
-/** The plan of the last update, made again only when the manifest, the way or the options are different. */
+/** Caches the plan of the last update; it is made again only if the manifest, the way or the options differ. */
 export class PlanCache {
   #last: { readonly key: string; readonly planned: PlannedUpdate } | undefined
 

@@ -10,8 +10,9 @@ import {
 } from '@ckpt/contract'
 
 /**
- * The manifest of what is left to send after a failed attempt: the ranks tell each other which tensors their workers compared and loaded then, and what all
- * of them have is left out. A worker counts only if it still has the parameters of that attempt (`state`: its name for them now).
+ * Returns the manifest of the remaining tensors after a failed attempt. The ranks exchange which tensors their workers compared
+ * and loaded then, and tensors that all of them have are left out. A worker counts only if it still has the parameters of that
+ * attempt (`state`: its name for them now).
  */
 export async function remainder(
   gather: Exchange,
@@ -27,7 +28,7 @@ export async function remainder(
   return without(manifest, everywhere)
 }
 
-/** One bit a tensor of the manifest, rank after rank: whether its name is among `loaded`. */
+/** Returns one bit per tensor of the manifest, rank after rank: set if its name is among `loaded`. */
 function loadedRows(manifest: Manifest, loaded: ReadonlySet<string> | undefined): Uint8Array {
   const count = manifest.ranks.reduce((sum, { tensors }) => sum + tensors.count, 0)
   const bits = new Uint8Array(Math.ceil(count / 8))
@@ -41,7 +42,10 @@ function loadedRows(manifest: Manifest, loaded: ReadonlySet<string> | undefined)
   return bits
 }
 
-/** The manifest without the tensors whose bits are set; one of them stays where nothing else would, so that there is something to plan. */
+/**
+ * Returns the manifest without the tensors whose bits are set; if none would remain, one of them stays, so that there is
+ * something to plan.
+ */
 export function without(manifest: Manifest, bits: Uint8Array): Manifest {
   if (bits.every((byte) => byte === 0)) return manifest
   let row = 0

@@ -8,24 +8,24 @@ import {
 } from '@ckpt/contract'
 import { onAbort } from '@ckpt/utils'
 
-/** What a strategy gives the pipeline beyond the plan. */
+/** Input of a strategy to the pipeline besides the plan. */
 export interface PipelineParts extends Pick<PipelineJob, 'copies' | 'sources' | 'arrivals'> {
-  /** Rank that brings each bucket into device memory. */
+  /** Rank that copies each bucket into device memory. */
   readonly bringer: Uint32Array
-  /** The pipeline has begun; called before any other function of these. */
+  /** Called when the pipeline has begun, before any other of these functions. */
   readonly onBegin?: (run: PipelineRun) => void
-  /** All of a bucket is in this rank's ring: whatever it came from is not needed any more. */
+  /** Called when all of a bucket is in this rank's ring: its source is not needed any more. */
   readonly onBucket?: (bucket: number) => void
 }
 
 /**
- * Runs the plan's pipeline on this rank, and the engine worker behind it.
+ * Runs the plan's pipeline on this rank, followed by the engine worker.
  *
- * H2D and broadcast run in the device's native executor; what happens here is one event a bucket: hand it to the worker, and
- * give its ring bytes back when the worker has answered. Several buckets are with the worker at a time, so its queue is never
- * empty while the ring holds more.
+ * H2D and broadcast run in the device's native executor. This code handles one event per bucket: it hands the bucket to the
+ * worker, and releases its ring bytes when the worker has answered. Several buckets are queued at the worker, so it is never
+ * idle while the ring holds more.
  *
- * @throws CkptError of whatever failed first; the run is over then.
+ * @throws CkptError of the first failure; the run is over then.
  */
 export async function runPipeline(context: StagedContext, parts: PipelineParts): Promise<StagedResult> {
   const { plan, session, signal } = context
@@ -41,7 +41,7 @@ export async function runPipeline(context: StagedContext, parts: PipelineParts):
       const result = await session.load(bucket, tensors)
       reloadMs += result.reloadMs
       reloadSpans.set([bucket, from, performance.now()], bucket * 3)
-      // Of the tensors alone, as the plan's total: a bucket holds padding between them too.
+      // Counts only the tensors, like the plan's total: a bucket also holds padding between them.
       for (const { bytes } of tensors) loadedBytes += bytes
       const run = await begun
       run.release(bucket)
@@ -85,7 +85,7 @@ export async function runPipeline(context: StagedContext, parts: PipelineParts):
   }
 }
 
-/** A source that is not what was registered any more, by its error: it names the file, which a worker's digest cannot. */
+/** Returns the error of a source that differs from what was registered: it names the file, which a worker's digest cannot. */
 function changeOf(sources: readonly HostMemory[]): CkptError | undefined {
   try {
     for (const source of sources) source.assertIntact?.()

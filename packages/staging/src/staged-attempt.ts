@@ -20,24 +20,24 @@ import { Recordings } from './recordings.ts'
 import { remainder } from './remainder.ts'
 import { planStaged, stagedContext } from './staged-context.ts'
 
-/** What is special about a staged attempt, where something is. */
+/** Special options of a staged attempt. */
 export interface StagedOptions {
   /** Record the engine's loader. */
   readonly record?: boolean
-  /** Id of the recording by which the worker copies what comes, instead of giving it to the engine's loader. */
+  /** Id of the recording by which the worker copies the bytes, instead of giving them to the engine's loader. */
   readonly replay?: string
-  /** Names of tensors that the engine's own loader loads over what was replayed: it must change nothing. */
+  /** Names of tensors that the engine's own loader loads over the replayed parameters: it must change nothing. */
   readonly check?: readonly string[]
 }
 
-/** Everything through the ring, by the engine's own loader or as it was recorded. */
+/** Sends everything through the ring, into the engine's own loader or as recorded. */
 export class StagedAttempt implements UpdateAttempt {
   readonly usesRing = true
-  /** What watching the loader brought, where that was done. */
+  /** Result of recording the loader, if it was recorded. */
   recorded: string | undefined
-  /** Tensors that the worker copied by its recording. */
+  /** Number of tensors that the worker copied by its recording. */
   replayed = 0
-  /** True if the engine's loader was held against what was replayed. */
+  /** True if the engine's loader was compared with the replayed parameters. */
   checked = false
   readonly #context: UpdateContext
   readonly #way: StagedWay
@@ -48,11 +48,11 @@ export class StagedAttempt implements UpdateAttempt {
   #planned: PlannedUpdate | undefined
   #staged: StagedContext | undefined
   #result: StagedResult | undefined
-  /** True if the worker watches its loader. */
+  /** True if the worker records its loader. */
   #record = false
-  /** What it saw. */
+  /** The new recording. */
   #fresh: Recording | undefined
-  /** Tensors that the worker compares in the ring, where those are not all. */
+  /** Tensors that the worker compares in the ring, if not all. */
   #compared: ReadonlySet<string> | undefined
 
   constructor(context: UpdateContext, way: StagedWay, options: StagedOptions = {}) {
@@ -60,7 +60,7 @@ export class StagedAttempt implements UpdateAttempt {
     this.#way = way
     this.#manifest = context.manifest
     this.#recordings = context.kept.of(Recordings)
-    // What is left of a failed attempt is not all that the engine's loader does.
+    // The remainder of a failed attempt is not all that the engine's loader does.
     this.#options = context.failed ? { ...options, record: false } : options
   }
 
@@ -84,13 +84,13 @@ export class StagedAttempt implements UpdateAttempt {
       else void session.attach(ring.handle, totals, signal)
     }
     this.#staged = await stagedContext(this.#context, this.#manifest, this.#planned!, attach, this.#compared)
-    // What an earlier attempt brought is part of the whole.
+    // Tensors transferred by an earlier attempt are part of the total.
     const kept = this.#whole!.plan.totalBytes - plan.totalBytes
     if (onProgress && kept > 0)
       this.#staged = { ...this.#staged, onProgress: (loaded, total) => onProgress(kept + loaded, kept + total) }
     const { replay, check } = this.#options
     if (replay === undefined || !canRecord(session)) return
-    // What is left of a failed attempt need not have all that is to be checked.
+    // The remainder of a failed attempt may lack some of the tensors to check.
     const checked = failed === undefined ? check : undefined
     this.replayed = await session.replay(replay, checked)
     this.checked = checked !== undefined && this.replayed > 0
@@ -122,7 +122,7 @@ export class StagedAttempt implements UpdateAttempt {
     return recording && { session, recording, required }
   }
 
-  /** Undefined: everything came through the ring. */
+  /** Undefined, because everything came through the ring. */
   staged(): undefined {
     return undefined
   }
@@ -161,7 +161,7 @@ export class StagedAttempt implements UpdateAttempt {
     }
   }
 
-  /** Verifying parameters takes a recording: where it was asked for, one is made. */
+  /** Verifying parameters requires a recording: if it was requested, one is made. */
   async #records(session: RecordingSession): Promise<boolean> {
     const { verify, failed, manifest, signal } = this.#context
     const { record = false } = this.#options
@@ -172,8 +172,8 @@ export class StagedAttempt implements UpdateAttempt {
   }
 
   /**
-   * What the worker must compare in the ring, where its recording says what it keeps of all else: those bytes are read from its parameters
-   * afterwards, which shows more, and to read them twice takes time.
+   * Returns the tensors that the worker must compare in the ring. If its recording shows what it keeps of the others, their
+   * bytes are read back from its parameters, which is a stronger check, and reading them twice takes time.
    */
   async #comparedInRing(session: RecordingSession): Promise<ReadonlySet<string> | undefined> {
     const { verify, failed, manifest, signal } = this.#context
@@ -183,7 +183,7 @@ export class StagedAttempt implements UpdateAttempt {
   }
 }
 
-/** Spans of what went through a ring. */
+/** Spans of the bytes that went through a ring. */
 export function stagedSpans({ stats, reloadSpans, pull, startedAt: zero }: StagedResult): OutcomeSpans[] {
   const of = (stage: number, spans: Float64Array): Float64Array => {
     const rows = new Float64Array((spans.length / 3) * 4)

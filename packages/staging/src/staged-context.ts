@@ -2,7 +2,7 @@ import type { Manifest, PlannedUpdate, Ring, StagedContext, StagedWay, UpdateCon
 import { bucketTensors } from '@ckpt/planner'
 import { PlanCache } from './plan-cache.ts'
 
-/** The plan of all of a manifest's tensors, for a ring of at most `ringBytes`. */
+/** Plans all of a manifest's tensors, for a ring of at most `ringBytes`. */
 export function planStaged(
   { kept, rank, ranks, ring }: UpdateContext,
   way: StagedWay,
@@ -19,8 +19,8 @@ export function planStaged(
 }
 
 /**
- * Makes what a plan needs. `attach` is called with the ring as soon as it is there. The worker gets digests to compare of all tensors, or of
- * those that `compared` names.
+ * Creates the context of a plan. `attach` is called with the ring as soon as it exists. The worker gets digests to compare for
+ * all tensors, or for those in `compared`.
  */
 export async function stagedContext(
   context: UpdateContext,
@@ -31,7 +31,7 @@ export async function stagedContext(
 ): Promise<StagedContext> {
   const { rank, segments, timeoutMs, signal, loading, onProgress } = context
   const ring = await context.ring.make(planned.plan.ringBytes)
-  // The first buckets move while the worker still maps the ring; loading them waits for that.
+  // The first buckets move while the worker is still mapping the ring; loading them waits for that.
   attach(ring)
   const collective = await context.ring.join()
   return {

@@ -2,8 +2,8 @@ import { CkptError } from '@ckpt/contract'
 import { onAbort } from './signals.ts'
 
 /**
- * `promise`, or an error once `timeoutMs` have passed or `signal` is aborted. The promise itself goes on; it is the caller's to
- * stop what it stands for.
+ * Returns the result of `promise`, or throws once `timeoutMs` have passed or `signal` is aborted. The promise itself continues;
+ * the caller has to stop its work.
  *
  * @throws CkptError `code` (default `TIMEOUT`) naming `what`, or the signal's reason.
  */
@@ -28,7 +28,7 @@ export async function withDeadline<T>(
   }
 }
 
-/** The reason of an aborted signal as a CkptError (`ABORTED` unless it already is one). */
+/** Returns the reason of an aborted signal as a CkptError (`ABORTED` unless it already is one). */
 export function abortError(signal: AbortSignal): CkptError {
   const reason: unknown = signal.reason
   if (CkptError.is(reason)) return reason

@@ -1,4 +1,4 @@
-/** `work`, done at its first call only; later calls get the first one's result. */
+/** Returns a function that does `work` only at its first call; later calls return the same result. */
 export function once<A, R>(work: (argument: A) => R): (argument: A) => R {
   let result: { readonly value: R } | undefined
   return (argument) => (result ??= { value: work(argument) }).value
@@ -13,12 +13,12 @@ export async function aborted(signal: AbortSignal, timeoutMs: number): Promise<v
   })
 }
 
-/** Aborted when the first of these is; those that are not there do not count. */
+/** Returns a signal that is aborted when the first of these is; undefined ones are ignored. */
 export function anySignal(...signals: (AbortSignal | undefined)[]): AbortSignal {
   return AbortSignal.any(signals.filter((signal) => signal !== undefined))
 }
 
-/** Calls `act` once `signal` is aborted: at once where it is. @returns what stops listening */
+/** Calls `act` once `signal` is aborted: immediately if it already is. @returns a function that stops listening */
 export function onAbort(signal: AbortSignal | undefined, act: () => void): () => void {
   if (signal === undefined) return () => undefined
   if (signal.aborted) act()

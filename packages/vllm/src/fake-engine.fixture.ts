@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 
-/** One request as it came. */
+/** One received request. */
 export interface Seen {
   readonly method: string
   readonly path: string
@@ -12,7 +12,7 @@ export interface Seen {
 
 export type Reply = { readonly status?: number; readonly body?: unknown } | 'hang up' | 'silence'
 
-/** An HTTP server that answers as told and keeps what it was asked. */
+/** An HTTP server that gives configured answers and keeps the requests. */
 export class HttpEngine implements AsyncDisposable {
   readonly seen: Seen[] = []
   readonly #server: Server
@@ -57,7 +57,7 @@ export class HttpEngine implements AsyncDisposable {
     return this.#url
   }
 
-  /** What it was asked, as `POST /path`. */
+  /** Requests received, as `POST /path`. */
   asked(): string[] {
     return this.seen.map(({ method, path }) => `${method} ${path}`)
   }

@@ -1,5 +1,5 @@
 /**
- * Tells a running vLLM server to take new weights in place.
+ * Updates the weights of a running vLLM server in place.
  *
  * @packageDocumentation
  */

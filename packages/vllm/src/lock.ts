@@ -6,8 +6,9 @@ import { CkptError } from '@ckpt/contract'
 const LOOPBACK = new Set(['localhost', '127.0.0.1', '[::1]', '0.0.0.0'])
 
 /**
- * Keeps other parameter servers of this machine away from an engine: an abstract unix socket named after it, which the kernel frees
- * whatever becomes of this process. The rank that calls an engine runs on its machine, so this is where the others are.
+ * Keeps other parameter servers of this machine away from an engine, through an abstract unix socket named after it, which the
+ * kernel frees whatever happens to this process. The rank that calls an engine runs on its machine, so the others are there
+ * too.
  */
 export class EngineLock implements AsyncDisposable {
   readonly #server: Server
@@ -16,14 +17,14 @@ export class EngineLock implements AsyncDisposable {
     this.#server = server
   }
 
-  /** @throws CkptError `ENGINE_BUSY` where another server holds it. */
+  /** @throws CkptError `ENGINE_BUSY` if a different server holds it. */
   static async take(target: { readonly url?: string; readonly socketPath?: string }, where: string): Promise<EngineLock> {
     const server = createServer((socket) => socket.destroy())
     const name = `\0ckpt-engine-${createHash('sha256').update(identity(target)).digest('hex').slice(0, 32)}`
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error: NodeJS.ErrnoException) => {
         const busy = error.code === 'EADDRINUSE'
-        const text = busy ? `another parameter server is updating the engine at ${where}` : `cannot lock ${where}`
+        const text = busy ? `a different parameter server is updating the engine at ${where}` : `cannot lock ${where}`
         reject(new CkptError(busy ? 'ENGINE_BUSY' : 'NATIVE_FAILURE', text, { cause: error, fields: { peer: where } }))
       })
       server.listen(name, resolve)
@@ -37,7 +38,7 @@ export class EngineLock implements AsyncDisposable {
   }
 }
 
-/** The same for every way of writing an address of this machine. */
+/** Equal for every notation of an address of this machine. */
 function identity({ url, socketPath }: { readonly url?: string; readonly socketPath?: string }): string {
   if (socketPath !== undefined) {
     try {

@@ -5,11 +5,11 @@ import { instanceOf, type Instance } from './instance.ts'
 import { EngineLock } from './lock.ts'
 import { checkOptions, type VllmOptions } from './options.ts'
 
-/** How long an engine may take to end its call once the update was aborted, before its connection is closed. */
+/** Time in milliseconds for an engine to end its call after the update was aborted, before its connection is closed. */
 const ABORT_GRACE_MS = 5000
-/** For questions that an engine answers at once unless something is wrong. */
+/** For requests that an engine answers at once unless something is wrong. */
 const QUESTION_MS = 15_000
-/** For the same before an update. */
+/** The same limit, for requests before an update. */
 const STATE_MS = 2000
 
 /**
@@ -44,13 +44,13 @@ export function vllm(options: VllmOptions): EngineAdapter {
       const engine = new VllmEngine(targetOf(rank), options)
       await engine.healthy(rank, timeoutMs, signal)
       if (options.via === 'checkpoint-engine') return undefined
-      // An engine that another server is updating does not answer; whether it may be updated is found out later.
+      // An engine that a different server is updating does not answer; the lock is checked later.
       return engine.state({ timeoutMs: Math.min(timeoutMs, STATE_MS), signal }).catch(() => undefined)
     },
     async start(start: EngineStart): Promise<EngineCall> {
       const instance = instanceOf(start.endpoints, start.rank, options.parallelSize)
       if (instance === undefined || instance.leader !== start.rank) return {}
-      // Before the engine is paused, where there is none.
+      // Checked before the engine is paused, because the key may be missing.
       const key = options.via === 'checkpoint-engine' ? undefined : engineKey(options.engineKey)
       const target = targetOf(start.rank)
       const engine = new VllmEngine(target, options)
@@ -61,7 +61,7 @@ export function vllm(options: VllmOptions): EngineAdapter {
         const paused = mode !== false && (await engine.pause(mode, limits))
         const finished = new EngineUpdate(engine, options, start, { instance, paused, key }).run()
         const released = finished.finally(() => lock[Symbol.asyncDispose]())
-        released.catch(() => undefined) // whoever waits for the update sees it; here only the unhandled case is silenced
+        released.catch(() => undefined) // reported to those that wait for the update; this only silences the unhandled case
         return { finished: released }
       } catch (error) {
         await lock[Symbol.asyncDispose]()
@@ -71,7 +71,7 @@ export function vllm(options: VllmOptions): EngineAdapter {
   }
 }
 
-/** What one instance does for one update, from the call to its workers to resuming. */
+/** One instance's part of one update, from the call to its workers to resuming. */
 class EngineUpdate {
   readonly #engine: VllmEngine
   readonly #options: VllmOptions
@@ -104,7 +104,7 @@ class EngineUpdate {
       throw failure
     }
     try {
-      // Before resuming: a request in between would go on from prefixes of the old weights.
+      // Before resuming: a request in between would use prefixes of the old weights.
       if (this.#options.resetPrefixCache ?? true) await this.#engine.resetPrefixCache(limits, () => this.#connector())
     } catch (error) {
       const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
@@ -114,13 +114,16 @@ class EngineUpdate {
     if (this.#paused) await this.#engine.resume(limits)
   }
 
-  /** The engine's connector to a store outside of it, as far as its workers say. */
+  /** The engine's connector to an outside store, as far as its workers report it. */
   async #connector(): Promise<string | null | undefined> {
     if (this.#options.via !== undefined && this.#options.via !== 'extension') return undefined
     return this.#engine.connector({ timeoutMs: QUESTION_MS })
   }
 
-  /** The workers' own call. An abort reaches them by the worker protocol; only if that does not end the call its connection is closed. */
+  /**
+   * Makes the workers' own call. An abort reaches them through the worker protocol; the connection is closed only if that does
+   * not end the call.
+   */
   async #call(): Promise<void> {
     const { signal } = this.#start
     const late = new AbortController()
@@ -130,7 +133,7 @@ class EngineUpdate {
       const answers = await this.#ask({ signal: late.signal })
       const workers = this.#instance.endpoints.length
       if (answers !== undefined && answers.length !== workers) {
-        const text = `the engine at ${this.#engine.http.where} has ${answers.length} workers, parallelSize says ${workers}`
+        const text = `the engine at ${this.#engine.http.where} has ${answers.length} workers, but parallelSize is ${workers}`
         throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'parallelSize' } })
       }
     } finally {
@@ -154,7 +157,7 @@ class EngineUpdate {
     return undefined
   }
 
-  /** As `UpdateCall` of the Python package reads it. */
+  /** In the form that `UpdateCall` of the Python package reads. */
   #body(): unknown {
     const { token, timeoutMs } = this.#start
     const { drafter, complete } = this.#options
@@ -169,15 +172,15 @@ class EngineUpdate {
     }
   }
 
-  /** An engine whose worker died may answer the call in any words, but it is not healthy then. */
+  /** An engine whose worker died may answer the call with any text, but it is not healthy then. */
   async #failure(error: CkptError): Promise<CkptError> {
     const { rank } = this.#start
     if (error.code !== 'ENGINE_WORKER_ERROR' || (await this.#engine.alive(STATE_MS))) return error.with({ rank })
-    const text = `the engine at ${this.#engine.http.where} is gone: ${error.message}`
+    const text = `the engine at ${this.#engine.http.where} has ended: ${error.message}`
     return new CkptError('ENGINE_WORKER_LOST', text, { cause: error, fields: { ...error.fields, rank } })
   }
 
-  /** After a failure: requests go on where all weights are of one version, and stay frozen where not. */
+  /** Resumes requests after a failure if all weights are of one version, and keeps them paused if not. */
   async #resumeIfWhole(): Promise<void> {
     let reason: string
     try {
@@ -185,7 +188,7 @@ class EngineUpdate {
       if (!dirty) return await this.#engine.resume({ timeoutMs: QUESTION_MS })
       reason = 'its weights are partly new'
     } catch (error) {
-      reason = `it does not say what its weights are: ${error instanceof Error ? error.message : String(error)}`
+      reason = `it does not report the version of its weights: ${error instanceof Error ? error.message : String(error)}`
     }
     this.#leavePaused(reason)
   }

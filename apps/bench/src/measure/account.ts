@@ -1,7 +1,7 @@
 import type { UpdateReport } from '@ckpt/core'
 import type { DirectAccount } from '../result.ts'
 
-/** The account of bytes of one direct update over all its ranks. */
+/** Adds up the byte counts of one direct update over all its ranks. */
 export function account(reports: readonly UpdateReport[]): DirectAccount {
   const sum = (field: 'needed' | 'h2d' | 'forwarded') =>
     reports.reduce((total, { direct }) => total + (direct?.bytes?.[field] ?? 0), 0)

@@ -9,23 +9,24 @@ import { sliceProbe } from './slices.ts'
 import { Updates, slowest } from './updates.ts'
 
 const MIB = 2 ** 20
-/** What rates are read from: updates of this model, so large and so small. */
+/** Model of the calibration updates, with their sizes. */
 const MODEL = 'llama-3.1-8b'
 const LARGE_BYTES = 1024 * MIB
 const SMALL_BYTES = 16 * MIB
-/** Updates of each size in one reading, of which the median counts. */
+/** Updates of each size in one calibration; the median counts. */
 const REPEAT = 3
-/** Updates before the first reading: they make ring, collective and recordings, and compile what is run often. */
+/** Updates before the first calibration: they create ring, collective and recordings, and compile hot code. */
 export const WARM_UP = 4
-/** Readings of two models' slices right after each other, of whose ratios the median counts. */
+/** Pairs of measurements of two models' slices; the median of their ratios counts. */
 const SLICE_PAIRS = 31
 
 type Strategy = 'broadcast' | 'direct' | 'p2p'
 
 /**
- * What this machine's processors need for the parts of an update, read again and again beside the updates that are to be predicted,
- * since what else the physical machine does moves it within seconds. All of it comes from updates of another model over as many ranks:
- * one of 16 MiB, for what lies before and after the pipeline, and one of 1 GiB, as large as those that are validated, for what bytes take.
+ * Measures the time that this machine's processors need for the parts of an update, before and after every predicted update,
+ * because other load on the physical machine changes it within seconds. All of it comes from updates of a different model over
+ * the same number of ranks: one of 16 MiB, for the time before and after the pipeline, and one of 1 GiB, as large as the
+ * validated ones, for the time per byte.
  */
 export class Calibration implements AsyncDisposable {
   readonly #host: Host
@@ -52,7 +53,7 @@ export class Calibration implements AsyncDisposable {
     }
   }
 
-  /** What reads the rates for updates of `model`, cut to `bytes`. */
+  /** Returns a function that measures the rates for updates of `model`, reduced to `bytes`. */
   async beside(model: Pick<Model, 'id'>, bytes: number): Promise<Beside> {
     const sliced = await this.#sliceRatio(checkpointTensors(findModel(model.id), { bytes }))
     return { read: () => this.#read(sliced) }
@@ -63,8 +64,8 @@ export class Calibration implements AsyncDisposable {
     const small = await this.#small.seconds(REPEAT)
     const large = await this.#large.seconds(REPEAT)
     const perByte = Math.max(1e-4, large - small) / (LARGE_BYTES - SMALL_BYTES)
-    // Bytes that are copied for each byte of the checkpoint: what all workers keep together, to each other rank, and H2D; what is
-    // pulled instead is copied into the sending socket and out of the receiving one.
+    // Bytes that are copied for each byte of the checkpoint: all workers' parts together, to each other rank, and H2D; pulled
+    // bytes are instead copied into the sending socket and out of the receiving one.
     const copies = this.#strategy === 'direct' ? 1 : this.#ranks + (this.#strategy === 'p2p' ? 2 : 1)
     const copyRate = copies / (perByte * processors)
     return {
@@ -76,7 +77,7 @@ export class Calibration implements AsyncDisposable {
     }
   }
 
-  /** How fast this model's slices are taken, in terms of the calibration's own. */
+  /** Returns the rate of copying this model's slices, relative to the calibration's own. */
   async #sliceRatio(tensors: readonly CheckpointTensor[]): Promise<number> {
     const own = checkpointTensors(findModel(MODEL), { bytes: LARGE_BYTES })
     using theirs = await sliceProbe(this.#host, tensors, this.#ranks)
@@ -92,12 +93,12 @@ export class Calibration implements AsyncDisposable {
   }
 }
 
-/** Reads the rates beside the updates of one run. */
+/** Measures the rates before and after the updates of one run. */
 export interface Beside {
   read(): Promise<ProcessorReading>
 }
 
-/** Updates of the calibration's model, again and again. */
+/** Repeated updates of the calibration's model. */
 class SmallUpdates implements AsyncDisposable {
   readonly #checkpoint: GeneratedCheckpoint
   readonly #updates: Updates
@@ -121,11 +122,11 @@ class SmallUpdates implements AsyncDisposable {
     }
   }
 
-  /** The median of so many updates, in seconds. */
+  /** Returns the median of this many updates, in seconds. */
   async seconds(count: number): Promise<number> {
     const samples: number[] = []
     for (let i = 0; i < count; i++) {
-      // As before the updates that are to be predicted.
+      // Same steps as before the predicted updates.
       await poisonAll(this.#updates.engines)
       const version = `calibration-${this.#version++}`
       samples.push(slowest(await this.#updates.update(version, 'none')) / 1000)

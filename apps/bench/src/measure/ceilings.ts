@@ -4,20 +4,23 @@ import type { Ceilings } from '../result.ts'
 
 const REPEAT = 5
 
-/** Takes one reading of a ceiling at a time. What else a shared machine does moves ceilings by half: read one beside what it is held against. */
+/**
+ * Measures a ceiling, one reading at a time. Other load on a shared machine moves ceilings by half, so each sample needs its
+ * own reading.
+ */
 export interface CeilingProbe extends Disposable {
   /** Bytes per second. */
   read(): Promise<number>
 }
 
-/** The best of some readings. */
+/** Returns the best of several readings. */
 async function best(probe: CeilingProbe, readings = REPEAT): Promise<number> {
   let highest = 0
   for (let i = 0; i < readings; i++) highest = Math.max(highest, await probe.read())
   return highest
 }
 
-/** Copies between two buffers that no cache holds, all cores at work; a reading is the best of three copies. */
+/** Copies between two buffers that no cache holds, on all cores; a reading is the best of three copies. */
 export async function copyProbe(host: Host, bytes = 512 * 2 ** 20): Promise<CeilingProbe> {
   const memories: HostMemory[] = []
   const close = () => memories.forEach((memory) => memory.close())
@@ -42,7 +45,7 @@ export async function copyProbe(host: Host, bytes = 512 * 2 ** 20): Promise<Ceil
   }
 }
 
-/** Reads of warm files into memory that was written before, all cores at work. */
+/** Reads warm files into memory that was written before, on all cores. */
 export async function readProbe(host: Host, files: readonly { path: string; bytes: number }[]): Promise<CeilingProbe> {
   const total = files.reduce((sum, file) => sum + file.bytes, 0)
   const memory = await host.allocate({ bytes: total, lock: false })
@@ -66,13 +69,13 @@ export async function readProbe(host: Host, files: readonly { path: string; byte
   }
 }
 
-/** The copy ceiling of this machine: the best of several readings. */
+/** Returns the copy ceiling of this machine: the best of several readings. */
 export async function copyCeiling(host: Host): Promise<number> {
   using probe = await copyProbe(host)
   return await best(probe)
 }
 
-/** Copy and read ceilings. */
+/** Measures copy and read ceilings. */
 export async function measureCeilings(host: Host, files: readonly { path: string; bytes: number }[]): Promise<Ceilings> {
   const copyBytesPerSecond = await copyCeiling(host)
   using probe = await readProbe(host, files)

@@ -1,12 +1,12 @@
 import type { EngineProcess } from '@ckpt/testing'
 
-/** All parameters of several engines, by the engine's number and the parameter's name. */
+/** Returns all parameters' digests of several engines, by the engine's number and the parameter's name. */
 export async function digestsOf(engines: readonly EngineProcess[]): Promise<Map<string, string>> {
   const all = await Promise.all(engines.map((engine) => engine.digests()))
   return new Map(all.flatMap((digests, index) => Object.entries(digests).map(([name, value]) => [`${index}/${name}`, value])))
 }
 
-/** Whether both have the same parameters (at least one) with the same bytes. */
+/** Returns true if both have the same parameters (at least one) with the same bytes. */
 export function sameDigests(left: ReadonlyMap<string, string>, right: ReadonlyMap<string, string>): boolean {
   return left.size > 0 && left.size === right.size && [...left].every(([name, value]) => right.get(name) === value)
 }

@@ -1,4 +1,4 @@
-/** One rank of the gather measurement: holds its share of a model's full-size metadata, and no data. */
+/** One rank of the gather measurement: holds its share of a model's full-size metadata, without data. */
 import { gatherManifest, tensorCount } from '@ckpt/core'
 import { checkpointTensors, model, sharedManifest } from '@ckpt/models'
 import { encodeRankMetas, joinRendezvous } from '@ckpt/rendezvous'
@@ -13,7 +13,7 @@ const [name, rank, ranks, address, repeat] = process.argv.slice(2) as [string, s
 const own = sharedManifest(name, checkpointTensors(model(name)), Number(ranks)).ranks[Number(rank)]!
 const rendezvous = await joinRendezvous({ rank: Number(rank), worldSize: Number(ranks), address, timeoutMs: 60_000 })
 
-// As `ParameterServer` does it: encoded when registered.
+// Encoded at registration, as by `ParameterServer`.
 const blob = encodeRankMetas(own)
 await rendezvous.barrier('start')
 const started = performance.now()

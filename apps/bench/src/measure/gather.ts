@@ -3,7 +3,7 @@ import type { GatherRun } from '../result.ts'
 import { summarize } from '../statistics.ts'
 import type { GatherRankResult } from './gather-rank.ts'
 
-/** `gatherMetas` of a model's full-size metadata over several rank processes; the slowest rank counts. */
+/** Measures `gatherMetas` of a model's full-size metadata over several rank processes; the slowest rank counts. */
 export async function measureGather(model: string, ranks: number, repeat: number): Promise<GatherRun> {
   const address = `tcp://127.0.0.1:${await freePort()}`
   const processes = Array.from({ length: ranks }, (_, rank) =>

@@ -16,10 +16,10 @@ const rates = z.object({
 })
 
 /**
- * The rate at which pinned host memory reaches the first `gpus` GPUs when all of their links are busy: the best of several rounds
- * of plain copies by torch, which has no part in ckpt's own way there.
+ * Measures the rate at which pinned host memory reaches the first `gpus` GPUs when all of their links are busy: the best of
+ * several rounds of plain copies by torch, which ckpt's own path does not use.
  *
- * @throws CkptError `NATIVE_FAILURE` with what Python said.
+ * @throws CkptError `NATIVE_FAILURE` with Python's output.
  */
 export async function measureH2d(python: string, gpus: number): Promise<Gpus> {
   const script = fileURLToPath(new URL('./h2d.py', import.meta.url))

@@ -8,7 +8,7 @@ import { copyProbe, measureCeilings } from './ceilings.ts'
 import { measureUpdate } from './update.ts'
 import type { UpdatesOptions } from './updates.ts'
 
-/** A checkpoint to be measured, made when it is needed. */
+/** A checkpoint to measure, generated on demand. */
 export interface Scenario {
   readonly model: Pick<Model, 'id' | 'title'>
   readonly checkpoint: () => Promise<GeneratedCheckpoint>
@@ -24,10 +24,10 @@ export interface HostMeasurement {
   readonly say: (step: string) => void
 }
 
-/** Ranks over which is measured what the simulator predicts. Joiners have as many owners beside them. */
+/** Numbers of ranks at which the simulator's predictions are compared. Joiners have the same number of owners. */
 const VALIDATED_RANKS = { broadcast: [1, 2, 4], direct: [1, 2, 4], p2p: [1, 2] } as const
 
-/** What was measured on the host device. */
+/** Measurements on the host device. */
 export class HostRuns {
   readonly runs: Run[] = []
   readonly skipped: Skipped[] = []
@@ -38,7 +38,7 @@ export class HostRuns {
     this.#options = options
   }
 
-  /** Each checkpoint by each strategy. */
+  /** Measures each checkpoint with each strategy. */
   async measure(): Promise<void> {
     for (const scenario of this.#options.scenarios) {
       using generated = await this.#generate(scenario)
@@ -46,7 +46,7 @@ export class HostRuns {
     }
   }
 
-  /** Each strategy at several numbers of ranks, with the machine read beside every sample. */
+  /** Measures each strategy at several numbers of ranks, with a calibration for every sample. */
   async measureBesideCalibration(): Promise<void> {
     const { host, say } = this.#options
     for (const strategy of this.#options.strategies) {

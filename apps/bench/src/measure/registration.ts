@@ -7,8 +7,9 @@ import { summarize } from '../statistics.ts'
 import { readProbe } from './ceilings.ts'
 
 /**
- * Registration of warm files on one rank, each held against a plain read of the same files into warm memory right before it: once into
- * the shared pool, as a trainer does that registers step after step, once into memory that is new from the system for every registration.
+ * Measures registration of warm files on one rank, each compared with a plain read of the same files into warm memory right
+ * before it: once into the shared pool, like a trainer that registers step after step, once into memory that is new from the
+ * system for every registration.
  */
 export async function measureRegistration(host: Host, paths: readonly string[], repeat: number): Promise<RegistrationRun> {
   const files = paths.map((path) => ({ path, bytes: statSync(path).size }))

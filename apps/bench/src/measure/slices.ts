@@ -3,11 +3,11 @@ import { type Host, StridedCopies, type StridedCopy } from '@ckpt/contract'
 import { engineLayout, type CheckpointTensor } from '@ckpt/models'
 import type { CeilingProbe } from './ceilings.ts'
 
-/** Kept bytes at most, the same for every model: more of them would be less in caches. */
+/** Maximum kept bytes, the same for every model, so that caches have the same effect. */
 const KEPT_BYTES = 96 * 2 ** 20
 const ALIGNMENT = 256
 
-/** Takes one engine worker's slices out of tensors that lie one after the other, all processors at work; a reading is of kept bytes. */
+/** Copies one engine worker's slices out of consecutive tensors, on all processors; a reading counts kept bytes. */
 export async function sliceProbe(host: Host, tensors: readonly CheckpointTensor[], tpSize: number): Promise<CeilingProbe> {
   const { placements } = engineLayout(tensors, 0, tpSize)
   const align = (bytes: number) => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT

@@ -8,15 +8,18 @@ const LEVELS: readonly VerificationLevel[] = ['none', 'sources', 'bytes']
 
 export interface UpdatesOptions {
   readonly checkpoint: Omit<GeneratedCheckpoint, keyof Disposable>
-  /** With `p2p` the ranks join from the saved metas of as many others, which hold the checkpoint, over TCP on this machine. */
+  /**
+   * With `p2p` the ranks join from the saved metas of the same number of others, which hold the checkpoint, over TCP on this
+   * machine.
+   */
   readonly ranks: number
   readonly strategy: 'broadcast' | 'direct' | 'p2p'
-  /** Port on which rank 0 serves its numbers meanwhile. */
+  /** Port on which rank 0 serves metrics meanwhile. */
   readonly metricsPort?: number
   readonly onStep?: (step: string) => void
 }
 
-/** Rank processes and engine workers on the host device with a registered checkpoint, ready to be updated by one strategy. */
+/** Rank processes and engine workers on the host device with a registered checkpoint, ready to be updated with one strategy. */
 export class Updates implements AsyncDisposable {
   readonly #cluster: Cluster
   readonly #owners: Cluster
@@ -61,7 +64,7 @@ export class Updates implements AsyncDisposable {
     return this.#cluster.engines
   }
 
-  /** What the slowest rank took for each registration, in milliseconds. */
+  /** Slowest rank's time for each registration, in milliseconds. */
   get registerMs(): readonly number[] {
     return this.#registerMs
   }
@@ -72,20 +75,20 @@ export class Updates implements AsyncDisposable {
   }
 
   /**
-   * Registers the checkpoint as the next step of a training does: under a new name, the one before forgotten, into the memory that it left. With
-   * `digests` it is going to be verified. Resolves with what of it every step needs, in milliseconds.
+   * Registers the checkpoint like the next training step: under a new name, after unregistering the previous one, into its
+   * memory. `digests` is set if it will be verified. Resolves to the time that every step needs of this, in milliseconds.
    */
   async register(digests: boolean): Promise<number> {
     const { strategy, checkpoint } = this.#options
     if (this.#registrations > 0) await this.#owners.all('unregister', () => ({ name: this.#name }))
     this.#registrations++
     const name = this.#name
-    // Ranks read each other's memory in direct updates: they have to be able to map it.
+    // Ranks read each other's memory in direct updates, so they must be able to map it.
     const inPlace = strategy === 'direct' && inShm(checkpoint)
     const options = inPlace ? { inPlace, digests } : { pool: 'shared' as const, digests }
     const registered = slowestOf(await this.#owners.register(name, checkpoint.directory, options))
     this.#registerMs = [...this.#registerMs, registered]
-    // Later ones are gathered by the updates themselves, unless they are pulled by ranks that have only the file.
+    // Later updates gather them themselves, unless they are pulled by ranks that have only the file.
     const pulls = strategy === 'p2p'
     if (this.#registrations > 1 && !pulls) return registered
     const gathered = slowestOf(await this.#owners.all('gatherMetas', () => ({ name, digests: pulls && digests })))
@@ -95,7 +98,7 @@ export class Updates implements AsyncDisposable {
     return registered + gathered
   }
 
-  /** One update of all engine workers, with what was registered last. */
+  /** Updates all engine workers once, with the last registered checkpoint. */
   update(version: string, verify: VerificationLevel): Promise<UpdateReport[]> {
     const { strategy } = this.#options
     const way = strategy === 'p2p' ? { p2p: this.#cluster.ranks.map(({ rank }) => rank) } : { strategy }
@@ -121,22 +124,22 @@ export class Updates implements AsyncDisposable {
   }
 }
 
-/** Whether other processes can map the files as memory. */
+/** Returns true if other processes can map the files as memory. */
 export function inShm({ directory }: Pick<GeneratedCheckpoint, 'directory'>): boolean {
   return directory.startsWith('/dev/shm/')
 }
 
-/** The least that any of the reports says was verified. */
+/** Returns the lowest verification level of the reports. */
 export function lowestLevel(reports: readonly UpdateReport[]): VerificationLevel {
   return LEVELS.find((level) => reports.some(({ verified }) => verified === level)) ?? 'none'
 }
 
-/** The slowest rank's time, in milliseconds. */
+/** Returns the slowest rank's time, in milliseconds. */
 export function slowest(reports: readonly UpdateReport[]): number {
   return Math.max(...reports.map(({ totalMs }) => totalMs))
 }
 
-/** Has `joining` learn what `owners` hold as a new instance does, from a file. */
+/** Loads the metas of `owners` into `joining` from a file, like a new instance. */
 async function loadMetas(name: string, owners: Cluster, joining: Cluster): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'ckpt-bench-metas-'))
   try {

@@ -4,17 +4,18 @@ import type { BenchResult } from '../result.ts'
 import { renderHtml } from './html.ts'
 import { renderJson } from './json.ts'
 
-/** Where report and JSON go unless told otherwise, in the user's directory; git ignores it. */
+/** Default directory of report and JSON, in the user's directory; git ignores it. */
 export const DIRECTORY = 'ckpt-bench'
 
-/** The files that every run of the bench leaves. */
+/** Files that every run of the bench writes. */
 export interface OutputFiles {
   readonly report: string
   readonly json: string
 }
 
 /**
- * Absolute paths of the files, with their directories made: a path that cannot be written to is to be known before anything is measured.
+ * Returns absolute paths of the files and creates their directories, so that an unwritable path fails before anything is
+ * measured.
  *
  * @param from The user's directory.
  * @param given Paths that the user named.
@@ -28,7 +29,7 @@ export function outputFiles(from: string, given: Partial<OutputFiles>): OutputFi
   return files
 }
 
-/** Writes both; returns what to tell the user about them. */
+/** Writes both; returns a message for the user about them. */
 export function writeFiles({ report, json }: OutputFiles, result: BenchResult): string {
   writeFileSync(report, renderHtml(result))
   writeFileSync(json, renderJson(result))

@@ -5,7 +5,7 @@ import { bytes, headline, limits, machine, peers, predictions, skipped, timeline
 import { STYLE } from './html/style.ts'
 import { renderJson } from './json.ts'
 
-/** The result as one self-contained page of less than 2 MB: no script, nothing loaded from elsewhere. */
+/** Renders the result as one self-contained page of less than 2 MB, without scripts or external resources. */
 export function renderHtml(result: BenchResult): string {
   const { startedAt, machine: on } = result
   const failed = result.runs.filter(({ parametersEqual }) => !parametersEqual).length

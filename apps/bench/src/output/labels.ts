@@ -1,6 +1,6 @@
 import type { Run } from '../result.ts'
 
-/** Each run by its title and as much of the rest as tells it apart from the others. */
+/** Labels each run with its title and enough further data to distinguish it from the others. */
 export function runLabels(runs: readonly Run[]): string[] {
   const short = runs.map(({ title }) => title)
   const parts = runs.map(({ title, strategy, ranks, backend, variant }) => [

@@ -1,6 +1,6 @@
 import { model, type PublishedUpdate } from '@ckpt/models'
 
-/** checkpoint-engine's published rows for a model, smallest cluster first; none for a checkpoint of the user's own. */
+/** Returns checkpoint-engine's published rows for a model, smallest cluster first; none for a user's own checkpoint. */
 export function publishedRows(id: string): (PublishedUpdate & { readonly title: string })[] {
   try {
     const found = model(id)

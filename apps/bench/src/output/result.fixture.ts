@@ -8,7 +8,10 @@ const samples = (...values: number[]) => ({
   samples: values,
 })
 
-/** One rank whose stages work in turns on `buckets` buckets, a microsecond a stage and bucket and one of pause. */
+/**
+ * Returns the timeline of one rank whose stages alternate on `buckets` buckets, a microsecond per stage and bucket and one of
+ * pause.
+ */
 function timeline(rank: number, buckets: number): Timeline {
   const spans = [0, 1, 2].flatMap((stage) =>
     Array.from({ length: buckets }, (_, bucket): TimelineSpan => {
@@ -75,7 +78,7 @@ function run(model: string, title: string, buckets: number): Run {
   }
 }
 
-/** A result with every section filled; `buckets` a run. */
+/** Returns a result with every section filled; `buckets` per run. */
 export function resultFixture(buckets = 40): BenchResult {
   return {
     schema: 2,

@@ -4,7 +4,7 @@ import { percent, predictRuns } from '../validate.ts'
 import { publishedRows } from './published.ts'
 import { gigabytes, seconds } from './units.ts'
 
-/** The bench's result for a terminal. */
+/** Formats the bench's result for a terminal. */
 export function renderTables(result: BenchResult): string {
   const { machine } = result
   const parts = [
@@ -89,7 +89,7 @@ function updates(runs: readonly Run[]): string {
   return table.toString()
 }
 
-/** Where the median update's time went, and what it took. */
+/** Formats the times of the median update. */
 function onGpu({ variant, steps, stages, peakDeviceBytes, ringBytes, registerInPlaceMs, gatherMetasMs, ...run }: Run): string {
   const times = (of: object) =>
     Object.entries(of)
@@ -103,7 +103,7 @@ function onGpu({ variant, steps, stages, peakDeviceBytes, ringBytes, registerInP
   ].join('\n')
 }
 
-/** What a direct update moved, beside what it had to. */
+/** Formats the bytes that a direct update moved, next to the bytes that were necessary. */
 function bytesAccount(title: string, direct: DirectAccount): string {
   const { neededBytes, uniqueBytes, h2dBytes, forwardedBytes, opaqueBytes, opaqueTensors, routes, copies, how } = direct
   const opaque = opaqueTensors.length === 0 ? '' : ` (${opaqueTensors.join('; ')})`
@@ -113,12 +113,15 @@ function bytesAccount(title: string, direct: DirectAccount): string {
   ].join('\n')
 }
 
-/** How H2D and broadcasts were laid in time, of runs whose links carry both. */
+/** Formats the order in time of H2D and broadcasts, for runs whose links carry both. */
 function orders(runs: readonly Run[]): string[] {
   return runs.flatMap(({ title, order }) => (order?.linksShared ? [`${title}: ${order.name}: ${order.reason}`] : []))
 }
 
-/** What checkpoint-engine's authors report for the whole models on GPUs: another scale and another machine, so for orientation only. */
+/**
+ * Formats checkpoint-engine's published figures for the whole models on GPUs: a different scale and machine, so only for
+ * orientation.
+ */
 function published(runs: readonly Run[]): string {
   const table = new Table({
     head: ['published for the whole model (checkpoint-engine)', 'devices', 'gather metas', 'broadcast', 'p2p'],
@@ -132,7 +135,7 @@ function published(runs: readonly Run[]): string {
   return table.length === 0 ? '' : table.toString()
 }
 
-/** Updates beside what the simulator makes of them. */
+/** Formats updates next to the simulator's predictions. */
 function predictions(result: BenchResult): string {
   const table = new Table({
     head: ['simulated', 'ranks', 'measured', 'samples', 'predicted', 'error', 'of each sample'],

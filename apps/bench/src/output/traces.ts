@@ -3,8 +3,8 @@ import { writeTrace } from '@ckpt/core'
 import type { Run } from '../result.ts'
 
 /**
- * Writes the last timed update of each run: one run to `path` itself, several to a file each, with the run's model (and its place
- * where that is not enough) before the extension. Resolves to the paths.
+ * Writes the last timed update of each run: one run to `path` itself, several to one file each, with the run's model (and its
+ * position if necessary) before the extension. Resolves to the paths.
  */
 export async function writeTraces(path: string, runs: readonly Run[]): Promise<string[]> {
   const timed = runs.filter(({ timelines }) => timelines !== undefined)

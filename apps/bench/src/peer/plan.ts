@@ -12,7 +12,7 @@ import { interpreter } from '../python.ts'
 
 const run = promisify(execFile)
 const GIB = 2 ** 30
-/** Our plans take so little time that a median needs more of them. */
+/** Our plans are so fast that a median needs more of them. */
 const OWN_REPEATS = 20
 
 /** Times in seconds. */
@@ -24,23 +24,26 @@ export interface PlanTimes {
   readonly buckets: number
 }
 
-/** Our planner beside checkpoint-engine's bucket generation, on the same metadata and with the same bucket size. */
+/** Comparison of our planner with checkpoint-engine's bucket generation, on the same metadata and with the same bucket size. */
 export interface PlanComparison {
   readonly model: string
   readonly ranks: number
   readonly tensors: number
   readonly bucketBytes: number
-  /** Whole plans (owners, buckets, rounds, ring) from a manifest that was planned from before, as in every update but the first. */
+  /**
+   * Times of whole plans (owners, buckets, rounds, ring) from a manifest that was planned before, as in every update except the
+   * first.
+   */
   readonly ours: PlanTimes & {
-    /** The very first plan in this process: nothing compiled, and names compared. */
+    /** Time of the very first plan in this process: nothing compiled, and names compared. */
     readonly first: number
-    /** Plans from manifests seen for the first time: names are compared, by their hashes. */
+    /** Times of plans from new manifests: names are compared, by their hashes. */
     readonly newManifest: Omit<PlanTimes, 'buckets'>
   }
   readonly peer: PlanTimes & { readonly version: string }
   /** The peer's median over ours. */
   readonly ratio: number
-  /** The peer's shortest time over ours: what a busy machine disturbs least. */
+  /** The peer's shortest time over ours: load on the machine affects this least. */
   readonly ratioOfMinima: number
   /** The peer's median over ours from new manifests. */
   readonly ratioNewManifest: number
@@ -50,9 +53,12 @@ export interface ComparePlanningOptions {
   readonly model: Model
   readonly ranks: number
   readonly repeat: number
-  /** Interpreter that has checkpoint-engine; by default `$CKPT_PYTHON`, else `.venv/bin/python` in the repository root, else `python3`. */
+  /**
+   * Interpreter that has checkpoint-engine; by default `$CKPT_PYTHON`, then `.venv/bin/python` in the repository root, then
+   * `python3`.
+   */
   readonly python?: string
-  /** Ring that our plan is made for, in bytes (default 8 GiB). */
+  /** Size in bytes of the ring for our plan (default 8 GiB). */
   readonly ringBytes?: number
   readonly signal?: AbortSignal
 }
@@ -63,9 +69,9 @@ const PeerResult = z.union([
 ])
 
 /**
- * Measures both planners. A machine without Python or checkpoint-engine gives the reason instead of a comparison.
+ * Measures both planners. On a machine without Python or checkpoint-engine it returns the reason instead.
  *
- * @throws CkptError `NATIVE_FAILURE` when the peer is there but fails; `ABORTED` by the signal.
+ * @throws CkptError `NATIVE_FAILURE` if the peer exists but fails; `ABORTED` by the signal.
  */
 export async function comparePlanning(options: ComparePlanningOptions): Promise<PlanComparison | { readonly skipped: string }> {
   const { model, ranks, repeat, ringBytes = 8 * GIB } = options

@@ -17,7 +17,7 @@ type Answer = z.infer<typeof answerSchema>
 
 const script = (name: string) => fileURLToPath(new URL(name, import.meta.url))
 
-/** A rank of checkpoint-engine in a process of its own: one call at a time. */
+/** A rank of checkpoint-engine in a separate process: one call at a time. */
 class PeerRank {
   readonly #child: ChildProcess
   readonly #name: string
@@ -77,7 +77,7 @@ class PeerRank {
   }
 }
 
-/** checkpoint-engine from PyPI: a rank and an engine worker a GPU, the workers over the reference engine that ours use. */
+/** checkpoint-engine from PyPI: a rank and an engine worker per GPU, with the same reference engine as ours. */
 export class PeerCluster implements AsyncDisposable {
   readonly version: string
   readonly engines: readonly EngineProcess[]
@@ -91,7 +91,7 @@ export class PeerCluster implements AsyncDisposable {
     this.#directory = directory
   }
 
-  /** @throws CkptError `NATIVE_FAILURE` or `ENGINE_UNREACHABLE` with what a process printed. */
+  /** @throws CkptError `NATIVE_FAILURE` or `ENGINE_UNREACHABLE` with the output of a process. */
   static async start(options: { python: string; ranks: number; checkpoint: string }): Promise<PeerCluster> {
     const { python, ranks: size, checkpoint } = options
     const directory = mkdtempSync(join(tmpdir(), 'ckpt-peer-'))
@@ -121,7 +121,7 @@ export class PeerCluster implements AsyncDisposable {
     }
   }
 
-  /** One call on every rank at once; the slowest rank's time counts. */
+  /** Makes one call on every rank at once; the slowest rank's time counts. */
   async all(
     call: string,
     argument: (rank: number) => Record<string, unknown> = () => ({}),

@@ -12,10 +12,10 @@ interface DoctorOptions {
 export function addDoctor(program: Command): void {
   program
     .command('doctor')
-    .description('print what this node has, what it lacks, and what to do about it; fails when something required is missing')
+    .description('print what this node has, what it lacks, and remedies; fails if something required is missing')
     .option('--json', 'print JSON')
-    .option('--require <id...>', 'count these as required too, such as gpus, nccl, rdma or python', [])
-    .option('--python <interpreter>', 'interpreter to look into', process.env['CKPT_PYTHON'] ?? 'python3')
+    .option('--require <id...>', 'also require these, such as gpus, nccl, rdma or python', [])
+    .option('--python <interpreter>', 'Python interpreter to inspect', process.env['CKPT_PYTHON'] ?? 'python3')
     .action(async ({ json, require, python }: DoctorOptions) => {
       const sections = await examine({ python, environment: process.env, script: process.argv[1]! })
       const lacks = lacking(sections, require)

@@ -9,7 +9,7 @@ import { parseCount, parseSize } from '../sizes.ts'
 import { launch, type LaunchOptions } from './launch.ts'
 import { summary } from './summary.ts'
 
-/** What `ckpt update` and `ckpt join` have in common. */
+/** Common options of `ckpt update` and `ckpt join`. */
 export interface EngineUpdateOptions {
   readonly engineControl: string
   readonly name: string
@@ -27,35 +27,35 @@ export interface EngineUpdateOptions {
   readonly verbose?: boolean
 }
 
-/** Adds their options. */
+/** Adds the common options. */
 export function addEngineUpdateOptions(command: Command): Command {
   return command
-    .requiredOption('--engine-control <path>', "control socket of a rank's engine worker; {rank} stands for the rank")
+    .requiredOption('--engine-control <path>', "control socket of a rank's engine worker; {rank} is replaced by the rank")
     .option('--name <name>', 'name of the checkpoint', 'checkpoint')
     .addOption(
-      new Option('--nproc <n>', 'start this many ranks on this machine (default: one, or as `ckpt launch` set)').argParser(
+      new Option('--nproc <n>', 'start this many ranks on this machine (default: one, or as set by `ckpt launch`)').argParser(
         parseCount(1),
       ),
     )
-    .option('--version <version>', "what the engine serves afterwards (default: the checkpoint's name)")
+    .option('--version <version>', "version that the engine serves afterwards (default: the checkpoint's name)")
     .addOption(
       new Option(
         '--verify <level>',
-        'bytes: read parameters back and compare, recording a staged update for it; sources: compare tensors before they are loaded; none (default: as bytes, but nothing is recorded for it)',
+        'bytes: read parameters back and compare, recording a staged update if necessary; sources: compare tensors before they are loaded; none (default: like bytes, but no update is recorded only for this)',
       ).choices(['bytes', 'sources', 'none']),
     )
-    .option('--no-verify', 'as --verify none')
-    .addOption(new Option('--ring-size <size>', 'most memory the ring may take, such as 1GiB').argParser(parseSize))
+    .option('--no-verify', 'same as --verify none')
+    .addOption(new Option('--ring-size <size>', 'maximum memory of the ring, such as 1GiB').argParser(parseSize))
     .addOption(new Option('--bucket-size <size>', 'preferred bucket size, such as 64MiB').argParser(parseSize))
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
     .option('--save-metas <file>', 'write the gathered metas to a file, for `ckpt join --metas` (rank 0)')
-    .option('--publish-metas', 'leave the gathered metas with the coordinator, for `ckpt join --coordinator`')
-    .option('--hold', 'afterwards keep the checkpoint, for others to join from, until interrupted')
-    .option('--json', 'print one JSON line a rank instead of a summary')
-    .option('--verbose', 'log what happens, as JSON lines on stderr')
+    .option('--publish-metas', 'publish the gathered metas at the coordinator, for `ckpt join --coordinator`')
+    .option('--hold', 'keep the checkpoint afterwards, until interrupted, so that others can join from it')
+    .option('--json', 'print one JSON line per rank instead of a summary')
+    .option('--verbose', 'write a log as JSON lines to stderr')
 }
 
-/** Starts this command once a rank, where that was asked for and nobody has done it yet. @returns whether it did. */
+/** Starts this command once per rank, if requested and not yet done. @returns true if it did */
 export async function startedRanks(
   { nproc }: Pick<EngineUpdateOptions, 'nproc'>,
   more: Pick<LaunchOptions, 'metricsPort'> = {},
@@ -66,7 +66,7 @@ export async function startedRanks(
   return true
 }
 
-/** This rank's parameter server. */
+/** Creates this rank's parameter server. */
 export function createServer(
   { timeout, verbose }: EngineUpdateOptions,
   signal: AbortSignal,
@@ -76,12 +76,12 @@ export function createServer(
   return createParameterServer({ timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...more }, { signal })
 }
 
-/** True if metas need digests for the verification that was asked for. */
+/** Returns true if metas need digests for the requested verification. */
 export function digestsWanted({ verify }: Pick<EngineUpdateOptions, 'verify'>): boolean {
   return verify !== false && verify !== 'none'
 }
 
-/** The update itself, with its progress bar. */
+/** Runs the update, with its progress bar. */
 export async function updateEngines(
   server: ParameterServer,
   checkpoint: string,
@@ -103,7 +103,7 @@ export async function updateEngines(
   })
 }
 
-/** Lets others find what this rank's world holds, as far as that was asked for. */
+/** Saves or publishes this world's metas for others, as requested. */
 export async function handOn(server: ParameterServer, checkpoint: string, options: EngineUpdateOptions): Promise<void> {
   if (server.rank !== 0) return
   if (options.saveMetas !== undefined) await server.saveMetas(checkpoint, userPath(options.saveMetas))
@@ -119,7 +119,7 @@ export function printReport(report: UpdateReport, server: ParameterServer, { jso
 /** Resolves when interrupted. */
 export function held(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    // A promise alone does not keep a process.
+    // A promise alone does not keep a process alive.
     const timer = setInterval(() => undefined, 60_000)
     const over = (): void => {
       clearInterval(timer)
@@ -129,7 +129,7 @@ export function held(signal: AbortSignal): Promise<void> {
   })
 }
 
-/** A path as the caller meant it, who may have come through `npm run`. */
+/** Resolves a path relative to the caller's directory, also when called through `npm run`. */
 export function userPath(path: string): string {
   return resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
 }

@@ -25,13 +25,13 @@ interface JoinCommandOptions extends EngineUpdateOptions {
 export function addJoin(program: Command): void {
   const command = program
     .command('join')
-    .description('give engine workers of a new instance the weights that running ranks hold, without their taking part')
-    .option('--metas <file>', 'metas that `--save-metas` or saveMetas wrote')
+    .description('update engine workers of a new instance from the memory of running ranks, which do not take part')
+    .option('--metas <file>', 'metas file written by `--save-metas` or saveMetas')
     .option(
       '--coordinator <address>',
-      'tcp://host:port of the running ranks, to fetch published metas of --name from (token: CKPT_JOIN_TOKEN; CKPT_JOIN_RUN_ID where these have a CKPT_RUN_ID)',
+      'tcp://host:port of the running ranks, to fetch published metas of --name (token: CKPT_JOIN_TOKEN; CKPT_JOIN_RUN_ID if these have a CKPT_RUN_ID)',
     )
-    .option('--keep', 'keep what is pulled in host memory, so that others can join from here (with --hold)')
+    .option('--keep', 'keep pulled bytes in host memory, so that others can join from here (with --hold)')
   addEngineUpdateOptions(command).action(async (options: JoinCommandOptions) => {
     check(options)
     if (await startedRanks(options)) return
@@ -45,7 +45,7 @@ function check({ metas, coordinator, keep, saveMetas, publishMetas, hold }: Join
   }
   if ((metas === undefined) === (coordinator === undefined)) refuse('metas', 'needs either --metas or --coordinator')
   if (!keep && (saveMetas !== undefined || publishMetas || hold)) {
-    refuse('keep', 'hands nothing on without --keep, which --save-metas, --publish-metas and --hold are for')
+    refuse('keep', 'requires --keep with --save-metas, --publish-metas or --hold')
   }
 }
 

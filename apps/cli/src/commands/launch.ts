@@ -15,10 +15,10 @@ export interface LaunchOptions {
   readonly nproc: number
   readonly nnodes: number
   readonly nodeRank: number
-  /** Where rank 0 is (default: the loopback interface, on a single node). */
+  /** Address of rank 0 (default: the loopback interface, on a single node). */
   readonly masterAddr?: string
   readonly masterPort?: number
-  /** Port on which the first rank of this node serves its numbers; the others take the ports after it. */
+  /** Port on which the first rank of this node serves metrics; the others use the ports after it. */
   readonly metricsPort?: number
 }
 
@@ -29,7 +29,7 @@ export function addLaunch(program: Command): void {
   program
     .command('launch')
     .description(
-      'run a command once a rank, with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT and a shared secret set',
+      'run a command once per rank, with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT and a shared secret set',
     )
     .addOption(new Option('--nproc <n>', 'ranks on this node').argParser(parseCount(1)).makeOptionMandatory())
     .addOption(new Option('--nnodes <n>', 'nodes').argParser(parseCount(1)).default(1))
@@ -41,7 +41,7 @@ export function addLaunch(program: Command): void {
     .addOption(
       new Option(
         '--metrics-port <port>',
-        "serve the ranks' numbers for Prometheus, where they are made by createParameterServer of @ckpt/server: the first rank of this node on this port, the next on the next ones",
+        "serve metrics for Prometheus, if the ranks use createParameterServer of @ckpt/server: the first rank of this node on this port, the others on the ports after it",
       ).argParser(parseCount(1)),
     )
     .argument('<command...>', 'the command and its arguments, after --')
@@ -51,8 +51,8 @@ export function addLaunch(program: Command): void {
 }
 
 /**
- * Runs `command` once a rank. When one fails the others are stopped; signals are passed on. Resolves to the exit status: the first
- * failing rank's, or 0.
+ * Runs `command` once per rank. If one fails the others are stopped; signals are passed on. Resolves to the exit status: the
+ * first failing rank's, or 0.
  */
 export async function launch(command: readonly string[], options: LaunchOptions): Promise<number> {
   const { nproc, nnodes, nodeRank } = options
@@ -64,7 +64,7 @@ export async function launch(command: readonly string[], options: LaunchOptions)
   const masterAddr = options.masterAddr ?? (await loopback())
   using directory = await RuntimeDir.create()
   const tokenFile = join(directory.path, 'token')
-  // On several nodes the secret has to be the same everywhere, so it comes from the caller's environment.
+  // On several nodes the secret must be the same everywhere, so it comes from the caller's environment.
   const ownSecret = process.env['CKPT_TOKEN'] === undefined && process.env['CKPT_TOKEN_FILE'] === undefined && nnodes === 1
   if (ownSecret) writeFileSync(tokenFile, randomBytes(24).toString('base64url'), { mode: 0o600 })
   const port = options.masterPort ?? (await freePort(masterAddr))
@@ -114,11 +114,11 @@ async function exitStatus(child: ChildProcess, command: string): Promise<number>
   }
 }
 
-/** Asks the children that still run to end, and ends them after a while. */
+/** Asks running children to end, and kills them after a while. */
 async function stopAll(children: readonly ChildProcess[]): Promise<void> {
   const alive = () =>
     children.filter((child) => child.pid !== undefined && child.exitCode === null && child.signalCode === null)
-  // Those that fail by themselves (an aborted epoch reaches every rank) should get to say why.
+  // Children that fail by themselves (an aborted epoch reaches every rank) should get time to report the reason.
   const deadline = performance.now() + GRACE_MS
   while (alive().length > 0 && performance.now() < deadline - GRACE_MS / 2)
     await new Promise((resolve) => setTimeout(resolve, 50))
@@ -128,16 +128,16 @@ async function stopAll(children: readonly ChildProcess[]): Promise<void> {
 }
 
 /**
- * For the coordinator, below the ports that the system gives to outgoing connections: a rank that tries to reach it before it listens could
- * get its port, and connect to itself.
+ * Port for the coordinator, below the system's ports for outgoing connections: a rank that tries to reach it before it listens
+ * could get its port, and connect to itself.
  */
 async function freePort(host: string): Promise<number> {
-  // On a machine that is not this one any port may be free; then the ranks say whether it was.
+  // On a different machine any port may be free or taken; then the ranks report it.
   const here = (await canListen(host)) ? { host } : {}
   return getPort({ ...here, port: portNumbers(randomInt(20_000, 32_000), 32_767) })
 }
 
-/** The loopback interface's address: IPv4's, where there is one. */
+/** Address of the loopback interface: IPv4 if available. */
 async function loopback(): Promise<string> {
   return (await canListen('127.0.0.1')) ? '127.0.0.1' : '::1'
 }

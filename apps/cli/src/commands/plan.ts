@@ -23,7 +23,7 @@ interface PlanOptions {
   readonly json?: boolean
 }
 
-/** GPUs that a simulation may have. */
+/** Maximum number of GPUs of a simulation. */
 const MAX_GPUS = 4096
 
 /** Adds `ckpt plan`. */
@@ -35,12 +35,12 @@ export function addPlan(program: Command): void {
     .addOption(new Option('--gpus <n>', `GPUs, one rank each; ${MAX_GPUS} at most`).argParser(parseCount(1)).default(256))
     .addOption(new Option('--tp <n>', 'GPUs of one engine').argParser(parseCount(1)).default(16))
     .option('--topology <name>', 'hosts of eight GPUs: GPU-NxRATEg, GPU one of h20, h100, h200, h800', 'h20-8x400g')
-    .addOption(new Option('--engine <loader>', 'what loads the weights').choices(Object.keys(LOADERS)).default('reference'))
-    .addOption(new Option('--strategy <name>', 'how bytes travel').choices([...STRATEGIES, 'all']).default('all'))
-    .addOption(new Option('--system <name>', 'whose scheme').choices([...SYSTEMS, 'all']).default('all'))
-    .option('--profile <file>', 'JSON with rates of your own instead of those of the topology')
-    .option('--published', "the six rows of checkpoint-engine's published table instead")
-    .option('--validate <file>', "compare with the runs of a bench's JSON instead")
+    .addOption(new Option('--engine <loader>', 'loader of the weights').choices(Object.keys(LOADERS)).default('reference'))
+    .addOption(new Option('--strategy <name>', 'update strategy').choices([...STRATEGIES, 'all']).default('all'))
+    .addOption(new Option('--system <name>', 'system to simulate').choices([...SYSTEMS, 'all']).default('all'))
+    .option('--profile <file>', 'JSON with your own rates instead of the topology's')
+    .option('--published', "simulate the six rows of checkpoint-engine's published table instead")
+    .option('--validate <file>', "compare predictions with the runs of a bench's JSON instead")
     .option('--markdown', 'print tables as Markdown')
     .option('--json', 'print JSON')
     .action(run)

@@ -28,37 +28,37 @@ interface ServeCommandOptions {
 export function addServe(program: Command): void {
   program
     .command('serve')
-    .description("hold checkpoints and update engines when told to, over checkpoint-engine's HTTP API (docs/http-api.md)")
-    .option('--host <address>', 'address to listen on; others than loopback need a token and --root', '127.0.0.1')
+    .description("hold checkpoints and update engines on request, over checkpoint-engine's HTTP API (docs/http-api.md)")
+    .option('--host <address>', 'address to listen on; any address other than loopback needs a token and --root', '127.0.0.1')
     .addOption(
-      new Option('--port <port>', 'port of the first rank on this machine; the next ranks take the next ports').argParser(
+      new Option('--port <port>', 'port of the first rank on this machine; the other ranks use the ports after it').argParser(
         parseCount(1),
       ),
     )
-    .option('--uds <path>', 'unix socket to listen on instead; {rank} stands for the rank')
-    .option('--token-file <path>', 'file with the bearer token that callers must present (default: CKPT_HTTP_TOKEN)')
-    .option('--root <directory>', 'directory that checkpoint files must lie in')
+    .option('--uds <path>', 'unix socket to listen on instead; {rank} is replaced by the rank')
+    .option('--token-file <path>', 'file with the bearer token that callers must send (default: CKPT_HTTP_TOKEN)')
+    .option('--root <directory>', 'directory that must contain all checkpoint files')
     .addOption(
-      new Option('--backend <kind>', "where the engine's parameters live; with cuda, rank r has GPU LOCAL_RANK")
+      new Option('--backend <kind>', "device that holds the engine's parameters; with cuda, a rank uses GPU LOCAL_RANK")
         .choices(['host', 'cuda'])
         .default('host'),
     )
     .option(
       '--engine-control <path>',
-      "control socket of a rank's engine worker ({rank} stands for the rank), instead of update_url and stock workers",
+      "control socket of a rank's engine worker ({rank} is replaced by the rank), instead of update_url and stock workers",
     )
     .option(
       '--engine-host <host...>',
-      'hosts besides this machine that update_url of a request may name, with or without a port',
+      'further hosts that update_url of a request may name, with or without a port',
     )
     .option(
       '--engine-sockets <directory...>',
-      "directories that uds of a request may lie in (default: with --uds, the socket's own directory)",
+      "directories that may contain the uds of a request (default: with --uds, the socket's own directory)",
     )
     .addOption(new Option('--nproc <n>', 'start this many ranks on this machine').argParser(parseCount(1)))
     .option('--keep-alive', 'keep ring and communicator between updates')
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
-    .option('--verbose', 'log what happens, as JSON lines on stderr')
+    .option('--verbose', 'write a log as JSON lines to stderr')
     .action(async (options: ServeCommandOptions) => {
       if (await startedRanks(options)) return
       await interruptible((signal) => serve(options, signal))
@@ -79,14 +79,14 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
       try {
         process.stdout.write(`${JSON.stringify({ rank: server.rank, listening: http.address, device: server.device.uuid })}\n`)
         if (!signal.aborted) await once(signal, 'abort')
-        await server.drain() // first, so that a running update ends well and its caller is answered
+        await server.drain() // first, so that a running update ends cleanly and its caller gets an answer
       } finally {
         await http.close()
       }
     } finally {
       await server.close()
     }
-    process.exitCode = 0 // told to end, it ended: no failure
+    process.exitCode = 0 // ending on request is not a failure
   } finally {
     await device?.close()
   }

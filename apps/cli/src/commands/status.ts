@@ -17,11 +17,11 @@ export function addStatus(program: Command): void {
   program
     .command('status')
     .description(
-      'print the version that each engine worker serves, and whether a failed update left it dirty; fails when one is',
+      'print each engine worker's version and if a failed update left it dirty; fails if one is dirty',
     )
-    .requiredOption('--engine-control <path>', "control socket of a rank's engine worker; {rank} stands for the rank")
+    .requiredOption('--engine-control <path>', "control socket of a rank's engine worker; {rank} is replaced by the rank")
     .addOption(new Option('--nproc <n>', 'engine workers on this machine').argParser(parseCount(1)).default(1))
-    .addOption(new Option('--timeout <seconds>', 'how long a worker may take to answer').argParser(parseCount(1)).default(5))
+    .addOption(new Option('--timeout <seconds>', 'time for a worker to answer').argParser(parseCount(1)).default(5))
     .option('--json', 'print JSON')
     .action(async (options: StatusOptions) => {
       const rows = await Promise.all(Array.from({ length: options.nproc }, (_, rank) => ask(options, rank)))
@@ -48,5 +48,5 @@ function versions(rows: readonly Row[]): Set<string | null> {
 function line(row: Row): string {
   if ('error' in row) return `rank ${row.rank}  unreachable  ${row.error}\n`
   const version = row.version === null ? 'no version yet' : `version ${row.version}`
-  return `rank ${row.rank}  ${row.dirty ? 'dirty' : 'ok   '}  ${version}${row.dirty ? ': an update ended half-way; the next one repairs it' : ''}\n`
+  return `rank ${row.rank}  ${row.dirty ? 'dirty' : 'ok   '}  ${version}${row.dirty ? ': an update failed partway; the next one repairs it' : ''}\n`
 }

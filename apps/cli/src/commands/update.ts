@@ -33,16 +33,16 @@ export function addUpdate(program: Command): void {
     .description('load safetensors checkpoints and update running engine workers with them')
     .requiredOption('--checkpoint <path...>', 'safetensors files, or one directory that holds them')
   addEngineUpdateOptions(command)
-    .option('--in-place', 'use files in /dev/shm where they are instead of copying them')
+    .option('--in-place', 'use files in /dev/shm in place instead of copying them')
     .addOption(new Option('--retry <n>', 'further attempts after a failure that may pass').argParser(parseCount(0)).default(0))
-    .option('--rollback', 'restore the version before when the update fails half-way, while its checkpoint is registered')
+    .option('--rollback', 'restore the previous version if the update fails partway, while its checkpoint is registered')
     .addOption(
       new Option(
         '--metrics-port <port>',
-        "serve the ranks' numbers for Prometheus meanwhile: the first rank of this node on this port, the next on the next ones",
+        "serve metrics for Prometheus meanwhile: the first rank of this node on this port, the others on the ports after it",
       ).argParser(parseCount(1)),
     )
-    .option('--trace <file>', 'write when every rank did what, as a trace for ui.perfetto.dev or chrome://tracing (rank 0)')
+    .option('--trace <file>', 'write a trace of all ranks for ui.perfetto.dev or chrome://tracing (rank 0)')
     .action(async (options: UpdateCommandOptions) => {
       const { metricsPort } = options
       if (await startedRanks(options, metricsPort === undefined ? {} : { metricsPort })) return
@@ -51,7 +51,7 @@ export function addUpdate(program: Command): void {
 }
 
 async function update(options: UpdateCommandOptions, signal: AbortSignal): Promise<void> {
-  // A launcher has told each rank its own port.
+  // A launcher has set each rank's own port.
   const metricsPort = process.env['CKPT_METRICS_PORT'] === undefined ? options.metricsPort : undefined
   const localRank = Number(process.env['LOCAL_RANK'] ?? 0)
   const metrics = metricsPort === undefined ? {} : { metricsPort: metricsPort + localRank }

@@ -12,7 +12,7 @@ interface BundleManifest {
   readonly files: Readonly<Record<string, { readonly bytes: number; readonly sha256: string }>>
 }
 
-/** The bundle that a script lies in (`lib/` below its root); undefined when it lies in none. */
+/** Returns the bundle that contains a script (in `lib/` below its root); undefined if there is none. */
 export function bundleOf(script: string): string | undefined {
   const root = dirname(dirname(realpathSync(script)))
   return manifestIn(root)?.name === 'ckpt' ? root : undefined
@@ -27,8 +27,8 @@ function manifestIn(root: string): BundleManifest | undefined {
 }
 
 /**
- * Checks the bundle that a script lies in, if any, in the few milliseconds that a start has: the sizes of all files, and the content of what is run as
- * part of this process (JavaScript and addons). `ckpt doctor` compares all content.
+ * Checks the bundle that contains a script, if any, in the few milliseconds that a start allows: the sizes of all files, and
+ * the content of files that run in this process (JavaScript and addons). `ckpt doctor` compares all content.
  *
  * @throws CkptError `INVALID_STATE` naming the files that are damaged or missing.
  */
@@ -52,7 +52,7 @@ export function checkBundle(script: string): void {
   )
 }
 
-/** Whether every file of a bundle is what it was when it was made. */
+/** Checks that every file of a bundle is unchanged. */
 export async function bundleSection(root: string): Promise<Section> {
   const { version, commit, files } = manifestIn(root)!
   const damaged: string[] = []
@@ -63,8 +63,8 @@ export async function bundleSection(root: string): Promise<Section> {
   const facts = { version, commit, root, damaged }
   const check =
     damaged.length === 0
-      ? ok('bundle', `${what}: ${Object.keys(files).length} files as they were made`, facts)
-      : missing('bundle', `${what}: changed or gone: ${damaged.join(', ')}`, 'copy the bundle again', facts)
+      ? ok('bundle', `${what}: ${Object.keys(files).length} files, all unchanged`, facts)
+      : missing('bundle', `${what}: changed or missing: ${damaged.join(', ')}`, 'copy the bundle again', facts)
   return { title: 'Bundle', checks: [required(check)] }
 }
 

@@ -1,21 +1,21 @@
-/** `missing`: it is not there, or unusable; whether that matters says {@link Check.required}. */
+/** `missing`: absent or unusable; {@link Check.required} tells if that matters. */
 export type Status = 'ok' | 'warn' | 'missing'
 
-/** One line of what `ckpt doctor` found. */
+/** One line of the output of `ckpt doctor`. */
 export interface Check {
   readonly id: string
   readonly status: Status
-  /** Without it no update runs here. */
+  /** True if no update runs here without it. */
   readonly required: boolean
-  /** What was found, for people. */
+  /** Finding, for people. */
   readonly found: string
-  /** What to do about it; there wherever `status` is not `ok`. */
+  /** Remedy; present unless `status` is `ok`. */
   readonly remedy?: string
   /** The same for programs. */
   readonly facts?: Readonly<Record<string, unknown>>
 }
 
-/** Checks that belong together. */
+/** Checks of one subject. */
 export interface Section {
   readonly title: string
   readonly checks: readonly Check[]
@@ -23,22 +23,22 @@ export interface Section {
 
 type Facts = Check['facts']
 
-/** A check that found what it looked for. */
+/** Returns a check with a good result. */
 export function ok(id: string, found: string, facts?: Facts): Check {
   return { id, status: 'ok', required: false, found, ...(facts && { facts }) }
 }
 
-/** A check of something that works, but not as well as it could. */
+/** Returns a check of something that works, but not as well as it could. */
 export function warn(id: string, found: string, remedy: string, facts?: Facts): Check {
   return { id, status: 'warn', required: false, found, remedy, ...(facts && { facts }) }
 }
 
-/** A check of something that is not there and that only some uses need. */
+/** Returns a check of something that is missing and that only some uses need. */
 export function missing(id: string, found: string, remedy: string, facts?: Facts): Check {
   return { id, status: 'missing', required: false, found, remedy, ...(facts && { facts }) }
 }
 
-/** The same check, of something no update runs without. */
+/** Returns the same check, marked as something that every update needs. */
 export function required(check: Check): Check {
   return { ...check, required: true }
 }

@@ -11,10 +11,10 @@ import { askPython, pythonSection } from './python.ts'
 import { rdmaSection } from './rdma.ts'
 import { systemFiles } from './system-files.ts'
 
-/** Everything `ckpt doctor` looks at, on this machine. */
+/** Runs all checks of `ckpt doctor` on this machine. */
 export async function examine(options: { python: string; environment: NodeJS.ProcessEnv; script: string }): Promise<Section[]> {
   const { environment } = options
-  // Before the addon loads: it sets defaults of its own in this process' environment.
+  // Before the addon loads, because it sets its own defaults in this process's environment.
   const variables = environmentSection(environment)
   const files = systemFiles()
   const bundle = bundleOf(options.script)
@@ -38,14 +38,14 @@ export async function examine(options: { python: string; environment: NodeJS.Pro
 }
 
 /**
- * What is missing although it is needed: by itself, or because `needed` names it by its id or the part of it before the dot. A name
- * that no check answers to is missing too.
+ * Returns checks that are missing although needed: because they are required, or because `needed` names them by id or by the
+ * part of it before the dot. A name without a check is also missing.
  */
 export function lacking(sections: readonly Section[], needed: readonly string[]): Check[] {
   const checks = sections.flatMap((section) => section.checks)
   const asked = needed.flatMap((name) => {
     const named = checks.filter(({ id }) => id === name || id.startsWith(`${name}.`))
-    return named.length > 0 ? named : [missing(name, 'not found on this node', 'see the findings for what it is part of')]
+    return named.length > 0 ? named : [missing(name, 'not found on this node', 'see the ids of the checks above')]
   })
   const lacks = [...checks.filter(({ required }) => required), ...asked].filter(({ status }) => status === 'missing')
   return [...new Map(lacks.map((check) => [check.id, check])).values()]

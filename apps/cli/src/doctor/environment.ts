@@ -6,7 +6,7 @@ const RELEVANT =
   /^(PS|NCCL|CUDA|CKPT|NVIDIA)_|^(RANK|LOCAL_RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|PYTHONPATH|LD_LIBRARY_PATH)$/
 const SECRET = /TOKEN$|SECRET|KEY$/
 
-/** Variables that change what ckpt, NCCL or CUDA do; secrets only by name. */
+/** Variables that change the behaviour of ckpt, NCCL or CUDA; secrets only by name. */
 export function environmentSection(environment: NodeJS.ProcessEnv): Section {
   const names = Object.keys(environment)
     .filter((name) => RELEVANT.test(name))

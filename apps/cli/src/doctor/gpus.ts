@@ -5,12 +5,12 @@ import { parseFree, parseTopology, type SmiOutput } from './nvidia-smi.ts'
 import type { SystemFiles } from './system-files.ts'
 
 export interface GpuSources {
-  /** What the CUDA addon found; undefined where it is not loaded. */
+  /** Result of the CUDA addon; undefined if it is not loaded. */
   readonly cuda: CudaProbe | undefined
   readonly smi: SmiOutput
   readonly files: SystemFiles
   readonly environment: NodeJS.ProcessEnv
-  /** NCCL of a Python environment, which a system without its own can be pointed to. */
+  /** NCCL of a Python environment, which a system without its own can use. */
   readonly pythonNccl: string | undefined
 }
 
@@ -18,7 +18,7 @@ export interface GpuSources {
 export function gpusSection(sources: GpuSources): Section {
   const { cuda } = sources
   if (cuda === undefined) {
-    const check = missing('gpus', 'not known: the CUDA addon is not loaded', 'see addon.cuda; the host device works without it')
+    const check = missing('gpus', 'unknown: the CUDA addon is not loaded', 'see addon.cuda; the host device works without it')
     return { title: 'GPUs', checks: [check] }
   }
   const checks = [
@@ -35,7 +35,7 @@ export function gpusSection(sources: GpuSources): Section {
 
 function driver({ driver: { available, problem, version, path } }: CudaProbe): Check {
   if (!available) {
-    const remedy = 'install the NVIDIA driver; in a container, docker run --gpus all; or name libcuda in CKPT_CUDA_LIBRARY'
+    const remedy = 'install the NVIDIA driver; in a container, docker run --gpus all; or set CKPT_CUDA_LIBRARY to libcuda'
     return missing('cuda.driver', problem ?? 'not available', remedy)
   }
   return ok(
@@ -61,14 +61,14 @@ function gpus({ smi }: GpuSources, { devices }: CudaProbe): Check {
   })
 }
 
-/** GPUs the kernel has beside those this process may use. */
+/** GPUs that the kernel has in addition to those this process may use. */
 function visible({ files, environment }: GpuSources, { devices }: CudaProbe): Check {
   const nodes = files.list('/dev').filter((name) => /^nvidia\d+$/.test(name)).length
   const chosen = environment['CUDA_VISIBLE_DEVICES']
   const found = `${devices.length} of ${nodes} device nodes; CUDA_VISIBLE_DEVICES ${chosen === undefined ? 'is not set' : `is "${chosen}"`}`
   const facts = { deviceNodes: nodes, cudaVisibleDevices: chosen ?? null, usable: devices.length }
   if (devices.length >= nodes || chosen !== undefined) return ok('cuda.visible', found, facts)
-  const remedy = 'the driver sees fewer GPUs than there are: look for MIG, for a cgroup that denies devices, and at nvidia-smi'
+  const remedy = 'the driver sees fewer GPUs than exist: check MIG, cgroup device rules, and nvidia-smi'
   return warn('cuda.visible', found, remedy, facts)
 }
 
@@ -78,7 +78,7 @@ function links({ smi }: GpuSources, { devices }: CudaProbe): Check | undefined {
   const pairs = devices.flatMap((a, i) =>
     devices.slice(i + 1).map((b) => {
       const peer = a.peerAccess[b.index] === true && b.peerAccess[a.index] === true
-      // nvidia-smi counts all GPUs: with some hidden its numbers are not these.
+      // nvidia-smi counts all GPUs, so its numbers differ if some are hidden.
       const link = topology.size === devices.length ? topology.get(a.index)?.get(b.index) : undefined
       return { a: a.index, b: b.index, peer, link: link ?? null }
     }),
@@ -92,14 +92,14 @@ function links({ smi }: GpuSources, { devices }: CudaProbe): Check | undefined {
   return warn('gpu.links', found, remedy, { pairs })
 }
 
-/** Where threads and pinned memory of a rank are bound to: the memory node of its GPU. */
+/** Memory node to which threads and pinned memory of a rank are bound: that of its GPU. */
 function places({ files }: GpuSources, { devices }: CudaProbe): Check | undefined {
   if (devices.length === 0) return undefined
   const nodes = files.list('/sys/devices/system/node').filter((name) => /^node\d+$/.test(name)).length
   const bound = nodes > 1 ? devices.filter(({ numaNode }) => numaNode >= 0) : []
   const facts = { nodes, bound: bound.map(({ index, numaNode, cpus }) => ({ index, numaNode, cpus })) }
   if (nodes < 2) return ok('gpu.numa', 'one memory node: nothing to bind', facts)
-  if (bound.length === 0) return ok('gpu.numa', 'the system does not say where the GPUs are: nothing is bound', facts)
+  if (bound.length === 0) return ok('gpu.numa', 'the system does not report the locations of GPUs: nothing is bound', facts)
   const found = bound.map(({ index, numaNode, cpus }) => `${index}: node ${numaNode}, CPUs ${cpus}`).join('; ')
   return ok('gpu.numa', `threads and pinned memory are bound: ${found}`, facts)
 }
@@ -111,7 +111,7 @@ function nccl({ pythonNccl }: GpuSources, { nccl: { available, problem, version,
   }
   const remedy =
     pythonNccl === undefined
-      ? 'install libnccl2, or name a libnccl.so.2 (PyTorch brings one) in CKPT_NCCL_LIBRARY; one rank alone works without'
+      ? 'install libnccl2, or set CKPT_NCCL_LIBRARY to a libnccl.so.2 (PyTorch includes one); a single rank works without'
       : `set CKPT_NCCL_LIBRARY=${pythonNccl}`
   return missing('nccl', problem ?? 'not available', remedy, { pythonNccl: pythonNccl ?? null })
 }
@@ -121,6 +121,6 @@ function kernels({ kernels: { available, problem } }: CudaProbe): Check {
   return warn(
     'cuda.kernels',
     problem ?? 'not in the addon',
-    'build the addon where nvcc is; digests and strided copies on the GPU need it',
+    'build the addon on a machine with nvcc; digests and strided copies on the GPU need it',
   )
 }

@@ -26,11 +26,11 @@ function node(): Check {
   const found = `${process.version} at ${process.execPath}`
   const facts = { version: process.version, path: process.execPath }
   if (major > NODE_MINIMUM[0] || (major === NODE_MINIMUM[0] && minor >= NODE_MINIMUM[1])) return ok('node', found, facts)
-  const remedy = `install Node ${NODE_MINIMUM.join('.')} or newer, or use a bundle that holds it`
+  const remedy = `install Node ${NODE_MINIMUM.join('.')} or newer, or use a bundle that includes it`
   return required({ ...warn('node', found, remedy, facts), status: 'missing' })
 }
 
-/** `quota`: CPUs that affinity and control groups leave, by the host addon. */
+/** `quota`: CPUs left by affinity and control groups, according to the host addon. */
 function processor(files: SystemFiles, quota: number | undefined): Check {
   const info = files.text('/proc/cpuinfo') ?? ''
   const model = /^model name\s*:\s*(.*)$/m.exec(info)?.[1] ?? 'unknown model'
@@ -43,7 +43,7 @@ function processor(files: SystemFiles, quota: number | undefined): Check {
   ]
   const found = [`${model}, ${cores} cores`, ...limits.filter((text) => text !== '')].join(', ')
   if (Math.min(usable, quota ?? usable) >= 2) return ok('cpu', found, facts)
-  return warn('cpu', found, 'give the container at least 2 cores a rank: one copies while another serves the worker', facts)
+  return warn('cpu', found, 'give the container at least 2 cores per rank: one copies while another serves the worker', facts)
 }
 
 function vectors(files: SystemFiles): Check {
@@ -51,7 +51,7 @@ function vectors(files: SystemFiles): Check {
   const present = ['avx', 'avx2', 'avx512f', 'avx512bw', 'amx_tile'].filter((flag) => flags.has(flag))
   const facts = { flags: present }
   if (present.includes('avx2')) return ok('avx', present.join(' '), facts)
-  return warn('avx', present.join(' ') || 'none', 'no AVX2: copies and digests run slower; nothing to do in software', facts)
+  return warn('avx', present.join(' ') || 'none', 'no AVX2: copies and digests run slower; there is no remedy in software', facts)
 }
 
 function numa(files: SystemFiles): Check {
@@ -60,7 +60,7 @@ function numa(files: SystemFiles): Check {
     .filter((name) => /^node\d+$/.test(name))
     .map((name) => ({ node: Number(name.slice(4)), cpus: files.text(`/sys/devices/system/node/${name}/cpulist`) ?? '' }))
   const found =
-    nodes.length === 0 ? 'not told by the system' : nodes.map(({ node: id, cpus }) => `node ${id}: CPUs ${cpus}`).join('; ')
+    nodes.length === 0 ? 'not reported by the system' : nodes.map(({ node: id, cpus }) => `node ${id}: CPUs ${cpus}`).join('; ')
   const facts = { nodes }
   const confined = /^Seccomp:\s*2$/m.test(files.text('/proc/self/status') ?? '') && !hasCapability(files, SYS_NICE)
   if (nodes.length < 2 || !confined) return ok('numa', found, facts)
@@ -70,7 +70,7 @@ function numa(files: SystemFiles): Check {
 
 const SYS_NICE = 23
 
-/** Whether this process has a capability, by its number in linux/capability.h. */
+/** Returns true if this process has a capability, by its number in linux/capability.h. */
 export function hasCapability(files: SystemFiles, number: number): boolean {
   const mask = /^CapEff:\s*([0-9a-f]+)$/m.exec(files.text('/proc/self/status') ?? '')?.[1]
   return mask !== undefined && (BigInt(`0x${mask}`) & (1n << BigInt(number))) !== 0n

@@ -9,18 +9,18 @@ const GIB = 2 ** 30
 /** Docker's default is 64 MiB, too small for any ring. */
 const SMALL_SHM = GIB
 const FEW_FILES = 4096
-/** Less than this is left by a control group: too little for any model. */
+/** A control group that leaves less than this has too little for any model. */
 const LITTLE_MEMORY = GIB
 const IPC_LOCK = 14
 
-/** What the memory functions ask the system beside its files; figures in bytes. */
+/** Figures that the memory functions get from the system in addition to its files; in bytes. */
 export interface MemoryFigures {
-  /** What limits memory, the tightest first; empty where the host addon is not loaded. */
+  /** Limits on memory, the tightest first; empty if the host addon is not loaded. */
   readonly limits: readonly MemoryLimit[]
   readonly shm: { readonly total: number; readonly free: number } | undefined
 }
 
-/** Figures of this process and machine; `limits` as the host addon reads them. */
+/** Returns figures of this process and machine; `limits` come from the host addon. */
 export function memoryFigures(limits: readonly MemoryLimit[] = []): MemoryFigures {
   return { limits, shm: sharedMemory() }
 }
@@ -34,7 +34,7 @@ function sharedMemory(): MemoryFigures['shm'] {
   }
 }
 
-/** Memory, and the limits of this process on it. */
+/** Checks memory, and the limits of this process on it. */
 export function memorySection(files: SystemFiles, figures: MemoryFigures = memoryFigures()): Section {
   const checks = [
     memory(files, figures),
@@ -67,7 +67,7 @@ function memory(files: SystemFiles, { limits }: MemoryFigures): Check {
 function shm({ shm: found }: MemoryFigures): Check {
   const remedy =
     'mount it, or give the container more: docker run --ipc=host or --shm-size=64g; Kubernetes: an emptyDir with medium Memory'
-  if (found === undefined || found.total === 0) return required(missing('shm', '/dev/shm is not there', remedy))
+  if (found === undefined || found.total === 0) return required(missing('shm', '/dev/shm does not exist', remedy))
   const text = `/dev/shm: ${formatSize(found.total)}, ${formatSize(found.free)} free`
   const facts = { totalBytes: found.total, freeBytes: found.free }
   return required(
@@ -75,7 +75,7 @@ function shm({ shm: found }: MemoryFigures): Check {
   )
 }
 
-/** Soft and hard limit of a row of /proc/self/limits; Infinity for `unlimited`. */
+/** Returns soft and hard limit of a row of /proc/self/limits; Infinity for `unlimited`. */
 function limitOf(files: SystemFiles, row: string): { soft: number; hard: number } | undefined {
   const match = new RegExp(`^${row}\\s+(\\S+)\\s+(\\S+)`, 'm').exec(files.text('/proc/self/limits') ?? '')
   const number = (text: string) => (text === 'unlimited' ? Infinity : Number(text))
@@ -126,16 +126,16 @@ function hugePages(files: SystemFiles): Check {
   )
 }
 
-/** Pages set aside for hugetlbfs: ckpt uses none of them, and nobody else has their memory. */
+/** Pages reserved for hugetlbfs: ckpt uses none of them, and their memory is not available to others. */
 function reservedPages(files: SystemFiles): Check {
   const info = files.text('/proc/meminfo') ?? ''
   const field = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(info)?.[1] ?? 0)
   const [total, free, size] = [field('HugePages_Total'), field('HugePages_Free'), field('Hugepagesize') * 1024]
-  if (total === 0) return ok('hugetlb', 'no pages are set aside', { total, free, pageBytes: size })
-  const found = `${total} pages of ${formatSize(size)} are set aside, ${free} of them unused`
+  if (total === 0) return ok('hugetlb', 'no pages are reserved', { total, free, pageBytes: size })
+  const found = `${total} pages of ${formatSize(size)} are reserved, ${free} of them unused`
   const facts = { total, free, pageBytes: size }
   if (free * size < GIB) return ok('hugetlb', found, facts)
-  const remedy = 'ckpt uses transparent huge pages instead: sysctl vm.nr_hugepages=0, or as many as other programs need'
+  const remedy = 'ckpt uses transparent huge pages instead: sysctl vm.nr_hugepages=0, or the number that other programs need'
   return warn('hugetlb', found, remedy, facts)
 }
 

@@ -5,13 +5,16 @@ const run = promisify(execFile)
 const TIMEOUT_MS = 15_000
 const MIB = 2 ** 20
 
-/** What nvidia-smi printed; undefined where it is missing or failed. */
+/** Output of nvidia-smi; undefined if it is missing or failed. */
 export interface SmiOutput {
   readonly topology: string | undefined
   readonly memory: string | undefined
 }
 
-/** Asks nvidia-smi for the links and the free memory, which the driver's own interface does not tell without a context on each GPU. */
+/**
+ * Asks nvidia-smi for the links and the free memory, which the driver's own interface does not report without a context on each
+ * GPU.
+ */
 export async function askNvidiaSmi(): Promise<SmiOutput> {
   const [topology, memory] = await Promise.all([
     output(['topo', '-m']),

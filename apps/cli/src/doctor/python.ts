@@ -25,17 +25,17 @@ packages = {name: version(name, names.get(name)) for name in sys.argv[1:]}
 print(json.dumps({'version': sys.version.split()[0], 'path': sys.executable, 'nccl': nccl(), 'packages': packages}))
 `
 
-/** What a Python interpreter has. */
+/** Facts about a Python interpreter. */
 export interface PythonFacts {
   readonly version: string
   readonly path: string
-  /** The NCCL that its packages bring. */
+  /** NCCL included in its packages. */
   readonly nccl: string | null
-  /** Versions; null for what it lacks. */
+  /** Versions; null for missing packages. */
   readonly packages: Readonly<Record<string, string | null>>
 }
 
-/** Asks an interpreter; gives the reason where there is none. */
+/** Inspects an interpreter; returns the reason if there is none. */
 export async function askPython(interpreter: string): Promise<PythonFacts | string> {
   try {
     const { stdout } = await run(interpreter, ['-c', SCRIPT, ...NEEDED, ...OTHERS], { timeout: TIMEOUT_MS })
@@ -47,7 +47,7 @@ export async function askPython(interpreter: string): Promise<PythonFacts | stri
   }
 }
 
-/** The interpreter and what an engine worker needs of it. */
+/** Checks the interpreter and what an engine worker needs of it. */
 export function pythonSection(python: PythonFacts | string): Section {
   return {
     title: 'Python',
@@ -56,7 +56,7 @@ export function pythonSection(python: PythonFacts | string): Section {
 }
 
 function absent(problem: string): Check {
-  return missing('python', problem, 'only Python engine workers need it; name an interpreter in CKPT_PYTHON or by --python')
+  return missing('python', problem, 'only Python engine workers need it; select an interpreter with CKPT_PYTHON or --python')
 }
 
 function interpreterCheck({ version, path, packages: found }: PythonFacts): Check {

@@ -9,11 +9,11 @@ interface Port {
   readonly state: string
   readonly linkLayer: string
   readonly rate: string
-  /** Entries of its GID table that are in use. */
+  /** Number of used entries of its GID table. */
   readonly gids: number
 }
 
-/** RDMA devices and what it takes to use them: as the kernel lists them, and as libibverbs finds them. */
+/** Checks RDMA devices and their requirements: as listed by the kernel, and as found by libibverbs. */
 export function rdmaSection(
   files: SystemFiles,
   facts: Pick<NodeFacts, 'rdma' | 'rdmaChoice'>,
@@ -51,7 +51,7 @@ function device(files: SystemFiles, name: string): Check {
   return warn(
     `rdma.${name}`,
     found,
-    'no active port: check cable, switch and subnet manager, or leave it out by NCCL_IB_HCA',
+    'no active port: check cable, switch and subnet manager, or exclude it with NCCL_IB_HCA',
     facts,
   )
 }
@@ -60,7 +60,7 @@ function portOf(files: SystemFiles, folder: string, port: number): Port {
   const gids = files.list(`${folder}/gids`).map((index) => files.text(`${folder}/gids/${index}`) ?? '')
   return {
     port,
-    // The file says "4: ACTIVE".
+    // The file contains "4: ACTIVE".
     state: (files.text(`${folder}/state`) ?? 'unknown').replace(/^\d+:\s*/, ''),
     linkLayer: files.text(`${folder}/link_layer`) ?? 'unknown',
     rate: files.text(`${folder}/rate`) ?? 'unknown rate',
@@ -99,7 +99,7 @@ function library({ rdma }: Pick<NodeFacts, 'rdma'>): Check {
   )
 }
 
-/** Which ports transfers would use, by the variables that choose them. */
+/** Ports that transfers would use, by the variables that select them. */
 function choice({ rdmaChoice }: Pick<NodeFacts, 'rdmaChoice'>): Check[] {
   if (rdmaChoice === undefined) return []
   const remedy = 'set PS_P2P_STORE_RDMA_DEVICES or NCCL_IB_HCA to devices with an active port'

@@ -1,6 +1,6 @@
 import type { Check, Section } from './check.ts'
 
-/** The findings as text; remedies stand below what they are for. */
+/** Returns the findings as text; remedies are below their findings. */
 export function renderText(sections: readonly Section[], lacks: readonly Check[]): string {
   const all = sections.flatMap(({ checks }) => checks)
   const width = Math.max(...all.map(({ id }) => id.length))
@@ -8,7 +8,7 @@ export function renderText(sections: readonly Section[], lacks: readonly Check[]
   const count = (status: Check['status']) => all.filter((check) => check.status === status).length
   const verdict =
     lacks.length === 0
-      ? `ready: nothing that is required is missing (${count('warn')} warnings, ${count('missing')} optional parts missing)`
+      ? `ready: nothing required is missing (${count('warn')} warnings, ${count('missing')} optional parts missing)`
       : `not ready: ${lacks.map(({ id }) => id).join(', ')}`
   return `${blocks.join('\n')}\n${verdict}\n`
 }
@@ -20,7 +20,7 @@ function line({ id, status, found, remedy }: Check, width: number): string {
   return remedy === undefined ? text : `${text}${indent}→ ${remedy}\n`
 }
 
-/** The findings as JSON, for provisioning scripts. */
+/** Returns the findings as JSON, for provisioning scripts. */
 export function renderJson(sections: readonly Section[], lacks: readonly Check[]): string {
   const checks = sections.flatMap(({ title, checks: found }) => found.map((check) => ({ section: title, ...check })))
   return `${JSON.stringify({ schema: 1, ready: lacks.length === 0, lacking: lacks.map(({ id }) => id), checks }, null, 2)}\n`

@@ -1,15 +1,15 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** The files in which Linux describes itself. */
+/** Files in which Linux describes itself. */
 export interface SystemFiles {
-  /** The file's text, trimmed; undefined where it is missing or cannot be read. */
+  /** Text of a file, trimmed; undefined if it is missing or cannot be read. */
   text(path: string): string | undefined
-  /** Names in a directory, sorted as numbers where they hold any; empty where it is missing. */
+  /** Names in a directory, sorted as numbers if they contain any; empty if it is missing. */
   list(path: string): string[]
 }
 
-/** The machine's own files, or a copy of such a tree under `root`. */
+/** Returns the machine's own files, or a copy of such a tree under `root`. */
 export function systemFiles(root = '/'): SystemFiles {
   return {
     text: (path) => attempt(() => readFileSync(join(root, path), 'utf8').trim()),

@@ -3,8 +3,8 @@ import { CkptError } from '@ckpt/contract'
 import type { Rates } from '@ckpt/planner'
 
 /**
- * Rates of a machine of one's own: `base` with the fields that a JSON file gives instead, all of them numbers above zero (or zero for
- * times), and `name` and `source`, which are text.
+ * Reads rates of a user's machine: `base` with the fields that a JSON file gives instead, all of them numbers above zero (or
+ * zero for times), and `name` and `source`, which are text.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the file and the field.
  */
@@ -20,7 +20,7 @@ export function readProfile(path: string, base: Rates): Rates {
   if (typeof given !== 'object' || given === null || Array.isArray(given)) throw invalid('it', 'is not an object')
   for (const [field, value] of Object.entries(given)) {
     if (!(field in base) && field !== 'processors')
-      throw invalid(field, `is not known; there are ${Object.keys(base).join(', ')}`)
+      throw invalid(field, `is unknown; known fields: ${Object.keys(base).join(', ')}`)
     const expected = field === 'name' || field === 'source' ? 'string' : field === 'nicToGpu' ? 'boolean' : 'number'
     if (typeof value !== expected) throw invalid(field, `must be a ${expected}`)
     if (typeof value === 'number' && !(field.endsWith('Seconds') ? value >= 0 : value > 0)) throw invalid(field, `is ${value}`)

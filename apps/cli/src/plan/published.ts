@@ -3,7 +3,7 @@ import { topology, type Simulation } from '@ckpt/planner'
 import { simulateAll } from './scenario.ts'
 import { columns, time } from './text.ts'
 
-/** One published row of checkpoint-engine's table beside what is simulated for it. */
+/** One published row of checkpoint-engine's table with its simulations. */
 export interface PublishedScenario {
   readonly model: string
   readonly title: string
@@ -16,13 +16,13 @@ export interface PublishedScenario {
 const NICS = '8x400g'
 const GIB = 2 ** 30
 
-/** GPUs, tensor parallelism and topology of devices such as `256xH20 TP16`. */
+/** Returns GPUs, tensor parallelism and topology of devices such as `256xH20 TP16`. */
 export function devicesOf(devices: string): { gpus: number; tp: number; topology: string } {
   const [, gpus, type, tp] = /^(\d+)x(\w+) TP(\d+)$/.exec(devices)!
   return { gpus: Number(gpus), tp: Number(tp), topology: `${type!.toLowerCase()}-${NICS}` }
 }
 
-/** All published rows with every strategy on both systems; checkpoint-engine with the bucket sizes that it reports. */
+/** Returns all published rows with every strategy on both systems; checkpoint-engine with the bucket sizes that it reports. */
 export function publishedScenarios(engine: string): PublishedScenario[] {
   return MODELS.flatMap(({ id, title, updates }) =>
     updates.map((published) => {
@@ -39,7 +39,7 @@ export function publishedScenarios(engine: string): PublishedScenario[] {
   )
 }
 
-/** The rows as one table. */
+/** Formats the rows as one table. */
 export function describePublished(scenarios: readonly PublishedScenario[], markdown: boolean): string {
   const of = (all: readonly Simulation[], system: string, strategy: string) =>
     time(all.find((one) => one.system === system && one.strategy === strategy)!.totalMs)

@@ -12,13 +12,16 @@ export interface Scenario {
   readonly rates: Rates
 }
 
-/** The checkpoint's metadata dealt out over `gpus` ranks, and what workers at a tensor parallelism of `tp` keep of it. */
+/**
+ * Returns the checkpoint's metadata divided among `gpus` ranks, and the parts that workers at a tensor parallelism of `tp`
+ * keep.
+ */
 export function workloadOf({ model: id, gpus, tp }: Omit<Scenario, 'rates'>, scale: ScaleOptions = {}): Workload {
   const tensors = checkpointTensors(model(id), scale)
   return dealtWorkload(sharedManifest(id, tensors, gpus), keptBytes(tensors, tp))
 }
 
-/** Each of `strategies` on each of `systems`, those left out that do not exist. */
+/** Simulates each of `strategies` on each of `systems`, except for combinations that do not exist. */
 export function simulateAll(
   scenario: Scenario,
   strategies: readonly Simulation['strategy'][] = STRATEGIES,

@@ -1,7 +1,7 @@
 import type { Simulation } from '@ckpt/planner'
 import { formatSize } from '../sizes.ts'
 
-/** Rows of cells as columns of text, numbers to the right; with `markdown` as a table of it. */
+/** Formats rows of cells as columns of text, numbers to the right; with `markdown` as a Markdown table. */
 export function columns(head: readonly string[], rows: readonly (readonly string[])[], markdown = false): string {
   const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]!.length)))
   const right = head.map(
@@ -14,14 +14,14 @@ export function columns(head: readonly string[], rows: readonly (readonly string
   return [line(head), rule, ...rows.map(line)].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 }
 
-/** Milliseconds for people. */
+/** Formats milliseconds for people. */
 export function time(milliseconds: number): string {
   return milliseconds >= 1000
     ? `${(milliseconds / 1000).toFixed(2)} s`
     : `${milliseconds.toFixed(milliseconds < 10 ? 1 : 0)} ms`
 }
 
-/** One table of times and memory, then the links of each simulation. */
+/** Formats one table of times and memory, then the links of each simulation. */
 export function describe(simulations: readonly Simulation[]): string {
   const stage = (milliseconds: number) => (milliseconds === 0 ? '–' : time(milliseconds))
   const times = columns(

@@ -4,25 +4,25 @@ import { predict, type MeasuredMachine, type MeasuredRun, type Prediction } from
 import { workloadOf } from './scenario.ts'
 import { columns, time } from './text.ts'
 
-/** The part of a bench's JSON that is read here. */
+/** Part of a bench's JSON that is read here. */
 interface BenchFile extends MeasuredMachine {
   readonly schema: number
   readonly runs: readonly MeasuredRun[]
 }
 
-/** A run that was measured, and what the simulator says of it. */
+/** A measured run, with the simulator's prediction. */
 export interface Validation {
   readonly what: string
   readonly measuredMs: MeasuredRun['updateMs']
   readonly prediction?: Prediction
-  /** Why nothing is predicted. */
+  /** Reason why there is no prediction. */
   readonly skipped?: string
 }
 
 /**
- * What the simulator predicts for each run of a bench's JSON, from the rates measured in the same run.
+ * Predicts each run of a bench's JSON, from the rates measured in the same run.
  *
- * @throws CkptError `INVALID_ARGUMENT` when the file is not a bench's JSON.
+ * @throws CkptError `INVALID_ARGUMENT` if the file is not a bench's JSON.
  */
 export function validate(path: string): Validation[] {
   const file = readBench(path)
@@ -43,14 +43,14 @@ function readBench(path: string): BenchFile {
   }
   const bench = file as Partial<BenchFile>
   if (bench.schema !== 1 || !Array.isArray(bench.runs)) {
-    throw new CkptError('INVALID_ARGUMENT', `${path} is not what the bench writes with --json (schema 1)`, {
+    throw new CkptError('INVALID_ARGUMENT', `${path} is not a file that the bench writes with --json (schema 1)`, {
       fields: { file: path, field: 'schema' },
     })
   }
   return bench as BenchFile
 }
 
-/** Predicted and measured times side by side. */
+/** Formats predicted and measured times in one table. */
 export function describeValidation(validations: readonly Validation[], markdown: boolean): string {
   const percent = (error: number) => `${error >= 0 ? '+' : '-'}${Math.abs(error * 100).toFixed(1)} %`
   const rows = validations.map(({ what, measuredMs, prediction, skipped = '' }) => [

@@ -108,7 +108,7 @@ function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: numbe
   return breaks
 }
 
-/** Whether a child of this process is there still; its number may be another's by now, or a thread's. */
+/** Returns true if a child of this process is there still; its number may be another's by now, or a thread's. */
 function isThere(pid: number): boolean {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8')

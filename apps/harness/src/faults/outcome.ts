@@ -5,7 +5,7 @@ export interface Outcome {
   readonly rank: number
   readonly state: 'succeeded' | 'failed' | 'hung'
   readonly error?: CkptError
-  /** Whether the rank threw a CkptError by itself (and not something that became one on its way here). */
+  /** True if the rank threw a CkptError by itself (and not something that became one on its way here). */
   readonly typed: boolean
   /** When it ended, by `performance.now()`. */
   readonly at: number

@@ -11,9 +11,9 @@ export interface RegisterFault {
   readonly name: string
   readonly expect: 'fails' | 'succeeds' | 'either'
   readonly codes: readonly ErrorCode[]
-  /** Whether the error names the file. */
+  /** True if the error names the file. */
   readonly namesFile: boolean
-  /** Whether the rank's process does not outlive it. */
+  /** True if the rank's process does not outlive it. */
   readonly kills?: boolean
   /** Why it cannot be had on this machine. */
   readonly missing?: () => string | undefined

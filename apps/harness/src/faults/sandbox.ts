@@ -13,7 +13,7 @@ export function outsideBecause(): string | undefined {
   return state === 'yes' ? undefined : (state ?? 'it was not asked for')
 }
 
-/** Whether file systems can be made and mounted inside. */
+/** Returns true if file systems can be made and mounted inside. */
 export function canMountDisks(): boolean {
   return process.env[INSIDE] === 'yes' && process.getuid?.() === 0 && process.env['CKPT_FAULTS_REAL_ROOT'] === 'yes'
 }

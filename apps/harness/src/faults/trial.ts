@@ -38,7 +38,7 @@ export interface TrialSetting {
   readonly cluster: FaultCluster
   readonly random: Random
   readonly number: number
-  /** Whether /dev/shm is the campaign's alone. */
+  /** True if /dev/shm is the campaign's alone. */
   readonly alone: boolean
   /** Longest random moment of an update, in milliseconds (default 120: about as long as one takes on the host device). */
   readonly anyMs?: number

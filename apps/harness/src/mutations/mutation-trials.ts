@@ -73,7 +73,7 @@ function causeOf(error: unknown): { said: string; message: string } {
   return { said: first.code, message: first.message }
 }
 
-/** Whether an error says that bytes are not what was registered; an engine worker says so in words. */
+/** Returns true if an error says that bytes are not what was registered; an engine worker says so in words. */
 function isAbout({ said, message }: { readonly said: string; readonly message: string }): boolean {
   return ['DIGEST_MISMATCH', 'MEMORY_CHANGED'].includes(said) || (said === 'ENGINE_WORKER_ERROR' && /digest of/.test(message))
 }

@@ -27,7 +27,7 @@ export async function expectDirect({ server, ranks, expected, share: [least, mos
   expect(recorded).toMatchObject({
     strategy: 'broadcast',
     direct: {
-      fallback: 'rank 0: what its engine worker copies where is not known yet',
+      fallback: 'rank 0: its engine worker has no recording yet',
       recorded: expect.stringMatching(/^recorded/) as string,
     },
   })

@@ -11,7 +11,7 @@ namespace ckpt::rdma {
 
 /// What may be done with a region. Its own side may always read it.
 struct Access {
-  /// Whether what is read from peers may land in it; peers' writes need it too.
+  /// True if what is read from peers may land in it; peers' writes need it too.
   bool local_write = false;
   bool remote_read = false;
   bool remote_write = false;

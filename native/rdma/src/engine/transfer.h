@@ -73,7 +73,7 @@ class Transfer : public std::enable_shared_from_this<Transfer> {
   void Returned(const RemoteCopy& piece);
   /// A lane that will move nothing any more, and why.
   void LaneFailed(std::size_t lane, const WorkError& error);
-  /// Whether a lane may let go of the batch: nothing will be handed out any more.
+  /// Returns true if a lane may let go of the batch: nothing will be handed out any more.
   bool ended() const { return ended_.load(std::memory_order_acquire); }
   /// Fails the batch when nothing has moved for its timeout. Returns whether it did.
   bool CheckDeadline(std::int64_t now);

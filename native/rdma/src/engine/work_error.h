@@ -13,7 +13,8 @@ namespace ckpt::rdma {
 /// The name of a work completion status as verbs.h spells it, such as "IBV_WC_REM_ACCESS_ERR".
 const char* StatusName(ibv_wc_status status);
 
-/// Whether a status is the queue pair's trouble, so that the same bytes may be moved over another one, and not the request's.
+/// Returns true if a status is the queue pair's trouble, so that the same bytes may be moved over another one, and not the
+/// request's.
 bool MayGoElsewhere(ibv_wc_status status);
 
 /// A work request that failed.

@@ -1,8 +1,8 @@
 /**
- * Ranks in groups in which each has proved its place to each. A rank that only some of a group believe is in none of it, so that nobody gets
- * into a group by saying so. Pure: all ranks come to the same groups from the same rows.
+ * Divides ranks into groups in which each rank has proved its place to each other. A rank that only some of a group believe
+ * belongs to no group, so a false claim admits no rank. Pure: all ranks compute the same groups from the same rows.
  *
- * @param rows by position: for each position whether that rank has proved to this one that it reads its memory
+ * @param rows by position: for each position, true if that rank has proved to this one that it reads its memory
  */
 export function groupsOf(ranks: readonly number[], rows: readonly (readonly unknown[])[]): Map<number, number> {
   const believes = (a: number, b: number): boolean => rows[a]?.[b] === true

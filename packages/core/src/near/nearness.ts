@@ -3,24 +3,27 @@ import { CkptError, type Host, type Manifest } from '@ckpt/contract'
 import { Presence, type Beacon } from '@ckpt/transport'
 import { groupsOf } from './groups.ts'
 
-/** What a rank says at the start of an update of where it is. */
+/** Location that a rank announces at the start of an update. */
 export interface Whereabouts {
   /** Null for a rank without /dev/shm. */
   readonly beacon: Beacon | null
-  /** The ranks among which it knows already who is near whom; null for none. */
+  /** Ranks whose nearness it already knows; null for none. */
   readonly known: string | null
 }
 
-/** A rank that takes part, and what it said. */
+/** A participating rank, with its announcement. */
 export interface Located {
   readonly rank: number
   readonly near: Whereabouts
 }
 
-/** Small values from all ranks that take part, ascending by rank. */
+/** Gathers small values from all participating ranks, ascending by rank. */
 type Gather = <T>(key: string, value: T) => Promise<T[]>
 
-/** Which ranks share memory, as they have proved to each other; asked again only when other ranks take part, or processes are new. */
+/**
+ * Knows which ranks share memory, as they have proved to each other. It asks again only if other ranks take part, or processes
+ * are new.
+ */
 export class Nearness {
   readonly #host: Host
   #presence: Promise<Presence | null> | undefined
@@ -30,9 +33,9 @@ export class Nearness {
     this.#host = host
   }
 
-  /** For the announcement of an update. */
+  /** Returns the location for the announcement of an update. */
   async whereabouts(): Promise<Whereabouts> {
-    // Without /dev/shm, or room in it, a rank is near to nobody.
+    // Without /dev/shm, or without space in it, a rank is near no other rank.
     this.#presence ??= Presence.open(this.#host).catch((error: unknown) => {
       if (CkptError.is(error)) return null
       throw error
@@ -41,7 +44,10 @@ export class Nearness {
     return { beacon: presence?.beacon ?? null, known: this.#known?.key ?? null }
   }
 
-  /** By rank: which group it belongs to. Ranks of one group have proved to each other that they share memory; all come to the same groups. */
+  /**
+   * Returns the group of each rank. Ranks of one group have proved to each other that they share memory; all ranks compute the
+   * same groups.
+   */
   async groups(ranks: readonly Located[], own: number, gather: Gather): Promise<ReadonlyMap<number, number>> {
     if (ranks.length === 1) return new Map([[own, 0]])
     const key = createHash('sha256')
@@ -77,14 +83,14 @@ export class Nearness {
   }
 }
 
-/** A manifest in which ranks have the same host only where they said so and have proved that they share memory. */
+/** Returns a manifest in which ranks have the same host only if they announced it and have proved that they share memory. */
 export function provenHosts(manifest: Manifest, groups: ReadonlyMap<number, number>): Manifest {
   const ranks = manifest.ranks.map((one) => ({ ...one, host: `${one.host}/${groups.get(one.rank) ?? `alone ${one.rank}`}` }))
   return { ...manifest, ranks }
 }
 
 /**
- * Ranks whose rings lie in host memory must all be able to map them.
+ * Checks that ranks whose rings are in host memory can all map them.
  *
  * @throws CkptError `UNSUPPORTED` naming the ranks that share no memory with the first one
  */

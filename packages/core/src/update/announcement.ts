@@ -1,24 +1,27 @@
 import { CkptError, type Epoch, type Rendezvous, type WorkerEndpoint, type WorkerState } from '@ckpt/contract'
 import type { Whereabouts } from '../near/nearness.ts'
 
-/** What the ranks tell each other at the start of an update. */
+/** Data that the ranks exchange at the start of an update. */
 export interface Announcement {
-  /** In these all ranks must agree. */
+  /** Terms in which all ranks must agree. */
   readonly terms: Readonly<Record<string, string | number | boolean | null>>
-  /** What the rank's worker serves; null where the engine does not tell. */
+  /** State of the rank's worker; null if the engine does not report it. */
   readonly workerState: WorkerState | null
-  /** Of the strategy. */
+  /** Announcement of the strategy. */
   readonly strategy: unknown
-  /** Kept ring and collective: where the ranks differ, all of them start again. */
+  /** Identifies the kept ring and collective: if the ranks differ, all of them start again. */
   readonly generation: string
-  /** The run's token for workers; rank 0's counts. */
+  /** The run's token for workers; that of rank 0 applies. */
   readonly token: string
   readonly ringLimit: number
   readonly endpoint: WorkerEndpoint
   readonly near: Whereabouts
 }
 
-/** Everybody's announcement. @throws CkptError `METAS_STALE` or `INVALID_ARGUMENT` naming the ranks that disagree and the field. */
+/**
+ * Exchanges the announcements of all ranks. @throws CkptError `METAS_STALE` or `INVALID_ARGUMENT` naming the ranks that
+ * disagree and the field.
+ */
 export async function announce(
   rendezvous: Rendezvous,
   epoch: Epoch,
@@ -27,7 +30,7 @@ export async function announce(
 ): Promise<Announcement[]> {
   const all = await rendezvous.allGather('update/begin', own, { epoch: epoch.id, ...options })
   const { checkpoint } = own.terms
-  // A field may be missing where another rank calls with another strategy.
+  // A field may be missing if a rank calls with a different strategy.
   const fields = new Set(all.flatMap(({ terms }) => Object.keys(terms)))
   for (const field of fields) {
     const differing = all.filter(({ terms }) => terms[field] !== own.terms[field])

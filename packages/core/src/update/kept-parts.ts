@@ -1,6 +1,6 @@
 import type { Kept, KeptByRank } from '@ckpt/contract'
 
-/** What strategies keep on this rank from one update to the next. */
+/** State that strategies keep on this rank between updates. */
 export class KeptParts implements KeptByRank {
   readonly #parts = new Map<new () => object, Kept>()
 
@@ -10,7 +10,7 @@ export class KeptParts implements KeptByRank {
     return part
   }
 
-  /** Tells all that an update went well. */
+  /** Reports a successful update to all parts. */
   async idle(): Promise<void> {
     for (const part of this.#parts.values()) await part.idle?.()
   }

@@ -3,7 +3,7 @@ import type { StepTimes, UpdateReport } from '../report.ts'
 import type { Verification } from '../verify/verification.ts'
 import type { UpdateRun } from './update-run.ts'
 
-/** What `update` resolves to. `startedAt`: `performance.now()` as the first step began. */
+/** Creates the result of `update`. `startedAt`: `performance.now()` when the first step began. */
 export function makeReport(
   { held, rendezvous, version }: UpdateRun,
   epoch: Epoch,
@@ -25,12 +25,12 @@ export function makeReport(
     startedUs: Math.round((performance.timeOrigin + startedAt) * 1000),
     totalMs: beginMs + planMs + attachMs + pipelineMs + commitMs,
     steps,
-    // The ranks wait for each other between the step's begin and the pipeline's.
+    // The ranks wait for each other between the beginning of the step and that of the pipeline.
     spans: joinSpans(spans, startedAt + beginMs + planMs + attachMs),
   }
 }
 
-/** All spans in one, with times since `zero`. */
+/** Merges all spans, with times since `zero`. */
 function joinSpans(parts: readonly OutcomeSpans[], zero: number): Float64Array {
   const all = new Float64Array(parts.reduce((sum, { rows }) => sum + rows.length, 0))
   let at = 0

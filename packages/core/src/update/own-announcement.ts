@@ -2,7 +2,7 @@ import type { WorkerEndpoint, WorkerState } from '@ckpt/contract'
 import type { Announcement } from './announcement.ts'
 import type { UpdateRun } from './update-run.ts'
 
-/** What this rank announces. */
+/** Creates this rank's announcement. */
 export async function ownAnnouncement(
   run: UpdateRun,
   endpoint: WorkerEndpoint,

@@ -2,11 +2,11 @@ import { CkptError, type Rendezvous } from '@ckpt/contract'
 import type { UpdateReport } from '../report.ts'
 import { UpdateProgress } from './progress.ts'
 
-/** What the engine's workers were given last as a whole. */
+/** Last version that was completely applied to the engine's workers. */
 export interface Applied {
   readonly checkpoint: string
   readonly version: string
-  /** Digest of the manifest that was applied. */
+  /** Digest of the applied manifest. */
   readonly digest: string
 }
 
@@ -14,15 +14,15 @@ export interface Attempt {
   readonly checkpoint: string
   readonly version: string
   readonly progress: UpdateProgress
-  /** What an attempt at the same checkpoint left, for sending only what is missing. */
+  /** State left by an attempt at the same checkpoint, so that only missing tensors are sent. */
   readonly failed?: UpdateProgress
-  /** It restores the version before; the update that was asked for has failed. */
+  /** Set if this attempt restores the previous version after the requested update has failed. */
   readonly restoring?: true
 }
 
 export interface Recovery {
   readonly rendezvous: Rendezvous
-  /** Those that take part, where these are not all. */
+  /** Participating ranks, if not all. */
   readonly ranks?: readonly number[]
   /** Further attempts after the first. */
   readonly retry: number
@@ -30,7 +30,7 @@ export interface Recovery {
   readonly timeoutMs: number
   readonly signal: AbortSignal
   readonly attempt: (attempt: Attempt) => Promise<UpdateReport>
-  /** What could be restored: the last whole update, while its checkpoint is registered as it was. */
+  /** Version that could be restored: the last complete update, if its checkpoint is still registered unchanged. */
   readonly previous: () => Applied | undefined
   readonly onRetry: (error: CkptError, attempt: number) => void
 }
@@ -41,13 +41,13 @@ const AGREE_MS = 10_000
 interface Proposal {
   readonly retry: boolean
   readonly touched: boolean
-  /** What this rank would restore; empty for nothing. */
+  /** Version that this rank would restore; empty for none. */
   readonly restore: string
 }
 
 /**
- * Attempts an update, again where that may help, and restores the version before where nothing did. The ranks agree on either; one that
- * has been lost, or was cancelled, leaves the failure as it is.
+ * Attempts an update, repeats it if that may help, and restores the previous version if all attempts fail. The ranks agree on
+ * both; if a rank has been lost, or was cancelled, the failure stands.
  *
  * @throws CkptError the last attempt's, with `attempts`, and with `rolledBack` (the version restored) or `rollbackError`.
  */
@@ -74,7 +74,7 @@ export async function updateWithRecovery(
       })
       if (decision === 'retry') {
         recovery.onRetry(error, number)
-        // What an earlier attempt loaded is still there, as long as the worker's name for its parameters is the same.
+        // Tensors loaded by an earlier attempt are still there if the worker's name for its parameters is the same.
         if (failed?.loaded && progress.workerState === failed.workerState)
           for (const name of failed.loaded) progress.loaded?.add(name)
         failed = progress
@@ -86,7 +86,7 @@ export async function updateWithRecovery(
   }
 }
 
-/** Restores what was applied before; the update's error with what came of that. */
+/** Restores the previously applied version; returns the update's error with the result. */
 async function restored(
   { attempt }: Recovery,
   { checkpoint, version }: Applied,
@@ -101,7 +101,7 @@ async function restored(
   }
 }
 
-/** What all ranks want. */
+/** Exchanges the proposals of all ranks. */
 async function agree(recovery: Recovery, own: Proposal): Promise<'retry' | 'restore' | 'nothing'> {
   const { rendezvous, signal } = recovery
   if (signal.aborted) return 'nothing'
@@ -116,12 +116,12 @@ async function agree(recovery: Recovery, own: Proposal): Promise<'retry' | 'rest
     const restore = own.restore !== '' && all.every((one) => one.restore === own.restore)
     return restore && all.some((one) => one.touched) ? 'restore' : 'nothing'
   } catch {
-    // Somebody is lost, or was cancelled: the failure itself is what there is to tell.
+    // If a rank is lost, or was cancelled, the failure itself is reported.
     return 'nothing'
   }
 }
 
-/** Whether the error that began it may not come again, with the ranks that are there. */
+/** Returns true if the error that began the failure may not recur with the present ranks. */
 function worthRetrying(error: CkptError): boolean {
   const origin = error.code === 'ABORTED' && CkptError.is(error.cause) ? error.cause : error
   return origin.retryable && origin.scope !== 'rank'

@@ -1,6 +1,6 @@
 import type { Collective, Device, Exchange, Ring } from '@ckpt/contract'
 
-/** The ring and the collective of one rank: made for an update, kept for the next one or released. */
+/** Ring and collective of one rank: created for an update, then kept for the next one or released. */
 export class UpdateResources {
   readonly #device: Device
   #ring: Ring | undefined
@@ -13,7 +13,7 @@ export class UpdateResources {
     this.#device = device
   }
 
-  /** A ring of exactly `bytes`: the kept one where it has that size. */
+  /** Returns a ring of exactly `bytes`: the kept one if it has that size. */
   async ring(bytes: number): Promise<Ring> {
     if (this.#ring?.bytes !== bytes) {
       await this.#ring?.close()
@@ -24,8 +24,8 @@ export class UpdateResources {
   }
 
   /**
-   * The collective of `members`: the kept one where the members are the same. `exchange` is used now and by later runs of it, until
-   * the next call.
+   * Returns the collective of `members`: the kept one if the members are the same. `exchange` is used now and by later runs of
+   * it, until the next call.
    */
   async collective(
     members: readonly number[],
@@ -51,14 +51,14 @@ export class UpdateResources {
     return this.#collective.value
   }
 
-  /** Whether this rank still has what `ring` and `collective` were called for. A rank that lost it makes all others start again. */
+  /** True if this rank still has what `ring` and `collective` were called for. If a rank lost it, all ranks start again. */
   get generation(): string {
     return `${this.#ring?.bytes ?? 0}/${this.#collective?.members ?? ''}`
   }
 
   /**
-   * Gives the ring's memory back, and begins to leave the collective, which may take a while (NCCL's farewell takes half a second):
-   * {@link release} waits for its end. For after an update that went well.
+   * Releases the ring's memory, and begins to leave the collective, which may take a while (NCCL needs half a second):
+   * {@link release} waits for its end. Called after a successful update.
    */
   async releaseLater(): Promise<void> {
     const collective = this.#collective
@@ -67,7 +67,7 @@ export class UpdateResources {
     this.#ring = undefined
     if (collective !== undefined) {
       const left = collective.value.close().finally(() => this.#leaving.delete(left))
-      left.catch(() => undefined) // whoever waits for it sees it
+      left.catch(() => undefined) // reported to those that wait for it
       this.#leaving.add(left)
     }
     await ring?.close()

@@ -20,17 +20,19 @@ import { verifyUpdate } from './verify-update.ts'
 import { vote } from './vote.ts'
 
 /**
- * Ranks whose engines answer wait for the others this much longer than one may wait for its engine, in milliseconds: so that what all of them
- * hear is that the engine does not answer, and not that its rank is missing.
+ * Additional time in milliseconds for which ranks whose engines answer wait for the others. So all of them learn that an engine
+ * does not answer, and not only that its rank is missing.
  */
 const READY_GRACE_MS = 1000
-/** How long a failed update waits for the engine's call to end, in milliseconds. */
+/** Time in milliseconds for which a failed update waits for the engine's call to end. */
 const CALL_END_MS = 10_000
 
-/** Deadline of every wait, and the ranks that take part where those are not all. */
+/** Deadline of every wait, and the participating ranks if these are not all. */
 type Wait = { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] }
 
-/** One update on one rank, inside `epoch`. The other ranks know of a failure (by `events.fail`) before the worker is told. */
+/**
+ * Runs one update on one rank, inside `epoch`. The other ranks learn of a failure (by `events.fail`) before the worker does.
+ */
 export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateReport> {
   const { engine, rendezvous, strategy, timeoutMs, signal } = run
   const { rank } = rendezvous
@@ -60,7 +62,7 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   return inSession(run, { epoch, announcements, groups, session }, wait, steps)
 }
 
-/** The update from the moment that its worker can connect. */
+/** Runs the update from the moment that its worker can connect. */
 async function inSession(run: UpdateRun, begun: BegunUpdate, wait: Wait, steps: Steps): Promise<UpdateReport> {
   const { session, epoch } = begun
   const { signal } = run
@@ -83,7 +85,7 @@ async function inSession(run: UpdateRun, begun: BegunUpdate, wait: Wait, steps: 
   } catch (thrown) {
     const error = await run.events.fail(causeOf(run, thrown))
     await session.abort(error.message)
-    // The engine's call ends with its workers; the next update then finds the engine at rest.
+    // The engine's call ends with its workers, so the next update finds the engine idle.
     if (call?.finished) await withDeadline(call.finished, { what: 'the engine', timeoutMs: CALL_END_MS }).catch(() => undefined)
     throw error
   } finally {
@@ -107,7 +109,7 @@ async function moveBytes(run: UpdateRun, attempt: UpdateAttempt, session: Update
   progress.phase = 'pipeline'
   steps.end('attachMs')
   await attempt.execute()
-  // What was read is what was registered: nobody votes for anything else.
+  // Checks that the bytes read are the registered ones, before any rank votes.
   assertIntact(run)
   attempt.assertIntact?.()
   steps.end('pipelineMs')
@@ -115,7 +117,7 @@ async function moveBytes(run: UpdateRun, attempt: UpdateAttempt, session: Update
   await attempt.release()
 }
 
-/** The ranks vote, and all workers serve the new version. */
+/** Lets the ranks vote, and all workers serve the new version. */
 async function commit(
   run: UpdateRun,
   attempt: UpdateAttempt,
@@ -132,12 +134,12 @@ async function commit(
   await session.commit(run.version, held.manifest.digest)
   const over = finished && withDeadline(finished, { what: `the engine's call on rank ${rank}`, timeoutMs, signal })
   if (over) await namedWait(over, { what: `the ${engine.name} engine to end its update`, ...named })
-  // Last, and after the own engine: who has all answers may go, and take the coordinator along, and nobody has anything left to wait for.
+  // Last, and after the own engine: a rank with all answers may exit and end the coordinator, when no rank waits for anything.
   const all = rendezvous.allGather('update/committed', rank, { epoch: epoch.id, ...wait })
   await namedWait(all, { what: 'the other ranks to commit', ...named })
 }
 
-/** Waits until the engine can be updated. @returns what its worker serves, where the engine tells */
+/** Waits until the engine can be updated. @returns the state of its worker, if the engine reports it */
 async function readyEngine({ engine, rendezvous, timeoutMs, signal, events }: UpdateRun): Promise<WorkerState | undefined> {
   const { rank } = rendezvous
   const where = engine.where?.(rank)
@@ -146,7 +148,7 @@ async function readyEngine({ engine, rendezvous, timeoutMs, signal, events }: Up
   return state ?? undefined
 }
 
-/** Which ranks share memory, as they prove it to each other. */
+/** Returns which ranks share memory, as they prove it to each other. */
 function groupsOf(
   { rendezvous, keep }: UpdateRun,
   announcements: readonly Announcement[],
@@ -159,7 +161,7 @@ function groupsOf(
   )
 }
 
-/** Makes the engine begin the update: its worker connects. */
+/** Tells the engine to begin the update: its worker connects. */
 async function startEngine(run: UpdateRun, { announcements, session }: BegunUpdate): Promise<EngineCall> {
   const { engine, rendezvous, version, timeoutMs, signal, events } = run
   const { rank } = rendezvous
@@ -171,12 +173,12 @@ async function startEngine(run: UpdateRun, { announcements, session }: BegunUpda
   return call
 }
 
-/** @throws CkptError `MEMORY_CHANGED` naming the file, where what this rank reads is not what was registered any more. */
+/** @throws CkptError `MEMORY_CHANGED` naming the file, if what this rank reads differs from what was registered. */
 function assertIntact({ held }: UpdateRun): void {
   for (const memory of held.segments) memory.assertIntact?.()
 }
 
-/** Why it failed, where that is a file that changed: a worker that got its bytes can only say that digests differ. */
+/** Returns the cause of the failure if a file changed: a worker that received its bytes can only report that digests differ. */
 function causeOf(run: UpdateRun, thrown: unknown): unknown {
   try {
     assertIntact(run)
@@ -189,8 +191,8 @@ function causeOf(run: UpdateRun, thrown: unknown): unknown {
 }
 
 /**
- * A call that ends before the update does fails the session. The worker's own answer travels on another channel and says more, so
- * it gets a moment to arrive first.
+ * Fails the session if a call ends before the update. The worker's own answer arrives on a different channel and contains more,
+ * so the session waits for it briefly.
  */
 function watchCall(finished: Promise<void>, session: UpdateSession, rank: number): void {
   const failLater = (error: CkptError, milliseconds: number) => void setTimeout(() => session.fail(error), milliseconds).unref()
@@ -204,7 +206,7 @@ function watchCall(finished: Promise<void>, session: UpdateSession, rank: number
   )
 }
 
-/** The steps of an update, timed one after the other. */
+/** Times the steps of an update, which run one after another. */
 class Steps {
   readonly startedAt = performance.now()
   #last = this.startedAt

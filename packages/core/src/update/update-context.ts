@@ -3,17 +3,17 @@ import { provenHosts } from '../near/nearness.ts'
 import type { Announcement } from './announcement.ts'
 import type { UpdateRun } from './update-run.ts'
 
-/** What the update's begin brought: who takes part, and where they are. */
+/** Result of the update's beginning: the participating ranks and their locations. */
 export interface BegunUpdate {
   readonly epoch: Epoch
   /** Ascending by rank. */
   readonly announcements: readonly Announcement[]
-  /** Which ranks have proved to share memory. */
+  /** Groups of ranks that have proved that they share memory. */
   readonly groups: ReadonlyMap<number, number>
   readonly session: UpdateSession
 }
 
-/** What the strategy works with. */
+/** Creates the strategy's context. */
 export function updateContext(
   run: UpdateRun,
   { epoch, announcements, groups, session }: BegunUpdate,
@@ -26,7 +26,7 @@ export function updateContext(
   const { timeoutMs, signal } = wait
   const ranks = announcements.map(({ endpoint }) => endpoint.rank)
   const options = { epoch: epoch.id, ...wait }
-  // Some rank has lost its ring or collective: all make them again.
+  // If a rank has lost its ring or collective, all ranks create them again.
   const fresh = announcements.some(({ generation }) => generation !== resources.generation)
   return {
     ...held,

@@ -18,7 +18,7 @@ import type { KeptParts } from './kept-parts.ts'
 import type { UpdateProgress } from './progress.ts'
 import type { UpdateResources } from './resources.ts'
 
-/** Everything one update needs, resolved. */
+/** Everything that one update needs, resolved. */
 export interface UpdateRun {
   readonly rendezvous: Rendezvous
   readonly device: Device
@@ -32,29 +32,29 @@ export interface UpdateRun {
   readonly worker: WorkerAccess
   readonly timeoutMs: number
   readonly signal: AbortSignal
-  /** Whether and how a failure of this update is recovered from; the ranks must agree in it. */
+  /** Describes how to recover from a failure of this update; the ranks must agree on it. */
   readonly recovery: string
-  /** Notes how far this attempt came. */
+  /** Records the progress of this attempt. */
   readonly progress: UpdateProgress
-  /** The attempt before this one, when only what is missing is to be sent. */
+  /** The previous attempt, if only missing tensors are to be sent. */
   readonly failed?: UpdateProgress
   readonly events: UpdateEvents
 }
 
-/** The checkpoint, and what this rank has of it. */
+/** The checkpoint, and this rank's part of it. */
 export interface HeldCheckpoint extends Pick<UpdateContext, 'reach' | 'joining' | 'reserve'> {
   readonly manifest: Manifest
-  /** By segment index; empty where this rank holds nothing of it. */
+  /** Memories by segment index; empty if this rank holds nothing of it. */
   readonly segments: readonly HostMemory[]
 }
 
-/** What a rank keeps from one update to the next. */
+/** State that a rank keeps between updates. */
 export interface RankParts {
   readonly resources: UpdateResources
   readonly strategies: KeptParts
-  /** Which ranks share memory. */
+  /** Knows which ranks share memory. */
   readonly nearness: Nearness
-  /** How buckets come into all rings, for what a strategy has staged. */
+  /** Moves buckets into all rings, for the staged part of a strategy. */
   readonly staged: StagedWay
 }
 
@@ -68,28 +68,28 @@ export interface RingLimits {
 }
 
 export interface VerifyRun {
-  /** How far the update is verified, as far as the engine lets it be. */
+  /** Extent of the verification, as far as the engine permits. */
   readonly level: VerificationLevel
   /** True if a staged update is recorded only so that parameters can be compared. */
   readonly record: boolean
   readonly check: ParameterCheck
 }
 
-/** How the engine's worker finds this rank. */
+/** Data with which the engine's worker finds this rank. */
 export interface WorkerAccess {
   /** Directory of this process's sockets. */
   readonly socketDir: string
-  /** What a worker of this run has to know. */
+  /** Token that a worker of this run must present. */
   readonly token: string
 }
 
-/** Who is told what. */
+/** Callbacks of an update. */
 export interface UpdateEvents {
-  /** The ranks have told each other who takes part, and what their workers serve. */
+  /** Called when the ranks have exchanged who takes part, and which versions their workers serve. */
   readonly onBegin: (announcements: readonly Announcement[]) => void
-  /** Tells the other ranks of a failure, once; resolves to the error to report. */
+  /** Reports a failure to the other ranks, once; resolves to the error to throw. */
   readonly fail: (thrown: unknown) => Promise<CkptError>
-  /** Told what is waited for longer than a second. */
+  /** Called with waits that last longer than a second. */
   readonly onWaiting: (waiting: Waiting) => void
   readonly onProgress?: (loadedBytes: number, totalBytes: number) => void
 }

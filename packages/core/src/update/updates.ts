@@ -38,16 +38,16 @@ import type { UpdateRun } from './update-run.ts'
 import { runUpdate } from './run-update.ts'
 
 /**
- * Devices pass an abort on faster than the rendezvous: this long, and for as long as a lost rank or coordinator may go unnoticed, a rank waits
- * for the error it began with before it reports its own.
+ * Devices pass an abort on faster than the rendezvous. A rank waits this long, plus the time for which a lost rank or
+ * coordinator may go unnoticed, for the original error before it reports its own.
  */
 const ORIGIN_GRACE_MS = 500
-/** How long, in milliseconds, ranks may take to say whether their workers were given parts of an update that failed. */
+/** Time in milliseconds for ranks to report if their workers received parts of a failed update. */
 const GIVEN_MS = 2000
-/** The part of the free memory a ring may take where nothing else is said: the engine's own needs come first. */
+/** Fraction of the free memory that a ring may use by default: the engine's own needs come first. */
 const DEFAULT_FRACTION = 0.5
 
-/** What the updates of a rank work with. */
+/** Parts that the updates of a rank work with. */
 export interface UpdatesOptions {
   readonly rendezvous: Rendezvous
   readonly device: Device
@@ -60,15 +60,15 @@ export interface UpdatesOptions {
   readonly limits: MemoryLimits
   readonly timeoutMs: number
   readonly keepAlive: boolean
-  /** For the sockets of workers; closed with what else there is. */
+  /** Directory for the sockets of workers; closed with everything else. */
   readonly directory: RuntimeDir
-  /** Told what is waited for longer than a second. */
+  /** Called with waits that last longer than a second. */
   readonly onWaiting: (waiting: Waiting) => void
-  /** Ends a running update. */
+  /** Aborts a running update. */
   readonly closing: AbortSignal
 }
 
-/** One rank's updates: one at a time, watched, and what they keep from one to the next. */
+/** Runs one rank's updates: one at a time, observed, with the state kept between them. */
 export class Updates {
   readonly #with: UpdatesOptions
   readonly #resources: UpdateResources
@@ -77,7 +77,7 @@ export class Updates {
   readonly #nearness: Nearness
   #directory: RuntimeDir
   readonly #token = randomBytes(24).toString('base64url')
-  /** What is known of the engine workers of all ranks. */
+  /** Known states of the engine workers of all ranks. */
   readonly engines = new EngineStates()
   #running: Promise<unknown> | undefined
 
@@ -88,14 +88,14 @@ export class Updates {
     this.#nearness = new Nearness(options.device.host)
   }
 
-  /** The update that is under way, if any; never rejects. */
+  /** Running update, if any; never rejects. */
   get running(): Promise<unknown> | undefined {
     return this.#running
   }
 
   /** See `ParameterServer.update`. */
   async run(name: string, options: UpdateOptions): Promise<UpdateReport> {
-    if (this.#running) throw new CkptError('INVALID_STATE', 'an update is running on this rank already')
+    if (this.#running) throw new CkptError('INVALID_STATE', 'an update is already running on this rank')
     const { activity } = this.#with
     activity.began(name, options.version ?? name, nameOf(options))
     const running = this.#observed(name, options)
@@ -112,12 +112,12 @@ export class Updates {
     }
   }
 
-  /** Releases what strategies prepared: it uses memory of checkpoints. */
+  /** Releases what strategies prepared, because it uses memory of checkpoints. */
   releasePrepared(): Promise<void> {
     return this.#kept.release()
   }
 
-  /** What gives everything back, in order; no update may be running. */
+  /** Returns the functions that release everything, in order; no update may be running. */
   closing(): (() => Promise<void> | void)[] {
     return [
       () => this.#resources.release(),
@@ -127,7 +127,7 @@ export class Updates {
     ]
   }
 
-  /** The update, with its span and numbers. */
+  /** Runs the update, with its span and metrics. */
   #observed(name: string, options: UpdateOptions): Promise<UpdateReport> {
     const { rendezvous, observer } = this.#with
     const attributes = { 'ckpt.checkpoint': name, 'ckpt.rank': rendezvous.rank, 'ckpt.engine': options.engine.name }
@@ -147,7 +147,7 @@ export class Updates {
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
     const { engine, retry = 0, rollback = false, timeoutMs = this.#with.timeoutMs } = options
     if (!Number.isInteger(retry) || retry < 0) {
-      throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts`, { fields: { field: 'retry' } })
+      throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts (an integer from 0)`, { fields: { field: 'retry' } })
     }
     const signal = anySignal(this.#with.closing, options.signal)
     const steady = new SteadyProgress((loaded, total) => {
@@ -167,7 +167,7 @@ export class Updates {
         previous: () => this.engines.previous(engine.name, (checkpoint) => this.#with.metas.find(checkpoint)?.digest),
         onRetry: ({ code }, attempt) => {
           this.#with.observer.retried()
-          this.#with.log.warn({ code, attempt, checkpoint: name }, 'the update is tried again')
+          this.#with.log.warn({ code, attempt, checkpoint: name }, 'retrying the update')
         },
       },
     )
@@ -232,7 +232,7 @@ export class Updates {
     }
   }
 
-  /** The checkpoint's manifest. @throws CkptError `CHECKPOINT_UNKNOWN`, `INVALID_ARGUMENT`, `DIGEST_MISMATCH`. */
+  /** Returns the checkpoint's manifest. @throws CkptError `CHECKPOINT_UNKNOWN`, `INVALID_ARGUMENT`, `DIGEST_MISMATCH`. */
   async #manifest(
     name: string,
     { strategy, ...options }: UpdateOptions,
@@ -245,7 +245,8 @@ export class Updates {
       throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'ranks', ranks: receivers } })
     }
     const verify = verificationAsked(options)
-    // Where all take part, always gathered again: another rank may have registered again, and what has not changed is not sent again.
+    // If all ranks take part, metas are always gathered again: a rank may have registered again, and unchanged metas are not
+    // sent again.
     const manifest = receivers ? metas.get(name) : await metas.gather(name, verify !== 'none', wait)
     if (!receivers) activity.gathered(manifest)
     if (verify !== 'none') this.#check.assertConsistent(manifest)
@@ -253,7 +254,7 @@ export class Updates {
     throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })
   }
 
-  /** What one attempt needs, resolved. */
+  /** Resolves everything that one attempt needs. */
   async #run(
     { checkpoint: name, version, progress, failed }: Attempt,
     options: UpdateOptions,
@@ -289,14 +290,14 @@ export class Updates {
     }
   }
 
-  /** What was pulled has become a checkpoint of this rank. */
+  /** Registers pulled bytes as a checkpoint of this rank. */
   #keep(name: string, { pull }: UpdateReport): void {
     const { metas, store, activity } = this.#with
     metas.keep(name, new Set(pull?.lost.map((source) => source.rank)))
     activity.registered({ name, bytes: pull?.bytes ?? 0, tensors: store.metas(name).tensors.count })
   }
 
-  /** Gives back what a failed update may have left half done. @returns the error to throw, with the ranks of dirty workers */
+  /** Releases what a failed update may have left half done. @returns the error to throw, with the ranks of dirty workers */
   async #failed(
     error: CkptError,
     epoch: Epoch,
@@ -307,7 +308,7 @@ export class Updates {
   ): Promise<CkptError> {
     await this.#resources.release()
     await this.#kept.release()
-    // Where the failure began its own error is thrown, elsewhere the abort that carries it.
+    // The rank where the failure began throws its own error, other ranks the abort that carries it.
     const abort: unknown = epoch.signal.reason
     const reported = CkptError.is(abort) && abort.fields.rank !== this.#with.rendezvous.rank ? abort : error
     const given = await this.#given(ranks, progress.touched, reported, outer)
@@ -315,21 +316,21 @@ export class Updates {
     return dirty.length > 0 ? reported.with({ dirty }) : reported
   }
 
-  /** Which ranks' workers were given parts of the update that failed: each rank knows it of its own. */
+  /** Exchanges which ranks' workers received parts of the failed update. */
   async #given(ranks: readonly number[], own: boolean, why: CkptError, signal: AbortSignal): Promise<Map<number, boolean>> {
     const { rendezvous } = this.#with
     const known = new Map(ranks.includes(rendezvous.rank) ? [[rendezvous.rank, own]] : [])
-    // Who is lost would be waited for in vain.
+    // Waiting for a lost rank would be in vain.
     if (known.size === 0 || ranks.length === 1 || signal.aborted || rendezvous.lost !== undefined || isLoss(why)) return known
     try {
       const all = await rendezvous.allGather('update/given', own, { ranks, timeoutMs: GIVEN_MS, signal })
       return new Map(ranks.map((rank, i) => [rank, all[i]!]))
     } catch {
-      return known // a rank is lost, or was cancelled: its worker, and those of the others, may have been given something
+      return known // a rank is lost, or was cancelled: any worker may have received something
     }
   }
 
-  /** Cleaners of temporary files remove what was not used for days: then there is a new one. */
+  /** Cleaners of temporary files remove directories that were not used for days: a new one is created then. */
   async #socketDirectory(): Promise<string> {
     if (!this.#directory.isPresent()) {
       this.#directory.close()
@@ -338,14 +339,14 @@ export class Updates {
     return this.#directory.path
   }
 
-  /** How ranks that hold the checkpoint are read from. */
+  /** Returns access to ranks that hold the checkpoint. */
   async #reach(checkpoint: string): Promise<Reach> {
     const access = this.#with.metas.access(checkpoint)
     const endpoints = (await this.#with.serving.endpoints()).map(({ endpoint }) => endpoint)
     return { access, endpoints, connect: (rank, options) => reachRank({ checkpoint, access, endpoints }, rank, options) }
   }
 
-  /** Tells every rank; resolves to the error that this rank reports. */
+  /** Reports the failure to every rank; resolves to the error that this rank throws. */
   async #failEpoch(
     epoch: Epoch,
     checkpoint: string,
@@ -359,10 +360,11 @@ export class Updates {
       epoch: epoch.id,
       phase,
     })
-    // An abort that a device passed on, or a library that lost its peer, says little; the rendezvous soon knows why, and which rank is gone.
+    // An abort passed on by a device, or by a library that lost its peer, says little; the rendezvous soon knows the reason and
+    // the lost rank.
     const peers = error.code === 'ABORTED' ? !outer.aborted : error.code === 'NATIVE_FAILURE' && error.fields.peer !== undefined
     if (peers) await aborted(epoch.signal, this.#with.rendezvous.lossMs + ORIGIN_GRACE_MS)
-    // The rank where it began logs it; the others only pass it on.
+    // Only the rank where the failure began logs it.
     if (!epoch.signal.aborted) this.#with.log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
     this.#with.rendezvous.abortEpoch(epoch, error)
     return error
@@ -374,7 +376,7 @@ export class Updates {
   }
 }
 
-/** True if a rank, or the coordinator, was lost: by the error itself or by what caused it. */
+/** Returns true if a rank, or the coordinator, was lost, according to the error or its causes. */
 function isLoss(error: unknown): boolean {
   return CkptError.is(error) && (error.code === 'RANK_LOST' || error.code === 'RANK_MISSING' || isLoss(error.cause))
 }

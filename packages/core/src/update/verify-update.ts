@@ -2,7 +2,7 @@ import { CkptError, type UpdateAttempt, type UpdateContext } from '@ckpt/contrac
 import { verificationOf, type Verification } from '../verify/verification.ts'
 import type { UpdateRun } from './update-run.ts'
 
-/** Compares parameters with what was registered, where that was asked for and a recording says what is where. */
+/** Compares parameters with the registered bytes, if requested and if a recording maps them. */
 export async function verifyUpdate(
   run: UpdateRun,
   attempt: UpdateAttempt,

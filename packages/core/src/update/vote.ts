@@ -1,17 +1,17 @@
 import { CkptError, type Epoch, type PreparedTensors, type Rendezvous } from '@ckpt/contract'
 
-/** What a rank stands for when its worker is prepared: the two-phase commit's first phase. */
+/** Vote of a rank when its worker is prepared: the first phase of the two-phase commit. */
 interface Vote {
   readonly rank: number
-  /** Digest of the manifest whose tensors were loaded. */
+  /** Digest of the manifest of the loaded tensors. */
   readonly manifest: string
   readonly tensors: number
   readonly bytes: number
 }
 
 /**
- * Resolves when every rank's worker is prepared with the same tensors, or rejects: a rank that failed has aborted the epoch instead of
- * voting, and votes that differ are an error. Nobody commits before.
+ * Resolves when every rank's worker has prepared the same tensors. Otherwise it rejects: a rank that failed has aborted the
+ * epoch instead of voting, and votes that differ are an error. No rank commits before.
  *
  * @throws CkptError `DIGEST_MISMATCH` naming the ranks that prepared something else, `ABORTED`, `RANK_LOST`, `RANK_MISSING`.
  */

@@ -23,37 +23,38 @@ import {
   type VerifyPlan,
 } from '@ckpt/planner'
 
-/** What one rank brings to a check of the parameters. */
+/** Inputs of one rank to a check of the parameters. */
 export interface CheckInputs {
   readonly rendezvous: Rendezvous
   readonly epoch: number
   readonly wait: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] }
-  /** Ranks that take part, ascending. */
+  /** Participating ranks, ascending. */
   readonly ranks: readonly number[]
   readonly manifest: Manifest
-  /** What this rank registered. */
+  /** Memory that this rank registered. */
   readonly segments: readonly HostMemory[]
   readonly host: Host
-  /** The own worker, once it has finished loading, and its recording; undefined where it has none. */
+  /** The own worker, once it has finished loading, with its recording; undefined if it has none. */
   readonly worker: CheckedWorker | undefined
 }
 
-/** What was compared, all engine workers together. */
+/** Result of the comparison over all engine workers. */
 export interface CheckedParameters {
   readonly routes: number
   readonly bytes: number
-  /** Tensors of which some worker keeps what was not compared. */
+  /** Tensors that were not fully compared for some worker. */
   readonly unchecked: readonly string[]
-  /** Ranks whose workers have no recording, so that nothing of theirs was compared. */
+  /** Ranks whose workers have no recording, so that none of their parameters were compared. */
   readonly unread: readonly number[]
 }
 
-/** Stands for a worker without a recording. */
+/** Placeholder for a worker without a recording. */
 const NO_READING: Blob = { digest: 'none', payload: new Uint8Array(0) }
 
 /**
- * Holds what engine workers keep against what was registered: each worker sums the bytes of its parameters by the tensors that they came
- * from, and these sums must add up to the digests that the tensors were registered with (docs/direct.md, "Verification").
+ * Compares what engine workers keep with what was registered. Each worker sums the bytes of its parameters by the tensors that
+ * they came from, and these sums must add up to the digests that the tensors were registered with (docs/direct.md,
+ * "Verification").
  */
 export class ParameterCheck {
   #tensors: { readonly manifest: Manifest; readonly value: RegisteredTensors } | undefined
@@ -61,7 +62,7 @@ export class ParameterCheck {
   #plan: { readonly key: string; readonly plan: VerifyPlan; readonly readings: readonly Reading[] } | undefined
 
   /**
-   * Compares; all ranks that take part call it, and all of them come to the same result. Undefined where the metas have no digests.
+   * Compares the parameters; all participating ranks call it and get the same result. Undefined if the metas have no digests.
    *
    * @throws CkptError `DIGEST_MISMATCH` naming the tensor and the ranks, `ROUTES_STALE`.
    */
@@ -82,19 +83,19 @@ export class ParameterCheck {
     const mismatch = findMismatch(plan, { ...tensors, digests }, readings, sums.own, sums.vouched)
     if (mismatch) {
       const tensor = tensors.names[mismatch.tensor]!
-      const text = `what the engine workers of ranks ${mismatch.ranks.join(', ')} keep of tensor ${JSON.stringify(tensor)} differs from what was registered`
+      const text = `tensor ${JSON.stringify(tensor)}: the parameters of the engine workers of ranks ${mismatch.ranks.join(', ')} differ from the registered bytes`
       throw new CkptError('DIGEST_MISMATCH', text, { fields: { tensor, ranks: mismatch.ranks } })
     }
     const unchecked = plan.unchecked.map((tensor) => tensors.names[tensor]!)
     return { routes: plan.routes, bytes: plan.bytes, unchecked, unread }
   }
 
-  /** @throws CkptError `DIGEST_MISMATCH` naming the tensor where two ranks hold different bytes under one name. */
+  /** @throws CkptError `DIGEST_MISMATCH` naming the tensor if two ranks hold different bytes under one name. */
   assertConsistent(manifest: Manifest): void {
     this.#registered(manifest)
   }
 
-  /** Names of the tensors that a worker must compare in the ring, although its parameters are read afterwards. */
+  /** Names of the tensors that a worker must compare in the ring, although its parameters are read back afterwards. */
   comparedInRing(recording: Recording, manifest: Manifest, ranks: readonly number[]): ReadonlySet<string> {
     return comparedInRing(recording, this.#registered(manifest), new Set(ranks))
   }
@@ -112,7 +113,7 @@ export class ParameterCheck {
     return blob
   }
 
-  /** The plan is kept for as long as workers keep the same parts of tensors that lie with the same ranks. */
+  /** The plan is kept as long as workers keep the same parts of tensors that the same ranks hold. */
   #planned(
     blobs: readonly Blob[],
     { ranks }: CheckInputs,
@@ -130,7 +131,7 @@ export class ParameterCheck {
   }
 }
 
-/** Undefined where the worker's parameters have moved since they were recorded. */
+/** Undefined if the worker's parameters have moved since they were recorded. */
 async function sumsOf({ session, recording, required }: CheckedWorker, rank: number): Promise<BigUint64Array | undefined> {
   const sums = await session.sums(recording)
   if (typeof sums !== 'string') return sums
@@ -144,9 +145,9 @@ function sameTensors(a: RegisteredTensors, b: RegisteredTensors): boolean {
 }
 
 /**
- * Sums regions of tensors that this rank registered, where the parts that workers keep do not add up to a tensor by themselves.
+ * Sums regions of tensors that this rank registered, if the parts that workers keep do not cover a tensor exactly.
  *
- * @throws CkptError `DIGEST_MISMATCH` naming the tensor where its bytes are not what was registered any more.
+ * @throws CkptError `DIGEST_MISMATCH` naming the tensor if its bytes no longer equal the registered ones.
  */
 async function vouch(
   { rendezvous: { rank }, manifest, segments, host }: CheckInputs,
@@ -167,7 +168,7 @@ async function vouch(
   const changed = vouchers.find(({ tensor }, i) => digests[i] !== tensors.digests![tensor])
   if (changed) {
     const tensor = tensors.names[changed.tensor]!
-    const text = `tensor ${JSON.stringify(tensor)} has changed since rank ${rank} registered it: register it again`
+    const text = `tensor ${JSON.stringify(tensor)} has changed since rank ${rank} registered it: register the checkpoint again`
     throw new CkptError('DIGEST_MISMATCH', text, { fields: { tensor, rank } })
   }
   const rows: Float64Array[] = []
@@ -190,7 +191,7 @@ function concatenate(rows: readonly Float64Array[]): Float64Array {
   return all
 }
 
-/** Every rank's sums: of its worker's routes, and of what it vouches for. */
+/** Exchanges every rank's sums: of its worker's routes, and of the regions that it vouches for. */
 async function exchangeSums(
   { rendezvous, epoch, wait, ranks }: CheckInputs,
   plan: VerifyPlan,
@@ -210,7 +211,7 @@ async function exchangeSums(
       const text = `rank ${rank} sent ${bytes.byteLength / 8} sums, not ${routes + regions}`
       throw new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { rank, field: 'sums' } })
     }
-    // A copy: what came over the wire need not be aligned.
+    // Copied, because bytes from the wire need not be aligned.
     const sums = new BigUint64Array(Uint8Array.from(bytes).buffer)
     if (reading) result.own.push(sums.subarray(0, routes))
     result.vouched.set(rank, sums.subarray(routes))

@@ -8,9 +8,9 @@ type TrainerMemory =
   | { readonly kind: 'shared'; readonly name: string; readonly bytes: number; readonly identity: MemoryIdentity | undefined }
 
 /**
- * The tensors that a trainer describes, checked: dtypes, shapes, sizes, and that each lies inside the memory it names.
+ * Returns the checked tensors of a trainer's description: dtypes, shapes, sizes, and that each is inside the memory it names.
  *
- * @throws CkptError `CHECKPOINT_MALFORMED` naming the socket, the field and, where there is one, the tensor.
+ * @throws CkptError `CHECKPOINT_MALFORMED` naming the socket, the field and, if there is one, the tensor.
  */
 export function describedTensors(peer: string, message: TrainerMessage): TensorSpec[] {
   const { memories, tensors } = message
@@ -23,11 +23,11 @@ export function describedTensors(peer: string, message: TrainerMessage): TensorS
     const [name, dtype, shape, memory, offset, bytes] = row as unknown[]
     if (typeof name !== 'string') throw malformed(peer, 'name', `the name of row ${index} is not a string`)
     if (!isDType(dtype)) throw malformed(peer, 'dtype', `unknown dtype ${shown(dtype)}`, name)
-    if (!isShape(shape)) throw malformed(peer, 'shape', `shape ${shown(shape)} is no list of whole numbers`, name)
+    if (!isShape(shape)) throw malformed(peer, 'shape', `shape ${shown(shape)} is not a list of whole numbers`, name)
     const place = isWhole(memory) ? places[memory] : undefined
     if (place === undefined) throw malformed(peer, 'memory', `there is no memory ${shown(memory)}`, name)
-    if (!isWhole(offset)) throw malformed(peer, 'offset', `offset ${shown(offset)} is no whole number`, name)
-    if (!isWhole(bytes)) throw malformed(peer, 'bytes', `bytes ${shown(bytes)} is no whole number`, name)
+    if (!isWhole(offset)) throw malformed(peer, 'offset', `offset ${shown(offset)} is not a whole number`, name)
+    if (!isWhole(bytes)) throw malformed(peer, 'bytes', `bytes ${shown(bytes)} is not a whole number`, name)
     if (offset + bytes > place.bytes) {
       const text = `bytes ${offset} to ${offset + bytes} are outside a memory of ${place.bytes} bytes`
       throw malformed(peer, 'offset', text, name)
@@ -42,7 +42,7 @@ export function describedTensors(peer: string, message: TrainerMessage): TensorS
   const specs = tensorSpecs(inputs)
   for (const [index, { name, bytes }] of specs.entries()) {
     if (bytes !== announced[index]) {
-      throw malformed(peer, 'bytes', `${announced[index]} bytes, but dtype and shape take ${bytes}`, name)
+      throw malformed(peer, 'bytes', `${announced[index]} bytes, but dtype and shape require ${bytes}`, name)
     }
   }
   return specs
@@ -63,7 +63,7 @@ function memoryOf(peer: string, value: unknown, index: number): TrainerMemory {
   return { kind, handle: Buffer.from(handle, 'base64'), uuid: deviceUuid, bytes }
 }
 
-/** What the shared memory is; trainers of before say nothing of it. */
+/** Identity of the shared memory; older trainers do not send it. */
 function identityOf(
   { device, inode }: Readonly<Record<string, unknown>>,
   bytes: number,

@@ -6,18 +6,19 @@ import { TRAINER_PROTOCOL, TrainerSession } from './session.ts'
 
 const DEFAULT_TIMEOUT_MS = 60_000
 
-/** What an error of loading means when a trainer, not the caller, said what to load. */
+/** Codes of loading errors if a trainer, not the caller, described the tensors. */
 const TRAINER_CODES: Partial<Record<ErrorCode, ErrorCode>> = {
   INVALID_ARGUMENT: 'CHECKPOINT_MALFORMED',
   NATIVE_FAILURE: 'CHECKPOINT_UNREADABLE',
 }
 
 /**
- * Loads what a trainer serves: asks for its description, has `load` bring the tensors into memory, asks the trainer whether it
- * kept them all that time, has `add` register them, and tells it so. `load` gets a signal that is aborted when the trainer goes.
+ * Loads the tensors that a trainer serves. It requests the description, lets `load` read the tensors into memory, asks the
+ * trainer if it kept them all that time, lets `add` register them, and notifies it. `load` gets a signal that is aborted when
+ * the trainer ends.
  *
- * @throws CkptError naming the socket as `peer`: `CHECKPOINT_UNREADABLE` when the trainer is not there or goes,
- * `CHECKPOINT_MALFORMED` when what it describes is not so, `TIMEOUT`, or what `load` throws. Nothing is added then.
+ * @throws CkptError naming the socket as `peer`: `CHECKPOINT_UNREADABLE` if the trainer is missing or ends,
+ * `CHECKPOINT_MALFORMED` if its description is wrong, `TIMEOUT`, or the errors of `load`. Nothing is added then.
  */
 export async function withTrainer(
   source: { readonly trainer: string; readonly timeoutMs?: number },

@@ -108,7 +108,7 @@ describe('registering from a trainer', () => {
     ['a negative offset', [['b', 'F32', [2], 0, -8, 8]], memories, { field: 'offset', tensor: 'b' }],
     ['a shape that is none', [['b', 'F32', [1.5], 0, 0, 6]], memories, { field: 'shape', tensor: 'b' }],
     ['a memory that is not there', [['b', 'F32', [2], 1, 0, 8]], memories, { field: 'memory', tensor: 'b' }],
-    ['a name that stands twice', [good, good], memories, { field: 'name', tensor: 'a' }],
+    ['a name that appears twice', [good, good], memories, { field: 'name', tensor: 'a' }],
     ['a row too short', [['b']], memories, { field: 'tensors' }],
     ['no list of tensors', 7, memories, { field: 'tensors' }],
     ['a path for a name', [], [{ kind: 'shared', name: '../etc/passwd', bytes: 1 }], { field: 'name' }],

@@ -16,16 +16,16 @@ const pointSchema = z.object({
   }),
   regions: z.array(z.object({ key: text.min(1), bytes: z.int().nonnegative() })),
   generation: z.int().positive().optional(),
-  /** The secret itself, or which variable of the environment holds it. */
+  /** The secret itself, or the name of the environment variable that holds it. */
   secret: z.union([z.object({ value: text.min(16) }), z.object({ variable: z.literal(SECRET_VARIABLE) })]),
 })
 
-/** How ranks are read from, as it stands in metas. */
+/** Access to ranks in the format of metas. */
 export const accessSchema = z.array(z.object({ rank: z.int().nonnegative(), points: z.array(pointSchema).max(8) }))
 
 type StoredAccess = z.infer<typeof accessSchema>
 
-/** For metas that others read: a secret that the environment gave is named, not written. */
+/** Converts access data for metas that others read: a secret from the environment is named, not written. */
 export function storeAccess(access: readonly RankAccess[], environment: NodeJS.ProcessEnv): StoredAccess {
   const shared = secretOf(environment)
   return access.map(({ rank, points }) => ({
@@ -39,14 +39,14 @@ export function storeAccess(access: readonly RankAccess[], environment: NodeJS.P
   }))
 }
 
-/** What {@link storeAccess} stored. @throws CkptError `METAS_MALFORMED` where the environment lacks a secret that is named. */
+/** Restores the data of {@link storeAccess}. @throws CkptError `METAS_MALFORMED` if the environment lacks a named secret. */
 export function restoreAccess(stored: StoredAccess, environment: NodeJS.ProcessEnv, file: string): RankAccess[] {
   return stored.map(({ rank, points }) => ({
     rank,
     points: points.map(({ endpoint, regions, generation, secret }): AccessPoint => {
       const value = 'value' in secret ? secret.value : secretOf(environment)
       if (value === undefined) {
-        throw new CkptError('METAS_MALFORMED', `${file} needs the secret that ${SECRET_VARIABLE} held where it was written`, {
+        throw new CkptError('METAS_MALFORMED', `${file} needs the value of ${SECRET_VARIABLE} from where it was written`, {
           fields: { file, field: SECRET_VARIABLE },
         })
       }
@@ -61,7 +61,7 @@ export function restoreAccess(stored: StoredAccess, environment: NodeJS.ProcessE
   }))
 }
 
-/** Whether any secret stands in it. */
+/** Returns true if it contains any secret. */
 export function holdsSecret(stored: StoredAccess): boolean {
   return stored.some(({ points }) => points.some(({ secret }) => 'value' in secret))
 }

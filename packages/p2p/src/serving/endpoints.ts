@@ -7,44 +7,43 @@ import { createTcpEndpoint, type TcpProtection } from '@ckpt/transport'
 import { rdmaUseOf, serveRdma, type RdmaUse } from './rdma.ts'
 import { newSecret, type ServedEndpoint } from './serving.ts'
 
-/** How this rank serves what it holds to ranks that join; what is absent comes from the environment. */
+/** Options for serving what this rank holds to joining ranks; missing options come from the environment. */
 export interface ServeOptions {
   /**
-   * `host:port` to listen on, or just a host (default: `CKPT_P2P_ADDRESS`, several separated by commas; else the address of this machine
-   * that the other ranks are reached from, so loopback where all are on this machine). Port 0 takes a free one.
+   * `host:port` to listen on, or only a host. Default: `CKPT_P2P_ADDRESS`, several separated by commas; otherwise the address
+   * at which the other ranks reach this machine, so loopback if all are on this machine. Port 0 selects a free port.
    */
   readonly listen?: readonly string[]
-  /** Under what peers reach it, where that is not what it listens on (default: `CKPT_P2P_ADVERTISE`). */
+  /** Addresses under which peers reach it, if these differ from the listening ones (default: `CKPT_P2P_ADVERTISE`). */
   readonly advertise?: readonly string[]
-  /**
-   * What readers have to prove that they know (default: `CKPT_P2P_SECRET`; else a random one, which travels with the metas).
-   */
+  /** Secret that readers have to prove (default: `CKPT_P2P_SECRET`, otherwise a random one, which travels with the metas). */
   readonly secret?: string
   /** Connections to each rank that is read from (default 4). */
   readonly streams?: number
   /**
-   * Niceness of the threads that serve over TCP, 0 to 19 (default: `CKPT_P2P_NICENESS`, else 19). The higher, the less of a core they
-   * take from what else this machine does, and the longer joins last where cores are short.
+   * Niceness of the threads that serve over TCP, 0 to 19 (default: `CKPT_P2P_NICENESS`, otherwise 19). Higher values take less
+   * processor time from other work on this machine, and make joins slower if cores are scarce.
    */
   readonly niceness?: number
   /**
-   * What protects bytes that are read over TCP: `authenticated` (default), `encrypted` (or `CKPT_P2P_ENCRYPT=1`), or `none`
-   * (`CKPT_TRUSTED_NETWORK=1`) for networks that nobody else can reach. The stronger wish of the two sides counts.
+   * Protection of bytes that are read over TCP: `authenticated` (default), `encrypted` (or `CKPT_P2P_ENCRYPT=1`), or `none`
+   * (`CKPT_TRUSTED_NETWORK=1`) for networks that nobody else can reach. The stronger request of the two sides applies.
    */
   readonly protection?: TcpProtection
   /**
-   * Whether to serve, and pull, by RDMA (default: `CKPT_P2P_RDMA`, else `auto`). `auto`: where there are devices, before TCP; `off`: over
-   * TCP alone; `require`: by RDMA alone. Which devices: docs/rdma.md.
+   * Use of RDMA for serving and pulling (default: `CKPT_P2P_RDMA`, otherwise `auto`). `auto`: if devices exist, before TCP;
+   * `off`: only TCP; `require`: only RDMA. Selection of devices: docs/rdma.md.
    */
   readonly rdma?: RdmaUse
 }
 
-/** Name of the variable that holds the secret where it is not to stand in metas files. */
+/** Name of the variable that holds the secret if metas files should not contain it. */
 export const SECRET_VARIABLE = 'CKPT_P2P_SECRET'
 
 /**
- * This rank's endpoints as the options and the environment say, best first: RDMA where it can be used, and TCP. `meetingPoint`:
- * `tcp://host:port` where the ranks meet. `note` hears why RDMA is not used although there are devices.
+ * Creates this rank's endpoints from the options and the environment, best first: RDMA if it can be used, and TCP.
+ * `meetingPoint`: `tcp://host:port` where the ranks meet. `note` receives the reason if RDMA is not used although there are
+ * devices.
  */
 export async function serve(
   options: ServeOptions,
@@ -71,7 +70,7 @@ export async function serve(
   return [...rdma, { endpoint, secret }]
 }
 
-/** The secret that the environment gives. @throws CkptError `INVALID_ARGUMENT` when it is too short. */
+/** Returns the secret from the environment. @throws CkptError `INVALID_ARGUMENT` if it is too short. */
 export function secretOf(environment: NodeJS.ProcessEnv): string | undefined {
   const secret = environment[SECRET_VARIABLE]
   if (secret === undefined || secret.length >= 16) return secret
@@ -83,7 +82,7 @@ export function secretOf(environment: NodeJS.ProcessEnv): string | undefined {
 const TRUSTED_VARIABLE = 'CKPT_TRUSTED_NETWORK'
 const ENCRYPT_VARIABLE = 'CKPT_P2P_ENCRYPT'
 
-/** What protects TCP reads, as the environment says. @throws CkptError `INVALID_ARGUMENT` naming the variable. */
+/** Returns the protection of TCP reads from the environment. @throws CkptError `INVALID_ARGUMENT` naming the variable. */
 export function protectionOf(environment: NodeJS.ProcessEnv): TcpProtection {
   const set = (name: string): boolean => {
     const text = environment[name] ?? ''
@@ -93,7 +92,7 @@ export function protectionOf(environment: NodeJS.ProcessEnv): TcpProtection {
   const [trusted, encrypt] = [set(TRUSTED_VARIABLE), set(ENCRYPT_VARIABLE)]
   if (!trusted) return encrypt ? 'encrypted' : 'authenticated'
   if (!encrypt) return 'none'
-  throw new CkptError('INVALID_ARGUMENT', `${ENCRYPT_VARIABLE}=1 is set beside ${TRUSTED_VARIABLE}=1; set one of them`, {
+  throw new CkptError('INVALID_ARGUMENT', `${ENCRYPT_VARIABLE}=1 and ${TRUSTED_VARIABLE}=1 are both set; set only one of them`, {
     fields: { field: ENCRYPT_VARIABLE },
   })
 }
@@ -119,7 +118,7 @@ function withPort(address: string): string {
   return /:\d+$/.test(address) ? address : `${address}:0`
 }
 
-/** The loopback address that this machine has: one without IPv4 has only the other. */
+/** Returns the loopback address of this machine: a machine without IPv4 has only the IPv6 one. */
 function loopback(): string {
   const has4 = Object.values(networkInterfaces()).some((list) => list?.some(({ address }) => address === '127.0.0.1'))
   return has4 ? '127.0.0.1' : '::1'
@@ -133,7 +132,7 @@ async function familyOf(host: string): Promise<number> {
   return family
 }
 
-/** This machine's address on the way to where the ranks meet; loopback where that is on this machine, or not known. */
+/** Returns this machine's address on the route to the ranks' meeting point; loopback if that is on this machine, or unknown. */
 async function addressTowards(meetingPoint: string | undefined): Promise<string> {
   const match = meetingPoint === undefined ? null : /^tcp:\/\/(.+):(\d+)$/.exec(meetingPoint)
   const host = match?.[1]?.replace(/^\[|\]$/g, '') ?? 'localhost'

@@ -11,22 +11,22 @@ import {
 } from '@ckpt/transport'
 import type { ServedEndpoint } from './serving.ts'
 
-/** Whether ranks serve and pull by RDMA: where it can be done and before TCP, never, or by nothing else. */
+/** Use of RDMA between ranks: if available and before TCP, never, or exclusively. */
 export type RdmaUse = 'auto' | 'off' | 'require'
 
-/** Name of the variable that says so. */
+/** Name of the variable that selects it. */
 export const RDMA_VARIABLE = 'CKPT_P2P_RDMA'
 
 export interface RdmaServeOptions {
   readonly use: RdmaUse
-  /** Host on which peers agree with the endpoint on queue pairs; a free port is taken. */
+  /** Host on which peers and the endpoint agree on queue pairs; a free port is used. */
   readonly listen: string
   /** Hosts under which peers reach it. */
   readonly advertise: readonly string[]
   readonly secret: string
 }
 
-/** What the environment, or else the option, says. @throws CkptError `INVALID_ARGUMENT`. */
+/** Returns the value of the environment, or else of the option. @throws CkptError `INVALID_ARGUMENT`. */
 export function rdmaUseOf(option: RdmaUse | undefined, environment: NodeJS.ProcessEnv): RdmaUse {
   const use = option ?? environment[RDMA_VARIABLE] ?? 'auto'
   if (use === 'auto' || use === 'off' || use === 'require') return use
@@ -36,8 +36,8 @@ export function rdmaUseOf(option: RdmaUse | undefined, environment: NodeJS.Proce
 }
 
 /**
- * An RDMA endpoint on this rank's share of the machine's NICs, where there are any. What is in the way is thrown when RDMA is required or
- * `PS_P2P_STORE_RDMA_DEVICES` names devices; otherwise `note` hears of it, and none is made.
+ * Creates an RDMA endpoint on this rank's share of the machine's NICs, if there are any. A problem is thrown if RDMA is
+ * required or `PS_P2P_STORE_RDMA_DEVICES` names devices; otherwise `note` receives it, and no endpoint is created.
  */
 export async function serveRdma(
   { use, listen, advertise, secret }: RdmaServeOptions,
@@ -69,7 +69,9 @@ function named(environment: NodeJS.ProcessEnv): boolean {
   return (environment['PS_P2P_STORE_RDMA_DEVICES'] ?? '').trim() !== ''
 }
 
-/** The NICs of this rank among the ranks of its machine (`LOCAL_RANK`, `LOCAL_WORLD_SIZE`): all of them where it is alone. */
+/**
+ * Returns the NICs of this rank among the ranks of its machine (`LOCAL_RANK`, `LOCAL_WORLD_SIZE`): all of them if it is alone.
+ */
 async function ownNics(nics: readonly RdmaNic[], environment: NodeJS.ProcessEnv): Promise<readonly RdmaNic[]> {
   const ranks = whole(environment, 'LOCAL_WORLD_SIZE', 1)
   const rank = whole(environment, 'LOCAL_RANK', 0)

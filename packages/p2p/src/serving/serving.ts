@@ -8,21 +8,21 @@ import {
   type SegmentMeta,
 } from '@ckpt/contract'
 
-/** An endpoint of this rank with the secret that it was made with. */
+/** An endpoint of this rank with its secret. */
 export interface ServedEndpoint {
   readonly endpoint: OneSided
   readonly secret: string
 }
 
-/** One registration of a checkpoint as it is served. */
+/** One registration of a checkpoint that is being served. */
 interface Served {
-  /** What tells this registration from a later one of the same name. */
+  /** Object that distinguishes this registration from a later one of the same name. */
   readonly registration: object
   readonly regions: readonly RegisteredRegion[]
   readonly points: readonly AccessPoint[]
 }
 
-/** What this rank's one-sided endpoints serve: the segments of its checkpoints, each registration under keys of its own. */
+/** Serves the segments of this rank's checkpoints through its one-sided endpoints, each registration under its own keys. */
 export class Serving {
   readonly #make: () => Promise<readonly ServedEndpoint[]>
   readonly #note: (problem: CkptError) => void
@@ -34,24 +34,24 @@ export class Serving {
   #generation = 0
   #closed = false
 
-  /** `make` is called when an endpoint is needed first; `note` hears of one that cannot serve something. */
+  /** `make` is called when an endpoint is first needed; `note` receives the reason if an endpoint cannot serve something. */
   constructor(make: () => Promise<readonly ServedEndpoint[]>, note: (problem: CkptError) => void) {
     this.#make = make
     this.#note = note
   }
 
-  /** This rank's endpoints, made at the first call. */
+  /** This rank's endpoints, created at the first call. */
   endpoints(): Promise<readonly ServedEndpoint[]> {
     this.#endpoints ??= this.#make().then((made) => (this.#made = made))
     return this.#endpoints
   }
 
-  /** Bytes that others have read from this rank, as far as its endpoints can tell. */
+  /** Bytes that others have read from this rank, as far as its endpoints can count them. */
   get servedBytes(): number {
     return this.#made.reduce((sum, { endpoint }) => sum + (endpoint.servedBytes ?? 0), 0)
   }
 
-  /** Opens a checkpoint's segments to readers, once a registration. */
+  /** Makes a checkpoint's segments readable, once per registration. */
   async serve(
     name: string,
     registration: object,
@@ -73,32 +73,32 @@ export class Serving {
         const descriptors = own.map(({ descriptor }) => descriptor)
         points.push({ endpoint: endpoint.descriptor, regions: descriptors, generation, secret })
       } catch (error) {
-        // Another way to the same bytes is enough: a device that may not lock so much memory leaves TCP.
+        // One access point is enough: TCP remains if a device may not lock that much memory.
         failure ??= error
         this.#note(CkptError.from(error, 'NATIVE_FAILURE'))
       }
     }
     if (points.length === 0 && endpoints.length > 0) throw CkptError.from(failure, 'NATIVE_FAILURE')
     this.#served.set(name, { registration, regions, points })
-    // Unregistered, or closed, while its regions were being made.
+    // It was unregistered, or closed, while its regions were being created.
     if (this.#closed) this.close(name)
     return points
   }
 
-  /** Closes a checkpoint to readers: from now on its keys are refused, and what is on its way is marked as refused. */
+  /** Closes a checkpoint to readers: its keys are refused from now on, and reads in flight are marked as refused. */
   close(name: string): void {
     const served = this.#served.get(name)
     this.#served.delete(name)
     for (const region of served?.regions ?? []) {
       const closed: Promise<void> = region
         .close()
-        .catch(() => undefined) // its endpoint goes with the process
+        .catch(() => undefined) // the end of the process closes its endpoint
         .finally(() => this.#closing.delete(closed))
       this.#closing.add(closed)
     }
   }
 
-  /** Resolves when nobody reads any more from what has been closed, so that its memory may be put to another use. */
+  /** Resolves when no peer reads closed checkpoints any more, so that their memory may be reused. */
   async settled(): Promise<void> {
     await Promise.all(this.#closing)
   }
@@ -110,7 +110,7 @@ export class Serving {
   }
 }
 
-/** Every segment's memory with an endpoint, or, where that refuses one, none. */
+/** Registers every segment's memory with an endpoint or, if the endpoint refuses one, none. */
 async function registerAll(
   endpoint: OneSided,
   segments: readonly SegmentMeta[],
@@ -124,7 +124,7 @@ async function registerAll(
   throw failed.reason
 }
 
-/** A secret of an endpoint: 256 random bits. */
+/** Returns a secret for an endpoint: 256 random bits. */
 export function newSecret(): string {
   return randomBytes(32).toString('base64url')
 }

@@ -1,6 +1,6 @@
 import type { Route } from '@ckpt/contract'
 
-/** A two-dimensional copy that is being put together; the fields of `StridedCopy`. */
+/** A two-dimensional copy under construction; the fields of `StridedCopy`. */
 export interface Copy {
   source: number
   sourceOffset: number
@@ -12,18 +12,18 @@ export interface Copy {
   rows: number
 }
 
-/** Rows up to this size are joined to two-dimensional copies where they are evenly spaced; longer ones move as fast alone. */
+/** Rows up to this size are joined to two-dimensional copies if they are evenly spaced; longer ones are as fast alone. */
 const JOIN_BYTES = 64 * 1024
 
 /**
- * A route as two-dimensional copies: the dimension with the most steps becomes the rows, the others are walked.
- * `source` and `sourceStart` are where its tensor begins.
+ * Yields a route as two-dimensional copies: the dimension with the most steps becomes the rows, the others are iterated.
+ * `source` and `sourceStart` give the beginning of its tensor.
  */
 export function* expand(route: Route, source: number, sourceStart: number): Generator<Copy> {
   const { dims, rowBytes, storage } = route
   let rowsAt = -1
   for (let at = 0; at < dims.length; at += 3) {
-    // Rows that overlap in their source (a broadcast copy) are taken one by one: not every copy engine can.
+    // Rows that overlap in their source (a broadcast copy) are copied one by one, because not every copy engine supports them.
     if (dims[at + 1]! >= rowBytes && (rowsAt < 0 || dims[at]! > dims[rowsAt]!)) rowsAt = at
   }
   const rows = rowsAt < 0 ? 1 : dims[rowsAt]!
@@ -57,7 +57,7 @@ export function* expand(route: Route, source: number, sourceStart: number): Gene
   }
 }
 
-/** Copies in the order in which they read the host's memory, joined where both sides run on. What they copy stays the same. */
+/** Sorts copies by their order in the host's memory, and joins contiguous ones. The copied bytes stay the same. */
 export function merge(copies: Copy[]): Copy[] {
   copies.sort((a, b) => a.source - b.source || a.sourceOffset - b.sourceOffset || a.destination - b.destination)
   const merged: Copy[] = []
@@ -68,7 +68,7 @@ export function merge(copies: Copy[]): Copy[] {
   return merged
 }
 
-/** Makes `last` copy what `next` copies too, where one copy can. */
+/** Extends `last` to also copy what `next` copies, if one copy can do both. */
 function join(last: Copy, next: Copy): boolean {
   if (last.source !== next.source || last.destination !== next.destination) return false
   const lastFlat = flat(last)
@@ -103,7 +103,7 @@ function flat({ rows, rowBytes, sourcePitch, destinationPitch }: Copy): boolean 
   return rows === 1 || (sourcePitch === rowBytes && destinationPitch === rowBytes)
 }
 
-/** Bytes that a list of copies moves. */
+/** Bytes moved by a list of copies. */
 export function bytesOf(copies: readonly Copy[]): number {
   return copies.reduce((sum, { rowBytes, rows }) => sum + rowBytes * rows, 0)
 }

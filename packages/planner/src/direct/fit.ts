@@ -1,6 +1,6 @@
 import { DTYPES, type Manifest, type Recording } from '@ckpt/contract'
 
-/** Where a tensor of a manifest is held. */
+/** Position of a tensor of a manifest on its holder. */
 export interface Holder {
   readonly rank: number
   readonly host: string
@@ -8,7 +8,7 @@ export interface Holder {
   readonly offset: number
 }
 
-/** Every tensor of a manifest by its name: what it is, and who holds it. */
+/** A tensor of a manifest with its holders. */
 export interface Held {
   readonly bytes: number
   readonly dtype: string
@@ -16,7 +16,7 @@ export interface Held {
   readonly holders: Holder[]
 }
 
-/** All tensors of a manifest by name; ranks that hold the same one stand ascending. */
+/** Returns all tensors of a manifest by name; ranks that hold the same one are in ascending order. */
 export function heldTensors(manifest: Manifest): Map<string, Held> {
   const found = new Map<string, Held>()
   for (const { rank, host, tensors } of manifest.ranks) {
@@ -38,7 +38,10 @@ export function heldTensors(manifest: Manifest): Map<string, Held> {
   return found
 }
 
-/** Why an engine that was recorded with one checkpoint cannot take another by its routes; undefined where it can. */
+/**
+ * Returns the reason why an engine that was recorded with one checkpoint cannot receive a different one by its routes;
+ * undefined if it can.
+ */
 export function recordingMismatch(held: ReadonlyMap<string, Held>, recording: Recording): string | undefined {
   for (const { name, dtype, shape } of recording.tensors) {
     const tensor = held.get(name)

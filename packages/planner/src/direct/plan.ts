@@ -2,7 +2,7 @@ import { CkptError, StridedCopies, type Manifest, type Recording, type Route } f
 import { bytesOf, expand, merge, type Copy } from './copy.ts'
 import { heldTensors, recordingMismatch, type Held, type Holder } from './fit.ts'
 
-/** A rank, and what its engine worker was seen to copy. */
+/** A rank, and the recording of its engine worker. */
 export interface RecordedRank {
   readonly rank: number
   readonly recording: Recording
@@ -11,31 +11,34 @@ export interface RecordedRank {
 export interface DirectPlanOptions {
   /** Ranks of one host whose devices reach each other's memory, ascending. */
   readonly ranks: readonly RecordedRank[]
-  /** Bytes that several of them need cross the host link of one, which hands them on (default true). */
+  /** Send bytes that several of them need over the host link of one, which forwards them (default true). */
   readonly forward?: boolean
-  /** What no rank of the host holds may be read from ranks of others (default false). */
+  /** Allow reads of tensors that no rank of the host holds from ranks of other hosts (default false). */
   readonly remote?: boolean
-  /** Tensors that go through the ring on other hosts: they do here as well. */
+  /** Tensors that go through the ring on other hosts, and therefore also here. */
   readonly opaque?: Iterable<string>
 }
 
-/** A tensor that goes through the ring, and the first rank whose worker makes it so. */
+/** A tensor that goes through the ring, and the first rank whose worker requires it. */
 export interface OpaqueName {
   readonly name: string
   readonly reason: string
   readonly rank: number
 }
 
-/** What one rank does in a direct update. */
+/** Part of one rank in a direct update. */
 export interface RankDirectPlan {
-  /** Host memory that is read, by rank (of another host, with `remote`) and segment; the sources of `copies` are indices into it. */
+  /**
+   * Host memory that is read, by rank (of a different host, with `remote`) and segment; the sources of `copies` are indices
+   * into it.
+   */
   readonly sources: readonly { readonly rank: number; readonly segment: number }[]
-  /** Into storages of the own engine worker, in the order in which host memory is read. */
+  /** Copies into storages of the own engine worker, in the order in which host memory is read. */
   readonly copies: StridedCopies
-  /** Storages of other workers; the destinations of `forwards` are indices into it, the sources own storages. */
+  /** Storages of other workers; the destinations of `forwards` are indices into it, the sources are own storages. */
   readonly targets: readonly { readonly rank: number; readonly storage: number }[]
   readonly forwards: StridedCopies
-  /** Bytes that the own worker needs, those that others hand on included; without opaque tensors. */
+  /** Bytes that the own worker needs, including forwarded ones; without opaque tensors. */
   readonly neededBytes: number
   readonly h2dBytes: number
   readonly forwardBytes: number
@@ -44,9 +47,9 @@ export interface RankDirectPlan {
 
 export interface DirectPlan {
   readonly ranks: ReadonlyMap<number, RankDirectPlan>
-  /** By name; no rank writes them directly. */
+  /** Opaque tensors by name; no rank writes them directly. */
   readonly opaque: readonly OpaqueName[]
-  /** Bytes of all ranks' needs, each byte counted once a host. */
+  /** Bytes that all ranks need, each byte counted once per host. */
   readonly uniqueBytes: number
 }
 
@@ -61,10 +64,11 @@ interface Draft {
 }
 
 /**
- * Who copies which bytes from where to where: every byte that a worker needs reaches it exactly once, unless it belongs to an opaque tensor. Pure and deterministic:
- * every rank of a host makes the same plan.
+ * Plans which rank copies which bytes to which place: every byte that a worker needs reaches it exactly once, unless it belongs
+ * to an opaque tensor. Pure and deterministic: every rank of a host makes the same plan.
  *
- * @throws CkptError `PLAN_INFEASIBLE` saying why the checkpoint does not fit a recording (field `mismatch`), or whose memory is out of reach.
+ * @throws CkptError `PLAN_INFEASIBLE` with the reason why the checkpoint does not match a recording (field `mismatch`), or
+ * whose memory is out of reach.
  */
 export function planDirect(manifest: Manifest, options: DirectPlanOptions): DirectPlan {
   const { ranks, forward = true, remote = false } = options
@@ -119,7 +123,7 @@ function opaqueNames(ranks: readonly RecordedRank[], others: Iterable<string> = 
     }
   }
   for (const name of others) {
-    if (!found.has(name)) found.set(name, { name, reason: 'it is opaque on another host', rank: -1 })
+    if (!found.has(name)) found.set(name, { name, reason: 'it is opaque on a different host', rank: -1 })
   }
   return found
 }
@@ -129,7 +133,7 @@ interface Need {
   readonly route: Route
 }
 
-/** What the workers need of one tensor. */
+/** Needs of the workers for one tensor. */
 class Needs {
   readonly name: string
   readonly all: Need[] = []
@@ -142,7 +146,7 @@ class Needs {
     return this.all.map((need) => [need])
   }
 
-  /** Needs of different ranks for the very same bytes, together; a rank's own second copy of them stands alone. */
+  /** Returns groups of needs of different ranks for identical bytes; a rank's own second copy of them is separate. */
   alike(): Need[][] {
     const groups = new Map<string, Need[]>()
     for (const need of this.all) {
@@ -161,7 +165,7 @@ class Needs {
   }
 }
 
-/** In the order of the first worker's tensors. */
+/** Sorted by the first worker's tensors. */
 function needsByTensor(ranks: readonly RecordedRank[], opaque: ReadonlyMap<string, OpaqueName>): Iterable<Needs> {
   const found = new Map<string, Needs>()
   for (const { rank, recording } of ranks) {
@@ -176,17 +180,20 @@ function needsByTensor(ranks: readonly RecordedRank[], opaque: ReadonlyMap<strin
   return found.values()
 }
 
-/** Whoever has the least to bring over its host link so far. */
+/** Returns the rank with the fewest bytes over its host link so far. */
 function lightest(needs: readonly Need[], drafts: ReadonlyMap<number, Draft>): Need {
   let best = needs[0]!
   for (const need of needs) if (drafts.get(need.rank)!.assigned < drafts.get(best.rank)!.assigned) best = need
   return best
 }
 
-/** Bytes that are read of each rank of other hosts. */
+/** Bytes read from each rank of other hosts. */
 type Away = Map<number, number>
 
-/** The reading rank's own memory where it has the tensor, else another rank's of its host, else the least asked one's of another host. */
+/**
+ * Returns the reading rank's own memory if it has the tensor, otherwise that of a different rank of its host, otherwise that of
+ * the least used rank of a different host.
+ */
 function holderFor(tensor: Held, name: string, rank: number, hosts: ReadonlyMap<number, string>, away?: Away): Holder {
   const near = tensor.holders.filter(({ host }) => host === hosts.get(rank))
   const holder = near.find((one) => one.rank === rank) ?? near[0]
@@ -196,15 +203,15 @@ function holderFor(tensor: Held, name: string, rank: number, hosts: ReadonlyMap<
     return tensor.holders.reduce((best, one) => (asked(one) < asked(best) ? one : best))
   }
   const others = tensor.holders.map((one) => one.rank)
-  throw infeasible(`tensor ${name} is in the memory of ranks ${others.join(', ')} alone, on another host than rank ${rank}`, {
+  throw infeasible(`tensor ${name} is only in the memory of ranks ${others.join(', ')}, on a different host than rank ${rank}`, {
     tensor: name,
   })
 }
 
-/** From where the reader put the bytes to where another worker needs them. */
+/** Forwards bytes from their place at the reader to the worker that needs them. */
 function handOn(from: Route, need: Need, targets: Map<string, number>): Copy[] {
   const { dims } = from
-  // Both routes walk the same bytes in the same dimensions: only the destinations differ.
+  // Both routes iterate over the same bytes in the same dimensions: only the destinations differ.
   const between: Route = {
     tensor: from.tensor,
     storage: indexOf(targets, `${need.rank}/${need.route.storage}`),

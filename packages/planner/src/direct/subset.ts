@@ -1,6 +1,6 @@
 import { nameHash, tensorAt, tensorTable, type Manifest, type TensorMeta } from '@ckpt/contract'
 
-/** The manifest with none but the tensors of these names; its own digest says so. */
+/** Returns a manifest with only the tensors of these names; its digest differs accordingly. */
 export function subsetOf(manifest: Manifest, names: ReadonlySet<string>): Manifest {
   const ranks = manifest.ranks.map((metas) => {
     const kept: TensorMeta[] = []

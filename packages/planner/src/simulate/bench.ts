@@ -3,11 +3,11 @@ import type { Simulation } from './result.ts'
 import { simulate } from './simulate.ts'
 import type { Workload } from './workload.ts'
 
-/** What of a bench run the simulator needs to know of the update, and what it is held against. Times in milliseconds. */
+/** Data of a bench run for the simulator: the update, and the measurement to compare with. Times in milliseconds. */
 export interface MeasuredRun {
   readonly model: string
   readonly backend: 'host' | 'cuda'
-  /** On GPUs: `released` where ring and communicator are made again in every update. */
+  /** On GPUs: `released` if ring and communicator are created again in every update. */
   readonly variant?: string
   readonly strategy: string
   readonly ranks: number
@@ -21,47 +21,48 @@ export interface MeasuredRun {
     readonly max: number
     readonly samples: readonly number[]
   }
-  /** On the host device: what its processors did right before and right after each sample. */
+  /** On the host device: calibration of its processors right before and right after each sample. */
   readonly readings?: readonly (readonly [before: ProcessorReading, after: ProcessorReading])[]
 }
 
 /**
- * What processors that do everything need for the parts of an update, read once, in updates of another model and another size. Rates are
- * those of one processor while all are busy, in bytes per second.
+ * Time that processors need for the parts of an update if they do everything, calibrated with updates of a different model and
+ * size. Rates are those of one processor while all are busy, in bytes per second.
  */
 export interface ProcessorReading {
   readonly processors: number
-  /** Bytes from one memory to another as a pipeline brings them, with their share of its messages. */
+  /** Rate of bytes from one memory to another in a pipeline, including their share of its messages. */
   readonly copyRate: number
-  /** Bytes that the engine keeps, as it slices this model's tensors at this number of ranks. */
+  /** Rate of bytes that the engine keeps, as it slices this model's tensors at this number of ranks. */
   readonly reloadRate: number
-  /** Bytes through a TCP connection on this machine, both ends. */
+  /** Rate of bytes through a TCP connection on this machine, both ends. */
   readonly tcpRate?: number
-  /** What lies before and after the pipeline of an update over as many ranks. */
+  /** Time before and after the pipeline of an update over the same number of ranks. */
   readonly updateSeconds: number
 }
 
-/** What a bench knows of its machine's parts. */
+/** Data that a bench has about its machine's parts. */
 export interface MeasuredMachine {
   readonly gpus?: { readonly names: readonly string[]; readonly h2dEachBytesPerSecond: readonly number[] }
 }
 
-/** What the simulator says of a measured run. Where the machine was read beside every sample, each has its own prediction. */
+/**
+ * Prediction of the simulator for a measured run. If the machine was calibrated for every sample, each has its own prediction.
+ */
 export interface Prediction {
-  /** The median of the predictions. */
+  /** Median of the predictions. */
   readonly totalMs: number
-  /** (predicted - measured) / measured: the median over the samples, and of each. */
+  /** (predicted - measured) / measured: the median over the samples, and for each. */
   readonly error: number
   readonly errors: readonly number[]
   readonly bottleneck: string
 }
 
 /**
- * What the simulator says of a measured run, from the rates of the machine it was measured on; nothing that was measured of the run
- * itself enters.
+ * Predicts a measured run from the rates of the machine it was measured on; no measurement of the run itself is used.
  *
- * @param workload The run's checkpoint over so many ranks, each the only holder of what it holds.
- * @returns Why there is no answer, in words, where there is none.
+ * @param workload The run's checkpoint over the same number of ranks, each the only holder of its part.
+ * @returns the reason, as text, if there is no prediction.
  */
 export function predict(
   run: MeasuredRun,
@@ -96,8 +97,8 @@ export function predict(
 }
 
 /**
- * The rates beside each sample of a run; those of GPUs hold for all of them. There the host links are those measured in the same run,
- * with plain copies, and the rest is what {@link topology} has of such GPUs.
+ * Returns the rates for each sample of a run; those of GPUs apply to all of them. There the host links are those measured in
+ * the same run, with plain copies, and the rest is the value of {@link topology} for such GPUs.
  */
 export function ratesBeside(run: MeasuredRun, machine: MeasuredMachine): Rates[] {
   const type = /H\d+/i.exec(machine.gpus?.names[0] ?? '')?.[0].toLowerCase() ?? 'h200'
@@ -122,7 +123,7 @@ export function ratesBeside(run: MeasuredRun, machine: MeasuredMachine): Rates[]
 
 function onProcessors(ranks: number, readings: readonly [ProcessorReading, ProcessorReading], base: Rates): Rates {
   const { processors } = readings[0]
-  // Seconds a byte add up, rates do not.
+  // Seconds per byte add up, rates do not.
   const rate = (of: (reading: ProcessorReading) => number) => 2 / (1 / of(readings[0]) + 1 / of(readings[1]))
   const copyRate = rate((reading) => reading.copyRate)
   const control = (readings[0].updateSeconds + readings[1].updateSeconds) / 2
@@ -137,8 +138,8 @@ function onProcessors(ranks: number, readings: readonly [ProcessorReading, Proce
     nicRate: rate((reading) => reading.tcpRate ?? reading.copyRate),
     copyRate: rate((reading) => reading.reloadRate),
     tensorSeconds: 0,
-    bucketSeconds: 0, // in the rates: buckets are of the same size
-    updateSeconds: control / Math.max(1, ranks / processors), // read over as many ranks, so their turns are in it
+    bucketSeconds: 0, // included in the rates: buckets are of the same size
+    updateSeconds: control / Math.max(1, ranks / processors), // measured over the same number of ranks, so it includes their turns
   }
 }
 

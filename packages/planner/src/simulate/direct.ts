@@ -4,9 +4,9 @@ import { hostLinkRate } from './staged.ts'
 import { type Workload, heldBytes, largest } from './workload.ts'
 
 /**
- * How long an update takes that brings each worker only the bytes it keeps: from the memory of its own host over its own link, from
- * other hosts over the NICs. Bytes are counted by owner and receiver, so that an owner that holds more than others is seen; each link
- * carries its bytes without a pause, since nothing waits for anything but the last byte.
+ * Simulates an update that sends each worker only the bytes it keeps: from the memory of its own host over its own link, from
+ * other hosts over the NICs. Bytes are counted by owner and receiver, so that an owner that holds more than others is visible.
+ * Each link carries its bytes without a pause, because only the last byte is waited for.
  */
 export function simulateDirect(workload: Workload, rates: Rates): Simulation {
   const { ranks } = workload.manifest
@@ -14,7 +14,7 @@ export function simulateDirect(workload: Workload, rates: Rates): Simulation {
   const gpus = ranks.length
   const hosts = Math.ceil(gpus / gpusPerHost)
   const onHost = (host: number) => Math.min(gpusPerHost, gpus - host * gpusPerHost)
-  // What a worker keeps of each host's part of the checkpoint.
+  // Bytes that a worker keeps of each host's part of the checkpoint.
   const keptOf = new Float64Array(hosts)
   ranks.forEach(({ rank }, position) => {
     for (const bytes of workload.kept[position]!) keptOf[Math.floor(rank / gpusPerHost)]! += bytes
@@ -27,7 +27,7 @@ export function simulateDirect(workload: Workload, rates: Rates): Simulation {
   for (let host = 0; host < hosts; host++) {
     const here = onHost(host)
     const local = keptOf[host]!
-    // Whatever arrives over a NIC enters the GPU over the same link as what comes from the host's own memory.
+    // Bytes that arrive over a NIC enter the GPU over the same link as those from the host's own memory.
     link = Math.max(link, kept)
     memory = Math.max(memory, local * gpus + (rates.nicToGpu ? 0 : 2 * (kept - local) * here))
     nic = Math.max(nic, (local * (gpus - here)) / nicsPerHost, ((kept - local) * here) / nicsPerHost)
@@ -62,7 +62,7 @@ export function simulateDirect(workload: Workload, rates: Rates): Simulation {
   }
 }
 
-/** Ranks that copy straight into their workers' parameters, on processors that do everything. */
+/** Ranks that copy directly into their workers' parameters, on processors that do everything. */
 function onProcessors(workload: Workload, rates: Rates, kept: number): Simulation {
   const { processors = 1, copyRate, updateSeconds } = rates
   const receivers = workload.manifest.ranks.length

@@ -1,45 +1,45 @@
 import { CkptError } from '@ckpt/contract'
 
 /**
- * What the parts of a machine carry, as the simulator takes it. Rates in bytes per second, sizes in bytes, times in seconds.
- * Measured ones come from a profile, others are named in {@link topology}.
+ * Capacities of a machine's parts for the simulator. Rates in bytes per second, sizes in bytes, times in seconds. Measured ones
+ * come from a profile, others are named in {@link topology}.
  */
 export interface Rates {
   readonly name: string
-  /** Where the figures come from. */
+  /** Source of the figures. */
   readonly source: string
   readonly gpusPerHost: number
   readonly nicsPerHost: number
-  /** Host memory to one GPU over its link while all GPUs of the host are busy. */
+  /** Rate from host memory to one GPU over its link while all GPUs of the host are busy. */
   readonly h2dRate: number
   /** The same for rows of a few hundred bytes, gathered from mapped host memory. */
   readonly gatherRate: number
-  /** What a host's memory gives to all links together. */
+  /** Rate of a host's memory for all links together. */
   readonly hostMemoryRate: number
-  /** What a broadcast brings to each GPU inside a host. */
+  /** Rate of a broadcast to each GPU inside a host. */
   readonly peerRate: number
-  /** One NIC, one direction. */
+  /** Rate of one NIC, one direction. */
   readonly nicRate: number
-  /** Whether NICs write into GPU memory; otherwise what arrives passes through host memory and the GPU's link. */
+  /** True if NICs write into GPU memory; otherwise arriving bytes pass through host memory and the GPU's link. */
   readonly nicToGpu: boolean
   /** Payload of copies inside a GPU: the engine's reload. */
   readonly copyRate: number
-  /** What the engine's loader spends on each tensor beside the bytes. */
+  /** Time that the engine's loader spends on each tensor in addition to the bytes. */
   readonly tensorSeconds: number
-  /** What a bucket costs beside the bytes: messages, launches. */
+  /** Time that a bucket costs in addition to the bytes: messages, launches. */
   readonly bucketSeconds: number
-  /** What an update costs beside the pipeline: begin, plan, attach, votes, commit. */
+  /** Time that an update costs in addition to the pipeline: begin, plan, attach, votes, commit. */
   readonly updateSeconds: number
-  /** Making communicator and buffers again. */
+  /** Time to create communicator and buffers again. */
   readonly communicatorSeconds: number
   readonly bucketBytes: number
   readonly chunkBytes: number
   /** Free memory of a GPU. */
   readonly freeDeviceBytes: number
   /**
-   * Where there is no link but processors that do everything: how many there are. Rates then are those of one processor while all are
-   * busy (`nicRate` of both ends of a connection together), and `tensorSeconds`, `bucketSeconds` and `updateSeconds` are processor time
-   * a rank.
+   * Number of processors, if there are no links and they do everything. Rates then are those of one processor while all are
+   * busy (`nicRate` of both ends of a connection together), and `tensorSeconds`, `bucketSeconds` and `updateSeconds` are
+   * processor time per rank.
    */
   readonly processors?: number
 }
@@ -54,9 +54,11 @@ interface Gpu {
   readonly freeDeviceBytes: number
 }
 
-/** Payload that copies reach of a GPU's memory bandwidth: 2.1 of 4.8 TB/s on an H200, measured. */
+/** Fraction of a GPU's memory bandwidth that copies reach as payload: 2.1 of 4.8 TB/s on an H200, measured. */
 const COPY_SHARE = 2.1 / 4.8
-/** Broadcasts of 128 to 256 MiB reach this of NVLink's rate in one direction: 354 of 450 GB/s on two H200s, measured. */
+/**
+ * Fraction of NVLink's rate in one direction that broadcasts of 128 to 256 MiB reach: 354 of 450 GB/s on two H200s, measured.
+ */
 const PEER_SHARE = 354 / 450
 /** PCIe 5 x16 from pinned memory: 55.4 GB/s on an H200, measured. */
 const PCIE5 = 55.4e9
@@ -68,10 +70,10 @@ const gpu = (nvlinkBothWays: number, memoryRate: number, memoryGib: number): Gpu
   freeDeviceBytes: memoryGib * 0.15 * GIB,
 })
 
-/** Two sockets of DDR5 at about three quarters of what their channels carry. An assumption. */
+/** Two sockets of DDR5 at about three quarters of their channels' rate. An assumption. */
 const HOST_MEMORY = 460e9
 
-/** NVLink (both directions), memory bandwidth and size as NVIDIA's data sheets give them. */
+/** NVLink (both directions), memory bandwidth and size from NVIDIA's data sheets. */
 const GPUS: Readonly<Record<string, Gpu>> = {
   h20: gpu(900e9, 4.0e12, 96),
   h100: gpu(900e9, 3.35e12, 80),
@@ -79,7 +81,7 @@ const GPUS: Readonly<Record<string, Gpu>> = {
   h800: gpu(400e9, 3.35e12, 80),
 }
 
-/** What an engine's loader spends on a tensor, beside the copies. */
+/** Time that an engine's loader spends on a tensor, in addition to the copies. */
 export const LOADERS: Readonly<Record<string, { readonly tensorSeconds: number; readonly source: string }>> = {
   reference: {
     tensorSeconds: 14.7e-6,
@@ -92,15 +94,16 @@ export const LOADERS: Readonly<Record<string, { readonly tensorSeconds: number; 
   },
 }
 
-/** Part of a NIC's nominal rate that large one-sided transfers reach. An assumption: none was at hand to measure. */
+/** Fraction of a NIC's nominal rate that large one-sided transfers reach. An assumption: none was available to measure. */
 const NIC_SHARE = 0.96
 
 /**
- * Rates of a cluster by name: `GPU-NxRATEg`, hosts of eight GPUs of that type and N NICs of RATE Gb/s, as in `h20-8x400g`; GPU is one
- * of h20, h100, h200, h800. Links, NVLink and copies are taken from what two H200s measure, in proportion to the data sheets.
+ * Returns rates of a cluster by name: `GPU-NxRATEg`, hosts of eight GPUs of that type and N NICs of RATE Gb/s, as in
+ * `h20-8x400g`; GPU is one of h20, h100, h200, h800. Links, NVLink and copies are scaled from measurements of two H200s, in
+ * proportion to the data sheets.
  *
  * @param loader One of {@link LOADERS}.
- * @throws CkptError `INVALID_ARGUMENT` naming what is known.
+ * @throws CkptError `INVALID_ARGUMENT` naming the known ones.
  */
 export function topology(name: string, loader = 'reference'): Rates {
   const match = /^([a-z]+\d+)-(\d+)x(\d+)g$/.exec(name.toLowerCase())
@@ -133,7 +136,7 @@ export function topology(name: string, loader = 'reference'): Rates {
     nicRate: (gigabits / 8) * 1e9 * NIC_SHARE,
     nicToGpu: true,
     tensorSeconds: engine.tensorSeconds,
-    bucketSeconds: 0, // in tensorSeconds: what was measured is the worker's whole time
+    bucketSeconds: 0, // included in tensorSeconds: the worker's whole time was measured
     updateSeconds: 10e-3,
     communicatorSeconds: 0.2, // attaching again took 0.18, 0.20 and 0.23 s in three runs on two H200s
     bucketBytes: 128 * MIB,

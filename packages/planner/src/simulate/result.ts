@@ -1,4 +1,4 @@
-/** Something that carries bytes, or works, and can be the bottleneck. */
+/** A part that carries bytes, or works, and can be the bottleneck. */
 export interface LinkUse {
   /** `host link`, `NVLink`, `NIC`, `host memory`, `reload`, `processors`. */
   readonly link: string
@@ -8,14 +8,14 @@ export interface LinkUse {
   readonly busyMs: number
 }
 
-/** What an update would take. Times in milliseconds, sizes in bytes. */
+/** Simulated update. Times in milliseconds, sizes in bytes. */
 export interface Simulation {
   readonly system: 'ckpt' | 'checkpoint-engine'
   readonly strategy: 'broadcast' | 'p2p' | 'direct'
   /** Ranks that receive. */
   readonly receivers: number
   readonly totalMs: number
-  /** Busiest rank of each stage; they overlap. `controlMs` is what lies before and after the pipeline. */
+  /** Times of the busiest rank of each stage; they overlap. `controlMs` is the time before and after the pipeline. */
   readonly stages: {
     readonly controlMs: number
     readonly h2dMs: number
@@ -24,11 +24,11 @@ export interface Simulation {
     readonly reloadMs: number
   }
   readonly links: readonly LinkUse[]
-  /** Of `links`, the one that works longest. */
+  /** Busiest of `links`. */
   readonly bottleneck: string
-  /** How long that one works: no schedule that moves these bytes over these links is faster. */
+  /** Its busy time: no schedule that moves these bytes over these links is faster. */
   readonly boundMs: number
-  /** Memory of a GPU beside the engine's parameters. */
+  /** Memory of a GPU in addition to the engine's parameters. */
   readonly deviceBytes: number
   /** Host memory of a rank: its share of the checkpoint. */
   readonly hostBytes: number
@@ -37,7 +37,7 @@ export interface Simulation {
   readonly mode: string
 }
 
-/** The busiest of `links`, and how long it works. */
+/** Returns the busiest of `links`, and its busy time. */
 export function bottleneck(links: readonly LinkUse[]): Pick<Simulation, 'bottleneck' | 'boundMs' | 'links'> {
   const used = links.filter(({ bytes, busyMs }) => bytes > 0 || busyMs > 0)
   const busiest = used.reduce((most, one) => (one.busyMs > most.busyMs ? one : most), { link: 'none', bytes: 0, busyMs: 0 })

@@ -14,20 +14,20 @@ export interface SimulateOptions {
   /** Ranks that receive in a p2p update; the manifest's first `tpSize` by default. */
   readonly receivers?: readonly number[]
   readonly tpSize: number
-  /** size of the ring; by default 90 % of the GPU's free memory. */
+  /** Size of the ring; by default 90 % of the GPU's free memory. */
   readonly ringBytes?: number
-  /** Bucket size to keep to; for checkpoint-engine the one it is said to have taken. */
+  /** Preferred bucket size; for checkpoint-engine the reported one. */
   readonly bucketBytes?: number
 }
 
-/** Part of free device memory that the ring may take. */
+/** Fraction of free device memory that the ring may use. */
 const RING_SHARE = 0.9
 
 /**
- * What an update would take on a cluster with these rates. Plans are made by {@link planBroadcast} and {@link planP2p} as in a real
- * update. There is no direct strategy of checkpoint-engine: undefined then.
+ * Simulates an update on a cluster with these rates. Plans are made by {@link planBroadcast} and {@link planP2p} as in a real
+ * update. Undefined for the direct strategy of checkpoint-engine, which does not exist.
  *
- * @throws CkptError as the planning functions do.
+ * @throws CkptError as for the planning functions.
  */
 export function simulate(options: SimulateOptions): Simulation | undefined {
   const { workload, rates, strategy, system = 'ckpt', tpSize, bucketBytes } = options

@@ -3,7 +3,7 @@ import type { Rates } from './rates.ts'
 import { type LinkUse, type Simulation, bottleneck } from './result.ts'
 import { type Workload, bucketLoads, heldBytes, largest, sum } from './workload.ts'
 
-/** When the stages of a plan work, in seconds since its pipeline began; bytes by rank. */
+/** Times at which the stages of a plan work, in seconds since its pipeline began; bytes by rank. */
 interface Timeline {
   readonly end: number
   readonly h2d: number
@@ -13,9 +13,9 @@ interface Timeline {
 }
 
 /**
- * How long a staged update (broadcast or p2p) takes: the plan's buckets in their order through the links they need. A bucket waits for
- * its owner's and its receiver's links, for the ring bytes it overwrites, for the broadcasts before it (a communicator runs one at a
- * time) and for the worker; inside a bucket the stages overlap by chunks.
+ * Simulates a staged update (broadcast or p2p): the plan's buckets in their order through the links they need. A bucket waits
+ * for its owner's and its receiver's links, for the ring bytes it overwrites, for the broadcasts before it (a communicator runs
+ * one at a time) and for the worker; inside a bucket the stages overlap by chunks.
  */
 export function simulateStaged(plan: TransferPlan, workload: Workload, rates: Rates): Simulation {
   const receivers = plan.ranks.length
@@ -26,7 +26,7 @@ export function simulateStaged(plan: TransferPlan, workload: Workload, rates: Ra
     rates.processors === undefined
       ? overLinks(plan, loads, rates, receivers, hosts)
       : onProcessors(plan, loads, rates, receivers)
-  // A rank's steps before and after the pipeline follow each other: more processors than ranks do not shorten them.
+  // A rank's steps before and after the pipeline are sequential: more processors than ranks do not shorten them.
   const turns = rates.processors === undefined ? 1 : Math.max(1, receivers / rates.processors)
   const control = rates.updateSeconds * turns
   const limits = bottleneck(linkUse(plan, timeline, rates, { receivers, hosts, kept: sum(loads.keptBytes) }))
@@ -51,17 +51,17 @@ export function simulateStaged(plan: TransferPlan, workload: Workload, rates: Ra
   }
 }
 
-/** What a broadcast brings to each receiver: NVLink inside a host, all NICs of a host between hosts. */
+/** Rate of a broadcast to each receiver: NVLink inside a host, all NICs of a host between hosts. */
 export function broadcastRate(rates: Rates, hosts: number): number {
   return hosts > 1 ? Math.min(rates.peerRate, rates.nicsPerHost * rates.nicRate) : rates.peerRate
 }
 
-/** A GPU's own link, or its part of what the host's memory gives. */
+/** Rate of a GPU's own link, or its part of the host memory's rate. */
 export function hostLinkRate(rates: Rates, active = rates.gpusPerHost): number {
   return Math.min(rates.h2dRate, rates.hostMemoryRate / Math.max(1, active))
 }
 
-/** The NIC that a rank uses, numbered over the cluster. */
+/** NIC that a rank uses, numbered over the cluster. */
 export function nicOf(rank: number, { gpusPerHost, nicsPerHost }: Rates): number {
   const host = Math.floor(rank / gpusPerHost)
   return host * nicsPerHost + Math.floor(((rank % gpusPerHost) * nicsPerHost) / gpusPerHost)
@@ -174,7 +174,7 @@ class Links {
   }
 }
 
-/** Ranks and workers on processors that do everything: whatever the order, all of the work has to be done by them. */
+/** Ranks and workers on processors that do everything: in any order, the processors have to do all of the work. */
 function onProcessors(
   { buckets, strategy }: TransferPlan,
   { keptBytes, tensors }: ReturnType<typeof bucketLoads>,
@@ -190,7 +190,7 @@ function onProcessors(
   let messages = 0
   for (let bucket = 0; bucket < buckets.count; bucket++) {
     const bytes = buckets.bytes[bucket]!
-    // What is pulled arrives in the ring itself.
+    // Pulled bytes arrive in the ring itself.
     if (pulled) network += bytes / nicRate
     else h2d += bytes / h2dRate
     broadcast += ((receivers - 1) * bytes) / peerRate

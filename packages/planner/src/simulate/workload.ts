@@ -1,19 +1,21 @@
 import type { Manifest, TransferPlan } from '@ckpt/contract'
 
-/** What is to be moved: the manifest, and of each rank's tensors how many bytes an engine worker keeps. */
+/** Bytes to move: the manifest, and the bytes of each rank's tensors that an engine worker keeps. */
 export interface Workload {
   readonly manifest: Manifest
   /** Bytes kept by each worker, by position in `manifest.ranks` and row of its table. */
   readonly kept: readonly Float64Array[]
 }
 
-/** A workload whose ranks hold `kept` (of all tensors in order) one after the other, as `sharedManifest` deals them out. */
+/**
+ * Returns a workload whose ranks hold `kept` (of all tensors in order) one after the other, as `sharedManifest` divides them.
+ */
 export function dealtWorkload(manifest: Manifest, kept: Float64Array): Workload {
   let at = 0
   return { manifest, kept: manifest.ranks.map(({ tensors }) => kept.subarray(at, (at += tensors.count))) }
 }
 
-/** Of each bucket of a plan, what the engine's workers do with it. */
+/** Work of the engine's workers for each bucket of a plan. */
 export interface BucketLoads {
   readonly keptBytes: Float64Array
   readonly tensors: Float64Array

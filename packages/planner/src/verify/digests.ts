@@ -5,7 +5,7 @@ const MASK = (1n << 64n) - 1n
 const MULTIPLIER = 0xd6e8feb86659fd93n
 const LENGTH = 0xff51afd7ed558ccdn
 
-/** The digest of a tensor of `bytes` bytes whose words' terms add up to `sum` (docs/worker-protocol.md, "Digest"). */
+/** Returns the digest of a tensor of `bytes` bytes whose words' terms add up to `sum` (docs/worker-protocol.md, "Digest"). */
 export function digestOfSum(bytes: number, sum: bigint): bigint {
   return (mix(BigInt(bytes) ^ LENGTH) + sum) & MASK
 }
@@ -19,7 +19,7 @@ function mix(value: bigint): bigint {
   return x ^ (x >> 32n)
 }
 
-/** Where a registered tensor lies on the first rank that holds it. */
+/** Position of a registered tensor on the first rank that holds it. */
 export interface RegisteredTensor {
   readonly rank: number
   /** Index in that rank's table. */
@@ -28,15 +28,15 @@ export interface RegisteredTensor {
 
 /** All tensors of a manifest, each once, with the digests that they were registered with. */
 export interface RegisteredTensors extends TensorList {
-  /** Undefined where the metas have no digests. */
+  /** Undefined if the metas have no digests. */
   readonly digests: BigUint64Array | undefined
   readonly holders: readonly RegisteredTensor[]
 }
 
 /**
- * The registered tensors in the order of ranks and tables.
+ * Returns the registered tensors in the order of ranks and tables.
  *
- * @throws CkptError `DIGEST_MISMATCH` naming the tensor and both ranks where two ranks hold different bytes under one name.
+ * @throws CkptError `DIGEST_MISMATCH` naming the tensor and both ranks if two ranks hold different bytes under one name.
  */
 export function registeredTensors(manifest: Manifest): RegisteredTensors {
   const indices = new Map<string, number>()

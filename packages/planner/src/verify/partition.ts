@@ -1,6 +1,6 @@
 import { regionBytes, type TensorRegion } from './region.ts'
 
-/** Rows `top` … and columns `left` … of a tensor seen as a matrix of bytes. */
+/** Rows `top` … and columns `left` … of a tensor viewed as a matrix of bytes. */
 interface Rectangle {
   readonly top: number
   readonly height: number
@@ -9,8 +9,9 @@ interface Rectangle {
 }
 
 /**
- * True if the regions hold every byte of a tensor of `bytes` bytes exactly once, in whole 64-bit words: their sums then add up to the
- * tensor's digest. False where that is not so or cannot be told easily (regions of three dimensions, of different pitches).
+ * Returns true if the regions contain every byte of a tensor of `bytes` bytes exactly once, in whole 64-bit words: their sums
+ * then add up to the tensor's digest. Returns false if they do not, or if that is hard to determine (regions of three
+ * dimensions, of different pitches).
  */
 export function isPartition(regions: readonly TensorRegion[], bytes: number): boolean {
   if (bytes % 8 !== 0 || regions.some(({ unit }) => unit !== 8)) return false
@@ -24,7 +25,7 @@ export function isPartition(regions: readonly TensorRegion[], bytes: number): bo
     if (rectangle === undefined) return false
     rectangles.push(rectangle)
   }
-  // Apart, inside, and as large together as the whole.
+  // Disjoint, inside, and together as large as the whole.
   const rows = bytes / pitch
   if (rectangles.some(({ top, height, left, width }) => top + height > rows || left + width > pitch)) return false
   return rectangles.every((one, i) => rectangles.every((other, k) => k <= i || apart(one, other)))

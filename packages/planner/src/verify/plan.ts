@@ -4,7 +4,7 @@ import { isPartition } from './partition.ts'
 import type { Reading } from './reading.ts'
 import { regionBytes, regionKey, type TensorRegion } from './region.ts'
 
-/** Where a region is kept: index of the reading, and of the route in it. */
+/** Position at which a region is kept: index of the reading, and of the route in it. */
 interface Kept {
   readonly reading: number
   readonly route: number
@@ -16,41 +16,41 @@ interface KeptRegion {
   readonly kept: readonly Kept[]
 }
 
-/** A tensor of which workers keep something. */
+/** A tensor that workers keep a part of. */
 interface CheckedTensor {
   /** Index in the list of tensors. */
   readonly tensor: number
   readonly regions: readonly KeptRegion[]
   /**
-   * Rank that sums the regions from what it registered, and where its answers begin; undefined where the regions add up to the tensor's own
-   * digest.
+   * Rank that sums the regions of its registered bytes, and the start of its answers; undefined if the regions add up to the
+   * tensor's own digest.
    */
   readonly vouch?: { readonly rank: number; readonly first: number }
 }
 
-/** Regions of one tensor that a rank sums from what it registered. */
+/** Regions of one tensor that a rank sums from its registered bytes. */
 export interface Voucher {
   readonly tensor: number
   readonly regions: readonly TensorRegion[]
 }
 
-/** How what workers keep is held against what was registered. Pure data, the same on all ranks. */
+/** Plan for comparing what workers keep with what was registered. Pure data, the same on all ranks. */
 export interface VerifyPlan {
   readonly checked: readonly CheckedTensor[]
-  /** What each rank sums from what it registered. */
+  /** Regions that each rank sums from its registered bytes. */
   readonly vouchers: ReadonlyMap<number, readonly Voucher[]>
-  /** Tensors of which some worker keeps what cannot be held against what was registered. */
+  /** Tensors for which some worker keeps bytes that cannot be compared. */
   readonly unchecked: readonly number[]
-  /** Bytes of parameters that are compared, all workers together. */
+  /** Bytes of parameters that are compared, over all workers. */
   readonly bytes: number
   readonly routes: number
 }
 
 /**
- * Plans which sums say what of which tensor. Regions that hold a tensor's words once each need nobody else: their sums add up to its
- * digest. For others the first rank that holds the tensor vouches, if it takes part.
+ * Plans which sums are compared for which tensor. Regions that contain a tensor's words once each are sufficient: their sums
+ * add up to its digest. For others the first rank that holds the tensor vouches, if it takes part.
  *
- * @param present ranks that take part.
+ * @param present participating ranks.
  */
 export function planVerify(tensors: RegisteredTensors, readings: readonly Reading[], present: ReadonlySet<number>): VerifyPlan {
   const found = new Map<number, Map<string, { region: TensorRegion; kept: Kept[] }>>()
@@ -102,7 +102,7 @@ export function planVerify(tensors: RegisteredTensors, readings: readonly Readin
   return { checked, vouchers, unchecked: [...unchecked].sort((a, b) => a - b), bytes, routes }
 }
 
-/** A tensor whose parameters are not what was registered. */
+/** A tensor whose parameters differ from the registered bytes. */
 export interface Mismatch {
   readonly tensor: number
   /** Ranks whose workers may keep wrong bytes of it. */
@@ -110,7 +110,7 @@ export interface Mismatch {
 }
 
 /**
- * The first tensor of which some worker keeps different bytes than were registered; undefined where all are right.
+ * Returns the first tensor of which some worker keeps bytes that differ from the registered ones; undefined if all are right.
  *
  * @param sums by reading: the sum of each route's bytes.
  * @param vouched by rank: the sums of its vouchers' regions, one after the other.

@@ -1,14 +1,17 @@
 import { CkptError, type Recording } from '@ckpt/contract'
 import { regionBytes, regionOf, type TensorRegion } from './region.ts'
 
-/** What one rank's engine worker keeps of which tensors, by its recording: it can sum the bytes of each region where it keeps them. */
+/**
+ * Parts of tensors that one rank's engine worker keeps, by its recording: it can sum the bytes of each region in its
+ * parameters.
+ */
 export interface Reading {
   readonly rank: number
-  /** By route: index of the tensor in {@link TensorList}. */
+  /** Index of the tensor in {@link TensorList}, by route. */
   readonly tensors: readonly number[]
   /** By route. */
   readonly regions: readonly TensorRegion[]
-  /** Tensors that the worker computes with: what it keeps of them cannot be read back. */
+  /** Tensors that the worker computes with: its parts of them cannot be read back. */
   readonly opaque: readonly number[]
 }
 
@@ -18,12 +21,12 @@ export interface TensorList {
   readonly bytes: readonly number[]
 }
 
-/** More dimensions than this has no tensor that torch can make. */
+/** Maximum dimensions of any tensor that torch can create. */
 const MOST_DIMS = 64
-/** A worker that keeps the same bytes more often than this is not believed. */
+/** Maximum number of copies of the same bytes that is accepted from a worker. */
 const MOST_COPIES = 64
 
-/** A recording as a reading, in a flat form that travels; equal recordings of equal lists give equal bytes. */
+/** Encodes a recording as a reading, in a flat form for messages; equal recordings of equal lists give equal bytes. */
 export function encodeReading(recording: Recording, list: TensorList): Uint8Array {
   const indices = new Map(list.names.map((name, index) => [name, index]))
   const of = (tensor: number) => indices.get(recording.tensors[tensor]!.name) ?? list.names.length
@@ -37,9 +40,10 @@ export function encodeReading(recording: Recording, list: TensorList): Uint8Arra
 }
 
 /**
- * The reading that {@link encodeReading} made.
+ * Decodes the result of {@link encodeReading}.
  *
- * @throws CkptError `RENDEZVOUS_PROTOCOL` naming the rank and field: a tensor that is not in the list, a region that leaves its tensor.
+ * @throws CkptError `RENDEZVOUS_PROTOCOL` naming the rank and field: a tensor that is not in the list, a region that leaves its
+ * tensor.
  */
 export function decodeReading(rank: number, bytes: Uint8Array, list: TensorList): Reading {
   const refuse = (field: string, value: number): never => {
@@ -47,7 +51,7 @@ export function decodeReading(rank: number, bytes: Uint8Array, list: TensorList)
     throw new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { rank, field } })
   }
   if (bytes.byteLength % 8 !== 0) refuse('length', bytes.byteLength)
-  // A copy: what came over the wire need not be aligned.
+  // Copied, because bytes from the wire need not be aligned.
   const numbers = new Float64Array(Uint8Array.from(bytes).buffer)
   let at = 0
   const next = (field: string, least: number, most: number): number => {
@@ -79,7 +83,7 @@ export function decodeReading(rank: number, bytes: Uint8Array, list: TensorList)
   return { rank, tensors, regions, opaque }
 }
 
-/** Just behind the last byte of a region. */
+/** Returns the position after the last byte of a region. */
 function endOf({ offset, rowBytes, dims }: TensorRegion): number {
   let end = offset + rowBytes
   for (let at = 0; at < dims.length; at += 2) end += Math.max(dims[at]! - 1, 0) * dims[at + 1]!

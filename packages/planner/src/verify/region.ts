@@ -1,18 +1,22 @@
 import { SUM_COLUMNS, type Recording, type Route } from '@ckpt/contract'
 
 /**
- * Bytes of a tensor that an engine worker keeps: runs of `rowBytes` from `offset` on. `dims` is count and stride of each dimension over
- * them, in bytes, outermost first. Two workers that keep the same bytes have equal regions, wherever they keep them.
+ * Bytes of a tensor that an engine worker keeps: runs of `rowBytes` starting at `offset`. `dims` is count and stride of each
+ * dimension over them, in bytes, outermost first. Two workers that keep the same bytes have equal regions, independent of where
+ * they keep them.
  */
 export interface TensorRegion {
   readonly offset: number
   readonly rowBytes: number
   readonly dims: readonly number[]
-  /** 1, 2, 4 or 8: the bytes that are summed at a time; it divides every number of the route that the region was made from. */
+  /**
+   * 1, 2, 4 or 8: number of bytes that are summed at a time; it divides every number of the route from which the region was
+   * made.
+   */
   readonly unit: number
 }
 
-/** The region of its tensor that a route reads. */
+/** Returns the region of its tensor that a route reads. */
 export function regionOf({ sourceOffset, rowBytes, dims }: Route): TensorRegion {
   const steps: [count: number, stride: number][] = []
   for (let at = 0; at < dims.length; at += 3) if (dims[at] !== 1) steps.push([dims[at]!, dims[at + 1]!])
@@ -29,19 +33,22 @@ export function regionOf({ sourceOffset, rowBytes, dims }: Route): TensorRegion 
   return { offset: sourceOffset, rowBytes: row, dims: merged.reverse().flat(), unit }
 }
 
-/** Regions with equal keys are the same bytes, summed in the same way. */
+/** Returns a key: regions with equal keys are the same bytes, summed in the same way. */
 export function regionKey({ offset, rowBytes, dims, unit }: TensorRegion): string {
   return `${unit}:${offset}+${rowBytes}x${dims.join(',')}`
 }
 
-/** Bytes of a region; those that it names several times count each time. */
+/** Returns the bytes of a region; repeated ones count each time. */
 export function regionBytes({ rowBytes, dims }: TensorRegion): number {
   let bytes = rowBytes
   for (let at = 0; at < dims.length; at += 2) bytes *= dims[at]!
   return bytes
 }
 
-/** What a worker reads of its parameters to sum each route's bytes: columns of `Host.sums`, the outputs being the routes. */
+/**
+ * Returns what a worker reads from its parameters to sum each route's bytes: columns of `Host.sums`, with the routes as
+ * outputs.
+ */
 export function parameterSums(recording: Pick<Recording, 'routes'>): Float64Array {
   const columns: number[] = []
   recording.routes.forEach((route, output) => {
@@ -55,7 +62,7 @@ export function parameterSums(recording: Pick<Recording, 'routes'>): Float64Arra
   return Float64Array.from(columns)
 }
 
-/** What the holder of a tensor, which begins at `start` of `memory`, reads to sum a region's bytes. */
+/** Returns what the holder of a tensor, which begins at `start` of `memory`, reads to sum a region's bytes. */
 export function sourceSums(region: TensorRegion, output: number, memory: number, start: number): Float64Array {
   const columns: number[] = []
   walk(region.dims, 2, (offsets, count, strides) => {
@@ -65,14 +72,14 @@ export function sourceSums(region: TensorRegion, output: number, memory: number,
   return Float64Array.from(columns)
 }
 
-/** How many entries there are in what {@link parameterSums} and {@link sourceSums} return. */
+/** Returns the number of entries in the result of {@link parameterSums} and {@link sourceSums}. */
 export function sumEntries(columns: Float64Array): number {
   return columns.length / SUM_COLUMNS
 }
 
 /**
- * Walks all dimensions but the one with the most steps, and calls `each` with where these runs begin, how many there are and their strides.
- * `dims` has `columns` numbers a dimension: its count, then one or two strides.
+ * Iterates over all dimensions except the one with the most steps, and calls `each` with the beginning of these runs, their
+ * number and their strides. `dims` has `columns` numbers per dimension: its count, then one or two strides.
  */
 function walk(
   dims: readonly number[],

@@ -2,10 +2,11 @@ import type { Recording } from '@ckpt/contract'
 import type { RegisteredTensors } from './digests.ts'
 
 /**
- * Names of the tensors that a worker with this recording must compare as they lie in the ring: what it keeps of them, if anything, cannot be held
- * against what was registered afterwards. Of all others the bytes that it keeps are, wherever they came from; the rest of them it does not use.
+ * Names of the tensors that a worker with this recording must compare in the ring, because its parts of them cannot be compared
+ * with the registered bytes afterwards. For all others the kept bytes are compared, wherever they came from, and the worker
+ * does not use the rest.
  *
- * @param present ranks that take part, which can vouch for what they registered.
+ * @param present participating ranks, which can vouch for their registered bytes.
  */
 export function comparedInRing(
   { tensors, routes, opaque }: Recording,

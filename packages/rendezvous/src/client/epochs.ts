@@ -5,14 +5,14 @@ import { startDeadline } from '../timers.ts'
 interface OpenEpoch {
   readonly epoch: Epoch
   readonly controller: AbortController
-  /** Cancels the deadline of an abort that was asked for here and not yet confirmed. */
+  /** Cancels the deadline of an abort that was requested here and is not yet confirmed. */
   stop?: () => void
 }
 
-/** Aborted epochs whose reason is remembered for late calls. */
+/** Number of aborted epochs whose reason is remembered for late calls. */
 const REMEMBERED = 64
 
-/** The epochs that one rank is inside of. */
+/** Epochs in which one rank takes part. */
 export class LocalEpochs {
   readonly #open = new Map<number, OpenEpoch>()
   readonly #reasons = new Map<number, CkptError>()
@@ -54,7 +54,10 @@ export class LocalEpochs {
     for (const id of [...this.#open.keys()]) this.abort(id, reason(id))
   }
 
-  /** Waits `ms` for the coordinator to say whose error was first, then calls `giveUp`. False when the epoch is over or asked to be already. */
+  /**
+   * Waits `ms` for the coordinator to report whose error was first, then calls `giveUp`. Returns false if the epoch is over or
+   * its abort was already requested.
+   */
   awaitAbort(id: number, ms: number, giveUp: () => void): boolean {
     const open = this.#open.get(id)
     if (!open || open.stop) return false
@@ -62,7 +65,7 @@ export class LocalEpochs {
     return true
   }
 
-  /** Why a call in this epoch cannot be made; undefined when it can. */
+  /** Returns the reason why a call in this epoch is not allowed; undefined if it is. */
   refusal(id: number): CkptError | undefined {
     if (this.#open.has(id)) return undefined
     return (
@@ -71,12 +74,15 @@ export class LocalEpochs {
     )
   }
 
-  /** The coordinator knows that this epoch was aborted: it need not keep it for this rank. */
+  /** Marks that the coordinator knows that this epoch was aborted: it need not keep it for this rank. */
   acknowledge(id: number): void {
     this.#ended.push(id)
   }
 
-  /** Ids of epochs that the coordinator may forget since the last call: those that ended well, and those it aborted itself. */
+  /**
+   * Returns ids of epochs that the coordinator may forget since the last call: those that ended successfully, and those it
+   * aborted itself.
+   */
   takeEnded(): number[] {
     const ended = this.#ended
     this.#ended = []

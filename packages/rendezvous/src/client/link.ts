@@ -9,13 +9,14 @@ import { watchHandshakes } from './handshakes.ts'
 /** One rank's connection to the coordinator. Messages arrive in the order in which they were sent. */
 export interface Link {
   send(frames: Frames): void
-  /** Sends what is queued, then closes; without waiting for the coordinator when it is likely `gone`. */
+  /** Sends queued messages, then closes; does not wait for the coordinator if it is likely `gone`. */
   close(gone?: boolean): Promise<void>
 }
 
 /**
- * Connects to a coordinator at an endpoint (a number, not a name), which may come up later; `routingId` at most 255 ASCII characters, must be unique and not be guessable. `onError`
- * is called with `RENDEZVOUS_REJECTED` when the coordinator has another secret.
+ * Connects to a coordinator at an endpoint (an IP address, not a name), which may come up later. `routingId` has at most 255
+ * ASCII characters, must be unique and must not be guessable. `onError` is called with `RENDEZVOUS_REJECTED` if the coordinator
+ * has a different secret.
  */
 export function connectLink(
   address: string,

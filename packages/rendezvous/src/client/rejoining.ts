@@ -2,18 +2,18 @@ import type { Blob, CallOptions, CkptError, Epoch, GatherOptions, Rendezvous } f
 
 import type { RankRendezvous } from './rendezvous.ts'
 
-/** Joins as a new incarnation, in a world of the size that it had. */
+/** Joins as a new incarnation, in a world of the previous size. */
 type Rejoin = (options: CallOptions & { readonly worldSize: number }) => Promise<RankRendezvous>
 
 /**
- * A membership that is renewed: when it was lost (the rank was silent too long, or the coordinator is another one now), the next call joins
- * again as a new incarnation, within that call's deadline. What was under way when it was lost fails, unless the coordinator had been silent
- * since before it began; epochs of it stay aborted.
+ * A membership that is renewed. If it was lost (the rank was silent too long, or there is a new coordinator), the next call
+ * joins again as a new incarnation, within that call's deadline. Calls that were running when it was lost fail, unless the
+ * coordinator had been silent since before they began; its epochs stay aborted.
  */
 export class RejoiningRendezvous implements Rendezvous {
   readonly #join: Rejoin
   readonly #timeoutMs: number
-  /** Which membership an epoch belongs to: another coordinator may give the same number again. */
+  /** Membership of each epoch: a new coordinator may assign the same number again. */
   readonly #epochs = new WeakMap<Epoch, RankRendezvous>()
   #member: RankRendezvous
   #joining: Promise<RankRendezvous> | undefined
@@ -88,7 +88,7 @@ export class RejoiningRendezvous implements Rendezvous {
     const whole = { ...options, timeoutMs: options.timeoutMs ?? this.#timeoutMs }
     const left = () => ({ ...options, timeoutMs: Math.max(1, deadline - performance.now()) })
     const before = this.#member
-    // Within an epoch there is nothing to go on with after a loss.
+    // Within an epoch a call cannot continue after a loss.
     const renewable = options.epoch === undefined && !this.#closed
     if (before.lost === undefined || !renewable) {
       try {
@@ -96,8 +96,8 @@ export class RejoiningRendezvous implements Rendezvous {
       } catch (error) {
         const { lost } = before
         if (!renewable || lost === undefined || error !== lost) throw error
-        // A new coordinator answers at once that it does not know this rank, and one that was silent already has not answered anybody:
-        // nothing is lost.
+        // A new coordinator answers at once that it does not know this rank, and a silent one has answered nobody: nothing is
+        // lost.
         if (lost.fields['rejoin'] !== true && !before.silentBy(began)) throw lost
       }
     }

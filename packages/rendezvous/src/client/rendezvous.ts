@@ -7,7 +7,7 @@ import { MAX_FRAME_BYTES } from '../wire/socket.ts'
 import type { Session } from './session.ts'
 import { describeWait, type Gathered, type Wait } from './waits.ts'
 
-/** How much later than the coordinator, in milliseconds, a rank ends a wait by itself when the coordinator does not. */
+/** Time in milliseconds after the coordinator's deadline at which a rank ends a wait by itself. */
 const LONGEST_GRACE_MS = 1000
 const MAX_DIGEST = 128
 const MAX_KEY = 1024
@@ -36,12 +36,12 @@ export class RankRendezvous implements Rendezvous {
     return this.#session.everybody.length
   }
 
-  /** Why this membership is over; undefined while it is not. */
+  /** Reason why this membership is over; undefined while it is not. */
   get lost(): CkptError | undefined {
     return this.#session.ended
   }
 
-  /** Whether the coordinator, not heard since, had missed several heartbeats by then (`performance.now()`). */
+  /** Returns true if the coordinator, silent since, had missed several heartbeats by then (`performance.now()`). */
   silentBy(time: number): boolean {
     return this.#session.silentBy(time)
   }
@@ -80,7 +80,7 @@ export class RankRendezvous implements Rendezvous {
 
   async allGatherBlobs(key: string, blob: Blob, options?: GatherOptions): Promise<Blob[]> {
     if (blob.digest.length === 0 || blob.digest.length > MAX_DIGEST) {
-      throw invalid('digest', `${blob.digest.length} characters, 1 to ${MAX_DIGEST} are allowed`)
+      throw invalid('digest', `${blob.digest.length} characters; 1 to ${MAX_DIGEST} are allowed`)
     }
     checkSize(blob.payload, 'payload', key)
     return (await this.#gather('blob', key, options, { blob })).blobs
@@ -115,7 +115,7 @@ export class RankRendezvous implements Rendezvous {
   ): Promise<Extract<Gathered, { kind: K }>> {
     const { ranks, epoch, signal, timeoutMs = this.#identity.timeoutMs } = options
     const session = this.#session
-    if (key.length > MAX_KEY) throw invalid('key', `${key.length} characters, at most ${MAX_KEY} are allowed`)
+    if (key.length > MAX_KEY) throw invalid('key', `${key.length} characters; at most ${MAX_KEY} are allowed`)
     checkTimeout(timeoutMs)
     if (ranks) this.#checkRanks(ranks)
     const refusal = session.ended ?? (epoch === undefined ? undefined : session.epochs.refusal(epoch))
@@ -162,8 +162,8 @@ export class RankRendezvous implements Rendezvous {
   }
 }
 
-/** More would be taken for an attack by the other side, which breaks the connection. */
+/** The other side would take larger frames for an attack and close the connection. */
 function checkSize({ byteLength }: Uint8Array, field: string, key: string): void {
   if (byteLength <= MAX_FRAME_BYTES) return
-  throw invalid(field, `${byteLength} bytes for ${JSON.stringify(key)}, at most ${MAX_FRAME_BYTES} are sent`)
+  throw invalid(field, `${byteLength} bytes for ${JSON.stringify(key)}; at most ${MAX_FRAME_BYTES} are allowed`)
 }

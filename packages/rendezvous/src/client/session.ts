@@ -16,23 +16,26 @@ import { LocalEpochs } from './epochs.ts'
 import type { Link } from './link.ts'
 import { Waits, describeWait, type Wait } from './waits.ts'
 
-/** How long, in milliseconds, a rank waits for the coordinator to confirm: whose error aborted an epoch, or that the rank has left. */
+/**
+ * Time in milliseconds for which a rank waits for the coordinator to confirm whose error aborted an epoch, or that the rank has
+ * left.
+ */
 const CONFIRM_MS = 1000
-/** So many heartbeats without an answer are more than a late one. */
+/** Number of heartbeats without an answer that counts as silence. */
 const MISSED_BEATS = 3
 
-/** Whose session it is, and with whom. */
+/** Rank and coordinator of a session. */
 export interface SessionOptions {
-  /** Of the coordinator, for errors. */
+  /** Name of the coordinator, for errors. */
   readonly name: string
   readonly rank: number
-  /** Told what is waited for longer than a second. */
+  /** Called with waits that last longer than a second. */
   readonly onWaiting: ((waiting: Waiting) => void) | undefined
 }
 
 /**
- * One rank's membership: its link, its heartbeat, and what it waits for. It is live from `welcome` until `end`, which fails everything
- * that is open with the one error that ended it.
+ * One rank's membership: its link, its heartbeat, and its waits. It is live from `welcome` until `end`, which fails everything
+ * open with the error that ended it.
  */
 export class Session {
   readonly waits = new Waits()
@@ -51,7 +54,7 @@ export class Session {
   #onFarewell: () => void = () => undefined
   #onWelcome: (error?: CkptError) => void = () => undefined
 
-  /** `lost` makes the error for when the coordinator is gone. */
+  /** `lost` creates the error for a lost coordinator. */
   constructor(
     options: SessionOptions,
     lost: (why: string) => CkptError,
@@ -66,7 +69,7 @@ export class Session {
     )
   }
 
-  /** Why this membership is over; undefined while it is not. */
+  /** Reason why this membership is over; undefined while it is not. */
   get ended(): CkptError | undefined {
     return this.#ended
   }
@@ -76,12 +79,12 @@ export class Session {
     return this.#everybody
   }
 
-  /** Whether the coordinator, not heard since, had missed several heartbeats by then (`performance.now()`). */
+  /** Returns true if the coordinator, silent since, had missed several heartbeats by then (`performance.now()`). */
   silentBy(time: number): boolean {
     return time - this.#heard > MISSED_BEATS * this.#heartbeatMs
   }
 
-  /** How long the coordinator may be silent, in milliseconds. */
+  /** Maximum silence of the coordinator, in milliseconds. */
   get windowMs(): number {
     return this.#windowMs
   }
@@ -92,12 +95,12 @@ export class Session {
     try {
       await new Promise<void>((resolve, reject) => {
         const stop = startDeadline(timeoutMs, () => {
-          const why = `rank ${message.rank}: no answer from ${this.#peer} within ${Math.round(timeoutMs)} ms; see that rank 0 runs and can be reached there`
+          const why = `rank ${message.rank}: no answer from ${this.#peer} within ${Math.round(timeoutMs)} ms; check that rank 0 runs and can be reached there`
           reject(new CkptError('RANK_MISSING', why, { fields: { rank: message.rank, ranks: [0], peer: this.#peer } }))
         })
         const cancel = () => reject(CkptError.from(signal?.reason, 'ABORTED', `joining ${this.#peer} was cancelled`))
         const calm = startReminders((sinceMs) =>
-          this.#tell(`${this.#peer} to answer; see that rank 0 runs and can be reached there`, sinceMs, [0]),
+          this.#tell(`${this.#peer} to answer; check that rank 0 runs and can be reached there`, sinceMs, [0]),
         )
         settle = () => {
           stop()
@@ -131,7 +134,7 @@ export class Session {
     this.send({ type: 'abort', epoch: id, error: errorData(error) })
   }
 
-  /** Ends the membership: every wait fails with `reason`, every epoch is aborted because of it. */
+  /** Ends the membership: every wait fails with `reason`, and every epoch is aborted because of it. */
   end(reason: CkptError): void {
     if (this.#ended) return
     this.#ended = reason
@@ -145,8 +148,8 @@ export class Session {
   }
 
   /**
-   * Leaves, and waits a little for the coordinator to know it, so that the rank's place is free afterwards. Also a coordinator that this rank
-   * had given up is told, should it come back.
+   * Leaves, and waits briefly for the coordinator to confirm, so that the rank's place is free afterwards. A coordinator that
+   * this rank had given up is also notified, in case it returns.
    */
   async close(reason: CkptError): Promise<void> {
     const answered = this.#ended === undefined && this.#windowMs !== Infinity

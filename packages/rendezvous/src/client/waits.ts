@@ -3,31 +3,31 @@ import type { Blob, CkptError, Epoch } from '@ckpt/contract'
 import { startDeadline } from '../timers.ts'
 import type { GatherKind } from '../wire/messages.ts'
 
-/** What a gather resolves to. */
+/** Result of a gather. */
 export type Gathered =
   | { readonly kind: 'value'; readonly values: readonly Uint8Array[] }
   | { readonly kind: 'blob'; readonly blobs: Blob[] }
   | { readonly kind: 'barrier' }
   | { readonly kind: 'epoch'; readonly epoch: Epoch }
 
-/** A gather this rank waits in. */
+/** A gather in which this rank waits. */
 export interface Wait {
   readonly id: number
   readonly kind: GatherKind
   readonly key: string
   readonly epoch: number | undefined
-  /** Undefined for everybody, whoever that is when the wait ends. */
+  /** Undefined for all ranks at the end of the wait. */
   readonly ranks: readonly number[] | undefined
-  /** What this rank brings, for a gather of blobs. */
+  /** This rank's contribution to a gather of blobs. */
   readonly blob: Blob | undefined
-  /** The digests gathered, and the payloads of them found so far. */
+  /** Gathered digests, and their payloads found so far. */
   digests?: readonly string[]
   readonly payloads: Map<string, Uint8Array>
-  /** When it began (`performance.now()`). */
+  /** Start time (`performance.now()`). */
   readonly began: number
 }
 
-/** A wait by the name of its call. */
+/** Names a wait after its call. */
 export function describeWait({ kind, key }: Pick<Wait, 'kind' | 'key'>): string {
   return kind === 'epoch' ? 'beginEpoch' : `${kind} gather ${JSON.stringify(key)}`
 }
@@ -35,7 +35,7 @@ export function describeWait({ kind, key }: Pick<Wait, 'kind' | 'key'>): string 
 export interface WaitRequest extends Omit<Wait, 'id' | 'payloads' | 'digests' | 'began'> {
   readonly signal: AbortSignal | undefined
   readonly timeoutMs: number
-  /** The wait's own deadline passed, or its signal was aborted; the result is what the wait fails with. */
+  /** Called when the wait's own deadline has passed, or its signal was aborted; returns the error of the wait. */
   readonly onTimeout: (wait: Wait) => CkptError
   readonly onCancel: (wait: Wait, reason: unknown) => CkptError
 }
@@ -46,7 +46,7 @@ interface OpenWait {
   readonly reject: (error: CkptError) => void
 }
 
-/** Everything one rank waits for. A wait ends exactly once, and takes its timer and listener with it. */
+/** All waits of one rank. A wait ends exactly once, together with its timer and listener. */
 export class Waits {
   readonly #open = new Map<number, OpenWait>()
   #lastId = 0
@@ -94,7 +94,7 @@ export class Waits {
     open?.reject(error)
   }
 
-  /** Fails every wait that `test` holds for. */
+  /** Fails every wait for which `test` is true. */
   failAll(error: CkptError, test: (wait: Wait) => boolean = () => true): void {
     for (const { wait } of [...this.#open.values()]) if (test(wait)) this.fail(wait.id, error)
   }

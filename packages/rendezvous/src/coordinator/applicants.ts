@@ -7,21 +7,24 @@ interface Applicant {
 }
 
 /**
- * Who asked to join and has not been answered yet: new incarnations of ranks whose old one has not been found dead, and ranks that are new to
- * the world while others wait for each other.
+ * Join requests without an answer so far: new incarnations of ranks whose old one has not been declared dead, and ranks that
+ * are new to the world while others wait for each other.
  */
 export class Applicants {
   readonly #contenders = new Map<number, Applicant>()
   #newcomers: Applicant[] = []
 
-  /** Somebody asks for the place of a rank that may still live. Gives the connection of who did so before, and is forgotten. */
+  /**
+   * Records a request for the place of a rank that may still be alive. Returns the connection of an earlier request, which is
+   * forgotten.
+   */
   contend(peer: string, message: JoinMessage): string | undefined {
     const before = this.#contenders.get(message.rank)
     this.#contenders.set(message.rank, { peer, message, at: performance.now() })
     return before?.peer === peer ? undefined : before?.peer
   }
 
-  /** The rank lives: who has asked for its place for longer than `ms` milliseconds, and is forgotten. */
+  /** The rank is alive: returns a request that is older than `ms` milliseconds, and forgets it. */
   refuse(rank: number, ms: number): Applicant | undefined {
     const applicant = this.#contenders.get(rank)
     if (!applicant || performance.now() - applicant.at < ms) return undefined
@@ -29,7 +32,7 @@ export class Applicants {
     return applicant
   }
 
-  /** The rank is gone: who asked for its place. */
+  /** The rank has been lost: returns the request for its place. */
   admit(rank: number): Applicant | undefined {
     const applicant = this.#contenders.get(rank)
     this.#contenders.delete(rank)

@@ -24,18 +24,20 @@ import { Applicants } from './applicants.ts'
 import { overLimit, Publications } from './limits.ts'
 import { Members, taken, type Member } from './members.ts'
 
-/** A message may be on its way when its sender dies: only what comes this many milliseconds after another asked for its place counts. */
+/**
+ * A message may be in flight when its sender dies: only messages this many milliseconds after the request for its place count.
+ */
 const SETTLE_MS = 100
 const MAX_RANKS = 65_536
-/** Ranks that are named while others wait for them. */
+/** Maximum number of missing ranks named in a message. */
 const MAX_NAMED = 16
 
 /** Sends a message to the connection with this routing id. */
 export type SendTo = (peer: string, frames: Frames) => void
 
 /**
- * Decides everything ranks must agree on: who is a member, which gathers are complete, which epoch runs. It knows no sockets: messages come
- * in by {@link receive}, time by {@link tick}, and answers go out by the function it was given.
+ * Decides everything that ranks must agree on: members, completed gathers, running epoch. It has no sockets: messages come in
+ * through {@link receive}, time through {@link tick}, and answers go out through the given function.
  */
 export class Coordinator {
   readonly #settings: Settings
@@ -49,7 +51,7 @@ export class Coordinator {
   #everybody: readonly number[] = []
   readonly #published = new Publications()
 
-  /** `onSilent` gets the connection of each member that was lost because nothing complete came from it. */
+  /** `onSilent` gets the connection of each member that was lost because no complete message came from it. */
   constructor(settings: Settings, send: SendTo, onSilent: (peer: string) => void = () => undefined) {
     this.#settings = settings
     this.#send = send
@@ -58,7 +60,9 @@ export class Coordinator {
     this.#resize(settings.worldSize)
   }
 
-  /** Handles one message of the connection `peer`. Never throws: whoever breaks the protocol is told so and dismissed. */
+  /**
+   * Handles one message of the connection `peer`. Never throws: a peer that violates the protocol is notified and dismissed.
+   */
   receive(peer: string, frames: Frames): void {
     const member = this.#members.byPeer(peer)
     const name = member ? `rank ${member.rank}` : `peer ${peer}`
@@ -80,7 +84,10 @@ export class Coordinator {
     }
   }
 
-  /** Sends heartbeats and finds who was silent too long; `stalledMs` is time in which this process itself could not listen. */
+  /**
+   * Sends heartbeats and finds members that were silent too long; `stalledMs` is time in which this process itself could not
+   * receive.
+   */
   tick(stalledMs: number): void {
     const now = performance.now()
     const { heartbeatTimeoutMs } = this.#settings
@@ -153,7 +160,7 @@ export class Coordinator {
     }
   }
 
-  /** A message of somebody who is no member: one of a coordinator before this one, or one that has been replaced. */
+  /** Handles a message of a peer that is not a member: a member of a previous coordinator, or one that has been replaced. */
   #stranger(peer: string, name: string, message: RankMessage): void {
     if (message.type === 'leave') return
     const text = `${name} is not a member (any more): join again`
@@ -165,15 +172,15 @@ export class Coordinator {
     const { heartbeatMs, heartbeatTimeoutMs, elastic } = this.#settings
     const { rank } = message
     const worldSize = this.#everybody.length
-    if (!sameSecret(message.token, this.#settings.token)) throw rejected(rank, 'its token is not the one of this run')
+    if (!sameSecret(message.token, this.#settings.token)) throw rejected(rank, 'its token differs from that of this run')
     if (message.protocol !== PROTOCOL)
-      throw rejected(rank, `it speaks protocol ${message.protocol}, this coordinator ${PROTOCOL}`)
+      throw rejected(rank, `it uses protocol ${message.protocol}, this coordinator ${PROTOCOL}`)
     if (message.worldSize !== worldSize && !elastic)
-      throw rejected(rank, `it expects ${message.worldSize} ranks, there are ${worldSize}`)
+      throw rejected(rank, `it expects ${message.worldSize} ranks, but there are ${worldSize}`)
     const size = Math.max(worldSize, message.worldSize)
     if (size > MAX_RANKS) throw rejected(rank, `${size} ranks are more than ${MAX_RANKS}`)
     if (rank >= size) throw rejected(rank, `ranks go up to ${size - 1}`)
-    // Who waits for everybody must find the same ranks from beginning to end.
+    // Waits for all ranks must see the same ranks from beginning to end.
     if (size > worldSize && !this.#idle) return this.#applicants.newcomer(peer, message)
     const rival = this.#members.byPeer(peer) ? undefined : this.#members.rivalOf(peer, message)
     if (rival) return this.#replacedApplicant(this.#applicants.contend(peer, message), rival)
@@ -182,7 +189,7 @@ export class Coordinator {
     this.#tell(peer, { type: 'welcome', worldSize: size, heartbeatMs, heartbeatTimeoutMs })
   }
 
-  /** A rank that is heard of keeps its place: who asked for it meanwhile is turned away. */
+  /** A rank that is heard from keeps its place: requests for it are refused. */
   #settle(member: Member): void {
     const applicant = this.#applicants.refuse(member.rank, Math.min(SETTLE_MS, this.#settings.heartbeatMs))
     if (applicant) this.#tell(applicant.peer, { type: 'dismissed', error: errorData(taken(member)) })
@@ -192,7 +199,7 @@ export class Coordinator {
     if (peer !== undefined) this.#tell(peer, { type: 'dismissed', error: errorData(taken(rival)) })
   }
 
-  /** Whether nobody waits for anybody. */
+  /** True if no rank waits for another. */
   get #idle(): boolean {
     return this.#epochs.size === 0 && this.#gathers.size === 0
   }
@@ -204,8 +211,8 @@ export class Coordinator {
 
   #fetch(peer: string, { protocol, token, key }: FetchMessage): void {
     const refuse = (why: string) => new CkptError('RENDEZVOUS_REJECTED', `${key} may not be fetched: ${why}`)
-    if (!sameSecret(token, this.#settings.token)) throw refuse('the token is not the one of this run')
-    if (protocol !== PROTOCOL) throw refuse(`protocol ${protocol}, this coordinator speaks ${PROTOCOL}`)
+    if (!sameSecret(token, this.#settings.token)) throw refuse('the token differs from that of this run')
+    if (protocol !== PROTOCOL) throw refuse(`it uses protocol ${protocol}, this coordinator ${PROTOCOL}`)
     const payload = this.#published.get(key)
     this.#tell(peer, { type: 'published', key, found: payload !== undefined }, payload ? [payload] : [])
   }
@@ -256,7 +263,7 @@ export class Coordinator {
     this.#completeIfAll(gather)
   }
 
-  /** Why such a gather cannot succeed, if that is known. */
+  /** Returns the reason why such a gather cannot succeed, if known. */
   #refusal(ranks: readonly number[], epochId: number | null): CkptError | undefined {
     if (epochId !== null) {
       const epoch = this.#epochs.get(epochId)
@@ -279,7 +286,7 @@ export class Coordinator {
   #payload(member: Member, id: number, payload: Uint8Array): void {
     const gather = this.#gathers.waitOf(member, id)
     const contribution = gather?.contributions.get(member.rank)
-    // Its gather may have failed while the payload was under way.
+    // Its gather may have failed while the payload was in flight.
     if (!gather || !contribution) return
     const { open, bytes } = this.#gathers.openOf(member)
     const failure = overLimit(member.rank, open - 1, bytes, payload.byteLength) ?? this.#otherPayload(contribution, payload)
@@ -291,11 +298,11 @@ export class Coordinator {
     this.#completeIfAll(gather)
   }
 
-  /** A digest names one payload: nobody brings something else under that of a different rank. */
+  /** A digest names one payload: no rank may send a different payload under the digest of another rank. */
   #otherPayload({ member, digest }: Contribution, payload: Uint8Array): CkptError | undefined {
     const known = this.#blobs.get(digest!)
     if (known === undefined || Buffer.compare(known, payload) === 0) return undefined
-    const text = `rank ${member.rank} brings a payload that differs from what is known under its digest ${digest}`
+    const text = `rank ${member.rank} sent a payload that differs from the known payload with its digest ${digest}`
     return new CkptError('RENDEZVOUS_PROTOCOL', text, { fields: { rank: member.rank, field: 'digest', digest } })
   }
 

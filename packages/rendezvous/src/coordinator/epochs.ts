@@ -4,17 +4,17 @@ import type { CkptError } from '@ckpt/contract'
 export interface OpenEpoch {
   readonly id: number
   readonly ranks: readonly number[]
-  /** Ranks that have not yet said that it is over for them. */
+  /** Ranks that have not yet reported that it is over for them. */
   readonly inside: Set<number>
   aborted?: { readonly rank: number; readonly error: CkptError }
 }
 
-/** Epochs by id. Ids only ever grow; an epoch is forgotten when its last rank has left it. */
+/** Epochs by id. Ids only grow; an epoch is forgotten when its last rank has left it. */
 export class Epochs {
   readonly #open = new Map<number, OpenEpoch>()
   #last = 0
 
-  /** Epochs that some rank is still inside of. */
+  /** Epochs in which some rank still takes part. */
   get size(): number {
     return this.#open.size
   }
@@ -35,7 +35,7 @@ export class Epochs {
     if (epoch?.inside.size === 0) this.#open.delete(id)
   }
 
-  /** Epochs that `rank` is still inside of. */
+  /** Epochs in which `rank` still takes part. */
   of(rank: number): OpenEpoch[] {
     return [...this.#open.values()].filter((epoch) => epoch.inside.has(rank))
   }

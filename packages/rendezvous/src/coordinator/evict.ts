@@ -5,17 +5,17 @@ import { isIpv6 } from '../wire/address.ts'
 import type { CurveClient } from '../wire/curve.ts'
 import { pack, type RankMessage } from '../wire/messages.ts'
 
-/** `ZMQ_ROUTING_ID`; the library takes strings alone by name, and a peer may have chosen any bytes. */
+/** `ZMQ_ROUTING_ID`; by name the library accepts only strings, but a peer may have chosen any bytes. */
 const ROUTING_ID = 5
-/** How long the coordinator's own socket may take to answer, in milliseconds. */
+/** Time in milliseconds for the coordinator's own socket to answer. */
 const ANSWER_MS = 5000
 
 /**
- * Ends a peer's connection at a coordinator's socket, which has no call for that: whoever connects with a peer's routing id takes its connection
- * over (`handover`), and what had arrived of an unfinished message is freed. Only who has the run's secret can connect. The coordinator must
- * answer what is sent here.
+ * Ends a peer's connection at a coordinator's socket, which has no call for that. A connection with a peer's routing id takes
+ * the peer's connection over (`handover`), and buffered parts of an unfinished message are freed. Only a holder of the run's
+ * secret can connect. The coordinator must answer the message sent here.
  *
- * @throws CkptError `NATIVE_FAILURE` where the socket does not answer.
+ * @throws CkptError `NATIVE_FAILURE` if the socket does not answer.
  */
 export async function evict(endpoint: string, peer: string, curve: CurveClient | undefined): Promise<void> {
   requireSocketDescriptors('the connection that ends a peer')

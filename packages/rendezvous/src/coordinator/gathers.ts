@@ -1,22 +1,22 @@
 import type { GatherKind, GatherMessage } from '../wire/messages.ts'
 import type { Member } from './members.ts'
 
-/** What one rank brings to a gather. */
+/** One rank's contribution to a gather. */
 export interface Contribution {
   readonly member: Member
   /** The rank's own id of its wait. */
   readonly id: number
   readonly timeoutMs: number
   readonly digest: string | undefined
-  /** Undefined while a blob's payload is still on its way. */
+  /** Undefined until a blob's payload arrives. */
   payload: Uint8Array | undefined
   /** Cancels the deadline. */
   stop: () => void
-  /** When this rank is next told whom it waits for (`performance.now()`); never where it would not understand. */
+  /** Time of the next `waiting` message to this rank (`performance.now()`); never if it does not support them. */
   tellAt: number
 }
 
-/** One gather that is under way. */
+/** A running gather. */
 export interface Gather {
   readonly slot: string
   readonly kind: GatherKind
@@ -27,25 +27,26 @@ export interface Gather {
 }
 
 /**
- * Open gathers. Contributions meet by kind, key, epoch and ranks; a rank that already contributed to one opens the next, so that a key may
- * be used again before everybody has read the last result, and gathers of a key complete in the order in which ranks make them.
+ * Open gathers. Contributions are matched by kind, key, epoch and ranks. A rank that already contributed to one opens the next,
+ * so a key may be reused before all ranks have read the last result, and gathers of a key complete in the order in which ranks
+ * make them.
  */
 export class Gathers {
   readonly #slots = new Map<string, Gather[]>()
-  /** Gathers that members wait in, by the ids they gave them. */
+  /** Gathers in which members wait, by the ids they assigned. */
   readonly #waits = new Map<Member, Map<number, Gather>>()
 
-  /** Keys under which somebody waits. */
+  /** Keys under which a rank waits. */
   get size(): number {
     return this.#slots.size
   }
 
-  /** The gather that a member waits in under this id. */
+  /** Returns the gather in which a member waits under this id. */
   waitOf(member: Member, id: number): Gather | undefined {
     return this.#waits.get(member)?.get(id)
   }
 
-  /** How many gathers a member waits in, and the bytes that it has brought to them. */
+  /** Returns the number of gathers in which a member waits, and the bytes of its contributions. */
   openOf(member: Member): { open: number; bytes: number } {
     const waits = this.#waits.get(member)
     let bytes = 0
@@ -61,7 +62,7 @@ export class Gathers {
     this.#waits.set(member, waits.set(id, gather))
   }
 
-  /** The gather that this rank's message belongs to; opened when there is none. */
+  /** Returns the gather that this rank's message belongs to; opens it if there is none. */
   join(message: GatherMessage, ranks: readonly number[], rank: number): Gather {
     const { kind, key, epoch } = message
     const slot = `${kind} ${epoch ?? ''} ${key}`
@@ -75,7 +76,8 @@ export class Gathers {
   }
 
   /**
-   * An open gather of the same key that can never complete beside `gather`, because a rank waits in each for one that waits in the other.
+   * Returns an open gather of the same key that can never complete together with `gather`, because a rank waits in each for one
+   * that waits in the other.
    */
   conflict(gather: Gather): Gather | undefined {
     return this.#slots
@@ -88,7 +90,7 @@ export class Gathers {
     return gather.ranks.filter((rank) => gather.contributions.get(rank)?.payload === undefined)
   }
 
-  /** Contributions whose rank is to be told by now whom it waits for. */
+  /** Contributions whose rank should now be told which ranks it waits for. */
   overdue(now: number): { gather: Gather; contribution: Contribution }[] {
     return this.select(() => true).flatMap((gather) =>
       [...gather.contributions.values()].flatMap((contribution) =>
@@ -97,7 +99,7 @@ export class Gathers {
     )
   }
 
-  /** Takes a rank's part back out; the others go on waiting. */
+  /** Removes a rank's contribution; the others keep waiting. */
   withdraw(gather: Gather, rank: number): void {
     const contribution = gather.contributions.get(rank)
     if (!contribution) return
@@ -106,7 +108,7 @@ export class Gathers {
     if (gather.contributions.size === 0) this.#remove(gather)
   }
 
-  /** Ends a gather; its contributions, ascending by rank. */
+  /** Ends a gather; returns its contributions, ascending by rank. */
   close(gather: Gather): Contribution[] {
     const parts = gather.ranks.flatMap((rank) => gather.contributions.get(rank) ?? [])
     for (const part of parts) this.#settle(part)
@@ -114,7 +116,7 @@ export class Gathers {
     return parts
   }
 
-  /** Open gathers that `test` holds for. */
+  /** Open gathers for which `test` is true. */
   select(test: (gather: Gather) => boolean): Gather[] {
     return [...this.#slots.values()].flatMap((open) => open.filter(test))
   }

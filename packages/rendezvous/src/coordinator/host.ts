@@ -13,30 +13,36 @@ import { FrameSocket, MAX_FRAME_BYTES, type Frames } from '../wire/socket.ts'
 import { Coordinator } from './coordinator.ts'
 import { evict } from './evict.ts'
 
-/** Routing ids are hexadecimal; this one can belong to no connection. */
+/** Routing ids are hexadecimal, so no connection can have this one. */
 const LOCAL_PEER = 'local'
-/** Messages kept for a peer that does not read; ZeroMQ drops what exceeds them, and its heartbeat will have ended long before. */
+/**
+ * Maximum messages queued for a peer that does not read; ZeroMQ drops further ones, but the peer's heartbeat will have ended
+ * long before.
+ */
 const SEND_HIGH_WATER_MARK = 1000
-/** Who has not shown the run's key after this many milliseconds is disconnected. */
+/** Time in milliseconds after which a peer that has not shown the run's key is disconnected. */
 const HANDSHAKE_MS = 3000
 /**
- * How long the address may be taken yet, in milliseconds, and when it is tried again: ZeroMQ lets go of the one of a coordinator that was
- * closed in its own time, and so does the system of one that was killed.
+ * Time in milliseconds for which a taken address is retried, and the interval: ZeroMQ releases the address of a closed
+ * coordinator with a delay, and so does the system for a killed one.
  */
 const BIND_MS = 2000
 const BIND_AGAIN_MS = 20
-/** Connections that may wait to be accepted: those of a large cluster, or of a flood that honest ones come in between. */
+/** Maximum connections waiting to be accepted: those of a large cluster, or of a flood that honest ones arrive in. */
 const BACKLOG = 4096
 
 /** A running coordinator. */
 export interface CoordinatorHandle {
-  /** Where ranks connect to: `tcp://host:port`. */
+  /** Address to which ranks connect: `tcp://host:port`. */
   readonly address: string
   /** Dismisses every rank and stops listening. */
   close(): Promise<void>
 }
 
-/** A coordinator with what drives it: a socket, unless all ranks are in this process, a clock, and the link of a rank in this process. */
+/**
+ * A coordinator with its drivers: a socket, unless all ranks are in this process, a clock, and the link of a rank in this
+ * process.
+ */
 export class CoordinatorHost implements CoordinatorHandle {
   address = 'in-process'
   readonly #coordinator: Coordinator
@@ -63,8 +69,7 @@ export class CoordinatorHost implements CoordinatorHandle {
   }
 
   /**
-   * Listens on the first of the addresses that is free. @throws CkptError `INVALID_ARGUMENT` when none can be listened on, with the reason of
-   * each.
+   * Listens on the first free address. @throws CkptError `INVALID_ARGUMENT` if it can listen on none, with the reason for each.
    */
   async listen(addresses: readonly string[]): Promise<void> {
     const curve = await curveServer(this.#token, this.#run)
@@ -102,14 +107,14 @@ export class CoordinatorHost implements CoordinatorHandle {
     )
   }
 
-  /** A link of a rank in this same process: the same messages, by call instead of by socket. */
+  /** Creates a link of a rank in this process: the same messages, by call instead of by socket. */
   linkLocal(onMessage: (frames: Frames) => void): Link {
     this.#deliver = onMessage
     this.#embedded = true
     return {
       send: (frames) => queueMicrotask(() => this.#coordinator.receive(LOCAL_PEER, frames)),
       close: async () => {
-        // What was sent before is handled before.
+        // Earlier messages are handled first.
         await new Promise<void>((resolve) => queueMicrotask(resolve))
         this.#deliver = undefined
         await this.close()
@@ -117,7 +122,7 @@ export class CoordinatorHost implements CoordinatorHandle {
     }
   }
 
-  /** A member that is silent may be in the middle of a message that never ends, which the socket keeps for as long as its connection lasts. */
+  /** A silent member may be sending a message that never ends, which the socket keeps as long as its connection lasts. */
   async #evict(peer: string): Promise<void> {
     if (peer === LOCAL_PEER || this.#router === undefined) return
     try {
@@ -139,9 +144,9 @@ function newRouter(ipv6: boolean, curve: CurveServer | undefined): Router {
   requireSocketDescriptors('the coordinator')
   return new Router({
     ipv6,
-    // A rank that reconnects takes its place over; routing ids are random, so that nobody else can.
+    // A rank that reconnects takes over its old connection; routing ids are random, so nobody else can.
     handover: true,
-    // A thread of its own: strangers who knock here hold up no other socket of this process.
+    // A separate thread, so that strangers who connect here delay no other socket of this process.
     context: new Context({ blocky: false }),
     backlog: BACKLOG,
     handshakeInterval: HANDSHAKE_MS,
@@ -152,8 +157,8 @@ function newRouter(ipv6: boolean, curve: CurveServer | undefined): Router {
 }
 
 /**
- * Binds to the endpoints of one address, as many as this machine has: a name may stand for numbers of both kinds. A port that is taken is no
- * place to meet, even where it is free on a different number. Returns why there is none.
+ * Binds to all endpoints of one address that this machine has: a name may have addresses of both kinds. If a port is taken on
+ * one of them, the port is not used, even if it is free on another. Returns the reason if there is none.
  */
 async function bindAny(router: Router, endpoints: readonly string[]): Promise<NodeJS.ErrnoException | undefined> {
   let bound = false
@@ -162,7 +167,7 @@ async function bindAny(router: Router, endpoints: readonly string[]): Promise<No
     try {
       await router.bind(endpoint)
       bound = true
-      // A port that the system chose is not free on the next number.
+      // A port that the system chose may be taken on the next address.
       if (endpoint.endsWith(':*')) return undefined
     } catch (error) {
       failure ??= error as NodeJS.ErrnoException
@@ -184,9 +189,10 @@ function cannotListen(failures: readonly { address: string; error: NodeJS.ErrnoE
 }
 
 /**
- * Starts a coordinator of its own, for worlds in which rank 0 does not run it (`standalone` in the join options).
+ * Starts a standalone coordinator, for worlds in which rank 0 does not run it (`standalone` in the join options).
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the option, also when the address cannot be listened on, or would let the network speak to it
+ * @throws CkptError `INVALID_ARGUMENT` naming the option, also if it cannot listen on the address, or if the network could
+ * reach it
  *   without a secret.
  */
 export async function startCoordinator(options: CoordinatorOptions): Promise<CoordinatorHandle> {

@@ -1,13 +1,15 @@
 import { CkptError } from '@ckpt/contract'
 
-/** Gathers that one rank may wait in at once, and the bytes that it may have brought to them. */
+/** Maximum gathers in which one rank may wait at once, and the maximum bytes of its contributions. */
 export const MAX_OPEN_GATHERS = 256
 export const MAX_OPEN_BYTES = 256 * 2 ** 20
-/** Keys whose latest publication is kept, and how many bytes these may have together. */
+/** Maximum keys whose latest publication is kept, and their maximum total bytes. */
 const MAX_PUBLISHED = 16
 const MAX_PUBLISHED_BYTES = 256 * 2 ** 20
 
-/** Why a rank that waits in `open` gathers with `bytes` bytes may not bring `more`; undefined when it may. */
+/**
+ * Returns the reason why a rank that waits in `open` gathers with `bytes` bytes may not contribute `more`; undefined if it may.
+ */
 export function overLimit(rank: number, open: number, bytes: number, more: number): CkptError | undefined {
   const fields = { rank, open, bytes: bytes + more }
   if (open >= MAX_OPEN_GATHERS)
@@ -19,7 +21,7 @@ export function overLimit(rank: number, open: number, bytes: number, more: numbe
   return new CkptError('INVALID_STATE', text, { fields })
 }
 
-/** What ranks have published, by key: the latest ones, within limits. */
+/** Payloads that ranks have published, by key: the latest ones, within limits. */
 export class Publications {
   /** In order of publication. */
   readonly #payloads = new Map<string, Uint8Array>()

@@ -10,13 +10,13 @@ export interface Member {
   readonly incarnation: string
   readonly host: string
   readonly pid: number
-  /** When it was last heard of, by `performance.now()`. */
+  /** Time of its last message, by `performance.now()`. */
   heard: number
-  /** Why it is no member any more; undefined while it lives. */
+  /** Reason why it is no longer a member; undefined while it is one. */
   gone: CkptError | undefined
 }
 
-/** Who joined: at most one incarnation of each rank, the latest. */
+/** Members: at most one incarnation of each rank, the latest. */
 export class Members {
   readonly #byRank = new Map<number, Member>()
   readonly #byPeer = new Map<string, Member>()
@@ -33,19 +33,19 @@ export class Members {
     return [...this.#byRank.values()].filter((member) => member.gone === undefined)
   }
 
-  /** The incarnation of the rank that lives elsewhere, or did a moment ago, as far as is known. */
+  /** Returns the incarnation of the rank that is, or was just now, alive elsewhere, as far as known. */
   rivalOf(peer: string, { rank, incarnation }: JoinMessage): Member | undefined {
     const known = this.#byRank.get(rank)
     return known?.gone === undefined && known?.incarnation !== incarnation && known?.peer !== peer ? known : undefined
   }
 
-  /** @throws CkptError `RENDEZVOUS_REJECTED` when the rank already lives elsewhere. */
+  /** @throws CkptError `RENDEZVOUS_REJECTED` if the rank is already alive elsewhere. */
   add(peer: string, join: JoinMessage): Member {
     const { rank, incarnation, host, pid } = join
     const known = this.#byRank.get(rank)
     const here = this.#byPeer.get(peer)
     if (here && here.rank !== rank) {
-      throw new CkptError('RENDEZVOUS_REJECTED', `rank ${here.rank} cannot join as rank ${rank} too`, { fields: { rank } })
+      throw new CkptError('RENDEZVOUS_REJECTED', `rank ${here.rank} cannot also join as rank ${rank}`, { fields: { rank } })
     }
     if (known && known.gone === undefined) {
       if (known.peer === peer && known.incarnation === incarnation) return known
@@ -58,7 +58,7 @@ export class Members {
     return member
   }
 
-  /** How a rank that is waited for stands, for messages. */
+  /** Describes the state of a rank that is waited for, for messages. */
   describe(rank: number): string {
     const member = this.#byRank.get(rank)
     if (!member) return `rank ${rank} (never joined)`
@@ -66,7 +66,7 @@ export class Members {
   }
 }
 
-/** A rank can be in one place only. */
+/** A rank can be in only one place. */
 export function taken({ rank, pid, host, incarnation }: Member): CkptError {
   return new CkptError(
     'RENDEZVOUS_REJECTED',

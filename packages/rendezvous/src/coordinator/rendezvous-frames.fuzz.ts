@@ -21,7 +21,7 @@ const error: SerializedError = {
   cause: { code: 'TIMEOUT', message: 'c', fields: {} },
 }
 
-/** Lengths before frames, so that one input holds several messages of several frames: [peer, frames, (length, bytes)…]… */
+/** Puts lengths before frames, so that one input holds several messages of several frames: [peer, frames, (length, bytes)…]… */
 function script(...messages: [peer: number, ...frames: Uint8Array[]][]): Uint8Array {
   return Buffer.concat(
     messages.flatMap(([peer, ...frames]) => [
@@ -53,7 +53,10 @@ function parse(input: Uint8Array): { peer: number; frames: Uint8Array[] }[] {
   return messages
 }
 
-/** What a coordinator gets from two ranks and a stranger, in any order; and what a rank reads. The coordinator itself never throws. */
+/**
+ * Messages that a coordinator gets from two ranks and a stranger, in any order, and messages that a rank reads. The coordinator
+ * itself never throws.
+ */
 export const fuzz = {
   name: 'rendezvous-frames',
   seeds(): Uint8Array[] {

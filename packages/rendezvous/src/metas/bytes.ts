@@ -3,7 +3,7 @@ import { CkptError } from '@ckpt/contract'
 /** Width in bytes of an unsigned column. */
 export type ColumnWidth = 1 | 2 | 4
 
-/** The narrowest column that holds values up to `max`. */
+/** Returns the narrowest column that holds values up to `max`. */
 export function columnWidth(max: number): ColumnWidth {
   return max <= 0xff ? 1 : max <= 0xffff ? 2 : 4
 }
@@ -32,7 +32,7 @@ export class ByteWriter {
     this.#length = this.#bytes.writeUInt32LE(value, this.#length)
   }
 
-  /** LEB128 of a non-negative safe integer. */
+  /** Writes a non-negative safe integer as LEB128. */
   varint(value: number): void {
     this.#reserve(8)
     let rest = value
@@ -49,7 +49,7 @@ export class ByteWriter {
     this.#length += source.byteLength
   }
 
-  /** A string as its length in UTF-8 bytes and those bytes. */
+  /** Writes a string as its length in UTF-8 bytes and those bytes. */
   text(value: string): void {
     const bytes = Buffer.from(value, 'utf8')
     this.varint(bytes.byteLength)
@@ -68,7 +68,7 @@ export class ByteWriter {
     this.bytes(new Uint8Array(narrow.buffer, narrow.byteOffset, narrow.byteLength))
   }
 
-  /** What was written; shares memory with the writer, which must not be used afterwards. */
+  /** Returns the written bytes; they share memory with the writer, which must not be used afterwards. */
   finish(): Uint8Array {
     return this.#bytes.subarray(0, this.#length)
   }
@@ -82,12 +82,14 @@ export class ByteWriter {
   }
 }
 
-/** The error for metas that cannot be decoded; `field` says where. */
+/** Returns the error for metas that cannot be decoded; `field` locates the problem. */
 export function malformed(field: string, why: string): CkptError {
   return new CkptError('METAS_MALFORMED', `metas: ${field}: ${why}`, { fields: { field } })
 }
 
-/** Reads what a {@link ByteWriter} wrote. Every read names its field, so that a bad payload says where it is bad. */
+/**
+ * Reads the output of a {@link ByteWriter}. Every read names its field, so that an error locates the problem in the payload.
+ */
 export class ByteReader {
   readonly #bytes: Buffer
   #position = 0
@@ -127,18 +129,21 @@ export class ByteReader {
     throw malformed(field, 'number of more than 8 bytes')
   }
 
-  /** A number of items that take at least `minBytes` bytes each of what is left: a count that lies cannot make us allocate. */
+  /**
+   * Reads a number of items that each need at least `minBytes` of the remaining bytes: a false count cannot cause large
+   * allocations.
+   */
   count(field: string, minBytes: number): number {
     return this.fits(this.varint(field), field, minBytes)
   }
 
-  /** `count` itself. @throws CkptError when so many items of `minBytes` cannot follow. */
+  /** Returns `count` itself. @throws CkptError if that many items of `minBytes` cannot follow. */
   fits(count: number, field: string, minBytes: number): number {
     if (count * minBytes > this.remaining) throw malformed(field, `${count} entries do not fit in ${this.remaining} bytes`)
     return count
   }
 
-  /** A view of the next `length` bytes. */
+  /** Returns a view of the next `length` bytes. */
   bytes(length: number, field: string): Buffer {
     const start = this.#take(length, field)
     return this.#bytes.subarray(start, start + length)
@@ -158,7 +163,7 @@ export class ByteReader {
 
   #take(length: number, field: string): number {
     const start = this.#position
-    if (length > this.remaining) throw malformed(field, `needs ${length} bytes, ${this.remaining} are left`)
+    if (length > this.remaining) throw malformed(field, `needs ${length} bytes, but only ${this.remaining} are left`)
     this.#position = start + length
     return start
   }

@@ -17,18 +17,18 @@ import {
 import { readNames } from './names.ts'
 
 /**
- * Reads what `encodeRankMetas` wrote, as columns: no object is made per tensor, names are decoded when they are asked for. The
+ * Reads the output of `encodeRankMetas` as columns: no object is created per tensor, and names are decoded on demand. The
  * result keeps views of `payload`, which must not be changed afterwards.
  *
- * @throws CkptError `METAS_MALFORMED` naming the field, for any payload that is not exactly one encoding of valid metas or whose
- * digest is not `digest`.
+ * @throws CkptError `METAS_MALFORMED` naming the field, for any payload that is not exactly one encoding of valid metas or
+ * whose digest is not `digest`.
  */
 export function decodeRankMetas(payload: Uint8Array, digest: string): RankMetas {
   if (metasDigest(payload) !== digest) throw malformed('digest', 'the payload has a different one')
   const reader = new ByteReader(payload)
   if (reader.u32('magic') !== MAGIC) throw malformed('magic', 'these are not metas')
   const version = reader.u16('version')
-  if (version !== VERSION) throw malformed('version', `${version}, this release reads ${VERSION}`)
+  if (version !== VERSION) throw malformed('version', `${version}, but this release reads ${VERSION}`)
   const flags = reader.u16('flags')
   if ((flags & ~FLAG_DIGESTS) !== 0) throw malformed('flags', `unknown flags ${flags}`)
   const rank = reader.varint('rank')
@@ -38,7 +38,7 @@ export function decodeRankMetas(payload: Uint8Array, digest: string): RankMetas 
   const shapes = readShapes(reader)
   const kinds = readKinds(reader, shapes)
 
-  // A tensor takes at least a byte in each of three columns.
+  // A tensor needs at least a byte in each of three columns.
   const count = reader.count('tensors', 3)
   const names = readNames(reader, count)
   const kindIds = reader.column(count, reader.width('kinds.id'), 'kinds.id')
@@ -62,7 +62,7 @@ export function decodeRankMetas(payload: Uint8Array, digest: string): RankMetas 
 
 function readText(reader: ByteReader, field: string): string {
   const length = reader.varint(field)
-  if (length > MAX_TEXT) throw malformed(field, `${length} bytes, at most ${MAX_TEXT} are allowed`)
+  if (length > MAX_TEXT) throw malformed(field, `${length} bytes; at most ${MAX_TEXT} are allowed`)
   const bytes = reader.bytes(length, field)
   if (!isUtf8(bytes)) throw malformed(field, 'not UTF-8')
   return bytes.toString('utf8')

@@ -9,10 +9,11 @@ const ALIGNMENTS_LOG2 = [0, 3, 4, 5, 6, 7, 8, 9, 12, 21]
 const ALIGNMENT_SAMPLE = 2048
 
 /**
- * One rank's metas as a compact payload and its digest (format: ./format.ts). The payload is new memory and must not be changed.
+ * Encodes one rank's metas as a compact payload with its digest (format: ./format.ts). The payload is new memory and must not
+ * be changed.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the field or tensor when the metas contradict themselves: a tensor outside its segment, a
- * size that does not follow from dtype and shape, columns of different lengths, an overlong or ill-formed name.
+ * @throws CkptError `INVALID_ARGUMENT` naming the field or tensor if the metas contradict themselves: a tensor outside its
+ * segment, a size that does not follow from dtype and shape, columns of different lengths, an overlong or ill-formed name.
  */
 export function encodeRankMetas(metas: Omit<RankMetas, 'digest'>): Blob {
   const { tensors } = metas
@@ -84,7 +85,7 @@ function collectKinds(tensors: TensorTable): { pairs: { dtype: number; shape: nu
       known.set(key, id)
     }
     if (bytes[i] !== sizes[id])
-      throw invalid('bytes', `${bytes[i]} where dtype and shape give ${sizes[id]}`, tensors.names.at(i))
+      throw invalid('bytes', `${bytes[i]}, but dtype and shape give ${sizes[id]}`, tensors.names.at(i))
     ids[i] = id
   }
   return { pairs, ids }
@@ -146,7 +147,9 @@ function writeOffsets(writer: ByteWriter, tensors: TensorTable, segments: number
   }
 }
 
-/** Indices among the first `count` tensors that do not lie where the previous tensor of their segment ended, rounded up. */
+/**
+ * Returns indices among the first `count` tensors that are not at the rounded-up end of the previous tensor of their segment.
+ */
 function offsetExceptions(tensors: TensorTable, count: number, segments: number, alignmentLog2: number): number[] {
   const alignment = 2 ** alignmentLog2
   const ends = new Float64Array(segments)

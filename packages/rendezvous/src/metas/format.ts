@@ -27,9 +27,9 @@ export const MAGIC = 0x4d504b43
 export const VERSION = 1
 export const FLAG_DIGESTS = 1
 export const NAME_BLOCK = 64
-/** UTF-16 units that all names of a rank may have together: front-coded, a few bytes make a long name. */
+/** Maximum UTF-16 units of all names of a rank together: with front-coding, a few bytes make a long name. */
 export const MAX_NAMES = 2 ** 26
-/** Longest host name or device UUID in bytes. */
+/** Maximum host name or device UUID in bytes. */
 export const MAX_TEXT = 1024
 export const MAX_ALIGNMENT_LOG2 = 21
 export const SEGMENT_KINDS = ['anonymous', 'shared', 'file'] as const

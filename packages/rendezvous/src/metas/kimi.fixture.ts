@@ -1,6 +1,9 @@
 import { tensorTable, type RankMetas, type TensorMeta } from '@ckpt/contract'
 
-/** Metas with names and shapes like those of a large FP8 Mixture-of-Experts checkpoint, cut to about `count` tensors. */
+/**
+ * Returns metas with names and shapes like those of a large FP8 Mixture-of-Experts checkpoint, reduced to about `count`
+ * tensors.
+ */
 export function expertMetas(count: number, rank = 0): Omit<RankMetas, 'digest'> {
   const tensors: TensorMeta[] = []
   let offset = 0

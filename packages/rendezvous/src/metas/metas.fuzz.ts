@@ -21,7 +21,7 @@ function metas(tensors: TensorMeta[], digests?: BigUint64Array): Uint8Array {
     .payload
 }
 
-/** The compact encoding in which ranks send their metas. A hostile rank computes the digest itself, so it always fits here. */
+/** Compact encoding in which ranks send their metas. A hostile rank computes the digest itself, so it always matches here. */
 export const fuzz = {
   name: 'metas',
   seeds(): Uint8Array[] {

@@ -7,7 +7,9 @@ import { MAX_NAME, MAX_NAMES, NAME_BLOCK } from './format.ts'
 
 const BLOCK_MASK = NAME_BLOCK - 1
 
-/** Writes names front-coded, as ./format.ts describes. @throws CkptError `INVALID_ARGUMENT` for overlong or ill-formed names. */
+/**
+ * Writes names front-coded, as described in ./format.ts. @throws CkptError `INVALID_ARGUMENT` for overlong or ill-formed names.
+ */
 export function writeNames(writer: ByteWriter, names: NameList): void {
   const count = names.length
   const prefixes = new Uint16Array(count)
@@ -18,9 +20,9 @@ export function writeNames(writer: ByteWriter, names: NameList): void {
   let previous = ''
   for (let i = 0; i < count; i++) {
     const name = names.at(i)
-    if (name.length > MAX_NAME) throw badName(name, `has ${name.length} characters, at most ${MAX_NAME} are allowed`)
+    if (name.length > MAX_NAME) throw badName(name, `has ${name.length} characters; at most ${MAX_NAME} are allowed`)
     all += name.length
-    if (all > MAX_NAMES) throw badName(name, `and those before it have ${all} characters, at most ${MAX_NAMES} are allowed`)
+    if (all > MAX_NAMES) throw badName(name, `and those before it have ${all} characters; at most ${MAX_NAMES} are allowed`)
     const shared = (i & BLOCK_MASK) === 0 ? 0 : sharedPrefix(previous, name)
     const suffix = name.slice(shared)
     let id = dictionary.get(suffix)
@@ -48,7 +50,10 @@ export function writeNames(writer: ByteWriter, names: NameList): void {
   writer.bytes(blob)
 }
 
-/** Reads names; all checks are made here, strings are made only when a name is asked for. @throws CkptError `METAS_MALFORMED`. */
+/**
+ * Reads names. All checks are made here; strings are created only when a name is requested. @throws CkptError
+ * `METAS_MALFORMED`.
+ */
 export function readNames(reader: ByteReader, count: number): NameList {
   const prefixes = reader.column(count, reader.width('names.prefix'), 'names.prefix')
   const size = reader.count('names.dictionary', 1)
@@ -71,7 +76,7 @@ export function readNames(reader: ByteReader, count: number): NameList {
     const prefix = prefixes[i]!
     const id = ids[i]!
     if (prefix > ((i & BLOCK_MASK) === 0 ? 0 : previous))
-      throw malformed('names.prefix', `tensor ${i} shares more than there is`)
+      throw malformed('names.prefix', `tensor ${i} shares more characters than the name before it has`)
     if (id >= size) throw malformed('names.id', `tensor ${i} has entry ${id} of ${size}`)
     previous = prefix + (ascii ? starts[id + 1]! - starts[id]! : dictionary.at(id).length)
     if (previous > MAX_NAME) throw malformed('names.length', `the name of tensor ${i} is over ${MAX_NAME} characters`)
@@ -80,7 +85,7 @@ export function readNames(reader: ByteReader, count: number): NameList {
       throw malformed('names.length', `the names up to tensor ${i} have ${all} characters, over ${MAX_NAMES}`)
   }
   const list = new FrontCodedNames(prefixes, ids, dictionary)
-  // A prefix may cut a surrogate pair in two: only whole names show it, and only in text that is not plain ASCII.
+  // A prefix may split a surrogate pair: only whole names reveal it, and only in text that is not plain ASCII.
   if (!ascii) {
     for (let i = 0; i < count; i++) {
       if (/\p{Surrogate}/u.test(list.at(i))) throw malformed('names.text', `the name of tensor ${i} is not well-formed Unicode`)
@@ -150,7 +155,7 @@ function sharedPrefix(previous: string, name: string): number {
   const limit = Math.min(previous.length, name.length)
   let shared = 0
   while (shared < limit && previous.charCodeAt(shared) === name.charCodeAt(shared)) shared++
-  // Never between the halves of a surrogate pair: the rest must be text of its own.
+  // Never between the halves of a surrogate pair: the rest must be valid text.
   if (shared > 0 && (name.charCodeAt(shared - 1) & 0xfc00) === 0xd800) shared--
   return shared
 }

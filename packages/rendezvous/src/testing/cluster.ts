@@ -15,7 +15,7 @@ interface Answer {
   readonly error?: SerializedError
 }
 
-/** A rank in a process of its own. */
+/** A rank in a separate process. */
 export class RankProcess {
   readonly child: ChildProcess
   readonly #open = new Map<number, { resolve: (value: never) => void; reject: (error: Error) => void }>()
@@ -46,7 +46,7 @@ export class RankProcess {
     })
   }
 
-  /** Lets go of the process; resolves to its exit code once it has ended by itself. */
+  /** Disconnects from the process; resolves to its exit code once it has ended by itself. */
   async exit(): Promise<number | null> {
     if (this.child.exitCode !== null) return this.child.exitCode
     const ended = once(this.child, 'exit')
@@ -63,7 +63,7 @@ export class RankProcess {
   }
 }
 
-/** A number of rank processes with an address to meet at. */
+/** Several rank processes with a meeting address. */
 export class Cluster {
   readonly ranks: RankProcess[]
   readonly address: string
@@ -95,14 +95,14 @@ export class Cluster {
 }
 
 /**
- * A TCP port that was free a moment ago, below those that the system gives to outgoing connections: one of a rank that tries again and
- * again to reach a coordinator that is gone could get the coordinator's own port, connect to itself, and keep the port taken.
+ * Returns a TCP port that was free a moment ago, below the system's ports for outgoing connections. A rank that repeatedly
+ * tries to reach a dead coordinator could otherwise get the coordinator's own port, connect to itself, and keep the port taken.
  */
 export function freePort(): Promise<number> {
   return getPort({ port: portNumbers(randomInt(20_000, 32_000), 32_767) })
 }
 
-/** What a promise rejected with, as a CkptError. */
+/** Returns the error of a promise, as a CkptError. */
 export async function failure(promise: Promise<unknown>): Promise<CkptError> {
   const outcome = await promise.then(
     (value) => new Error(`resolved to ${JSON.stringify(value)}`),

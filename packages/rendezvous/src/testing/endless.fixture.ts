@@ -1,6 +1,7 @@
 /**
- * A member that sends a message without an end, in a process of its own: joins as rank 1 at the address, with the secret and the routing id (hex;
- * none: what the coordinator chooses) of its arguments, then sends frames, of which none is the last, until it is killed.
+ * A member that sends a message without an end, in a separate process. It joins as rank 1 at the address, with the secret and
+ * the routing id (hex; none: chosen by the coordinator) of its arguments, then sends frames, none of which is the last, until
+ * it is killed.
  */
 import { Dealer } from 'zeromq'
 
@@ -8,7 +9,7 @@ import { curveClient } from '../wire/curve.ts'
 import { pack, PROTOCOL } from '../wire/messages.ts'
 
 const [, , address, token, routingId = ''] = process.argv
-/** Too large for an allocator to keep: it goes back to the system as soon as it is freed. */
+/** Too large for an allocator to keep: it returns to the system as soon as it is freed. */
 const FRAME = Buffer.alloc(48 * 2 ** 20)
 /** The library sends nothing of a message before it has its last frame. */
 const FRAMES = 1000
@@ -20,5 +21,5 @@ await socket.send(pack(join))
 await socket.receive()
 process.send!('joined')
 await socket.send([pack({ type: 'publish', key: 'k' }), ...Array.from({ length: FRAMES }, () => FRAME)])
-// It stays, whatever becomes of the message; and so does the socket, which would end with its last reference.
+// It stays, whatever happens to the message, and so does the socket, which would end with its last reference.
 setInterval(() => socket.closed, 60_000)

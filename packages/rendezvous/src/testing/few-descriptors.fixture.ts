@@ -1,4 +1,5 @@
-// few-descriptors.fixture.ts SPARE LIMIT PORT: leaves SPARE open files below LIMIT, and says how two ranks that then join fare; for descriptors.test.ts.
+// few-descriptors.fixture.ts SPARE LIMIT PORT: leaves SPARE open files below LIMIT, then lets two ranks join and reports the
+// results; for descriptors.test.ts.
 import { openSync, readdirSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
 import { joinRendezvous } from '../index.ts'

@@ -1,7 +1,7 @@
 /**
- * A member that does what it can to the others, in a process of its own: joins with the secret as rank `rank` of `{ address, token, worldSize, rank }`, its
- * argument, and never reads an answer after the first. Dismissed, it comes again. It says that it is a member
- * and, on any message of its parent, what it sent.
+ * A hostile member in a separate process. It joins with the secret as rank `rank` of `{ address, token, worldSize, rank }`, its
+ * argument, and never reads an answer after the first. When dismissed, it joins again. It reports that it is a member and, on
+ * any message of its parent, what it sent.
  */
 import { Dealer } from 'zeromq'
 
@@ -15,7 +15,7 @@ const { address, token, worldSize, rank } = JSON.parse(process.argv[2]!) as {
   rank: number
 }
 const EACH_MS = 1500
-/** Many times what may stay with the coordinator. */
+/** Many times the amount that the coordinator may keep. */
 const PUBLISHED = Buffer.alloc(4 * 2 ** 20)
 const sent = { memberships: 0, gathers: 0, joins: 0, aborts: 0, published: 0, noise: 0 }
 const curve = (await curveClient(token))!
@@ -35,7 +35,7 @@ const gather = { type: 'gather', kind: 'value', epoch: null, timeoutMs: 1e6, dig
 const error = { code: 'RANK_LOST', message: 'a lie', fields: { rank: 0 } }
 const ranks = Array.from({ length: worldSize }, (_, one) => one)
 
-/** One membership: everything that a member may say, in bulk, then what it may not. */
+/** One membership: sends all allowed messages in bulk, then forbidden ones. */
 async function misbehave(): Promise<void> {
   const socket = new Dealer({ linger: 0, sendHighWaterMark: 8, sendTimeout: 5000, receiveTimeout: 20_000, ...curve })
   socket.connect(address)
@@ -54,7 +54,7 @@ async function misbehave(): Promise<void> {
       sent.published++
       sent.aborts++
     }
-    // Other ranks' places, and what is no message.
+    // Other ranks' places, and invalid messages.
     for (let as = 0; as < worldSize; as += 10) {
       await socket.send(join(as))
       sent.joins++
@@ -74,7 +74,7 @@ for (;;) {
   try {
     await misbehave()
   } catch {
-    // Its place is held until the coordinator has missed it.
+    // Its place stays taken until the coordinator has declared it lost.
   }
   await new Promise((resolve) => setTimeout(resolve, 50))
 }

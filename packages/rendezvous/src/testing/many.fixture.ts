@@ -1,6 +1,7 @@
 /**
- * Many members in one process: joins as the ranks `[from, to)` of `{ address, token, worldSize, from, to }`, its argument. For each `{ key, among }`
- * of its parent all of them gather their ranks under the key, among the first `among`, and it answers with how many values each got.
+ * Many members in one process: joins as the ranks `[from, to)` of `{ address, token, worldSize, from, to }`, its argument. For
+ * each `{ key, among }` of its parent all of them gather their ranks under the key, among the first `among`, and it answers
+ * with the number of values that each got.
  */
 import type { Rendezvous } from '@ckpt/contract'
 

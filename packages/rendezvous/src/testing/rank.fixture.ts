@@ -4,7 +4,7 @@ import { CkptError, type Epoch, type GatherOptions, type Rendezvous } from '@ckp
 
 import { joinRendezvous, type JoinOptions } from '../index.ts'
 
-/** One rank in a process of its own, told what to do by its parent. It ends when it has nothing left open. */
+/** One rank in a separate process, controlled by its parent. It ends when it has nothing open. */
 let rendezvous: Rendezvous | undefined
 const epochs = new Map<number, Epoch>()
 
@@ -14,7 +14,10 @@ const commands = {
   },
   allGather: (key: string, value: unknown, options?: GatherOptions) => rendezvous!.allGather(key, value, options),
   barrier: (key: string, options?: GatherOptions) => rendezvous!.barrier(key, options),
-  /** Gathers `bytes` bytes that `seed` decides; gives each payload's real digest and the time it took, from a barrier on, in milliseconds. */
+  /**
+   * Gathers `bytes` bytes derived from `seed`; returns each payload's real digest and the duration, from a barrier on, in
+   * milliseconds.
+   */
   async blobs(key: string, seed: string, bytes: number, options?: GatherOptions) {
     const payload = Buffer.alloc(bytes, createHash('sha256').update(seed).digest())
     const digest = sha(payload)

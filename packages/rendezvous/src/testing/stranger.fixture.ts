@@ -1,6 +1,7 @@
 /**
- * Somebody on the network who knows no secret, in a process of its own: for `{ port, first, count }` of its parent it opens so many
- * connections, sends each the bytes `first` (base64), keeps all that the other side does not close, and answers with how many it opened.
+ * A stranger on the network without a secret, in a separate process. For `{ port, first, count }` of its parent it opens that
+ * many connections, sends each the bytes `first` (base64), keeps all that the other side does not close, and answers with the
+ * number it opened.
  */
 import { connect } from 'node:net'
 

@@ -3,7 +3,7 @@ import { BlockList, isIP } from 'node:net'
 
 import { CkptError } from '@ckpt/contract'
 
-/** Parts of a `tcp://host:port` address; `host` without brackets. @throws CkptError `INVALID_ARGUMENT` naming `field`. */
+/** Splits a `tcp://host:port` address; `host` is without brackets. @throws CkptError `INVALID_ARGUMENT` naming `field`. */
 export function parseAddress(address: string, field: string): { host: string; port: number } {
   const match = /^tcp:\/\/(?:\[([0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|([\w.*-]+)):(\d{1,5})$/.exec(address)
   const port = Number(match?.[3])
@@ -15,7 +15,7 @@ export function parseAddress(address: string, field: string): { host: string; po
   return { host: match[1] ?? match[2]!, port }
 }
 
-/** Whether only processes of this machine reach the address. A name that is not `localhost` may stand for anything. */
+/** Returns true if only processes of this machine reach the address. A name other than `localhost` may refer to anything. */
 export function isLoopback(address: string): boolean {
   const { host } = parseAddress(address, 'address')
   return host === 'localhost' || (isIP(host) !== 0 && LOOPBACK.check(host, isIP(host) === 6 ? 'ipv6' : 'ipv4'))
@@ -26,16 +26,16 @@ LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
 LOOPBACK.addAddress('::1', 'ipv6')
 LOOPBACK.addSubnet('::ffff:127.0.0.0', 104, 'ipv6')
 
-/** Whether an endpoint is of IPv6. */
+/** Returns true if an endpoint uses IPv6. */
 export function isIpv6(endpoint: string): boolean {
   return endpoint.startsWith('tcp://[')
 }
 
 /**
- * All endpoints that an address stands for: a name may have several numbers, of IPv4 and of IPv6. ZeroMQ itself binds to numbers only, and
- * connects to a name's first one.
+ * Returns all endpoints of an address: a name may have several IP addresses, of IPv4 and of IPv6. ZeroMQ itself binds only to
+ * IP addresses, and connects to a name's first one.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the address, where its name is not known.
+ * @throws CkptError `INVALID_ARGUMENT` naming the address, if its name is unknown.
  */
 export async function endpointsOf(address: string): Promise<string[]> {
   const { host, port } = parseAddress(address, 'address')
@@ -50,7 +50,7 @@ export async function endpointsOf(address: string): Promise<string[]> {
 
 async function numbersOf(host: string): Promise<string[]> {
   if (host === '*' || isIP(host) !== 0) return [host]
-  // Means the same everywhere, also where neither a hosts file nor a name server says so (RFC 6761, section 6.3).
+  // Has the same meaning everywhere, even if neither a hosts file nor a name server defines it (RFC 6761, section 6.3).
   if (host === 'localhost') return ['127.0.0.1', '::1']
   const found = await lookup(host, { all: true })
   return [...new Set(found.map((one) => one.address))]

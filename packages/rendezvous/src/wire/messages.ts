@@ -4,12 +4,13 @@ import { z } from 'zod'
 import { firstIssue } from '@ckpt/utils'
 
 /**
- * The rendezvous protocol, version 1. The first frame of every message is one MessagePack map; payloads follow as frames of their own.
- * A rank starts with `join` and is answered with `welcome` or `dismissed`; each side then sends `beat` at the welcome's interval.
- * A `gather` is answered with `gathered` or `failed`; in between the coordinator may `need` the payload of a blob, and after it
- * the rank may `want` payloads it lacks, and a rank that `hears` it is told by `waiting` who is missing after a second. What a rank has sent to be `publish`ed stays; whoever knows the token may `fetch` it without
- * being a member, and is answered with `published`. `world` says that ranks were added, before any answer that concerns them. `dismissed`
- * ends a membership: the rank is lost, was faulty, or the coordinator closes.
+ * The rendezvous protocol, version 1. The first frame of every message is one MessagePack map; payloads follow as separate
+ * frames. A rank starts with `join` and is answered with `welcome` or `dismissed`; each side then sends `beat` at the welcome's
+ * interval. A `gather` is answered with `gathered` or `failed`. In between the coordinator may `need` the payload of a blob,
+ * and after it the rank may `want` payloads it lacks. After a second a `waiting` message tells a rank that `hears` it who is
+ * missing. Payloads that a rank sent to `publish` stay; anyone who knows the token may `fetch` them without being a member, and
+ * is answered with `published`. `world` reports added ranks, before any answer that concerns them. `dismissed` ends a
+ * membership: the rank is lost, was faulty, or the coordinator closes.
  */
 export const PROTOCOL = 1
 
@@ -27,7 +28,7 @@ const serializedError: z.ZodType<SerializedError> = z.object({
   },
 }) as unknown as z.ZodType<SerializedError>
 
-/** What takes part in a gather: values, blobs by digest, nothing (a barrier), or the wish for a new epoch. */
+/** Kind of a gather: values, blobs by digest, nothing (a barrier), or the request for a new epoch. */
 export type GatherKind = 'value' | 'blob' | 'barrier' | 'epoch'
 
 const rankMessage = z.discriminatedUnion('type', [
@@ -52,7 +53,7 @@ const rankMessage = z.discriminatedUnion('type', [
     epoch: id.nullable(),
     timeoutMs: z.number().positive(),
     digest: digest.nullable(),
-    /** The rank understands `waiting`. */
+    /** True if the rank understands `waiting`. */
     hears: z.boolean().optional(),
   }),
   z.object({ type: z.literal('payload'), id }),
@@ -91,12 +92,12 @@ export type CoordinatorMessage = z.infer<typeof coordinatorMessage>
 const packr = new Packr({ useRecords: false, moreTypes: false })
 const unpackr = new Unpackr({ useRecords: false, moreTypes: false, mapsAsObjects: true })
 
-/** A value as MessagePack. */
+/** Encodes a value as MessagePack. */
 export function pack(value: unknown): Uint8Array {
   return packr.pack(value)
 }
 
-/** The value that {@link pack} was given. @throws whatever says that the bytes are malformed. */
+/** Decodes a value of {@link pack}. @throws the decoder's error if the bytes are malformed. */
 export function unpack(bytes: Uint8Array): unknown {
   checkMessagePack(bytes)
   return unpackr.unpack(bytes)
@@ -117,10 +118,10 @@ export function readCoordinatorMessage(frames: readonly Uint8Array[], peer: stri
 }
 
 export function protocolError(peer: string, why: string, cause?: unknown): CkptError {
-  return new CkptError('RENDEZVOUS_PROTOCOL', `${peer} broke the rendezvous protocol: ${why}`, { fields: { peer }, cause })
+  return new CkptError('RENDEZVOUS_PROTOCOL', `${peer} violated the rendezvous protocol: ${why}`, { fields: { peer }, cause })
 }
 
-/** An error as data that MessagePack can carry, whatever its fields hold. */
+/** Converts an error to data that MessagePack can carry, for any contents of its fields. */
 export function errorData(error: CkptError): SerializedError {
   try {
     return JSON.parse(JSON.stringify(error, bigintText)) as SerializedError
@@ -146,7 +147,7 @@ function read<T>(schema: z.ZodType<T>, frames: readonly Uint8Array[], peer: stri
   try {
     result = schema.safeParse(value)
   } catch (error) {
-    // Nested too deeply to be walked.
+    // Nested too deeply to iterate over.
     throw protocolError(peer, 'a message that cannot be checked', error)
   }
   if (result.success) return result.data

@@ -2,16 +2,18 @@ import { setTimeout } from 'node:timers/promises'
 
 import type { Dealer, Router } from 'zeromq'
 
-/** A message of several frames. Frames are sent without a copy: they must not be changed once they were handed over. */
+/** A message of several frames. Frames are sent without a copy: they must not be changed after they were handed over. */
 export type Frames = readonly Uint8Array[]
 
-/** Bytes that one frame may have; a peer that sends more is disconnected. Metas of a trillion parameters take a megabyte or two. */
+/**
+ * Maximum bytes of one frame; a peer that sends more is disconnected. Metas of a trillion parameters need a megabyte or two.
+ */
 export const MAX_FRAME_BYTES = 64 * 2 ** 20
-/** How long `close` waits, in milliseconds, for what was sent to leave this process. */
+/** Time in milliseconds for which `close` waits until sent messages have left this process. */
 const LINGER_MS = 1000
 const GONE_LINGER_MS = 50
 
-/** A ZeroMQ socket with its one receive loop and its one outstanding send at a time. */
+/** A ZeroMQ socket with one receive loop and one outstanding send at a time. */
 export class FrameSocket {
   readonly #socket: Dealer | Router
   readonly #queue: Frames[] = []
@@ -20,7 +22,7 @@ export class FrameSocket {
   readonly #onError: (error: unknown) => void
   #closed = false
 
-  /** Takes the socket over, already bound or connected. */
+  /** Takes over the socket, which is already bound or connected. */
   constructor(socket: Dealer | Router, onMessage: (frames: Buffer[]) => void, onError: (error: unknown) => void) {
     this.#socket = socket
     this.#onError = onError
@@ -34,7 +36,10 @@ export class FrameSocket {
     this.#sending ??= this.#drain()
   }
 
-  /** Sends what is queued, as far as the peers take it, then closes; `gone` says that the peer is likely dead and not worth waiting for. */
+  /**
+   * Sends queued messages, as far as the peers accept them, then closes; `gone` means that the peer is likely dead and not
+   * worth waiting for.
+   */
   async close(gone = false): Promise<void> {
     if (!this.#closed) {
       this.#closed = true

@@ -155,7 +155,7 @@ describe('odd requests', () => {
           const said = `${JSON.stringify(bytes.slice(0, 120))} was answered ${JSON.stringify(answer.slice(0, 200))}`
           const final = statuses(answer).filter((status) => status !== 100)
           expect(final.length, said).toBeLessThanOrEqual(1)
-          // A header that stands twice counts as it stands first.
+          // A header that appears twice counts as it stands first.
           for (const status of final) expect([200, 400, 401, 403, 404, 405, 411, 414, 415, 417, 431], said).toContain(status)
           if (final[0] === 200) expect(bytes, said).toMatch(/^\S+ (http:\/\/\S*)?\/(v1\/healthz|live)/)
           expect(answer, said).not.toMatch(/"state"|"openapi"|"rank"|ckpt_|\n {4}at /)

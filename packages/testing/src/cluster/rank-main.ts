@@ -97,7 +97,7 @@ async function close(): Promise<void> {
   device = undefined
 }
 
-/** Whether a mapping is none of the pages, of 256 KiB each, that V8 takes and keeps as its heap needs them. */
+/** Returns true if a mapping is none of the pages, of 256 KiB each, that V8 takes and keeps as its heap needs them. */
 function isOurs(line: string): boolean {
   const [, from, to, rest] = /^(\w+)-(\w+) rw-p 00000000 00:00 0\s*(.*)$/.exec(line) ?? []
   return from === undefined || rest !== '' || parseInt(to!, 16) - parseInt(from, 16) !== 2 ** 18

@@ -30,7 +30,7 @@ export interface UpdateSessionOptions {
   readonly address: string
   readonly token: string
   readonly device: string
-  /** Whether an update was recorded before. */
+  /** True if an update was recorded before. */
   readonly recorded: boolean
   /** Names what the parameters hold. */
   readonly state?: string
@@ -42,7 +42,7 @@ export interface UpdateSessionOptions {
   readonly afterDirect?: () => void
   /** A fault that this update is to have (for mutation trials). */
   readonly mutation?: ArmedMutation
-  /** Whether ranks are told where the parameters lie (default true). */
+  /** True if ranks are told where the parameters lie (default true). */
   readonly shared?: boolean
   /** What is sent in place of a message, and of the answer to `asked` (for hostile engines; default: the message). */
   readonly tamper?: (message: WorkerMessage | RoutesAnswer, asked: RankMessage | undefined) => readonly Uint8Array[]
@@ -53,9 +53,9 @@ export interface UpdateSessionOptions {
 export interface UpdateOutcome {
   /** The version committed, or undefined after an abort. */
   readonly version: string | undefined
-  /** Whether anything was loaded. */
+  /** True if anything was loaded. */
   readonly touched: boolean
-  /** Whether the rank asked for a recording. */
+  /** True if the rank asked for a recording. */
   readonly recorded?: boolean
   /** Why the update was aborted, or the worker's own error. */
   readonly reason?: string

@@ -24,21 +24,22 @@ export interface GpuResult {
 }
 
 /**
- * Updates of one checkpoint over GPUs: a rank and a Python engine worker each, which keeps its tensor-parallel slices. Before each
- * update all parameters are overwritten; after the first every byte is compared with the files, after every later one the digests of
- * all parameters with those of the first. Neither is timed. The slowest rank counts. With a peer, both systems take turns.
+ * Measures updates of one checkpoint over GPUs: a rank and a Python engine worker each, which keeps its tensor-parallel slices.
+ * Before each update all parameters are overwritten. After the first every byte is compared with the files, after every later
+ * one the digests of all parameters with those of the first. Neither is timed. The slowest rank counts. With a peer, both
+ * systems alternate.
  */
 export async function measureGpu(options: GpuMeasurement): Promise<GpuResult> {
   const { checkpoint, ranks, python, repeat, host } = options
   const step = options.onStep ?? (() => undefined)
   step('touching host memory')
-  await touch(host, checkpoint.bytes * (options.peer ? 2.3 : 1.15)) // what each system copies, and some to spare
+  await touch(host, checkpoint.bytes * (options.peer ? 2.3 : 1.15)) // the bytes that each system copies, with some reserve
   step('starting processes')
   await using cluster = await Cluster.start({
     ranks,
     backend: 'cuda',
     keepAlive: true,
-    // Ranks read each other's memory in direct updates: they have to be able to map it.
+    // Ranks read each other's memory in direct updates, so they must be able to map it.
     shareMemory: options.strategy === 'direct',
     timeoutMs: 120_000,
     engine: { kind: 'python', python, checkpoint: checkpoint.directory },
@@ -58,7 +59,7 @@ export async function measureGpu(options: GpuMeasurement): Promise<GpuResult> {
   return { runs, peers: theirs === undefined ? [] : comparisons(options, preparation, theirs, kept, released) }
 }
 
-/** Updates of ours and the peer's in turns: so many while it is as it comes, and so many while it is at its best. */
+/** Alternates updates of ours and the peer's: this many with the peer's defaults, and this many with its best settings. */
 async function inTurns(
   { repeat }: GpuMeasurement,
   peer: Peer,
@@ -88,7 +89,7 @@ interface Measured {
   readonly released: readonly UpdateReport[][]
 }
 
-/** The updates that kept ring and communicator, and as many that do not. */
+/** Measures updates that keep ring and communicator, and the same number that do not. */
 async function broadcastRuns(
   options: GpuMeasurement,
   own: Own,
@@ -122,7 +123,7 @@ async function broadcastRuns(
   return { runs, released }
 }
 
-/** Direct updates keep neither ring nor collective: there is nothing to release. */
+/** Direct updates keep neither ring nor collective, so there is nothing to release. */
 async function directRuns(
   options: GpuMeasurement,
   own: Own,
@@ -145,14 +146,14 @@ async function directRuns(
 const unverified = ({ repeat }: GpuMeasurement, own: Own) =>
   timesOf(repeat, async () => slowest(await own.update(true, 'none')))
 
-/** By how much less memory is free later than then, on the GPU where that is most. */
+/** Returns the decrease of free memory, on the GPU where it is largest. */
 const mostLost = (then: readonly number[], later: readonly number[]) =>
   Math.max(...then.map((free, rank) => free - later[rank]!))
 
-/** The communicators that were let go are gone by then. */
+/** Released communicators have ended by then. */
 const settle = () => new Promise((resolve) => setTimeout(resolve, 2000))
 
-/** A virtual machine may get its memory only as it is first touched: that is no part of what is measured. */
+/** A virtual machine may get its memory only when it is first touched: the measurement does not include this. */
 async function touch(host: Host, bytes: number): Promise<void> {
   const memory = await host.allocate({ bytes: Math.ceil(bytes), lock: false })
   memory.close()

@@ -15,7 +15,7 @@ export interface OwnOptions {
   readonly chunkBytes?: number
 }
 
-/** Our side of the measurement. Times are the slowest rank's, in milliseconds. */
+/** ckpt's side of the measurement. Times are the slowest rank's, in milliseconds. */
 export class Own {
   readonly #cluster: Cluster
   readonly #options: OwnOptions
@@ -27,20 +27,21 @@ export class Own {
     this.#options = options
   }
 
-  /** Digests of all parameters as the first update left them. */
+  /** Digests of all parameters after the first update. */
   get digests(): ReadonlyMap<string, string> {
     return this.#digests
   }
 
-  /** Whether every byte was right after the first update, and all parameters the same after each later one. */
+  /** True if every byte was right after the first update, and all parameters were the same after each later one. */
   get parametersEqual(): boolean {
     return this.#parametersEqual
   }
 
   /**
-   * Everything up to the first timed update. Files are pinned where they are, and given back; then copied to pinned memory, which is
-   * what updates read: files in place have small pages, and some machines read those several percent slower than what the limit is
-   * measured with. The updates here make parameters, ring and communicator, and prepare what is prepared per bucket: no samples.
+   * Runs everything up to the first timed update. Files are pinned in place and released; then they are copied to pinned
+   * memory, which updates read, because files in place have small pages that some machines read several percent more slowly
+   * than the memory of the limit. These updates create parameters, ring and communicator, and per-bucket preparations: they are
+   * not samples.
    */
   async prepare(onStep: (step: string) => void): Promise<OwnPreparation> {
     const { checkpoint, repeat, strategy } = this.#options
@@ -62,8 +63,8 @@ export class Own {
     this.#digests = await digestsOf(engines)
     onStep('further updates')
     await this.update(true)
-    // That one was recorded where the strategy is direct; the next is direct, and prepared.
-    // The second direct update is compared with the loader's own result on one layer: no sample either.
+    // The first update was recorded if the strategy is direct; the next is direct, and prepared. The second direct update is
+    // compared with the loader's own result on one layer: it is not a sample either.
     for (let i = 0; strategy === 'direct' && i < 2; i++) requireDirect(await this.update(true))
     return {
       registerMs,
@@ -75,7 +76,7 @@ export class Own {
     }
   }
 
-  /** One update of parameters that were overwritten, and whose digests are compared after it; verified as updates are by default. */
+  /** Updates overwritten parameters once and compares their digests afterwards; verified as by default. */
   async update(keepAlive: boolean, verify?: 'none'): Promise<UpdateReport[]> {
     await poisonAll(this.#cluster.engines)
     const reports = await this.#update(keepAlive, verify)
@@ -88,13 +89,16 @@ export class Own {
     return (await this.#cluster.all('deviceMemory', () => undefined)).map(({ free }) => free)
   }
 
-  /** Of the largest rank, in bytes. */
+  /** Memory of the largest rank, in bytes. */
   async peakHostBytes(): Promise<number> {
     const resources = await this.#cluster.all('resources', () => undefined)
     return Math.max(...resources.map((one) => one.peakResidentBytes))
   }
 
-  /** How long the second registration takes. The first is for the system: memory never pinned before takes several times as long. */
+  /**
+   * Returns the time of the second registration. The first prepares the system: memory never pinned before takes several times
+   * as long.
+   */
   async #registerTwice(name: string, inPlace: boolean): Promise<number> {
     const { directory } = this.#options.checkpoint
     await this.#cluster.register(name, directory, { inPlace })

@@ -7,7 +7,7 @@ import { digestsOf, poisonAll, sameDigests } from '../engines.ts'
 import type { PeerSample, Preparation } from './result.ts'
 
 const NAME = 'bench'
-/** Bucket sizes in GiB of which the peer gets the best. */
+/** Bucket sizes in GiB to try; the peer uses the best. */
 const BUCKETS = [0.5, 1, 2]
 
 export interface PeerOptions {
@@ -20,7 +20,7 @@ export interface PeerOptions {
 export class Peer {
   readonly #cluster: PeerCluster
   readonly #options: PeerOptions
-  /** What all parameters must be after an update. */
+  /** Expected digests of all parameters after an update. */
   readonly #digests: ReadonlyMap<string, string>
   #parametersEqual = true
 
@@ -34,14 +34,14 @@ export class Peer {
     return this.#cluster.version
   }
 
-  /** Whether all parameters were right after every update. */
+  /** True if all parameters were right after every update. */
   get parametersEqual(): boolean {
     return this.#parametersEqual
   }
 
   /**
-   * The same steps as ours: of each way to register the second time counts, since memory never pinned before takes longer. This system
-   * removes the files that it pins in place, so it gets links.
+   * Runs the same steps as ours: the second registration of each kind counts, because memory never pinned before takes longer.
+   * This system removes the files that it pins in place, so it gets links.
    */
   async prepare(onStep: (step: string) => void): Promise<Preparation> {
     const { files } = this.#options.checkpoint
@@ -62,7 +62,7 @@ export class Peer {
     return { registerMs, registerInPlaceMs, gatherMetasMs, gatherMetasAgainMs }
   }
 
-  /** Keeps the communicator from now on, and the bucket size with which an update is fastest: that, in GiB. */
+  /** Keeps the communicator from now on, with the bucket size of the fastest update, which it returns in GiB. */
   async keepCommunicator(): Promise<number> {
     await this.#cluster.all('keep_communicator')
     let best = { gigabytes: 0, milliseconds: Infinity }
@@ -76,7 +76,7 @@ export class Peer {
     return best.gigabytes
   }
 
-  /** One update of parameters that were overwritten, and whose digests are compared after it. */
+  /** Updates overwritten parameters once and compares their digests afterwards. */
   async update(): Promise<PeerSample> {
     await poisonAll(this.#cluster.engines)
     const sample = await this.#cluster.all('update', () => ({ name: NAME }))
@@ -97,7 +97,7 @@ export class Peer {
     }
   }
 
-  /** The files are dealt out evenly in order, as this system's users do. */
+  /** The files are divided evenly in order, as this system's users do. */
   async #register(name: string, files: readonly string[], inplace: boolean): Promise<number> {
     const { ranks } = this.#options
     const first = (rank: number) => Math.round((files.length * rank) / ranks)

@@ -6,10 +6,10 @@ import { summarize, type Samples } from '../../statistics.ts'
 import { account } from '../account.ts'
 import { lowestLevel, slowest } from '../updates.ts'
 
-/** Spans of a run's timelines, all ranks together. */
+/** Maximum spans of a run's timelines, over all ranks. */
 const MAX_SPANS = 4000
 
-/** What was measured: a checkpoint, over GPUs, by a strategy. */
+/** Subject of a measurement: a checkpoint, over GPUs, with a strategy. */
 export interface GpuSubject {
   readonly model: Pick<Model, 'id' | 'title'>
   readonly checkpoint: Pick<GeneratedCheckpoint, 'scale'>
@@ -32,7 +32,7 @@ export interface OwnPreparation extends Preparation {
 }
 
 export interface OwnFacts extends OwnPreparation {
-  /** Whether all parameters were right after every update. */
+  /** True if all parameters were right after every update. */
   readonly parametersEqual: boolean
 }
 
@@ -45,13 +45,16 @@ export interface PeerFacts extends Preparation {
   readonly parametersEqual: boolean
 }
 
-/** An update of the peer: the slowest rank's time, the most device memory that a rank allocated. */
+/** One update of the peer: the slowest rank's time, the maximum device memory that a rank allocated. */
 export interface PeerSample {
   readonly milliseconds: number
   readonly peakDeviceBytes: number
 }
 
-/** The result of one kind of update from its samples, each the reports of all ranks; stages and timelines are those of the median one. */
+/**
+ * Returns the result of one kind of update from its samples, each the reports of all ranks; stages and timelines are those of
+ * the median one.
+ */
 export function gpuRun(
   subject: GpuSubject,
   facts: OwnFacts,
@@ -113,8 +116,8 @@ export function gpuRun(
 }
 
 /**
- * Both systems side by side. Of the updates that keep ring and communicator, the first ones took turns with the peer as it comes, as
- * many of them as it has samples; the others with the peer at its best.
+ * Compares both systems. The first updates that keep ring and communicator alternated with the peer's defaults, as many as it
+ * has samples; the others with its best settings.
  */
 export function comparisons(
   subject: GpuSubject,
@@ -157,7 +160,7 @@ export function comparisons(
   ]
 }
 
-/** The time that the bytes take which must cross host links, each once, at the rate that was measured in the same run. */
+/** Returns the time for the bytes that must cross host links, each once, at the rate measured in the same run. */
 function limitOf({ gpus, ranks }: GpuSubject, reports: readonly UpdateReport[]): Run['limit'] {
   const bytesPerSecond = gpus.h2dBytesPerSecond
   const bytes = needed(reports)
@@ -165,7 +168,10 @@ function limitOf({ gpus, ranks }: GpuSubject, reports: readonly UpdateReport[]):
   return { bytesPerSecond, updateMs: (bytes / bytesPerSecond) * 1000, how }
 }
 
-/** Bytes that must cross host links, each once: all of the checkpoint, or in a direct update what the engine workers need of it. */
+/**
+ * Bytes that must cross host links, each once: all of the checkpoint, or in a direct update the bytes that the engine workers
+ * need.
+ */
 function needed(reports: readonly UpdateReport[]): number {
   const { bytes, direct } = reports[0]!
   return direct?.bytes ? direct.bytes.nodeNeeded + direct.bytes.opaque : bytes

@@ -9,9 +9,9 @@ const WIDTH = 1160
 const TRACKS = ['update', ...STAGES]
 const COLOURS = STAGES.map((stage) => `var(--${stage.toLowerCase()})`)
 
-/** What Plot makes of marks: SVG, drawn in a document without a browser. Coordinates finer than 0.01 px are cut off. */
+/** Renders marks of Plot as SVG, in a document without a browser. Coordinates finer than 0.01 px are truncated. */
 function svg(label: string, options: object): Markup {
-  // Both libraries' types need those of a browser, which are not there.
+  // Both libraries' types need a browser's types, which are not available.
   const window: unknown = parseHTML('<!doctype html><html><body></body></html>')
   const { document } = window as { readonly document: unknown }
   const drawn: unknown = Plot.plot({ document, width: WIDTH, ariaLabel: label, ...options })
@@ -19,7 +19,10 @@ function svg(label: string, options: object): Markup {
   return new Markup(outerHTML.replace(/(\d+\.\d\d)\d+/g, '$1'))
 }
 
-/** Each run's median over its limit, with its fastest and slowest sample; below it what peers took. The rule is the limit. */
+/**
+ * Draws each run's median over its limit, with its fastest and slowest sample, and below it those of peers. The line is the
+ * limit.
+ */
 export function limitBars(runs: readonly Run[], peers: readonly PeerRun[]): Markup {
   const names = runLabels(runs)
   const own = runs.map((run, index) => ({
@@ -36,7 +39,7 @@ export function limitBars(runs: readonly Run[], peers: readonly PeerRun[]): Mark
     return { label, ratio: ratioToLimit, min: peerMs.min / limit, max: peerMs.max / limit, fill: 'var(--theirs)' }
   })
   const once = others.filter(({ label }, index) => others.findIndex((one) => one.label === label) === index)
-  // The same samples of the peer may stand beside several of ours.
+  // The same samples of the peer may appear with several of ours.
   const rows = [...own, ...once.filter(({ label }) => !label.includes(', ours '))]
   const slowest = Math.max(1.2, ...rows.map(({ max }) => max))
   return svg('update time over the limit', {
@@ -67,7 +70,10 @@ export function limitBars(runs: readonly Run[], peers: readonly PeerRun[]): Mark
   })
 }
 
-/** When each rank's stages worked: a row of tracks a rank, laid side by side by the ranks' wall clocks. At most `maxSpans` are drawn. */
+/**
+ * Draws the times of each rank's stages: a row of tracks per rank, aligned by the ranks' wall clocks. At most `maxSpans` are
+ * drawn.
+ */
 export function timelineChart(timelines: readonly Timeline[], maxSpans: number): Markup {
   const origin = Math.min(...timelines.map(({ startedUs }) => startedUs))
   const at = (timeline: Timeline, us: number) => (timeline.startedUs - origin + us) / 1000

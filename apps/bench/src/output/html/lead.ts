@@ -2,18 +2,18 @@ import type { BenchResult, PeerRun, Run } from '../../result.ts'
 import { gigabytes, seconds } from '../units.ts'
 import { html, type Markup } from './markup.ts'
 
-/** A run and the fastest a peer was at the same update. */
+/** A run with the fastest peer result for the same update. */
 export interface Lead {
   readonly run: Run
   readonly peer?: PeerRun
 }
 
-/** Updates by others that stand beside runs of a model. */
+/** Returns other systems' updates that match runs of a model. */
 export function peerUpdates(peers: readonly PeerRun[], model: string): PeerRun[] {
   return peers.filter((peer) => peer.model === model && peer.ratioToLimit !== undefined)
 }
 
-/** What the page says first: the run nearest to its limit, and the best the peer did beside it. */
+/** Returns the page's main result: the run closest to its limit, with the peer's best result. */
 export function leadOf({ runs, peers }: BenchResult): Lead | undefined {
   const [run] = [...runs].sort((a, b) => a.ratioToLimit - b.ratioToLimit)
   if (run === undefined) return undefined
@@ -21,13 +21,13 @@ export function leadOf({ runs, peers }: BenchResult): Lead | undefined {
   return { run, ...(peer && { peer }) }
 }
 
-/** What the nearest run does not say: how far from their limits the others were. */
+/** Describes how close the other runs were to their limits. */
 function range(runs: readonly Run[]): string {
   const ratios = runs.map(({ ratioToLimit }) => ratioToLimit.toFixed(2)).sort((a, b) => Number(a) - Number(b))
   return ratios[0] === ratios.at(-1) ? '' : `; all runs: ${ratios[0]} to ${ratios.at(-1)}`
 }
 
-/** The figures that a reader came for, large. */
+/** Shows the main figures in large type. */
 export function lead(result: BenchResult): Markup | undefined {
   const found = leadOf(result)
   if (found === undefined) return undefined

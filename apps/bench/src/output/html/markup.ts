@@ -1,4 +1,4 @@
-/** Text that is HTML already. */
+/** Text that is already HTML. */
 export class Markup {
   readonly html: string
 
@@ -13,7 +13,10 @@ export class Markup {
 
 type Value = string | number | Markup | undefined | readonly Value[]
 
-/** A template whose values are escaped, unless they are markup themselves; lists are joined, `undefined` is nothing. */
+/**
+ * Renders a template whose values are escaped, unless they are markup themselves; lists are joined, `undefined` renders
+ * nothing.
+ */
 export function html(strings: TemplateStringsArray, ...values: readonly Value[]): Markup {
   return new Markup(String.raw({ raw: strings }, ...values.map(render)))
 }

@@ -7,10 +7,13 @@ import { gigabytes, seconds } from '../units.ts'
 import { limitBars, timelineChart } from './charts.ts'
 import { html, type Markup } from './markup.ts'
 
-/** Spans drawn in one page, which keeps it well below 2 MB: shared by the runs, and no more a run than its width can show. */
+/**
+ * Maximum spans drawn in one page, which keeps it well below 2 MB: shared by the runs, and per run no more than its width can
+ * show.
+ */
 const SPANS_A_PAGE = 12_000
 const SPANS_A_RUN = 3000
-/** Ranks that are drawn. */
+/** Maximum ranks that are drawn. */
 const RANKS_A_RUN = 16
 
 function rows(head: readonly (string | Markup)[], body: readonly Markup[]): Markup {
@@ -28,7 +31,7 @@ function rows(head: readonly (string | Markup)[], body: readonly Markup[]): Mark
   </div>`
 }
 
-/** The runs, beside what is published for the whole models. */
+/** Shows the runs, next to published figures for the whole models. */
 export function headline({ runs }: BenchResult): Markup {
   const anyPublished = runs.some((run) => publishedRows(run.model).length > 0)
   const body = runs.map((run) => {
@@ -73,10 +76,10 @@ export function headline({ runs }: BenchResult): Markup {
     <p class="quiet">The published figures are for whole models on other machines: for orientation, not for comparison.</p>`
 }
 
-/** Bars of the runs against their limits. */
+/** Shows bars of the runs relative to their limits. */
 export function limits({ runs, peers: others }: BenchResult): Markup {
   const how = [...new Set(runs.map(({ limit }) => limit.how.replace(/^\d+ bytes/, 'the bytes')))]
-  return html`<h2>Against the limit</h2>
+  return html`<h2>Comparison with the limit</h2>
     <p>
       Median of the timed updates over the least time this machine could take; the whisker spans the fastest and the slowest
       sample. The limit is: ${how.join('; ')}.
@@ -84,7 +87,7 @@ export function limits({ runs, peers: others }: BenchResult): Markup {
     <figure>${limitBars(runs, others)}</figure>`
 }
 
-/** Other systems measured in the same run. */
+/** Shows other systems measured in the same run. */
 export function peers({ peers: measured }: BenchResult): Markup | undefined {
   if (measured.length === 0) return undefined
   const body = measured.map(
@@ -99,11 +102,11 @@ export function peers({ peers: measured }: BenchResult): Markup | undefined {
         <td>${peer.ratio.toFixed(1)} ×</td>
       </tr>`,
   )
-  return html`<h2>Measured beside it</h2>
+  return html`<h2>Other systems in the same run</h2>
     ${rows(['system', 'what', 'model', 'ranks', 'ckpt', 'that system', 'it takes'], body)}`
 }
 
-/** The last timed update of each run, rank by rank. */
+/** Shows the last timed update of each run, rank by rank. */
 export function timelines({ runs }: BenchResult): Markup | undefined {
   const drawn = runs.filter(hasTimelines)
   if (drawn.length === 0) return undefined
@@ -140,7 +143,7 @@ function timeline(run: TimedRun, label: string, maxSpans: number): Markup {
     </figure>`
 }
 
-/** What each stage moved. */
+/** Shows the bytes that each stage moved. */
 export function bytes({ runs }: BenchResult): Markup | undefined {
   const body = runs.flatMap(({ title, bytes: whole, moved, ...run }) => {
     if (moved === undefined) return []
@@ -163,7 +166,7 @@ export function bytes({ runs }: BenchResult): Markup | undefined {
     ${rows(head, body)}`
 }
 
-/** Runs beside what the simulator makes of them, where rates were measured apart from the updates. */
+/** Shows runs next to the simulator's predictions, if rates were measured separately from the updates. */
 export function predictions(result: BenchResult): Markup | undefined {
   const predicted = predictRuns(result)
   const labels = runLabels(result.runs)
@@ -183,7 +186,7 @@ export function predictions(result: BenchResult): Markup | undefined {
     ${rows(['run', 'measured', 'predicted', 'error'], body)}`
 }
 
-/** The machine, its ceilings, and the measurements that are not updates. */
+/** Shows the machine, its ceilings, and the measurements that are not updates. */
 export function machine({ machine: on, ceilings, gpus, registration, gatherMetas, startedAt }: BenchResult): Markup {
   const entries: [string, string][] = [
     ['processor', `${on.cpu}, ${on.cores} cores`],
@@ -224,7 +227,7 @@ export function machine({ machine: on, ceilings, gpus, registration, gatherMetas
     </dl>`
 }
 
-/** What was not measured, and why. */
+/** Lists what was not measured, with reasons. */
 export function skipped({ skipped: items }: BenchResult): Markup | undefined {
   if (items.length === 0) return undefined
   return html`<h2>Not measured</h2>

@@ -14,7 +14,7 @@ class Fence(Protocol):
     """Stands behind the loads of one bucket."""
 
     def done(self) -> bool:
-        """Whether the loads are over; never blocks."""
+        """Returns True if the loads are over; never blocks."""
 
     def wait(self) -> float:
         """Blocks until they are; the time they took, in milliseconds."""

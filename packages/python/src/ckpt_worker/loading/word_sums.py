@@ -75,7 +75,9 @@ def _pieces(words: Words) -> Iterator[tuple[int, ...]]:
 
 @functools.cache
 def can_sum(device: torch.device) -> bool:
-    """Whether :class:`WordSums` work on a device: tried once, on random words whose sums are known. The log says why not."""
+    """Returns True if :class:`WordSums` work on a device: tried once, on random words whose sums are known. The log says why
+    not.
+    """
     if device.type != "cuda":
         return False
     try:

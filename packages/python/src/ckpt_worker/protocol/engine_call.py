@@ -34,9 +34,9 @@ class UpdateCall(msgspec.Struct, frozen=True, rename="camel"):
     timeout_ms: Annotated[float, msgspec.Meta(gt=0)]
     #: What :func:`ckpt_worker.protocol.engine_key.engine_key` of the engine's worker gives.
     key: str = ""
-    #: Whether the speculative drafter takes the weights too; ``auto``: where it comes from the same checkpoint.
+    #: True if the speculative drafter takes the weights too; ``auto``: where it comes from the same checkpoint.
     drafter: Literal["auto", "load", "skip"] = "auto"
-    #: Whether parameters that the checkpoint does not bring are an error.
+    #: True if parameters that the checkpoint does not bring are an error.
     complete: bool = True
 
 

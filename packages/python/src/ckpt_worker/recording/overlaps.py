@@ -42,7 +42,7 @@ def _clusters(regions: Sequence[Region]) -> Iterator[list[int]]:
 
 
 def _plain(region: Region) -> bool:
-    """Whether rows of a region cannot meet: each dimension steps over all of the ones inside it."""
+    """Returns True if rows of a region cannot meet: each dimension steps over all of the ones inside it."""
     extent = region.row
     for dim in reversed(region.dims):
         if dim.destination < extent:

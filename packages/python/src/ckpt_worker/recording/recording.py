@@ -84,7 +84,7 @@ class Recording:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def fits(self, parameters: Mapping[str, torch.Tensor]) -> bool:
-        """Whether the parameters lie where they did."""
+        """Returns True if the parameters lie where they did."""
         for name, place in self.places.items():
             tensor = parameters.get(name)
             if tensor is None or place_of(tensor) != place:

@@ -114,7 +114,7 @@ def _kept(tracer: Tracer, storages: Mapping[int, torch.UntypedStorage], opaque: 
 
 
 def _check_unseen(tracer: Tracer, parameters: Mapping[str, torch.Tensor], copies: list[Copied], opaque: dict[str, str]) -> None:
-    """Whether what was seen is all that the loader did.
+    """Returns True if what was seen is all that the loader did.
 
     :raises Refusal: when it is not, and nothing says what else it did.
     """

@@ -1,4 +1,4 @@
-"""A few tensors of a direct update, loaded once more by the engine's own loader: nothing may change by that."""
+"""A few tensors of a direct update, loaded again by the engine's own loader: nothing may change by that."""
 
 from __future__ import annotations
 

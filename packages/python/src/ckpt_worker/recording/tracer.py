@@ -46,7 +46,7 @@ class Copied:
     dtype: torch.dtype
     #: Digest of the bytes copied, in the order of the shape; 0-dimensional.
     digest: torch.Tensor
-    #: Whether the loader had looked at values of tensors before.
+    #: True if the loader had looked at values of tensors before.
     guided: str | None
 
 

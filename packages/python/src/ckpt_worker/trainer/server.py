@@ -164,7 +164,7 @@ class _Channel:
 
     def __init__(self, connection: socket.socket, timeout: float, ended: Callable[[], bool]) -> None:
         self._connection, self._timeout, self._ended = connection, timeout, ended
-        #: Whether the rank has sent anything.
+        #: True if the rank has sent anything.
         self.heard = False
         connection.settimeout(_TICK)
 

@@ -54,7 +54,7 @@ class ReferenceEngine:
 
     @property
     def dirty(self) -> bool:
-        """Whether the parameters hold anything but a whole committed version."""
+        """Returns True if the parameters hold anything but a whole committed version."""
         return self._dirty
 
     def update(self, address: str, token: str, timeout: float) -> UpdateResult:
@@ -113,7 +113,7 @@ class ReferenceEngine:
         self._stopping.set()
 
     def idle(self, timeout: float) -> bool:
-        """Whether no call is running, waiting up to ``timeout`` seconds for that."""
+        """Returns True if no call is running, waiting up to ``timeout`` seconds for that."""
         if not self._turn.acquire(timeout=timeout):
             return False
         self._turn.release()

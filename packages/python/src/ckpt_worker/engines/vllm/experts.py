@@ -46,7 +46,7 @@ class ExpertKernels:
                 self._kept[layer] = _Kept(method, kernel, getattr(method, "moe_quant_config", None))
 
     def kept(self, layer: torch.nn.Module) -> bool:
-        """Whether the layer has such a kernel."""
+        """Returns True if the layer has such a kernel."""
         return layer in self._kept
 
     def set_aside(self) -> None:

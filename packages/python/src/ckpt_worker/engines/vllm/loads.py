@@ -17,7 +17,7 @@ from .target import Target
 class WeightLoad(Protocol):
     """One update of some models."""
 
-    #: Whether any parameter has changed.
+    #: True if any parameter has changed.
     changed: bool
 
     def watch(self, tracer: Tracer, share: bool) -> None:

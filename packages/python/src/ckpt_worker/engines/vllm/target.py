@@ -14,5 +14,5 @@ class Target:
 
     model: torch.nn.Module
     config: Any
-    #: Whether parameters that no tensor reaches are an error.
+    #: True if parameters that no tensor reaches are an error.
     complete: bool

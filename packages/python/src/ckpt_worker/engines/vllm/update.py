@@ -53,7 +53,7 @@ class Served:
     """What a worker serves."""
 
     version: str | None = None
-    #: Whether the parameters hold anything but a whole committed version.
+    #: True if the parameters hold anything but a whole committed version.
     dirty: bool = False
     _known: _Known | None = field(default=None, repr=False)
 
