@@ -252,7 +252,7 @@ describe('the environment as it is', { timeout: 180_000 }, () => {
         expect(stderr).toMatch(/the rank's socket .*runtime.*worker-1-\d+\.sock cannot be seen by process \d+/)
         // Found out, not waited out.
         expect(performance.now() - began).toBeLessThan(55_000)
-        const said = /hold parts of it: those of ranks ([\d, ]+);/.exec(stderr)?.[1] ?? ''
+        const said = /engine workers of ranks ([\d, ]+) hold parts of it;/.exec(stderr)?.[1] ?? ''
         expect(said.split(', ')).not.toContain('1')
         expect((await blind[1]!.health()).dirty).toBe(false)
       } finally {

@@ -12,8 +12,8 @@ import {
 } from '@ckpt/contract'
 
 /**
- * A strategy as somebody else would add it, by the contract alone: every rank holds the whole checkpoint, and brings it into its own
- * worker, one tensor after the other, through a ring that takes the largest of them.
+ * A strategy as a third party would add it, using only the contract: every rank holds the whole checkpoint, and moves it into
+ * its own worker, one tensor after the other, through a ring of the size of the largest tensor.
  */
 export function ownMemory(): UpdateStrategy {
   return { name: 'own-memory', begin: (context) => Promise.resolve(new OwnMemoryAttempt(context)) }

@@ -1,6 +1,6 @@
 /**
- * worker-threads.fixture.ts WHAT CHECKPOINT SOCKET DIRECTORY: a parameter server in a worker thread does WHAT; the main thread prints what it says, and
- * terminates it where that is part of it.
+ * worker-threads.fixture.ts WHAT CHECKPOINT SOCKET DIRECTORY: a parameter server in a worker thread does WHAT; the main thread
+ * prints its messages, and terminates it if WHAT includes that.
  */
 import { statSync } from 'node:fs'
 import { request } from 'node:http'
@@ -10,7 +10,7 @@ import { Worker, isMainThread, parentPort, workerData } from 'node:worker_thread
 import { controlEngine } from '@ckpt/core'
 import { createParameterServer, serveHttp } from '@ckpt/server'
 
-/** Of this test alone. */
+/** Port used only by this test. */
 const PORT = 21_000 + (process.pid % 10_000)
 const [what, checkpoint, socket, directory] = (isMainThread ? process.argv.slice(2) : workerData) as [
   string,

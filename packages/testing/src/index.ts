@@ -1,5 +1,5 @@
 /**
- * What tests and the bench make a world of: clusters, the reference engine, checkpoints, faulty links, mutations, real vLLM.
+ * Parts for tests and the bench: clusters, the reference engine, checkpoints, faulty links, mutations, real vLLM.
  *
  * @packageDocumentation
  */

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 /**
- * What processes of ckpt left behind: shared memory, run and socket directories, by path. With `pids`, only what carries one of them
- * in its name (other runs may be going on).
+ * Returns what processes of ckpt left behind: shared memory, run and socket directories, by path. With `pids`, only those that
+ * carry one of them in their name (other runs may be active).
  */
 export function leftovers(pids?: ReadonlySet<number>): string[] {
   return ['/dev/shm', process.env['XDG_RUNTIME_DIR'] ?? tmpdir()].flatMap((directory) =>

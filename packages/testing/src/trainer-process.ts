@@ -31,10 +31,10 @@ for line in sys.stdin:
     print('"registered"', flush=True)
 `
 
-/** What a trainer offers at one socket: [socket, then groups of tensors as [torch device, count, rows, columns]]; BF16. */
+/** Offer of a trainer at one socket: [socket, then groups of tensors as [torch device, count, rows, columns]]; BF16. */
 export type TrainerOffer = readonly [string, ...(readonly [string, number, number, number])[]]
 
-/** A Python trainer in a process of its own, which serves its weights step by step. */
+/** A Python trainer in a separate process, which serves its weights step by step. */
 export class TrainerProcess implements AsyncDisposable {
   readonly process: Spawned
   readonly #lines: AsyncIterator<string>
@@ -48,13 +48,13 @@ export class TrainerProcess implements AsyncDisposable {
     this.#lines = createInterface(child.stdout)[Symbol.asyncIterator]()
   }
 
-  /** Changes the weights and offers them. @returns every tensor's digest as torch computes it, by name. */
+  /** Changes the weights and offers them. @returns every tensor's digest as torch computes it, by name */
   async step(number: number): Promise<Record<string, string>> {
     this.process.child.stdin!.write(`${number}\n`)
     return (await this.#line()) as Record<string, string>
   }
 
-  /** Waits until the ranks have registered what was offered. */
+  /** Waits until the ranks have registered the offer. */
   async registered(): Promise<void> {
     const line = await this.#line()
     if (line !== 'registered') throw new Error(`the trainer printed ${JSON.stringify(line)}`)

@@ -74,7 +74,7 @@ function packages({ packages: found }: PythonFacts): Check[] {
     const remedy =
       name === 'ckpt_worker'
         ? "add the bundle's python/ to PYTHONPATH, or pip install packages/python"
-        : `pip install ${name}; inference engines bring it`
+        : `pip install ${name}; inference engines include it`
     return missing(`python.${name}`, 'not installed', remedy)
   })
 }

@@ -9,9 +9,9 @@ import { canMountDisks, outsideBecause } from './sandbox.ts'
 import { registerTrial, updateTrial, type TrialResult } from './trial.ts'
 import { WORKER_FAULTS } from './worker-faults.ts'
 
-/** Which faults, where. */
+/** Selected faults and points. */
 export interface Selection {
-  /** Only faults whose name holds one of these. */
+  /** Only faults whose name contains one of these. */
   readonly only?: readonly string[]
   readonly point?: Point
   readonly strategy?: StrategyName
@@ -25,7 +25,7 @@ export interface CampaignOptions extends FaultClusterOptions, Selection {
 
 export interface Campaign {
   readonly results: readonly TrialResult[]
-  /** Faults that could not be had here, and why. */
+  /** Faults that cannot run here, with the reason. */
   readonly missing: readonly { readonly fault: string; readonly reason: string }[]
 }
 
@@ -33,7 +33,7 @@ export type Case =
   | { readonly kind: 'update'; readonly fault: Fault; readonly point: Point }
   | { readonly kind: 'register'; readonly fault: RegisterFault }
 
-/** The selected faults at every point they have on this machine, and those that it has not. */
+/** Returns the selected faults at every possible point on this machine, and the faults that cannot run. */
 export function catalogue({ only = [''], point, strategy }: Selection): { cases: Case[]; missing: Campaign['missing'] } {
   const outside = outsideBecause()
   const missing: { fault: string; reason: string }[] = []
@@ -57,8 +57,8 @@ export function catalogue({ only = [''], point, strategy }: Selection): { cases:
 }
 
 /**
- * Trials one after another on one cluster: every case once in a random order, then again in another, and so on. The same seed gives the
- * same faults, points, victims and delays.
+ * Runs trials one after another on one cluster: every case once in a random order, then again in a new order, and so on. The
+ * same seed gives the same faults, points, victims and delays.
  */
 export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
   const random = new Random(options.seed)
@@ -66,7 +66,7 @@ export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
   const results: TrialResult[] = []
   let cluster = await FaultCluster.start(options)
   const alone = outsideBecause() === undefined
-  // Whatever waits in it has a deadline: several waits in a row, and processes to start.
+  // All its waits have deadlines: several waits in a row, and processes to start.
   const trialLimit = 8 * (options.timeoutMs + options.windowMs) + 20_000
   let queue: Case[] = []
   try {
@@ -79,7 +79,7 @@ export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
       const result = await within(trial, trialLimit).catch((error: unknown) => failedTrial(number, next, error))
       results.push(result)
       options.onResult?.(result)
-      // What a broken trial left behind is not to be taken for the next one's.
+      // Leftovers of a broken trial must not count for the next one.
       if (result.breaks.length > 0) {
         await cluster.close()
         cluster = await FaultCluster.start(options)
@@ -101,7 +101,7 @@ function failedTrial(trial: number, failed: Case, error: unknown): TrialResult {
 async function within<T>(promise: Promise<T>, ms: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`it was not over within ${ms} ms`)), ms)
+    timer = setTimeout(() => reject(new Error(`it did not end within ${ms} ms`)), ms)
   })
   try {
     return await Promise.race([promise, late])

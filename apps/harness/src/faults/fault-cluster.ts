@@ -11,19 +11,22 @@ export interface FaultClusterOptions {
   /** Deadline of every wait, in milliseconds. */
   readonly timeoutMs: number
   readonly checkpoint: GeneratedCheckpoint
-  /** Rank r and a Python engine worker on GPU r, instead of the host device. Faults inside the worker cannot be had there. */
+  /**
+   * Uses rank r and a Python engine worker on GPU r, instead of the host device. Faults inside the worker are not available
+   * there.
+   */
   readonly gpus?: { readonly python: string }
   readonly bucketBytes?: number
 }
 
-/** How an update moves its bytes. */
+/** Strategy of an update. */
 export const STRATEGIES = ['broadcast', 'p2p', 'direct'] as const
 export type StrategyName = (typeof STRATEGIES)[number]
 
 /** Name under which the campaign's checkpoint is registered on all ranks. */
 export const CHECKPOINT = 'a'
 
-/** Ranks and engine workers that can be hurt one by one and made whole again. */
+/** Ranks and engine workers that can be damaged one by one and repaired. */
 export class FaultCluster {
   readonly options: FaultClusterOptions
   readonly ranks: RankProcess[] = []
@@ -32,7 +35,7 @@ export class FaultCluster {
   readonly links: (FaultyLink | undefined)[] = []
   /** Connections over which others read from each rank. */
   readonly pulls: FaultyLink[] = []
-  /** Processes that have ended, by choice of the campaign. */
+  /** Processes that the campaign has ended. */
   readonly dead = new Set<number>()
   readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-faults-'))
   #port = 0
@@ -70,12 +73,12 @@ export class FaultCluster {
     return Array.from({ length: this.size }, (_, rank) => rank)
   }
 
-  /** Process ids of what runs now. */
+  /** Process ids of running processes. */
   get pids(): number[] {
     return [...this.ranks, ...this.engines].map(({ process }) => process.child.pid!)
   }
 
-  /** A rank registers its share of the campaign's checkpoint. */
+  /** Registers a rank's share of the campaign's checkpoint. */
   async register(rank: number, inPlace = false): Promise<void> {
     const share = { index: rank, count: this.size }
     const source = { directory: this.options.checkpoint.directory }
@@ -97,8 +100,8 @@ export class FaultCluster {
   }
 
   /**
-   * Whatever the next update of a strategy needs to have been done: metas for ranks that pull, a recording for ranks that write into
-   * parameters. @throws Error where an update after it would not be of this strategy.
+   * Prepares the next update of a strategy: metas for ranks that pull, a recording for ranks that write into parameters.
+   * @throws Error if an update after it would not use this strategy.
    */
   async prepare(strategy: StrategyName): Promise<void> {
     if (strategy === 'p2p') {
@@ -120,14 +123,14 @@ export class FaultCluster {
   }
 
   /**
-   * Replaces processes that ended, and makes ranks join again that are no members any more. Ranks whose process goes on keep nothing:
-   * what a rank held before is checked by updates in which it is a member still.
+   * Replaces ended processes, and lets ranks that are no longer members join again. Ranks whose process continues keep nothing:
+   * only updates in which a rank is still a member check what it held before.
    */
   async heal(lost: readonly number[]): Promise<void> {
     for (const link of [...this.links, ...this.pulls]) link?.restore()
     const ended = this.everybody.filter((rank) => !isRunning(this.ranks[rank]!))
     const leaving = lost.filter((rank) => !ended.includes(rank))
-    // Rank 0 last: it runs the coordinator.
+    // Rank 0 last, because it runs the coordinator.
     await Promise.all(leaving.filter((rank) => rank !== 0).map((rank) => this.ranks[rank]!.call('close', undefined)))
     if (leaving.includes(0)) await this.ranks[0]!.call('close', undefined)
     await Promise.all(

@@ -6,14 +6,17 @@ import { chain, describe, type Outcome } from './outcome.ts'
 import type { Fault, FaultContext } from './fault.ts'
 import { CHECKPOINT, type FaultCluster } from './fault-cluster.ts'
 
-/** A second beyond the heartbeat window is what a survivor's error may take, and what a call may be over its deadline. */
+/** Allowed time beyond the heartbeat window for a survivor's error, and beyond the deadline for a call. */
 export const GRACE_MS = 1000
-/** How long a rank waits for its worker to answer an abort before it reports the error. */
+/** Time for which a rank waits for its worker to answer an abort before it reports the error. */
 const ABORT_MS = 2000
-/** How long things that are given back in the background may take until they are. */
+/** Time for resources that are released in the background. */
 const SETTLE_MS = 2000
 
-/** What is wrong with how the calls ended; nothing when all is well. A random moment may come after the end. `injectedAt` by `performance.now()`. */
+/**
+ * Returns what is wrong with the ends of the calls; nothing if all is well. A random moment may come after the end.
+ * `injectedAt` by `performance.now()`.
+ */
 export function callBreaks(
   fault: Fault,
   { cluster, victim, point, strategy }: FaultContext,
@@ -28,18 +31,18 @@ export function callBreaks(
     const survivor = rank !== victim || fault.spares !== 'victim'
     const took = at - injectedAt
     if (state === 'hung') say(rank, 'hung past its deadline')
-    if (state === 'failed' && !typed && survivor) say(rank, `threw something that is no CkptError: ${describe(error)}`)
+    if (state === 'failed' && !typed && survivor) say(rank, `threw something that is not a CkptError: ${describe(error)}`)
     if (!survivor) continue
     if (state === 'failed' && fault.expect === 'succeeds') say(rank, `failed: ${describe(error)}`)
     if (state === 'succeeded' && fault.expect === 'fails' && point !== 'any') say(rank, 'succeeded')
     if (state !== 'failed' || error === undefined || fault.expect === 'succeeds') continue
     const errors = chain(error)
-    // An engine that does not answer before an update may be starting: it is waited for.
+    // An engine that does not answer before an update may be starting, so it is waited for.
     const waits = fault.within === 'deadline' || errors.some(({ code }) => code === 'ENGINE_UNREACHABLE')
     const limit = waits ? timeoutMs + ABORT_MS + GRACE_MS : windowMs + GRACE_MS
-    if (took > limit) say(rank, `knew after ${Math.round(took)} ms only: ${describe(error)}`)
-    if (!errors.some(({ code }) => codes.includes(code))) say(rank, `says another cause: ${describe(error)}`)
-    // A rank that is cut off itself sees the coordinator gone.
+    if (took > limit) say(rank, `only knew after ${Math.round(took)} ms: ${describe(error)}`)
+    if (!errors.some(({ code }) => codes.includes(code))) say(rank, `reports a different cause: ${describe(error)}`)
+    // A rank that is cut off itself sees the coordinator as lost.
     const culprits = rank === victim ? [victim, 0] : [victim]
     if (!errors.some((one) => culprits.some((culprit) => names(one, culprit, fault.names))))
       say(rank, `does not name the cause: ${describe(error)}`)
@@ -59,18 +62,21 @@ function names(
   return new RegExp(`\\b(rank|member) ${victim}\\b`).test(message)
 }
 
-/** Bytes of /dev/shm that are taken. */
+/** Used bytes of /dev/shm. */
 export function sharedBytes(): number {
   const { blocks, bfree, bsize } = statfsSync('/dev/shm')
   return (blocks - bfree) * bsize
 }
 
-/** What ranks that live keep there to be found by: a page each. */
+/** Bytes that live ranks keep there for their beacons: a page each. */
 function beaconBytes(): number {
   return readdirSync('/dev/shm').filter((name) => name.startsWith('ckpt-near-')).length * statfsSync('/dev/shm').bsize
 }
 
-/** What processes left that is not there while none of them is in an update; `alone` says that /dev/shm is nobody else's. */
+/**
+ * Returns leftovers of processes that should not exist while none of them is in an update; `alone` means that no other process
+ * uses /dev/shm.
+ */
 export async function leftoverBreaks(cluster: FaultCluster, alone: boolean, sharedBefore: number): Promise<string[]> {
   let breaks: string[] = []
   const settled = (): Promise<true | undefined> => {
@@ -108,7 +114,9 @@ function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: numbe
   return breaks
 }
 
-/** Returns true if a child of this process is there still; its number may be another's by now, or a thread's. */
+/**
+ * Returns true if a child of this process still exists; its number may meanwhile belong to a different process, or to a thread.
+ */
 function isThere(pid: number): boolean {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8')
@@ -119,7 +127,10 @@ function isThere(pid: number): boolean {
   }
 }
 
-/** Updates all engines from what is registered and compares every parameter with the files. Nothing when all is well. */
+/**
+ * Updates all engines from the registered checkpoint and compares every parameter with the files. Returns nothing if all is
+ * well.
+ */
 export async function updateBreaks(cluster: FaultCluster, version: string): Promise<string[]> {
   try {
     await Promise.all(cluster.engines.map((engine) => engine.poison()))

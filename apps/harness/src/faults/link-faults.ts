@@ -3,7 +3,7 @@ import type { Fault, FaultContext, Point } from './fault.ts'
 
 const UPDATE: readonly Point[] = ['begin', 'plan', 'h2d', 'reload', 'release', 'commit', 'any', 'gather']
 
-/** Where ranks read from each other. */
+/** Points at which ranks read from each other. */
 const PULL: readonly Point[] = ['begin', 'h2d', 'broadcast', 'reload', 'any']
 
 type Harm = (link: FaultyLink, context: FaultContext) => void
@@ -49,7 +49,7 @@ export const LINK_FAULTS: readonly Fault[] = [
     name: 'connection broken once',
     points: UPDATE,
     victims: 'member',
-    // What was under way may be lost with it; the rank stays a member.
+    // Calls in progress may be lost with it; the rank stays a member.
     expect: 'either',
     codes: ['RANK_MISSING', 'RANK_LOST', 'TIMEOUT'],
     within: 'deadline',
@@ -70,14 +70,14 @@ export const LINK_FAULTS: readonly Fault[] = [
   },
 ]
 
-/** Faults of the connections over which others read what a rank holds. Nobody else holds it. */
+/** Faults of the connections over which others read what a rank holds. No other rank holds it. */
 export const PULL_FAULTS: readonly Fault[] = [
   {
     name: 'reads cut off',
     points: PULL,
     strategies: ['p2p'],
     victims: 'any',
-    // All may have been read when it happens.
+    // Everything may have been read when it happens.
     expect: 'either',
     codes: ['PEER_LOST'],
     within: 'window',

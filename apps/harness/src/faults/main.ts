@@ -1,4 +1,4 @@
-/** Fault campaigns; `--help` says how they are asked for. Exit code 1 when an invariant broke. */
+/** Fault campaigns; `--help` lists the options. Exit code 1 if an invariant was broken. */
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { model } from '@ckpt/models'
@@ -49,7 +49,7 @@ if (values.help) {
   process.exit(0)
 }
 
-/** One of `names`, where it was given. */
+/** Returns one of `names`, if given. */
 function oneOf<T extends string>(name: string, names: readonly T[], value: string | undefined): T | undefined {
   const found = names.find((one) => one === value)
   if (value === undefined || found !== undefined) return found

@@ -6,7 +6,7 @@ import { CHECKPOINT } from './fault-cluster.ts'
 
 const FILLER = '/dev/shm/fault-campaign-filler'
 
-/** Takes all of /dev/shm but `left` bytes, until it is called back. */
+/** Fills /dev/shm except for `left` bytes; the returned function undoes this. */
 async function fillSharedMemory(left: number): Promise<() => void> {
   const { bavail, bsize } = statfsSync('/dev/shm')
   const file = await open(FILLER, 'w')
@@ -16,7 +16,7 @@ async function fillSharedMemory(left: number): Promise<() => void> {
       await file.write(block, 0, Math.min(rest, block.length))
     }
   } catch (error) {
-    // Others take of it too.
+    // Other processes also use it.
     if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
   } finally {
     await file.close()
@@ -24,7 +24,7 @@ async function fillSharedMemory(left: number): Promise<() => void> {
   return () => rmSync(FILLER, { force: true })
 }
 
-/** Inverts one byte of every tensor of the campaign's checkpoint; a second time restores it. */
+/** Inverts one byte of every tensor of the campaign's checkpoint; a second call restores it. */
 async function flip(directory: string): Promise<void> {
   for (const header of (await readIndex(directory)).headers) {
     const fd = openSync(header.file, 'r+')
@@ -43,8 +43,8 @@ async function flip(directory: string): Promise<void> {
 }
 
 /**
- * Faults of memory that is shared by name. They need a /dev/shm of their own (see sandbox.ts): others would be hit too, and what they do
- * would be taken for leaks.
+ * Faults of memory that is shared by name. They need a separate /dev/shm (see sandbox.ts): otherwise they would affect others,
+ * whose actions would look like leaks.
  */
 export const MEMORY_FAULTS: readonly Fault[] = [
   {
@@ -82,7 +82,8 @@ export const MEMORY_FAULTS: readonly Fault[] = [
     },
   },
   {
-    // Whoever touches what is no longer there reads zeros, and says so; others may see the digest first, and reads over TCP an error.
+    // A process that touches missing pages reads zeros, and reports it. Others may notice the digest first, and reads over TCP
+    // an error.
     name: 'file in place shrinks',
     points: ['begin', 'h2d'],
     strategies: ['broadcast', 'p2p'],

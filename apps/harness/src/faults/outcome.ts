@@ -1,13 +1,13 @@
 import { CkptError } from '@ckpt/contract'
 
-/** How one rank's call ended. */
+/** Result of one rank's call. */
 export interface Outcome {
   readonly rank: number
   readonly state: 'succeeded' | 'failed' | 'hung'
   readonly error?: CkptError
-  /** True if the rank threw a CkptError by itself (and not something that became one on its way here). */
+  /** True if the rank itself threw a CkptError (not another error that was converted on the way). */
   readonly typed: boolean
-  /** When it ended, by `performance.now()`. */
+  /** Time of its end, by `performance.now()`. */
   readonly at: number
 }
 
@@ -30,14 +30,14 @@ export async function outcome(rank: number, call: Promise<unknown>, limitMs: num
   return result
 }
 
-/** An error and its causes, outermost first. */
+/** Returns an error and its causes, outermost first. */
 export function chain(error: CkptError): CkptError[] {
   const errors: CkptError[] = []
   for (let at: unknown = error; CkptError.is(at); at = at.cause) errors.push(at)
   return errors
 }
 
-/** An error with its causes on one line. */
+/** Formats an error with its causes on one line. */
 export function describe(error: CkptError | undefined): string {
   return error === undefined
     ? ''

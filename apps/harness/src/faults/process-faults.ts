@@ -95,7 +95,7 @@ export const PROCESS_FAULTS: readonly Fault[] = [
     },
   },
   {
-    // Its connections stay open, as those of a process do that takes long to give a GPU's memory back.
+    // Its connections stay open, like those of a process that takes long to release a GPU's memory.
     name: 'engine killed, its child lives',
     points: ['attach', 'reload', 'release', 'commit'],
     victims: 'any',

@@ -6,25 +6,25 @@ import type { ErrorCode } from '@ckpt/contract'
 import { headerFor } from '@ckpt/safetensors'
 import type { RankProcess } from '@ckpt/testing'
 
-/** Something that goes wrong while one rank registers another checkpoint. */
+/** A failure while one rank registers a different checkpoint. */
 export interface RegisterFault {
   readonly name: string
   readonly expect: 'fails' | 'succeeds' | 'either'
   readonly codes: readonly ErrorCode[]
   /** True if the error names the file. */
   readonly namesFile: boolean
-  /** True if the rank's process does not outlive it. */
+  /** True if the rank's process does not survive it. */
   readonly kills?: boolean
-  /** Why it cannot be had on this machine. */
+  /** Reason why it cannot run on this machine. */
   readonly missing?: () => string | undefined
-  /** Makes the files in `directory`; the first is the one at fault. */
+  /** Creates the files in `directory`; the first is the faulty one. */
   arrange(directory: string, rank: RankProcess): Promise<Arranged> | Arranged
 }
 
 export interface Arranged {
   readonly file: string
   readonly inPlace?: boolean
-  /** Happens when bytes have begun to come in. */
+  /** Called when bytes have begun to arrive. */
   readonly during?: () => void
   readonly undo?: () => void
 }
@@ -32,7 +32,7 @@ export interface Arranged {
 const MIB = 2 ** 20
 const GIB = 2 ** 30
 
-/** A safetensors file of `bytes` bytes of data in tensors of 16 MiB, all zero and without disk space of its own. */
+/** Creates a safetensors file of `bytes` bytes of data in tensors of 16 MiB, all zero and without disk space. */
 export function sparseFile(path: string, bytes: number): string {
   const rows = Math.min(bytes, 16 * MIB)
   const tensors = Array.from({ length: Math.ceil(bytes / rows) }, (_, i) => ({
@@ -61,7 +61,7 @@ const setLimit = (pid: number, resource: string, soft: string) =>
 
 const noPrlimit = () => command('prlimit')
 
-/** Why a command cannot be used. */
+/** Returns the reason why a command cannot be used. */
 export function command(name: string): string | undefined {
   try {
     execFileSync('sh', ['-c', `command -v ${name}`], { stdio: 'ignore' })
@@ -92,14 +92,14 @@ function during(name: string, expect: 'fails' | 'either', happen: (file: string)
     codes: ['CHECKPOINT_CHANGED', 'CHECKPOINT_UNREADABLE', 'CHECKPOINT_MALFORMED'],
     namesFile: true,
     arrange(directory) {
-      // Large enough to be under way for longer than progress is silent.
+      // Large enough to last longer than the interval of progress reports.
       const file = sparseFile(join(directory, 'model.safetensors'), 512 * MIB)
       return { file, during: () => happen(file) }
     },
   }
 }
 
-/** Something that happens to the rank's process when bytes have begun to come in. */
+/** A fault of the rank's process when bytes have begun to arrive. */
 function meanwhile(name: string, happen: (rank: RankProcess) => void, outcome: Partial<RegisterFault>): RegisterFault {
   return {
     name,
@@ -168,7 +168,7 @@ export const REGISTER_FAULTS: readonly RegisterFault[] = [
       const file = sparseFile(join(directory, 'model.safetensors'), 4 * GIB)
       const pid = rank.process.child.pid!
       const [soft] = limits(pid, 'as')
-      // Room for the process itself to go on in.
+      // Space for the process itself to continue.
       setLimit(pid, 'as', String(sizeOf(pid) + GIB))
       return { file, undo: () => setLimit(pid, 'as', soft!) }
     },
@@ -180,7 +180,7 @@ export const REGISTER_FAULTS: readonly RegisterFault[] = [
     namesFile: false,
     missing: noPrlimit,
     arrange(directory, rank) {
-      // The hard limit is left alone, or nobody could raise it again.
+      // The hard limit is unchanged, because it could not be raised again.
       const pid = rank.process.child.pid!
       const [soft, hard] = limits(pid, 'memlock')
       setLimit(pid, 'memlock', '0')
@@ -197,7 +197,7 @@ function sizeOf(pid: number): number {
   return Number(pages) * 4096
 }
 
-/** A file on a disk of which the second half cannot be read: a file system whose device is cut short under it. */
+/** A file on a disk whose second half cannot be read: a file system whose device is truncated under it. */
 function brokenDisk(directory: string): Arranged {
   const image = join(directory, 'disk.img')
   const mounted = join(directory, 'disk')
@@ -206,7 +206,7 @@ function brokenDisk(directory: string): Arranged {
   sh(`truncate -s 40M ${image}; mkfs.ext4 -q -O ^has_journal ${image}; mount -o loop ${image} ${mounted}`)
   try {
     const file = sparseFile(join(mounted, 'model.safetensors'), 24 * MIB)
-    // Bytes that really lie on the disk.
+    // Bytes that are really on the disk.
     sh(
       `h=$(stat -c %s ${file}); dd if=/dev/zero of=${file} bs=1M seek=1 count=20 conv=notrunc status=none; truncate -s $h ${file}`,
     )
@@ -218,7 +218,7 @@ function brokenDisk(directory: string): Arranged {
   }
 }
 
-/** An empty directory for one trial, and its removal. */
+/** Creates an empty directory for one trial, and a function that removes it. */
 export function scratch(): { directory: string; remove: () => void } {
   const directory = join(tmpdir(), `fault-${process.pid}`)
   rmSync(directory, { recursive: true, force: true })

@@ -3,14 +3,14 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-/** Set inside: /dev/shm and the temporary directory are this campaign's alone. */
+/** Set inside: only this campaign uses /dev/shm and the temporary directory. */
 const INSIDE = 'CKPT_FAULTS_SANDBOX'
 const SHARED_BYTES = '384m'
 
-/** Why there is no sandbox, or undefined inside one. */
+/** Returns the reason why there is no sandbox, or undefined inside one. */
 export function outsideBecause(): string | undefined {
   const state = process.env[INSIDE]
-  return state === 'yes' ? undefined : (state ?? 'it was not asked for')
+  return state === 'yes' ? undefined : (state ?? 'it was not requested')
 }
 
 /** Returns true if file systems can be made and mounted inside. */
@@ -19,9 +19,10 @@ export function canMountDisks(): boolean {
 }
 
 /**
- * Runs this program again in a mount namespace with a small /dev/shm and a temporary directory of its own, and without the right to lock any
- * amount of memory, so that these can be filled, counted and refused without anybody else noticing. Where the system does not allow it, the
- * program runs without, and says so. Ends this process with the other's exit code; returns at once inside.
+ * Runs this program again in a mount namespace with a separate small /dev/shm and temporary directory, and without the right to
+ * lock memory without limit, so that these can be filled, counted and refused without affecting others. If the system does not
+ * allow it, the program runs without a sandbox, and reports it. Ends this process with the other's exit code; returns at once
+ * inside.
  */
 export async function enterSandbox(): Promise<void> {
   if (process.env[INSIDE] !== undefined) return
@@ -42,15 +43,15 @@ export async function enterSandbox(): Promise<void> {
   process.exit(code)
 }
 
-/** What makes the sandbox and runs `command` in it. */
+/** Returns the command that creates the sandbox and runs `command` in it. */
 function inSandbox(directory: string, command: readonly string[]): string[] {
   const own = process.getuid?.() === 0 ? [] : ['--user', '--map-root-user']
   const script = [
     `mount -t tmpfs -o size=${SHARED_BYTES},mode=1777 tmpfs /dev/shm`,
-    // Mounted over a directory of its own: what the caller named in /tmp stays what it was.
+    // Mounted over a separate directory, so that the caller's paths in /tmp stay unchanged.
     `mount -t tmpfs -o size=1g,mode=1777 tmpfs ${directory}`,
     `export TMPDIR=${directory} XDG_RUNTIME_DIR=${directory}`,
-    // Unbounded otherwise for root.
+    // Unlimited otherwise for root.
     'exec setpriv --inh-caps=-ipc_lock --bounding-set=-ipc_lock -- "$@"',
   ].join(' && ')
   return ['--mount', '--propagation', 'private', ...own, '--', 'sh', '-c', script, 'sh', ...command]

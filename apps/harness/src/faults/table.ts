@@ -3,7 +3,7 @@ import type { Campaign, Case } from './campaign.ts'
 import { STRATEGIES } from './fault-cluster.ts'
 import type { TrialResult } from './trial.ts'
 
-/** Trials by fault and point: how many, how many broke an invariant, the slowest survivor's error, what codes came. */
+/** Formats trials by fault and point: their number, broken invariants, the slowest survivor's error, and the codes. */
 export function table({ results, missing }: Campaign): string {
   const faults = [...new Set(results.map(({ fault }) => fault))].sort()
   const rows = [['fault', 'point', 'trials', 'breaks', 'ended', 'error after', 'codes']]
@@ -34,7 +34,7 @@ function byStrategy(strategy: string, results: readonly TrialResult[]): string[]
 
 const notRun = (missing: Campaign['missing']) => missing.map(({ fault, reason }) => `not run: ${fault}: ${reason}`)
 
-/** The faults with the points and strategies that they have. */
+/** Lists the faults with their points and strategies. */
 export function listOf({ cases, missing }: { cases: readonly Case[]; missing: Campaign['missing'] }): string {
   const points = new Map<string, string[]>()
   for (const one of cases) {

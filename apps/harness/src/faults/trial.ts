@@ -8,19 +8,19 @@ import { describe, outcome, type Outcome } from './outcome.ts'
 import { scratch, type RegisterFault } from './register-faults.ts'
 import { messageAt } from './worker-faults.ts'
 
-/** What came of one fault at one point. */
+/** Result of one fault at one point. */
 export interface TrialResult {
   readonly trial: number
   readonly fault: string
   readonly point: Point
-  /** How the update would move its bytes; absent where there is none. */
+  /** Strategy of the update; absent if there is none. */
   readonly strategy?: StrategyName
   readonly victim: number
-  /** How the survivors' calls ended. */
+  /** Result of the survivors' calls. */
   readonly state: 'failed' | 'succeeded' | 'mixed'
   /** Codes that survivors saw, outermost first. */
   readonly codes: readonly string[]
-  /** From the fault to the last survivor's error, in milliseconds; absent where none failed. */
+  /** Time from the fault to the last survivor's error, in milliseconds; absent if none failed. */
   readonly errorMs?: number
   readonly totalMs: number
   /** Broken invariants. */
@@ -30,23 +30,23 @@ export interface TrialResult {
 
 const HELD_IN_RANK: readonly string[] = ['begin', 'plan', 'h2d', 'broadcast'] satisfies RankPoint[]
 const ANY_MS = 120
-/** How long half a gigabyte may take to be read, in deadlines of other waits: a busy disk or machine is no hang. */
+/** Time for reading half a gigabyte, in deadlines of other waits: a busy disk or machine is not a hang. */
 const REGISTER_DEADLINES = 5
 
-/** What a trial needs of the campaign. */
+/** Settings of the campaign for a trial. */
 export interface TrialSetting {
   readonly cluster: FaultCluster
   readonly random: Random
   readonly number: number
-  /** True if /dev/shm is the campaign's alone. */
+  /** True if only the campaign uses /dev/shm. */
   readonly alone: boolean
   /** Longest random moment of an update, in milliseconds (default 120: about as long as one takes on the host device). */
   readonly anyMs?: number
-  /** Strategies to choose from (default: those that the fault can hit). */
+  /** Strategies to choose from (default: those that the fault can affect). */
   readonly strategies?: readonly StrategyName[]
 }
 
-/** One fault in an update (or a gather) that all ranks call. Leaves the cluster whole. */
+/** Runs one fault in an update (or a gather) that all ranks call. Leaves the cluster repaired. */
 export async function updateTrial(setting: TrialSetting, fault: Fault, point: Point): Promise<TrialResult> {
   const { cluster, random, number } = setting
   const { windowMs, timeoutMs } = cluster.options
@@ -84,7 +84,7 @@ export async function updateTrial(setting: TrialSetting, fault: Fault, point: Po
 interface Calls {
   /** By rank. */
   readonly all: Promise<unknown>[]
-  /** Makes the victim's call, where it comes after the fault. */
+  /** Makes the victim's call, if it follows the fault. */
   readonly start?: () => void
 }
 
@@ -107,11 +107,11 @@ async function update(
   }
   const hold = inject && HELD_IN_RANK.includes(point) ? { hold: { at: point as RankPoint, bucket: random.between(0, 3) } } : {}
   const all = cluster.everybody.map((rank) => cluster.update(rank, { version, strategy, ...(rank === victim && hold) }))
-  for (const call of all) call.catch(() => undefined) // outcomes are taken once the fault is there
+  for (const call of all) call.catch(() => undefined) // outcomes are collected once the fault has happened
   return { calls: { all }, reached }
 }
 
-/** The others wait in the gather when the fault comes; the victim's call comes after it. */
+/** The others wait in the gather when the fault happens; the victim's call follows it. */
 function gather({ cluster, victim }: FaultContext): { calls: Calls; reached: Promise<void> } {
   const call = (rank: number) => cluster.ranks[rank]!.call('gatherMetas', { name: 'a' })
   let begin: () => void = () => undefined
@@ -121,7 +121,7 @@ function gather({ cluster, victim }: FaultContext): { calls: Calls; reached: Pro
   return { calls: { all, start: begin }, reached: sleep(30) }
 }
 
-/** Lets go whatever is held, whether or not it still runs. */
+/** Releases everything that is held, running or not. */
 async function goOn(cluster: FaultCluster, victim: number): Promise<void> {
   cluster.engines[victim]!.go()
   await cluster.ranks[victim]!.call('go', undefined).catch(() => undefined)
@@ -142,7 +142,7 @@ async function undoInTime(
   await undo()
 }
 
-/** One fault while a rank registers another checkpoint, beside one that is registered already. */
+/** Runs one fault while a rank registers a different checkpoint, while one is already registered. */
 export async function registerTrial(setting: TrialSetting, fault: RegisterFault): Promise<TrialResult> {
   const { cluster, random, number } = setting
   const { timeoutMs } = cluster.options
@@ -170,7 +170,7 @@ export async function registerTrial(setting: TrialSetting, fault: RegisterFault)
     }
     if (!fault.kills) await rank.call('unregister', { name: 'b' })
   } catch (error) {
-    breaks.push(`the rank does not go on: ${describe(CkptError.from(error, 'UPDATE_FAILED'))}`)
+    breaks.push(`the rank does not continue: ${describe(CkptError.from(error, 'UPDATE_FAILED'))}`)
     ended = { rank: victim, state: 'hung', typed: true, at: performance.now() }
   } finally {
     remove()
@@ -185,10 +185,10 @@ function registerBreaks(fault: RegisterFault, file: string, { rank, state, error
   if (state === 'hung') return [`rank ${rank} hung past its deadline`]
   if (state === 'succeeded') return fault.expect === 'fails' ? [`rank ${rank} registered it`] : []
   if (fault.expect === 'succeeds') return [`rank ${rank} failed: ${describe(error)}`]
-  if (fault.kills) return [] // nobody is there to say why
+  if (fault.kills) return [] // no process is left to report the reason
   const breaks: string[] = []
-  if (!typed) breaks.push(`rank ${rank} threw something that is no CkptError: ${describe(error)}`)
-  if (!fault.codes.includes(error!.code)) breaks.push(`rank ${rank} says another cause: ${describe(error)}`)
+  if (!typed) breaks.push(`rank ${rank} threw something that is not a CkptError: ${describe(error)}`)
+  if (!fault.codes.includes(error!.code)) breaks.push(`rank ${rank} reports a different cause: ${describe(error)}`)
   if (fault.namesFile && error!.fields.file !== file) breaks.push(`rank ${rank} does not name the file: ${describe(error)}`)
   return breaks
 }

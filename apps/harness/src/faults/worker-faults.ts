@@ -1,7 +1,7 @@
 import type { InjectedFault } from '@ckpt/testing'
 import type { Fault, FaultContext } from './fault.ts'
 
-/** The message of the rank before which a worker is at a point. */
+/** Returns the message of the rank before which a worker is at a point. */
 export function messageAt({ point, strategy, random }: Pick<FaultContext, 'point' | 'strategy' | 'random'>): {
   readonly at: string
   readonly from: number
@@ -14,7 +14,7 @@ async function arm(context: FaultContext, fault: Omit<InjectedFault, 'at'>): Pro
   await context.cluster.engines[context.victim]!.fault({ ...messageAt(context), ...fault })
 }
 
-/** Faults of what an engine worker does with the messages it gets. */
+/** Faults in an engine worker's handling of messages. */
 export const WORKER_FAULTS: readonly Fault[] = [
   {
     name: 'worker raises',

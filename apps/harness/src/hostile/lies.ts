@@ -37,7 +37,7 @@ const TEXTS = [
   '\u202e\ud800',
 ]
 
-/** What a value is replaced by: one of a kind near to it, or of any. */
+/** Returns a replacement for a value: one of a similar kind, or of any. */
 function otherValue(random: Random, value: unknown, paths: readonly string[]): unknown {
   const near = random.between(0, 3) > 0
   if (near && typeof value === 'number') return random.pick([...NUMBERS, value + 1, value - 1, value * 2, -value])
@@ -65,7 +65,7 @@ function otherValue(random: Random, value: unknown, paths: readonly string[]): u
 
 type Node = unknown[] | Record<string, unknown>
 
-/** Every place of a message, as the object or array that holds it and its key. */
+/** Returns every place of a message, as the object or array that holds it and its key. */
 function placesOf(value: unknown, found: [Node, string][] = []): [Node, string][] {
   if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return found
   for (const key of Object.keys(value)) {
@@ -81,7 +81,7 @@ function changePlace(
   field: string | undefined,
   paths: readonly string[],
 ): void {
-  // Optional fields of the schema that the honest message lacks are given too.
+  // Optional fields of the schema that the honest message lacks are also added.
   if (field !== undefined && !(field in message)) {
     message[field] = otherValue(random, undefined, paths)
     return
@@ -115,16 +115,16 @@ function changeBytes(random: Random, frame: Buffer): Buffer {
     case 3:
       return Buffer.concat([bytes.subarray(0, at), Buffer.from([random.between(0, 255)]), bytes.subarray(at)])
     default:
-      // A length that promises far more than comes.
+      // A length that promises far more than follows.
       return Buffer.concat([bytes.subarray(0, at), Buffer.from([0xdd, 0x7f, 0xff, 0xff, 0xff]), bytes.subarray(at)])
   }
 }
 
 /**
- * Frames that a hostile peer sends in place of `message`: the message with one to three places changed, one of them in `field`, its bytes
- * changed, a different message, several, or none.
+ * Returns frames that a hostile peer sends in place of `message`: the message with one to three places changed, one of them in
+ * `field`, its bytes changed, a different message, several, or none.
  *
- * @param paths Files that it names where a path fits.
+ * @param paths Files that it names in places that expect a path.
  */
 export function lie(random: Random, message: object, field: string | undefined, paths: readonly string[]): Buffer[] {
   const own = structuredClone(message) as Record<string, unknown>
@@ -158,7 +158,7 @@ export function lie(random: Random, message: object, field: string | undefined, 
   return []
 }
 
-/** Anything, as messages are packed. */
+/** Encodes anything in the way messages are packed. */
 function packed(value: unknown): Buffer {
   return encodeMessage(value as Parameters<typeof encodeMessage>[0])
 }

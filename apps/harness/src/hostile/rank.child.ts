@@ -1,6 +1,6 @@
 /**
- * A rank whose engine lies: `node rank.child.ts FILE`. Runs an update for each message of its parent, which plays the engine, and says
- * what came of it and what the process holds. The two accesses mark in a trace where the lies begin and end.
+ * A rank with a lying engine: `node rank.child.ts FILE`. Runs an update for each message of its parent, which plays the engine,
+ * and reports the result and the process's resources. The two accesses mark in a trace where the lies begin and end.
  */
 import { accessSync, readFileSync, readdirSync } from 'node:fs'
 import { CkptError } from '@ckpt/contract'
@@ -21,7 +21,7 @@ async function answer(asked: Asked): Promise<void> {
     try {
       accessSync(`/ckpt-trace-${asked.name}`)
     } catch {
-      // It is looked for in the trace alone.
+      // Only the trace is searched for it.
     }
     ;(globalThis as { gc?: () => void }).gc?.()
     const mappings = readFileSync('/proc/self/maps', 'utf8').split('\n')

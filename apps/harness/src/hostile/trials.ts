@@ -1,9 +1,9 @@
-/** What a rank under attack is asked. */
+/** Requests to a rank under attack. */
 export type Asked =
   | { readonly kind: 'update'; readonly version: string; readonly timeoutMs: number; readonly strategy: 'direct' | 'broadcast' }
   | { readonly kind: 'mark'; readonly name: string }
 
-/** What came of an update: a report, or an error. */
+/** Result of an update: a report, or an error. */
 export interface Outcome {
   readonly strategy?: string
   readonly verified?: string | boolean
@@ -13,7 +13,7 @@ export interface Outcome {
   readonly stack?: string
 }
 
-/** What a process holds. */
+/** Resources of a process. */
 export interface Holds {
   readonly files: number
   readonly shared: number

@@ -9,8 +9,8 @@ const bodySchema = z.strictObject({
 })
 
 /**
- * The `/collective_rpc` of an engine whose workers are processes with control sockets, by device: takes the call as vLLM does, starts
- * every worker that has a handle, and answers when all are done.
+ * The `/collective_rpc` of an engine whose workers are processes with control sockets, by device: accepts the call like vLLM,
+ * starts every worker that has a handle, and answers when all are done.
  */
 export function serveCollectiveRpc(
   socketPath: string,

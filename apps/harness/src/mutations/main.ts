@@ -1,4 +1,4 @@
-/** Mutation campaigns; `--help` says how they are asked for. Exit code 1 where a fault was missed, or the update after it was not right. */
+/** Mutation campaigns; `--help` lists the options. Exit code 1 if a fault was missed, or the update after it was wrong. */
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { model } from '@ckpt/models'
@@ -13,7 +13,7 @@ Changes one byte, or one copy, of one update at a time, or swaps a file, in clus
 swapped, all engines may also hold what was registered. The next update, without a fault, must reach every engine, whose parameters are then
 compared with the files. Exit code 1 where one of these did not hold.
 
-  --trials N    faults in all, shared out evenly among the ways of updating (default 200)
+  --trials N    faults in all, divided evenly among the ways of updating (default 200)
   --seed S      the same seed gives the same faults (default: of the clock)
   --way NAME    only updates of this way: ${WAYS.join(', ')}
   --ranks N     ranks, each with an engine worker (default 3)
@@ -73,7 +73,7 @@ if (values.json !== undefined) {
 }
 process.exitCode = wrong > 0 || results.length < trials ? 1 : 0
 
-/** Part of the trials that the way at `index` gets. */
+/** Returns the number of trials for the way at `index`. */
 function share(index: number): number {
   return Math.floor((trials * (index + 1)) / ways.length) - Math.floor((trials * index) / ways.length)
 }
@@ -93,7 +93,7 @@ async function trialsOf(way: Way, count: number): Promise<MutationTrial[]> {
   })
 }
 
-/** A line a way and kind: how many were found, and how the update failed. */
+/** One line per way and kind: how many were found, and how the update failed. */
 function summary(): string[] {
   const lines = ways.flatMap((way) =>
     mutationsOf(way).flatMap((kind) => {

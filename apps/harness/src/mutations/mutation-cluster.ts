@@ -14,9 +14,9 @@ import {
 
 export interface MutationClusterOptions {
   readonly way: Way
-  /** Of the same tensors with different bytes; at least two, in /dev/shm. They are updated in turns. */
+  /** Checkpoints of the same tensors with different bytes; at least two, in /dev/shm. They are updated alternately. */
   readonly checkpoints: readonly GeneratedCheckpoint[]
-  /** At least two; the last one and its engine worker are on a host of their own in `remote` updates. */
+  /** At least two; the last one and its engine worker are on a separate host in `remote` updates. */
   readonly ranks: number
 }
 
@@ -67,12 +67,12 @@ export class MutationCluster implements AsyncDisposable {
     }
   }
 
-  /** The checkpoint whose turn it is. */
+  /** Returns the next checkpoint in turn. */
   next(): GeneratedCheckpoint {
     return this.#checkpoints[this.#turn++ % this.#checkpoints.length]!
   }
 
-  /** Registers it under a new name, in place, with digests, and forgets the one before. */
+  /** Registers it under a new name, in place, with digests, and unregisters the previous one. */
   async register(checkpoint: GeneratedCheckpoint): Promise<void> {
     const before = this.#name
     const name = (this.#name = `step-${this.#turn}`)
@@ -85,19 +85,19 @@ export class MutationCluster implements AsyncDisposable {
     await this.#cluster.all('loadMetas', () => ({ path }))
   }
 
-  /** Overwrites all parameters, so that nothing passes on bytes of an earlier update. */
+  /** Overwrites all parameters, so that no check passes on bytes of an earlier update. */
   async poison(): Promise<void> {
     await Promise.all(this.#cluster.engines.map((engine) => engine.poison()))
   }
 
-  /** Has one engine worker, or one rank, have the fault. */
+  /** Sets the fault in one engine worker, or one rank. */
   async arm(engine: boolean, mutation: Mutation, random: Random): Promise<void> {
     const { engines, ranks } = this.#cluster
     if (engine) await random.pick(engines).mutate(mutation)
     else await random.pick(ranks).call('mutate', { mutation })
   }
 
-  /** Takes faults back that did not happen. */
+  /** Removes faults that did not happen. */
   async disarm(): Promise<void> {
     await Promise.all(this.#cluster.engines.map((engine) => engine.mutate(null)))
     await this.#cluster.all('mutate', () => ({ mutation: null }))
@@ -110,7 +110,7 @@ export class MutationCluster implements AsyncDisposable {
     return this.#cluster.update(this.#name!, { verify: 'bytes', ...(this.way === 'p2p' ? { p2p: ranks } : { strategy }) })
   }
 
-  /** What the engine workers read from the files themselves, against their parameters. */
+  /** Compares what the engine workers read from the files themselves with their parameters. */
   compare(checkpoint: GeneratedCheckpoint): Promise<Verification[]> {
     return Promise.all(this.#cluster.engines.map((engine) => engine.verify(checkpoint.files)))
   }

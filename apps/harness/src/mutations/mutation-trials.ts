@@ -5,20 +5,21 @@ import { readHeader } from '@ckpt/safetensors'
 import { type GeneratedCheckpoint, inEngine, type MutationKind, mutationsOf, type Random, type Way } from '@ckpt/testing'
 import type { MutationCluster } from './mutation-cluster.ts'
 
-/** What became of one fault. */
+/** Result of one fault. */
 export interface MutationTrial {
   readonly way: Way
   readonly kind: MutationKind
   readonly seed: number
   /**
-   * `found`: the update failed because of it. `failed`: it failed for a different reason, which shows nothing. `whole`: a file was swapped, and the engines got what was registered, every byte of it. `missed`: the update
-   * was committed, with `verified` as its report said.
+   * `found`: the update failed because of it. `failed`: it failed for a different reason, which proves nothing. `whole`: a file
+   * was swapped, and the engines got every byte of the registered one. `missed`: the update was committed, with `verified` as
+   * reported.
    */
   readonly outcome: 'found' | 'failed' | 'whole' | 'missed'
-  /** Code of the error that was the cause, or what the report called verified. */
+  /** Code of the error that was the cause, or the reported `verified`. */
   readonly said: string
   readonly message: string
-  /** Why the next update, without a fault, was not right. */
+  /** Reason why the next update, without a fault, was wrong. */
   readonly afterwards?: string
 }
 
@@ -32,7 +33,7 @@ export async function runMutations(
   const kinds = mutationsOf(cluster.way)
   const results: MutationTrial[] = []
   for (let turn = 0; turn < trials; turn++) {
-    // Each kind as often as the others, in random order of what it hits.
+    // Each kind equally often, in random order of its targets.
     const kind = kinds[turn % kinds.length]!
     const seed = random.between(0, 2 ** 31)
     const trial = await runTrial(cluster, kind, seed, random)
@@ -66,19 +67,19 @@ async function runTrial(cluster: MutationCluster, kind: MutationKind, seed: numb
   return { way: cluster.way, kind, seed, ...result, ...(afterwards !== undefined && { afterwards }) }
 }
 
-/** The error at the beginning of the chain: what the other ranks' are about. */
+/** Returns the error at the beginning of the chain, which the other ranks' errors are about. */
 function causeOf(error: unknown): { said: string; message: string } {
   let first = CkptError.from(error, 'UPDATE_FAILED')
   while (first.code === 'ABORTED' && first.cause instanceof CkptError) first = first.cause
   return { said: first.code, message: first.message }
 }
 
-/** Returns true if an error says that bytes are not what was registered; an engine worker says so in words. */
+/** Returns true if an error reports that bytes differ from what was registered; an engine worker reports it as text. */
 function isAbout({ said, message }: { readonly said: string; readonly message: string }): boolean {
   return ['DIGEST_MISMATCH', 'MEMORY_CHANGED'].includes(said) || (said === 'ENGINE_WORKER_ERROR' && /digest of/.test(message))
 }
 
-/** An update without a fault, of a different checkpoint. */
+/** Makes an update without a fault, of a different checkpoint. */
 async function rightAgain(cluster: MutationCluster): Promise<string | undefined> {
   const checkpoint = cluster.next()
   try {
@@ -93,13 +94,13 @@ async function rightAgain(cluster: MutationCluster): Promise<string | undefined>
   }
 }
 
-/** Parameters that do not hold what the files of `checkpoint` do; undefined if there are none. */
+/** Returns parameters that differ from the files of `checkpoint`; undefined if there are none. */
 async function differences(cluster: MutationCluster, checkpoint: GeneratedCheckpoint): Promise<string | undefined> {
   const checks = await cluster.compare(checkpoint)
   return checks.find(({ verified }) => !verified)?.mismatches.join(', ')
 }
 
-/** Has a fault in a file that was registered in place, where `kind` is one; @returns what takes it back. */
+/** Causes a fault in a file that was registered in place, if `kind` is one; @returns a function that undoes it. */
 async function changeFiles(
   kind: MutationKind,
   { files }: GeneratedCheckpoint,
@@ -134,7 +135,7 @@ function flipByte(file: string, at: number, flip: number): void {
   }
 }
 
-/** Node.js maps no files; Python does. */
+/** Node.js cannot map files; Python can. */
 function flipMappedByte(file: string, at: number, flip: number): void {
   const code = `
 import mmap, sys

@@ -1,7 +1,7 @@
 /**
- * Somebody on the network without the run's secret who wants it not to work: `node flood.child.ts PORT`. Keeps opening connections to the
- * port of a coordinator on this machine, some silent, some with garbage, half a handshake, huge frames, or another key, until its parent
- * disconnects; then it says how many of which it made.
+ * A stranger on the network without the run's secret who tries to block it: `node flood.child.ts PORT`. Keeps opening
+ * connections to the port of a coordinator on this machine, some silent, some with garbage, half a handshake, huge frames, or a
+ * wrong key, until its parent disconnects; then it reports how many of each it made.
  */
 import { connect, type Socket } from 'node:net'
 import { curveKeyPair, Dealer } from 'zeromq'
@@ -9,7 +9,7 @@ import { curveKeyPair, Dealer } from 'zeromq'
 const port = Number(process.argv[2])
 const HELD = 1500
 const AT_ONCE = 25
-/** A greeting of ZMTP 3.1 that asks for CURVE. */
+/** A greeting of ZMTP 3.1 that requests CURVE. */
 const greeting = Buffer.concat([
   Buffer.from('ff00000000000000017f0301', 'hex'),
   Buffer.from('CURVE'.padEnd(20, '\0')),

@@ -1,12 +1,13 @@
 /**
- * Somebody who wants nobody else to be heard by an HTTP server: `node http-flood.child.ts PORT KIND [TOKEN]` keeps 2,000 connections of a
- * kind to a port of this machine, opens those again that the server ends, and says when asked what came of it. It ends with its parent.
+ * A stranger who tries to block an HTTP server for others: `node http-flood.child.ts PORT KIND [TOKEN]` keeps 2,000 connections
+ * of a kind to a port of this machine, reopens those that the server ends, and reports the result on request. It ends with its
+ * parent.
  */
 import { connect, type Socket } from 'node:net'
 
 const [port, kind, token = ''] = process.argv.slice(2)
 const HELD = 2000
-/** A connection that the server ended is opened again after this long, in milliseconds. */
+/** Time in milliseconds after which a connection that the server ended is reopened. */
 const AGAIN_MS = 2000
 const DRIP_MS = 500
 
@@ -17,8 +18,8 @@ const body = 'content-type: application/json\r\ncontent-length: 100000\r\n\r\n{'
 const GROWING = 'x'.repeat(8)
 
 /**
- * What is written at first; whether bytes follow for as long as the connection lasts, and how often; whether answers are read; and whether a
- * connection is reset as soon as it is there.
+ * Behaviour of a connection: the first bytes; further bytes as long as it lasts, and how often; reading of answers; and an
+ * immediate reset.
  */
 interface Kind {
   readonly first: string
@@ -66,7 +67,7 @@ function open(): void {
   if (!deaf) socket.resume()
 }
 
-// Not all at once, so that they are opened and not only asked for.
+// Not all at once, so that they are really opened and not only requested.
 const opening = setInterval(() => {
   for (let i = 0; i < 100; i++) open()
   if (made + ended < HELD && held.size < HELD) return

@@ -1,6 +1,6 @@
 /**
- * One rank's HTTP API with a live page and a metrics port, for tests that attack it: `node http-server.child.ts TOKEN ROOT`. Says where it
- * listens, and when asked what it holds. It ends with its parent.
+ * One rank's HTTP API with a live page and a metrics port, for tests that attack it: `node http-server.child.ts TOKEN ROOT`.
+ * Reports its addresses and, on request, its resources. It ends with its parent.
  */
 import { readdirSync } from 'node:fs'
 import { createParameterServer, live, serveHttp } from '@ckpt/server'

@@ -1,17 +1,17 @@
 import { execFile, spawnSync } from 'node:child_process'
 import { promisify } from 'node:util'
 
-/** What a process tries to get at: files to read and to change, directories to look into, unix sockets to connect to, URLs to ask. */
+/** Targets of a process: files to read and to change, directories to list, unix sockets to connect to, URLs to request. */
 export interface Targets {
   readonly read: readonly string[]
   readonly write: readonly string[]
   readonly list: readonly string[]
   readonly connect: readonly string[]
-  /** Answers are told by their status. */
+  /** Answers are reported by their status. */
   readonly fetch?: readonly string[]
 }
 
-/** `ok`, or the error's code, by what was tried. */
+/** `ok`, or the error's code, for each attempt. */
 export type Attempts = Readonly<Record<string, string>>
 
 const PROGRAM = `
@@ -40,9 +40,9 @@ export async function attemptAs(uid: number, targets: Targets): Promise<Attempts
   return JSON.parse((await attempt).stdout) as Attempts
 }
 
-/** Why {@link attemptAs} cannot be used here; undefined where it can. */
+/** Returns the reason why {@link attemptAs} cannot be used here; undefined if it can. */
 export function noOtherUser(): string | undefined {
-  if (process.getuid?.() !== 0) return 'only root can take another user'
+  if (process.getuid?.() !== 0) return 'only root can switch to a different user'
   const { error, status } = spawnSync('setpriv', ['--version'])
   return error || status !== 0 ? 'there is no setpriv' : undefined
 }

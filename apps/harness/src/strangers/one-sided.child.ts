@@ -1,6 +1,6 @@
 /**
- * A one-sided endpoint by itself, for measurements: `serve ADDRESS BYTES` prints how it is read, `read DESCRIPTION STREAMS REPEAT` reads
- * it and prints how fast.
+ * A one-sided endpoint alone, for measurements: `serve ADDRESS BYTES` prints how to read it, `read DESCRIPTION STREAMS REPEAT`
+ * reads it and prints the rate.
  */
 import { type EndpointDescriptor, type RegionDescriptor, ContiguousCopies } from '@ckpt/contract'
 import { createHost, createTcpEndpoint } from '@ckpt/transport'
@@ -16,7 +16,7 @@ async function serve(address: string, bytes: number): Promise<void> {
   const endpoint = createTcpEndpoint({ listen: [address], secret: SECRET })
   const { descriptor } = await endpoint.register(memory)
   process.stdout.write(`${JSON.stringify({ endpoint: endpoint.descriptor, region: descriptor })}\n`)
-  // Until it is killed, or whoever started it is gone.
+  // Until it is killed, or its parent has ended.
   process.stdin.resume().on('end', () => process.exit(0))
   setInterval(() => undefined, 60_000)
 }

@@ -1,7 +1,8 @@
 /**
- * Somebody on the network who has seen everything that went over it, the run's one-sided reads included, but does not know any secret:
- * `node reads.child.ts ENDPOINTS`, a JSON array of `{ address, id, key }` (docs/p2p.md). Holds silent connections, and keeps asking for a
- * region by its right key: without a handshake, with a wrong proof, and with a proof that was overheard. Tells its parent what came.
+ * A stranger on the network who has seen all its traffic, including the run's one-sided reads, but knows no secret: `node
+ * reads.child.ts ENDPOINTS`, a JSON array of `{ address, id, key }` (docs/p2p.md). Holds silent connections, and keeps
+ * requesting a region by its right key: without a handshake, with a wrong proof, and with a recorded proof. Reports to its
+ * parent what it received.
  */
 import { randomBytes } from 'node:crypto'
 import { connect, type Socket } from 'node:net'
@@ -14,7 +15,7 @@ interface Seen {
 
 const endpoints = JSON.parse(process.argv[2]!) as Seen[]
 const HELD = 600
-/** What the handshake alone tells: the endpoint's hello, and that the proof is wrong. */
+/** Bytes of the handshake alone: the endpoint's hello, and the answer that the proof is wrong. */
 const HANDSHAKE = 64 + 40
 const report = { asked: 0, silent: 0, answered: 0, most: 0, bytes: 0 }
 const held = new Set<Socket>()

@@ -21,9 +21,9 @@ import { type Cluster, type GeneratedCheckpoint, generateTensors, type RankPoint
 
 const BYTES = 12 * 2 ** 20
 
-/** Two versions of a checkpoint that stay as they are, and a directory under whose names either is put. */
+/** Two versions of a checkpoint that stay unchanged, and a directory under whose names either is put. */
 export class ChangingFiles implements Disposable {
-  /** The versions, in directories that nobody touches. */
+  /** Versions in directories that nothing changes. */
   readonly versions: readonly GeneratedCheckpoint[]
   readonly directory: string
 
@@ -42,7 +42,7 @@ export class ChangingFiles implements Disposable {
     return new ChangingFiles(await Promise.all(made), mkdtempSync(join(parent, `ckpt-${name}-`)))
   }
 
-  /** Puts a version's files under the names that are registered, as trainers do: written beside and renamed. */
+  /** Puts a version's files under the registered names, like trainers do: written next to them and renamed. */
   put(version: number): void {
     const { directory } = this.versions[version]!
     for (const name of readdirSync(directory)) {
@@ -56,7 +56,7 @@ export class ChangingFiles implements Disposable {
     return readdirSync(this.directory).filter((name) => name.endsWith('.safetensors'))
   }
 
-  /** Does `change` to one file, with the file of the same name of a version. */
+  /** Applies `change` to one file, with the file of the same name of a version. */
   change(how: Change, file: string, version: number): void {
     CHANGES[how](join(this.directory, file), join(this.versions[version]!.directory, file))
   }
@@ -67,7 +67,7 @@ export class ChangingFiles implements Disposable {
   }
 }
 
-/** What happens to a file, done to its path with the path of another version. */
+/** Changes of a file: functions of its path and the path of a different version. */
 const CHANGES = {
   replace(path: string, other: string) {
     copyFileSync(other, `${path}.new`)
@@ -93,30 +93,30 @@ export const STRATEGIES: Record<string, Partial<RankUpdate>> = {
   p2p: { p2p: [0, 1] },
   direct: { strategy: 'direct' },
 }
-/** From registering to the commit, in this order. */
+/** Points from registration to commit, in this order. */
 export type Point = 'registered' | 'gathered' | RankPoint
 export const POINTS: readonly Point[] = ['registered', 'gathered', 'begin', 'plan', 'h2d', 'broadcast']
 
-/** Gathers and updates a checkpoint that is registered; `act` is done at a point of that. */
+/** Gathers and updates a registered checkpoint; `act` is called at a point in between. */
 export async function updateChanging(
   cluster: Cluster,
   { name, point, options }: { readonly name: string; readonly point: Point; readonly options: Partial<RankUpdate> },
   act: () => void,
 ): Promise<UpdateReport[]> {
   if (point === 'registered') act()
-  // Ranks that pull by p2p go by the metas that were gathered last.
+  // Ranks that pull by p2p use the metas that were gathered last.
   if (options.p2p || point === 'gathered') await gather(cluster, name)
   if (point === 'gathered') act()
   if (point === 'registered' || point === 'gathered') return cluster.update(name, options)
   return heldUpdate(cluster, { name, ...options, hold: { at: point } }, act)
 }
 
-/** Every rank learns what the others have registered. */
+/** Lets every rank learn what the others have registered. */
 export async function gather(cluster: Cluster, name: string): Promise<void> {
   await cluster.all('gatherMetas', () => ({ name, digests: true }))
 }
 
-/** Unregisters on every rank; where an update failed on one rank, others may still be about to let go of it. */
+/** Unregisters on every rank; if an update failed on one rank, others may still be about to release it. */
 export async function forget(cluster: Cluster, name: string): Promise<void> {
   await Promise.all(
     cluster.ranks.map(async (rank) => {
@@ -130,7 +130,7 @@ export async function forget(cluster: Cluster, name: string): Promise<void> {
   )
 }
 
-/** An update in which all ranks wait at a point until `act` is done. */
+/** Makes an update in which all ranks wait at a point until `act` is done. */
 async function heldUpdate(
   cluster: Cluster,
   update: Omit<RankUpdate, 'engineSocket'>,

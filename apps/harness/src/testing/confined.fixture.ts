@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs'
 
-/** What a program printed, and how it ended. */
+/** Output of a program, and its end. */
 export interface Ended {
   readonly status: number | null
   readonly signal: NodeJS.Signals | null
@@ -25,15 +25,15 @@ if libc.prctl(38, 1, 0, 0, 0) != 0 or libc.prctl(22, 2, ctypes.byref(Program(4, 
 os.execvp(sys.argv[3], sys.argv[3:])
 `
 
-/** Runs a JavaScript program in which a system call fails, as a container's filter has it. */
+/** Runs a JavaScript program in which a system call fails, as under a container's filter. */
 export function refusing(call: number, error: number, program: string): Ended {
   const node = [process.execPath, '--input-type=module', '-e', program]
   return spawnSync('python3', ['-c', FILTER, String(call), String(error), ...node], { encoding: 'utf8', timeout: 60_000 })
 }
 
 /**
- * Runs a JavaScript program in a new control group, whose directory it has in `process.env.GROUP`; a text says why there is none. The group
- * must have `file`.
+ * Runs a JavaScript program in a new control group, whose directory is in `process.env.GROUP`; returns a text with the reason
+ * if there is none. The group must have `file`.
  */
 export function grouped(controller: string, file: string, program: string): Ended | string {
   const parent = [`/sys/fs/cgroup/${controller}`, '/sys/fs/cgroup'].find((path) => existsSync(`${path}/cgroup.procs`))

@@ -21,16 +21,16 @@ const answerSchema = z.array(
 
 export interface LoadsRequest {
   readonly python: string
-  /** Directory of the model that vLLM is started with, with made-up weights. */
+  /** Directory of the model with which vLLM is started, with generated weights. */
   readonly model: string
   /** Directories of the weights that are loaded one after the other. */
   readonly updates: readonly string[]
-  /** Of vLLM, and environment. */
+  /** Options of vLLM, and environment. */
   readonly options?: Readonly<Record<string, unknown>>
   readonly env?: Readonly<Record<string, string>>
 }
 
-/** What each update leaves in vLLM's parameters, held against what it loads from disk (check_loads.py). */
+/** Compares vLLM's parameters after each update with what it loads from disk (check_loads.py). */
 export async function checkLoads(request: LoadsRequest): Promise<z.infer<typeof answerSchema>> {
   const { python, model, updates, options = {}, env } = request
   const home = mkdtempSync(join(tmpdir(), `ckpt-loads-${process.pid}-`))

@@ -9,20 +9,20 @@ const SMALL = { bucketBytes: 16 * 1024, ringBytes: 256 * 1024 }
 export interface Given {
   readonly server: VllmServer
   readonly ranks: LocalRanks
-  /** Of checkpoints `first` and `second`. */
+  /** Answers for checkpoints `first` and `second`. */
   readonly expected: readonly (readonly Completion[])[]
-  /** Bounds of the share of the bytes that workers need which no ring carries. */
+  /** Bounds of the fraction of the workers' bytes that no ring carries. */
   readonly share: readonly [least: number, most: number]
 }
 
 /**
- * Makes an update of a server that is recorded, then direct ones between checkpoints `first` and `second`; after each the server answers as `expected`
- * has it for them.
+ * Makes a recorded update of a server, then direct ones between checkpoints `first` and `second`; after each the server must
+ * answer as in `expected`.
  */
 export async function expectDirect({ server, ranks, expected, share: [least, most] }: Given): Promise<void> {
   expect(expected[0]).not.toEqual(expected[1])
   const engine = vllm({ url: server.url, parallelSize: ranks.servers.length })
-  // `auto` where nothing is known: staged, saying why, and recorded.
+  // `auto` without earlier knowledge: staged, with the reason, and recorded.
   const [recorded] = await ranks.update('first', { engine, strategy: auto(), ...SMALL })
   expect(recorded).toMatchObject({
     strategy: 'broadcast',
@@ -32,14 +32,14 @@ export async function expectDirect({ server, ranks, expected, share: [least, mos
     },
   })
   expect(await server.complete()).toEqual(expected[0])
-  // The second after a recording is held against vLLM's own loader, on one layer.
+  // The second after a recording is compared with vLLM's own loader, on one layer.
   for (const [name, answers, strategy, verify, checked] of [
     ['second', expected[1], direct({ required: true }), true, false],
     ['first', expected[0], auto(), false, true],
     ['second', expected[1], auto(), false, false],
   ] as const) {
     const [report] = await ranks.update(name, { engine, strategy, ...SMALL, verify })
-    // Parameters that vLLM keeps in another form cannot be read back.
+    // Parameters that vLLM keeps in a different form cannot be read back.
     const level = !verify ? 'none' : least === 1 ? 'bytes' : 'sources'
     expect(report).toMatchObject({ strategy: 'direct', version: name, verified: level })
     const { bytes } = report!.direct!
@@ -51,7 +51,7 @@ export async function expectDirect({ server, ranks, expected, share: [least, mos
     if (least === 1 && !checked) expect(report).toMatchObject({ ringBytes: 0, buckets: 0 })
     expect(await server.complete()).toEqual(answers)
   }
-  // An update of another strategy moves nothing: the next one is direct again.
+  // An update of a different strategy moves nothing: the next one is direct again.
   await ranks.update('first', { engine, ...SMALL })
   expect(await server.complete()).toEqual(expected[0])
   const [again] = await ranks.update('second', { engine, strategy: auto() })
@@ -59,7 +59,7 @@ export async function expectDirect({ server, ranks, expected, share: [least, mos
   expect(await server.complete()).toEqual(expected[1])
 }
 
-/** Workers that let nobody write into their parameters replay what they recorded, and answer the same. */
+/** Workers that do not let others write into their parameters replay what they recorded, and answer the same. */
 export async function expectReplay({ server, ranks, expected }: Omit<Given, 'share'>): Promise<void> {
   const engine = vllm({ url: server.url, parallelSize: ranks.servers.length })
   await server.post('/collective_rpc', { method: 'keep_parameters' })

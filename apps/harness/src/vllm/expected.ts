@@ -13,13 +13,13 @@ export interface ExpectedOptions {
   readonly env?: Readonly<Record<string, string>>
   /** With `--enable-lora`. */
   readonly lora?: boolean
-  /** Directory of the adapter that answers. */
+  /** Directory of the adapter to use for answers. */
   readonly adapter?: string
 }
 
 /**
- * What vLLM answers with each model's weights as it loads them from disk itself, in a process that ends then. About 15 s, and 5 s a model on one
- * worker, 30 s on several.
+ * Returns vLLM's answers with each model's weights, loaded from disk by vLLM itself, in a process that then ends. About 15 s,
+ * and 5 s per model on one worker, 30 s on several.
  */
 export async function expectedFromDisk(
   python: string,
@@ -38,7 +38,7 @@ export async function expectedFromDisk(
     const common = { prompts: PROMPTS, tokens: TOKENS, tensorParallelSize, options: vllmOptions }
     writeFileSync(requests, JSON.stringify({ models, ...common, ...(adapter !== undefined && { adapter }) }))
     const program = fileURLToPath(new URL('./expected.py', import.meta.url))
-    // One process where that is possible: each engine process imports everything again.
+    // One process if possible, because each engine process imports everything again.
     const one = tensorParallelSize === 1 ? { VLLM_ENABLE_V1_MULTIPROCESSING: '0' } : {}
     const env = { ...process.env, ...vllmVariables(home, options.env), ...one }
     await run(python, [program, requests, answers], { timeout: 1_500_000, env, maxBuffer: 2 ** 26 })

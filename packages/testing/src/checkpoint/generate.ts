@@ -17,7 +17,7 @@ interface TensorsOptions {
   readonly shardBytes?: number
 }
 const BLOCK_BYTES = 64 * 2 ** 20
-/** Shards that are written at the same time: as many as libuv has threads for, unless told otherwise. */
+/** Shards that are written at the same time: by default the number of libuv's threads. */
 const WRITERS = Math.max(1, Number(process.env['UV_THREADPOOL_SIZE'] ?? 4) || 4)
 
 /** A checkpoint on disk (or in /dev/shm) that is removed when it is disposed of, or when the process exits. */
@@ -26,13 +26,13 @@ export interface GeneratedCheckpoint extends Disposable {
   readonly files: readonly string[]
   readonly bytes: number
   readonly tensors: number
-  /** What was kept of the model, in words. */
+  /** Part of the model that was kept, as text. */
   readonly scale: string
 }
 
 /**
- * Writes a checkpoint with a model's names, shapes and dtypes and pseudo-random bytes, scaled to about `bytes`, in several shards.
- * `label` tells several of the same model apart.
+ * Writes a checkpoint with a model's names, shapes and dtypes and pseudo-random bytes, scaled to about `bytes`, in several
+ * shards. `label` distinguishes several checkpoints of the same model.
  */
 export async function generateCheckpoint(
   host: Host,
@@ -76,7 +76,7 @@ export async function generateTensors(
   }
 }
 
-/** Memory-backed where it has room (so that no disk writeback runs beside the measurement), otherwise the temporary directory. */
+/** Memory-backed if it has room (so that no disk writeback disturbs the measurement), otherwise the temporary directory. */
 function scratchRoot(bytes: number): string {
   const { bavail, bsize } = statfsSync('/dev/shm')
   return bavail * bsize > bytes * 2 ? '/dev/shm' : tmpdir()
@@ -99,7 +99,7 @@ async function writeShards(
     size += tensor.bytes
   }
   const names = shards.map((_, index) => `model-${number(index + 1)}-of-${number(shards.length)}.safetensors`)
-  // Blocks of the seed that each shard begins with.
+  // Blocks of the seed at the beginning of each shard.
   const firstBlock: bigint[] = []
   let blocks = 0n
   for (const shard of shards) {

@@ -16,34 +16,34 @@ export interface ClusterOptions {
   readonly heartbeatTimeoutMs?: number
   /** Ranks may be added. */
   readonly elastic?: boolean
-  /** Port on which rank 0 serves its numbers; rank r takes the r-th after it. */
+  /** Port on which rank 0 serves metrics; rank r uses the r-th port after it. */
   readonly metricsPort?: number
   /** Threads of each rank. */
   readonly threads?: number
-  /** More environment of each rank's process. */
+  /** Additional environment of each rank's process. */
   readonly env?: (rank: number) => NodeJS.ProcessEnv
-  /** Command line that is to start ranks and engine workers, such as `nsenter` with its arguments. */
+  /** Command line that starts ranks and engine workers, such as `nsenter` with its arguments. */
   readonly through?: readonly string[] | ((rank: number) => readonly string[])
-  /** Where the engines' parameters live (default host); with `cuda` rank r has GPU r. */
+  /** Device of the engines' parameters (default host); with `cuda` rank r has GPU r. */
   readonly backend?: 'host' | 'cuda'
-  /** Ranks' devices can be told to have faults (`mutate`). */
+  /** Ranks' devices can be given faults (`mutate`). */
   readonly mutable?: boolean
-  /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA. */
+  /** Present the host device's rings as CUDA memory, to workers with a stand-in for CUDA. */
   readonly standInCuda?: boolean
-  /** Engine workers, one a rank; absent for clusters that only gather. */
+  /** Engine workers, one per rank; absent for clusters that only gather. */
   readonly engine?: Omit<EngineProcessOptions, 'directory' | 'tpRank' | 'tpSize' | 'extra'> & {
-    /** More arguments for the engine worker of a rank. */
+    /** Additional arguments for the engine worker of a rank. */
     readonly extra?: (rank: number) => readonly string[]
   }
 }
 
-/** Rank processes and their engine workers on this machine. `close` ends all of them and removes what they left. */
+/** Rank processes and their engine workers on this machine. `close` ends all of them and removes their files. */
 export class Cluster implements AsyncDisposable {
   readonly ranks: RankProcess[]
   readonly engines: EngineProcess[]
   /** The secret of this run. */
   readonly token = randomBytes(24).toString('base64url')
-  /** Where the coordinator listens, `tcp://…`. */
+  /** Address of the coordinator, `tcp://…`. */
   readonly address: string
   readonly #directory: string
   readonly #options: ClusterOptions
@@ -119,7 +119,7 @@ export class Cluster implements AsyncDisposable {
     await this.#create(this.ranks[rank])
   }
 
-  /** Workers of ranks that were added hold the same parts as the first ones, in a directory of their own. */
+  /** Workers of added ranks hold the same parts as the first ones, in a separate directory. */
   #engineDirectory(rank: number): string {
     const directory = join(this.#directory, String(Math.floor(rank / this.#options.ranks)))
     if (rank < this.#options.ranks) return this.#directory
@@ -127,7 +127,7 @@ export class Cluster implements AsyncDisposable {
     return directory
   }
 
-  /** One rank more, with an engine worker of its own. */
+  /** Adds one rank with its engine worker. */
   async addRank(): Promise<void> {
     const rank = this.ranks.push(this.#newRank(this.ranks.length)) - 1
     this.engines.push(this.#startEngine(rank))
@@ -156,7 +156,7 @@ export class Cluster implements AsyncDisposable {
     })
   }
 
-  /** Replaces the engine worker of a rank by a new process, without injected faults: with these further arguments only. */
+  /** Replaces the engine worker of a rank by a new process, without injected faults: only with these further arguments. */
   async restartEngine(rank: number, extra: readonly string[] = []): Promise<void> {
     await this.engines[rank]?.process.stop('SIGKILL')
     const { extra: _, ...engine } = this.#options.engine!
@@ -169,7 +169,7 @@ export class Cluster implements AsyncDisposable {
     return Promise.all(this.ranks.map((rank) => rank.call(call, argument(rank.rank))))
   }
 
-  /** Like `all`, but waits for every rank and gives each one's outcome. */
+  /** Like `all`, but waits for every rank and returns each one's outcome. */
   settle<K extends RankCall>(
     call: K,
     argument: (rank: number) => RankCalls[K][0],
@@ -177,7 +177,7 @@ export class Cluster implements AsyncDisposable {
     return Promise.allSettled(this.ranks.map((rank) => rank.call(call, argument(rank.rank))))
   }
 
-  /** Every rank registers its share of the checkpoint's files. */
+  /** Lets every rank register its share of the checkpoint's files. */
   async register(
     name: string,
     directory: string,
@@ -190,7 +190,7 @@ export class Cluster implements AsyncDisposable {
     }))
   }
 
-  /** One update of all engine workers. */
+  /** Updates all engine workers once. */
   update(name: string, options: Omit<RankUpdate, 'name' | 'engineSocket'> = {}): Promise<UpdateReport[]> {
     return this.all('update', (rank) => ({ name, engineSocket: this.engines[rank]!.socket, ...options }))
   }
@@ -207,18 +207,18 @@ export class Cluster implements AsyncDisposable {
   }
 }
 
-/** Ports from here on are given to outgoing connections (net.ipv4.ip_local_port_range). */
+/** First port that is used for outgoing connections (net.ipv4.ip_local_port_range). */
 const PORTS_END = 32_768
 
 /**
- * A TCP port that is free now, below those that the system gives to outgoing connections: until somebody listens on it, it could be one's
- * own end.
+ * Returns a free TCP port below the system's ports for outgoing connections: until a process listens on it, such a port could
+ * become the own end of a connection.
  */
 export function freePort(): Promise<number> {
   return getPort({ port: portNumbers(randomInt(20_000, 32_000), PORTS_END - 1) })
 }
 
-/** The first of `count` ports in a row that nothing listens on. */
+/** Returns the first of `count` consecutive free ports. */
 export async function freePorts(count: number): Promise<number> {
   for (let tries = 0; tries < 100; tries++) {
     const first = randomInt(20_000, PORTS_END - count)

@@ -11,24 +11,24 @@ import { parametersPrefix, type Verification } from '../engine/parameters.ts'
 
 export interface EngineProcessOptions {
   readonly kind: 'typescript' | 'python'
-  /** Python interpreter that has torch, the worker package and the reference engine. */
+  /** Python interpreter with torch, the worker package and the reference engine. */
   readonly python?: string
   /** Python program that serves the engine (default: the reference engine). */
   readonly program?: string
   /** Device of the engine worker of each rank, for Python engines (default: the CPU). */
   readonly device?: 'cpu' | 'cuda'
   readonly directory: string
-  /** Checkpoint whose names and shapes the engine is built for. */
+  /** Checkpoint with the engine's names and shapes. */
   readonly checkpoint: string
   readonly tpRank: number
   readonly tpSize: number
-  /** More arguments, such as faults to inject. */
+  /** Additional arguments, such as faults to inject. */
   readonly extra?: readonly string[]
-  /** Command line that is to start a TypeScript engine. */
+  /** Command line that starts a TypeScript engine. */
   readonly through?: readonly string[]
 }
 
-/** A reference engine's worker in a process of its own. */
+/** A reference engine's worker in a separate process. */
 export class EngineProcess {
   readonly process: Spawned
   /** Its control socket. */
@@ -55,13 +55,13 @@ export class EngineProcess {
     }
   }
 
-  /** What a process that was killed could not remove itself. */
+  /** Removes files that a killed process could not remove itself. */
   #removeParameters(): void {
     const prefix = parametersPrefix(this.process.child.pid ?? 0)
     for (const name of readdirSync('/dev/shm')) if (name.startsWith(prefix)) rmSync(join('/dev/shm', name), { force: true })
   }
 
-  /** Waits until it answers. @throws CkptError `ENGINE_UNREACHABLE` with what it printed. */
+  /** Waits until it answers. @throws CkptError `ENGINE_UNREACHABLE` with its output. */
   async ready(timeoutMs = 60_000): Promise<void> {
     const { child, name } = this.process
     const silent = (cause?: unknown): CkptError => {
@@ -93,17 +93,20 @@ export class EngineProcess {
     await controlRequest(this.socket, 'POST', '/fault', fault)
   }
 
-  /** A fault of bytes or copies that it is to have, once; null takes it back (TypeScript engines only). */
+  /** Sets a fault of bytes or copies that happens once; null removes it (TypeScript engines only). */
   async mutate(mutation: Mutation | null): Promise<void> {
     await controlRequest(this.socket, 'POST', '/mutate', { mutation })
   }
 
-  /** Makes the engine start a child that holds its connections open, whatever becomes of it; resolves to the child's process id. */
+  /**
+   * Makes the engine start a child that holds its connections open, whatever happens to the engine; resolves to the child's
+   * process id.
+   */
   async heir(): Promise<number> {
     return ((await controlRequest(this.socket, 'POST', '/heir', {})) as { pid: number }).pid
   }
 
-  /** Lets an engine that is held go on. */
+  /** Lets a held engine continue. */
   go(): void {
     const { child } = this.process
     if (child.connected) child.send({ go: true }, () => undefined) // it may have been killed meanwhile

@@ -1,13 +1,14 @@
 import type { EngineAdapter, UpdateStrategy } from '@ckpt/contract'
 
 /**
- * Where an update on a rank can be held, in this order: `begin` (the engine was asked whether it is ready; nothing announced), `plan`
- * (the plan is made, the worker's socket bound, no ring yet), `h2d` (ring and worker are attached, no byte moved), `broadcast`
- * (a bucket is complete in the ring, its worker does not know yet; in a direct update: all bytes are written, no worker knows yet).
+ * Points at which an update on a rank can be held, in this order: `begin` (the engine was asked if it is ready; nothing
+ * announced), `plan` (the plan is made, the worker's socket bound, no ring yet), `h2d` (ring and worker are attached, no byte
+ * moved), `broadcast` (a bucket is complete in the ring, its worker does not know yet; in a direct update: all bytes are
+ * written, no worker knows yet).
  */
 export type RankPoint = 'begin' | 'plan' | 'h2d' | 'broadcast'
 
-/** Stops an update at a point until it is let go; `reached` is called when it stands there. */
+/** Stops an update at a point until it is released; `reached` is called when it stops there. */
 export class Hold {
   readonly #point: RankPoint
   readonly #bucket: number
@@ -24,7 +25,7 @@ export class Hold {
     this.#gone = new Promise((resolve) => (this.#go = resolve))
   }
 
-  /** Waits where the hold is, returns at once elsewhere. */
+  /** Waits at the hold's point, returns at once at others. */
   async at(point: RankPoint, bucket = 0): Promise<void> {
     if (point !== this.#point || (point === 'broadcast' && bucket < this.#bucket)) return
     if (!this.#standing) this.#reached()
@@ -37,7 +38,7 @@ export class Hold {
   }
 }
 
-/** `engine`, held at `begin` and `plan`. */
+/** Returns `engine`, held at `begin` and `plan`. */
 export function heldEngine(engine: EngineAdapter, hold: Hold): EngineAdapter {
   return override(engine, {
     async ready(options) {
@@ -51,7 +52,7 @@ export function heldEngine(engine: EngineAdapter, hold: Hold): EngineAdapter {
   })
 }
 
-/** `strategy`, held at `h2d` and `broadcast`. */
+/** Returns `strategy`, held at `h2d` and `broadcast`. */
 export function heldStrategy(strategy: UpdateStrategy, hold: Hold): UpdateStrategy {
   return override(strategy, {
     async begin(context) {
@@ -75,7 +76,7 @@ export function heldStrategy(strategy: UpdateStrategy, hold: Hold): UpdateStrate
   })
 }
 
-/** `target` with some methods replaced; everything else is its own, private state included. */
+/** Returns `target` with some methods replaced; everything else, including private state, is unchanged. */
 function override<T extends object>(target: T, methods: Partial<T>): T {
   return new Proxy(target, {
     get(object, key) {

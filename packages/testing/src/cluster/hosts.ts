@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 
-/** A "host" on this machine: a network namespace with an address that the other one reaches. */
+/** A "host" on this machine: a network namespace with an address that the other one can reach. */
 export interface NamespaceHost {
   readonly namespace: string
   readonly address: string
@@ -13,14 +13,12 @@ export interface HostPair extends Disposable {
 
 let pairs = 0
 
-/**
- * Makes two "hosts". Needs root and iproute2; says why it cannot be done instead of throwing.
- */
+/** Creates two "hosts". Needs root and iproute2; returns the problem instead of throwing. */
 export function createHostPair(): HostPair | { readonly problem: string } {
   const id = `${process.pid.toString(36)}${(pairs++).toString(36)}`
   const names = [`ckpt-${id}-a`, `ckpt-${id}-b`] as const
   const links = [`cka${id}`.slice(0, 15), `ckb${id}`.slice(0, 15)] as const
-  // Of the range for interconnect tests (RFC 2544); every pair has namespaces of its own, so that they may be the same.
+  // Addresses for interconnect tests (RFC 2544); every pair has separate namespaces, so they may be equal.
   const addresses = ['198.18.77.1', '198.18.77.2'] as const
   const remove = (): void => {
     for (const name of names) spawnSync('ip', ['netns', 'del', name])

@@ -1,11 +1,11 @@
 import { spawnSync } from 'node:child_process'
 
-/** What a command is run through, so that it has the host name `name`: a UTS namespace of its own. */
+/** Command prefix that runs a command with the host name `name`, in a separate UTS namespace. */
 export function namedHost(name: string): string[] {
   return ['unshare', '--uts', 'sh', '-c', 'echo "$0" > /proc/sys/kernel/hostname; exec "$@"', name]
 }
 
-/** Why processes cannot be given host names of their own here; undefined where they can. */
+/** Returns the reason why processes cannot have their own host names here; undefined if they can. */
 export function noNamedHosts(): string | undefined {
   const [command, ...args] = [...namedHost('ckpt-probe'), 'hostname']
   const { stdout, stderr, error } = spawnSync(command, args, { encoding: 'utf8' })

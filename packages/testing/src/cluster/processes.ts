@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
-/** Node's flags for this package's processes: the workspace's TypeScript runs from source, what is built needs none. */
+/** Node's flags for this package's processes: the workspace's TypeScript runs from source; built code needs none. */
 export const SOURCE_FLAGS: readonly string[] = import.meta.url.endsWith('.ts')
   ? ['--import', import.meta.resolve('tsx'), '--conditions=@ckpt/source']
   : []
@@ -11,8 +11,8 @@ export const SOURCE_FLAGS: readonly string[] = import.meta.url.endsWith('.ts')
 let bundles: Readonly<Record<string, string>> | undefined
 
 /**
- * Node's arguments for a program of this repository, given by the URL or path of its source: the source itself, or the bundle that a test
- * run made of it before.
+ * Returns Node's arguments for a program of this repository, given by the URL or path of its source: the source itself, or the
+ * bundle that a test run made of it.
  */
 export function nodeArguments(source: URL | string): string[] {
   const path = typeof source === 'string' ? source : fileURLToPath(source)
@@ -22,26 +22,26 @@ export function nodeArguments(source: URL | string): string[] {
   return bundle === undefined ? [...SOURCE_FLAGS, path] : [bundle]
 }
 
-/** A child process of this package's own; its stderr is kept for error messages. */
+/** A child process of this package; its stderr is kept for error messages. */
 export interface Spawned {
   readonly child: ChildProcess
   readonly name: string
-  /** The last lines it wrote to stderr. */
+  /** Last lines that it wrote to stderr. */
   stderr(): string
-  /** Ends it: `signal`, then SIGKILL after `graceMs`. Resolves when it is gone. */
+  /** Ends it: `signal`, then SIGKILL after `graceMs`. Resolves when it has ended. */
   stop(signal?: NodeJS.Signals, graceMs?: number): Promise<void>
 }
 
-/** More of how a process is started. */
+/** Further options for starting a process. */
 export interface SpawnOptions {
   readonly env?: NodeJS.ProcessEnv
-  /** Command line that is to start it, such as `nsenter` or `taskset` with their arguments (default: none). */
+  /** Command line that starts it, such as `nsenter` or `taskset` with their arguments (default: none). */
   readonly through?: readonly string[]
 }
 
 /**
- * Starts `module` (a file URL of a TypeScript source; `pnpm bundle` puts the built file's in its place) as a child process with an
- * IPC channel.
+ * Starts `module` (a file URL of a TypeScript source; `pnpm bundle` replaces it with the built file's) as a child process with
+ * an IPC channel.
  */
 export function spawnSource(name: string, module: URL, args: readonly string[] = [], options: SpawnOptions = {}): Spawned {
   const [command, ...before] = options.through ?? []
@@ -49,7 +49,7 @@ export function spawnSource(name: string, module: URL, args: readonly string[] =
   const program = flags.pop()!
   const child = fork(program, args, {
     execPath: command ?? process.execPath,
-    execArgv: [...before, ...(command === undefined ? [] : [process.execPath]), ...flags, '--expose-gc'], // so that what a process holds can be told from its garbage
+    execArgv: [...before, ...(command === undefined ? [] : [process.execPath]), ...flags, '--expose-gc'], // so that live objects can be distinguished from garbage
     env: { ...process.env, ...options.env },
     stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
     serialization: 'advanced',
@@ -57,7 +57,7 @@ export function spawnSource(name: string, module: URL, args: readonly string[] =
   return wrap(name, child)
 }
 
-/** Resolves when the process says that it is at `point`; rejects when it ends before, or after `timeoutMs`. */
+/** Resolves when the process reports that it is at `point`; rejects if it ends before, or after `timeoutMs`. */
 export function atPoint(spawned: Spawned, point: string, timeoutMs: number): Promise<void> {
   const { child, name } = spawned
   return new Promise((resolve, reject) => {
@@ -78,7 +78,7 @@ export function atPoint(spawned: Spawned, point: string, timeoutMs: number): Pro
   })
 }
 
-/** Keeps a child's last stderr lines and ends it in good order. */
+/** Keeps a child's last stderr lines and ends it cleanly. */
 export function wrap(name: string, child: ChildProcess): Spawned {
   let tail = ''
   child.stderr?.setEncoding('utf8').on('data', (text: string) => (tail = (tail + text).slice(-8000)))

@@ -13,7 +13,7 @@ import { Hold, heldEngine, heldStrategy } from './hold-points.ts'
 import type { PointMessage, RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
 
 let server: ParameterServer | undefined
-/** Where the rank was told of one; else it makes its own. */
+/** Set if the rank was given one; otherwise it creates its own. */
 let device: Device | undefined
 let hold: Hold | undefined
 const mutation = new ArmedMutation()
@@ -97,7 +97,7 @@ async function close(): Promise<void> {
   device = undefined
 }
 
-/** Returns true if a mapping is none of the pages, of 256 KiB each, that V8 takes and keeps as its heap needs them. */
+/** Returns true if a mapping is not one of the pages, of 256 KiB each, that V8 allocates and keeps for its heap. */
 function isOurs(line: string): boolean {
   const [, from, to, rest] = /^(\w+)-(\w+) rw-p 00000000 00:00 0\s*(.*)$/.exec(line) ?? []
   return from === undefined || rest !== '' || parseInt(to!, 16) - parseInt(from, 16) !== 2 ** 18

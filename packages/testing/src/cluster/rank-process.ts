@@ -7,7 +7,7 @@ interface Waiting {
   readonly reject: (error: unknown) => void
 }
 
-/** A rank in a process of its own, called by messages. */
+/** A rank in a separate process, controlled by messages. */
 export class RankProcess {
   readonly process: Spawned
   readonly rank: number
@@ -33,7 +33,7 @@ export class RankProcess {
     })
   }
 
-  /** Makes a call on the rank. Rejects with the rank's own error, or `RANK_LOST` when its process ends. */
+  /** Makes a call on the rank. Rejects with the rank's own error, or `RANK_LOST` if its process ends. */
   call<K extends RankCall>(call: K, argument: RankCalls[K][0]): Promise<RankCalls[K][1]> {
     const id = this.#next++
     return new Promise((resolve, reject) => {

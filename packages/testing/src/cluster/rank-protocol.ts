@@ -15,7 +15,7 @@ export interface RankCalls {
       metricsPort?: number
       keepAlive: boolean
       shareMemory?: boolean
-      /** Where others reach what this rank holds (default: as the parameter server chooses). */
+      /** Options for serving what this rank holds (default: those of the parameter server). */
       serve?: ServeOptions
       timeoutMs: number
       heartbeatMs?: number
@@ -23,14 +23,14 @@ export interface RankCalls {
       threads?: number
       /** Index of the GPU; absent for the host device. */
       gpu?: number
-      /** The host device, with faults in direct copies (`mutate`). */
+      /** Use the host device, with faults in direct copies (`mutate`). */
       mutable?: boolean
-      /** Present the host device's rings as CUDA memory, to workers that stand in for CUDA (compat/stand_in_cuda.py). */
+      /** Present the host device's rings as CUDA memory, to workers with a stand-in for CUDA (compat/stand_in_cuda.py). */
       standInCuda?: boolean
     },
     void,
   ]
-  /** With `watch` the rank tells when bytes have begun to come in (it does not wait there). */
+  /** With `watch` the rank reports when bytes have begun to arrive (it does not wait there). */
   register: [{ name: string; source: CheckpointSource; options: RegisterOptions; watch?: boolean }, { milliseconds: number }]
   unregister: [{ name: string }, void]
   gatherMetas: [
@@ -43,14 +43,14 @@ export interface RankCalls {
   fetchMetas: [{ name: string; address: string; token: string; timeoutMs: number }, void]
   servedBytes: [undefined, number]
   update: [RankUpdate, UpdateReport]
-  /** Lets a held update go on. */
+  /** Lets a held update continue. */
   go: [undefined, void]
-  /** What the rank knows of the engine workers. */
+  /** The rank's knowledge of the engine workers. */
   engineStates: [undefined, WorkerStatus[]]
-  /** What the rank's last update took, and what it could have taken at least, in milliseconds; for its metrics. */
+  /** Time of the rank's last update, and its minimum time, in milliseconds; for its metrics. */
   recordLimit: [{ totalMs: number; limitMs: number }, void]
   resources: [undefined, RankResources]
-  /** A fault that its device is to have, once; null takes it back. */
+  /** A fault of its device that happens once; null removes it. */
   mutate: [{ mutation: Mutation | null }, void]
   /** Memory of the rank's device, in bytes. */
   deviceMemory: [undefined, { free: number; total: number }]
@@ -61,30 +61,30 @@ export interface RankUpdate {
   readonly name: string
   /** Control socket of this rank's engine worker. */
   readonly engineSocket: string
-  /** Ranks that pull the checkpoint, by p2p. */
+  /** Ranks that pull the checkpoint, through p2p. */
   readonly p2p?: readonly number[]
-  /** They keep it. */
+  /** True if they keep it. */
   readonly keep?: boolean
   /** Default: broadcast. */
   readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
-  /** What the engine worker speaks (default: ckpt's own protocol). */
+  /** Protocol of the engine worker (default: ckpt's own). */
   readonly protocol?: WorkerProtocol
   readonly version?: string
   readonly verify?: VerificationLevel | boolean
-  /** Of direct updates: how often one is held against the engine's own loader (default: as `direct` has it). */
+  /** Interval at which direct updates are compared with the engine's own loader (default: that of `direct`). */
   readonly checkEvery?: number
   readonly ringBytes?: number
   readonly bucketBytes?: number
   readonly chunkBytes?: number
   readonly keepAlive?: boolean
   readonly timeoutMs?: number
-  /** The rank tells when it is at this point, and waits there for `go`. */
+  /** The rank reports when it is at this point, and waits there for `go`. */
   readonly hold?: { readonly at: RankPoint; readonly bucket?: number }
   readonly retry?: number
   readonly rollback?: boolean
 }
 
-/** What a rank process holds, for leak checks. */
+/** Resources of a rank process, for leak checks. */
 export interface RankResources {
   readonly pid: number
   readonly residentBytes: number
@@ -104,12 +104,12 @@ export interface RankRequestMessage {
   readonly argument: unknown
 }
 
-/** A rank's answer to a call. `typed` says whether what was thrown was a CkptError; anything else has become one on the way. */
+/** A rank's answer to a call. `typed` is true if it threw a CkptError; other errors were converted to one on the way. */
 export type RankReplyMessage = { readonly id: number } & (
   { readonly value: unknown } | { readonly error: SerializedError; readonly typed: boolean }
 )
 
-/** Sent when a process is at the point it was told to watch for. */
+/** Sent when a process is at the point that it was told to report. */
 export interface PointMessage {
   readonly point: string
 }

@@ -2,8 +2,8 @@ import type { Device, Ring } from '@ckpt/contract'
 import { createHostDevice } from '@ckpt/transport'
 
 /**
- * A host device whose rings look like CUDA memory from outside: what stands in the place of a ring's CUDA IPC handle is the name of
- * its shared memory. Workers that run under stand_in_cuda.py open it; everything between is as with a GPU.
+ * Returns a host device whose rings look like CUDA memory from outside: in place of a ring's CUDA IPC handle there is the name
+ * of its shared memory. Workers that run under stand_in_cuda.py open it; everything in between is the same as with a GPU.
  */
 export async function standInCudaDevice(rank: number): Promise<Device> {
   const device = await createHostDevice({ rank })

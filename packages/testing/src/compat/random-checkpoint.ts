@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { tensorBytes, type DType } from '@ckpt/contract'
 import { writeFile } from '@ckpt/safetensors'
 
-/** Dtypes that both torch and Python's safetensors package have. */
+/** Dtypes of both torch and Python's safetensors package. */
 const DTYPES: readonly DType[] = ['BF16', 'F16', 'F32', 'F64', 'F8_E4M3', 'F8_E5M2', 'BOOL', 'U8', 'I8', 'I16', 'I32', 'I64']
 
 export interface RandomCheckpoint extends Disposable {
@@ -16,8 +16,8 @@ export interface RandomCheckpoint extends Disposable {
 }
 
 /**
- * Safetensors files with tensors of random dtypes, shapes and bytes, scalars and empty ones among them: about `bytes` in all. The
- * same `seed` gives the same names, dtypes and shapes; bytes are new each time.
+ * Writes safetensors files with tensors of random dtypes, shapes and bytes, including scalars and empty ones: about `bytes` in
+ * all. The same `seed` gives the same names, dtypes and shapes; bytes are new each time.
  */
 export async function randomCheckpoint(seed: number, bytes: number, files = 3): Promise<RandomCheckpoint> {
   const directory = mkdtempSync(join(tmpdir(), 'ckpt-random-'))
@@ -34,7 +34,7 @@ export async function randomCheckpoint(seed: number, bytes: number, files = 3): 
     if (count % 23 === 5) shape.push(0)
     const size = tensorBytes(dtype, shape)
     const data = randomBytes(size)
-    // A byte that is neither 0 nor 1 is no boolean; loaders may normalise it.
+    // A byte other than 0 or 1 is not a boolean; loaders may normalise it.
     if (dtype === 'BOOL') data.forEach((byte, index) => (data[index] = byte & 1))
     shards[whole(files)]!.push({ name: `model.layers.${count}.${'é'.repeat(whole(3))}weight`, dtype, shape, data })
     total += size
@@ -55,7 +55,7 @@ export async function randomCheckpoint(seed: number, bytes: number, files = 3): 
   }
 }
 
-/** A small generator of numbers in [0, 1) that a seed fixes (mulberry32, public domain). */
+/** A small generator of numbers in [0, 1) from a seed (mulberry32, public domain). */
 function mulberry32(seed: number): () => number {
   let state = seed >>> 0
   return () => {

@@ -11,7 +11,7 @@ export interface Answer {
 }
 
 export interface ControlServer {
-  /** Connections that are open. */
+  /** Open connections. */
   readonly connections: ReadonlySet<Socket>
   close(): Promise<void>
 }
@@ -21,7 +21,7 @@ export type Routes = Readonly<Record<string, (body: unknown) => Promise<Answer>>
 
 const BODY_LIMIT = 16 * 2 ** 20
 
-/** Serves JSON over HTTP on a unix socket that only the user may open. The socket's file is removed by `close`. */
+/** Serves JSON over HTTP on a unix socket that only the user may open. `close` removes the socket's file. */
 export async function serveControl(socketPath: string, routes: Routes): Promise<ControlServer> {
   rmSync(socketPath, { force: true })
   const server: Server = createServer((request, response) => {
@@ -73,7 +73,7 @@ async function answer(request: IncomingMessage, routes: Routes): Promise<Answer>
   }
 }
 
-/** An error as an answer. */
+/** Converts an error to an answer. */
 export function failure(status: number, error: unknown): Answer {
   const { name, message, stack } = error instanceof Error ? error : new Error(String(error))
   const type = CkptError.is(error) ? error.code : name

@@ -2,19 +2,19 @@ import type { RankMessage } from '@ckpt/worker-link/protocol'
 import { z } from 'zod'
 
 const faultSchema = z.object({
-  /** Type of the rank's message before which it happens. */
+  /** Type of the rank's message before which the fault happens. */
   at: z.string(),
-  /** Which message of this type within the update, from 0; those after it count too. */
+  /** Index of the first affected message of this type within the update, from 0; later ones are affected too. */
   from: z.number().int().nonnegative().default(0),
-  /** `hold`: tell the parent process and wait for its word; `raise`: fail; `slow`: take `ms` longer for each. */
+  /** `hold`: tell the parent process and wait for its answer; `raise`: fail; `slow`: take `ms` longer for each. */
   action: z.enum(['hold', 'raise', 'slow']),
   ms: z.number().nonnegative().default(0),
 })
 
-/** A fault that the engine is told to have in its next update. */
+/** A fault that the engine should have in its next update. */
 export type InjectedFault = z.input<typeof faultSchema>
 
-/** What was armed over the control socket, for one update. */
+/** Faults set through the control socket, for one update. */
 export class InjectedFaults {
   #armed: z.output<typeof faultSchema> | undefined
   #seen = 0
@@ -27,7 +27,7 @@ export class InjectedFaults {
 
   #go: () => void = () => undefined
 
-  /** @throws ZodError when `body` is no fault. */
+  /** @throws ZodError if `body` is not a fault. */
   arm(body: unknown): void {
     this.#armed = body === null ? undefined : faultSchema.parse(body)
     this.#seen = 0

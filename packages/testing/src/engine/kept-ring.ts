@@ -6,8 +6,8 @@ const SHM = '/dev/shm'
 type ShmRing = RingHandle & { readonly kind: 'shm' }
 
 /**
- * The ring that was mapped last, kept mapped for as long as its rank keeps it: mapping it again and touching all of it again costs more
- * than a tenth of an update. The rank lets go of a ring by removing its name, which is watched.
+ * The last mapped ring, which stays mapped as long as its rank keeps it: mapping and touching all of it again costs more than a
+ * tenth of an update. The rank releases a ring by removing its name, which is watched.
  */
 export class KeptRing {
   readonly #host: Host
@@ -18,7 +18,7 @@ export class KeptRing {
     this.#host = host
   }
 
-  /** Maps the ring, or takes the mapping that is there. Pair with {@link KeptRing.release}. */
+  /** Maps the ring, or returns the existing mapping. Pair with {@link KeptRing.release}. */
   async use({ name, device, inode, size, offset, bytes }: ShmRing): Promise<HostMemory> {
     if (this.#kept?.name !== name || !existsSync(`${SHM}/${name}`)) {
       this.#drop()
@@ -44,7 +44,7 @@ export class KeptRing {
     return this.#kept.memory
   }
 
-  /** The update is over: from now on the mapping goes when the ring's name does. */
+  /** Marks the update as over: from now on the mapping ends with the ring's name. */
   release(): void {
     this.#inUse = false
     if (this.#kept && !existsSync(`${SHM}/${this.#kept.name}`)) this.#drop()
@@ -54,7 +54,7 @@ export class KeptRing {
     const watcher = watch(`${SHM}/${name}`, { persistent: false }, () => {
       if (this.#kept?.name === name && !this.#inUse) this.release()
     })
-    // A name that cannot be watched any more is looked at before the next use.
+    // If the name cannot be watched any more, it is checked before the next use.
     watcher.on('error', () => undefined)
     return watcher
   }

@@ -1,6 +1,6 @@
 /**
- * The reference engine as a process: `node main.ts --control PATH --checkpoint DIR --tp-rank R --tp-size N`. The checkpoint is
- * read for names and shapes only, as an engine reads a model's configuration; weights arrive by updates.
+ * The reference engine as a process: `node main.ts --control PATH --checkpoint DIR --tp-rank R --tp-size N`. Only names and
+ * shapes are read from the checkpoint, as an engine reads a model's configuration; weights arrive through updates.
  */
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
@@ -17,7 +17,7 @@ import { KeptRing } from './kept-ring.ts'
 import { Parameters } from './parameters.ts'
 import { runUpdateSession } from './update-session.ts'
 
-/** How long an update waits for the one before to end. */
+/** Time in milliseconds for which an update waits for the end of the previous one. */
 const PATIENCE_MS = 5000
 const updateSchema = z.object({ address: z.string().startsWith('ipc://'), token: z.string(), timeoutMs: z.number().positive() })
 const mutateSchema = z.object({ mutation: z.unknown() })
@@ -33,17 +33,17 @@ const { values } = parseArgs({
     'device-uuid': { type: 'string', default: '' },
     // Fault injection for tests: raise, exit, or stop (until SIGCONT), before this bucket of the next update is loaded.
     'fail-at-bucket': { type: 'string' },
-    // Answers each call so many milliseconds after its update has ended.
+    // Answers each call this many milliseconds after its update has ended.
     'answer-after': { type: 'string', default: '0' },
     'exit-at-bucket': { type: 'string' },
-    // Raise, or exit, at the release of the first direct update: its bytes are written then.
+    // Raise, or exit, at the release of the first direct update: its bytes have been written by then.
     'fail-direct': { type: 'boolean', default: false },
     'exit-direct': { type: 'boolean', default: false },
-    // Parameters in memory that nobody else can map.
+    // Parameters in memory that no other process can map.
     unshared: { type: 'boolean', default: false },
     'stop-at-bucket': { type: 'string' },
     'fail-at-commit': { type: 'boolean', default: false },
-    // Updates that go well before the fault.
+    // Number of successful updates before the fault.
     'spare-updates': { type: 'string', default: '0' },
   },
 })
@@ -63,7 +63,7 @@ const parameters = await Parameters.allocate(
 )
 let version: string | null = null
 let dirty = false
-/** Names what the parameters hold; new whenever they change but by loading. */
+/** Name of the parameters' contents; new whenever they change except by loading. */
 let state = randomUUID()
 let updating = false
 let ended = Promise.resolve()
@@ -79,9 +79,9 @@ const stopAt = values['stop-at-bucket'] === undefined ? undefined : Number(value
 
 async function update(body: unknown): Promise<Answer> {
   const { address, token, timeoutMs } = updateSchema.parse(body)
-  // The one before may have failed, and is about to notice.
+  // The previous one may have failed, and is about to notice.
   if (updating) await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, PATIENCE_MS))])
-  if (updating) return failure(409, new CkptError('INVALID_STATE', 'an update is running already'))
+  if (updating) return failure(409, new CkptError('INVALID_STATE', 'an update is already running'))
   updating = true
   let end: () => void = () => undefined
   ended = new Promise((resolve) => (end = resolve))
@@ -189,5 +189,5 @@ process.on('exit', () => {
 })
 process.on('SIGINT', () => void stop(130))
 process.on('SIGTERM', () => void stop(143))
-// An engine whose parent is gone serves nobody.
+// An engine whose parent has ended serves nobody.
 process.on('disconnect', () => void stop(0))

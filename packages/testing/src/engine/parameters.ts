@@ -28,7 +28,7 @@ export interface Verification {
   readonly mismatches: readonly string[]
 }
 
-/** How the shared memory of a process's parameters is named. */
+/** Returns the prefix of names of a process's parameters in shared memory. */
 export function parametersPrefix(pid: number): string {
   return `ckpt-engine-${pid}-`
 }
@@ -84,12 +84,12 @@ export class Parameters {
     return new Parameters(host, memory, layout, offsets, options.threads, recording)
   }
 
-  /** What `load` copies where. */
+  /** Copies that `load` makes. */
   get recording(): Recording {
     return this.#recording
   }
 
-  /** An update was recorded: what it says is the same, but it is a new recording. */
+  /** Creates a new recording with the same contents, after an update was recorded. */
   renewRecording(): void {
     this.#recording = { ...this.#recording, id: randomUUID() }
   }
@@ -98,19 +98,19 @@ export class Parameters {
     return this.#memory.bytes
   }
 
-  /** How a rank gets at the parameters. */
+  /** Handles by which a rank maps the parameters. */
   get storages(): readonly StorageHandle[] {
     const { bytes, name } = this.#memory
     const { device, inode, bytes: size } = this.#memory.identity!
     return [{ kind: 'file', path: `/dev/shm/${name}`, offset: 0, bytes, device, inode, size }]
   }
 
-  /** Sums of what each route of the recording has brought, as it lies in the parameters now. */
+  /** Returns sums of the bytes of each route of the recording, read from the parameters. */
   sums(): Promise<BigUint64Array> {
     return this.#host.sums([this.#memory], this.#sums, this.recording.routes.length, { threads: this.#threads })
   }
 
-  /** Copies this worker's slices of `tensors`, which lie in `ring` from `ringOffset` on. */
+  /** Copies this worker's slices of `tensors`, which start at `ringOffset` in `ring`. */
   async load(ring: HostMemory, ringOffset: number, tensors: readonly RingTensor[], mutation?: ArmedMutation): Promise<void> {
     const copies: StridedCopy[] = []
     for (const tensor of tensors) {
@@ -133,14 +133,16 @@ export class Parameters {
     await this.#host.copy([ring, this.#memory], StridedCopies.from(copies), { threads: this.#threads })
   }
 
-  /** A random byte of a tensor that `load` copies, as an offset from the ring's data; none where it copies nothing of it. */
+  /**
+   * Returns a random byte of a tensor that `load` copies, as an offset from the ring's data; none if it copies nothing of it.
+   */
   readPlace({ name, offset }: RingTensor, random: Random): number[] {
     const { rowBytes, rows, sourceOffset, sourcePitch } = this.#placement(name)
     if (rowBytes === 0) return []
     return [offset + sourceOffset + random.between(0, rows - 1) * sourcePitch + random.between(0, rowBytes - 1)]
   }
 
-  /** Changes a byte that was written. */
+  /** Changes a written byte. */
   flip(seed: number): void {
     const random = new Random(seed)
     const { destinationOffset, rowBytes, dims } = random.pick(this.recording.routes)
@@ -155,7 +157,7 @@ export class Parameters {
     throw new CkptError('INVALID_ARGUMENT', `the engine has no parameter for tensor ${tensor}`, { fields: { tensor } })
   }
 
-  /** 64-bit digest of each parameter's bytes. */
+  /** Returns the 64-bit digest of each parameter's bytes. */
   async digests(): Promise<Map<string, bigint>> {
     const names = [...this.#layout.parameters.keys()]
     const ranges = names.map((name) => ({
@@ -173,8 +175,8 @@ export class Parameters {
   }
 
   /**
-   * Compares every byte of every parameter with the files, which are read with plain file reads and compared in JavaScript: nothing
-   * of the path under test takes part but the layout.
+   * Compares every byte of every parameter with the files, using plain file reads and comparison in JavaScript: of the path
+   * under test only the layout is used.
    */
   async verify(files: readonly string[]): Promise<Verification> {
     const missing = new Set(this.#layout.placements.keys())
@@ -220,7 +222,7 @@ export class Parameters {
   }
 }
 
-/** Leaves out one of the copies, or shifts where it reads, where that is armed. */
+/** Leaves out one of the copies, or shifts its source, if this fault is set. */
 function mutate(copies: StridedCopy[], mutation: ArmedMutation): void {
   const dropped = mutation.take('load left out')
   const shifted = mutation.take('load shifted')

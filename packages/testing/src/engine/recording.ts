@@ -1,7 +1,7 @@
 import type { Recording } from '@ckpt/contract'
 import type { Layout, LayoutTensor } from '@ckpt/models'
 
-/** A layout as routes into one storage in which parameters begin at `offsets`. */
+/** Returns a layout as routes into one storage in which parameters begin at `offsets`. */
 export function recordingOf(
   id: string,
   tensors: readonly LayoutTensor[],

@@ -2,15 +2,17 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 
 type Mode = 'open' | 'cut' | 'silent'
 
-/** A rank's connection to the coordinator, or others' to a rank, through a proxy that can hold it up, cut it, or swallow it. */
+/**
+ * A rank's connection to the coordinator, or others' to a rank, through a proxy that can delay it, cut it, or swallow its data.
+ */
 export class FaultyLink {
   readonly #server: Server
   readonly #sockets = new Set<Socket>()
   #mode: Mode = 'open'
   #delayMs = 0
-  /** What is to be passed on, in the order in which it came. */
+  /** Data to be passed on, in the order in which it arrived. */
   #held: (() => void)[] = []
-  /** Port of whoever listens. */
+  /** Port of the server. */
   target: number
 
   private constructor(target: number) {
@@ -35,7 +37,7 @@ export class FaultyLink {
     return `tcp://127.0.0.1:${this.port}`
   }
 
-  /** Passes everything on `delayMs` later than it came, until `restore`. */
+  /** Passes everything on `delayMs` later than it arrived, until `restore`. */
   delay(delayMs: number): void {
     this.#delayMs = delayMs
   }
@@ -51,12 +53,12 @@ export class FaultyLink {
     this.#destroy()
   }
 
-  /** Passes nothing on, and tells nobody, until `restore`. */
+  /** Passes nothing on, silently, until `restore`. */
   silence(): void {
     this.#mode = 'silent'
   }
 
-  /** As if nothing had been; what has come meanwhile is let go. */
+  /** Returns to normal; data that arrived meanwhile is passed on. */
   restore(): void {
     this.#mode = 'open'
     this.#delayMs = 0
@@ -106,7 +108,7 @@ export class FaultyLink {
     if (this.#mode === 'silent') return
     setTimeout(() => {
       const at = this.#held.indexOf(write)
-      if (at < 0) return // let go by `restore`
+      if (at < 0) return // released by `restore`
       this.#held.splice(at, 1)
       write()
     }, this.#delayMs)

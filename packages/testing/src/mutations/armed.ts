@@ -3,16 +3,16 @@ import { MUTATIONS, type Mutation, type MutationKind } from './mutation.ts'
 
 const schema = z.object({ kind: z.enum(MUTATIONS), seed: z.number().int().nonnegative() }).nullable()
 
-/** One fault that a process is told to have, once. */
+/** A fault that a process should have once. */
 export class ArmedMutation {
   #armed: Mutation | null = null
 
-  /** @throws ZodError when `body` is none. */
+  /** @throws ZodError if `body` is not a mutation. */
   arm(body: unknown): void {
     this.#armed = schema.parse(body)
   }
 
-  /** The seed, where a fault of this kind is armed; it then happened. */
+  /** Returns the seed if a fault of this kind is set; it then counts as happened. */
   take(kind: MutationKind): number | undefined {
     if (this.#armed?.kind !== kind) return undefined
     const { seed } = this.#armed
@@ -20,7 +20,7 @@ export class ArmedMutation {
     return seed
   }
 
-  /** True if it is still to happen. */
+  /** True if it has not happened yet. */
   get pending(): boolean {
     return this.#armed !== null
   }

@@ -3,7 +3,7 @@ import { createHostDevice } from '@ckpt/transport'
 import { Random } from '../random.ts'
 import type { ArmedMutation } from './armed.ts'
 
-/** The host device, with the faults in direct copies that it is told to have. */
+/** Returns the host device, with configurable faults in direct copies. */
 export async function mutableHostDevice(rank: number, armed: ArmedMutation): Promise<Device> {
   const device = await createHostDevice({ rank })
   const direct = device.direct!
@@ -26,7 +26,7 @@ export async function mutableHostDevice(rank: number, armed: ArmedMutation): Pro
   })
 }
 
-/** The copies with one left out, or shifted by a word, where that is armed. */
+/** Returns the copies with one left out, or shifted by a word, if this fault is set. */
 function changed({ copies }: DirectCopies, armed: ArmedMutation): StridedCopies {
   const { count } = copies
   if (count === 0) return copies
@@ -34,7 +34,7 @@ function changed({ copies }: DirectCopies, armed: ArmedMutation): StridedCopies 
   const shifted = dropped === undefined ? armed.take('copy shifted') : undefined
   if (dropped === undefined && shifted === undefined) return copies
   const start = new Random(dropped ?? shifted ?? 0).between(0, count - 1)
-  // Towards the beginning of the memory, so that the copy stays inside: one that leaves it is refused for that.
+  // Towards the beginning of the memory, so that the copy stays inside: one that leaves it is refused for that reason.
   const later = Array.from({ length: count }, (_, i) => (start + i) % count).find((at) => copies.at(at).sourceOffset >= 8)
   const chosen = dropped !== undefined ? start : (later ?? start)
   return copies.map((copy, index) => {

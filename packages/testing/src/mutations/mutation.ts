@@ -1,18 +1,18 @@
-/** Single faults of bytes and copies, each of which an update must notice before it is committed as verified. */
+/** Single faults of bytes and copies. An update must notice each of them before it is committed as verified. */
 export const MUTATIONS = [
-  /** A byte of a file that was registered changes after its digest was taken, written as files are. */
+  /** A byte of a registered file changes after its digest was taken, by a normal write. */
   'source',
-  /** The same through a shared mapping, which leaves the file's times as they were. */
+  /** The same through a shared mapping, which does not change the file's times. */
   'source mapping',
-  /** A file that was registered makes way for one of the same size with a different byte. */
+  /** A registered file is replaced by one of the same size with a different byte. */
   'file swapped',
   /** A byte of the ring changes before the worker compares the tensor's digest. */
   'ring before comparison',
-  /** A byte of the ring changes between that and loading. */
+  /** A byte of the ring changes between that comparison and loading. */
   'ring after comparison',
   /** The loader leaves one tensor's bytes out. */
   'load left out',
-  /** The loader takes one tensor's bytes from a wrong place. */
+  /** The loader reads one tensor's bytes from a wrong place. */
   'load shifted',
   /** A byte of a parameter changes after it was written. */
   'parameter',
@@ -28,18 +28,18 @@ export type MutationKind = (typeof MUTATIONS)[number]
 
 export interface Mutation {
   readonly kind: MutationKind
-  /** What is random about it. */
+  /** Seed of its random choices. */
   readonly seed: number
 }
 
-/** How bytes reach the engine's parameters. */
+/** Ways in which bytes reach the engine's parameters. */
 export const WAYS = ['staged', 'replayed', 'direct', 'p2p', 'remote'] as const
 export type Way = (typeof WAYS)[number]
 
 const LOADED: readonly MutationKind[] = ['ring before comparison', 'ring after comparison', 'load left out', 'load shifted']
 const COPIED: readonly MutationKind[] = ['copy left out', 'copy shifted', 'copy changed']
 
-/** The faults that can befall updates of one kind. */
+/** Returns the faults that are possible in updates of one kind. */
 export function mutationsOf(way: Way): MutationKind[] {
   const written = way === 'direct' || way === 'remote' ? COPIED : LOADED
   return ['source', 'source mapping', 'file swapped', 'parameter', ...written]

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import type { Kernel } from './kernel.ts'
 import { programPath } from './needs.ts'
 
-/** Modules of the guest; those that they need come with them. */
+/** Modules of the guest; their dependencies are included. */
 const MODULES = [
   'crc32_generic',
   'crc32c_generic',
@@ -20,7 +20,7 @@ const MODULES = [
   'sch_netem',
 ]
 const MERGED = ['bin', 'sbin', 'lib', 'lib64']
-/** Made by the kernel or by /init. */
+/** Created by the kernel or by /init. */
 const MOUNT_POINTS = ['proc', 'sys', 'dev', 'usr', 'job', 'tmp', 'run', 'etc']
 
 /** Writes the guest's first file system: modules, configuration of libibverbs, `/init`. Programs come from the host's /usr. */
@@ -48,7 +48,7 @@ export function makeImage(kernel: Kernel, folder: string, output: string): void 
   rmSync(root, { recursive: true, force: true })
 }
 
-/** Files in the order in which they must be loaded. */
+/** Returns files in the order in which they must be loaded. */
 function moduleFiles(kernel: Kernel): string[] {
   const files = new Set<string>()
   for (const module of MODULES) {
@@ -63,7 +63,7 @@ function moduleFiles(kernel: Kernel): string[] {
         },
       )
     } catch (error) {
-      // Some kernels have these two built in, under another name.
+      // Some kernels have these two built in, under a different name.
       if (module.startsWith('crc32')) continue
       throw error
     }

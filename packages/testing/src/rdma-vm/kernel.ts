@@ -3,12 +3,12 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from 'node:path'
 import { programPath } from './needs.ts'
 
-/** What boots, and where its modules are unpacked. */
+/** Kernel to boot, and the folder of its modules. */
 export interface Kernel {
   readonly version: string
-  /** An uncompressed kernel where it could be taken out of the image, which boots in half the time. */
+  /** An uncompressed kernel if it could be extracted from the image, which boots in half the time. */
   readonly image: string
-  /** A folder that has `lib/modules/VERSION`. */
+  /** A folder that contains `lib/modules/VERSION`. */
   readonly root: string
 }
 
@@ -21,10 +21,10 @@ const SECTOR = 512
 const XZ_MAGIC = Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00])
 
 /**
- * Debian's own kernel, which has `rdma_rxe` (its *cloud* kernel has not), downloaded with apt and unpacked in `folder`. Nothing is
- * installed.
+ * Debian's own kernel, which has `rdma_rxe` (its *cloud* kernel does not), downloaded with apt and unpacked in `folder`.
+ * Nothing is installed.
  *
- * @throws Error where apt cannot get it.
+ * @throws Error if apt cannot download it.
  */
 export function fetchKernel(folder: string): Kernel {
   mkdirSync(folder, { recursive: true })
@@ -44,7 +44,7 @@ export function fetchKernel(folder: string): Kernel {
   return { version, image: uncompress(compressed, image) ? image : compressed, root }
 }
 
-/** The package that has the kernel; undefined where apt does not know it. */
+/** Package of the kernel; undefined if apt does not know it. */
 function kernelPackage(): string | undefined {
   try {
     const depends = execFileSync('apt-cache', ['depends', 'linux-image-amd64'], { encoding: 'utf8', stdio: 'pipe' })
@@ -54,20 +54,20 @@ function kernelPackage(): string | undefined {
   }
 }
 
-/** A fresh machine has no lists of packages. Only root may get them. */
+/** A fresh machine has no package lists. Only root may download them. */
 function updateLists(): boolean {
   if (process.getuid?.() !== 0) return false
   execFileSync('apt-get', ['update', '-qq'], { stdio: 'pipe', timeout: DOWNLOAD_MS })
   return true
 }
 
-/** Takes the kernel out of a bzImage. Returns false where that is packed in a way other than xz. */
+/** Extracts the kernel from a bzImage. Returns false if it is not packed with xz. */
 function uncompress(from: string, to: string): boolean {
   const file = readFileSync(from)
   const start = (file.readUInt8(SETUP_SECTORS) + 1) * SECTOR + file.readUInt32LE(PAYLOAD_OFFSET)
   const payload = file.subarray(start, start + file.readUInt32LE(PAYLOAD_LENGTH))
   if (!payload.subarray(0, XZ_MAGIC.length).equals(XZ_MAGIC)) return false
-  // The payload ends with the size of what it holds, which is no part of the xz stream.
+  // The payload ends with the size of its contents, which is not part of the xz stream.
   writeFileSync(to, execFileSync('xz', ['--single-stream', '-dc'], { input: payload, maxBuffer: 1 << 30 }))
   return existsSync(to)
 }

@@ -1,7 +1,7 @@
 import { accessSync, constants, existsSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
-/** Programs that the VM is made and run with, and the Debian package of each. */
+/** Programs that create and run the VM, and the Debian package of each. */
 const PROGRAMS: readonly (readonly [program: string, debianPackage: string])[] = [
   ['qemu-system-x86_64', 'qemu-system-x86'],
   ['cpio', 'cpio'],
@@ -16,7 +16,7 @@ const PROGRAMS: readonly (readonly [program: string, debianPackage: string])[] =
 ]
 const FOLDERS = ['/usr/sbin', '/usr/bin', '/sbin', '/bin']
 
-/** Why the VM cannot run on this machine; undefined where nothing is missing. What it downloads is not looked at. */
+/** Returns the reason why the VM cannot run on this machine; undefined if nothing is missing. Downloads are not checked. */
 export function missingForVm(): string | undefined {
   if (process.platform !== 'linux' || process.arch !== 'x64')
     return `it runs on Linux x64; this is ${process.platform} ${process.arch}`
@@ -26,7 +26,7 @@ export function missingForVm(): string | undefined {
   return undefined
 }
 
-/** Where a program lies; undefined where it is not installed. */
+/** Returns the path of a program; undefined if it is not installed. */
 export function programPath(program: string): string | undefined {
   const folders = [...(process.env['PATH'] ?? '').split(delimiter).filter(Boolean), ...FOLDERS]
   return folders.map((folder) => join(folder, program)).find(executable)

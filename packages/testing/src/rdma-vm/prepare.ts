@@ -5,13 +5,13 @@ import { makeImage } from './image.ts'
 import { fetchKernel } from './kernel.ts'
 import type { VmFiles } from './vm.ts'
 
-/** What the image is made of, besides the kernel: another one is made when one of these changes. */
+/** Sources of the image besides the kernel: it is made again when one of these changes. */
 const SOURCES = ['./image.ts', './kernel.ts', './guest/init.sh']
 
 /**
- * Kernel and first file system of the guest; made once, some 75 MB, and kept in `cache`.
+ * Returns kernel and first file system of the guest; made once, some 75 MB, and kept in `cache`.
  *
- * @throws Error where the kernel cannot be downloaded.
+ * @throws Error if the kernel cannot be downloaded.
  */
 export function prepareVm(cache: string, log: (text: string) => void): VmFiles {
   const hash = createHash('sha256')

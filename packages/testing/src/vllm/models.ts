@@ -7,24 +7,26 @@ import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
-/** Shapes of tiny models that generate_model.py knows; `adapter` is a LoRA adapter for `llama`. */
+/** Shapes of tiny models that generate_model.py can create; `adapter` is a LoRA adapter for `llama`. */
 export type ModelFamily = 'qwen3' | 'qwen2' | 'llama' | 'qwen2-tied' | 'llama-tied' | 'qwen3-moe' | 'adapter'
 
 export interface ModelRequest {
   readonly family: ModelFamily
   /** Models of a family with different seeds differ in every tensor. */
   readonly seed: number
-  /** Fields of the model's configuration that should differ. */
+  /** Fields that should differ in the model's configuration. */
   readonly config?: Readonly<Record<string, unknown>>
 }
 
 /** Tiny models on disk, with tokenizers; removed when disposed of, or when the process exits. */
 export interface TinyModels extends Disposable {
-  /** One directory a request, in their order: config.json, model.safetensors and a tokenizer whose words are `<0>`, `<1>` … */
+  /**
+   * One directory per request, in their order: config.json, model.safetensors and a tokenizer whose words are `<0>`, `<1>` …
+   */
   readonly directories: readonly string[]
 }
 
-/** Writes models with an interpreter that has transformers (vLLM's has). Takes about 5 s, however many there are. */
+/** Writes models with an interpreter that has transformers (vLLM's has). Takes about 5 s for any number of them. */
 export async function generateModels(python: string, requests: readonly ModelRequest[]): Promise<TinyModels> {
   const root = mkdtempSync(join(tmpdir(), `ckpt-models-${process.pid}-`))
   const remove = () => rmSync(root, { recursive: true, force: true })

@@ -11,7 +11,7 @@ import { wrap, type Spawned } from '../cluster/processes.ts'
 
 const START_TIMEOUT_MS = 900_000
 const WORKER_SOURCE = fileURLToPath(new URL('../../../../packages/python/src', import.meta.url))
-/** With what every interpreter runs at its start: vLLM has no AMX then. */
+/** Directory that every interpreter loads at its start, so that vLLM does not use AMX. */
 const SITE = dirname(fileURLToPath(new URL('./site/sitecustomize.py', import.meta.url)))
 
 export interface VllmServerOptions {
@@ -19,18 +19,18 @@ export interface VllmServerOptions {
   readonly python: string
   /** Directory of the model. */
   readonly model: string
-  /** `dummy` for weights that are made up, `auto` for those on disk. */
+  /** `dummy` for generated weights, `auto` for those on disk. */
   readonly loadFormat: 'dummy' | 'auto'
   readonly tensorParallelSize?: number
-  /** More of vLLM's own arguments. */
+  /** Additional arguments of vLLM. */
   readonly extra?: readonly string[]
-  /** More environment, such as CKPT_ENGINE_KEY. */
+  /** Additional environment, such as CKPT_ENGINE_KEY. */
   readonly env?: Readonly<Record<string, string>>
   /** Class that extends the workers (default: the worker package's). */
   readonly extension?: string
 }
 
-/** What vLLM answered: token ids, and log probabilities exactly as they were printed. */
+/** Answer of vLLM: token ids, and log probabilities exactly as printed. */
 export interface Completion {
   readonly tokens: readonly string[]
   readonly logprobs: readonly string[]
@@ -48,14 +48,14 @@ export const PROMPTS: readonly (readonly number[])[] = [
   Array.from({ length: 40 }, (_, index) => (index * 37 + 11) % 500),
 ]
 
-/** Tokens of each answer. */
+/** Number of tokens of each answer. */
 export const TOKENS = 24
 
-/** Environment in which vLLM keeps to itself: its files under `home`, one thread a worker, nothing from the network, no AMX. */
+/** Environment that isolates vLLM: its files under `home`, one thread per worker, nothing from the network, no AMX. */
 export function vllmVariables(home: string, more: Readonly<Record<string, string>> = {}): Record<string, string> {
   const { PYTHONPATH, ...rest } = more
   return {
-    // This checkout's worker package, whichever one the environment has.
+    // This checkout's worker package, whatever the environment has.
     PYTHONPATH: [WORKER_SOURCE, SITE, PYTHONPATH, process.env['PYTHONPATH']].filter((path) => path).join(':'),
     VLLM_SERVER_DEV_MODE: '1',
     // Cores are shared with the rest of the test.
@@ -117,7 +117,7 @@ export class VllmServer implements AsyncDisposable {
     }
   }
 
-  /** Waits until it is healthy. @throws CkptError `ENGINE_UNREACHABLE` with what it printed. */
+  /** Waits until it is healthy. @throws CkptError `ENGINE_UNREACHABLE` with its output. */
   async ready(timeoutMs = START_TIMEOUT_MS): Promise<void> {
     const deadline = performance.now() + timeoutMs
     while (!(await this.#healthy())) {
@@ -137,12 +137,15 @@ export class VllmServer implements AsyncDisposable {
     }
   }
 
-  /** The last that it printed. */
+  /** Last part of its output. */
   output(): string {
     return `${this.#output.slice(-6000)}\n${this.process.stderr()}`
   }
 
-  /** Greedy tokens and their log probabilities for each prompt, one request after the other; `model` may name an adapter. */
+  /**
+   * Returns greedy tokens and their log probabilities for each prompt, one request after the other; `model` may name an
+   * adapter.
+   */
   async complete(
     prompts: readonly (readonly number[])[] = PROMPTS,
     tokens = TOKENS,
@@ -165,7 +168,7 @@ export class VllmServer implements AsyncDisposable {
     return answers
   }
 
-  /** Posts JSON; the answer's text. */
+  /** Posts JSON and returns the answer's text. */
   async post(path: string, body: unknown): Promise<string> {
     const answer = await fetch(this.url + path, {
       method: 'POST',
@@ -178,12 +181,12 @@ export class VllmServer implements AsyncDisposable {
     return text
   }
 
-  /** Processes of the server's own that run its workers. */
+  /** The server's child processes that run its workers. */
   workers(): number[] {
     return descendants(this.process.child.pid!).filter((pid) => /^VLLM::Worker/.test(titleOf(pid)))
   }
 
-  /** Ends it and all its processes, and removes what it wrote. */
+  /** Ends it and all its processes, and removes its files. */
   async stop(): Promise<void> {
     const all = this.process.child.pid === undefined ? [] : descendants(this.process.child.pid)
     await this.process.stop('SIGTERM', 8000)
@@ -191,7 +194,7 @@ export class VllmServer implements AsyncDisposable {
       try {
         process.kill(pid, 'SIGKILL')
       } catch {
-        // gone already
+        // Already ended.
       }
     }
     rmSync(this.#home, { recursive: true, force: true })
@@ -218,7 +221,7 @@ function descendants(root: number): number[] {
       const parent = Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${name}/status`, 'utf8'))![1])
       children.set(parent, [...(children.get(parent) ?? []), Number(name)])
     } catch {
-      // gone meanwhile
+      // Ended meanwhile.
     }
   }
   const found: number[] = []

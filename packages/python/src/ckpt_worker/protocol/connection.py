@@ -96,7 +96,7 @@ class Connection:
                 continue  # what came before the end is still to be read
             if self._lost:
                 self._flush_ms = 0
-                raise PeerLostError("the rank closed the connection in the middle of the update")
+                raise PeerLostError("the rank closed the connection during the update")
             if not self._met and not _is_there(self._path):
                 self._flush_ms = 0
                 raise PeerLostError(f"the rank gave the update up before this worker had connected: {self._path} was removed")

@@ -12,7 +12,7 @@ const BYTES = 16 * MIB
 const LOOPBACK = [['rxe0', 'rxe0']] as const
 const WIRE = [['xa_rxe', 'xb_rxe']] as const
 const WIRES = [...WIRE, ['ya_rxe', 'yb_rxe']] as const
-/** What a failing link may take: (retries + 1) timeouts, which devices may stretch fourfold. */
+/** Time in milliseconds that a failing link may take: (retries + 1) timeouts, which devices may extend fourfold. */
 const LOST_MS = 10_000
 const BANDWIDTH_SHARE = 0.85
 
@@ -108,7 +108,7 @@ await test('a closed region is REGION_REFUSED', async () => {
   expectEqual(error.code, 'REGION_REFUSED', 'code')
 })
 
-/** The whole memory again and again, so that something can happen in the middle. */
+/** The whole memory repeatedly, so that a fault can happen in the middle. */
 const MANY_TIMES = Array.from({ length: 12 }, () => [0, 0, BYTES] as const)
 
 /** Called once, when bytes are moving. */
@@ -131,7 +131,7 @@ async function withoutLink(end: string, body: () => Promise<void>): Promise<void
   }
 }
 
-/** A link that came up takes a moment to be one for its device. */
+/** A link that came up needs a moment until its device uses it. */
 async function untilActive(): Promise<void> {
   for (let i = 0; i < 100; i++) {
     const { devices } = await probeRdma()
@@ -225,7 +225,7 @@ await test(`READ at 1 MiB reaches ${BANDWIDTH_SHARE * 100} % of ib_read_bw`, asy
   const theirs: number[] = []
   await using connection = await Connection.open({ devices: LOOPBACK, bytes: MIB, depth: 64 })
   const rows = Array.from({ length: iterations }, () => [0, 0, MIB] as const)
-  // In turn, and again where an emulated machine's noise may have been all there was to it.
+  // Alternating, and repeated if the difference may have been only an emulated machine's noise.
   for (let round = 1; round <= 9; round++) {
     theirs.push(await ibReadBandwidth(iterations))
     const start = performance.now()
@@ -239,7 +239,7 @@ await test(`READ at 1 MiB reaches ${BANDWIDTH_SHARE * 100} % of ib_read_bw`, asy
   return text
 })
 
-/** What perftest measures on the same device, in MB/s (10^6 bytes). */
+/** Bandwidth that perftest measures on the same device, in MB/s (10^6 bytes). */
 async function ibReadBandwidth(iterations: number): Promise<number> {
   const flags = ['-d', 'rxe0', '-x', '1', '-s', String(MIB), '-n', String(iterations), '-F', '--report_gbits']
   const server = spawn('ib_read_bw', flags, { stdio: 'ignore' })

@@ -7,7 +7,7 @@ import { pages } from './bytes.ts'
 import type { PeerCalls, Served } from './peer.ts'
 
 export interface ConnectionOptions {
-  /** This side's devices and, in the same order, the peer's that they are wired to. */
+  /** This side's devices, each with the connected device of the peer. */
   readonly devices: readonly (readonly [own: string, peers: string])[]
   readonly bytes: number
   readonly seed?: number
@@ -66,7 +66,7 @@ export class Connection implements AsyncDisposable {
     return message.value
   }
 
-  /** Rows are peer's offset, own offset, bytes; the whole memory where none are given. */
+  /** Rows are peer's offset, own offset, bytes; the whole memory if none are given. */
   move(
     direction: 'read' | 'write',
     options: {

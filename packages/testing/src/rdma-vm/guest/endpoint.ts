@@ -61,7 +61,7 @@ function copies(...numbers: number[]): ContiguousCopies {
   return new ContiguousCopies(Float64Array.from(numbers))
 }
 
-/** A whole region, `times` over, into a memory. */
+/** Copies a whole region, `times` times, into a memory. */
 function whole(region: RegionDescriptor, memory: HostMemory, times = 1) {
   const row = [0, 0, 0, 0, region.bytes]
   return {
@@ -104,7 +104,7 @@ await test('a writable region is written', async () => {
 
 await test('reads go on while the owner’s JavaScript is busy', async () => {
   const { region, digest: expected } = await owner.call('register', { bytes: 16 * MIB, seed: 10n, writable: false })
-  // Learns where the region lies.
+  // Learns the region's location.
   await peer.read({ ...whole(region, memory), transfers: copies(0, 0, 0, 0, 1) })
   await owner.call('block', { milliseconds: 6000 })
   const start = performance.now()

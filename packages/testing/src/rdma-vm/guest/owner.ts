@@ -1,15 +1,15 @@
-/** A process that serves regions by RDMA and otherwise does as it is told. */
+/** A process that serves regions by RDMA and otherwise follows its parent's calls. */
 import type { EndpointDescriptor, HostMemory, RegionDescriptor, RegisteredRegion } from '@ckpt/contract'
 import { createHost, createRdmaEndpoint, type RdmaNic, type RdmaOneSided } from '@ckpt/transport'
 
 export interface OwnerCalls {
   start: [{ listen: string; nics: RdmaNic[]; secret: string }, EndpointDescriptor]
-  /** A memory with bytes of its own, registered. */
+  /** Creates and registers a memory with its own bytes. */
   register: [{ bytes: number; seed: bigint; writable: boolean }, { region: RegionDescriptor; digest: bigint }]
   closeRegion: [{ index: number }, null]
   digest: [{ index: number }, bigint]
   connections: [null, number]
-  /** Keeps its JavaScript busy, from the answer on. */
+  /** Keeps its JavaScript busy, starting after the answer. */
   block: [{ milliseconds: number }, null]
 }
 

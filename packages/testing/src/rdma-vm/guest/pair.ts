@@ -1,4 +1,6 @@
-/** One of two machines: the owner registers memory and waits; the joiner finds it by what it left in the shared folder, and reads. */
+/**
+ * One of two machines: the owner registers memory and waits; the joiner finds it through files in the shared folder, and reads.
+ */
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { type EndpointDescriptor, type RegionDescriptor, ContiguousCopies } from '@ckpt/contract'
 import { chooseNics, createHost, createRdmaEndpoint, probeRdma } from '@ckpt/transport'

@@ -9,7 +9,7 @@ import {
 } from '@ckpt/rdma-core-bindings'
 import { fill, pages } from './bytes.ts'
 
-/** What the parent asks for, and what it gets. */
+/** Calls of the parent, with their results. */
 export interface PeerCalls {
   serve: [{ devices: string[]; bytes: number; seed: number; writable: boolean; pairs: number; gidIndex: number }, Served]
   connect: [{ endpoints: RdmaEndpoint[]; timeout: number; retries: number }, null]

@@ -1,10 +1,10 @@
-/** What the guest tells the host: one PASS or FAIL line a test. */
+/** Report of the guest to the host: one PASS or FAIL line per test. */
 import { execFileSync } from 'node:child_process'
 import { isDeepStrictEqual } from 'node:util'
 
 let failed = 0
 
-/** Runs a test; what it returns goes into its line, what it throws fails it. The others run all the same. */
+/** Runs a test. Its result goes into its line; an exception fails it. Other tests still run. */
 export async function test(name: string, body: () => Promise<string | void>): Promise<void> {
   const start = performance.now()
   try {
@@ -17,7 +17,7 @@ export async function test(name: string, body: () => Promise<string | void>): Pr
   }
 }
 
-/** Ends the program with what `test` saw. */
+/** Ends the program with the results of `test`. */
 export function finish(): never {
   process.exit(failed === 0 ? 0 : 1)
 }
@@ -35,7 +35,7 @@ export function expect(condition: boolean, what: string): asserts condition {
   if (!condition) throw new Error(what)
 }
 
-/** What is looked at of an error. */
+/** Part of an error that is checked. */
 export interface Failure {
   readonly message: string
   readonly code?: unknown
@@ -44,7 +44,7 @@ export interface Failure {
   readonly region?: unknown
 }
 
-/** The error that `promise` rejects with, and after how many milliseconds. */
+/** Returns the error that `promise` rejects with, and after how many milliseconds. */
 export async function failureOf(promise: Promise<unknown>): Promise<{ error: Failure; milliseconds: number }> {
   const start = performance.now()
   try {
@@ -56,7 +56,7 @@ export async function failureOf(promise: Promise<unknown>): Promise<{ error: Fai
   throw new Error('it did not fail')
 }
 
-/** Runs a command of the guest; its output. */
+/** Runs a command of the guest and returns its output. */
 export function sh(command: string): string {
   return execFileSync('sh', ['-c', command], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
 }

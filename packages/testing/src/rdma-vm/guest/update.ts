@@ -9,7 +9,7 @@ import { expect, expectEqual, finish, test } from './report.ts'
 const MIB = 2 ** 20
 const PATIENCE_MS = 120_000
 const TIMEOUT_MS = 60_000
-/** Payload of a packet at most. */
+/** Maximum payload of a packet. */
 const PACKET_BYTES = 4096
 
 const [role = 'both', folder = '/tmp', address = '127.0.0.1'] = process.argv.slice(2)
@@ -57,7 +57,7 @@ async function join(devices: string): Promise<string> {
   expect(report!.pull!.bytes >= checkpoint.bytes, `pulled ${report!.pull!.bytes} of ${checkpoint.bytes} bytes`)
   const { verified, mismatches } = await cluster.engines[0]!.verify(checkpoint.files)
   expectEqual([verified, mismatches], [true, []], 'engine')
-  // What the devices themselves have counted: nothing else brought the bytes.
+  // Counters of the devices themselves, which prove that the bytes came through them.
   expect(received * PACKET_BYTES >= checkpoint.bytes, `the devices received ${received} packets`)
   return `${checkpoint.bytes} bytes in ${received} packets`
 }
