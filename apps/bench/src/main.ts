@@ -80,7 +80,7 @@ const program = new Command('bench')
   .addOption(
     new Option(
       '--metrics-port <port>',
-      "serve metrics for Prometheus meanwhile (host backend): rank 0 on this port, the others on the ports after it",
+      'serve metrics for Prometheus meanwhile (host backend): rank 0 on this port, the others on the ports after it',
     ).argParser(count),
   )
   .option('--json <file>', `the result as JSON (default: ${DIRECTORY}/bench.json)`)

@@ -132,9 +132,13 @@ export class KnownMetas {
       })
     }
     if (payload.length === 0) {
-      throw new CkptError('METAS_STALE', `the metas of ${name} at ${from.address} were withdrawn: the checkpoint was unregistered there`, {
-        fields: { checkpoint: name, peer: from.address },
-      })
+      throw new CkptError(
+        'METAS_STALE',
+        `the metas of ${name} at ${from.address} were withdrawn: the checkpoint was unregistered there`,
+        {
+          fields: { checkpoint: name, peer: from.address },
+        },
+      )
     }
     return this.adopt(decodeMetas(Buffer.from(payload).toString(), `metas of ${from.address}`, true))
   }

@@ -25,7 +25,9 @@ export interface P2pOptions {
  */
 export function p2p({ ranks, keep = false }: P2pOptions): UpdateStrategy {
   if (ranks.length === 0) {
-    throw new CkptError('INVALID_ARGUMENT', 'p2p: ranks is empty, but at least one rank must receive', { fields: { field: 'ranks' } })
+    throw new CkptError('INVALID_ARGUMENT', 'p2p: ranks is empty, but at least one rank must receive', {
+      fields: { field: 'ranks' },
+    })
   }
   return {
     name: 'p2p',

@@ -78,7 +78,8 @@ function integer(env: Environment, name: string, min: number, max: number): numb
 function readToken(env: Environment): string | undefined {
   const token = env['CKPT_TOKEN']
   const file = env['CKPT_TOKEN_FILE']
-  if (token !== undefined && file !== undefined) throw invalid('CKPT_TOKEN_FILE', 'set together with CKPT_TOKEN; set only one of them')
+  if (token !== undefined && file !== undefined)
+    throw invalid('CKPT_TOKEN_FILE', 'set together with CKPT_TOKEN; set only one of them')
   if (file !== undefined) return readSecretFile(file, 'CKPT_TOKEN_FILE')
   return token === undefined ? undefined : checkSecret(token, 'CKPT_TOKEN')
 }

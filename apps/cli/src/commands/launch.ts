@@ -41,7 +41,7 @@ export function addLaunch(program: Command): void {
     .addOption(
       new Option(
         '--metrics-port <port>',
-        "serve metrics for Prometheus, if the ranks use createParameterServer of @ckpt/server: the first rank of this node on this port, the others on the ports after it",
+        'serve metrics for Prometheus, if the ranks use createParameterServer of @ckpt/server: the first rank of this node on this port, the others on the ports after it',
       ).argParser(parseCount(1)),
     )
     .argument('<command...>', 'the command and its arguments, after --')

@@ -38,7 +38,7 @@ export function addPlan(program: Command): void {
     .addOption(new Option('--engine <loader>', 'loader of the weights').choices(Object.keys(LOADERS)).default('reference'))
     .addOption(new Option('--strategy <name>', 'update strategy').choices([...STRATEGIES, 'all']).default('all'))
     .addOption(new Option('--system <name>', 'system to simulate').choices([...SYSTEMS, 'all']).default('all'))
-    .option('--profile <file>', 'JSON with your own rates instead of the topology's')
+    .option('--profile <file>', 'JSON with your own rates instead of those of the topology')
     .option('--published', "simulate the six rows of checkpoint-engine's published table instead")
     .option('--validate <file>', "compare predictions with the runs of a bench's JSON instead")
     .option('--markdown', 'print tables as Markdown')

@@ -47,10 +47,7 @@ export function addServe(program: Command): void {
       '--engine-control <path>',
       "control socket of a rank's engine worker ({rank} is replaced by the rank), instead of update_url and stock workers",
     )
-    .option(
-      '--engine-host <host...>',
-      'further hosts that update_url of a request may name, with or without a port',
-    )
+    .option('--engine-host <host...>', 'further hosts that update_url of a request may name, with or without a port')
     .option(
       '--engine-sockets <directory...>',
       "directories that may contain the uds of a request (default: with --uds, the socket's own directory)",

@@ -16,9 +16,7 @@ type Row = { readonly rank: number } & (WorkerState | { readonly error: string }
 export function addStatus(program: Command): void {
   program
     .command('status')
-    .description(
-      'print each engine worker's version and if a failed update left it dirty; fails if one is dirty',
-    )
+    .description('print the version of each engine worker and if a failed update left it dirty; fails if one is dirty')
     .requiredOption('--engine-control <path>', "control socket of a rank's engine worker; {rank} is replaced by the rank")
     .addOption(new Option('--nproc <n>', 'engine workers on this machine').argParser(parseCount(1)).default(1))
     .addOption(new Option('--timeout <seconds>', 'time for a worker to answer').argParser(parseCount(1)).default(5))

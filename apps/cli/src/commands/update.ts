@@ -39,7 +39,7 @@ export function addUpdate(program: Command): void {
     .addOption(
       new Option(
         '--metrics-port <port>',
-        "serve metrics for Prometheus meanwhile: the first rank of this node on this port, the others on the ports after it",
+        'serve metrics for Prometheus meanwhile: the first rank of this node on this port, the others on the ports after it',
       ).argParser(parseCount(1)),
     )
     .option('--trace <file>', 'write a trace of all ranks for ui.perfetto.dev or chrome://tracing (rank 0)')

@@ -29,7 +29,9 @@ function addonCheck({ name, problem, without }: AddonFacts): Check {
     return missing(id, first!, remedy || 'make the bundle again on a machine that can build it')
   }
   if (without.length === 0) return ok(id, 'loaded')
-  const inputs = without.map((input) => INPUTS[input] ?? { what: input, lacks: 'some features are missing', install: `install ${input}` })
+  const inputs = without.map(
+    (input) => INPUTS[input] ?? { what: input, lacks: 'some features are missing', install: `install ${input}` },
+  )
   const found = `loaded, but built without ${inputs.map(({ what, lacks }) => `${what} (${lacks})`).join(' and ')}`
   const remedy = `${inputs.map(({ install }) => install).join('; ')}; then build it again: npm run setup, or a new bundle`
   return warn(id, found, remedy, { without })

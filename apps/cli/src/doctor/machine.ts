@@ -51,7 +51,12 @@ function vectors(files: SystemFiles): Check {
   const present = ['avx', 'avx2', 'avx512f', 'avx512bw', 'amx_tile'].filter((flag) => flags.has(flag))
   const facts = { flags: present }
   if (present.includes('avx2')) return ok('avx', present.join(' '), facts)
-  return warn('avx', present.join(' ') || 'none', 'no AVX2: copies and digests run slower; there is no remedy in software', facts)
+  return warn(
+    'avx',
+    present.join(' ') || 'none',
+    'no AVX2: copies and digests run slower; there is no remedy in software',
+    facts,
+  )
 }
 
 function numa(files: SystemFiles): Check {

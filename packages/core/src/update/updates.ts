@@ -147,7 +147,9 @@ export class Updates {
   async #update(name: string, options: UpdateOptions): Promise<UpdateReport> {
     const { engine, retry = 0, rollback = false, timeoutMs = this.#with.timeoutMs } = options
     if (!Number.isInteger(retry) || retry < 0) {
-      throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts (an integer from 0)`, { fields: { field: 'retry' } })
+      throw new CkptError('INVALID_ARGUMENT', `retry: ${retry} is not a number of attempts (an integer from 0)`, {
+        fields: { field: 'retry' },
+      })
     }
     const signal = anySignal(this.#with.closing, options.signal)
     const steady = new SteadyProgress((loaded, total) => {

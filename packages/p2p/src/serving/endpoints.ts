@@ -92,9 +92,13 @@ export function protectionOf(environment: NodeJS.ProcessEnv): TcpProtection {
   const [trusted, encrypt] = [set(TRUSTED_VARIABLE), set(ENCRYPT_VARIABLE)]
   if (!trusted) return encrypt ? 'encrypted' : 'authenticated'
   if (!encrypt) return 'none'
-  throw new CkptError('INVALID_ARGUMENT', `${ENCRYPT_VARIABLE}=1 and ${TRUSTED_VARIABLE}=1 are both set; set only one of them`, {
-    fields: { field: ENCRYPT_VARIABLE },
-  })
+  throw new CkptError(
+    'INVALID_ARGUMENT',
+    `${ENCRYPT_VARIABLE}=1 and ${TRUSTED_VARIABLE}=1 are both set; set only one of them`,
+    {
+      fields: { field: ENCRYPT_VARIABLE },
+    },
+  )
 }
 
 const NICENESS_VARIABLE = 'CKPT_P2P_NICENESS'

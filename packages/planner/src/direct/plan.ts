@@ -203,9 +203,12 @@ function holderFor(tensor: Held, name: string, rank: number, hosts: ReadonlyMap<
     return tensor.holders.reduce((best, one) => (asked(one) < asked(best) ? one : best))
   }
   const others = tensor.holders.map((one) => one.rank)
-  throw infeasible(`tensor ${name} is only in the memory of ranks ${others.join(', ')}, on a different host than rank ${rank}`, {
-    tensor: name,
-  })
+  throw infeasible(
+    `tensor ${name} is only in the memory of ranks ${others.join(', ')}, on a different host than rank ${rank}`,
+    {
+      tensor: name,
+    },
+  )
 }
 
 /** Forwards bytes from their place at the reader to the worker that needs them. */
