@@ -2,7 +2,7 @@ import { CkptError, type ContiguousCopy, type DeviceReader, type DeviceSource, t
 import type { Layout } from './layout.ts'
 import type { TensorSpec } from './source.ts'
 
-/** Copies the tensors that lie on GPUs to their places. @throws CkptError naming the tensor. */
+/** Copies tensors on GPUs to their places. @throws CkptError naming the tensor. */
 export async function copyFromDevices(
   specs: readonly TensorSpec[],
   layout: Layout,
@@ -13,7 +13,7 @@ export async function copyFromDevices(
   const sources: DeviceSource[] = []
   const indexOf = new Map<string, number>()
   const reads: ContiguousCopy[] = []
-  // A tensor's name by the index of a read, and of the first that needs a source.
+  // Tensor names by the index of a read, and of the first read that needs a source.
   const readNames: string[] = []
   const sourceNames: string[] = []
   let before = 0
@@ -53,7 +53,7 @@ function sourceKey(source: DeviceSource): string {
     : `${source.deviceUuid} ${Buffer.from(source.handle).toString('base64')}`
 }
 
-/** The error of a reader, which tells reads and sources by number, with the tensor's name. */
+/** Adds the tensor's name to the error of a reader, which identifies reads and sources by number. */
 function naming(error: unknown, readNames: readonly string[], sourceNames: readonly string[]): unknown {
   if (!CkptError.is(error)) return error
   const { read, source } = error.fields

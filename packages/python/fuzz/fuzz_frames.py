@@ -1,6 +1,6 @@
 """Mutates frames of a rank and feeds them to the worker: ``fuzz_frames.py SEED SECONDS STATE [INPUT]``.
 
-What is tried lies in the file STATE, so that whoever started this has it when the process dies or hangs.
+The current input is in the file STATE, so that the caller has it when the process dies or hangs.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def mutate(data: bytes, other: bytes, numbers: random.Random) -> bytes:
 
 
 def attempt(frame: bytes) -> str:
-    """What came of it; anything that is not one of the worker's own errors is let through."""
+    """Returns the outcome; anything that is not one of the worker's own errors is raised."""
     try:
         sender_of(frame)
         message = decode_from_rank(frame)

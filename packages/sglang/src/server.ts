@@ -8,7 +8,7 @@ const outcomeSchema = z.object({ success: z.boolean(), message: z.string() })
 const modelSchema = z.object({ weight_version: z.string() })
 const infoSchema = z.object({ hicache_storage_backend: z.string().nullish() })
 const PING_TIMEOUT_MS = 2000
-/** Routes by their newest name and the one that older versions have. */
+/** Routes by their newest name and by that of older versions. */
 const INFO = ['/server_info', '/get_server_info'] as const
 const CLEAR_STORAGE = ['/hicache/storage-backend/clear', '/clear_hicache_storage_backend'] as const
 
@@ -63,14 +63,14 @@ export class SglangServer {
     await this.#post('/continue_generation', {}, limits)
   }
 
-  /** @throws CkptError `ENGINE_WORKER_ERROR` where requests are running or queued: SGLang then keeps its cache. */
+  /** @throws CkptError `ENGINE_WORKER_ERROR` if requests are running or queued: SGLang then keeps its cache. */
   async flushCache(limits: HttpLimits): Promise<void> {
     await this.#post('/flush_cache', undefined, limits)
   }
 
   /**
-   * Drops what HiCache keeps in files or in a store (`--hicache-storage-backend`), which `/flush_cache` does not touch. Does nothing where the server has
-   * none. @throws CkptError `ENGINE_WORKER_ERROR` where SGLang keeps it.
+   * Drops the entries that HiCache keeps in files or in a store (`--hicache-storage-backend`), which `/flush_cache` does not
+   * touch. Does nothing if the server has none. @throws CkptError `ENGINE_WORKER_ERROR` if SGLang keeps them.
    */
   async clearStorage(limits: HttpLimits): Promise<void> {
     const answer = await this.#either('GET', INFO, limits)
@@ -84,13 +84,15 @@ export class SglangServer {
     throw this.#error('ENGINE_WORKER_ERROR', `SGLang keeps the old weights' cache in its storage "${backend}" (${why})`, status)
   }
 
-  /** The answer to the first of two routes, or to the second where there is no first. */
+  /** Returns the answer of the first of two routes, or of the second if the first does not exist. */
   async #either(method: 'GET' | 'POST', [first, second]: readonly [string, string], limits: HttpLimits): Promise<HttpAnswer> {
     const answer = await this.#http.request(method, first, undefined, limits)
     return answer.status === 404 ? this.#http.request(method, second, undefined, limits) : answer
   }
 
-  /** Has the workers take one update; returns what they said. @throws CkptError `ENGINE_WORKER_ERROR` with SGLang's message. */
+  /**
+   * Makes the workers take one update; returns their answers. @throws CkptError `ENGINE_WORKER_ERROR` with SGLang's message.
+   */
   async updateWeights(
     body: { zmq_handles: Record<string, string>; flush_cache: boolean; weight_version?: string },
     limits: HttpLimits,
@@ -101,7 +103,7 @@ export class SglangServer {
     throw this.#error('ENGINE_WORKER_ERROR', `SGLang refused the update: ${message}`, status)
   }
 
-  /** What it says it serves. */
+  /** Returns the version that it reports. */
   async weightVersion(limits: HttpLimits): Promise<string> {
     const answer = await this.#http.request('GET', '/model_info', undefined, limits)
     this.#accept('/model_info', answer)

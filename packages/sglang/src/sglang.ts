@@ -11,23 +11,23 @@ import { z } from 'zod'
 import { checkOptions, type SglangOptions } from './options.ts'
 import { SglangServer } from './server.ts'
 
-/** For questions that an engine answers at once unless something is wrong. */
+/** For requests that an engine answers at once unless something is wrong. */
 const QUESTION_MS = 15_000
 
-/** What this project's plug-in answers when it is asked what its worker serves. */
+/** Answer of this project's plug-in about its worker's state. */
 const stateSchema = z.object({ version: z.string().nullable(), dirty: z.boolean() })
 type State = z.infer<typeof stateSchema>
 
-/** The options of one update, with the key that its workers ask for. */
+/** Options of one update, with the key that its workers require. */
 type UpdateOptions = SglangOptions & { readonly key: string | undefined }
 
 /**
- * Updates running SGLang servers by `/update_weights_from_ipc`. One rank of each server makes the one call that covers all of its workers:
- * it keeps requests off, has the workers take the weights, and lets requests on again.
+ * Updates running SGLang servers through `/update_weights_from_ipc`. One rank of each server makes the single call that covers
+ * all of its workers: it pauses requests, has the workers take the weights, and resumes requests.
  *
- * That SGLang reports success is not taken for proof. An update ends well only where besides every worker's own session did, digests
- * included with the protocol `ckpt`, and where the server then says that it serves the new version. After a failure the server stays
- * paused, since its weights may be partly new; the next update that succeeds lets requests on again.
+ * SGLang's report of success is not sufficient. An update succeeds only if every worker's own session also succeeded, including
+ * digests with the protocol `ckpt`, and if the server then reports the new version. After a failure the server stays paused,
+ * because its weights may be partly new; the next successful update resumes requests.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the option. Updates fail with `ENGINE_UNREACHABLE`, `ENGINE_UNAUTHORIZED`,
  * `ENGINE_WORKER_ERROR`, `ENGINE_WORKER_LOST`, `ENGINE_PROTOCOL`, `TIMEOUT`.
@@ -45,11 +45,11 @@ export function sglang(options: SglangOptions): EngineAdapter {
     async start(start: EngineStart): Promise<EngineCall> {
       const own = endpointsOfServer(start, options.parallelSize)
       if (own?.[0]!.rank !== start.rank) return {}
-      // Before the engine is paused, where there is none.
+      // Checked before the engine is paused, because the key may be missing.
       const key = protocol === 'ckpt' ? engineKey(options.engineKey) : undefined
       const server = new SglangServer(options, start.rank)
       const finished = update(server, start, own, { ...options, protocol, key })
-      finished.catch(() => undefined) // whoever waits for the update sees it; here only the unhandled case is silenced
+      finished.catch(() => undefined) // reported to those that wait for the update; this only silences the unhandled case
       return Promise.resolve({ finished })
     },
   }
@@ -75,7 +75,8 @@ async function update(
     await resumeIfWhole(server, options)
     throw error
   }
-  // Apart from the update, so that a cache that SGLang keeps is told from weights that it did not take. With one of the old weights it stays paused.
+  // Separate from the update, to distinguish a cache that SGLang keeps from weights that it did not take. With a cache of the
+  // old weights it stays paused.
   if (flushCache) {
     await server.flushCache(limits)
     await server.clearStorage(limits)
@@ -83,7 +84,7 @@ async function update(
   await server.resume(limits)
 }
 
-/** Has the workers take the weights, then asks the server what it serves. */
+/** Makes the workers take the weights, then asks the server for its version. */
 async function take(
   server: SglangServer,
   { signal, timeoutMs, token, version }: EngineStart,
@@ -102,11 +103,11 @@ async function take(
   const limits = { timeoutMs: QUESTION_MS, signal }
   const served = await server.weightVersion(limits)
   if (version !== undefined && served !== version)
-    throw disagrees(server, `the server says that it serves ${served}, not ${version}`)
+    throw disagrees(server, `the server reports version ${served}, not ${version}`)
   if (options.protocol !== 'ckpt') return
   for (const state of await workerStates(server, options, limits)) {
     if (state.dirty || (version !== undefined && state.version !== version))
-      throw disagrees(server, `a worker says ${JSON.stringify(state)}`)
+      throw disagrees(server, `a worker reports ${JSON.stringify(state)}`)
   }
 }
 
@@ -115,7 +116,9 @@ function disagrees(server: SglangServer, what: string): CkptError {
   return new CkptError('ENGINE_WORKER_ERROR', text, { fields: { peer: server.where } })
 }
 
-/** After a failure requests are let on again only where the workers say that their weights are of one version: our plug-in's can. */
+/**
+ * Resumes requests after a failure only if the workers report that their weights are of one version, which our plug-in's can.
+ */
 async function resumeIfWhole(server: SglangServer, options: UpdateOptions): Promise<void> {
   if (options.protocol !== 'ckpt') return
   const limits = { timeoutMs: QUESTION_MS }
@@ -133,7 +136,7 @@ async function workerStates(server: SglangServer, options: UpdateOptions, limits
   return statesIn(await server.updateWeights({ zmq_handles: handles, flush_cache: false }, limits))
 }
 
-/** SGLang joins what its workers say with ` | `. */
+/** SGLang joins its workers' answers with ` | `. */
 function statesIn(message: string): State[] {
   return message.split(' | ').map((part) => {
     try {
@@ -144,7 +147,7 @@ function statesIn(message: string): State[] {
   })
 }
 
-/** What tells each worker where to connect: by device, or as this project's plug-in reads it. */
+/** Returns the address for each worker: by device, or in the form that this project's plug-in reads. */
 function handles(
   { token, timeoutMs }: Pick<EngineStart, 'token' | 'timeoutMs'>,
   endpoints: readonly WorkerEndpoint[],
@@ -155,11 +158,14 @@ function handles(
   return { ckpt: JSON.stringify(call) }
 }
 
-/** The endpoints of the rank's server, ascending; undefined for a rank that takes no part. @throws CkptError `INVALID_ARGUMENT`. */
+/**
+ * Returns the endpoints of the rank's server, ascending; undefined for a rank that does not take part. @throws CkptError
+ * `INVALID_ARGUMENT`.
+ */
 function endpointsOfServer({ endpoints, rank }: EngineStart, parallelSize: number): readonly WorkerEndpoint[] | undefined {
   if (endpoints.length % parallelSize !== 0) {
     const ranks = endpoints.map((endpoint) => endpoint.rank)
-    const text = `${ranks.length} ranks do not make whole SGLang servers of ${parallelSize} ranks`
+    const text = `${ranks.length} ranks do not form whole SGLang servers of ${parallelSize} ranks`
     throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'parallelSize', ranks } })
   }
   const at = endpoints.findIndex((endpoint) => endpoint.rank === rank)

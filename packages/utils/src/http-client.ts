@@ -1,7 +1,7 @@
 import { CkptError, type ErrorCode } from '@ckpt/contract'
 import { Client } from 'undici'
 
-/** Longest answer that is read, in bytes. */
+/** Maximum length of an answer, in bytes. */
 const MAX_ANSWER_BYTES = 16 * 2 ** 20
 /** Silence on a connection before the system asks the peer whether it is there, in milliseconds. */
 const KEEP_ALIVE_MS = 10_000

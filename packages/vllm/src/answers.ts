@@ -2,14 +2,17 @@ import { CkptError, type ErrorCode } from '@ckpt/contract'
 import { z } from 'zod'
 import type { HttpAnswer } from '@ckpt/utils'
 
-// vLLM's own errors, FastAPI's, and a plain text.
+// Errors in the form of vLLM, of FastAPI, and as plain text.
 const messageSchema = z.union([
   z.object({ error: z.object({ message: z.string() }) }).transform(({ error }) => error.message),
   z.object({ error: z.string() }).transform(({ error }) => error),
   z.object({ detail: z.string() }).transform(({ detail }) => detail),
 ])
 
-/** The answer's JSON when its status is below 300. @throws CkptError as {@link engineError} has it, `ENGINE_PROTOCOL` for no JSON. */
+/**
+ * Returns the answer's JSON if its status is below 300. @throws CkptError as for {@link engineError}, `ENGINE_PROTOCOL` if it
+ * is not JSON.
+ */
 export function accept(what: string, peer: string, { status, text }: HttpAnswer): unknown {
   if (status < 200 || status >= 300) throw engineError(what, peer, { status, text })
   if (text.trim() === '') return undefined
@@ -24,9 +27,9 @@ export function accept(what: string, peer: string, { status, text }: HttpAnswer)
 }
 
 /**
- * What an answer that is none of success means: `ENGINE_UNAUTHORIZED` (401, 403, or a worker that wants `CKPT_ENGINE_KEY`),
- * `UNSUPPORTED` (404, 405, or a worker without the extension), `ENGINE_WORKER_LOST` (the engine's core is dead), `ENGINE_BUSY` (429),
- * `ENGINE_WORKER_ERROR` (any other 5xx), `ENGINE_PROTOCOL` (any other 4xx).
+ * Returns the error for an unsuccessful answer: `ENGINE_UNAUTHORIZED` (401, 403, or a worker that requires `CKPT_ENGINE_KEY`),
+ * `UNSUPPORTED` (404, 405, or a worker without the extension), `ENGINE_WORKER_LOST` (the engine's core is dead), `ENGINE_BUSY`
+ * (429), `ENGINE_WORKER_ERROR` (any other 5xx), `ENGINE_PROTOCOL` (any other 4xx).
  */
 export function engineError(what: string, peer: string, { status, text }: HttpAnswer): CkptError {
   const message = messageOf(text)
@@ -59,7 +62,7 @@ function messageOf(text: string): string {
     const parsed = messageSchema.safeParse(JSON.parse(text))
     if (parsed.success) return parsed.data.slice(0, 4000)
   } catch {
-    // no JSON: the text itself
+    // Not JSON: the text itself.
   }
   return text.trim().slice(0, 500)
 }

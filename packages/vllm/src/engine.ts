@@ -7,7 +7,7 @@ import type { VllmEvent, VllmOptions } from './options.ts'
 
 const HEALTH_TIMEOUT_MS = 5000
 const FIRST_PAUSE_MS = 100
-/** How long a connector may go on moving keys and values once requests are frozen. */
+/** Time in milliseconds for a connector to finish moving keys and values after requests are paused. */
 const MOVING_MS = 3000
 
 const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
@@ -18,11 +18,11 @@ const statusSchema = z
   .min(1)
 const resetSchema = z.object({ success: z.boolean() })
 
-/** What all workers of an engine say of themselves. */
+/** Combined state of all workers of an engine. */
 export interface EngineState {
-  /** The version that all workers serve; null before the first commit, or where they differ. */
+  /** Version that all workers serve; null before the first commit, or if they differ. */
   readonly version: string | null
-  /** Whether any worker's parameters hold anything but a whole committed version. */
+  /** True if any worker's parameters are not those of one complete committed version. */
   readonly dirty: boolean
 }
 
@@ -36,7 +36,10 @@ export class VllmEngine {
     this.#tell = options.onEvent ?? (() => undefined)
   }
 
-  /** Waits for `/health`. @throws CkptError `ENGINE_UNREACHABLE` past the deadline with the last reason, `ENGINE_UNAUTHORIZED`, `ABORTED`. */
+  /**
+   * Waits for `/health`. @throws CkptError `ENGINE_UNREACHABLE` after the deadline with the last reason, `ENGINE_UNAUTHORIZED`,
+   * `ABORTED`.
+   */
   async healthy(rank: number, timeoutMs: number, signal: AbortSignal): Promise<void> {
     const started = performance.now()
     let reason: CkptError | undefined
@@ -56,7 +59,7 @@ export class VllmEngine {
     throw new CkptError('ENGINE_UNREACHABLE', text, { cause: reason, fields: { rank, peer: this.http.where } })
   }
 
-  /** Whether it says that it is healthy. */
+  /** Returns true if it reports that it is healthy. */
   async alive(timeoutMs: number): Promise<boolean> {
     return (await this.#unhealthy(timeoutMs, AbortSignal.timeout(timeoutMs))) === undefined
   }
@@ -70,14 +73,14 @@ export class VllmEngine {
     }
   }
 
-  /** Calls a method of every worker; their answers. */
+  /** Calls a method of every worker and returns their answers. */
   async rpc(method: string, args: readonly unknown[], limits: HttpLimits): Promise<readonly unknown[]> {
     const value = await this.post('/collective_rpc', { method, args }, limits)
     if (value === undefined) return []
     return this.#parse(resultsSchema, '/collective_rpc', value).results
   }
 
-  /** What the workers serve. */
+  /** Returns the state that the workers report. */
   async state(limits: HttpLimits): Promise<EngineState> {
     const workers = await this.#statuses(limits)
     const version = workers[0]!.version
@@ -87,7 +90,10 @@ export class VllmEngine {
     }
   }
 
-  /** The class that moves keys and values to a store outside of the engine (`--kv-transfer-config`); null for none, undefined where workers do not say. */
+  /**
+   * Returns the class that moves keys and values to a store outside the engine (`--kv-transfer-config`); null for none,
+   * undefined if workers do not report it.
+   */
   async connector(limits: HttpLimits): Promise<string | null | undefined> {
     const workers = await this.#statuses(limits)
     return workers.find((worker) => typeof worker.connector === 'string')?.connector ?? workers[0]!.connector
@@ -97,7 +103,7 @@ export class VllmEngine {
     return this.#parse(statusSchema, 'ckpt_status', await this.rpc('ckpt_status', [], limits))
   }
 
-  /** Stops scheduling requests. False where this version cannot. */
+  /** Stops scheduling requests. Returns false if this version does not support it. */
   pause(mode: 'keep' | 'wait' | 'abort', limits: HttpLimits): Promise<boolean> {
     return this.#optional('pause', `/pause?mode=${mode}`, limits)
   }
@@ -107,17 +113,18 @@ export class VllmEngine {
   }
 
   /**
-   * Drops cached prefixes: those of running requests, and those that a connector keeps outside of the engine. Keys and values of the old weights would
-   * otherwise come back from there. `connector` names it, where the engine has one. @throws CkptError `ENGINE_WORKER_ERROR` when the engine could not.
+   * Drops cached prefixes: those of running requests, and those that a connector keeps outside the engine. Otherwise keys and
+   * values of the old weights would return from there. `connector` names it, if the engine has one. @throws CkptError
+   * `ENGINE_WORKER_ERROR` if the engine could not drop them.
    */
   async resetPrefixCache(limits: HttpLimits, connector: () => Promise<string | null | undefined>): Promise<void> {
     const own = '/reset_prefix_cache?reset_running_requests=true'
     if ((await this.#reset(`${own}&reset_external=true`, limits)) !== 'kept') return
-    // Versions whose engine has no connector may say the same: the reset of what is outside has failed, or that inside.
+    // Versions whose engine has no connector may answer the same: either the outside or the inside reset has failed.
     if ((await this.#reset(own, limits)) === 'kept') throw this.#kept('its prefix cache: some of its blocks are in use')
     const name = await connector()
     if (name === null) return
-    // What a connector is moving is in use until it has arrived.
+    // Blocks that a connector is moving are in use until they have arrived.
     for (let waitedMs = 0; name !== undefined && waitedMs < MOVING_MS; waitedMs += FIRST_PAUSE_MS) {
       await sleep(FIRST_PAUSE_MS)
       if ((await this.#reset(`${own}&reset_external=true`, limits)) !== 'kept') return
@@ -130,7 +137,7 @@ export class VllmEngine {
   async #reset(path: string, limits: HttpLimits): Promise<'dropped' | 'kept' | 'unsupported'> {
     let outcome: 'dropped' | 'kept' = 'dropped'
     const there = await this.#optional('prefix cache reset', path, limits, (value) => {
-      const { success } = this.#parse(resetSchema, path, value ?? { success: true }) // older versions say nothing
+      const { success } = this.#parse(resetSchema, path, value ?? { success: true }) // older versions answer nothing
       outcome = success ? 'dropped' : 'kept'
     })
     return there ? outcome : 'unsupported'
@@ -141,7 +148,10 @@ export class VllmEngine {
     return new CkptError('ENGINE_WORKER_ERROR', text, { fields: { peer: this.http.where } })
   }
 
-  /** One POST; the answer's JSON. @throws CkptError as `engineError` has it, and what the connection brings. */
+  /**
+   * Makes one POST request and returns the answer's JSON. @throws CkptError as for `engineError`, and the errors of the
+   * connection.
+   */
   async post(path: string, body: unknown, limits: HttpLimits): Promise<unknown> {
     return accept(`POST ${path}`, this.http.where, await this.http.request('POST', path, body, limits))
   }

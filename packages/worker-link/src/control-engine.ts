@@ -53,7 +53,7 @@ export function controlEngine(options: ControlEngineOptions): EngineAdapter {
         throw new CkptError('INVALID_ARGUMENT', `no worker endpoint for rank ${rank}`, { fields: { rank } })
       const call = controlRequest(socketOf(rank), 'POST', '/update', { address, token, timeoutMs }, { signal })
       const finished = call.then(() => undefined)
-      finished.catch(() => undefined) // whoever waits for the update sees it; here only the unhandled case is silenced
+      finished.catch(() => undefined) // reported to those that wait for the update; this only silences the unhandled case
       return Promise.resolve({ finished })
     },
   }

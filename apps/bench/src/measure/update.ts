@@ -9,7 +9,7 @@ import { WARM_UP, type Beside } from './calibrate.ts'
 import type { CeilingProbe } from './ceilings.ts'
 import { Updates, inShm, lowestLevel, slowest, type UpdatesOptions } from './updates.ts'
 
-/** Spans that a run keeps of its last update: enough to see every stall, little beside the rest of the JSON when there are many. */
+/** Maximum spans that a run keeps of its last update: enough to see every stall, but a small part of the JSON. */
 const MAX_SPANS = 4000
 const FIRST = 'first'
 
@@ -18,7 +18,7 @@ export interface UpdateMeasurement extends UpdatesOptions {
   readonly repeat: number
   /** Readings of the copy ceiling, one right before each sample. */
   readonly copyCeiling: CeilingProbe
-  /** Reads the machine for the simulator, right before and right after each sample. */
+  /** Calibrates the machine for the simulator, right before and right after each sample. */
   readonly beside?: Beside
 }
 
@@ -36,11 +36,11 @@ interface Samples {
 }
 
 /**
- * Updates of one checkpoint over processes of their own: rank processes, and an engine worker each that keeps its tensor-parallel
- * slices. Each has a registration of its own, and they take turns: one that is verified, one that is not. Before each update all parameters
- * are overwritten, after it every byte is compared with the files; neither is timed. The slowest rank counts. The copy ceiling is read before
- * every sample, which is then held against that reading. What is held against the simulator, which knows no verification, is not verified
- * and reuses one registration.
+ * Measures updates of one checkpoint over separate processes: rank processes, each with an engine worker that keeps its
+ * tensor-parallel slices. Each update has its own registration; verified and unverified ones alternate. Before each update all
+ * parameters are overwritten, and after it every byte is compared with the files; neither is timed. The slowest rank counts.
+ * The copy ceiling is measured before every sample, which is then compared with that reading. Updates for the simulator, which
+ * does not model verification, are unverified and reuse one registration.
  */
 export async function measureUpdate(options: UpdateMeasurement): Promise<Run | { skipped: string }> {
   const { checkpoint, ranks, repeat, strategy, beside } = options
@@ -50,18 +50,18 @@ export async function measureUpdate(options: UpdateMeasurement): Promise<Run | {
   const verify = beside ? 'none' : 'bytes'
   await using updates = await Updates.start(options)
   const measurement = new Measurement(options, updates, verify)
-  // The first update makes ring and collective, which are kept: it is not a sample.
+  // The first update creates ring and collective, which are kept: it is not a sample.
   await measurement.update(FIRST, verify)
   if (direct) {
     const [report] = await measurement.update('first direct', verify)
     if (report!.strategy !== 'direct') return { skipped: report!.direct?.fallback ?? 'no update was direct' }
-    // The second one is compared with the loader's own result on one layer, as only each hundredth is afterwards.
+    // The second one is compared with the loader's own result on one layer, as only every hundredth is afterwards.
     if (verify !== 'none') await measurement.update('second direct', verify)
   }
-  // As often as what it is held against.
+  // As often as the updates it is compared with.
   if (beside) for (let i = 2; i < WARM_UP; i++) await updates.update(`warm-up ${i}`, verify)
   for (let i = 0; i < repeat; i++) {
-    // Each goes first as often as the other.
+    // Each goes first equally often.
     const levels: VerificationLevel[] = verify === 'none' ? ['none'] : i % 2 === 0 ? [verify, 'none'] : ['none', verify]
     for (const level of levels) await measurement.sample(i, level)
   }
@@ -126,11 +126,11 @@ class Measurement {
   }
 }
 
-/** What H2D, broadcast and reload of one update must move. */
+/** Bytes that H2D, broadcast and reload of one update must move. */
 function movedBytes({ strategy, ranks }: UpdateMeasurement, reports: readonly UpdateReport[], parameterBytes: number): number {
   const written = strategy === 'direct' ? account(reports) : undefined
   if (written) return written.h2dBytes + written.forwardedBytes
-  // What is pulled is copied into the sending socket and out of the receiving one, where H2D is one copy.
+  // Pulled bytes are copied into the sending socket and out of the receiving one, where H2D is one copy.
   return reports[0]!.bytes * (strategy === 'p2p' ? ranks + 1 : ranks) + parameterBytes
 }
 
@@ -211,7 +211,10 @@ function limitOf(
   }
 }
 
-/** What verification adds, by pairs of a verified update and the unverified one right after it: noise that is slower than a pair leaves. */
+/**
+ * Returns the cost of verification, from pairs of a verified update and the unverified one right after it, which removes noise
+ * slower than a pair.
+ */
 export function costOf(
   verified: readonly number[],
   unverified: readonly number[],

@@ -12,7 +12,7 @@ const PLAIN = { extension: 'plain_linear.PlainLinear', env: { PYTHONPATH: dirnam
 interface Case {
   readonly family: ModelFamily
   readonly workers: number
-  /** Bounds of the share of the bytes that workers need which no ring carries. */
+  /** Bounds of the fraction of the workers' bytes that no ring carries. */
   readonly share: readonly [least: number, most: number]
 }
 

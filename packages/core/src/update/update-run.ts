@@ -61,7 +61,7 @@ export interface RankParts {
 /** Sizes in bytes. */
 export interface RingLimits {
   readonly limitBytes: number
-  /** Null: chosen from the ring. */
+  /** Null: chosen from the ring's size. */
   readonly bucketBytes: number | null
   readonly maxBucketBytes: number
   readonly chunkBytes: number

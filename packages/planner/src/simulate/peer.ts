@@ -9,7 +9,9 @@ const GIB = 2 ** 30
 const ALIGNMENT = 256
 
 export interface PeerOptions {
-  /** Bucket size in bytes; as checkpoint-engine detects it where absent: a third of 90 % of free memory, 8 GiB at most. */
+  /**
+   * Bucket size in bytes; by default the size that checkpoint-engine detects: a third of 90 % of free memory, 8 GiB at most.
+   */
   readonly bucketBytes?: number
   /** Ranks that pull over the network (its P2P); absent for a broadcast to all. */
   readonly ranks?: readonly number[]
@@ -23,9 +25,10 @@ interface PeerBucket {
 }
 
 /**
- * How long checkpoint-engine 0.4.2 takes (`_update_per_bucket` of its package): everything to everyone. Owners' tensors fill buckets in
- * order. In each round every receiver first brings one bucket into a buffer of its own; then, receiver by receiver, the bucket is copied
- * into one of two shared buffers and broadcast, while the workers load the bucket before it; the next broadcast waits for both.
+ * Simulates checkpoint-engine 0.4.2 (`_update_per_bucket` of its package): everything to every rank. Owners' tensors fill
+ * buckets in order. In each round every receiver first copies one bucket into its own buffer. Then, receiver by receiver, the
+ * bucket is copied into one of two shared buffers and broadcast, while the workers load the previous bucket; the next broadcast
+ * waits for both.
  */
 export function simulatePeer(workload: Workload, rates: Rates, options: PeerOptions = {}): Simulation {
   const { manifest } = workload
@@ -88,7 +91,7 @@ function timeOf(
     now += bring
     busy.bring += bring
     for (const { bytes, keptBytes, tensors } of round) {
-      // The receiver's copy inside its GPU comes before its broadcast; then the answer to the bucket before is awaited.
+      // The receiver's copy inside its GPU precedes its broadcast; then the answer to the previous bucket is awaited.
       const carried = bytes / rates.copyRate + bytes / broadcastRate
       now = Math.max(now + carried, workerFree)
       busy.broadcast += carried
@@ -119,7 +122,7 @@ function packBuckets({ manifest, kept }: Workload, bucketBytes: number): PeerBuc
   return buckets
 }
 
-/** Round r has each owner's bucket r. */
+/** Round r has bucket r of each owner. */
 function broadcastRounds(buckets: readonly PeerBucket[]): PeerBucket[][] {
   const rounds: PeerBucket[][] = []
   let turn = 0
@@ -132,7 +135,7 @@ function broadcastRounds(buckets: readonly PeerBucket[]): PeerBucket[][] {
   return rounds
 }
 
-/** One receiver a NIC; in each turn they take the next buckets as long as these come from different NICs. */
+/** One receiver per NIC; in each turn they take the next buckets as long as these come from different NICs. */
 function p2pRounds(buckets: readonly PeerBucket[], members: readonly number[], rates: Rates): PeerBucket[][] {
   const bySource = new Map<number, PeerBucket[]>()
   for (const bucket of buckets) {

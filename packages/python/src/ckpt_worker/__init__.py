@@ -1,4 +1,4 @@
-"""The engine side of ckpt: takes new weights from a rank and loads them in place. See docs/worker-protocol.md."""
+"""The engine side of ckpt: receives new weights from a rank and loads them in place. See docs/worker-protocol.md."""
 
 from .errors import (
     AbortedError,

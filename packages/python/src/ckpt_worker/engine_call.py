@@ -1,4 +1,4 @@
-"""What an engine's own call tells its workers, for engines that have no package here."""
+"""Arguments of an engine's own call to its workers, for engines that have no package here."""
 
 from .protocol.engine_call import Endpoint, UpdateCall, check_listening, endpoint_for, parse_call
 

@@ -10,12 +10,12 @@ class WorkerError(Exception):
 
     def __init__(self, message: str, *, tensor: str | None = None) -> None:
         super().__init__(message)
-        #: Name of the tensor that the error is about, where there is one.
+        #: Name of the tensor that the error is about, if any.
         self.tensor = tensor
 
 
 class ProtocolError(WorkerError):
-    """A frame that is not what docs/worker-protocol.md says; the message names the field."""
+    """A frame that violates docs/worker-protocol.md; the message names the field."""
 
     code = "ENGINE_PROTOCOL"
 
@@ -27,31 +27,31 @@ class UnauthorizedError(WorkerError):
 
 
 class StateError(WorkerError):
-    """A message, or a call, that does not fit the state of the update."""
+    """A message, or a call, that is not allowed in the state of the update."""
 
     code = "INVALID_STATE"
 
 
 class DigestMismatchError(WorkerError):
-    """The bytes in the ring are not those that the rank sent; ``tensor`` names the tensor."""
+    """The bytes in the ring differ from those that the rank sent; ``tensor`` names the tensor."""
 
     code = "DIGEST_MISMATCH"
 
 
 class RingError(WorkerError):
-    """The ring cannot be mapped, does not hold what the rank says, or is still in use."""
+    """The ring cannot be mapped, does not contain what the rank announced, or is still in use."""
 
     code = "NATIVE_FAILURE"
 
 
 class UnsupportedError(WorkerError):
-    """This machine or this build of torch cannot do what is asked."""
+    """This machine or this build of torch does not support the request."""
 
     code = "UNSUPPORTED"
 
 
 class ShortageError(WorkerError):
-    """A limit of this process or machine leaves too little of something; the message names the limit."""
+    """A limit of this process or machine is too low; the message names the limit."""
 
     code = "OUT_OF_MEMORY"
 
@@ -63,36 +63,36 @@ class AbortedError(WorkerError):
 
 
 class SilenceError(WorkerError):
-    """Nothing came from the rank within the deadline."""
+    """The rank sent nothing within the deadline."""
 
     code = "TIMEOUT"
 
 
 class UnreachableError(WorkerError):
-    """The rank's socket is not there, or may not be used, where this process runs."""
+    """The rank's socket does not exist, or may not be used, where this process runs."""
 
     code = "ENGINE_UNREACHABLE"
 
 
 class PeerLostError(WorkerError):
-    """The rank closed the connection in the middle of an update."""
+    """The rank closed the connection during an update."""
 
     code = "RANK_LOST"
 
 
 class LayoutError(WorkerError):
-    """A tensor that does not fit the engine's parameters; ``tensor`` names it."""
+    """A tensor that does not match the engine's parameters; ``tensor`` names it."""
 
     code = "INVALID_ARGUMENT"
 
 
 class StaleRoutesError(WorkerError):
-    """There is no recording that fits the parameters as they are now."""
+    """There is no recording that matches the current parameters."""
 
     code = "ROUTES_STALE"
 
 
 class ConflictError(WorkerError):
-    """Two tensors with different bytes go to one place of the engine's parameters; the message names all three."""
+    """Two tensors with different bytes have the same place in the engine's parameters; the message names all three."""
 
     code = "CHECKPOINT_MALFORMED"

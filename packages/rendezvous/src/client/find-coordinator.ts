@@ -6,9 +6,9 @@ import { startDeadline } from '../timers.ts'
 import { endpointsOf, isIpv6 } from '../wire/address.ts'
 import type { CurveClient } from '../wire/curve.ts'
 
-/** How often a name that is not known yet is looked up again, and an endpoint that refused is tried again, in milliseconds. */
+/** Interval in milliseconds for looking up an unknown name again, and for retrying an endpoint that refused. */
 const AGAIN_MS = 200
-/** So many refused handshakes are an answer. */
+/** Number of refused handshakes that count as a definite answer. */
 const REFUSALS = 3
 
 export interface FindOptions extends Required<Pick<CallOptions, 'timeoutMs'>> {
@@ -18,10 +18,11 @@ export interface FindOptions extends Required<Pick<CallOptions, 'timeoutMs'>> {
 }
 
 /**
- * Where the coordinator is among several addresses, or several numbers of one name: the first endpoint at which a handshake with this run's
- * keys succeeds. Strangers, and coordinators of other runs, are passed over. With a single endpoint nothing is tried.
+ * Finds the coordinator among several addresses, or several addresses of one name: the first endpoint at which a handshake with
+ * this run's keys succeeds. Strangers, and coordinators of other runs, are skipped. A single endpoint is returned without a
+ * test.
  *
- * @throws CkptError `RANK_MISSING` that says what was found at each endpoint, `INVALID_ARGUMENT` where no name is known, `ABORTED`.
+ * @throws CkptError `RANK_MISSING` with the finding at each endpoint, `INVALID_ARGUMENT` if no name is known, `ABORTED`.
  */
 export async function findCoordinator(
   addresses: readonly string[],
@@ -30,7 +31,7 @@ export async function findCoordinator(
 ): Promise<string> {
   const { timeoutMs, signal, rank, onWaiting } = options
   const began = performance.now()
-  let seen: () => string = () => 'its name is looked up'
+  let seen: () => string = () => 'looking up its name'
   const stop = startReminders((sinceMs) =>
     onWaiting?.({ what: `the coordinator (rank 0): ${seen()}`, sinceMs, rank, ranks: [0] }),
   )
@@ -49,7 +50,7 @@ export async function findCoordinator(
   }
 }
 
-/** A name may become known only when the machine behind it comes up. */
+/** A name may become known only when its machine comes up. */
 async function resolved(addresses: readonly string[], timeoutMs: number, signal: AbortSignal | undefined): Promise<string[]> {
   let reason: unknown
   const attempt = async (): Promise<string[] | undefined> => {
@@ -74,7 +75,7 @@ class Search {
     this.#dealers = endpoints.map((endpoint) => {
       const dealer = new Dealer({ ipv6: isIpv6(endpoint), linger: 0, reconnectInterval: AGAIN_MS, ...curve })
       this.#found.set(endpoint, 'nothing answers')
-      // Events must be read to the end: ZeroMQ's thread waits for whoever asked for them.
+      // Events must be read until the end, because ZeroMQ's thread waits for their reader.
       this.#watch(dealer, endpoint, oneAddress).catch(() => undefined)
       try {
         dealer.connect(endpoint)
@@ -91,8 +92,9 @@ class Search {
       if (type === 'connect') this.#found.set(endpoint, 'something accepts connections, but has not greeted as a coordinator')
       else if (type === 'handshake') this.#resolve(endpoint)
       else if (type.startsWith('handshake:error')) {
-        this.#found.set(endpoint, 'is no coordinator of this run (a different service, run or token)')
-        // Who joins there is told more. Among several addresses the coordinator may yet come up at a different one.
+        this.#found.set(endpoint, 'not the coordinator of this run (a different service, run or token)')
+        // A rank that joins there gets a more specific error. Among several addresses the coordinator may still come up at a
+        // different one.
         if (oneAddress && ++refused === REFUSALS) this.#resolve(endpoint)
       }
     }
@@ -106,7 +108,7 @@ class Search {
           const text = `rank ${rank}: no coordinator (rank 0) of this run within ${Math.round(timeoutMs)} ms: ${this.describe()}`
           reject(new CkptError('RANK_MISSING', text, { fields: { rank, ranks: [0], peers: [...this.#found.keys()] } }))
         })
-        const cancel = () => reject(CkptError.from(signal?.reason, 'ABORTED', 'looking for the coordinator was cancelled'))
+        const cancel = () => reject(CkptError.from(signal?.reason, 'ABORTED', 'the search for the coordinator was cancelled'))
         settle = () => {
           stop()
           signal?.removeEventListener('abort', cancel)
@@ -120,7 +122,7 @@ class Search {
     }
   }
 
-  /** What is at each endpoint, as far as seen. */
+  /** Describes what was found at each endpoint. */
   describe(): string {
     return [...this.#found].map(([endpoint, what]) => `${endpoint} ${what}`).join('; ')
   }

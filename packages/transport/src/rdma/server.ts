@@ -11,7 +11,7 @@ import { Connections } from './strangers.ts'
 
 /** A stranger has this long to prove the secret. */
 const PROOF_MS = 10_000
-/** Connections that may wait to be accepted: those of a large cluster, or of a flood that honest ones come in between. */
+/** Maximum connections waiting to be accepted: those of a large cluster, or of a flood that honest ones arrive in. */
 const BACKLOG = 4096
 
 /** What the server needs of its endpoint. */

@@ -35,7 +35,7 @@ export interface CheckpointEngineSessionOptions {
   readonly timeoutMs: number
   /** Called before the worker is given the first tensors. */
   readonly onGiven?: () => void
-  /** Told what is waited for longer than a second. */
+  /** Called with waits that last longer than a second. */
   readonly onWaiting?: (waiting: Waiting) => void
 }
 
@@ -145,7 +145,7 @@ export class CheckpointEngineSession implements UpdateSession {
     return Promise.resolve()
   }
 
-  /** Fails everything that waits, now and later, with `error`. */
+  /** Fails all current and later waits with `error`. */
   fail(error: CkptError): void {
     this.#failure ??= error
     this.#calm()

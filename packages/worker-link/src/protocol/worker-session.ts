@@ -52,7 +52,7 @@ export interface WorkerSessionOptions {
   readonly timeoutMs: number
   /** Called before the worker is given the first thing that changes its parameters. */
   readonly onGiven?: () => void
-  /** Told what is waited for longer than a second. */
+  /** Called with waits that last longer than a second. */
   readonly onWaiting?: (waiting: Waiting) => void
 }
 
@@ -141,14 +141,14 @@ export class WorkerSession implements RecordingSession {
     return this.#attached
   }
 
-  /** What the worker was seen to copy, checked, or why there is no recording that can be used. */
+  /** Returns the checked copies that the worker recorded, or the reason why there is no usable recording. */
   async routes(): Promise<Recording | string> {
     const { routes, reason } = await this.#request({ type: 'routes', token: this.#options.token }, 'routes')
     if (!routes) return reason ?? 'the worker has no recording'
     return checkRecording(routes) ?? routes
   }
 
-  /** How the recording's storages are reached, or why they are not. */
+  /** Returns handles of the recording's storages, or the reason why there are none. */
   async storages(): Promise<readonly StorageHandle[] | string> {
     const answer = await this.#request({ type: 'storages', token: this.#options.token }, 'storages')
     return answer.storages ?? answer.reason ?? 'the worker shares no parameters'
@@ -205,12 +205,12 @@ export class WorkerSession implements RecordingSession {
     return new BigUint64Array(Uint8Array.from(sums).buffer)
   }
 
-  /** The worker serves `version`, whose bytes the manifest's `digest` tells, from now on. */
+  /** Tells the worker to serve `version` from now on; the manifest's `digest` identifies its bytes. */
   async commit(version: string, digest: string): Promise<void> {
     await this.#request({ type: 'commit', version, digest }, 'commit')
   }
 
-  /** Tells the worker, as well as still possible, that the update is off. Never throws. */
+  /** Tells the worker, if still possible, that the update is aborted. Never throws. */
   async abort(reason: string): Promise<void> {
     if (!this.#greeted || this.#socket.closed || this.#failure?.code === 'ENGINE_WORKER_LOST') return
     if (this.#committed) return // its update is over, and nobody would answer
@@ -222,7 +222,7 @@ export class WorkerSession implements RecordingSession {
     await withDeadline(answer, { what: 'abort', timeoutMs: Math.min(2000, this.#options.timeoutMs) }).catch(() => undefined)
   }
 
-  /** Fails everything that waits, now and later, with `error`. */
+  /** Fails all current and later waits with `error`. */
   fail(error: CkptError): void {
     this.#failure ??= error
     this.#calm()

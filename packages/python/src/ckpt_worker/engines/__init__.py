@@ -1,1 +1,1 @@
-"""Inference engines that the worker runs in, each in a package of its own."""
+"""Inference engines that the worker runs in, each in a separate package."""

@@ -1,1 +1,1 @@
-"""Buckets from the ring into tensors: ring memory, digests, copies, and the order of work on a GPU."""
+"""From buckets in the ring to tensors: ring memory, digests, copies, and the order of work on a GPU."""

@@ -1,4 +1,4 @@
-"""From a bucket's description to tensors over the ring, their bytes checked against what the rank sent."""
+"""From a bucket's description to tensors over the ring, with their bytes compared with what the rank sent."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _MASK = (1 << 64) - 1
 
 
 def open_bucket(data: torch.Tensor, entries: list[TensorEntry]) -> list[tuple[str, torch.Tensor]]:
-    """Named tensors over the ring's bytes, without a copy. Digests that are given are verified first.
+    """Returns named tensors over the ring's bytes, without a copy. Digests, if given, are verified first.
 
     :param data: the ring's bytes, flat uint8.
-    :raises RingError: for a tensor that does not lie inside the ring.
-    :raises DigestMismatchError: naming the first tensor whose bytes are not what the rank sent.
+    :raises RingError: for a tensor that is not inside the ring.
+    :raises DigestMismatchError: naming the first tensor whose bytes differ from what the rank sent.
     """
     for entry in entries:
         if entry.offset + entry.size > data.numel():
             where = f"{entry.size} bytes at offset {entry.offset}"
-            raise RingError(f"tensor {entry.name!r} ({where}) lies outside the ring of {data.numel()} bytes", tensor=entry.name)
+            raise RingError(f"tensor {entry.name!r} ({where}) is outside the ring of {data.numel()} bytes", tensor=entry.name)
     _verify(data, [entry for entry in entries if entry.digest is not None])
     rings: dict[str, torch.Tensor | None] = {}
     return [(entry.name, _tensor(data, entry, rings)) for entry in entries]
 
 
 def _tensor(data: torch.Tensor, entry: TensorEntry, rings: dict[str, torch.Tensor | None]) -> torch.Tensor:
-    """The tensor by a single operation, where its elements may lie there: loads wait for this thread.
+    """Creates the tensor with a single operation, if its elements may be at that place, because loads wait for this thread.
 
     :param rings: the ring as elements of each dtype, filled here.
     """
@@ -48,7 +48,7 @@ def _tensor(data: torch.Tensor, entry: TensorEntry, rings: dict[str, torch.Tenso
 
 
 def _typed(data: torch.Tensor, dtype: str) -> torch.Tensor | None:
-    """The ring as elements of one type; None where torch has no such type, or the ring does not begin where one may."""
+    """Returns the ring as elements of one type; None if torch has no such type, or if the ring's start is misaligned for it."""
     element = TORCH_DTYPES.get(dtype)
     if element is None or data.data_ptr() % element.itemsize or data.storage_offset() % element.itemsize:
         return None
@@ -71,7 +71,9 @@ def _verify(data: torch.Tensor, entries: list[TensorEntry]) -> None:
 
 
 def _digests(data: torch.Tensor, entries: list[TensorEntry]) -> list[int]:
-    """Digests of tensors in the ring. On a GPU by one launch and one transfer for the whole bucket: each costs a round trip."""
+    """Returns digests of tensors in the ring. On a GPU one launch and one transfer handle the whole bucket, because each costs
+    a round trip.
+    """
     if not can_sum(data.device):
         return torch.stack([digest_tensor(_slice(data, entry)) for entry in entries]).tolist()
     start = data.data_ptr()

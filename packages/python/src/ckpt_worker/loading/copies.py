@@ -1,4 +1,4 @@
-"""Many small copies as few large ones: runs of equally spaced copies of one form go out as a single strided copy."""
+"""Combines many small copies into few large ones: runs of equally spaced copies of one form become a single strided copy."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final, NamedTuple
 
 import torch
 
-#: Copies move words of the widest type that fits: on a GPU narrow ones are slow.
+#: Copies move words of the widest possible type, because narrow ones are slow on a GPU.
 _WORDS: Final = ((8, torch.int64), (4, torch.int32), (2, torch.int16), (1, torch.uint8))
 
 
 class Copy(NamedTuple):
-    """Bytes of the source storage that go into ``target``; offsets and strides in bytes, the shapes are the same."""
+    """Bytes of the source storage that go into ``target``; offsets and strides in bytes, with equal shapes."""
 
-    #: Copies with the same key may become one; what it holds is the caller's business.
+    #: Copies with the same key may be combined; its meaning is the caller's.
     key: object
     target: torch.Tensor
     source_offset: int
@@ -24,7 +24,7 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True)
 class _Form:
-    """A copy without its place: what the copies of one run share. In bytes; bytes of the last dimension follow each other."""
+    """A copy without its place, common to the copies of one run. In bytes; bytes of the last dimension are contiguous."""
 
     key: object
     storage: int
@@ -42,13 +42,15 @@ class _Run(NamedTuple):
 
 
 class CopyPlan:
-    """Prepared copies out of one storage. It keeps the targets, nothing of the source: any storage of that layout will do."""
+    """Prepared copies out of one storage. It keeps the targets and nothing of the source: any storage of that layout can be
+    used.
+    """
 
     def __init__(self, copies: Iterable[Copy]) -> None:
         self._runs = [_prepare(*run) for run in _runs(copies)]
 
     def __len__(self) -> int:
-        """Number of copies that go out."""
+        """Number of combined copies."""
         return len(self._runs)
 
     def run(self, source: torch.Tensor) -> None:
@@ -66,7 +68,7 @@ class CopyPlan:
 
 
 def _form(copy: Copy) -> tuple[_Form, int]:
-    """The copy's form and where in its storage the target begins."""
+    """Returns the copy's form and the offset of the target in its storage."""
     target = copy.target
     size = target.element_size()
     shape, source, into = (*target.shape, size), (*copy.source_stride, 1), (*(s * size for s in target.stride()), 1)
@@ -78,7 +80,7 @@ def _form(copy: Copy) -> tuple[_Form, int]:
 def _merge(
     shape: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Fewer dimensions where neighbours follow each other on both sides."""
+    """Removes dimensions whose neighbours are contiguous on both sides."""
     lengths, from_, into = [shape[-1]], [source[-1]], [target[-1]]
     for length, one, other in zip(shape[-2::-1], source[-2::-1], target[-2::-1], strict=True):
         if length == 1:
@@ -93,7 +95,7 @@ def _merge(
 
 
 def _runs(copies: Iterable[Copy]) -> Iterable[tuple[torch.Tensor, _Form, int, int, int, int, int]]:
-    """``(any target, form, source offset, target offset, count, source step, target step)`` of each run."""
+    """Yields ``(any target, form, source offset, target offset, count, source step, target step)`` for each run."""
     groups: dict[_Form, list[tuple[int, int, torch.Tensor]]] = {}
     for copy in copies:
         if copy.target.numel() == 0:

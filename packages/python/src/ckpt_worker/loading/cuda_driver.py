@@ -1,4 +1,4 @@
-"""The CUDA driver by ctypes: the few functions that sharing GPU memory between processes takes."""
+"""The CUDA driver through ctypes: the few functions for sharing GPU memory between processes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class IpcHandle(ctypes.Structure):
 
 
 def load_driver(purpose: str) -> ctypes.CDLL:
-    """The driver library.
+    """Loads the driver library.
 
-    :param purpose: what needs it, for the error.
-    :raises UnsupportedError: where there is none.
+    :param purpose: feature that needs it, for the error.
+    :raises UnsupportedError: if there is none.
     """
     try:
         return ctypes.CDLL("libcuda.so.1")
@@ -32,14 +32,14 @@ def load_driver(purpose: str) -> ctypes.CDLL:
 
 
 def error_text(driver: ctypes.CDLL, result: int) -> str:
-    """Number and text of a CUDA error."""
+    """Returns number and text of a CUDA error."""
     text = ctypes.c_char_p()
     driver.cuGetErrorString(ctypes.c_int(result), ctypes.byref(text))
     return f"CUDA error {result}: {(text.value or b'unknown').decode()}"
 
 
 def device_uuid(device: torch.device) -> str:
-    """The GPU's own name (``GPU-…``), or an empty string for other devices and for a torch that does not tell it."""
+    """Returns the GPU's own name (``GPU-…``), or an empty string for other devices and for a torch that does not report it."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return ""
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
@@ -47,7 +47,7 @@ def device_uuid(device: torch.device) -> str:
 
 
 def address_range(driver: ctypes.CDLL, address: int) -> tuple[int, int, int]:
-    """(result, base, bytes) of the allocation that a device address lies in; a result other than 0 is a CUDA error."""
+    """Returns (result, base, bytes) of the allocation that contains a device address; a result other than 0 is a CUDA error."""
     base, size = ctypes.c_uint64(), ctypes.c_size_t()
     result = driver.cuMemGetAddressRange_v2(ctypes.byref(base), ctypes.byref(size), ctypes.c_uint64(address))
     return result, base.value, size.value

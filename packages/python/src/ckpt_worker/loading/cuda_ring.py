@@ -15,7 +15,7 @@ _LAZY_ENABLE_PEER_ACCESS: Final = 1
 
 
 class _DeviceBytes:
-    """``size`` bytes at a device address, in the form that torch.as_tensor takes without a copy."""
+    """``size`` bytes at a device address, in the form that torch.as_tensor accepts without a copy."""
 
     def __init__(self, address: int, size: int) -> None:
         # https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
@@ -34,7 +34,7 @@ def _check(driver: ctypes.CDLL, what: str, result: int) -> None:
 
 
 class CudaMapping:
-    """A ring in GPU memory that another process allocated. Close it only when no kernel reads it any more."""
+    """A ring in GPU memory of a different process. Close it only when no kernel reads it any more."""
 
     def __init__(self, ring: CudaRing, device: torch.device) -> None:
         driver = load_driver("a CUDA ring")
@@ -42,7 +42,7 @@ class CudaMapping:
             raise UnsupportedError(f"a CUDA ring cannot be used by an engine on {device}")
         own = device_uuid(device)
         if own and ring.device_uuid and own != ring.device_uuid:
-            raise RingError(f"the ring lies on {ring.device_uuid}, the engine on {own}")
+            raise RingError(f"the ring is on {ring.device_uuid}, but the engine on {own}")
         self._device = device
         self._driver: ctypes.CDLL | None = None
         self._data: torch.Tensor | None = None
@@ -65,24 +65,26 @@ class CudaMapping:
             raise
 
     def _check_extent(self, ring: CudaRing) -> None:
-        """The handle stands for a whole allocation: the ring must lie inside it."""
+        """The handle refers to a whole allocation, and the ring must be inside it."""
         driver = self._driver
         assert driver is not None
         with torch.cuda.device(self._device):
             result, base, size = address_range(driver, self._address)
         _check(driver, "cuMemGetAddressRange", result)
         if self._address + ring.offset + ring.size > base + size:
-            raise RingError(f"the handle's memory has {size} bytes, not the {ring.size} at offset {ring.offset} announced")
+            raise RingError(
+                f"the handle's memory has {size} bytes, less than the announced {ring.size} at offset {ring.offset}"
+            )
 
     @property
     def data(self) -> torch.Tensor:
-        """All bytes of the ring as flat uint8 on the device."""
+        """Returns all bytes of the ring as flat uint8 on the device."""
         if self._data is None:
             raise RingError("the CUDA ring is closed")
         return self._data
 
     def close(self) -> None:
-        """Gives the mapping back; calling it again does nothing."""
+        """Releases the mapping; calling it again does nothing."""
         self._data = None
         driver, self._driver = self._driver, None
         if driver is None:

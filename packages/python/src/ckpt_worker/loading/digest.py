@@ -12,7 +12,8 @@ _MULTIPLIER: Final = 0xD6E8FEB86659FD93
 _STEP: Final = 0x9E3779B97F4A7C15
 _LENGTH: Final = 0xFF51AFD7ED558CCD
 
-# Words handled at a time: on a CPU what its cache holds, on a GPU enough to keep it busy (two temporaries of 32 MiB).
+# Words processed at a time: on a CPU the number that fits in its cache, on a GPU enough to keep it busy (two temporaries of 32
+# MiB).
 _CPU_WORDS: Final = 1 << 18
 _GPU_WORDS: Final = 1 << 22
 
@@ -23,7 +24,7 @@ def _signed(value: int) -> int:
 
 
 def reference_mix(value: int) -> int:
-    """The digest's mix of one word, in plain Python."""
+    """Mixes one word for the digest, in plain Python."""
     value ^= value >> 32
     value = value * _MULTIPLIER & _MASK
     value ^= value >> 32
@@ -31,17 +32,17 @@ def reference_mix(value: int) -> int:
     return value ^ value >> 32
 
 
-#: The digest's step between words, as torch's int64 has it.
+#: The digest's step between words, as torch's int64.
 GOLDEN: Final = _signed(_STEP)
 
 
 def chunk_words(device: torch.device) -> int:
-    """64-bit words to handle at a time on a device."""
+    """Returns the number of 64-bit words to process at a time on a device."""
     return _CPU_WORDS if device.type == "cpu" else _GPU_WORDS
 
 
 def mix_(value: torch.Tensor, scratch: torch.Tensor | None = None) -> torch.Tensor:
-    """The digest's mix of each word, in place; ``scratch`` is as large as ``value``."""
+    """Mixes each word for the digest, in place; ``scratch`` is as large as ``value``."""
     shifted = torch.empty_like(value) if scratch is None else scratch
     for last in (False, False, True):
         torch.bitwise_right_shift(value, 32, out=shifted)
@@ -52,7 +53,7 @@ def mix_(value: torch.Tensor, scratch: torch.Tensor | None = None) -> torch.Tens
 
 
 def reference_digest(data: bytes | bytearray | memoryview) -> int:
-    """Digest of ``data``, word by word in plain Python: slow, and plainly the protocol's formula."""
+    """Returns the digest of ``data``, word by word in plain Python: slow, and clearly the protocol's formula."""
     data = bytes(data)
     total = reference_mix(len(data) ^ _LENGTH)
     for index, start in enumerate(range(0, len(data), 8)):
@@ -62,9 +63,9 @@ def reference_digest(data: bytes | bytearray | memoryview) -> int:
 
 
 def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a contiguous tensor as flat uint8, without a copy.
+    """Returns the bytes of a contiguous tensor as flat uint8, without a copy.
 
-    :raises ValueError: when the tensor is not contiguous.
+    :raises ValueError: if the tensor is not contiguous.
     """
     if not tensor.is_contiguous():
         raise ValueError(f"a tensor of shape {list(tensor.shape)} is not contiguous: its bytes are no single range")
@@ -72,10 +73,11 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def digest_tensor(tensor: torch.Tensor, limit: int | None = None) -> torch.Tensor:
-    """Digest of a contiguous tensor's bytes as a 0-dimensional int64 tensor on the same device, without waiting for it.
+    """Returns the digest of a contiguous tensor's bytes as a 0-dimensional int64 tensor on the same device, without waiting for
+    it.
 
-    :param limit: 64-bit words handled at a time, which bounds the extra memory to some 24 bytes a word.
-    :raises ValueError: when the tensor is not contiguous.
+    :param limit: 64-bit words processed at a time, which limits the extra memory to some 24 bytes per word.
+    :raises ValueError: if the tensor is not contiguous.
     """
     data = flat_bytes(tensor)
     size = data.numel()
@@ -96,17 +98,17 @@ def digest_tensor(tensor: torch.Tensor, limit: int | None = None) -> torch.Tenso
 
 
 def length_term(size: int) -> int:
-    """What the digest of ``size`` bytes has besides the terms of their words, as torch's int64 has it."""
+    """Returns the digest of ``size`` bytes without the terms of their words, as torch's int64."""
     return _signed(reference_mix(size ^ _LENGTH))
 
 
 def digest(tensor: torch.Tensor, limit: int | None = None) -> int:
-    """Digest of a contiguous tensor's bytes as an unsigned 64-bit integer; waits for the device."""
+    """Returns the digest of a contiguous tensor's bytes as an unsigned 64-bit integer; waits for the device."""
     return int(digest_tensor(tensor, limit).item()) & _MASK
 
 
 def _words(data: torch.Tensor) -> torch.Tensor:
-    """``data`` as 64-bit words; copied where it is unaligned or has a tail to pad."""
+    """Returns ``data`` as 64-bit words; copied if it is unaligned or has a tail to pad."""
     tail = data.numel() % 8
     if tail:
         padded = torch.zeros(data.numel() + 8 - tail, dtype=torch.uint8, device=data.device)

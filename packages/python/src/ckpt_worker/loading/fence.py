@@ -1,4 +1,4 @@
-"""When the loads of a bucket are over: at once on a CPU, behind an event on a GPU."""
+"""Detects the end of a bucket's loads: immediate on a CPU, by an event on a GPU."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 
 
 class Fence(Protocol):
-    """Stands behind the loads of one bucket."""
+    """A point after the loads of one bucket."""
 
     def done(self) -> bool:
         """Returns True if the loads are over; never blocks."""
 
     def wait(self) -> float:
-        """Blocks until they are; the time they took, in milliseconds."""
+        """Blocks until they are over; returns the time they took, in milliseconds."""
 
 
 class Lane(Protocol):
-    """Where loads run, one after the other."""
+    """Executes loads, one after the other."""
 
     def loads(self) -> contextlib.AbstractContextManager[None]:
-        """Loads inside the block belong to the lane."""
+        """Assigns loads inside the block to the lane."""
 
     def fence(self) -> Fence:
-        """Stands behind all loads since the last fence."""
+        """Returns a fence after all loads since the last fence."""
 
     def drain(self) -> None:
         """Blocks until the lane is empty."""
@@ -45,7 +45,7 @@ class _Past:
 
 
 class CpuLane:
-    """Loads run in the caller; they are over when the block is left."""
+    """Loads run in the caller; they are over at the end of the block."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -57,11 +57,11 @@ class CpuLane:
         yield
 
     def fence(self) -> Fence:
-        """A fence that is passed already."""
+        """Returns a fence that is already passed."""
         return _Past((time.perf_counter() - self._started) * 1000)
 
     def drain(self) -> None:
-        """Nothing is ever under way."""
+        """Does nothing, because nothing is in flight."""
 
 
 class _EventFence:
@@ -77,7 +77,7 @@ class _EventFence:
 
 
 class CudaLane:
-    """Loads run on a stream of their own, ordered behind what the engine had enqueued before the update."""
+    """Loads run on a separate stream, ordered after everything that the engine had enqueued before the update."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device=device)
@@ -93,16 +93,16 @@ class CudaLane:
             yield
 
     def fence(self) -> Fence:
-        """An event recorded behind the loads; blocking, so that waiting costs no core."""
+        """Records an event after the loads; blocking, so that waiting uses no core."""
         end = torch.cuda.Event(enable_timing=True, blocking=True)
         end.record(self._stream)
         return _EventFence(self._start, end)
 
     def drain(self) -> None:
-        """Waits for this stream alone."""
+        """Waits only for this stream."""
         self._stream.synchronize()
 
 
 def lane_for(device: torch.device) -> Lane:
-    """The lane on which loads to ``device`` run."""
+    """Returns the lane for loads to ``device``."""
     return CudaLane(device) if device.type == "cuda" else CpuLane()

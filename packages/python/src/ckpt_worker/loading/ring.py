@@ -20,10 +20,10 @@ class Ring(Protocol):
 
     @property
     def data(self) -> torch.Tensor:
-        """All bytes of the ring as flat uint8, without a copy; must not be written to. Raises RingError once closed."""
+        """Returns all bytes of the ring as flat uint8, without a copy; must not be written to. Raises RingError once closed."""
 
     def close(self) -> None:
-        """Unmaps the ring; calling it again does nothing. Raises RingError where tensors over the ring are still alive."""
+        """Unmaps the ring; calling it again does nothing. Raises RingError if tensors over the ring are still alive."""
 
 
 class _ShmMapping:
@@ -44,7 +44,7 @@ class _ShmMapping:
             os.close(descriptor)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*buffer is not writable.*")
-            # Over a memoryview, which the tensor keeps: while any tensor lives, the map refuses to be closed.
+            # Over a memoryview, which the tensor keeps: while any tensor is alive, the map cannot be closed.
             self._data = torch.frombuffer(memoryview(self._map), dtype=torch.uint8, offset=ring.offset, count=ring.size)
 
     @property
@@ -66,11 +66,11 @@ class _ShmMapping:
                 mapping.close()
             except BufferError as error:
                 # Dropping the last reference unmaps it as soon as the tensors are gone.
-                raise RingError(f"ring {self._name!r}: the loader kept a tensor that lies in the ring") from error
+                raise RingError(f"ring {self._name!r}: the loader kept a tensor that is in the ring") from error
 
 
 def _open_shm(ring: ShmRing) -> int:
-    """A read-only descriptor of the ring's file, checked to be the rank's and to hold the ring."""
+    """Returns a read-only descriptor of the ring's file, after checking that it is the rank's and large enough."""
     offered = None
     if ring.device is not None and ring.inode is not None and ring.whole is not None:
         offered = MemoryIdentity(ring.device, ring.inode, ring.whole)
@@ -78,16 +78,16 @@ def _open_shm(ring: ShmRing) -> int:
     size = os.fstat(descriptor).st_size
     if ring.offset + ring.size > size:
         os.close(descriptor)
-        raise RingError(f"ring {ring.name!r} has {size} bytes, not the {ring.size} at offset {ring.offset} announced")
+        raise RingError(f"ring {ring.name!r} has {size} bytes, less than the announced {ring.size} at offset {ring.offset}")
     return descriptor
 
 
 def open_ring(ring: ShmRing | CudaRing, device: torch.device) -> Ring:
     """Maps a ring.
 
-    :param device: where the engine's parameters live; a CUDA ring must lie on this very GPU.
-    :raises RingError: when there is no such memory, or it does not hold what the handle says.
-    :raises UnsupportedError: for a CUDA ring where there is no CUDA.
+    :param device: device of the engine's parameters; a CUDA ring must be on this GPU.
+    :raises RingError: if there is no such memory, or it does not match the handle.
+    :raises UnsupportedError: for a CUDA ring without CUDA.
     """
     if isinstance(ring, ShmRing):
         return _ShmMapping(ring)

@@ -1,8 +1,8 @@
-"""One ``load_weights`` call for a whole update, though its tensors come in buckets.
+"""One ``load_weights`` call for a whole update, although its tensors arrive in buckets.
 
-Some models put tensors that belong together into one parameter, and look for them in the same call only: loaded bucket by
-bucket, what the buckets separate would be lost without a word. So the model's loader runs in a thread of its own, over all
-buckets, and gets copies: it may keep what it is given until the partner comes.
+Some models join tensors that belong together into one parameter, and look for them only within one call. Loaded bucket by
+bucket, tensors in different buckets would be silently lost. So the model's loader runs in a separate thread, over all buckets,
+and receives copies: it may keep a tensor until its partner arrives.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from ..errors import AbortedError
 
 Named = tuple[str, torch.Tensor]
-#: Longest wait, in seconds, between two looks at whether the loader's thread is alive.
+#: Maximum wait, in seconds, between two checks that the loader's thread is alive.
 _SLICE: Final = 0.5
 
 
@@ -35,7 +35,7 @@ class StreamingLoad:
     def load(self, tensors: Iterable[Named]) -> None:
         """Hands over one bucket; returns when the loader has taken all of it and its tensors are copied.
 
-        :raises Exception: what the loader raised.
+        :raises Exception: the loader's error.
         """
         bucket = [(name, tensor.clone()) for name, tensor in tensors]
         _settle(self._device)
@@ -50,12 +50,12 @@ class StreamingLoad:
         self._raise()
 
     def finish(self) -> None:
-        """Ends the loader's call after the last bucket. Raises what it raised."""
+        """Ends the loader's call after the last bucket. Raises the loader's error."""
         self._end()
         self._raise()
 
     def abandon(self) -> None:
-        """Ends the loader's call where it is. Does nothing after its end."""
+        """Aborts the loader's call. Does nothing after its end."""
         self._aborted = True
         self._end()
 
@@ -108,6 +108,6 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
 
 
 def _settle(device: torch.device) -> None:
-    # Loaders use threads, and with them streams, of their own.
+    # Loaders use their own threads, and with them streams.
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -30,7 +30,7 @@ _TORCH_NAMES: Final[dict[str, str]] = {
     "U64": "uint64",
 }
 
-#: torch dtype by safetensors name. Sub-byte dtypes, and those that an old torch lacks, are not in it: their tensors have
+#: torch dtype by safetensors name. Sub-byte dtypes, and those that an old torch lacks, are not included: their tensors have
 #: :func:`~ckpt_worker.protocol.dtypes.packed_shape`.
 TORCH_DTYPES: Final[dict[str, torch.dtype]] = {
     name: getattr(torch, attribute) for name, attribute in _TORCH_NAMES.items() if hasattr(torch, attribute)
@@ -41,22 +41,22 @@ DTYPE_NAMES: Final[dict[torch.dtype, str]] = {dtype: name for name, dtype in TOR
 
 
 def torch_dtype(dtype: str) -> torch.dtype:
-    """The torch element type of a safetensors dtype, for loaders that must have one.
+    """Returns the torch element type of a safetensors dtype, for loaders that need one.
 
-    :raises ValueError: where there is none; the tensor then comes as packed bytes (uint8).
+    :raises ValueError: if there is none; the tensor then arrives as packed bytes (uint8).
     """
     found = TORCH_DTYPES.get(dtype)
     if found is None:
         raise ValueError(
-            f"torch {torch.__version__} has no element type for {dtype}: its tensors are given as packed bytes (uint8)"
+            f"torch {torch.__version__} has no element type for {dtype}: its tensors arrive as packed bytes (uint8)"
         )
     return found
 
 
 def from_bytes(data: torch.Tensor, dtype: str, shape: list[int]) -> torch.Tensor:
-    """``data`` (flat uint8, as many bytes as the tensor takes) seen as a tensor.
+    """Returns ``data`` (flat uint8, exactly the tensor's bytes) viewed as a tensor.
 
-    No copy is made unless the bytes lie where the element type may not (an unaligned offset).
+    No copy is made unless the bytes are misaligned for the element type.
     """
     element = TORCH_DTYPES.get(dtype)
     if element is None:

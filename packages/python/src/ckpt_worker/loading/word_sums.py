@@ -1,7 +1,7 @@
 """Sums of the digest's terms over many ranges of GPU memory at once: one launch, at the rate of the memory.
 
-By torch's own operations each range takes some twenty launches, and its bytes pass through memory as often. Where Triton, which
-comes with torch's CUDA builds, cannot be used, callers do it by torch.
+With torch's own operations each range needs some twenty launches, and its bytes pass through memory as often. If Triton, which
+is included in torch's CUDA builds, cannot be used, callers use torch.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import torch
 from .digest import GOLDEN, reference_mix
 
 _LOG = logging.getLogger(__name__)
-#: Words that one program sums, at most: enough to hide its launch, few enough to keep all of a GPU busy.
+#: Maximum words that one program sums: enough to hide its launch, few enough to keep all of a GPU busy.
 _PIECE_WORDS: Final = 1 << 16
 _BLOCK: Final = 1024
 _MASK: Final = (1 << 64) - 1
 
 
 class Words(NamedTuple):
-    """``rows`` rows of ``row_words`` 64-bit words in GPU memory, and where they are in their tensor."""
+    """``rows`` rows of ``row_words`` 64-bit words in GPU memory, with their positions in their tensor."""
 
-    #: Where the first row begins, a multiple of 8, and how many bytes further each next one does, one too.
+    #: Address of the first row, a multiple of 8, and the distance in bytes to each next one, also a multiple of 8.
     address: int
     pitch: int
     row_words: int
     rows: int
-    #: Index of the first word in its tensor, and how much further each next row's is.
+    #: Index of the first word in its tensor, and the distance to that of each next row.
     first: int
     first_pitch: int
-    #: Which sum the words belong to.
+    #: Index of the sum of these words.
     output: int
 
 
 class WordSums:
-    """A list of words to sum, ready to launch: it can be used again for as long as the memory stays where it is."""
+    """A list of words to sum, ready to launch: it can be reused as long as the memory stays at the same place."""
 
     def __init__(self, device: torch.device, words: Sequence[Words]) -> None:
         numbers = [piece for one in words for piece in _pieces(one)]
@@ -58,7 +58,7 @@ class WordSums:
 
 
 def _pieces(words: Words) -> Iterator[tuple[int, ...]]:
-    """Parts of at most ``_PIECE_WORDS``, whole rows where several fit."""
+    """Yields parts of at most ``_PIECE_WORDS``, whole rows if several fit."""
     address, pitch, row_words, rows, first, first_pitch, output = words
     if row_words == 0 or rows == 0:
         return
@@ -75,15 +75,15 @@ def _pieces(words: Words) -> Iterator[tuple[int, ...]]:
 
 @functools.cache
 def can_sum(device: torch.device) -> bool:
-    """Returns True if :class:`WordSums` work on a device: tried once, on random words whose sums are known. The log says why
-    not.
+    """Returns True if :class:`WordSums` works on a device: tested once, on random words whose sums are known. The log gives the
+    reason if it does not.
     """
     if device.type != "cuda":
         return False
     try:
         return _try(device)
     except Exception as error:  # a missing compiler, an unknown GPU: Triton fails in many ways
-        _LOG.warning("weights are verified by torch's own operations, which is slower: Triton cannot be used: %r", error)
+        _LOG.warning("weights are verified with torch's own operations, which are slower: Triton cannot be used: %r", error)
         return False
 
 
@@ -105,5 +105,5 @@ def _try(device: torch.device) -> bool:
                 wanted[words.output] += reference_mix((values[at] + index * GOLDEN) & _MASK)
     if [value & _MASK for value in found.tolist()] == [value & _MASK for value in wanted]:
         return True
-    _LOG.warning("weights are verified by torch's own operations, which is slower: Triton's sums are wrong on %s", device)
+    _LOG.warning("weights are verified with torch's own operations, which are slower: Triton's sums are wrong on %s", device)
     return False

@@ -1,18 +1,18 @@
-"""The kernel of :mod:`ckpt_worker.loading.word_sums`, in Triton; importing it takes Triton."""
+"""The kernel of :mod:`ckpt_worker.loading.word_sums`, in Triton; importing it requires Triton."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-#: Numbers that describe a piece: address, pitch in bytes, words a row, words, index of the first word in its tensor, how much
-#: further each next row's is, output.
+#: Numbers that describe a piece: address, pitch in bytes, words per row, words, index of the first word in its tensor, distance
+#: to that of each next row, output.
 COLUMNS = 7
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def sum_pieces(table, outputs, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: N803
-    """Adds the sum of the digest's terms of one piece a program to its output. All arithmetic is modulo 2**64."""
+    """Adds the sum of the digest's terms of one piece per program to its output. All arithmetic is modulo 2**64."""
     entry = table + tl.program_id(0) * 7
     address = tl.load(entry)
     pitch = tl.load(entry + 1)

@@ -1,4 +1,4 @@
-"""The worker protocol: messages, the connection to a rank, how both sides prove who they are. See docs/worker-protocol.md.
+"""The worker protocol: messages, the connection to a rank, mutual authentication. See docs/worker-protocol.md.
 
 Nothing here needs torch.
 """

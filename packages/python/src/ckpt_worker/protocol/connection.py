@@ -1,4 +1,4 @@
-"""The worker's end of the socket: frames in with a deadline, frames out, and word of a rank that is gone."""
+"""The worker's end of the socket: receives frames with a deadline, sends frames, and detects a lost rank."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..errors import AbortedError, PeerLostError, SilenceError, UnreachableError
 from .descriptors import require_socket_descriptors
 from .messages import MAX_FRAME_BYTES, FromWorker, encode
 
-#: Longest wait, in milliseconds, between two looks at whether the engine is shutting down.
+#: Maximum wait, in milliseconds, between two checks that the engine is not shutting down.
 _SLICE_MS: Final = 250
-#: How long, in milliseconds, what a rank sent before its end may take to be read.
+#: Time in milliseconds for reading what a rank sent before its end.
 _REST_MS: Final = 50
-#: How long the last answer may take to leave the process, in milliseconds, before it is dropped.
+#: Time in milliseconds for the last answer to leave the process, before it is dropped.
 _FLUSH_MS: Final = 2000
-#: How long the rank's socket may take to be seen, in seconds: it was bound before the engine was called.
+#: Time in seconds for the rank's socket to become visible: it was bound before the engine was called.
 _SEEN_WITHIN: Final = 1.0
 
 
 class Connection:
-    """A DEALER socket that is connected to the rank's. Use it as a context manager; closing never waits for a dead rank."""
+    """A DEALER socket connected to the rank's. Use it as a context manager; closing never waits for a dead rank."""
 
     def __init__(self, address: str, timeout: float, cancelled: Callable[[], bool]) -> None:
         if not address.startswith("ipc://"):
@@ -35,7 +35,7 @@ class Connection:
         self._path = address.removeprefix("ipc://")
         _check_visible(self._path, min(timeout, _SEEN_WITHIN))
         require_socket_descriptors(f"the connection to the rank at {self._path}")
-        #: True when a frame came: the rank has this connection, whose end will be noticed.
+        #: True once a frame arrived: the rank has this connection, so its end will be noticed.
         self._met = False
         self._timeout = timeout
         self._cancelled = cancelled
@@ -59,7 +59,7 @@ class Connection:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
-        # An answer that was just sent is still in the process: give it a moment, unless nobody is there to take it.
+        # An answer that was just sent is still in the process: wait briefly for it, unless there is no peer to receive it.
         self._socket.close(linger=self._flush_ms)
         self._context.term()
 
@@ -69,18 +69,18 @@ class Connection:
         self._flush_ms = _FLUSH_MS
 
     def waiting(self) -> bytes | None:
-        """A frame that is here already, or nothing."""
+        """Returns a frame that has already arrived, or nothing."""
         try:
             return self._socket.recv(zmq.NOBLOCK)
         except zmq.Again:
             return None
 
     def receive(self) -> bytes:
-        """The next frame.
+        """Returns the next frame.
 
-        :raises SilenceError: when none comes within the timeout.
-        :raises PeerLostError: when the rank closed the connection and left no frame, or removed its socket before.
-        :raises AbortedError: when the engine is shutting down.
+        :raises SilenceError: if none arrives within the timeout.
+        :raises PeerLostError: if the rank closed the connection and left no frame, or removed its socket before.
+        :raises AbortedError: if the engine is shutting down.
         """
         deadline = time.monotonic() + self._timeout
         while True:
@@ -93,27 +93,27 @@ class Connection:
             if self._monitor in ready and not self._lost:
                 recv_monitor_message(self._monitor)
                 self._lost = True
-                continue  # what came before the end is still to be read
+                continue  # frames from before the end must still be read
             if self._lost:
                 self._flush_ms = 0
                 raise PeerLostError("the rank closed the connection during the update")
             if not self._met and not _is_there(self._path):
                 self._flush_ms = 0
-                raise PeerLostError(f"the rank gave the update up before this worker had connected: {self._path} was removed")
+                raise PeerLostError(f"the rank abandoned the update before this worker had connected: {self._path} was removed")
             if self._cancelled():
                 raise AbortedError("the engine is shutting down")
             if left_ms <= 0:
                 self._flush_ms = 0
-                raise SilenceError(f"nothing came from the rank for {self._timeout:g} s")
+                raise SilenceError(f"the rank sent nothing for {self._timeout:g} s")
 
 
 def _check_visible(path: str, patience: float) -> None:
-    """ZeroMQ would try for ever, without a word, to connect to a socket that is not there.
+    """Checks that the socket exists, because ZeroMQ would silently try to connect forever.
 
-    :raises UnreachableError: when the socket cannot be seen, or not be written to, with the reason.
+    :raises UnreachableError: with the reason, if the socket cannot be seen or written to.
     """
     if path.startswith("@"):
-        return  # an abstract name, which no file stands for
+        return  # an abstract name, which has no file
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -128,7 +128,9 @@ def _check_visible(path: str, patience: float) -> None:
 
 
 def _is_there(path: str) -> bool:
-    """The rank removes its socket when its update is over; ZeroMQ would go on connecting to it until the timeout."""
+    """Returns True if the socket exists. The rank removes it when its update is over, but ZeroMQ would keep connecting until
+    the timeout.
+    """
     return path.startswith("@") or os.path.exists(path)
 
 
@@ -137,5 +139,5 @@ def _unreachable(path: str, why: str) -> str:
     return (
         f"process {os.getpid()} (user {os.geteuid()}) cannot reach the rank's socket {path}: {why}. "
         f"Run engine and rank as the same user, and let both see {directory}: a volume that both containers mount at the same "
-        "path, named by XDG_RUNTIME_DIR for the rank"
+        "path, given to the rank in XDG_RUNTIME_DIR"
     )

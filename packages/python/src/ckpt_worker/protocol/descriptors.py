@@ -1,4 +1,4 @@
-"""Open files that ZeroMQ needs: where its threads get none it ends the process, here an engine's worker, without a word."""
+"""File descriptors that ZeroMQ needs: if its threads get none, it silently ends the process, here an engine's worker."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 
 from ..errors import ShortageError
 
-#: Open files that a socket takes, with the threads of its context, its monitor and its connection.
+#: File descriptors that a socket needs, including the threads of its context, its monitor and its connection.
 _SOCKET_DESCRIPTORS: Final = 32
 
 
 def require_socket_descriptors(what: str) -> None:
-    """Makes sure that a ZeroMQ socket can be made.
+    """Checks that a ZeroMQ socket can be created.
 
-    :raises ShortageError: naming ``what``, the limit and how many files are open.
+    :raises ShortageError: naming ``what``, the limit and the number of open files.
     """
     taken: list[int] = []
     try:
@@ -28,7 +28,7 @@ def require_socket_descriptors(what: str) -> None:
         free = len(taken)
         while taken:
             os.close(taken.pop())
-        text = f"{what} needs {_SOCKET_DESCRIPTORS} open files, {free} are left{_limits(error.errno == errno.EMFILE)}"
+        text = f"{what} needs {_SOCKET_DESCRIPTORS} open files, but only {free} are left{_limits(error.errno == errno.EMFILE)}"
         raise ShortageError(text) from error
     finally:
         for descriptor in taken:

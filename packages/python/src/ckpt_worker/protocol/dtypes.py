@@ -1,4 +1,4 @@
-"""The dtypes of the safetensors format, which messages name, and the sizes of tensors."""
+"""The dtypes of the safetensors format in messages, and the sizes of tensors."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ DTYPE_BITS: Final[dict[str, int]] = {
 
 
 def tensor_bytes(dtype: str, shape: list[int]) -> int:
-    """Bytes that a tensor takes.
+    """Returns the bytes of a tensor.
 
-    :raises ValueError: for an unknown dtype, or where the size is not a whole number of bytes.
+    :raises ValueError: for an unknown dtype, or if the size is not a whole number of bytes.
     """
     bits = DTYPE_BITS.get(dtype)
     if bits is None:
@@ -47,10 +47,10 @@ def tensor_bytes(dtype: str, shape: list[int]) -> int:
 
 
 def packed_shape(dtype: str, shape: list[int]) -> list[int]:
-    """Shape of the uint8 tensor that stands for a dtype torch has no element type for.
+    """Returns the shape of the uint8 tensor that represents a dtype without a torch element type.
 
-    The last dimension counts bytes (as packed FP4 checkpoints have it); where a row is not a whole number of bytes, all
-    dimensions are flattened into one.
+    The last dimension counts bytes (as in packed FP4 checkpoints); if a row is not a whole number of bytes, all dimensions are
+    flattened into one.
     """
     if not shape:
         return [tensor_bytes(dtype, shape)]

@@ -1,4 +1,4 @@
-"""What an engine's own call tells a worker: where its rank is and how to prove that it belongs to the run."""
+"""Arguments of an engine's own call to a worker: the address of its rank, and the proof that it belongs to the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .engine_key import FILE_VARIABLE, KEY_VARIABLE, OFF, engine_key, where
 
 
 class Endpoint(msgspec.Struct, frozen=True, rename="camel"):
-    """Where one rank waits for its worker."""
+    """Address at which one rank waits for its worker."""
 
     rank: int
     device_uuid: str
@@ -27,24 +27,24 @@ class Endpoint(msgspec.Struct, frozen=True, rename="camel"):
 class UpdateCall(msgspec.Struct, frozen=True, rename="camel"):
     """One update of one engine instance; the same for all of its workers."""
 
-    #: One a worker, in the order of the workers.
+    #: One per worker, in the order of the workers.
     endpoints: Annotated[list[Endpoint], msgspec.Meta(min_length=1)]
     token: str
-    #: Longest silence of the rank, in milliseconds.
+    #: Maximum silence of the rank, in milliseconds.
     timeout_ms: Annotated[float, msgspec.Meta(gt=0)]
-    #: What :func:`ckpt_worker.protocol.engine_key.engine_key` of the engine's worker gives.
+    #: Result of :func:`ckpt_worker.protocol.engine_key.engine_key` in the engine's worker.
     key: str = ""
-    #: True if the speculative drafter takes the weights too; ``auto``: where it comes from the same checkpoint.
+    #: Handling of the speculative drafter; ``auto``: it takes the weights if it comes from the same checkpoint.
     drafter: Literal["auto", "load", "skip"] = "auto"
-    #: True if parameters that the checkpoint does not bring are an error.
+    #: True if parameters that the checkpoint lacks are an error.
     complete: bool = True
 
 
 def parse_call(data: Any) -> UpdateCall:
-    """The call in ``data`` (as JSON came out).
+    """Returns the call in ``data`` (decoded JSON).
 
-    :raises ProtocolError: naming the field that is wrong.
-    :raises UnauthorizedError: where the call has not got this engine's key, and where this engine has no key that can be used.
+    :raises ProtocolError: naming the wrong field.
+    :raises UnauthorizedError: if the call lacks this engine's key, or if this engine has no usable key.
     """
     try:
         call = msgspec.convert(data, UpdateCall)
@@ -54,38 +54,38 @@ def parse_call(data: Any) -> UpdateCall:
     if key is not None and not hmac.compare_digest(call.key.encode(), key.encode()):
         brings = "a different key" if call.key else "no key"
         raise UnauthorizedError(
-            f"the call brings {brings}; {KEY_VARIABLE} of this engine comes from {where()}: give the engine and the "
-            f"parameter server the same {FILE_VARIABLE}, or {KEY_VARIABLE}={OFF} to both to do without"
+            f"the call carries {brings}; {KEY_VARIABLE} of this engine comes from {where()}: give the engine and the "
+            f"parameter server the same {FILE_VARIABLE}, or {KEY_VARIABLE}={OFF} to both to disable the key"
         )
     return call
 
 
 def endpoint_for(call: UpdateCall, index: int, device_uuid: str) -> Endpoint:
-    """The endpoint of a worker: by its GPU, since the ring lies there; without GPUs by its place among the workers.
+    """Returns the endpoint of a worker: by its GPU, because the ring is there; without GPUs by its index among the workers.
 
-    :param index: the worker's place among all workers of the instance.
-    :param device_uuid: UUID of its GPU, empty where there is none.
-    :raises ProtocolError: where there is none, or more than one.
+    :param index: the worker's index among all workers of the instance.
+    :param device_uuid: UUID of its GPU, empty if there is none.
+    :raises ProtocolError: if there is none, or more than one.
     """
     if device_uuid.startswith("GPU-"):
         own = [endpoint for endpoint in call.endpoints if endpoint.device_uuid == device_uuid]
         if len(own) != 1:
             there = ", ".join(endpoint.device_uuid for endpoint in call.endpoints)
-            raise ProtocolError(f"worker {index} is on {device_uuid}, and {len(own)} of the ranks are: {there}")
+            raise ProtocolError(f"worker {index} is on {device_uuid}, but {len(own)} of the ranks are on it: {there}")
         return own[0]
     if not 0 <= index < len(call.endpoints):
-        raise ProtocolError(f"worker {index} has no rank: the call brings {len(call.endpoints)}")
+        raise ProtocolError(f"worker {index} has no rank: the call has {len(call.endpoints)} endpoints")
     return call.endpoints[index]
 
 
 def check_listening(address: str) -> None:
     """Checks that a rank of this user, or of root, listens there.
 
-    Engines queue calls: one may begin long after its rank has given up. And whoever made the call could have named a socket of
-    their own, which others can reach or replace.
+    Engines queue calls: one may begin long after its rank has given up. And the caller could have named its own socket, which
+    others can reach or replace.
 
-    :raises PeerLostError: where nobody listens.
-    :raises UnauthorizedError: where others own the socket, may enter its directory, or listen on it.
+    :raises PeerLostError: if nobody listens.
+    :raises UnauthorizedError: if others own the socket, may enter its directory, or listen on it.
     """
     path = address.removeprefix("ipc://")
     if not path.startswith("@"):

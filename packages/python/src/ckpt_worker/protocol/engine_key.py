@@ -1,6 +1,6 @@
 """The key that calls to an engine's workers carry.
 
-Engines' control endpoints have no authentication of their own: whoever reaches them could have other weights loaded.
+Engines' control endpoints do not authenticate callers: anyone who reaches them could have other weights loaded.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Final
 
 from ..errors import UnauthorizedError
 
-#: The key itself; :data:`OFF` switches it off.
+#: The key itself; :data:`OFF` disables it.
 KEY_VARIABLE: Final = "CKPT_ENGINE_KEY"
-#: A file that holds the key, for both sides; only its owner may read it.
+#: A file that contains the key, for both sides; only its owner may read it.
 FILE_VARIABLE: Final = "CKPT_ENGINE_KEY_FILE"
 OFF: Final = "off"
-#: Shortest key that is taken, in characters: what is shorter can be guessed.
+#: Minimum length of a key in characters: shorter ones can be guessed.
 MIN_LENGTH: Final = 16
 _MAX_FILE_BYTES: Final = 4096
 
 
 def engine_key() -> str | None:
-    """The key that calls have to bring; nothing where it is switched off by name.
+    """Returns the key that calls must carry; None if it is disabled explicitly.
 
-    :data:`KEY_VARIABLE` of the environment, else the content of the file that :data:`FILE_VARIABLE` names, else a secret of
-    this machine's user, which parameter servers find in the same way.
+    :data:`KEY_VARIABLE` of the environment, otherwise the content of the file that :data:`FILE_VARIABLE` names, otherwise a
+    secret of this machine's user, which parameter servers find in the same way.
 
     :raises UnauthorizedError: for a key that can be guessed, or a file that others could have written or read.
     """
@@ -44,7 +44,7 @@ def engine_key() -> str | None:
 
 
 def where() -> str:
-    """Where the key of this process comes from, for messages."""
+    """Source of this process's key, for messages."""
     if os.environ.get(KEY_VARIABLE):
         return KEY_VARIABLE
     file = os.environ.get(FILE_VARIABLE)
@@ -56,7 +56,7 @@ def _read(path: Path) -> str:
         return UnauthorizedError(f"{FILE_VARIABLE}: {path} {why}")
 
     try:
-        # Not waiting for the other end of a pipe; what is checked is the opened file.
+        # Does not wait for the other end of a pipe; the opened file is checked.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise refuse(f"cannot be read: {error.strerror}") from error
@@ -80,7 +80,9 @@ def _read(path: Path) -> str:
 
 
 def _user_key(directory: Path) -> str:
-    """The key of this machine's user, in a directory that only the user may enter. The first that needs it makes it."""
+    """Returns the key of this machine's user, in a directory that only the user may enter. The first process that needs it
+    creates it.
+    """
     path = directory / "engine-key"
     try:
         with contextlib.suppress(FileExistsError):
@@ -98,7 +100,7 @@ def _user_key(directory: Path) -> str:
 
 
 def _make(directory: Path, path: Path) -> None:
-    # Whole before it has its name: others may read it at once.
+    # The file is complete before it gets its name, because others may read it at once.
     draft = directory / secrets.token_hex(8)
     file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

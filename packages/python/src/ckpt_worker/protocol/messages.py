@@ -1,4 +1,4 @@
-"""Messages of the worker protocol, version 3 (docs/worker-protocol.md): one MessagePack map a frame."""
+"""Messages of the worker protocol, version 3 (docs/worker-protocol.md): one MessagePack map per frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import ProtocolError
 from .dtypes import DTYPE_BITS, tensor_bytes
 
 PROTOCOL_VERSION: Final = 3
-#: Longest frame that is taken, in bytes: a bucket of a million tensors fits.
+#: Maximum length of a frame, in bytes: enough for a bucket of a million tensors.
 MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 #: Length of a CUDA IPC memory handle, in bytes (``CU_IPC_HANDLE_SIZE``).
 CUDA_HANDLE_BYTES: Final = 64
@@ -27,11 +27,11 @@ else:
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", rename="camel"):
-    """Anything that goes over the socket."""
+    """Any message on the socket."""
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An error as it crosses the socket. ``type`` is a stable code where the error is ours, else the exception's class."""
+    """An error in a message. ``type`` is a stable code if the error is ours, otherwise the exception's class."""
 
     type: str
     message: str
@@ -47,31 +47,31 @@ class Hello(Message, frozen=True, tag="hello"):
     engine: str
     device: str
     protocol: int = PROTOCOL_VERSION
-    #: Id of the recording that this worker holds and that fits its parameters.
+    #: Id of the recording that this worker holds and that matches its parameters.
     routes: str | None = None
-    #: By which the rank can tell that ``pid`` means this process where it runs, too.
+    #: Mark with which the rank can check that ``pid`` means this process in its own namespace.
     process: str | None = None
 
 
 class Ok(Message, frozen=True, tag="ok", omit_defaults=True):
-    """The answer to a message that went well; ``reload_ms`` (for buckets only) is the time the load took, in milliseconds."""
+    """The answer to a successful message; ``reload_ms`` (only for buckets) is the time of the load, in milliseconds."""
 
     seq: int
     epoch: int
     reload_ms: float | None = None
-    #: The recording (for ``routes`` only), or else why there is none.
+    #: The recording (only for ``routes``), or the reason why there is none.
     routes: Any = None
     reason: str | None = None
-    #: Handles (for ``storages`` only).
+    #: Handles (only for ``storages``).
     storages: Any = None
-    #: Tensors that the worker copies itself (for ``direct`` with ``replay`` only).
+    #: Number of tensors that the worker copies itself (only for ``direct`` with ``replay``).
     replays: int | None = None
-    #: Sums of the recording's routes, 8 bytes each, little-endian (for ``sums`` only).
+    #: Sums of the recording's routes, 8 bytes each, little-endian (only for ``sums``).
     sums: bytes | None = None
 
 
 class Error(Message, frozen=True, tag="error"):
-    """The answer to a message that did not go well. From the rank: why it refuses this worker."""
+    """The answer to a failed message. From the rank: the reason why it refuses this worker."""
 
     error: ErrorInfo
     seq: int = 0
@@ -84,7 +84,8 @@ class ShmRing(msgspec.Struct, tag_field="kind", tag="shm"):
     name: Annotated[str, Meta(min_length=1, max_length=255)]
     offset: Whole
     size: Whole = msgspec.field(name="bytes")
-    #: What has that name, as of ``fstat``: device and inode, decimal, and the whole object's size. Older ranks do not say.
+    #: Identity of the object of that name, from ``fstat``: device and inode, decimal, and the whole object's size. Older ranks
+    #: do not send it.
     device: Annotated[str, Meta(max_length=20)] | None = None
     inode: Annotated[str, Meta(max_length=20)] | None = None
     whole: Whole | None = msgspec.field(name="size", default=None)
@@ -112,30 +113,30 @@ class TensorEntry(msgspec.Struct, array_like=True):
 
     @property
     def digest_value(self) -> int | None:
-        """The digest as an unsigned 64-bit integer."""
+        """Returns the digest as an unsigned 64-bit integer."""
         return None if self.digest is None else int.from_bytes(self.digest, "little")
 
 
 class RankMessage(Message, frozen=True):
-    """What all messages of the rank have: ``seq`` counts 1, 2, 3 … per connection, ``epoch`` names the update."""
+    """Common fields of all messages of the rank: ``seq`` counts 1, 2, 3 … per connection, ``epoch`` names the update."""
 
     seq: Annotated[int, Meta(ge=1, le=_MAX_SAFE)]
     epoch: Annotated[int, Meta(ge=0, le=_MAX_SAFE)]
 
 
 class Attach(RankMessage, frozen=True, tag="attach"):
-    """Starts an update; ``tensors`` and ``size`` (bytes) are the totals that the buckets add up to."""
+    """Starts an update; ``tensors`` and ``size`` (bytes) are the totals of the buckets."""
 
     token: str
     ring: ShmRing | CudaRing | None
     tensors: Whole
     size: Whole = msgspec.field(name="bytes")
-    #: Watch what the loader copies where.
+    #: True to record the loader's copies.
     record: bool = False
 
 
 class Bucket(RankMessage, frozen=True, tag="bucket"):
-    """Tensors that lie in the ring now."""
+    """Tensors that are in the ring now."""
 
     bucket: Annotated[int, Meta(ge=0, le=_MAX_SAFE)]
     tensors: list[TensorEntry]
@@ -154,12 +155,12 @@ class Storages(RankMessage, frozen=True, tag="storages"):
 
 
 class Direct(RankMessage, frozen=True, tag="direct"):
-    """The rank is about to write into the storages of the recording that ``routes`` names."""
+    """Announces that the rank will write into the storages of the recording that ``routes`` names."""
 
     routes: str
-    #: It is not, but everything comes through the ring: the worker makes the recorded copies itself.
+    #: True if the rank does not write, but everything comes through the ring: the worker makes the recorded copies itself.
     replay: bool = False
-    #: Tensors that come through the ring as well, for the loader to be held against what was written.
+    #: Tensors that also come through the ring, to compare the loader with the written bytes.
     check: list[str] = []
 
 
@@ -168,20 +169,20 @@ class Release(RankMessage, frozen=True, tag="release"):
 
 
 class Sums(RankMessage, frozen=True, tag="sums"):
-    """Asks for the sums of what the parameters hold of each route of the recording that ``routes`` names."""
+    """Requests the sums of the parameters' bytes for each route of the recording that ``routes`` names."""
 
     routes: str
 
 
 class Commit(RankMessage, frozen=True, tag="commit"):
-    """Serve ``version`` from now on; ``digest`` tells its bytes."""
+    """Serve ``version`` from now on; ``digest`` identifies its bytes."""
 
     version: str
     digest: str | None = None
 
 
 class Abort(RankMessage, frozen=True, tag="abort"):
-    """The update is off."""
+    """Aborts the update."""
 
     reason: str
 
@@ -195,12 +196,12 @@ _from_worker = msgspec.msgpack.Decoder(FromWorker)
 
 
 def encode(message: FromRank | FromWorker) -> bytes:
-    """A message as a frame."""
+    """Encodes a message as a frame."""
     return _encoder.encode(message)
 
 
 def decode_from_rank(frame: bytes | memoryview) -> FromRank:
-    """A frame that came from the rank.
+    """Decodes a frame from the rank.
 
     :raises ProtocolError: for anything that is not a valid message; its text names the field.
     """
@@ -220,7 +221,7 @@ def decode_from_rank(frame: bytes | memoryview) -> FromRank:
 
 
 def decode_from_worker(frame: bytes | memoryview) -> FromWorker:
-    """A frame that came from a worker; the other direction's counterpart, for servers written in Python.
+    """Decodes a frame from a worker, for servers written in Python.
 
     :raises ProtocolError: for anything that is not a valid message; its text names the field.
     """
@@ -229,7 +230,7 @@ def decode_from_worker(frame: bytes | memoryview) -> FromWorker:
 
 
 def sender_of(frame: bytes) -> tuple[int, int]:
-    """``(seq, epoch)`` of a frame that does not decode, as far as they can be told; 0 where not."""
+    """Returns ``(seq, epoch)`` of a frame that does not decode, as far as they can be read; 0 otherwise."""
     try:
         message = msgspec.msgpack.decode(frame)
     except (msgspec.DecodeError, RecursionError, ValueError, TypeError):
@@ -251,10 +252,10 @@ def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes | memoryview) ->
         raise ProtocolError(f"a frame that is not MessagePack: {error}") from error
 
 
-# What the types alone cannot say. It is not done in `__post_init__`: setting a field there corrupts array-like structs in
-# msgspec 0.20 (the object is given to the garbage collector twice).
+# Checks that types alone cannot express. They are not done in `__post_init__`: setting a field there corrupts array-like
+# structs in msgspec 0.20 (the object is given to the garbage collector twice).
 def _settle_entry(entry: TensorEntry) -> None:
-    # Nearly all are settled already. The product is a float where any length is one.
+    # Nearly all are valid already. The product is a float if any length is one.
     if type(entry.offset) is int and type(entry.size) is int and entry.dtype in DTYPE_BITS:
         bits = math.prod(entry.shape) * DTYPE_BITS[entry.dtype]
         if type(bits) is int and bits == entry.size * 8:
@@ -270,7 +271,7 @@ def _settle_entry(entry: TensorEntry) -> None:
     except ValueError as error:
         raise ProtocolError(f"malformed message: {what}: {error}", tensor=entry.name) from error
     if size != entry.size:
-        described = f"{entry.dtype} of shape {entry.shape} takes {size} bytes, not {entry.size}"
+        described = f"{entry.dtype} of shape {entry.shape} needs {size} bytes, not {entry.size}"
         raise ProtocolError(f"malformed message: {what}: {described}", tensor=entry.name)
 
 

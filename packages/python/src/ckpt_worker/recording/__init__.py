@@ -1,4 +1,4 @@
-"""What a loader copies where, seen at the level of tensor operations: docs/direct.md."""
+"""Records the copies of a loader, at the level of tensor operations: docs/direct.md."""
 
 from .conflicts import TwinCheck
 from .direct import DirectState

@@ -18,9 +18,9 @@ from .tracer import Copied, Written
 def check_conflicts(
     copies: Sequence[Copied], changed: Sequence[bool], writes: Sequence[Written], parameters: Mapping[str, torch.Tensor]
 ) -> None:
-    """Looks for tensors that others with different bytes were copied over.
+    """Finds tensors over which tensors with different bytes were copied.
 
-    :param changed: whether a copy's bytes are not there any more, one a copy.
+    :param changed: one value per copy, true if its bytes are no longer there.
     :raises ConflictError: naming both tensors and the parameter.
     """
     there: dict[int, list[Copied]] = {}
@@ -40,7 +40,7 @@ def check_conflicts(
 def twins_of(
     copies: Sequence[Copied], tensors: Mapping[str, tuple[str, list[int]]], parameters: Mapping[str, torch.Tensor]
 ) -> list[Twins]:
-    """Pairs of tensors that are copied to one place in one way."""
+    """Returns pairs of tensors that are copied to one place in the same way."""
     seen: dict[tuple[int, Region], str] = {}
     found: dict[tuple[str, str], str] = {}
     for copied in copies:
@@ -52,7 +52,7 @@ def twins_of(
 
 
 class TwinCheck:
-    """Compares tensors that go to one place, as they come in an update that follows a recording."""
+    """Compares tensors for one place in the updates after a recording."""
 
     def __init__(self, twins: Sequence[Twins]) -> None:
         self._twins = twins
@@ -60,7 +60,7 @@ class TwinCheck:
         self._digests: dict[str, int] = {}
 
     def saw(self, entry: TensorEntry, ring: torch.Tensor) -> None:
-        """A tensor came; its bytes lie in the ring."""
+        """Records a tensor whose bytes are in the ring."""
         if entry.name in self._names:
             value = entry.digest_value
             self._digests[entry.name] = digest(ring[entry.offset : entry.offset + entry.size]) if value is None else value
@@ -74,13 +74,13 @@ class TwinCheck:
 
 
 def conflict(first: str, second: str, parameter: str) -> ConflictError:
-    """The error for two tensors whose bytes differ."""
+    """Returns the error for two tensors whose bytes differ."""
     text = f"tensors {first!r} and {second!r} are both loaded into parameter {parameter!r}, but have different bytes"
     return ConflictError(f"{text}: one of them would be lost; leave one out, or untie the parameters", tensor=second)
 
 
 def parameter_at(parameters: Mapping[str, torch.Tensor], address: int) -> str:
-    """Name of the parameter that lies at an address."""
+    """Returns the name of the parameter at an address."""
     for name, tensor in parameters.items():
         if tensor.numel() and tensor.device.type != "meta":
             start, end = extent_of(tensor)

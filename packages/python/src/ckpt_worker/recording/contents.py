@@ -1,4 +1,4 @@
-"""What parameters held at one moment, block by block, and which blocks have changed since without a cause that is known."""
+"""Contents of parameters at one moment, block by block, to find blocks that have changed since without a known cause."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .regions import Region, extent_of
 
-#: Bytes of a block: changes inside one block are told from each other by nothing.
+#: Bytes per block: changes inside one block cannot be distinguished.
 _SMALL: Final = 256
 _LARGE: Final = 4096
-#: Memory larger than this is held against its blocks of the larger size.
+#: Memory larger than this uses the larger block size.
 _MANY_BYTES: Final = 64 << 20
-#: Bytes handled at a time.
+#: Bytes processed at a time.
 _CHUNK: Final = 8 << 20
 _Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Bytes in which parameters lie, of one storage."""
+    """Bytes of one storage that contain parameters."""
 
     start: int
     end: int
@@ -36,7 +36,7 @@ class _Span:
 
 
 class Contents:
-    """Digests of the bytes in which parameters lie. It holds no parameter."""
+    """Digests of the bytes that contain parameters. It holds no parameter."""
 
     def __init__(self, parameters: Mapping[str, torch.Tensor]) -> None:
         """:param parameters: by name; tensors without memory are left out."""
@@ -45,11 +45,11 @@ class Contents:
         self._explained: list[_Flags] = [np.zeros(len(span.digests), dtype=np.bool_) for span in self._spans]
 
     def explain(self, start: int, end: int) -> None:
-        """Bytes (by address) whose change has a cause that is known."""
+        """Marks bytes (by address) whose change has a known cause."""
         self._mark(np.array([start]), end - start)
 
     def explain_region(self, address: int, region: Region) -> None:
-        """The bytes that a copy writes to in the storage at ``address``."""
+        """Marks the bytes that a copy writes to in the storage at ``address``."""
         starts = np.array([address + region.destination], dtype=np.int64)
         for dim in region.dims:
             steps = np.arange(dim.length, dtype=np.int64) * dim.destination
@@ -57,7 +57,7 @@ class Contents:
         self._mark(starts, region.row)
 
     def changed(self, parameters: Mapping[str, torch.Tensor]) -> list[str]:
-        """Names of parameters that lie where they lay, and hold other bytes without a cause that is known."""
+        """Returns names of parameters that are at the same place, and hold other bytes without a known cause."""
         bad: list[tuple[int, int]] = []
         present = _present(parameters)
         for span, explained in zip(self._spans, self._explained, strict=True):
@@ -91,7 +91,7 @@ def _has_memory(tensor: torch.Tensor) -> bool:
 
 
 def _spans(parameters: Mapping[str, torch.Tensor]) -> Iterable[tuple[int, int, torch.UntypedStorage]]:
-    """Joined ranges of addresses, ascending, with the storage that they lie in."""
+    """Joined ranges of addresses, ascending, with their storage."""
     extents = sorted(
         ((*extent_of(tensor), tensor.untyped_storage()) for tensor in parameters.values() if _has_memory(tensor)),
         key=lambda extent: extent[:2],
@@ -124,9 +124,9 @@ def _digested(start: int, end: int, storage: torch.UntypedStorage) -> _Span:
 
 
 def _digests(memory: torch.Tensor, block: int) -> torch.Tensor:
-    """A number a block, the last one padded with zeros."""
+    """Returns one number per block, the last one padded with zeros."""
     words = block // 8
-    # Odd and all different, so that no two words can stand in for each other.
+    # Odd and all different, so that no two words can be exchanged.
     factors = torch.arange(1, words + 1, dtype=torch.int64, device=memory.device).mul_(-0x61C8864680B583EB).bitwise_or_(1)
     found = []
     step = _CHUNK // block * block

@@ -1,4 +1,4 @@
-"""What a worker keeps between updates so that ranks may write into its parameters."""
+"""State that a worker keeps between updates so that ranks can write into its parameters."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ class DirectState:
         watched: Callable[[Tracer], None] = lambda tracer: None,
         unshared: str | None = None,
     ) -> None:
-        """
-        :param parameters: everything that the engine computes with (parameters and buffers), by name, as it is now.
-        :param touched: called before a rank writes: the parameters are no whole version until the next commit.
-        :param watched: called before the first load of an update that is recorded.
-        :param unshared: why nobody else is to write into the parameters; the worker then replays recorded copies itself.
+        """:param parameters: everything that the engine computes with (parameters and buffers), by name, in its current state.
+        :param touched: called before a rank writes: the parameters are not a complete version until the next commit.
+        :param watched: called before the first load of a recorded update.
+        :param unshared: reason why others must not write into the parameters; the worker then replays recorded copies itself.
         """
         self._parameters = parameters
         self._touched = touched
@@ -43,42 +42,42 @@ class DirectState:
         self._sums: RouteSums | None = None
         self._recording: Recording | None = None
         self._refusal = "no update was recorded"
-        #: Tensors whose routes were found wrong, and why.
+        #: Tensors whose routes were found wrong, with reasons.
         self._distrusted: dict[str, str] = {}
 
     @property
     def id(self) -> str | None:
-        """Id of the recording, if there is one that fits the parameters. One that does not is dropped."""
+        """Id of the recording, if there is one that matches the parameters. One that does not is dropped."""
         found = self.recording
         return None if found is None else found.id
 
     @property
     def recording(self) -> Recording | None:
-        """The recording, if there is one that fits the parameters. One that does not is dropped."""
+        """The recording, if there is one that matches the parameters. One that does not is dropped."""
         if self._recording is not None and not self._recording.fits(self._parameters()):
-            self._forget("parameters have moved since the update that was recorded")
+            self._forget("parameters have moved since the recorded update")
         return self._recording
 
     @property
     def refusal(self) -> str:
-        """Why there is no recording."""
+        """Reason why there is no recording."""
         return self._refusal
 
     def watch(self) -> Tracer:
-        """Begins to watch an update."""
+        """Starts recording an update."""
         tracer = Tracer(frozenset(self._parameters()))
         self._watched(tracer)
         tracer.contents = Contents(self._parameters())
         return tracer
 
     def loaded(self, tracer: Tracer) -> None:
-        """After the last load of an update that is watched, before its post-processing."""
+        """Called after the last load of a recorded update, before its post-processing."""
         tracer.hold_against(self._parameters())
 
     def record(self, tracer: Tracer) -> None:
-        """Takes what was watched, in place of what was known.
+        """Replaces the recording with the new one.
 
-        :raises ConflictError: when two tensors with different bytes went to one place.
+        :raises ConflictError: if two tensors with different bytes went to one place.
         """
         self._forget("")
         tracer.close()
@@ -93,34 +92,34 @@ class DirectState:
             self._give_back()
 
     def handles(self) -> list[dict[str, Any]]:
-        """The storages' handles. Raises UnsupportedError with the reason where they cannot be shared, StaleRoutesError."""
+        """Returns the storages' handles. Raises UnsupportedError with the reason if they cannot be shared, StaleRoutesError."""
         found = self._known()
         if isinstance(found.handles, str):
             raise UnsupportedError(found.handles)
         return found.handles
 
     def replay(self) -> Replay:
-        """The recorded copies, to be made by this worker. Raises StaleRoutesError."""
+        """Returns the recorded copies, for this worker to make. Raises StaleRoutesError."""
         found = self._known()
         if self._replay is None:
             self._replay = Replay(found, self._parameters())
         return self._replay
 
     def begin(self, recording: str) -> TwinCheck:
-        """Parameters are about to be written, by a rank or by a replay. What the update brings is to be shown to the answer.
+        """Called before parameters are written, by a rank or by a replay. Show the update's tensors to the result.
 
-        :raises StaleRoutesError: when the recording is another one, or fits no more.
+        :raises StaleRoutesError: if the recording is a different one, or does not match any more.
         """
         found = self._known()
         if found.id != recording:
-            raise StaleRoutesError("the rank knows another recording than this worker")
+            raise StaleRoutesError("the rank knows a different recording than this worker")
         self._touched()
         return TwinCheck(found.twins)
 
     def spot_check(self, check: SpotCheck, load: Callable[[Iterable[tuple[str, torch.Tensor]]], None]) -> None:
-        """When everything is written: has the engine's loader load a few tensors over it.
+        """Called when everything is written: lets the engine's loader load a few tensors over it.
 
-        :raises DigestMismatchError: when that changes anything. The recording is dropped; these tensors are never routed again.
+        :raises DigestMismatchError: if that changes anything. The recording is dropped; these tensors are never routed again.
         """
         try:
             check.run(load, self._parameters)
@@ -130,9 +129,9 @@ class DirectState:
             raise
 
     def sums(self, recording: str) -> bytes:
-        """Sums of what the parameters hold of each route, 8 bytes each, little-endian.
+        """Returns sums of the parameters' bytes for each route, 8 bytes each, little-endian.
 
-        :raises StaleRoutesError: when the recording is a different one, or fits no more.
+        :raises StaleRoutesError: if the recording is a different one, or does not match any more.
         """
         found = self._known()
         if found.id != recording:
@@ -142,7 +141,7 @@ class DirectState:
         return b"".join(value.to_bytes(8, "little") for value in self._sums.compute())
 
     def _give_back(self) -> None:
-        """Parameters that nobody else writes to need not lie in shared memory."""
+        """Parameters that nobody else writes to need not be in shared memory."""
         found = self._recording
         used = set() if found is None or isinstance(found.handles, str) else set(found.addresses)
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in self._parameters().values() if t.numel()}

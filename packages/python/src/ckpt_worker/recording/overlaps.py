@@ -1,4 +1,4 @@
-"""Which routes write to bytes that others write to as well."""
+"""Finds routes that write to bytes that others also write to."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from .regions import Region
 
-#: Bytes of memory that a comparison may take; whatever would take more is said to overlap.
+#: Maximum memory in bytes for a comparison; regions that would need more count as overlapping.
 _MOST_CELLS: Final = 1 << 29
 _Number = TypeVar("_Number", np.uint8, np.int64)
 
 
 def overlapping(regions: Sequence[Region]) -> set[int]:
-    """Indices of the regions of one storage whose destinations share bytes with another's, or with their own."""
+    """Returns indices of the regions of one storage whose destinations share bytes with another's, or with their own."""
     found: set[int] = set()
     for cluster in _clusters(regions):
         if len(cluster) == 1 and _plain(regions[cluster[0]]):
@@ -27,7 +27,7 @@ def overlapping(regions: Sequence[Region]) -> set[int]:
 
 
 def _clusters(regions: Sequence[Region]) -> Iterator[list[int]]:
-    """Runs of regions whose bounds touch one another's."""
+    """Returns runs of regions with touching bounds."""
     order = sorted(range(len(regions)), key=lambda index: regions[index].destination)
     cluster: list[int] = []
     end = 0
@@ -42,7 +42,7 @@ def _clusters(regions: Sequence[Region]) -> Iterator[list[int]]:
 
 
 def _plain(region: Region) -> bool:
-    """Returns True if rows of a region cannot meet: each dimension steps over all of the ones inside it."""
+    """Returns True if rows of a region cannot overlap: each dimension steps over all of the ones inside it."""
     extent = region.row
     for dim in reversed(region.dims):
         if dim.destination < extent:
@@ -61,7 +61,7 @@ def _shared(members: list[tuple[int, Region]]) -> set[int]:
         return {index for index, _ in members}
     counts = np.zeros(cells, dtype=np.uint8)
     for _, region in members:
-        # One cell after the other where a region's own rows may meet; what is written twice must count twice.
+        # One cell after the other if a region's own rows may overlap, because bytes written twice must count twice.
         view = _cells(counts, region, base, unit)
         if _plain(region):
             np.add(view, 1, out=view, where=view < 2)

@@ -1,4 +1,4 @@
-"""The outcome of watching an update: routes, opaque tensors, and where the parameters lay."""
+"""Result of recording an update: routes, opaque tensors, and the places of the parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .regions import Region
 
 
 class Place(NamedTuple):
-    """Where a parameter lies: address and size of its storage, and its view of that."""
+    """Place of a parameter: address and size of its storage, and its view of that."""
 
     address: int
     size: int
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 def place_of(tensor: torch.Tensor) -> Place:
-    """Where a tensor lies now."""
+    """Returns a tensor's current place."""
     storage = tensor.untyped_storage()
     return Place(
         storage.data_ptr(),
@@ -37,7 +37,7 @@ def place_of(tensor: torch.Tensor) -> Place:
 
 
 class Route(NamedTuple):
-    """A region of a tensor and where it goes in a storage; both by index."""
+    """A region of a tensor and its place in a storage; both by index."""
 
     tensor: int
     storage: int
@@ -45,7 +45,7 @@ class Route(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A contiguous parameter that routes write to the last byte."""
+    """A contiguous parameter that routes write completely."""
 
     name: str
     storage: int
@@ -54,7 +54,7 @@ class Parameter(NamedTuple):
 
 
 class Twins(NamedTuple):
-    """Two tensors of one dtype and shape that are copied to one place in one way: their bytes have to be the same."""
+    """Two tensors of one dtype and shape that are copied to one place in the same way: their bytes must be equal."""
 
     first: str
     second: str
@@ -63,28 +63,28 @@ class Twins(NamedTuple):
 
 @dataclass(frozen=True)
 class Recording:
-    """What one worker's loader copies where. Immutable."""
+    """Copies of one worker's loader. Immutable."""
 
     #: Name, dtype, shape.
     tensors: list[tuple[str, str, list[int]]]
     #: Sizes in bytes.
     storages: list[int]
-    #: Where they lie.
+    #: Their addresses.
     addresses: list[int]
     parameters: list[Parameter]
     routes: list[Route]
     #: Reason by the tensor's index.
     opaque: dict[int, str]
-    #: How the storages are shared, one each; a reason where they cannot be.
+    #: Handles of the storages, one each; or the reason if they cannot be shared.
     handles: list[dict[str, Any]] | str
-    #: Where the parameters lay that routes write to.
+    #: Places of the parameters that routes write to.
     places: Mapping[str, Place]
-    #: Tensors whose bytes have to be the same, because they go to one place.
+    #: Tensors whose bytes must be equal, because they go to one place.
     twins: list[Twins] = field(default_factory=list)
     id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def fits(self, parameters: Mapping[str, torch.Tensor]) -> bool:
-        """Returns True if the parameters lie where they did."""
+        """Returns True if the parameters are at the same places."""
         for name, place in self.places.items():
             tensor = parameters.get(name)
             if tensor is None or place_of(tensor) != place:
@@ -92,7 +92,7 @@ class Recording:
         return True
 
     def describe(self) -> dict[str, Any]:
-        """As docs/worker-protocol.md has it."""
+        """Returns the form of docs/worker-protocol.md."""
         return {
             "id": self.id,
             "tensors": self.tensors,

@@ -1,4 +1,4 @@
-"""Strided copies in bytes: their normal form, and their parts by the tensors that they read."""
+"""Strided copies in bytes: their normal form, and their parts by source tensor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Dim(NamedTuple):
-    """``length`` steps, so many bytes apart on each side."""
+    """``length`` steps, with a distance in bytes on each side."""
 
     length: int
     source: int
@@ -27,7 +27,7 @@ class Region(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes copied."""
+        """Number of bytes copied."""
         total = self.row
         for dim in self.dims:
             total *= dim.length
@@ -35,17 +35,17 @@ class Region(NamedTuple):
 
     @property
     def source_end(self) -> int:
-        """Just behind the last byte read."""
+        """Position after the last byte read."""
         return self.source + self.row + sum((dim.length - 1) * dim.source for dim in self.dims)
 
     @property
     def destination_end(self) -> int:
-        """Just behind the last byte written."""
+        """Position after the last byte written."""
         return self.destination + self.row + sum((dim.length - 1) * dim.destination for dim in self.dims)
 
 
 class Extent(NamedTuple):
-    """Where a tensor lies in the ring, in bytes."""
+    """Position of a tensor in the ring, in bytes."""
 
     start: int
     end: int
@@ -53,7 +53,7 @@ class Extent(NamedTuple):
 
 
 def region_of(destination: torch.Tensor, source: torch.Tensor, source_offset: int, destination_offset: int) -> Region:
-    """The copy of ``source`` to ``destination`` (of one shape and element size), with as few dimensions as possible."""
+    """Returns the copy of ``source`` to ``destination`` (of one shape and element size), with as few dimensions as possible."""
     size = destination.element_size()
     dims = [
         Dim(count, s * size, d * size)
@@ -64,7 +64,7 @@ def region_of(destination: torch.Tensor, source: torch.Tensor, source_offset: in
 
 
 def normal(region: Region) -> Region:
-    """The same bytes with neighbouring dimensions joined; dimensions by falling destination stride."""
+    """Returns the same bytes with neighbouring dimensions joined; dimensions by falling destination stride."""
     row = region.row
     merged: list[Dim] = []
     for dim in sorted(region.dims, key=lambda dim: (dim.destination, dim.source)):
@@ -82,9 +82,9 @@ def normal(region: Region) -> Region:
 
 
 def parts(region: Region, extents: Sequence[Extent]) -> Iterator[tuple[Extent | None, Region]]:
-    """The region cut where it goes from one tensor to the next; None where it reads bytes of no tensor.
+    """Splits the region at the borders of tensors; returns None if it reads bytes of no tensor.
 
-    :param extents: ascending and apart. Source offsets of the parts count from their tensor's start.
+    :param extents: ascending and disjoint. Source offsets of the parts count from their tensor's start.
     """
     index = bisect.bisect_right(extents, region.source, key=lambda extent: extent.start) - 1
     extent = extents[index] if index >= 0 else None
@@ -98,7 +98,7 @@ def parts(region: Region, extents: Sequence[Extent]) -> Iterator[tuple[Extent | 
         while step < widest.length:
             source, destination = region.source + step * widest.source, region.destination + step * widest.destination
             rest = Region(source, destination, region.row, others)
-            # As many steps as stay in the tensor that they begin in.
+            # As many steps as stay in the tensor in which they begin.
             count = min(_steps_inside(rest, widest.source, extents), widest.length - step)
             taken = rest if count == 1 else rest._replace(dims=(Dim(count, widest.source, widest.destination), *others))
             yield from parts(taken, extents)
@@ -113,7 +113,9 @@ def parts(region: Region, extents: Sequence[Extent]) -> Iterator[tuple[Extent | 
 
 
 def _steps_inside(region: Region, stride: int, extents: Sequence[Extent]) -> int:
-    """How often a region can be repeated, ``stride`` bytes on each time, inside the tensor that it begins in; 1 at least."""
+    """Returns how often a region can be repeated, ``stride`` bytes further each time, inside the tensor in which it begins; at
+    least 1.
+    """
     index = bisect.bisect_right(extents, region.source, key=lambda extent: extent.start) - 1
     room = extents[index].end - region.source_end if index >= 0 else -1
     if room < 0:
@@ -122,7 +124,7 @@ def _steps_inside(region: Region, stride: int, extents: Sequence[Extent]) -> int
 
 
 def extent_of(tensor: torch.Tensor) -> tuple[int, int]:
-    """First byte of a tensor and the one behind its last, as addresses."""
+    """Returns the addresses of a tensor's first byte and of the byte after its last."""
     if tensor.numel() == 0:
         return tensor.data_ptr(), tensor.data_ptr()
     last = sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -14,13 +14,13 @@ from .regions import Region
 
 
 class Replay:
-    """The copies of one recording. They are put together a bucket at a time, and kept for the buckets of the next update.
+    """The copies of one recording. They are combined bucket by bucket, and kept for the buckets of the next update.
 
-    It keeps the storages that it writes to: drop it when the recording does not fit any more.
+    It keeps the storages that it writes to: drop it when the recording does not match any more.
     """
 
     def __init__(self, recording: Recording, parameters: Mapping[str, torch.Tensor]) -> None:
-        """:param parameters: those that the recording fits."""
+        """:param parameters: those that match the recording."""
         found = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in parameters.values() if t.numel()}
         storages = [found[address] for address in recording.addresses]
         self._known = {name: (dtype, shape) for name, dtype, shape in recording.tensors}
@@ -32,21 +32,21 @@ class Replay:
 
     @property
     def tensors(self) -> int:
-        """How many tensors it copies."""
+        """Number of tensors that it copies."""
         return len(self._routes)
 
     def run(self, ring: torch.Tensor, entries: Iterable[TensorEntry]) -> set[str]:
-        """Copies what is recorded of a bucket's tensors; the names of those that the loader has to be given.
+        """Makes the recorded copies of a bucket's tensors; returns the names of those for the loader.
 
         :param ring: the ring's bytes.
-        :raises StaleRoutesError: for a tensor that is not the one that was recorded.
+        :raises StaleRoutesError: for a tensor that differs from the recorded one.
         """
         left: set[str] = set()
         sources: list[tuple[str, int]] = []
         start = ring.data_ptr() - ring.untyped_storage().data_ptr()
         for entry in entries:
             if self._known.get(entry.name) != (entry.dtype, entry.shape):
-                text = f"tensor {entry.name!r} ({entry.dtype} {entry.shape}) is none of the recorded update"
+                text = f"tensor {entry.name!r} ({entry.dtype} {entry.shape}) is not part of the recorded update"
                 raise StaleRoutesError(text, tensor=entry.name)
             if entry.name in self._opaque:
                 left.add(entry.name)

@@ -1,4 +1,4 @@
-"""From what was watched to a recording: everything that is not surely a copy of bytes becomes opaque."""
+"""Converts what was watched into a recording: everything that is not certainly a copy of bytes becomes opaque."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .regions import Region, extent_of
 from .storages import share
 from .tracer import Copied, Tracer
 
-#: Two-dimensional copies that a tensor's routes may take; more of them cost more than loading it does.
+#: Maximum number of two-dimensional copies for a tensor's routes; more of them cost more than loading it.
 _MOST_COPIES: Final = 65536
 
 
 class Refusal(Exception):  # noqa: N818 - no failure: the update goes on
-    """Why there is no recording."""
+    """Reason why there is no recording."""
 
 
 def settle(
@@ -33,13 +33,13 @@ def settle(
     unshared: str | None = None,
     distrusted: Mapping[str, str] = MappingProxyType({}),
 ) -> Recording:
-    """The recording of an update whose loading is finished, post-processing included.
+    """Returns the recording of an update whose loading is finished, including post-processing.
 
     :param parameters: everything that the engine computes with, by name.
-    :param unshared: why storages are not to be shared, where they are not.
-    :param distrusted: tensors that are to be opaque whatever was seen, and why.
-    :raises Refusal: when nothing of the update is a route, or what was seen is not all that the loader did.
-    :raises ConflictError: when two tensors with different bytes went to one place.
+    :param unshared: reason why storages must not be shared, if so.
+    :param distrusted: tensors that must be opaque whatever was seen, with reasons.
+    :raises Refusal: if nothing of the update is a route, or if the loader did more than was seen.
+    :raises ConflictError: if two tensors with different bytes went to one place.
     """
     made = parameters.keys() - tracer.before
     if made:
@@ -92,7 +92,7 @@ def settle(
 
 
 def _reserve(tracer: Tracer) -> int:
-    """What later updates need of /dev/shm: a ring may take half of what is free, and has to hold the largest tensor."""
+    """Space in /dev/shm for later updates: a ring may use half of what is free, and must hold the largest tensor."""
     return 2 * max((math.prod(shape) * DTYPE_BITS[dtype] // 8 for dtype, shape in tracer.tensors.values()), default=0)
 
 
@@ -114,9 +114,9 @@ def _kept(tracer: Tracer, storages: Mapping[int, torch.UntypedStorage], opaque: 
 
 
 def _check_unseen(tracer: Tracer, parameters: Mapping[str, torch.Tensor], copies: list[Copied], opaque: dict[str, str]) -> None:
-    """Returns True if what was seen is all that the loader did.
+    """Returns True if the loader did nothing that was not seen.
 
-    :raises Refusal: when it is not, and nothing says what else it did.
+    :raises Refusal: if it did, and nothing shows what.
     """
     if tracer.refusal is not None:
         raise Refusal(tracer.refusal)
@@ -143,7 +143,7 @@ def _check_unseen(tracer: Tracer, parameters: Mapping[str, torch.Tensor], copies
 
 
 def _check_digests(copies: list[Copied], storages: Mapping[int, torch.UntypedStorage], opaque: dict[str, str]) -> list[bool]:
-    """The replay: what was copied must be what is there now. Whether it is not, one a copy."""
+    """Compares copied bytes with the current ones; returns one value per copy, true if they differ."""
     if not copies:
         return []
     expected = torch.stack([copied.digest for copied in copies]).tolist()
@@ -162,13 +162,13 @@ def _digest_there(copied: Copied, storage: torch.UntypedStorage) -> torch.Tensor
 
 
 def _check_writes(tracer: Tracer, copies: list[Copied], parameters: Mapping[str, torch.Tensor], opaque: dict[str, str]) -> None:
-    """Whatever else was written to a parameter: over routes, or as a filling beside them."""
+    """Other writes to a parameter: over routes, or as a filling next to them."""
     for write in tracer.writes:
         if write.storage.expired():
             continue
         start, end = write.start, write.end
         if not write.names:
-            # A constant that no route brings back: all of the parameter goes on being loaded.
+            # A constant that no route restores: the whole parameter continues to be loaded.
             for tensor in parameters.values():
                 if not tensor.numel():
                     continue
@@ -185,7 +185,7 @@ def _check_writes(tracer: Tracer, copies: list[Copied], parameters: Mapping[str,
 
 
 def _routes(copies: list[Copied], opaque: dict[str, str]) -> dict[int, list[tuple[str, Region]]]:
-    """By the storage's address; what was copied twice in the same way stands once."""
+    """By the storage's address; a copy made twice in the same way is listed once."""
     count: dict[str, int] = {}
     found: dict[int, dict[tuple[str, Region], None]] = {}
     for copied in copies:
@@ -202,7 +202,7 @@ def _routes(copies: list[Copied], opaque: dict[str, str]) -> dict[int, list[tupl
 
 
 def _whole(parameters: Mapping[str, torch.Tensor], storages: Mapping[int, int], routes: list[Route]) -> list[Parameter]:
-    """Contiguous parameters that routes cover; routes do not overlap, so their sizes tell."""
+    """Returns contiguous parameters that routes cover; routes do not overlap, so comparing sizes is sufficient."""
     spans: dict[tuple[int, int, int], str] = {}
     for name, tensor in parameters.items():
         index = storages.get(tensor.untyped_storage().data_ptr()) if tensor.numel() else None

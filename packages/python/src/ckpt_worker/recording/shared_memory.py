@@ -18,7 +18,7 @@ from ..errors import UnsupportedError
 
 _DIRECTORY: Final = "/dev/shm"
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
-#: Frees a file's memory and leaves its size: who has it mapped still finds pages there.
+#: Frees a file's memory and keeps its size: processes that have it mapped still find pages there.
 _PUNCH_HOLE: Final = 0x02 | 0x01
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _MIB: Final = 1 << 20
@@ -26,7 +26,7 @@ _MIB: Final = 1 << 20
 
 @dataclass
 class _Moved:
-    """A storage that was moved here. torch keeps the descriptor open as long as the storage lives."""
+    """A storage that was moved here. torch keeps the descriptor open as long as the storage is alive."""
 
     storage: StorageWeakRef
     descriptor: int
@@ -34,12 +34,12 @@ class _Moved:
     shared: bool = True
 
 
-#: By address. Storages that somebody else has shared are not in it, and stay as they are.
+#: By address. Storages that others have shared are not included, and stay unchanged.
 _moved: dict[int, _Moved] = {}
 
 
 def is_shared(storage: torch.UntypedStorage) -> bool:
-    """True if other processes can map the storage."""
+    """Returns True if other processes can map the storage."""
     found = _find(storage)
     return bool(storage.is_shared()) if found is None else found.shared
 
@@ -47,15 +47,15 @@ def is_shared(storage: torch.UntypedStorage) -> bool:
 def move_to_shared(storages: Sequence[torch.UntypedStorage], reserve: int = 0) -> None:
     """Moves storages to shared memory, with all tensors over them.
 
-    :param reserve: bytes of /dev/shm that have to be left.
-    :raises UnsupportedError: where there is no room for all of them, or one cannot be moved. None is moved then.
+    :param reserve: bytes of /dev/shm that must remain.
+    :raises UnsupportedError: if there is no space for all of them, or one cannot be moved. None is moved then.
     """
     private = {storage.data_ptr(): storage for storage in storages if not is_shared(storage)}
     needed = sum(_pages(storage.nbytes()) for storage in private.values())
     room = _room()
     if private and room is not None and needed + reserve > room:
-        text = f"{_DIRECTORY} has {room // _MIB} MiB free, parameters take {needed // _MIB} MiB"
-        aside = f" and {reserve // _MIB} MiB are kept for buckets" if reserve else ""
+        text = f"{_DIRECTORY} has {room // _MIB} MiB free, but parameters need {needed // _MIB} MiB"
+        aside = f" and {reserve // _MIB} MiB are reserved for buckets" if reserve else ""
         raise UnsupportedError(f"parameters cannot be moved to shared memory: {text}{aside}; give the container a larger one")
     done: list[torch.UntypedStorage] = []
     try:
@@ -68,7 +68,7 @@ def move_to_shared(storages: Sequence[torch.UntypedStorage], reserve: int = 0) -
 
 
 def give_back(storages: Iterable[torch.UntypedStorage]) -> None:
-    """Moves storages that were moved here back to private memory. Their addresses stay, and so do all tensors over them."""
+    """Moves storages that were moved here back to private memory. Their addresses, and all tensors over them, stay."""
     for storage in storages:
         found = _find(storage)
         if found is None or not found.shared:
@@ -77,7 +77,7 @@ def give_back(storages: Iterable[torch.UntypedStorage]) -> None:
             ctypes.memmove(memory, storage.data_ptr(), found.size)
             _replace(memory, storage.data_ptr(), found.size)
         found.shared = False
-        # What is left of it in /dev/shm is a file without memory.
+        # Only a file without memory remains in /dev/shm.
         if _libc().fallocate64(found.descriptor, _PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(_pages(found.size))) != 0:
             raise _os_error("fallocate")
 
@@ -85,7 +85,7 @@ def give_back(storages: Iterable[torch.UntypedStorage]) -> None:
 def _move(storage: torch.UntypedStorage) -> None:
     found = _find(storage)
     if found is None:
-        # As torch.multiprocessing does it: the tensors over the storage follow.
+        # As in torch.multiprocessing: the tensors over the storage follow.
         descriptor, size = storage._share_fd_cpu_()
         _moved[storage.data_ptr()] = _Moved(StorageWeakRef(storage), descriptor, size)
         return
@@ -106,7 +106,7 @@ def _room() -> int | None:
     try:
         found = os.statvfs(_DIRECTORY)
     except OSError:
-        return None  # moving will say what is wrong
+        return None  # moving will report the problem
     return found.f_bavail * found.f_frsize
 
 
@@ -122,7 +122,7 @@ def _libc() -> ctypes.CDLL:
 
 @contextmanager
 def _mapped(size: int, descriptor: int) -> Iterator[int]:
-    """Memory of a file, or private memory without one; unmapped unless :func:`_replace` has moved it."""
+    """Maps memory of a file, or private memory without one; unmapped unless :func:`_replace` has moved it."""
     flags = mmap.MAP_SHARED if descriptor >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     libc = _libc()
@@ -138,7 +138,7 @@ def _mapped(size: int, descriptor: int) -> Iterator[int]:
 
 
 def _replace(memory: int, address: int, size: int) -> None:
-    """Moves mapped memory to where a storage lies, in one step."""
+    """Moves mapped memory to the address of a storage, in one step."""
     length = ctypes.c_size_t(_pages(size))
     flags = _MREMAP_MAYMOVE | _MREMAP_FIXED
     placed = _libc().mremap(ctypes.c_void_p(memory), length, length, flags, ctypes.c_void_p(address))

@@ -1,4 +1,4 @@
-"""Makes the memory that parameters lie in writable for a rank: shared memory on the CPU, CUDA IPC on a GPU."""
+"""Makes the memory of parameters writable for a rank: shared memory on the CPU, CUDA IPC on a GPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .shared_memory import move_to_shared
 
 
 def share(storages: list[torch.UntypedStorage], reserve: int = 0) -> list[dict[str, Any]]:
-    """A handle a storage, as docs/worker-protocol.md has it. Storages on the CPU are moved to shared memory, with all tensors
-    over them; all of them, or none.
+    """Returns one handle per storage, in the form of docs/worker-protocol.md. Storages on the CPU are moved to shared memory,
+    with all tensors over them; all of them, or none.
 
-    :param reserve: bytes of /dev/shm that have to be left.
-    :raises UnsupportedError: where one cannot be shared (expandable segments, no room in /dev/shm).
+    :param reserve: bytes of /dev/shm that must remain.
+    :raises UnsupportedError: if one cannot be shared (expandable segments, no space in /dev/shm).
     """
     move_to_shared([storage for storage in storages if storage.device.type == "cpu"], reserve)
     known: dict[int, bytes] = {}
@@ -30,7 +30,7 @@ def _share_cpu(storage: torch.UntypedStorage) -> dict[str, Any]:
     if storage.device.type != "cpu":
         raise UnsupportedError(f"memory on {storage.device} cannot be shared")
     try:
-        # As torch.multiprocessing does it: the tensors over the storage follow, and it keeps the descriptor open.
+        # As in torch.multiprocessing: the tensors over the storage follow, and it keeps the descriptor open.
         descriptor, size = storage._share_fd_cpu_()
     except RuntimeError as error:
         raise UnsupportedError(f"parameters cannot be moved to shared memory: {error}") from error
@@ -40,7 +40,8 @@ def _share_cpu(storage: torch.UntypedStorage) -> dict[str, Any]:
         "path": f"/proc/{os.getpid()}/fd/{descriptor}",
         "offset": 0,
         "bytes": size,
-        # By which the rank tells that it opened this, and not what another process has under the same numbers.
+        # Identity with which the rank checks that it opened this file, and not one that a different process has under the same
+        # numbers.
         "device": identity.device,
         "inode": identity.inode,
         "size": identity.size,
@@ -56,7 +57,7 @@ def _share_cuda(storage: torch.UntypedStorage, known: dict[int, bytes]) -> dict[
             result = driver.cuIpcGetMemHandle(ctypes.byref(handle), ctypes.c_uint64(base))
             known[base] = bytes(handle)
     if result != 0:
-        text = f"parameters lie in GPU memory that cannot be shared ({error_text(driver, result)})"
+        text = f"parameters are in GPU memory that cannot be shared ({error_text(driver, result)})"
         raise UnsupportedError(f"{text}: expandable segments and memory pools for sleeping are of this kind")
     return {
         "kind": "cuda",

@@ -15,11 +15,11 @@ from ..loading.word_sums import Words, WordSums, can_sum
 from .recording import Recording, Route
 from .regions import Region
 
-#: Units by size: what is summed at a time. Smaller ones than words are rare, and slow.
+#: Units by size, for summing. Units smaller than words are rare, and slow.
 _UNITS: Final = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
-#: Parts of one route that are described one by one.
+#: Maximum parts of one route that are described one by one.
 _MOST_ROWS: Final = 4096
 
 
@@ -39,16 +39,16 @@ class _Run:
     form: _Form
     #: Index of the first route's sum and of each further one's.
     outputs: tuple[int, ...]
-    #: Where the first route's bytes begin in the storage, and how far the next one's are.
+    #: Position of the first route's bytes in the storage, and the distance to the next one's.
     start: int
     step: int
 
 
 class RouteSums:
-    """Sums of all routes of one recording. It keeps the storages: drop it when the recording does not fit any more."""
+    """Sums of all routes of one recording. It keeps the storages: drop it when the recording does not match any more."""
 
     def __init__(self, recording: Recording, parameters: Mapping[str, torch.Tensor]) -> None:
-        """:param parameters: those that the recording fits."""
+        """:param parameters: those that match the recording."""
         found = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in parameters.values() if t.numel()}
         self._storages = [found[address] for address in recording.addresses]
         self._count = len(recording.routes)
@@ -65,7 +65,7 @@ class RouteSums:
         self._runs = list(_runs(rest))
 
     def compute(self) -> list[int]:
-        """The sums by route, as unsigned 64-bit integers; waits for the device."""
+        """Returns the sums by route, as unsigned 64-bit integers; waits for the device."""
         if self._count == 0:
             return []
         totals: dict[torch.device, torch.Tensor] = {}
@@ -89,13 +89,15 @@ class RouteSums:
 
 
 def unit_of(region: Region) -> int:
-    """The most bytes, 8 at most, that divide a region's place in its tensor."""
+    """Returns the largest unit in bytes, at most 8, that divides a region's place in its tensor."""
     numbers = (region.source, region.row, *(dim.source for dim in region.dims if dim.length != 1))
     return next(unit for unit in _UNITS if all(number % unit == 0 for number in numbers))
 
 
 def _words(region: Region, storage: torch.UntypedStorage, output: int) -> list[Words] | None:
-    """A route as words; None where it has other units than words, or begins at an odd place, or has very many rows apart."""
+    """Returns a route as words; None if its units are not words, or if it begins at an odd place, or has very many separate
+    rows.
+    """
     dims = [dim for dim in region.dims if dim.length != 1]
     start = storage.data_ptr() + region.destination
     if unit_of(region) != 8 or any(number % 8 for number in (start, *(dim.destination for dim in dims))):
@@ -141,7 +143,7 @@ def _runs(routes: Sequence[tuple[int, Route]]) -> Iterator[_Run]:
 
 
 def _add(run: _Run, storage: torch.UntypedStorage, total: torch.Tensor) -> None:
-    """Adds the sums of a run's routes to ``total``, as many bytes at a time as :func:`chunk_words` says."""
+    """Adds the sums of a run's routes to ``total``, in steps of :func:`chunk_words` bytes."""
     form = run.form
     shape = (len(run.outputs), *(length for length, _, _ in form.dims), form.row // form.unit)
     sources = (0, *(source for _, source, _ in form.dims), form.unit)
@@ -157,7 +159,7 @@ def _add(run: _Run, storage: torch.UntypedStorage, total: torch.Tensor) -> None:
 
 
 def _pieces(shape: tuple[int, ...], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Parts of at most ``limit`` elements: where they start, and their shapes."""
+    """Yields parts of at most ``limit`` elements: their starts and shapes."""
     size = 1
     for length in shape:
         size *= length
@@ -177,20 +179,20 @@ def _pieces(shape: tuple[int, ...], limit: int) -> Iterator[tuple[tuple[int, ...
 def _values(
     storage: torch.UntypedStorage, place: int, lengths: tuple[int, ...], strides: tuple[int, ...], unit: int
 ) -> torch.Tensor:
-    """The bytes of a piece as units of ``unit`` bytes."""
+    """Returns the bytes of a piece as units of ``unit`` bytes."""
     word = _UNITS[unit]
     if all(number % unit == 0 for number in (place, *strides[:-1])) and storage.data_ptr() % unit == 0:
         base = torch.empty(0, dtype=word, device=storage.device)
         base.set_(storage, place // unit, lengths, tuple(stride // unit for stride in strides))
         return base
-    # The parameter begins at an odd place: byte by byte, into memory of its own.
+    # The parameter begins at an odd place: copied byte by byte, into separate memory.
     base = torch.empty(0, dtype=torch.uint8, device=storage.device)
     base.set_(storage, place, (*lengths, unit), (*strides, 1))
     return base.clone(memory_format=torch.contiguous_format).view(word).reshape(lengths)
 
 
 def _terms(values: torch.Tensor, position: int, lengths: tuple[int, ...], strides: tuple[int, ...], unit: int) -> torch.Tensor:
-    """The digest's terms of units that lie in their tensor from ``position`` on."""
+    """Returns the digest's terms of units that start at ``position`` in their tensor."""
 
     def along(axis: int, step: int) -> torch.Tensor:
         shape = [1] * len(lengths)

@@ -1,4 +1,4 @@
-"""Watches every tensor operation of a loader: what it copies out of the ring, what it computes with, what else it writes."""
+"""Watches every tensor operation of a loader: copies out of the ring, computations, and other writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .regions import Extent, Region, extent_of, parts, region_of
 from .watched import EXITS, MEMORY, Forks, Watched, here, plain, threads
 
 _aten: Final = torch.ops.aten
-#: Operations whose results do not depend on the values of what they are given, or that move no bytes.
+#: Operations whose results do not depend on the values of their inputs, or that move no bytes.
 _VALUELESS: Final = frozenset(
     {"set_", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_empty", "new_zeros"}
     | {"new_ones", "new_full", "new_empty_strided", "is_same_size", "is_pinned", "sym_size", "sym_stride", "sym_numel"}
@@ -36,7 +36,7 @@ class Copied:
     """A copy out of the ring, byte for byte."""
 
     parts: list[tuple[str, Region]]
-    #: The storage written to, and its address then.
+    #: The storage written to, and its address at that time.
     storage: StorageWeakRef
     address: int
     #: Shape, strides and offset of the destination in its storage, in elements of ``dtype``.
@@ -44,15 +44,15 @@ class Copied:
     stride: tuple[int, ...]
     offset: int
     dtype: torch.dtype
-    #: Digest of the bytes copied, in the order of the shape; 0-dimensional.
+    #: Digest of the copied bytes, in the order of the shape; 0-dimensional.
     digest: torch.Tensor
-    #: True if the loader had looked at values of tensors before.
+    #: True if the loader had read values of tensors before.
     guided: str | None
 
 
 @dataclass(frozen=True)
 class Written:
-    """Anything else that was written somewhere: addresses of its bytes, and the tensors that it was computed from."""
+    """Any other write: addresses of its bytes, and the tensors from which it was computed."""
 
     storage: StorageWeakRef
     start: int
@@ -62,14 +62,12 @@ class Written:
 
 
 class Tracer:
-    """What the loads of one update did, in all threads that took part."""
+    """Record of the loads of one update, in all participating threads."""
 
     def __init__(self, before: frozenset[str] = frozenset()) -> None:
-        """
-        :param before: names of the parameters that there are already.
-        """
+        """:param before: names of the existing parameters."""
         self.before = before
-        #: Until the update is recorded.
+        #: Kept until the update is recorded.
         self.active = True
         #: The parameters' bytes before the first load.
         self.contents: Contents | None = None
@@ -77,20 +75,20 @@ class Tracer:
         self.unexplained: list[str] = []
         #: Tensors whose bytes left torch: they may have been written anywhere.
         self.escaped: set[str] = set()
-        #: Tensors whose memory was asked for.
+        #: Tensors whose memory was requested.
         self.held: set[str] = set()
-        #: Written while set aside: first byte and the one behind the last, as addresses.
+        #: Ranges written while watching was off: first byte and the byte after the last, as addresses.
         self.set_aside: list[tuple[int, int]] = []
-        #: Tensors that are tied by the engine.
+        #: Tensors that the engine ties.
         self.twins: list[Twins] = []
-        #: Why nothing that was seen is to be trusted.
+        #: Reason why nothing that was seen can be trusted.
         self.refusal: str | None = None
         self._forks = Forks.count
-        #: In the order in which they came: name, dtype, shape.
+        #: In order of arrival: name, dtype, shape.
         self.tensors: dict[str, tuple[str, list[int]]] = {}
         self.copies: list[Copied] = []
         self.writes: list[Written] = []
-        #: Why a tensor is opaque; the first reason counts.
+        #: Reason why a tensor is opaque; the first one applies.
         self.opaque: dict[str, str] = {}
         self._derived: dict[int, tuple[StorageWeakRef, frozenset[str]]] = {}
         self._guided: str | None = None
@@ -108,11 +106,11 @@ class Tracer:
     def watch(
         self, ring: torch.Tensor, entries: Sequence[TensorEntry], named: Iterable[tuple[str, torch.Tensor]]
     ) -> Iterator[list[tuple[str, torch.Tensor]]]:
-        """Operations inside the block are watched, in the threads that the loader starts too.
+        """Watches operations inside the block, including threads that the loader starts.
 
         :param ring: the ring's bytes.
-        :param named: the tensors of the bucket, one an entry.
-        :returns: what the loader is to be given in place of them.
+        :param named: the tensors of the bucket, one per entry.
+        :returns: tensors for the loader in place of them.
         """
         given: list[tuple[str, torch.Tensor]] = []
         with self._lock:
@@ -135,7 +133,7 @@ class Tracer:
             self._open = False
 
     def hold_against(self, parameters: Mapping[str, torch.Tensor]) -> None:
-        """After the last load: looks for parameters that changed without a copy or a write that was seen."""
+        """After the last load: finds parameters that changed without a copy or a write that was seen."""
         contents = self.contents
         if contents is None:
             return
@@ -151,12 +149,12 @@ class Tracer:
         self.contents = None
 
     def close(self) -> None:
-        """Ends the watching."""
+        """Ends watching."""
         self.active = False
 
     @contextlib.contextmanager
     def thread(self) -> Iterator[None]:
-        """Operations of this thread inside the block are seen."""
+        """Watches operations of this thread inside the block."""
         before, here.observer = here.observer, self
         try:
             with _Functions(self), _Operations(self):
@@ -165,7 +163,7 @@ class Tracer:
             here.observer = before
 
     def demand_same(self, first: str, second: str, parameter: str) -> None:
-        """Two tensors whose bytes have to be the same in each update, though the loader need not use both."""
+        """Requires equal bytes of two tensors in each update, although the loader need not use both."""
         with self._lock:
             self.twins.append(Twins(first, second, parameter))
             self._mark(first, f"it is compared with {second!r}, which is tied to it")
@@ -173,12 +171,12 @@ class Tracer:
 
     @contextlib.contextmanager
     def aside(self, reason: str, *values: Any) -> Iterator[None]:
-        """Operations inside the block are not watched; the tensors that are handed to them are opaque.
+        """Does not watch operations inside the block; tensors passed to them are opaque.
 
-        For parts of an engine that are known to compute. They may write to no parameter that tensors are copied to as they are:
-        such a copy is found to be changed when the recording is checked.
+        For parts of an engine that are known to compute. They must not write to a parameter that tensors are copied to
+        unchanged: checking the recording would find such a copy changed.
 
-        :param values: everything that the block may read of the ring, or of what was made from it.
+        :param values: everything that the block may read of the ring, or of values made from it.
         """
         here.aside += 1
         try:
@@ -192,7 +190,7 @@ class Tracer:
             here.aside -= 1
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, *, watched: bool) -> None:
-        """One operation, after it was done."""
+        """Handles one operation, after it was done."""
         if not self.active or here.own:
             return
         args, kwargs, result = plain((args, kwargs, result))
@@ -228,7 +226,7 @@ class Tracer:
         for tensor in inputs:
             names |= self._origin(tensor)
         derived = frozenset(names)
-        # In a thread that is not watched nobody sees what becomes of the result.
+        # In an unwatched thread the further use of the result is not seen.
         if derived and (not watched or not outputs or torch.Tag.dynamic_output_shape in func.tags):
             self._guided = self._guided or min(derived)
         for tensor in outputs:
@@ -240,7 +238,7 @@ class Tracer:
             self._write(tensor, derived, str(func))
 
     def left(self, func: Callable[..., Any], tensors: list[torch.Tensor], *, watched: bool) -> None:
-        """A call that may let the bytes of tensors out of torch, or past the tensors."""
+        """Handles a call that may let the bytes of tensors out of torch, or access their memory."""
         if not self.active or here.own or (watched and here.aside):
             return
         with self._lock, torch._C.DisableTorchFunction():
@@ -254,7 +252,7 @@ class Tracer:
                 self._escape(names, getattr(func, "__name__", str(func)))
 
     def over_ring(self, tensor: torch.Tensor) -> bool:
-        """True for a tensor over the ring."""
+        """Returns True for a tensor over the ring."""
         with torch._C.DisableTorchFunction():
             return self._in_ring(tensor)
 
@@ -319,7 +317,7 @@ class Tracer:
         return tensor.numel() > 0 and self._base <= tensor.data_ptr() < self._end
 
     def _names(self, tensor: torch.Tensor) -> set[str]:
-        """Tensors that a tensor over the ring may read."""
+        """Returns tensors that a tensor over the ring may read."""
         start, end = (address - self._base for address in extent_of(tensor))
         first = bisect.bisect_right(self._extents, start, key=lambda extent: extent.start) - 1
         names = set()
@@ -331,7 +329,7 @@ class Tracer:
         return names
 
     def _origin(self, tensor: torch.Tensor) -> frozenset[str]:
-        """Tensors of the ring that another one was computed from."""
+        """Returns tensors of the ring from which another one was computed."""
         if tensor.device.type == "meta" or tensor.layout != torch.strided:
             return frozenset()
         found = self._derived.get(tensor.untyped_storage().data_ptr())
@@ -349,7 +347,7 @@ def _has_memory(tensor: torch.Tensor) -> bool:
 
 
 def _not_bytewise(destination: torch.Tensor, source: torch.Tensor) -> str | None:
-    """Why copying is more than moving bytes."""
+    """Returns the reason why copying is more than moving bytes."""
     if destination.dtype != source.dtype:
         return f"it is cast from {source.dtype} to {destination.dtype}"
     if destination.device != source.device:
@@ -389,7 +387,7 @@ class _Functions(TorchFunctionMode):
         self._tracer = tracer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Watched tensors tell of this themselves.
+        # Watched tensors report this themselves.
         if func in EXITS and args and isinstance(args[0], torch.Tensor) and not isinstance(args[0], Watched):
             self._tracer.left(func, [args[0]], watched=True)
         return func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""Tensors over the ring whose use is seen in whichever thread it happens, and the threads that a loader starts."""
+"""Tensors over the ring whose use is seen in any thread, and the threads that a loader starts."""
 
 from __future__ import annotations
 
@@ -21,50 +21,50 @@ Call = Callable[..., Any]
 
 def _of_tensor(*names: str) -> frozenset[Call]:
     found = [getattr(torch.Tensor, name) for name in names if hasattr(torch.Tensor, name)]
-    # A property is called by its getter.
+    # A property is called through its getter.
     return frozenset(one if callable(one) else one.__get__ for one in found)
 
 
-#: Ways out of torch: whoever takes them may read the bytes, unseen.
+#: Calls that leave torch: their callers may read the bytes, unseen.
 EXITS: Final = _of_tensor(
     *("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "__reduce_ex__", "__deepcopy__", "__cuda_array_interface__")
 )
-#: Ways past the tensor to its memory. Operations over that are seen where a thread is watched.
+#: Calls that access a tensor's memory. Operations on that are seen if the thread is watched.
 MEMORY: Final = _of_tensor("untyped_storage", "storage", "_typed_storage", "as_subclass", "share_memory_")
 
 
 class Follower(Protocol):
-    """What is to go on in the threads that a watched thread starts."""
+    """State that continues in the threads that a watched thread starts."""
 
     @property
     def active(self) -> bool:
-        """False once nobody needs it any more."""
+        """False once it is not needed any more."""
 
     def thread(self) -> contextlib.AbstractContextManager[None]:
-        """Operations of the running thread inside the block are seen."""
+        """Watches operations of the running thread inside the block."""
 
 
 class Observer(Follower, Protocol):
-    """What sees the use of tensors."""
+    """Receives the uses of tensors."""
 
     def saw(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, *, watched: bool) -> None:
-        """One operation, after it was done; ``watched`` is false in a thread of which no other operation is seen."""
+        """Handles one operation, after it was done; ``watched`` is false in a thread of which no other operation is seen."""
 
     def left(self, func: Call, tensors: list[torch.Tensor], *, watched: bool) -> None:
-        """A call that may let bytes of these tensors out of torch, or past the tensors."""
+        """Handles a call that may let bytes of these tensors out of torch, or access their memory."""
 
     def over_ring(self, tensor: torch.Tensor) -> bool:
-        """True for a tensor over the ring."""
+        """Returns True for a tensor over the ring."""
 
 
 class Here(threading.local):
-    """What sees all operations of the running thread."""
+    """Observer of all operations of the running thread."""
 
     observer: Observer | None = None
     aside: int = 0
-    #: True while this package itself reads tensors, which tells nothing of the loader.
+    #: True while this package itself reads tensors, which is not a use by the loader.
     own: bool = False
-    #: What threads that this one starts are to run in.
+    #: Context for threads that this one starts.
     followers: tuple[Follower, ...] = ()
 
 
@@ -73,7 +73,7 @@ here: Final = Here()
 
 @contextlib.contextmanager
 def unseen() -> Iterator[None]:
-    """What this thread does inside the block is no use that the loader makes of tensors: it reads, and writes nothing."""
+    """Excludes reads of this thread inside the block from watching: they are not the loader's, and write nothing."""
     before, here.own = here.own, True
     try:
         with torch._C.DisableTorchFunction():
@@ -83,14 +83,14 @@ def unseen() -> Iterator[None]:
 
 
 class Watched(torch.Tensor):
-    """A tensor over the ring. It behaves as a plain one; its observer is told of every use, in any thread."""
+    """A tensor over the ring. It behaves like a plain one, and reports every use, in any thread, to its observer."""
 
     plain: torch.Tensor
     observer: Observer
 
     @classmethod
     def over(cls, plain: torch.Tensor, observer: Observer) -> Watched:
-        """A watched tensor over the same bytes."""
+        """Returns a watched tensor over the same bytes."""
         with torch._C.DisableTorchFunction():
             made: Watched = torch.Tensor._make_subclass(cls, plain)
         made.plain, made.observer = plain, observer
@@ -118,7 +118,7 @@ class Watched(torch.Tensor):
         if observer.active and here.observer is not observer:
             observer.saw(func, plain_args, plain_kwargs, result, watched=False)
         if torch.Tag.inplace_view in func.tags:
-            # The shape of the watched tensor itself changes too.
+            # The shape of the watched tensor itself also changes.
             with torch._C._DisableTorchDispatch():
                 func(*args, **kwargs)
             return args[0]
@@ -135,12 +135,12 @@ class Watched(torch.Tensor):
 
 
 def plain(value: Any) -> Any:
-    """``value`` with plain tensors in place of watched ones."""
+    """Returns ``value`` with plain tensors in place of watched ones."""
     return tree_map(lambda one: one.plain if isinstance(one, Watched) else one, value)
 
 
 def address_of(tensor: torch.Tensor) -> int:
-    """Address of a tensor's storage, for comparisons: it does not count as a use of the tensor."""
+    """Returns the address of a tensor's storage, for comparisons: it does not count as a use of the tensor."""
     with torch._C.DisableTorchFunction():
         return tensor.untyped_storage().data_ptr()
 
@@ -158,7 +158,7 @@ def _reduce(tensor: Watched) -> Any:
 
 def _reduce_for_process(tensor: Watched) -> Any:
     _tell(tensor, torch.Tensor.__reduce_ex__)
-    # As torch hands plain tensors to other processes, once it is asked to.
+    # As torch passes plain tensors to other processes, once it is set up for that.
     reducer = ForkingPickler._extra_reducers.get(torch.Tensor)  # type: ignore[attr-defined]
     return tensor.plain.__reduce_ex__(2) if reducer is None else reducer(tensor.plain)
 
@@ -181,7 +181,7 @@ os.register_at_fork(before=_forked)
 
 
 class _Threads:
-    """Has threads that a watched thread starts, and calls that it gives to pools of threads, watched as well."""
+    """Also watches threads that a watched thread starts, and calls that it gives to thread pools."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -193,7 +193,7 @@ class _Threads:
 
     @contextlib.contextmanager
     def followed(self, follower: Follower) -> Iterator[None]:
-        """``follower`` sees the running thread inside the block, and the threads that it starts."""
+        """Lets ``follower`` see the running thread inside the block, and the threads that it starts."""
         with self._lock:
             self._users += 1
             if self._users == 1:
@@ -214,7 +214,7 @@ class _Threads:
 
         @functools.wraps(start)
         def starting(thread: threading.Thread) -> None:
-            # Workers of pools are watched a call at a time: they live on.
+            # Workers of pools are watched call by call, because they live on.
             if getattr(thread, "_target", None) is not getattr(pool_threads, "_worker", threading):
                 thread.run = _carry(thread.run)  # type: ignore[method-assign]
             start(thread)
@@ -228,7 +228,7 @@ class _Threads:
         _set(ThreadPoolExecutor, "submit", submitting)
 
     def _remove(self) -> None:
-        # What was put over ours meanwhile stays; without an observer ours only passes on.
+        # Patches made over ours meanwhile stay; without an observer ours only passes on.
         if threading.Thread.start is self._starting:
             _set(threading.Thread, "start", self._start)
         if cast(Any, ThreadPoolExecutor.submit) is self._submitting:
@@ -244,7 +244,7 @@ threads: Final = _Threads()
 
 @contextlib.contextmanager
 def entered(follower: Follower) -> Iterator[None]:
-    """``follower`` sees the running thread inside the block."""
+    """Lets ``follower`` see the running thread inside the block."""
     before = here.followers
     here.followers = (*before, follower)
     try:
@@ -255,7 +255,7 @@ def entered(follower: Follower) -> Iterator[None]:
 
 
 def _carry(call: Call) -> Call:
-    """``call``, seen as the running thread is."""
+    """Returns ``call``, watched like the running thread."""
     followers, aside = here.followers, here.aside
     if not any(one.active for one in followers):
         return call

@@ -1,4 +1,4 @@
-"""A trainer's tensors made readable for other processes: GPU memory by CUDA IPC, the rest by POSIX shared memory."""
+"""Makes a trainer's tensors readable for other processes: GPU memory by CUDA IPC, the rest by POSIX shared memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .publishable import Publishable, check_name, publishable, reason_to_skip
 
 _log = logging.getLogger(__name__)
 
-#: Tensors in shared memory start at multiples of this.
+#: Alignment of tensors in shared memory.
 _ALIGNMENT: Final = 256
 
 
 @dataclass(frozen=True)
 class PublishedTensor:
-    """Where a tensor lies: ``offset`` bytes into ``memories[memory]`` of the :class:`Publication`."""
+    """Position of a tensor: ``offset`` bytes into ``memories[memory]`` of the :class:`Publication`."""
 
     name: str
     #: By its safetensors name.
@@ -44,7 +44,7 @@ class PublishedTensor:
 
 
 class Publication:
-    """Tensors as they were published. It keeps them alive until :meth:`close`; they must not be written to until then."""
+    """Published tensors. It keeps them alive until :meth:`close`; they must not be written to until then."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Publication:
         held: list[torch.Tensor],
         skipped: Mapping[str, str] | None = None,
     ) -> None:
-        #: Shared memory, as docs/trainers.md has it.
+        #: Shared memory, in the form of docs/trainers.md.
         self.memories = memories
         self.tensors = tensors
-        #: Entries of the dictionary that hold no weights and were left out, and why, by name.
+        #: Entries of the dictionary that hold no weights and were left out, with reasons, by name.
         self.skipped: Mapping[str, str] = skipped or {}
         self._held = held
         self._process = os.getpid()
@@ -67,14 +67,14 @@ class Publication:
         return sum(tensor.size for tensor in self.tensors)
 
     def describe(self) -> bytes:
-        """The ``tensors`` message of docs/trainers.md."""
+        """Returns the ``tensors`` message of docs/trainers.md."""
         rows = [[t.name, t.dtype, t.shape, t.memory, t.offset, t.size] for t in self.tensors]
         return json.dumps({"type": "tensors", "memories": self.memories, "tensors": rows}, separators=(",", ":")).encode()
 
     def close(self) -> None:
-        """Lets go of the tensors and removes the shared memory's name; calling it again does nothing.
+        """Releases the tensors and removes the shared memory's name; calling it again does nothing.
 
-        In a process forked since, the shared memory stays: it is its parent's.
+        In a process forked since, the shared memory stays, because it belongs to the parent.
         """
         self._held = []
         if os.getpid() != self._process:
@@ -92,15 +92,16 @@ class Publication:
 
 
 def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Publication:
-    """Makes tensors readable for the ranks of this machine. Waits until what writes them on their GPUs is over.
+    """Makes tensors readable for the ranks of this machine. Waits until all writes to them on their GPUs are done.
 
     CUDA tensors stay where they are: no byte is copied, and tensors of one allocation share one handle. CPU tensors are copied
     to shared memory. Views that conjugate or negate are copied, so that their bytes are what torch reads from them.
 
-    :param tensors: a state dictionary. Entries that are None, and modules' extra state that is no tensor, hold no weights: they
+    :param tensors: a state dictionary. Entries that are None, and modules' extra state that is not a tensor, hold no weights:
+    they
         are left out, and ``skipped`` of the result names them. Every other entry must be a tensor.
     :param make_contiguous: copy tensors that are not contiguous; otherwise they are refused.
-    :raises LayoutError: naming the tensor that cannot be published, why, and what to do about it.
+    :raises LayoutError: naming the tensor that cannot be published, the reason, and a remedy.
     :raises UnsupportedError: naming the tensor: its memory cannot be shared (expandable segments), or there is no CUDA driver.
     """
     skipped: dict[str, str] = {}
@@ -114,7 +115,7 @@ def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Pub
             skipped[name] = reason
     if skipped:
         _log.warning(
-            "not published, for they hold no weights: %s", ", ".join(f"{name!r} ({why})" for name, why in skipped.items())
+            "not published, because they hold no weights: %s", ", ".join(f"{name!r} ({why})" for name, why in skipped.items())
         )
     memories: list[dict[str, Any]] = []
     places = _place_on_host({name: entry.tensor for name, entry in ready.items() if not entry.tensor.is_cuda}, memories)
@@ -133,7 +134,7 @@ def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Pub
 
 
 def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
-    """Copies CPU tensors to one new piece of shared memory, the user's alone."""
+    """Copies CPU tensors to one new piece of shared memory that only the user can access."""
     places: dict[str, tuple[int, int]] = {}
     end = 0
     for name, tensor in tensors.items():
@@ -146,7 +147,7 @@ def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str,
     path = os.path.join(SHM_DIRECTORY, label)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        # Now, so that memory that is short is an error here and no signal in the copy.
+        # Allocated now, so that a lack of memory is an error here and not a signal during the copy.
         os.posix_fallocate(descriptor, 0, total)
         with mmap.mmap(descriptor, total) as mapping:
             target = torch.frombuffer(mapping, dtype=torch.uint8)
@@ -158,7 +159,7 @@ def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str,
         os.unlink(path)
         raise
     else:
-        # By which ranks tell that they opened this memory, and not what has its name elsewhere.
+        # Identity with which ranks check that they opened this memory, and not something else of its name.
         identity = MemoryIdentity.of(descriptor)
     finally:
         os.close(descriptor)
@@ -167,17 +168,17 @@ def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str,
 
 
 def _export(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
-    """Handles of the allocations that CUDA tensors lie in, each once."""
+    """Returns handles of the allocations that contain CUDA tensors, each once."""
     places: dict[str, tuple[int, int]] = {}
     by_device: dict[torch.device, list[tuple[str, torch.Tensor]]] = {}
     for name, tensor in tensors.items():
         by_device.setdefault(tensor.device, []).append((name, tensor))
     for device, members in by_device.items():
         driver, uuid = load_driver("sharing a CUDA tensor"), device_uuid(device)
-        # By base address: index of the memory.
+        # Index of the memory, by base address.
         known: dict[int, int] = {}
         with torch.cuda.device(device):
-            # What writes the tensors, on whichever stream, is over then; and the device's context is current on this thread.
+            # Writes to the tensors, on any stream, are over then, and the device's context is current on this thread.
             torch.cuda.synchronize(device)
             for name, tensor in members:
                 base, size, handle = _allocation(driver, name, tensor, known)
@@ -189,7 +190,7 @@ def _export(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]])
 
 
 def _allocation(driver: ctypes.CDLL, name: str, tensor: torch.Tensor, known: Mapping[int, int]) -> tuple[int, int, str | None]:
-    """Base address, size and, unless it is known, handle of the allocation that a tensor lies in."""
+    """Returns base address, size and, unless it is known, handle of the allocation that contains a tensor."""
     if tensor.numel() == 0:
         return 0, 0, base64.b64encode(bytes(IPC_HANDLE_BYTES)).decode()
     result, base, size = address_range(driver, tensor.data_ptr())
@@ -204,7 +205,7 @@ def _handle(driver: ctypes.CDLL, name: str, base: int) -> str:
     if result == 0:
         return base64.b64encode(bytes(handle)).decode()
     raise UnsupportedError(
-        f"tensor {name!r} lies in GPU memory that cannot be shared with other processes ({error_text(driver, result)}): "
+        f"tensor {name!r} is in GPU memory that cannot be shared with other processes ({error_text(driver, result)}): "
         "torch's expandable segments are of this kind. Set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:False for the trainer",
         tensor=name,
     )

@@ -1,4 +1,6 @@
-"""What of a trainer's dictionary can be published: plain tensors, with the bytes that torch reads. All else is named."""
+"""Selects what can be published of a trainer's dictionary: plain tensors, with the bytes that torch reads. Everything else is
+named.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import torch
 from ..errors import LayoutError
 from ..loading.torch_dtypes import DTYPE_NAMES
 
-#: Two values of four bits an element, the first in the low bits, as the safetensors format packs ``F4``.
+#: Two values of four bits per element, the first in the low bits, as the safetensors format packs ``F4``.
 _FLOAT4: Final[torch.dtype | None] = getattr(torch, "float4_e2m1fn_x2", None)
 _EXTRA_STATE: Final = "_extra_state"
 
@@ -22,12 +24,12 @@ class Publishable:
     tensor: torch.Tensor
     #: By its safetensors name.
     dtype: str
-    #: As the safetensors format counts it.
+    #: As counted by the safetensors format.
     shape: list[int]
 
 
 def reason_to_skip(name: str, value: object) -> str | None:
-    """Why an entry is left out although it is no tensor: it holds no weights. None for every other entry."""
+    """Returns the reason why an entry that is not a tensor is left out: it holds no weights. None for every other entry."""
     if value is None:
         return "it is None"
     if not isinstance(value, torch.Tensor) and name.rpartition(".")[2] == _EXTRA_STATE:
@@ -36,15 +38,16 @@ def reason_to_skip(name: str, value: object) -> str | None:
 
 
 def publishable(name: str, value: object, make_contiguous: bool) -> Publishable:
-    """An entry of a dictionary as it is published. Views that conjugate or negate are resolved to the bytes that torch reads.
+    """Returns an entry of a dictionary in its published form. Views that conjugate or negate are resolved to the bytes that
+    torch reads.
 
-    :raises LayoutError: naming the tensor, why it cannot be published, and what to do about it.
+    :raises LayoutError: naming the tensor, the reason why it cannot be published, and a remedy.
     """
     tensor = _plain(name, value)
     dtype = DTYPE_NAMES.get(tensor.dtype)
     shape = list(tensor.shape)
     if tensor.dtype == _FLOAT4:
-        # Few of torch's kernels know it; its bytes are what matters.
+        # Few of torch's kernels support it; only its bytes matter.
         tensor, dtype = tensor.view(torch.uint8), "F4"
         shape = [*shape[:-1], shape[-1] * 2] if shape else [2]
     if dtype is None:
@@ -60,7 +63,7 @@ def publishable(name: str, value: object, make_contiguous: bool) -> Publishable:
 
 
 def check_name(name: object) -> str:
-    """A key of the dictionary. Raises LayoutError unless it is a string of whole characters."""
+    """Checks a key of the dictionary. Raises LayoutError unless it is a string of whole characters."""
     if not isinstance(name, str):
         raise LayoutError(f"key {name!r} of the dictionary is a {type(name).__name__}: names of tensors are strings")
     try:
@@ -71,9 +74,9 @@ def check_name(name: object) -> str:
 
 
 def _plain(name: str, value: object) -> torch.Tensor:
-    """The value as a tensor of torch's own class, dense and with memory on the CPU or a GPU."""
+    """Returns the value as a tensor of torch's own class, dense and with memory on the CPU or a GPU."""
     if not isinstance(value, torch.Tensor):
-        raise _refused(name, f"it is a {type(value).__name__} and no tensor", "leave it out, or make a tensor of it")
+        raise _refused(name, f"it is a {type(value).__name__} and not a tensor", "leave it out, or make a tensor of it")
     _check_class(name, value)
     with torch._C.DisableTorchFunctionSubclass():
         _check_kind(name, value)
@@ -91,7 +94,7 @@ def _check_kind(name: str, tensor: torch.Tensor) -> None:
     if tensor.is_meta:
         raise _refused(name, "it is on the meta device and has no data", "load or initialise it first")
     if tensor.device.type not in {"cpu", "cuda"}:
-        raise _refused(name, f"it lies on {tensor.device}", "copy it to the CPU or a CUDA device first")
+        raise _refused(name, f"it is on {tensor.device}", "copy it to the CPU or a CUDA device first")
 
 
 def _check_class(name: str, tensor: torch.Tensor) -> None:
@@ -106,12 +109,12 @@ def _check_class(name: str, tensor: torch.Tensor) -> None:
     if kind.__module__.startswith("torch.distributed."):
         described = f"it is a {kind.__name__}: this process holds a part of it"
         raise _refused(name, described, "gather it first, for example with a full state dict")
-    # A class that intercepts what torch does has its data elsewhere: in memory of other tensors, or nowhere.
+    # A class that intercepts torch's operations has its data elsewhere: in memory of other tensors, or nowhere.
     if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         described = f"it is a {kind.__module__}.{kind.__qualname__}, a wrapper around other tensors"
         raise _refused(name, described, "publish the tensors that it holds, or its dequantized or materialised value")
     if _is_transformed(tensor):
-        raise _refused(name, "it belongs to a transformation of torch.func that is under way", "publish it outside of that")
+        raise _refused(name, "it belongs to a running transformation of torch.func", "publish it outside of that")
 
 
 def _is_transformed(tensor: torch.Tensor) -> bool:
@@ -121,7 +124,7 @@ def _is_transformed(tensor: torch.Tensor) -> bool:
 
 
 def _check_storage(name: str, tensor: torch.Tensor) -> None:
-    """The memory must hold what the shape says: sharded trainers free storages and leave the tensors that lay in them."""
+    """The memory must hold what the shape requires: sharded trainers free storages and leave their tensors."""
     if tensor.numel() == 0:
         return
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -17,17 +17,17 @@ from typing import Any, Final
 from ..errors import AbortedError, PeerLostError, ProtocolError, SilenceError, WorkerError
 from .publication import Publication, publish
 
-#: Version of the protocol; both sides name theirs.
+#: Version of the protocol; both sides send theirs.
 PROTOCOL: Final = 1
-#: Longest frame taken from a rank, in bytes.
+#: Maximum length of a rank's frame, in bytes.
 _MAX_FRAME: Final = 1 << 20
 _PREFIX: Final = struct.Struct("<I")
-#: How often the serving thread looks whether it shall end, in seconds.
+#: Interval in seconds at which the serving thread checks if it should end.
 _TICK: Final = 0.2
 
 
 class Served:
-    """Tensors on offer at a unix socket. They are kept until as many ranks as expected have registered them."""
+    """Tensors offered at a unix socket. They are kept until the expected number of ranks have registered them."""
 
     def __init__(self, publication: Publication, path: str, ranks: int, timeout: float) -> None:
         self.publication = publication
@@ -44,15 +44,16 @@ class Served:
 
     @property
     def registered(self) -> int:
-        """How many ranks have registered the tensors so far."""
+        """Number of ranks that have registered the tensors so far."""
         return self._registered
 
     def wait(self, timeout: float | None = None) -> None:
         """Returns once all expected ranks have registered the tensors; these may then be written to or freed.
 
-        :param timeout: in seconds; None waits for as long as it takes.
-        :raises SilenceError: past the timeout; the tensors stay on offer.
-        :raises WorkerError: the first failure that a rank reported, or PeerLostError for one that went away. That rank may come
+        :param timeout: in seconds; None waits without a limit.
+        :raises SilenceError: after the timeout; the tensors stay on offer.
+        :raises WorkerError: the first failure that a rank reported, or PeerLostError for a rank that disconnected. That rank
+        may try
             again: a later call waits for it.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -70,12 +71,12 @@ class Served:
                 self._change.wait(left)
 
     def close(self) -> None:
-        """Takes the tensors off offer and lets go of them; calling it again does nothing.
+        """Withdraws the offer and releases the tensors; calling it again does nothing.
 
-        In a process forked since (a data loader's worker), it does nothing either: the offer is its parent's.
+        In a process forked since (a data loader's worker), it does nothing either, because the offer belongs to the parent.
         """
         if os.getpid() != self._process:
-            return  # not even the lock may be taken: a thread that is not in this process may hold it
+            return  # the lock must not be taken either: a thread that is not in this process may hold it
         with self._change:
             if self._closed:
                 return
@@ -114,7 +115,7 @@ class Served:
                 self._talk(rank)
             except WorkerError as error:
                 if not rank.heard and isinstance(error, PeerLostError):
-                    return  # somebody looked whether anyone listens
+                    return  # a connection that only checked for a listener
                 with contextlib.suppress(OSError):
                     _send(connection, {"type": "error", "message": str(error)})
                 with self._change:
@@ -124,7 +125,9 @@ class Served:
     def _talk(self, rank: _Channel) -> None:
         hello = rank.expect("hello")
         if hello.get("protocol") != PROTOCOL:
-            raise ProtocolError(f"the rank speaks version {hello.get('protocol')!r} of the protocol, this trainer {PROTOCOL}")
+            raise ProtocolError(
+                f"the rank uses version {hello.get('protocol')!r} of the protocol, but this trainer version {PROTOCOL}"
+            )
         rank.send_bytes(self.publication.describe())
         rank.expect("copied")
         rank.send({"type": "kept"})
@@ -142,14 +145,14 @@ def serve(
     make_contiguous: bool = False,
     timeout: float = 600.0,
 ) -> Served:
-    """Publishes tensors and offers them at a unix socket that only this user may enter, from a thread of its own.
+    """Publishes tensors and offers them at a unix socket that only this user may enter, from a separate thread.
 
-    :param tensors: a state dictionary; see :func:`publish` for what of it goes.
+    :param tensors: a state dictionary; see :func:`publish` for the published part.
     :param path: of the socket, at most 107 bytes; a dead trainer's is replaced.
-    :param ranks: how many ranks are to register the tensors. Each takes all of them: ranks that share need a socket each.
-    :param timeout: longest silence of a rank that is registering, in seconds.
-    :raises LayoutError: see :func:`publish`; so are UnsupportedError and `make_contiguous`.
-    :raises OSError: the socket cannot be made, or another trainer listens there.
+    :param ranks: number of ranks that will register the tensors. Each takes all of them: ranks that share need a socket each.
+    :param timeout: maximum silence of a registering rank, in seconds.
+    :raises LayoutError: see :func:`publish`, also for UnsupportedError and `make_contiguous`.
+    :raises OSError: the socket cannot be created, or another trainer listens there.
     """
     publication = publish(tensors, make_contiguous=make_contiguous)
     try:
@@ -176,7 +179,7 @@ class _Channel:
         try:
             self._connection.sendall(_PREFIX.pack(len(body)) + body)
         except OSError as error:
-            raise PeerLostError(f"the rank went away: {error}") from error
+            raise PeerLostError(f"the rank disconnected: {error}") from error
         finally:
             self._connection.settimeout(_TICK)
 
@@ -189,7 +192,7 @@ class _Channel:
         except ValueError as error:
             raise ProtocolError(f"the rank sent a frame that is not JSON: {error}") from error
         if not isinstance(message, dict):
-            raise ProtocolError("the rank sent a frame that is no message")
+            raise ProtocolError("the rank sent a frame that is not a message")
         if message.get("type") == "failed":
             raise WorkerError(f"the rank could not register the tensors: {message.get('message')}")
         if message.get("type") != kind:
@@ -209,7 +212,7 @@ class _Channel:
                     continue
                 raise SilenceError(f"the rank sent no {kind!r} within {self._timeout} s") from None
             except OSError as error:
-                raise PeerLostError(f"the rank went away: {error}") from error
+                raise PeerLostError(f"the rank disconnected: {error}") from error
             if not part:
                 raise PeerLostError(f"the rank closed the connection before {kind!r}")
             self.heard = True
@@ -223,10 +226,10 @@ def _send(connection: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _listen(path: str) -> tuple[socket.socket, int]:
-    """A listening socket at ``path``, mode 0600, and its file's inode."""
+    """Creates a listening socket at ``path``, mode 0600; returns it with its file's inode."""
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Under another name until it listens, so that whoever sees the path can connect.
+    # Under a temporary name until it listens, so that every process that sees the path can connect.
     unready = f"{path}.{os.getpid()}"
     try:
         listener.bind(unready)

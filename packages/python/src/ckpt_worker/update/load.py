@@ -1,4 +1,4 @@
-"""What an update does to this process: the ring it maps, the tensors it hands to the loader, and what is recorded of that."""
+"""Effects of an update on this process: the ring it maps, the tensors it hands to the loader, and the recording."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..protocol.messages import Attach, Bucket, Direct
 from ..recording import DirectState, Replay, SpotCheck, Tracer, TwinCheck
 
 Named = tuple[str, torch.Tensor]
-#: Takes the tensors of one bucket. They lie in the ring: copy what is needed, keep none of them, write to none of them.
+#: Takes the tensors of one bucket. They are in the ring: copy what is needed, keep none of them, write to none of them.
 Loader = Callable[[Iterable[tuple[str, torch.Tensor]]], None]
 
 
@@ -36,11 +36,11 @@ class Load:
         self._twins: TwinCheck | None = None
         self._spot: SpotCheck | None = None
         self.tensors = self.bytes = self.buckets = 0
-        #: Last tensor handed to the loader: the likely culprit when it raises.
+        #: Last tensor handed to the loader: the likely cause of its exception.
         self.current: str | None = None
 
     def attach(self, message: Attach) -> None:
-        """Maps the ring; counts begin again."""
+        """Maps the ring; counts start again."""
         self.unmap()
         self._ring = None if message.ring is None else open_ring(message.ring, self._device)
         self._tracer = self._direct.watch() if message.record and self._direct is not None else None
@@ -48,17 +48,18 @@ class Load:
         self.tensors = self.bytes = self.buckets = 0
 
     def begin_direct(self, message: Direct) -> int | None:
-        """A rank writes into parameters from now on; how many tensors recorded copies load instead, where they do.
+        """Called when a rank writes into parameters from now on; returns the number of tensors that recorded copies load
+        instead, if any.
 
-        :raises UnsupportedError: where this engine lets nobody.
-        :raises StateError: where this update is recorded.
+        :raises UnsupportedError: if this engine does not allow it.
+        :raises StateError: if this update is recorded.
         """
         if self._direct is None:
-            raise UnsupportedError("this engine lets nobody write into its parameters")
+            raise UnsupportedError("this engine does not allow writes into its parameters")
         if self._tracer is not None:
             raise StateError("a direct came in an update that is recorded")
         if self._device.type == "cuda":
-            # Nothing of the engine reads or writes its parameters any more, on whichever stream.
+            # Nothing of the engine reads or writes its parameters any more, on any stream.
             torch.cuda.synchronize(self._device)
         self._twins = self._direct.begin(message.routes)
         self._spot = SpotCheck(message.check) if message.check else None
@@ -66,9 +67,9 @@ class Load:
         return None if self._replay is None else self._replay.tensors
 
     def bucket(self, message: Bucket, attached: Attach) -> Fence:
-        """Loads a bucket; what tells when the ring's bytes are no longer needed.
+        """Loads a bucket; returns a fence that tells when the ring's bytes are no longer needed.
 
-        :raises StateError: where no ring is mapped.
+        :raises StateError: if no ring is mapped.
         :raises ProtocolError: for more than was announced.
         """
         if self._ring is None:
@@ -76,7 +77,7 @@ class Load:
         self.tensors += len(message.tensors)
         self.bytes += sum(entry.size for entry in message.tensors)
         if self.tensors > attached.tensors or self.bytes > attached.size:
-            raise ProtocolError(f"more came than the {attached.tensors} tensors, {attached.size} bytes announced")
+            raise ProtocolError(f"more arrived than the announced {attached.tensors} tensors, {attached.size} bytes")
         with self._lane.loads():
             named = self._left_for_loader(message, self._ring)
             if named or (self._replay is None and self._spot is None):
@@ -92,11 +93,11 @@ class Load:
     def release(self, attached: Attach) -> None:
         """Ends the loads: checks, post-processing, the recording.
 
-        :raises ProtocolError: where less came than was announced.
+        :raises ProtocolError: if less arrived than was announced.
         """
         if self.tensors != attached.tensors or self.bytes != attached.size:
-            came = f"{self.tensors} tensors, {self.bytes} bytes came"
-            raise ProtocolError(f"{came} of the {attached.tensors} tensors, {attached.size} bytes announced")
+            came = f"{self.tensors} tensors, {self.bytes} bytes arrived"
+            raise ProtocolError(f"{came} of the announced {attached.tensors} tensors, {attached.size} bytes")
         self._lane.drain()
         if self._twins is not None:
             self._twins.check()
@@ -118,16 +119,16 @@ class Load:
         self._lane.drain()
 
     def unmap(self) -> None:
-        """Unmaps the ring, where one is mapped.
+        """Unmaps the ring, if one is mapped.
 
-        :raises RingError: where tensors over it are still in use.
+        :raises RingError: if tensors over it are still in use.
         """
         ring, self._ring = self._ring, None
         if ring is not None:
             ring.close()
 
     def _left_for_loader(self, message: Bucket, ring: Ring) -> list[Named]:
-        """Checks the bucket's tensors and replays recorded copies; what is left for the loader."""
+        """Checks the bucket's tensors and replays recorded copies; returns the tensors for the loader."""
         named = open_bucket(ring.data, message.tensors)
         if self._twins is not None:
             for entry in message.tensors:
@@ -142,7 +143,7 @@ class Load:
         return named
 
     def _watch(self, message: Bucket, named: list[Named], ring: Ring) -> contextlib.AbstractContextManager[list[Named]]:
-        """What the loader is to be given."""
+        """Returns the tensors for the loader, watched if the update is recorded."""
         if self._tracer is None:
             return contextlib.nullcontext(named)
         return self._tracer.watch(ring.data, message.tensors, named)

@@ -41,7 +41,7 @@ from .load import Load, Loader
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What an update brought."""
+    """Result of an update."""
 
     version: str
     tensors: int
@@ -74,23 +74,24 @@ def run_update(
     """Connects to a rank and takes one update from it, to its commit.
 
     :param address: ZeroMQ address that the rank bound, ``ipc://…``.
-    :param token: the run's token: shown to the rank, and demanded of it.
-    :param loader: called once a bucket.
+    :param token: the run's token, which the worker shows to the rank and requires from it.
+    :param loader: called once per bucket.
     :param finish: called after the last bucket (post-processing); the rank may commit once it has returned.
-    :param device: where the parameters live. On a GPU, loads run on a stream of their own.
-    :param timeout: longest silence of the rank, in seconds.
-    :param commit: called with the version before the commit is answered, so that nobody sees the old one after it.
-    :param engine: what the worker calls itself.
-    :param device_uuid: UUID of the device, for the rank to check that it talks to the right worker.
-    :param cancelled: asked a few times a second while waiting; true ends the update.
-    :param direct: what lets updates be recorded and ranks write into parameters; the same one for every update of an engine.
-    :raises AbortedError: when the rank aborts the update.
-    :raises SilenceError: when nothing comes from the rank for ``timeout``.
-    :raises PeerLostError: when the rank dies.
-    :raises UnauthorizedError: when either side has a wrong token.
-    :raises ProtocolError: for a frame that is not of the protocol.
+    :param device: device of the parameters. On a GPU, loads run on a separate stream.
+    :param timeout: maximum silence of the rank, in seconds.
+    :param commit: called with the version before the commit is answered, so that the old version is not seen after it.
+    :param engine: name of the worker in messages.
+    :param device_uuid: UUID of the device, with which the rank checks that it talks to the right worker.
+    :param cancelled: called a few times a second while waiting; true ends the update.
+    :param direct: enables recording of updates and writes of ranks into parameters; the same object for every update of an
+    engine.
+    :raises AbortedError: if the rank aborts the update.
+    :raises SilenceError: if the rank sends nothing for ``timeout``.
+    :raises PeerLostError: if the rank dies.
+    :raises UnauthorizedError: if either side has a wrong token.
+    :raises ProtocolError: for a frame that violates the protocol.
     :raises DigestMismatchError: for a tensor that arrived damaged; nothing of its bucket was loaded.
-    :raises Exception: whatever ``loader``, ``finish`` or ``commit`` raises; the rank was told, with the traceback.
+    :raises Exception: errors of ``loader``, ``finish`` or ``commit``; the rank was told, with the traceback.
     """
     with Connection(address, timeout, cancelled) as connection:
         load = Load(loader, finish, torch.device(device), direct)
@@ -139,14 +140,16 @@ class _Update:
                 return result
 
     def close(self) -> None:
-        """Unmaps the ring; what still runs over it is waited for."""
+        """Unmaps the ring, after waiting for work that still uses it."""
         self._load.drain()
-        # After a failure tensors may live on in a traceback: the mapping then goes with them.
+        # After a failure tensors may stay alive in a traceback: the mapping then ends with them.
         with contextlib.suppress(WorkerError):
             self._load.unmap()
 
     def _next_frame(self) -> bytes:
-        """The next frame; buckets whose loads are over are answered, and further ones enqueued before any is waited for."""
+        """Returns the next frame; buckets whose loads are over are answered, and further ones enqueued before any is waited
+        for.
+        """
         while self._answers:
             while self._answers and self._answers[0].fence.done():
                 self._answer_oldest()
@@ -218,7 +221,7 @@ class _Update:
         self._check_token(message.token)
         direct = self._direct
         if direct is None:
-            return Ok(message.seq, message.epoch, reason="this engine lets nobody write into its parameters")
+            return Ok(message.seq, message.epoch, reason="this engine does not allow writes into its parameters")
         if isinstance(message, Storages):
             try:
                 return Ok(message.seq, message.epoch, storages=direct.handles())
@@ -231,7 +234,7 @@ class _Update:
 
     def _sum(self, message: Sums) -> Ok:
         if not self._prepared or self._direct is None:
-            raise StateError("sums of the parameters were asked for before the release")
+            raise StateError("sums of the parameters were requested before the release")
         try:
             return Ok(message.seq, message.epoch, sums=self._direct.sums(message.routes))
         except StaleRoutesError as error:
@@ -241,7 +244,7 @@ class _Update:
         if self._attached is None:
             raise StateError(f"a {type(message).__name__.lower()} came before the attach")
         if message.epoch != self._attached.epoch:
-            raise StateError(f"epoch {message.epoch} was not attached, {self._attached.epoch} was")
+            raise StateError(f"epoch {message.epoch} is not attached, but epoch {self._attached.epoch} is")
         return self._attached
 
     def _check_token(self, token: str) -> None:
@@ -251,7 +254,7 @@ class _Update:
     def _attach(self, message: Attach) -> None:
         self._check_token(message.token)
         if self._attached is not None and message.epoch == self._attached.epoch:
-            raise StateError(f"epoch {message.epoch} is attached already")
+            raise StateError(f"epoch {message.epoch} is already attached")
         self._load.attach(message)
         self._attached = message
         self._prepared = False

@@ -1,1 +1,1 @@
-"""A reference engine: keeps its parameters as vLLM does (fused, sliced over tensor-parallel ranks) and checks what it got."""
+"""A reference engine: keeps its parameters like vLLM (fused, sliced over tensor-parallel ranks) and checks what it received."""

@@ -1,4 +1,4 @@
-"""``python -m ckpt_reference``: a reference engine as a process of its own."""
+"""``python -m ckpt_reference``: a reference engine as a separate process."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import torch
 from .control import ControlServer
 from .engine import ReferenceEngine
 
-#: How long a running call may take to notice that the engine ends, in seconds.
+#: Time in seconds for a running call to notice that the engine ends.
 _GRACE = 2.0
 
 
 def main(arguments: list[str] | None = None, engine_type: type[ReferenceEngine] = ReferenceEngine) -> int:
-    """Serves until told to exit, by ``POST /exit`` or by SIGTERM or SIGINT; returns the exit status."""
+    """Serves until ``POST /exit``, SIGTERM or SIGINT; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ckpt_reference", description=__doc__)
     parser.add_argument("--control", required=True, metavar="PATH", help="unix socket to listen on")
     parser.add_argument("--tp-rank", type=int, default=0, help="this worker's tensor-parallel rank")
     parser.add_argument("--tp-size", type=int, default=1, help="number of tensor-parallel ranks")
-    parser.add_argument("--device", default="cpu", help="where the parameters live: cpu, or cuda:N")
-    parser.add_argument("--device-uuid", default="", help="what to call the device (default: a GPU's own name)")
-    parser.add_argument("--unshared", action="store_true", help="let no rank write into the parameters")
+    parser.add_argument("--device", default="cpu", help="device of the parameters: cpu, or cuda:N")
+    parser.add_argument("--device-uuid", default="", help="name of the device (default: a GPU's own name)")
+    parser.add_argument("--unshared", action="store_true", help="do not let ranks write into the parameters")
     options = parser.parse_args(arguments)
     if not 0 <= options.tp_rank < options.tp_size:
         parser.error(f"--tp-rank {options.tp_rank} is not among --tp-size {options.tp_size}")
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None, engine_type: type[ReferenceEngine] 
     sys.stdout.flush()
     sys.stderr.flush()
     if not idle:
-        os._exit(0)  # a call that does not end must not keep the process: nothing outlives it but memory
+        os._exit(0)  # a call that does not end must not keep the process alive; only memory outlives it
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The engine's control socket: HTTP on a unix socket, as docs/worker-protocol.md has it."""
+"""The engine's control socket: HTTP on a unix socket, as described in docs/worker-protocol.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _BadRequestError(Exception):
 
 
 class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Serves one engine. The socket is the user's alone (mode 0600)."""
+    """Serves one engine. Only the user may open the socket (mode 0600)."""
 
     daemon_threads = True
     block_on_close = False
@@ -52,7 +52,7 @@ class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.engine = engine
         self._path = path
         _remove_stale(path)
-        # Under another name until it listens, so that whoever sees the path can connect.
+        # Under a temporary name until it listens, so that every process that sees the path can connect.
         unready = f"{path}.{os.getpid()}"
         previous = os.umask(0o177)
         try:
@@ -63,18 +63,18 @@ class ControlServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             os.umask(previous)
 
     def server_close(self) -> None:
-        """Closes the socket and removes its file, unless another server has taken the path since."""
+        """Closes the socket and removes its file, unless a different server has taken the path since."""
         super().server_close()
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no concern of ours; the rest was answered already."""
+        """Ignores a client that disconnected; everything else was answered already."""
 
 
 def _remove_stale(path: str) -> None:
-    """Removes the socket file of a server that is dead. Raises OSError where something else is in the way."""
+    """Removes the socket file of a dead server. Raises OSError if something else is in the way."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise FileExistsError(f"{path} exists and is not a socket")
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "unix"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet: whoever calls sees the answer."""
+        """Logs nothing, because callers see the answer."""
 
     def do_GET(self) -> None:
         self._route({"/health": self._health, "/digests": self._digests})
@@ -108,8 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._route({"/update": self._update, "/verify": self._verify, "/poison": self._poison, "/exit": self._exit})
         finally:
             if self.ends:
-                # Only now: the process may be gone as soon as the loop has ended, and its answer has to be out by then.
-                # From a thread of its own, as nothing that serves should wait for the loop.
+                # Only now, because the process may end as soon as the loop has ended, and its answer must be sent by then. In a
+                # separate thread, because no serving thread should wait for the loop.
                 threading.Thread(target=self.server.shutdown, daemon=True).start()
 
     def _route(self, routes: dict[str, Callable[[bytes], Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The reference engine itself: parameters, version, and the checks that are made on them."""
+"""The reference engine itself: parameters, version, and checks of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from ckpt_worker.update import UpdateResult, run_update
 from .files import CheckpointFiles
 from .parameters import Parameters
 
-#: How long a call waits for one before it, in seconds: an update's last answer arrives a moment before its call is over.
+#: Time in seconds for which a call waits for the previous one: an update's last answer arrives a moment before its call is
+#: over.
 _PATIENCE: Final = 60.0
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Outcome of comparing the parameters with files."""
+    """Result of comparing the parameters with files."""
 
     verified: bool
     parameters: int
@@ -37,7 +38,7 @@ class ReferenceEngine:
     """One worker process's engine; its methods may be called from any thread and wait for each other."""
 
     def __init__(self, tp_rank: int, tp_size: int, device: torch.device, uuid: str = "", unshared: str | None = None) -> None:
-        """:param unshared: why its parameters are not to be shared with ranks, where they are not."""
+        """:param unshared: reason why its parameters must not be shared with ranks, if so."""
         self.uuid = uuid or device_uuid(device)
         self._tp_rank, self._tp_size, self._device = tp_rank, tp_size, device
         self._parameters = Parameters(tp_rank, tp_size, device)
@@ -49,16 +50,16 @@ class ReferenceEngine:
 
     @property
     def version(self) -> str | None:
-        """The version being served; None before the first commit."""
+        """Served version; None before the first commit."""
         return self._version
 
     @property
     def dirty(self) -> bool:
-        """Returns True if the parameters hold anything but a whole committed version."""
+        """True if the parameters are not those of one complete committed version."""
         return self._dirty
 
     def update(self, address: str, token: str, timeout: float) -> UpdateResult:
-        """Takes one update. Raises what :func:`ckpt_worker.run_update` raises."""
+        """Takes one update. Raises the errors of :func:`ckpt_worker.run_update`."""
         with self._turns():
             try:
                 return run_update(
@@ -78,7 +79,7 @@ class ReferenceEngine:
                 self._parameters.discard()
 
     def digests(self) -> dict[str, int]:
-        """Digest of every parameter's bytes."""
+        """Returns the digest of every parameter's bytes."""
         with self._turns():
             return {name: digest(tensor) for name, tensor in self._parameters.tensors.items()}
 
@@ -109,11 +110,11 @@ class ReferenceEngine:
             self._parameters.poison()
 
     def stop(self) -> None:
-        """Ends an update that is running; its call raises AbortedError."""
+        """Ends a running update; its call raises AbortedError."""
         self._stopping.set()
 
     def idle(self, timeout: float) -> bool:
-        """Returns True if no call is running, waiting up to ``timeout`` seconds for that."""
+        """Returns True if no call is running, after waiting up to ``timeout`` seconds."""
         if not self._turn.acquire(timeout=timeout):
             return False
         self._turn.release()

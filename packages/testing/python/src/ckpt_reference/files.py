@@ -1,4 +1,4 @@
-"""Reads safetensors files with the ``safetensors`` package, independently of everything that ckpt's update went through."""
+"""Reads safetensors files with the ``safetensors`` package, independently of ckpt's update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .opened import FileIdentity, opened
 
 
 class CheckpointFiles:
-    """Tensors of several files by name. Headers are read at once, bytes when they are asked for, from the same files.
+    """Tensors of several files by name. Headers are read at once, bytes on request, from the same files.
 
     :raises FileChangedError: here or in :meth:`read`, naming a file that was replaced or written to meanwhile.
     """
@@ -30,21 +30,21 @@ class CheckpointFiles:
                 self._identities[path] = identity
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
                     if name in self._files:
-                        raise ValueError(f"tensor {name!r} stands in {self._files[name]} and in {path}")
+                        raise ValueError(f"tensor {name!r} is in {self._files[name]} and in {path}")
                     view = file.get_slice(name)
                     self._files[name] = path
                     self._dtypes[name] = view.get_dtype()
                     self._shapes[name] = list(view.get_shape())
 
     def shapes(self) -> dict[str, list[int]]:
-        """Shape of every tensor as an engine sees it (bytes in the last dimension for sub-byte dtypes)."""
+        """Returns the shape of every tensor as an engine sees it (bytes in the last dimension for sub-byte dtypes)."""
         return {
             name: shape if self._dtypes[name] in TORCH_DTYPES else packed_shape(self._dtypes[name], shape)
             for name, shape in self._shapes.items()
         }
 
     def read(self, names: list[str], device: torch.device | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of these names, in memory of their own (of ``device``, the CPU by default); each file is opened once."""
+        """Returns the tensors of these names, in separate memory (of ``device``, default: the CPU). Opens each file once."""
         by_file: dict[str, list[str]] = {}
         for name in names:
             by_file.setdefault(self._files[name], []).append(name)
@@ -60,7 +60,7 @@ class CheckpointFiles:
                     yield from self._read_packed(link, packed)
 
     def _read_packed(self, path: str, names: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Dtypes that safetensors cannot give as tensors: as bytes."""
+        """Reads dtypes that safetensors cannot return as tensors, as bytes."""
         for name, view in deserialize(Path(path).read_bytes()):
             if name in names:
                 data = torch.frombuffer(bytearray(view["data"]) or bytearray(1), dtype=torch.uint8)[: len(view["data"])]

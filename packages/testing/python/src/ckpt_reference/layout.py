@@ -1,4 +1,4 @@
-"""Where a checkpoint's tensor goes in an engine's parameters: by name and shape alone, after vLLM's fused layers."""
+"""Position of a checkpoint's tensor in an engine's parameters, from name and shape alone, like vLLM's fused layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-# Projections that share one parameter, their rows one below the other in this order.
+# Projections that share one parameter, with their rows stacked in this order.
 _FUSED: Final[dict[str, tuple[str, int]]] = {
     "q_proj": ("qkv_proj", 0),
     "k_proj": ("qkv_proj", 1),
@@ -14,7 +14,7 @@ _FUSED: Final[dict[str, tuple[str, int]]] = {
     "gate_proj": ("gate_up_proj", 0),
     "up_proj": ("gate_up_proj", 1),
 }
-# DeepSeek's low-rank attention: fused too, but every rank holds all of it.
+# DeepSeek's low-rank attention: also fused, but every rank holds all of it.
 _FUSED_WHOLE: Final[dict[str, tuple[str, int]]] = {
     "q_a_proj": ("fused_qkv_a_proj", 0),
     "kv_a_proj_with_mqa": ("fused_qkv_a_proj", 1),
@@ -43,23 +43,22 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """What an engine worker keeps of a tensor, and as which part of which parameter."""
+    """Part of a tensor that an engine worker keeps, and its position in a parameter."""
 
     parameter: str
-    #: Parts of a parameter lie one below the other, by this order.
+    #: Order of the parts of a parameter, which are stacked.
     order: int
-    #: Index of the expert where experts are stacked.
+    #: Index of the expert, if experts are stacked.
     expert: int | None
-    #: What is kept of the tensor; None for all of it.
+    #: Kept part of the tensor; None for all of it.
     kept: Slice | None
 
 
 def place(name: str, shape: list[int], tp_rank: int, tp_size: int) -> Placement:
-    """The placement of a tensor.
+    """Returns the placement of a tensor.
 
     Rows (dimension 0) of column-parallel layers and columns (dimension 1) of row-parallel ones are divided evenly among the
-    ranks. A dimension that the number of ranks does not divide leaves the tensor whole on every rank, as does a name that no
-    rule knows.
+    ranks. If the number of ranks does not divide a dimension, or no rule covers a name, every rank keeps the whole tensor.
     """
 
     def part(dim: int) -> Slice | None:
@@ -72,7 +71,7 @@ def place(name: str, shape: list[int], tp_rank: int, tp_size: int) -> Placement:
     if match and match["part"] in _EXPERT_PARTS:
         stacked, order = _EXPERT_PARTS[match["part"]]
         parameter = f"{match['prefix']}.{stacked}_{match['kind'].replace('.', '_')}"
-        # A scale of one element a tensor or a row has no columns to divide.
+        # A scale of one element per tensor or row has no columns to divide.
         return Placement(parameter, order, int(match["expert"]), part(1 if stacked == "w2" else 0))
     match = _MODULE.fullmatch(name)
     if match:

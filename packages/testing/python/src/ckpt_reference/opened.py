@@ -1,4 +1,4 @@
-"""Files that must stay what they were: opened once, and told apart by more than their names."""
+"""Files that must stay unchanged: opened once, and identified by more than their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from ckpt_worker.errors import WorkerError
 
-#: Times of changes are as exact as this, in nanoseconds.
+#: Resolution of change times, in nanoseconds.
 _TICK_NS: Final = 20_000_000
 
 
@@ -29,7 +29,7 @@ class FileChangedError(WorkerError):
 
 @dataclass(frozen=True)
 class FileIdentity:
-    """What tells a file's content apart from any other; a file that is replaced, written to or cut has a different identity."""
+    """Identity of a file's content; a file that is replaced, written to or truncated has a different identity."""
 
     device: int
     inode: int
@@ -39,20 +39,20 @@ class FileIdentity:
 
     @classmethod
     def of(cls, descriptor: int) -> FileIdentity:
-        """Identity of an open file."""
+        """Returns the identity of an open file."""
         status = os.fstat(descriptor)
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @contextmanager
 def opened(path: str, identity: FileIdentity | None = None) -> Iterator[tuple[str, FileIdentity]]:
-    """Opens a regular file, and gives a path that leads to that file whatever happens to its name, and its identity.
+    """Opens a regular file, and yields its identity and a path that leads to that file whatever happens to its name.
 
-    :param identity: what the file must still be.
+    :param identity: identity that the file must still have.
     :raises FileChangedError: naming the file: it is a different one, or it changed before the end of the block.
-    :raises OSError: it cannot be opened, or is no regular file.
+    :raises OSError: it cannot be opened, or is not a regular file.
     """
-    # O_NONBLOCK: a FIFO by that name must not stop us.
+    # O_NONBLOCK: a FIFO of that name must not block us.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

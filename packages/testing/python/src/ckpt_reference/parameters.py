@@ -1,4 +1,4 @@
-"""An engine's parameters: made from the first checkpoint's shapes, written in place by every later one."""
+"""An engine's parameters: created from the first checkpoint's shapes, written in place by every later one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ckpt_worker.loading.digest import flat_bytes
 from .layout import Placement, Slice, place
 
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-#: Odd, so that adding it to a byte changes it every time, and only 256 times bring it back.
+#: Odd, so that adding it to a byte changes it every time, and only 256 additions restore it.
 _POISON: Final = 0x5B
 
 
 @dataclass(frozen=True)
 class _Home:
-    """Where a known tensor of the checkpoint lives: ``view`` lies in its parameter."""
+    """Place of a known tensor of the checkpoint: ``view`` is in its parameter."""
 
     dtype: torch.dtype
     shape: list[int]
@@ -34,7 +34,7 @@ class _Home:
 
 @dataclass(frozen=True)
 class _Part:
-    """A tensor seen for the first time, and what this rank keeps of it."""
+    """A tensor seen for the first time, with the part that this rank keeps."""
 
     name: str
     shape: list[int]
@@ -49,7 +49,7 @@ class _Part:
 #: Name, dtype, shape, strides and offset of a tensor in its storage, in elements.
 _Source = tuple[str, torch.dtype, torch.Size, tuple[int, ...], int]
 
-#: Parts of a parameter that is not made yet: by expert (None where none are stacked), then by order.
+#: Parts of a parameter that is not created yet: by expert (None if none are stacked), then by order.
 _Group = dict[int | None, dict[int, _Part]]
 
 
@@ -73,13 +73,13 @@ class Parameters:
         return MappingProxyType(self._tensors)
 
     def place(self, name: str, shape: list[int]) -> Placement:
-        """The placement of a tensor on this rank."""
+        """Returns the placement of a tensor on this rank."""
         return place(name, shape, self._tp_rank, self._tp_size)
 
     def load(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Copies what this rank keeps of each tensor. Tensors seen for the first time wait for :meth:`finish`.
+        """Copies the parts of each tensor that this rank keeps. Tensors seen for the first time wait for :meth:`finish`.
 
-        :raises LayoutError: for a tensor that does not fit the parameters there are.
+        :raises LayoutError: for a tensor that does not match the existing parameters.
         """
         batch = list(tensors)
         known = [(name, tensor) for name, tensor in batch if name in self._homes]
@@ -106,7 +106,7 @@ class Parameters:
         home = self._homes[name]
         if home.dtype != dtype or home.shape != list(shape):
             came, had = f"{dtype} {list(shape)}", f"{home.dtype} {home.shape}"
-            raise LayoutError(f"tensor {name!r} came as {came}, the engine was made for {had}", tensor=name)
+            raise LayoutError(f"tensor {name!r} arrived as {came}, but the engine was created for {had}", tensor=name)
         return home
 
     def _copies(self, sources: list[_Source]) -> Iterator[Copy]:
@@ -119,9 +119,9 @@ class Parameters:
             yield Copy(home.kind, home.view, start * size, (*whole, *(step * size for step in stride)))
 
     def finish(self) -> None:
-        """Makes the parameters of the tensors seen for the first time.
+        """Creates the parameters of the tensors seen for the first time.
 
-        :raises LayoutError: where the parts of a parameter do not fit together.
+        :raises LayoutError: if the parts of a parameter do not fit together.
         """
         if not self._groups:
             return
@@ -129,7 +129,7 @@ class Parameters:
             self._fuse(parameter, self._groups[parameter])
             del self._groups[parameter]
         if self._device.type == "cuda":
-            # What the parts took is of no size that will be needed again.
+            # Memory of the parts has no size that will be needed again.
             torch.cuda.empty_cache()
 
     def discard(self) -> None:
@@ -145,7 +145,7 @@ class Parameters:
         placement = self.place(name, list(tensor.shape))
         parameter = placement.parameter
         if parameter in self._tensors:
-            raise LayoutError(f"tensor {name!r} is new to parameter {parameter!r}, which is made already", tensor=name)
+            raise LayoutError(f"tensor {name!r} is new in parameter {parameter!r}, which already exists", tensor=name)
         parts = self._groups.setdefault(parameter, {}).setdefault(placement.expert, {})
         other = parts.get(placement.order)
         if other is not None and other.name != name:
@@ -181,7 +181,7 @@ class Parameters:
 
 
 def _sources(batch: list[tuple[str, torch.Tensor]], device: torch.device) -> list[_Source] | None:
-    """Where in their one storage the tensors lie; None where they lie in several, or on another device."""
+    """Positions of the tensors in their one storage; None if they are in several, or on a different device."""
     first = batch[0][1]
     if first.device != device:
         return None
@@ -195,7 +195,7 @@ def _sources(batch: list[tuple[str, torch.Tensor]], device: torch.device) -> lis
 
 
 def _check_parts(parameter: str, experts: list[int | None], group: _Group) -> None:
-    """Parts below one another agree in all but rows; stacked experts agree in everything."""
+    """Stacked parts agree in everything except rows; stacked experts agree in everything."""
     first = next(iter(group[experts[0]].values())).tensor
     rows = {order: part.rows for order, part in group[experts[0]].items()}
     for expert in experts:
@@ -214,7 +214,7 @@ def _keep(tensor: torch.Tensor, kept: Slice | None) -> torch.Tensor:
 
 
 def _copy(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Bit by bit: copying booleans or floats as such may normalise them."""
+    """Copies bit by bit, because copying booleans or floats as such may normalise them."""
     if source.numel() == 0:
         return
     integer = _INTEGERS[source.element_size()]

@@ -1,11 +1,10 @@
-"""SGLang's side: a plug-in (entry point ``sglang.srt.plugins``) that teaches ``/update_weights_from_ipc`` this project's
-worker protocol.
+"""SGLang's side: a plug-in (entry point ``sglang.srt.plugins``) that adds this project's worker protocol to
+``/update_weights_from_ipc``.
 
-A request whose ``zmq_handles`` has the one key ``ckpt`` is ours: its value is an :class:`UpdateCall` as JSON. Any other goes
-SGLang's own way. What surrounds an update (exclusion of requests, cache flush, version, the barrier of all workers) stays
-SGLang's.
+A request whose ``zmq_handles`` has the single key ``ckpt`` is ours: its value is an :class:`UpdateCall` as JSON. SGLang handles
+any other. Everything around an update (exclusion of requests, cache flush, version, the barrier of all workers) stays SGLang's.
 
-A loader's failure, and one of the post-processing, is the request's failure: nothing is turned into a warning.
+A failure of a loader, or of the post-processing, fails the request: nothing is turned into a warning.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from ...update import run_update
 
 logger = logging.getLogger(__name__)
 
-#: The key in ``zmq_handles`` that makes a request ours.
+#: Key in ``zmq_handles`` that marks a request as ours.
 KEY: Final = "ckpt"
-#: The key that asks for the worker's state; the answer's message is JSON.
+#: Key that requests the worker's state; the answer's message is JSON.
 STATUS_KEY: Final = "ckpt-status"
 
-# As of SGLang 0.5.23: the scheduler's part goes through all models (target, drafts), the runner's takes one of them.
+# In SGLang 0.5.23 the scheduler's part goes through all models (target, drafts), and the runner's takes one of them.
 _SCHEDULER: Final = "sglang.srt.managers.scheduler_components.weight_updater"
 _RUNNER: Final = "sglang.srt.model_executor.model_runner_components.weight_updater"
 
@@ -49,7 +48,7 @@ class _Served:
 
 @dataclass
 class _Update:
-    """One request: the models that take part, and what came of it once the first was reached."""
+    """One request: the participating models, and the outcome once the first was reached."""
 
     updaters: list[Any] = field(default_factory=list)
     outcome: Outcome | None = None
@@ -75,7 +74,7 @@ def register() -> None:
 
 
 def around_scheduler(original: Callable[..., Any], manager: Any, request: Any) -> Any:
-    """Notes which models one request is about."""
+    """Records the models of a request."""
     if not _ours(request):
         return original(manager, request)
     updaters = [runner.weight_updater for _, runner in manager._select_runners()]
@@ -87,7 +86,7 @@ def around_scheduler(original: Callable[..., Any], manager: Any, request: Any) -
 
 
 def around_runner(original: Callable[..., Outcome], updater: Any, request: Any) -> Outcome:
-    """The first model's turn updates all of them, over one connection; the others' turns have the same outcome."""
+    """The first model's turn updates all of them, over one connection; the others' turns return the same outcome."""
     if not _ours(request):
         return original(updater, request)
     if STATUS_KEY in request.zmq_handles:
@@ -111,9 +110,9 @@ def _outcome(updaters: list[Any], call: str) -> Outcome:
 
 
 def take_update(updaters: list[Any], call: str) -> str:
-    """Takes one update into all models, to its commit; the version it brought.
+    """Takes one update into all models, to its commit; returns its version.
 
-    :raises Exception: what :func:`ckpt_worker.run_update` raises.
+    :raises Exception: the errors of :func:`ckpt_worker.run_update`.
     """
     try:
         parsed = parse_call(msgspec.json.decode(call))
@@ -162,7 +161,7 @@ class _Loads:
         if not self.changed:
             self.changed = True
             for updater in self._updaters:
-                updater.begin_weight_update()  # undoes what was packed in place
+                updater.begin_weight_update()  # undoes in-place packing
         if len(self._loads) == 1:
             self._loads[0].load(tensors)
             return
@@ -182,15 +181,15 @@ class _Loads:
         if not self.changed:
             return
         for updater in self._updaters:
-            # Packed again, so that it can go on, with whatever it holds.
+            # Packed again, so that it can continue, with its current contents.
             with contextlib.suppress(Exception):
                 updater.end_weight_update(run_post_load=True)
 
 
 def _refuse_what_cannot_be_reloaded(updater: Any) -> None:
-    """SGLang's own reasons against an update in place.
+    """Raises SGLang's own reasons against an update in place.
 
-    :raises UnsupportedError: with its words.
+    :raises UnsupportedError: with SGLang's message.
     """
     inactive = getattr(updater, "_assert_weight_cache_inactive", None)
     if callable(inactive):
@@ -209,7 +208,7 @@ def _device(updater: Any) -> torch.device:
 
 
 def _index(updater: Any) -> int:
-    """The worker's place: pipeline stages one after the other, tensor-parallel ranks inside each."""
+    """Returns the worker's position: pipeline stages one after the other, tensor-parallel ranks inside each."""
     get = getattr(updater, "get_model_runner", None)
     runner = get() if callable(get) else updater
     tensor, size = int(getattr(runner, "tp_rank", 0)), int(getattr(runner, "tp_size", 1))

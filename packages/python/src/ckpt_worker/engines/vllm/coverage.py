@@ -1,4 +1,4 @@
-"""Which parameters of a model the checkpoint reaches: by what its loader writes, not by the names that it says."""
+"""Determines which parameters of a model the checkpoint covers: by the loader's writes, not by the names that it returns."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ...errors import LayoutError
 from ...recording.watched import threads
 from .target import Target
 
-#: Parameters of adapters, which come with checkpoints of their own.
+#: Parameters of adapters, which have separate checkpoints.
 _ADAPTER: Final = re.compile(r"(^|\.)lora_")
-#: What wrappers put into the names of what they wrap.
+#: Parts that wrappers add to the names of what they wrap.
 _WRAPPER: Final = re.compile(r"(^|\.)(_orig_mod|base_layer)(?=\.)")
 
 
@@ -25,27 +25,27 @@ class Coverage:
     """Counts the elements that are written to each parameter of some models, however modules are wrapped and renamed."""
 
     def __init__(self, targets: list[Target]) -> None:
-        """Before layers are brought into another form."""
+        """Call before layers change their form."""
         self._targets = targets
         self._models = [_Model(target.model) if _is_checked(target) else None for target in targets]
         self.active = True
 
     def begin(self) -> None:
-        """When layers have the form in which they are loaded."""
+        """Call when layers have the form in which they are loaded."""
         for model in self._models:
             if model is not None:
                 model.begin()
 
     def saw(self, index: int, loaded: object) -> None:
-        """``loaded`` is what ``load_weights`` of the target returned."""
+        """``loaded`` is the result of ``load_weights`` of the target."""
         model = self._models[index]
         if model is not None and isinstance(loaded, set):
-            # What a loader takes over without writing it, such as a parameter that is replaced.
+            # Parameters that a loader takes over without writing, such as a replaced one.
             model.named |= {bare_name(str(name)) for name in loaded}
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
-        """Around loads."""
+        """Context manager around loads."""
         if not any(self._models):
             yield
             return
@@ -54,11 +54,11 @@ class Coverage:
             yield
 
     def thread(self) -> contextlib.AbstractContextManager[Any]:
-        """Operations of this thread inside the block are counted."""
+        """Counts operations of this thread inside the block."""
         return _Writes([model for model in self._models if model is not None])
 
     def trust(self) -> None:
-        """The update brings the same tensors as one that was checked: nothing is missing, though not all of them are loaded."""
+        """Marks that the update has the same tensors as a checked one: none is missing, though not all are loaded."""
         self._models = [None for _ in self._models]
 
     def check(self) -> None:
@@ -68,20 +68,20 @@ class Coverage:
             missing = set() if model is None else model.missing()
             if missing:
                 some = ", ".join(sorted(missing)[:5])
-                text = f"the checkpoint brings nothing for {len(missing)} parameters of the model: {some}"
+                text = f"the checkpoint has no tensors for {len(missing)} parameters of the model: {some}"
                 raise LayoutError(text, tensor=min(missing))
 
 
 class _Model:
-    """One model's parameters and what was written to them."""
+    """One model's parameters, and the writes to them."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
         names = {name for name, _ in model.named_parameters()}
-        #: Further names of parameters that have one already.
+        #: Further names of parameters that already have one.
         self._aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)} - names
         self.named: set[str] = set()
-        #: Elements written by the storage's identity; the storages, so that no other one gets it.
+        #: Elements written, by the storage's identity; the storages are kept so that the identity is not reused.
         self._written: dict[int, int] | None = None
         self._storages: dict[str, torch.UntypedStorage] = {}
 
@@ -102,7 +102,7 @@ class _Model:
             self._written[key] += tensor.numel()
 
     def missing(self) -> set[str]:
-        """Parameters that no element was written to, and that are those that they were."""
+        """Returns parameters that received no element and are still the same."""
         written = self._written
         if written is None:
             self.begin()
@@ -137,10 +137,10 @@ class _Writes(TorchDispatchMode):
 
 
 def _is_checked(target: Target) -> bool:
-    # Quantised models make parameters of their own that no checkpoint has.
+    # Quantised models create parameters that no checkpoint has.
     return target.complete and getattr(target.config, "quantization", None) is None
 
 
 def bare_name(name: str) -> str:
-    """``name`` without what wrappers put into it."""
+    """Returns ``name`` without the parts that wrappers add."""
     return _WRAPPER.sub("", name).lstrip(".")

@@ -1,8 +1,8 @@
-"""Kernels of expert layers that vLLM sets up at the first load only.
+"""Kernels of expert layers that vLLM sets up only at the first load.
 
-Some of them (those for CPUs, in vLLM 0.32) also bring the layer's weights into a form of their own there. A reload then
-leaves the weights in another form than the kernel reads, and the model talks nonsense without an error: vLLM's own
-``reload_weights`` does this. Such kernels are set aside before a reload, so that it sets them up again as the first load did.
+Some of them (those for CPUs, in vLLM 0.32) also convert the layer's weights into their own form then. A reload leaves the
+weights in a form that differs from what the kernel reads, and the model produces wrong answers without an error: vLLM's own
+``reload_weights`` does this. Such kernels are removed before a reload, so that it sets them up again like the first load.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Kept(NamedTuple):
 
 
 class ExpertKernels:
-    """The kernels of some models that have to be set up again."""
+    """Kernels of some models that have to be set up again."""
 
     def __init__(self, models: Iterable[torch.nn.Module]) -> None:
         self._kept: dict[torch.nn.Module, _Kept] = {}
@@ -38,10 +38,10 @@ class ExpertKernels:
                 if experts is None or type(experts).process_weights_after_loading is base.process_weights_after_loading:
                     continue
                 if any(parameter.device.type != "cpu" for parameter in layer.parameters()):
-                    # Graphs may have captured what the kernel holds.
+                    # Graphs may have captured the kernel's contents.
                     kind = type(experts).__name__
                     raise UnsupportedError(
-                        f"the expert kernel {kind} of {name!r} brings weights into a form that no reload repeats"
+                        f"the expert kernel {kind} of {name!r} converts weights into a form that a reload does not repeat"
                     )
                 self._kept[layer] = _Kept(method, kernel, getattr(method, "moe_quant_config", None))
 
@@ -50,12 +50,12 @@ class ExpertKernels:
         return layer in self._kept
 
     def set_aside(self) -> None:
-        """Before the reload."""
+        """Call before the reload."""
         for method, _, _ in self._kept.values():
             method.moe_kernel = None
 
     def put_back(self, layers: Iterable[torch.nn.Module]) -> None:
-        """For layers that keep their old weights."""
+        """Restores kernels of layers that keep their old weights."""
         for layer in layers:
             kept = self._kept.get(layer)
             if kept is not None:

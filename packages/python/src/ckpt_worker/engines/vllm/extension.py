@@ -19,7 +19,7 @@ class WorkerExtension:
     """Mixed into vLLM's worker class. Start vLLM with ``--worker-extension-cls ckpt_worker.vllm.WorkerExtension``."""
 
     if TYPE_CHECKING:
-        # Of the worker that this is mixed into.
+        # Attributes of the worker that this is mixed into.
         vllm_config: Any
         model_config: Any
         model_runner: Any
@@ -27,9 +27,10 @@ class WorkerExtension:
         rank: int
 
     def ckpt_update(self, call: dict[str, Any]) -> dict[str, Any]:
-        """Takes one update, to its commit. ``call`` is an :class:`UpdateCall`; the answer says what came.
+        """Takes one update, to its commit. ``call`` is an :class:`UpdateCall`; the answer describes the update.
 
-        :raises Exception: what :func:`ckpt_worker.run_update` raises; the parameters may then be partly new (``ckpt_status``).
+        :raises Exception: the errors of :func:`ckpt_worker.run_update`; the parameters may then be partly new
+        (``ckpt_status``).
         """
         parsed = parse_call(call)
         assert self.device is not None
@@ -52,10 +53,10 @@ class WorkerExtension:
         }
 
     def ckpt_status(self) -> dict[str, Any]:
-        """What the worker serves: ``version`` of the last commit, and ``dirty`` where an update has failed half way since.
+        """State of the worker: ``version`` of the last commit, and ``dirty`` if an update has failed partway since.
 
-        ``connector`` names the class that keeps keys and values outside of the engine, where it has one: after an update
-        they are of the old weights.
+        ``connector`` names the class that keeps keys and values outside the engine, if it has one: after an update they are of
+        the old weights.
         """
         served = _served(self)
         transfer = getattr(self.vllm_config, "kv_transfer_config", None)
@@ -72,7 +73,7 @@ def drop_computed(runner: Any) -> None:
 
 
 def _served(worker: Any) -> Served:
-    """Kept with the worker, or with its backend of vLLM's weight transfer where that has taken updates."""
+    """Kept with the worker, or with its backend of vLLM's weight transfer if that has taken updates."""
     backend: Served | None = getattr(getattr(worker, "weight_transfer_engine", None), "served", None)
     if isinstance(backend, Served):
         return backend
@@ -95,7 +96,7 @@ def _model(runner: Any) -> torch.nn.Module:
 
 
 def _drafter(worker: Any, wanted: str) -> list[Target]:
-    """The speculative drafter, where it takes the checkpoint's weights."""
+    """Returns the speculative drafter, if it takes the checkpoint's weights."""
     runner = worker.model_runner
     get = getattr(runner, "get_draft_model", None)
     model = get() if callable(get) else getattr(getattr(runner, "drafter", None), "model", None)
@@ -103,7 +104,7 @@ def _drafter(worker: Any, wanted: str) -> list[Target]:
     if wanted == "skip" or not isinstance(model, torch.nn.Module) or speculative is None:
         return []
     config = getattr(speculative, "draft_model_config", None) or worker.model_config
-    # Multi-token-prediction layers come from the model's own checkpoint; other drafters have one of their own.
+    # Multi-token-prediction layers come from the model's own checkpoint; other drafters have a separate one.
     if wanted == "auto" and config.model != worker.model_config.model:
         return []
     return [Target(model, config, complete=False)]

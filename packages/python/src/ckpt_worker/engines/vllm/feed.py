@@ -18,7 +18,7 @@ Named = tuple[str, torch.Tensor]
 def feed(
     targets: list[Target], tensors: Iterable[Named], coverage: Coverage, tied: TiedParameters, seen: list[torch.Tensor]
 ) -> None:
-    """Hands one bucket to every model; ``seen`` gets its tensors."""
+    """Hands one bucket to every model; ``seen`` receives its tensors."""
     bucket: list[Named] = []
 
     def passing() -> Iterator[Named]:

@@ -1,4 +1,4 @@
-"""Loading straight into the parameters that serve, for versions of vLLM that cannot reload layer by layer."""
+"""Loading directly into the serving parameters, for versions of vLLM that cannot reload layer by layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from .tied import TiedParameters
 
 
 class InPlaceLoad:
-    """Writes every tensor where the model's own loader puts it. Only for parameters that still have the checkpoint's form.
+    """Writes every tensor to the place that the model's own loader chooses. Only for parameters that still have the
+    checkpoint's form.
 
     :raises UnsupportedError: for a model whose parameters do not.
     """
@@ -30,23 +31,23 @@ class InPlaceLoad:
         self.changed = False
 
     def watch(self, tracer: Tracer, share: bool) -> None:
-        """The update is recorded."""
+        """Called if the update is recorded."""
         self._tied.watch(tracer)
         if share and share_early(layer for target in self._targets for layer in target.model.modules()):
             self._process()
 
     def begin_direct(self) -> None:
-        """A rank is about to write into parameters, or recorded copies are replayed."""
+        """Called before a rank writes into parameters, or recorded copies are replayed."""
         self._coverage.trust()
         self.changed = True
 
     def load(self, tensors: Iterable[Named]) -> None:
-        """Loads at once."""
+        """Loads immediately."""
         self.changed = True
         feed(self._targets, tensors, self._coverage, self._tied, [])
 
     def finish(self) -> None:
-        """Lets vLLM compute what it derives from the parameters."""
+        """Lets vLLM compute the values that it derives from the parameters."""
         self._coverage.check()
         self.changed = True
         self._process()
@@ -57,15 +58,15 @@ class InPlaceLoad:
             process(target.model, target.config, self._device)
 
     def abandon(self) -> None:
-        """Nothing to put back: what was written stays."""
+        """Restores nothing: written bytes stay."""
 
 
 def _check_form(target: Target) -> None:
     quantization = getattr(target.config, "quantization", None)
     if quantization is not None:
-        text = f"this version of vLLM cannot reload a model that is quantised ({quantization}) in pieces without damage"
+        text = f"this version of vLLM cannot reload a quantised model ({quantization}) in pieces without damage"
         raise UnsupportedError(f"{text}: its layers were repacked after the first load; update vLLM")
     for name, parameter in target.model.named_parameters():
         if parameter.numel() == 0 or parameter.is_meta:
-            text = f"this version of vLLM has dropped parameter {name!r} after the first load and cannot make it again"
+            text = f"this version of vLLM has dropped parameter {name!r} after the first load and cannot recreate it"
             raise UnsupportedError(f"{text}; update vLLM", tensor=name)

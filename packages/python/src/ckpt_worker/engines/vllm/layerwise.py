@@ -1,12 +1,12 @@
-"""Loading layer by layer: vLLM collects what belongs to a layer, and processes the layer when all of it is there.
+"""Loading layer by layer: vLLM collects the tensors of a layer, and processes the layer when all of them have arrived.
 
-Right for every quantisation, and for parameters that were repacked or removed after the first load (as vLLM's CPU backend
-does): a layer is made again in checkpoint form, loaded, processed, and copied over the one that serves, whose addresses stay.
-Until a layer is complete vLLM only *refers* to its tensors. They lie in the ring, which is overwritten next; so what is still
-referred to after a bucket is copied.
+This is correct for every quantisation, and for parameters that were repacked or removed after the first load (as vLLM's CPU
+backend does). A layer is created again in checkpoint form, loaded, processed, and copied over the serving one, whose addresses
+stay. Until a layer is complete vLLM only *refers* to its tensors. They are in the ring, which is overwritten next, so tensors
+that are still referenced after a bucket are copied.
 
-In an update that is recorded, and in those that follow from it, layers whose parameters have the checkpoint's form are loaded
-where they serve (:mod:`.live`): only there a copy can be seen that a rank could make itself.
+In a recorded update, and in those that follow from it, layers whose parameters have the checkpoint's form are loaded in place
+(:mod:`.live`): only there can a copy be recorded that a rank could make itself.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from .tied import TiedParameters
 
 
 class ReloadTools(NamedTuple):
-    """What vLLM offers for it (``vllm.model_executor.model_loader.reload``)."""
+    """vLLM's tools for it (``vllm.model_executor.model_loader.reload``)."""
 
     initialize: Callable[[torch.nn.Module], None]
     finalize: Callable[[torch.nn.Module, Any], None]
-    #: Gives a module's ``LayerReloadingInfo``.
+    #: Returns a module's ``LayerReloadingInfo``.
     info: Callable[[torch.nn.Module], Any]
 
 
 def reload_tools() -> ReloadTools | None:
-    """The installed version's tools, or None where it has none that are known."""
+    """Returns the installed version's tools, or None if it has none that are known."""
     try:
         module = importlib.import_module("vllm.model_executor.model_loader.reload.layerwise")
         return ReloadTools(module.initialize_layerwise_reload, module.finalize_layerwise_reload, module.get_layerwise_info)
@@ -55,13 +55,13 @@ class LayerwiseLoad:
         self._experts = ExpertKernels(target.model for target in targets)
         # Layers that wait for tensors; None before the first load and after the end.
         self._waiting: list[torch.nn.Module] | None = None
-        # Layers that are loaded where they serve.
+        # Layers that are loaded in place.
         self._live: list[torch.nn.Module] = []
         self._tracer: Tracer | None = None
         self.changed = False
 
     def watch(self, tracer: Tracer, share: bool) -> None:
-        """The update is recorded."""
+        """Called if the update is recorded."""
         self._find_live()
         self._tracer = tracer
         self._tied.watch(tracer)
@@ -69,17 +69,17 @@ class LayerwiseLoad:
             process(self._live)
 
     def begin_direct(self) -> None:
-        """A rank is about to write into parameters, or recorded copies are replayed."""
+        """Called before a rank writes into parameters, or recorded copies are replayed."""
         self._find_live()
         self._coverage.trust()
         self.changed = True
 
     def load(self, tensors: Iterable[Named]) -> None:
-        """Loads what is complete, and copies the rest out of the ring."""
+        """Loads complete layers, and copies the rest out of the ring."""
         if self._waiting is None:
             self._experts.set_aside()
         waiting = self._begin()
-        # The first tensor for a layer that serves changes it.
+        # The first tensor for a serving layer changes it.
         self.changed |= bool(self._live)
         seen: list[torch.Tensor] = []
         feed(self._targets, tensors, self._coverage, self._tied, seen)
@@ -92,7 +92,7 @@ class LayerwiseLoad:
         self._live = [layer for target in self._targets for layer in live_layers(target.model, info, kept)]
 
     def _parts(self) -> Iterator[tuple[torch.nn.Module, Target]]:
-        """What vLLM's tools take for the models: all of their layers but those that are live."""
+        """Returns the models for vLLM's tools: all of their layers except the live ones."""
         live = set(self._live)
         for target in self._targets:
             if not live:
@@ -102,7 +102,7 @@ class LayerwiseLoad:
             yield cast(torch.nn.Module, _Part(target.model, layers)), target
 
     def _begin(self) -> list[torch.nn.Module]:
-        """Makes layers again, once. Before anything can fail: `abandon` then undoes as much as was done."""
+        """Creates layers again, once. Called before anything can fail: `abandon` then undoes as much as was done."""
         if self._waiting is None:
             parts = [part for part, _ in self._parts()]
             self._waiting = [layer for part in parts for layer in part.modules()]
@@ -127,10 +127,10 @@ class LayerwiseLoad:
         self._waiting = still
 
     def finish(self) -> None:
-        """Processes what was left for the end, after checking that nothing is missing."""
+        """Processes the remaining layers at the end, after checking that nothing is missing."""
         self._coverage.check()
         self.changed = True
-        # Attention comes last, with the rest: some of it computes with its layers' parameters.
+        # Attention comes last, with the rest, because some of it computes with its layers' parameters.
         process(self._live)
         idle = [layer for layer in self._begin() if self._tools.info(layer).load_numel <= 0]
         self._experts.put_back(idle)
@@ -141,7 +141,7 @@ class LayerwiseLoad:
             _repack(layer)
 
     def abandon(self) -> None:
-        """Layers that did not become complete get their old parameters back."""
+        """Gives incomplete layers their old parameters back."""
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
@@ -150,7 +150,7 @@ class LayerwiseLoad:
         self._experts.put_back(unfinished)
         for layer in unfinished:
             info = self._tools.info(layer)
-            # As if nothing had come for it: the finalizer then puts the old tensors back.
+            # As if it had received nothing: the finalizer then restores the old tensors.
             info.loaded_weights.clear()
             info.load_numel = 0
         for part, target in self._parts():
@@ -158,7 +158,7 @@ class LayerwiseLoad:
 
 
 class _Part:
-    """Some layers of a model, as the model: what vLLM's tools ask of one is its modules and attributes."""
+    """Some layers of a model, presented as a model: vLLM's tools use its modules and attributes."""
 
     def __init__(self, model: torch.nn.Module, layers: list[torch.nn.Module]) -> None:
         object.__setattr__(self, "_model", model)
@@ -176,11 +176,11 @@ class _Part:
 
 
 def _load_aside(layer: torch.nn.Module, tracer: Tracer) -> None:
-    """What a layer that is made again is loaded with is computed with: nobody has to watch that."""
-    reason = f"its layer ({type(layer).__name__}) is brought into another form by vLLM"
+    """The tensors of a recreated layer are computed with, so watching them is unnecessary."""
+    reason = f"its layer ({type(layer).__name__}) is converted into a different form by vLLM"
     for tensor in (*layer._parameters.values(), *layer._buffers.values()):
         loader = getattr(tensor, "weight_loader", None)
-        # By this name vLLM knows its own wrapper, and unwraps it.
+        # vLLM recognises its own wrapper by this name, and unwraps it.
         if getattr(loader, "__name__", "") == "online_process_loader":
             tensor.weight_loader = _aside(loader, tracer, reason)  # type: ignore[union-attr,arg-type]
 
@@ -197,8 +197,8 @@ def _aside(loader: Callable[..., Any], tracer: Tracer, reason: str) -> Callable[
 def _repack(layer: torch.nn.Module) -> None:
     """Renews the packed copy of a layer's weights that vLLM's CPU backend multiplies by.
 
-    A layer that shares its weights with another one, as an output head does with tied embeddings, is not loaded itself: its
-    weights are new then, its copy is not.
+    A layer that shares its weights with another one, as an output head with tied embeddings does, is not loaded itself: its
+    weights are new, but its copy is not.
     """
     weight = getattr(layer, "weight", None)
     if hasattr(layer, "cpu_linear") and isinstance(weight, torch.Tensor) and weight.numel() > 0 and not weight.is_meta:
@@ -206,7 +206,7 @@ def _repack(layer: torch.nn.Module) -> None:
 
 
 def _own(value: Any, ring: set[int]) -> Any:
-    """``value`` with copies of the tensors in it that lie in the ring."""
+    """Returns ``value`` with copies of its tensors that are in the ring."""
     if isinstance(value, torch.Tensor):
         if value.numel() > 0 and not value.is_meta and address_of(value) in ring:
             return value.clone()

@@ -1,8 +1,8 @@
-"""Layers whose parameters serve in the very form that the checkpoint has: these can be written where they are.
+"""Layers whose serving parameters have the form of the checkpoint: these can be written in place.
 
-vLLM's CPU backend packs the weights of linear layers and drops the parameters, quantised layers are transposed and rescaled; on
-GPUs nearly everything of a model that is not quantised stays as it was loaded. After their parameters were written, the layers'
-own post-processing runs as after the first load: it renews what is derived from them.
+vLLM's CPU backend packs the weights of linear layers and drops the parameters, and quantised layers are transposed and
+rescaled. On GPUs nearly everything of a model that is not quantised stays as it was loaded. After their parameters were
+written, the layers' own post-processing runs as after the first load: it renews derived values.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import torch
 from ...errors import UnsupportedError
 from ...recording.shared_memory import is_shared, move_to_shared
 
-#: Methods that keep parameters in the checkpoint's form, or bring them into another one whenever they are asked to.
+#: Methods that keep parameters in the checkpoint's form, or convert them again on every call.
 _METHODS: Final = (
     ("vllm.model_executor.layers.linear", "UnquantizedLinearMethod"),
     ("vllm.model_executor.layers.vocab_parallel_embedding", "UnquantizedEmbeddingMethod"),
     ("vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method", "UnquantizedFusedMoEMethod"),
 )
-#: Made after the checkpoint's form is noted down, so that it is not in it.
+#: Created after the checkpoint's form was recorded, so it is not part of it.
 _UNNOTED: Final = "bias"
 
 
 def live_layers(
     model: torch.nn.Module, info: Callable[[torch.nn.Module], Any], excepted: Callable[[torch.nn.Module], bool]
 ) -> list[torch.nn.Module]:
-    """Layers of a model whose parameters and buffers have the checkpoint's form.
+    """Returns layers of a model whose parameters and buffers have the checkpoint's form.
 
     :param info: a module's ``LayerReloadingInfo``, which knows that form.
-    :param excepted: layers that are not to be written to, whatever their form.
+    :param excepted: layers that must not be written to, whatever their form.
     """
     if getattr(model, "_do_torchao_reload", False):
         return []
@@ -41,7 +41,7 @@ def live_layers(
 
 
 def process(layers: Iterable[torch.nn.Module]) -> None:
-    """Renews what is derived from parameters that were written in place."""
+    """Renews values derived from parameters that were written in place."""
     for layer in layers:
         method = getattr(layer, "quant_method", None)
         if method is None:
@@ -52,10 +52,10 @@ def process(layers: Iterable[torch.nn.Module]) -> None:
 
 
 def share_early(layers: Iterable[torch.nn.Module]) -> bool:
-    """Moves parameters on the CPU to shared memory; whether any was moved.
+    """Moves parameters on the CPU to shared memory; returns True if any was moved.
 
-    Before anything is derived from them: packed weights may go on referring to the memory that they were made from. Where they
-    cannot be moved, the recording says why.
+    Called before anything is derived from them, because packed weights may still refer to the memory from which they were made.
+    If they cannot be moved, the recording gives the reason.
     """
     found = {}
     for layer in layers:
@@ -85,7 +85,7 @@ def _is_live(layer: torch.nn.Module, info: Any, methods: tuple[type, ...]) -> bo
     method = getattr(layer, "quant_method", None)
     if method is not None and type(method) not in methods:
         return False
-    # Attention: vLLM puts its scales back and processes it when all other layers are done.
+    # Attention: vLLM restores its scales and processes it when all other layers are done.
     if callable(getattr(layer, "process_weights_after_loading", None)):
         return False
     form = getattr(info, "restore_metadata", None)

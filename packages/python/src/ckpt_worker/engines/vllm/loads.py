@@ -1,4 +1,4 @@
-"""How weights get into a vLLM model that is being served, and what is undone when that fails."""
+"""Ways to load weights into a serving vLLM model, and to undo a failed load."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class WeightLoad(Protocol):
     changed: bool
 
     def watch(self, tracer: Tracer, share: bool) -> None:
-        """Before the first load of an update that is recorded; with ``share`` ranks are to write into parameters then."""
+        """Called before the first load of a recorded update; with ``share`` ranks may write into parameters then."""
 
     def begin_direct(self) -> None:
-        """Before a rank writes into parameters, or recorded copies are replayed: not all tensors will be given to ``load``."""
+        """Called before a rank writes into parameters, or copies are replayed: ``load`` will not receive all tensors."""
 
     def load(self, tensors: Iterable[Named]) -> None:
-        """Takes the tensors of one bucket. They are the caller's again when it returns."""
+        """Takes the tensors of one bucket. They belong to the caller again when it returns."""
 
     def finish(self) -> None:
-        """Brings the models into the form in which they serve; the update is over then."""
+        """Converts the models into the form in which they serve; the update is over then."""
 
     def abandon(self) -> None:
-        """Gives up: every layer is whole, with its old weights or its new ones. Does nothing after a finish."""
+        """Gives up: every layer is complete, with its old or its new weights. Does nothing after a finish."""
 
 
 def open_load(targets: list[Target], device: torch.device) -> WeightLoad:
-    """The way of loading that fits the installed version. Nothing changes before the first load.
+    """Returns the way of loading for the installed version. Nothing changes before the first load.
 
-    :raises UnsupportedError: where this version cannot do it without damage; says why.
+    :raises UnsupportedError: with the reason, if this version cannot do it without damage.
     """
     tools = reload_tools()
     if tools is not None:

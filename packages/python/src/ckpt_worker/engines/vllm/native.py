@@ -1,7 +1,7 @@
 """Backend ``ckpt`` of vLLM's own weight transfer (``--weight-transfer-config '{"backend": "ckpt"}'``).
 
-One ``update_weights`` takes a whole update, from the first bucket to the commit: an update that is prepared on one worker must
-not become visible before it is prepared on all, so there is nothing left to do in ``finish_weight_update``.
+One ``update_weights`` takes a whole update, from the first bucket to the commit. An update that is prepared on one worker must
+not become visible before it is prepared on all, so ``finish_weight_update`` has nothing left to do.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class CkptInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """Nothing has to be agreed upon beforehand."""
+    """Empty, because nothing has to be agreed in advance."""
 
 
 @dataclass
 class CkptUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """One update; ``call`` is an :class:`ckpt_worker.engine_call.UpdateCall` as JSON has it."""
+    """One update; ``call`` is an :class:`ckpt_worker.engine_call.UpdateCall` in its JSON form."""
 
     call: dict[str, Any] = field(default_factory=dict)
 
 
 class CkptWeightTransferEngine(WeightTransferEngine[CkptInitInfo, CkptUpdateInfo]):  # type: ignore[misc]
-    """Takes updates by this project's worker protocol. A drafter is updated by ``start_draft_weight_update`` only."""
+    """Takes updates through this project's worker protocol. Only ``start_draft_weight_update`` updates a drafter."""
 
     init_info_cls = CkptInitInfo
     update_info_cls = CkptUpdateInfo
@@ -49,13 +49,13 @@ class CkptWeightTransferEngine(WeightTransferEngine[CkptInitInfo, CkptUpdateInfo
         self.served = Served()
 
     def init_transfer_engine(self, init_info: CkptInitInfo) -> None:
-        """Nothing to do: every update brings its own addresses."""
+        """Does nothing: every update has its own addresses."""
 
     def start_weight_update(self) -> None:
-        """Nothing to do before the first bucket, so that an update which never comes changes nothing."""
+        """Does nothing before the first bucket, so that an update that never arrives changes nothing."""
 
     def finish_weight_update(self) -> None:
-        """Nothing left to do."""
+        """Does nothing."""
 
     def receive_weights(self, update_info: CkptUpdateInfo) -> None:
         """Takes the update, to its commit."""
@@ -69,4 +69,4 @@ class CkptWeightTransferEngine(WeightTransferEngine[CkptInitInfo, CkptUpdateInfo
         logger.info("version %s: %d tensors, %d bytes", result.version, result.tensors, result.bytes)
 
     def shutdown(self) -> None:
-        """Nothing is held between updates."""
+        """Does nothing: no state is held between updates."""

@@ -1,7 +1,7 @@
-"""Where an engine keeps its experts. vLLM's expert load balancer (``--enable-eplb``) moves them while the engine serves.
+"""Positions of an engine's experts. vLLM's expert load balancer (``--enable-eplb``) moves them while the engine serves.
 
-Weights are loaded to where experts were at the start, as recorded routes are; the router goes by where they are now. An
-update of an engine that has moved any would give experts each other's weights, without an error.
+Weights, and recorded routes, are loaded to the original positions of experts; the router uses their current ones. An update of
+an engine that has moved any would give experts each other's weights, without an error.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import torch
 from ...errors import UnsupportedError
 from .target import Target
 
-_REMEDY: Final = "restart the engine, without --enable-eplb where it takes updates"
+_REMEDY: Final = "restart the engine, without --enable-eplb if it takes updates"
 
 
 def check_placement(targets: list[Target], runner: Any = None) -> None:
-    """Looks at every layer's map of experts, and, where the model runner is given, for moves that are under way.
+    """Checks every layer's map of experts and, if the model runner is given, running moves.
 
-    :raises UnsupportedError: where an expert is not where weights are loaded to; nothing has changed then.
+    :raises UnsupportedError: if an expert is not at the position where its weights are loaded; nothing has changed then.
     """
     for target in targets:
         for name, layer in target.model.named_modules():
             moved = _first_moved(_places(layer))
             if moved is not None:
-                text = f"the expert load balancer has moved expert {moved} of {name!r} from where weights are loaded to"
+                text = (
+                    f"the expert load balancer has moved expert {moved} of {name!r} from the position where weights are loaded"
+                )
                 raise UnsupportedError(f"{text}: {_REMEDY}")
     states = getattr(getattr(runner, "eplb_state", None), "model_states", None) or {}
     for state in states.values():
@@ -35,7 +37,7 @@ def check_placement(targets: list[Target], runner: Any = None) -> None:
 
 
 def _places(layer: torch.nn.Module) -> torch.Tensor | None:
-    """Slots of each expert, -1 for none; of the layer, or of its router's state in newer versions."""
+    """Slots of each expert, -1 for none; from the layer or, in newer versions, from its router's state."""
     for holder in (getattr(layer, "eplb_state", None), layer):
         places = getattr(holder, "logical_to_physical_map", None)
         if isinstance(places, torch.Tensor) and places.dim() == 2:
@@ -44,7 +46,7 @@ def _places(layer: torch.nn.Module) -> torch.Tensor | None:
 
 
 def _first_moved(places: torch.Tensor | None) -> int | None:
-    """At the start each expert has the slot of its own number; copies follow, in the order of the experts, again and again."""
+    """Originally each expert has the slot of its own number; copies follow, in the order of the experts, repeatedly."""
     if places is None:
         return None
     count = places.shape[0]

@@ -8,12 +8,12 @@ BACKEND = "ckpt"
 
 
 def register() -> None:
-    """Makes the backend known to vLLM's weight transfer. Does nothing in versions without it, or where it is known already."""
+    """Registers the backend with vLLM's weight transfer. Does nothing in versions without it, or if registered already."""
     try:
         factory = importlib.import_module("vllm.distributed.weight_transfer.factory").WeightTransferEngineFactory
         base = importlib.import_module("vllm.distributed.weight_transfer.base").WeightTransferEngine
     except (ImportError, AttributeError):
         return
-    # Earlier interfaces handed a loader to `receive_weights`, which says nothing of how loading ends.
+    # Earlier interfaces passed a loader to `receive_weights`, without a notification of the end of loading.
     if BACKEND not in factory._registry and hasattr(base, "start_weight_update"):
         factory.register_engine(BACKEND, "ckpt_worker.engines.vllm.native", "CkptWeightTransferEngine")

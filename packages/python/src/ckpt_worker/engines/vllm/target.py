@@ -1,4 +1,4 @@
-"""What an update is loaded into."""
+"""Targets of an update."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @dataclass(frozen=True)
 class Target:
-    """A model and the configuration it was made from."""
+    """A model and its configuration."""
 
     model: torch.nn.Module
     config: Any
-    #: True if parameters that no tensor reaches are an error.
+    #: True if parameters without a tensor are an error.
     complete: bool

@@ -1,7 +1,7 @@
-"""Parameters of a model that share memory, such as an output head with its embeddings, and checkpoints that bring both.
+"""Parameters of a model that share memory, such as an output head with its embeddings, and checkpoints that have both.
 
-vLLM unties a head for which the checkpoint that it is started with has a tensor of its own, and loads one of the two where the
-head is tied already. So a checkpoint whose two tensors differ would be answered differently than from disk: it is refused.
+vLLM unties a head if the checkpoint that it is started with has a separate tensor for it, and loads one of the two if the head
+is already tied. So a checkpoint with two different tensors would give other answers than a start from disk: it is refused.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from .target import Target
 
 
 class TiedParameters:
-    """Compares the tensors that one update brings for tied parameters."""
+    """Compares the tensors of one update for tied parameters."""
 
     def __init__(self, targets: list[Target]) -> None:
-        """Before layers are brought into another form."""
+        """Call before layers change their form."""
         #: By the end of a tensor's name: the group's number, and its parameter.
         self._groups: dict[str, tuple[int, str]] = {}
         for target in targets:
             self._find(target.model)
-        #: By group: a tensor's name and digest.
+        #: A tensor's name and digest, by group.
         self._came: dict[int, dict[str, tuple[str, int]]] = {}
         self._tracer: Tracer | None = None
 
     def watch(self, tracer: Tracer) -> None:
-        """The update is recorded."""
+        """Called if the update is recorded."""
         self._tracer = tracer
 
     def saw(self, name: str, tensor: torch.Tensor) -> None:
-        """A tensor came.
+        """Records a tensor.
 
         :raises ConflictError: naming two tensors with different bytes for parameters that are one.
         """
@@ -74,5 +74,5 @@ class TiedParameters:
 
 
 def _end(name: str) -> str:
-    """Module and kind: what precedes them differs between checkpoints and models."""
+    """Module and kind: the beginning of names differs between checkpoints and models."""
     return ".".join(bare_name(name).split(".")[-2:])

@@ -1,4 +1,4 @@
-"""One update of a vLLM worker's models, whichever of vLLM's plug-in points it came through."""
+"""One update of a vLLM worker's models, through any of vLLM's plug-in points."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .loads import WeightLoad, open_load
 from .placement import check_placement
 from .target import Target
 
-#: Environment variable that keeps ranks from writing into an engine's parameters, where it is 0.
+#: Environment variable that, if 0, prevents ranks from writing into an engine's parameters.
 SHARE: Final = "CKPT_ENGINE_SHARE"
 
 
 class _Known:
-    """What is known of some models between updates: where their loader copies what."""
+    """Recordings of some models, kept between updates."""
 
     def __init__(self, targets: list[Target], unshared: str | None) -> None:
         self.models = [target.model for target in targets]
         self.unshared = unshared
-        #: Of the update that is running.
+        #: State of the running update.
         self.load: WeightLoad | None = None
         self.state = DirectState(self._tensors, self._touched, self._watched, unshared)
 
@@ -50,15 +50,15 @@ class _Known:
 
 @dataclass
 class Served:
-    """What a worker serves."""
+    """Version that a worker serves."""
 
     version: str | None = None
-    #: True if the parameters hold anything but a whole committed version.
+    #: True if the parameters are not those of one complete committed version.
     dirty: bool = False
     _known: _Known | None = field(default=None, repr=False)
 
     def known(self, targets: list[Target]) -> _Known:
-        """What is known of these models; begins again when they are others than in the update before."""
+        """Returns the recordings of these models; starts again if they differ from those of the previous update."""
         models = [target.model for target in targets]
         unshared = f"{SHARE} is 0 in the engine's environment" if os.environ.get(SHARE) == "0" else None
         known = self._known
@@ -76,10 +76,10 @@ def take_update(
     served: Served,
     runner: Any = None,
 ) -> UpdateResult:
-    """Runs the worker protocol against one rank and loads what comes into the targets; ``served`` is kept up to date.
+    """Runs the worker protocol with one rank and loads its tensors into the targets; ``served`` is kept up to date.
 
-    ``runner`` is vLLM's model runner, where it is known. vLLM's configuration must be the current one: layers look it up
-    while they are loaded.
+    ``runner`` is vLLM's model runner, if known. vLLM's configuration must be the current one, because layers look it up while
+    they are loaded.
     """
 
     def commit(version: str) -> None:
@@ -114,7 +114,7 @@ def take_update(
 
 
 def worker_index(vllm_config: Any, rank: int) -> int:
-    """A worker's place among all workers of the instance, data-parallel replicas included."""
+    """Returns a worker's index among all workers of the instance, including data-parallel replicas."""
     parallel = vllm_config.parallel_config
     replica: Any = getattr(parallel, "data_parallel_index", None)
     if replica is None:
