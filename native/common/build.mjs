@@ -1,12 +1,12 @@
-// What an addon's install.mjs does when its published package is installed.
+// Code of an addon's install.mjs, which runs when its published package is installed.
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /**
- * Builds an addon where no platform package brought it. It never fails the installation: the loader says what is missing and how to
- * get it.
+ * Builds an addon if no platform package provides it. It never fails the installation: the loader reports what is missing and
+ * how to get it.
  * @param {string} url of the addon's install.mjs
  * @param {string} name of its package
  * @param {() => string | undefined} findAddon of its loader
@@ -19,5 +19,5 @@ export function buildWhereMissing(url, name, findAddon) {
     encoding: 'utf8',
   })
   if (status !== 0)
-    process.stderr.write(`${stdout ?? ''}${stderr ?? ''}${name} was not built; loading it will say what to do\n`)
+    process.stderr.write(`${stdout ?? ''}${stderr ?? ''}${name} was not built; loading it will report the remedy\n`)
 }

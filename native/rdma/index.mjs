@@ -30,10 +30,10 @@ function addon() {
   return loaded
 }
 
-/** Memories of batches under way: nobody else may hold them, and what is written to must not be collected. */
+/** Memories of running batches: nothing else may hold them, and written memory must not be collected. */
 const underWay = new Set()
 
-/** Buffers of regions that are open, by region: without them nobody might hold what devices read and write. */
+/** Buffers of open regions, by region: otherwise nothing might hold what devices read and write. */
 const buffers = new WeakMap()
 
 export class RdmaMemoryRegion {

@@ -1,4 +1,4 @@
-// What this machine has for RDMA: node examples/devices.mjs
+// Lists this machine's RDMA devices: node examples/devices.mjs
 import { probeRdma } from '@ckpt/rdma-core-bindings'
 
 const { available, problem, path, devices } = await probeRdma()

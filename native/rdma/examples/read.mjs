@@ -6,12 +6,12 @@ const gidIndex = Number(gid)
 
 const device = await openDevice(name)
 
-// One side serves: its memory may be read by whoever is connected and knows address and key.
+// One side serves: any connected peer that knows address and key may read its memory.
 const source = Buffer.from(new ArrayBuffer(64 * 2 ** 20)).fill('weights ')
 const served = await device.registerMemory(source, { localWrite: false, remoteRead: true })
 const server = await device.createQueuePair({ gidIndex, depth: 1 })
 
-// The other asks. Between two machines the endpoints, address and key go over any channel that both trust.
+// The other side reads. Between two machines the endpoints, address and key go over any channel that both trust.
 const target = Buffer.from(new ArrayBuffer(source.length))
 const local = await device.registerMemory(target)
 const client = await device.createQueuePair({ gidIndex })
@@ -21,7 +21,7 @@ const start = performance.now()
 const bytes = await transfer('read', {
   lanes: [{ pair: client, local: [local], remoteKeys: [served.remoteKey] }],
   remotes: [{ address: served.address, bytes: served.bytes }],
-  // Five numbers a transfer: remote, offset there, local memory, offset there, bytes.
+  // Five numbers per transfer: remote, offset there, local memory, offset there, bytes.
   transfers: Float64Array.of(0, 0, 0, 0, source.length),
 })
 const seconds = (performance.now() - start) / 1000

@@ -16,7 +16,7 @@
 
 namespace ckpt {
 
-/// Numbers of a list as the kernel writes them, for CPUs and for nodes ("0-15,32,40-43"); none for a text that is no such list.
+/// Parses a list in the kernel's form, for CPUs and for nodes ("0-15,32,40-43"); empty for any other text.
 inline std::vector<int> ParseList(const std::string& text) {
   constexpr long kMost = 1 << 20;
   std::vector<int> numbers;
@@ -44,7 +44,7 @@ inline std::vector<int> ParseList(const std::string& text) {
   return numbers;
 }
 
-/// The machine's memory nodes; at least one.
+/// Returns the number of the machine's memory nodes; at least one.
 inline std::size_t NodeCount() {
   std::ifstream file("/sys/devices/system/node/online");
   std::string line;
@@ -53,10 +53,10 @@ inline std::size_t NodeCount() {
   return count == 0 ? 1 : count;
 }
 
-/// Confines the calling thread to those of `cpus` that it may run on now. Returns false, having changed nothing, where there
-/// are none or the kernel refuses: that costs speed, not correctness.
+/// Confines the calling thread to those of `cpus` that it may run on now. Returns false without a change if there are none or
+/// the kernel refuses: that costs speed, not correctness.
 inline bool BindThread(const std::vector<int>& cpus) {
-  // The kernel refuses to tell a mask that is too short for the machine.
+  // The kernel rejects a mask that is too short for the machine.
   for (int count = CPU_SETSIZE; count <= (1 << 20); count *= 2) {
     const std::size_t bytes = CPU_ALLOC_SIZE(count);
     struct Sets {
@@ -84,14 +84,14 @@ inline bool BindThread(const std::vector<int>& cpus) {
   return false;
 }
 
-/// Has the pages of a mapping that are not there yet come from memory node `node` while it has any, from others after that.
-/// `address` is a page's start. Returns 0, or the kernel's error number: that costs speed, not correctness.
+/// Makes missing pages of a mapping come from memory node `node` while it has free ones, from others after that. `address` is a
+/// page's start. Returns 0, or the kernel's error number: that costs speed, not correctness.
 inline int PreferNode(void* address, std::size_t bytes, int node) {
   constexpr std::size_t kBits = sizeof(unsigned long) * CHAR_BIT;
   if (node < 0) return EINVAL;
   std::vector<unsigned long> mask(static_cast<std::size_t>(node) / kBits + 1, 0);
   mask[static_cast<std::size_t>(node) / kBits] |= 1ul << (static_cast<std::size_t>(node) % kBits);
-  // The kernel reads one bit less than it is told of.
+  // The kernel reads one bit less than the given number.
   const unsigned long bits = mask.size() * kBits + 1;
   return syscall(SYS_mbind, address, bytes, MPOL_PREFERRED, mask.data(), bits, 0u) == 0 ? 0 : errno;
 }

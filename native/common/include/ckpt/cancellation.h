@@ -6,7 +6,7 @@
 
 namespace ckpt {
 
-/// A flag that asks running work to stop at its next opportunity. Shared between the one who cancels and the work.
+/// A flag that asks running work to stop at its next opportunity. Shared between the canceller and the work.
 class Cancellation {
  public:
   void Cancel() { cancelled_.store(true, std::memory_order_release); }

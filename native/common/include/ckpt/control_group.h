@@ -14,7 +14,7 @@
 
 namespace ckpt {
 
-/// A control group of this process: its directory, and where the ancestors end that can be seen.
+/// A control group of this process: its directory, and the end of its visible ancestors.
 struct ControlGroup {
   /// 1 or 2.
   int version = 2;
@@ -29,10 +29,10 @@ struct ControlGroup {
 
 namespace control_group {
 
-/// Directories looked into for a group whose name cannot be told; more of them are not worth the time.
+/// Maximum number of directories searched for a group with an unknown name; more are not worth the time.
 inline constexpr std::size_t kMostDirectories = 4096;
 
-/// A mounted hierarchy: which of its groups is mounted, and where.
+/// A mounted hierarchy: the mounted group, and the mount point.
 struct Mount {
   int version;
   std::string group;
@@ -63,7 +63,7 @@ inline bool Lists(const std::string& list, const std::string& word) {
   return false;
 }
 
-/// The hierarchies of version 2, and those of version 1 with the controller, in the order in which they were mounted.
+/// Returns the hierarchies of version 2, and those of version 1 with the controller, in mount order.
 inline std::vector<Mount> Mounts(const std::string& controller, const std::string& root) {
   std::vector<Mount> mounts;
   std::ifstream file(root + "/proc/self/mountinfo");
@@ -79,7 +79,7 @@ inline std::vector<Mount> Mounts(const std::string& controller, const std::strin
     const bool version2 = type == "cgroup2";
     if (!version2 && !(type == "cgroup" && Lists(options, controller))) continue;
     point = point == "/" ? "" : Unescape(point);
-    // What is mounted later at the same place hides what was there.
+    // A later mount at the same place hides the earlier one.
     const auto same = [&point](const Mount& mount) { return mount.point == point; };
     mounts.erase(std::remove_if(mounts.begin(), mounts.end(), same), mounts.end());
     mounts.push_back({version2 ? 2 : 1, Unescape(group), point});
@@ -87,7 +87,7 @@ inline std::vector<Mount> Mounts(const std::string& controller, const std::strin
   return mounts;
 }
 
-/// Where this process is in a hierarchy, by /proc/self/cgroup; empty where it is in none.
+/// Returns this process's path in a hierarchy, from /proc/self/cgroup; empty if it is in none.
 inline std::string GroupPath(int version, const std::string& controller, const std::string& root) {
   std::ifstream file(root + "/proc/self/cgroup");
   for (std::string line; std::getline(file, line);) {
@@ -101,7 +101,7 @@ inline std::string GroupPath(int version, const std::string& controller, const s
   return "";
 }
 
-/// True for a path that leaves what a control group namespace shows ("/../x").
+/// Returns true for a path that leaves the visible part of a control group namespace ("/../x").
 inline bool Leaves(const std::string& path) { return path == "/.." || path.rfind("/../", 0) == 0; }
 
 /// Number of leading ".." of a path.
@@ -131,7 +131,7 @@ inline std::vector<std::string> Subdirectories(const std::string& directory) {
   return names;
 }
 
-/// Our group under a mount that begins above the namespace: its name is hidden, so that the directory is found by its
+/// Finds our group under a mount that begins above the namespace: its name is hidden, so the directory is found by its
 /// processes.
 inline std::string FindByProcess(const Mount& mount, std::size_t depth, const std::string& below, const std::string& root) {
   std::vector<std::string> level{""};
@@ -152,9 +152,9 @@ inline std::string FindByProcess(const Mount& mount, std::size_t depth, const st
   return "";
 }
 
-/// The directory of group `path` under a mount, or of the nearest of its ancestors that is mounted.
+/// Returns the directory of group `path` under a mount, or of its nearest mounted ancestor.
 inline std::string DirectoryIn(const Mount& mount, const std::string& path, const std::string& root) {
-  if (Leaves(path)) return mount.point;  // moved out of the namespace: only what is above it may be mounted
+  if (Leaves(path)) return mount.point;  // moved out of the namespace: only groups above it may be mounted
   const std::string below = path == "/" ? "" : path;
   if (mount.group == "/") return mount.point + below;
   if (Leaves(mount.group)) {
@@ -166,12 +166,12 @@ inline std::string DirectoryIn(const Mount& mount, const std::string& path, cons
   return mount.point;  // bound from elsewhere: a container's own group, or one above it
 }
 
-/// True if the group lies in the hierarchy's part that is mounted.
+/// Returns true if the group is in the mounted part of the hierarchy.
 inline bool Shows(const Mount& mount, const std::string& path) {
   return mount.group == "/" || path == mount.group || path.rfind(mount.group + "/", 0) == 0;
 }
 
-/// Of the hierarchy's mounts, the one that shows the most ancestors of the group; null where it is not mounted.
+/// Returns the mount of the hierarchy that shows the most ancestors of the group; null if it is not mounted.
 inline const Mount* BestMount(const std::vector<Mount>& mounts, int version, const std::string& path) {
   const Mount* best = nullptr;
   for (const Mount& mount : mounts) {
@@ -193,8 +193,8 @@ inline std::vector<std::string> ControlGroup::Lineage() const {
   }
 }
 
-/// The groups in which a controller ("memory", "cpu") may limit this process: one of version 2 and one of version 1 at most,
-/// found by /proc/self/cgroup and /proc/self/mountinfo. `root` is prepended to every path that is read, for tests.
+/// Returns the groups in which a controller ("memory", "cpu") may limit this process: at most one of version 2 and one of
+/// version 1, found by /proc/self/cgroup and /proc/self/mountinfo. `root` is prepended to every path that is read, for tests.
 inline std::vector<ControlGroup> ControlGroupsOf(const std::string& controller, const std::string& root) {
   std::vector<ControlGroup> groups;
   const std::vector<control_group::Mount> mounts = control_group::Mounts(controller, root);

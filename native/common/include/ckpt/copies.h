@@ -8,11 +8,11 @@ namespace ckpt {
 /// A two-dimensional copy between memories: `rows` runs of `row_bytes`, the pitches apart on each side. The native form of
 /// StridedCopy (@ckpt/contract).
 struct StridedCopy {
-  /// Index of the memory that is copied from.
+  /// Index of the source memory.
   std::size_t source;
   std::uint64_t source_offset;
   std::uint64_t source_pitch;
-  /// Index of the memory that is copied into.
+  /// Index of the destination memory.
   std::size_t destination;
   std::uint64_t destination_offset;
   std::uint64_t destination_pitch;

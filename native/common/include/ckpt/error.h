@@ -29,13 +29,13 @@ inline constexpr const char* kCheckpointUnreadable = "CHECKPOINT_UNREADABLE";
 inline constexpr const char* kCheckpointChanged = "CHECKPOINT_CHANGED";
 }  // namespace code
 
-/// A failure with a stable code and the fields that say where it came from. It arrives in JavaScript as an Error with the same
-/// properties; empty fields are left out.
+/// A failure with a stable code and fields that locate it. It arrives in JavaScript as an Error with the same properties; empty
+/// fields are left out.
 class Error : public std::runtime_error {
  public:
   Error(const char* code, const std::string& message) : std::runtime_error(message), code_(code) {}
 
-  /// `what`, followed by the text of the error number, which is kept as a field too.
+  /// Returns an error with `what`, followed by the text of the error number, which is also kept as a field.
   static Error System(const char* code, const std::string& what, int number) {
     Error error(code, what + ": " + Describe(number));
     error.errno_ = number;
@@ -55,36 +55,36 @@ class Error : public std::runtime_error {
     return std::move(*this);
   }
 
-  /// The number of a failing library that describes its errors itself (a CUDA or NCCL result).
+  /// Sets the number of a failing library that describes its errors itself (a CUDA or NCCL result).
   Error&& WithNumber(int number) && {
     errno_ = number;
     return std::move(*this);
   }
 
-  /// Which of several things of the field is meant.
+  /// Sets the index, if the field has several elements.
   Error&& WithIndex(std::int64_t index) && {
     index_ = index;
     return std::move(*this);
   }
 
-  /// Position of the group's member that is to blame.
+  /// Sets the position of the group's member that caused it.
   Error&& WithMember(std::int64_t member) && {
     member_ = member;
     return std::move(*this);
   }
 
   const std::string& code() const { return code_; }
-  /// 0 where no system call or library gave one.
+  /// 0 if no system call or library returned one.
   int error_number() const { return errno_; }
   const std::string& file() const { return file_; }
   const std::string& field() const { return field_; }
   const std::string& peer() const { return peer_; }
-  /// -1 where there is none.
+  /// -1 if there is none.
   std::int64_t index() const { return index_; }
-  /// -1 where there is none.
+  /// -1 if there is none.
   std::int64_t member() const { return member_; }
 
-  /// The system's text for an error number (thread-safe).
+  /// Returns the system's text for an error number (thread-safe).
   static std::string Describe(int number) {
     char buffer[256] = "";
     return std::string(strerror_r(number, buffer, sizeof buffer));

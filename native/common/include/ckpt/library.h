@@ -8,18 +8,18 @@
 
 namespace ckpt {
 
-/// One try at opening a shared library.
+/// One attempt to open a shared library.
 struct Attempt {
   std::string name;
-  /// The loader's text; empty where it succeeded.
+  /// The loader's text; empty on success.
   std::string error;
 };
 
-/// A shared library that stays loaded until the process ends: CUDA, NCCL and verbs providers run exit handlers and threads of
-/// their own, so unloading them is never safe.
+/// A shared library that stays loaded until the process ends: CUDA, NCCL and verbs providers run exit handlers and their own
+/// threads, so unloading them is never safe.
 class Library {
  public:
-  /// Tries `names` in order, the first that opens wins. Never throws; see is_open().
+  /// Tries `names` in order and uses the first that opens. Never throws; see is_open().
   static Library Open(const std::vector<std::string>& names) {
     Library library;
     for (const std::string& name : names) {
@@ -43,11 +43,11 @@ class Library {
   }
 
   bool is_open() const { return handle_ != nullptr; }
-  /// The file that was loaded, as the loader resolved it; empty where none was.
+  /// The loaded file, as the loader resolved it; empty if none was.
   const std::string& path() const { return path_; }
   const std::vector<Attempt>& attempts() const { return attempts_; }
 
-  /// All attempts in one line.
+  /// Returns all attempts in one line.
   std::string DescribeAttempts() const {
     std::string text;
     for (const Attempt& attempt : attempts_) {
@@ -57,9 +57,9 @@ class Library {
     return text;
   }
 
-  /// Address of a symbol, null where there is none.
+  /// Returns the address of a symbol, null if there is none.
   void* Symbol(const char* name) const { return handle_ == nullptr ? nullptr : dlsym(handle_, name); }
-  /// Address of a symbol of a version, null where there is none.
+  /// Returns the address of a symbol of a version, null if there is none.
   void* Symbol(const char* name, const char* version) const {
     return handle_ == nullptr ? nullptr : dlvsym(handle_, name, version);
   }

@@ -16,7 +16,7 @@ struct PipelineBucket {
   std::uint32_t owner = 0;
   std::uint64_t bytes = 0;
   std::uint64_t ring_offset = 0;
-  /// Last earlier bucket whose ring bytes this one overwrites, -1 when there is none.
+  /// Last earlier bucket whose ring bytes this one overwrites, -1 if there is none.
   std::int32_t after = -1;
 };
 
@@ -28,17 +28,17 @@ struct PipelineCopy {
   std::uint64_t bytes = 0;
 };
 
-/// Where the bytes of own buckets arrive during a run.
+/// Place where the bytes of own buckets arrive during a run.
 enum class ArriveIn {
   /// Nowhere: the sources hold them from the beginning.
   kNowhere,
-  /// In the sources, from where the copies take them.
+  /// In the sources, from which the copies read them.
   kSources,
   /// In the ring itself; there are no copies.
   kRing,
 };
 
-/// The part of a member's job that is the same on every kind of device: the columns of PipelineJob (@ckpt/contract).
+/// Part of a member's job that is the same on every kind of device: the columns of PipelineJob (@ckpt/contract).
 struct PipelinePlan {
   /// Position of this member in its group.
   std::uint32_t position = 0;
@@ -49,7 +49,7 @@ struct PipelinePlan {
   std::uint64_t chunk_bytes = 0;
   /// One bucket at a time, and one stage at a time.
   bool serial = false;
-  /// Longest time without progress, in milliseconds.
+  /// Maximum time without progress, in milliseconds.
   std::uint64_t timeout_ms = 0;
   ArriveIn arrive_in = ArriveIn::kNowhere;
 };
@@ -64,7 +64,7 @@ struct StageSpan {
   double end;
 };
 
-/// Where the time of a run went, in milliseconds.
+/// Times of a run's stages, in milliseconds.
 struct PipelineStats {
   double h2d_ms = 0;
   double broadcast_ms = 0;
@@ -78,11 +78,11 @@ struct PipelineStats {
 struct PipelineEvents {
   /// Every byte of the bucket is in this member's ring. In order, never two at a time.
   std::function<void(std::uint32_t bucket)> on_bucket;
-  /// The run is over: without a failure every bucket was delivered and released. Called once.
+  /// The run is over: without a failure, every bucket was delivered and released. Called once.
   std::function<void(std::optional<Error> failure, PipelineStats stats)> on_finished;
-  /// The ring bytes of an own bucket are free; in order, and only where bytes arrive in the ring. May overlap with on_bucket.
+  /// The ring bytes of an own bucket are free; in order, and only if bytes arrive in the ring. May overlap with on_bucket.
   std::function<void(std::uint32_t bucket)> on_writable = nullptr;
-  /// No copy touches ring or sources any more. Called once, after on_finished; no call comes after it.
+  /// No copy touches ring or sources any more. Called once, after on_finished; no call follows it.
   std::function<void()> on_drained = nullptr;
 };
 
@@ -94,19 +94,19 @@ class PipelineRun {
   PipelineRun& operator=(const PipelineRun&) = delete;
   virtual ~PipelineRun() = default;
 
-  /// The engine worker is done with `bucket` and all earlier ones. From one thread at a time. Does nothing after the run's end.
-  /// @throws Error INVALID_ARGUMENT when the bucket was not delivered yet; the run goes on.
+  /// Marks `bucket` and all earlier ones as processed by the engine worker. From one thread at a time. Does nothing after the
+  /// run's end.
+  /// @throws Error INVALID_ARGUMENT if the bucket was not delivered yet; the run continues.
   virtual void Release(std::uint32_t bucket) = 0;
 
-  /// The bytes of an own bucket have arrived where `arrive_in` says. Does nothing after the run's end.
-  /// @throws Error INVALID_ARGUMENT for a bucket of a different member, or where nothing arrives.
+  /// Marks the bytes of an own bucket as arrived at the place in `arrive_in`. Does nothing after the run's end.
+  /// @throws Error INVALID_ARGUMENT for a bucket of a different member, or if no bytes arrive.
   virtual void Arrived(std::uint32_t bucket) = 0;
 
   /// Ends the run with `failure`, unless it is over.
   virtual void Abort(Error failure) = 0;
 
-  /// Aborts, and waits until no copy is under way, at most `limit`. No event comes after. Returns true if the copies have
-  /// ended.
+  /// Aborts, and waits until no copy is in flight, at most `limit`. No event follows. Returns true if the copies have ended.
   virtual bool Shutdown(std::chrono::milliseconds limit) = 0;
 };
 

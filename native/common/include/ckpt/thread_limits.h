@@ -9,8 +9,8 @@
 
 namespace ckpt {
 
-/// What keeps this process from starting threads, for people: the control groups' pids.max with its file, and RLIMIT_NPROC.
-/// Empty where neither is set. `root` is prepended to every path that is read, for tests.
+/// Describes, for people, the limits on this process's threads: the control groups' pids.max with its file, and RLIMIT_NPROC.
+/// Empty if neither is set. `root` is prepended to every path that is read, for tests.
 inline std::string ThreadLimitsText(const std::string& root = "") {
   std::string text;
   const auto add = [&text](const std::string& limit) { text += (text.empty() ? "" : "; ") + limit; };

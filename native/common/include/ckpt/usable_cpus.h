@@ -11,7 +11,7 @@
 
 namespace ckpt {
 
-/// CPUs' worth of time that one directory of a control group allows; infinity without a quota.
+/// Returns the CPU time, in CPUs, that one directory of a control group allows; infinity without a quota.
 inline double CpusIn(const std::string& directory, int version) {
   constexpr double kAny = std::numeric_limits<double>::infinity();
   double quota = 0, period = 0;
@@ -25,8 +25,8 @@ inline double CpusIn(const std::string& directory, int version) {
   return quota > 0 && period > 0 ? quota / period : kAny;
 }
 
-/// CPUs' worth of time that the control groups of this process allow; infinity where none limits it. `root` is prepended to
-/// every path that is read, for tests.
+/// Returns the CPU time, in CPUs, that the control groups of this process allow; infinity without a limit. `root` is prepended
+/// to every path that is read, for tests.
 inline double GroupCpus(const std::string& root = "") {
   double cpus = std::numeric_limits<double>::infinity();
   for (const ControlGroup& group : ControlGroupsOf("cpu", root)) {
@@ -35,7 +35,8 @@ inline double GroupCpus(const std::string& root = "") {
   return cpus;
 }
 
-/// CPUs that this process can keep busy: those it may run on, or the control groups' quota, rounded up. At least one.
+/// Returns the number of CPUs that this process can keep busy: those it may run on, or the control groups' quota, rounded up.
+/// At least one.
 inline unsigned UsableCpus(const std::string& root = "") {
   const unsigned cpus = std::max(std::thread::hardware_concurrency(), 1u);
   const double quota = std::ceil(GroupCpus(root));

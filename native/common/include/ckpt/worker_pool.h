@@ -25,15 +25,14 @@
 
 namespace ckpt {
 
-/// Threads to use where the caller does not say: one for each CPU that this process can keep busy, at most 8.
+/// Returns the default number of threads: one for each CPU that this process can keep busy, at most 8.
 inline unsigned DefaultThreads() {
   static const unsigned threads = std::min(UsableCpus(), 8u);
   return threads;
 }
 
-/// A pool of threads that are started as they are needed and joined by Stop() or the destructor. Signals from elsewhere
-/// are blocked on them. SIGBUS is not: memory that goes away under a thread is its own doing, and a blocked one would end the
-/// process.
+/// A pool of threads that are started on demand and joined by Stop() or the destructor. They block signals from elsewhere. They
+/// do not block SIGBUS: the thread itself causes it when memory disappears, and a blocked one would end the process.
 class WorkerPool {
  public:
   explicit WorkerPool(std::string name, std::size_t limit = 64) : name_(std::move(name)), limit_(limit) {}
@@ -42,7 +41,7 @@ class WorkerPool {
   ~WorkerPool() { Stop(); }
 
   /// Queues a task, which must not throw. Returns false, without keeping the task, after Stop().
-  /// @throws Error OUT_OF_MEMORY with what limits them, when not even one thread can be started.
+  /// @throws Error OUT_OF_MEMORY with the limits, if not even one thread can be started.
   bool Post(std::function<void()> task) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (stopping_) return false;
@@ -63,7 +62,7 @@ class WorkerPool {
     return true;
   }
 
-  /// Drops queued tasks, waits for running ones and joins all threads. Not to be called from a task.
+  /// Drops queued tasks, waits for running ones and joins all threads. Must not be called from a task.
   void Stop() {
     std::vector<std::thread> threads;
     std::deque<std::function<void()>> dropped;
@@ -81,7 +80,7 @@ class WorkerPool {
   void StartThread() {
     sigset_t all, previous;
     sigfillset(&all);
-    // A signal of the thread's own doing that is blocked ends the process, whatever handler there is.
+    // A blocked signal that the thread itself causes ends the process, regardless of handlers.
     for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&all, own);
     pthread_sigmask(SIG_SETMASK, &all, &previous);
     try {
@@ -121,9 +120,9 @@ class WorkerPool {
   bool stopping_ = false;
 };
 
-/// Calls `body(index)` for every index below `count` on up to `threads` threads, the caller's among them, and returns when all
+/// Calls `body(index)` for every index below `count` on up to `threads` threads, including the caller's, and returns when all
 /// are done. The first exception stops the rest and is rethrown here; so does a cancellation, as Error ABORTED. May be called
-/// from a task of the pool: a caller that gets no helper does all the work itself.
+/// from a task of the pool: a caller without helpers does all the work itself.
 class ParallelFor {
  public:
   using Body = std::function<void(std::size_t)>;
@@ -146,7 +145,7 @@ class ParallelFor {
   void Help() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      // The caller may have finished already, and what body_ and cancellation_ refer to may be gone.
+      // The caller may have finished already, and the targets of body_ and cancellation_ may have been destroyed.
       if (finished_) return;
       helping_++;
     }
@@ -173,7 +172,7 @@ class ParallelFor {
     std::unique_lock<std::mutex> lock(mutex_);
     finished_ = true;
     done_.wait(lock, [this] { return helping_ == 0; });
-    // Helpers that are still letting go of this object must not be the last to hold what the caller reads.
+    // Helpers that are still releasing this object must not be the last to hold what the caller reads.
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 

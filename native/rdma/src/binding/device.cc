@@ -22,7 +22,7 @@ Napi::Value OpenDevice(const Napi::CallbackInfo& info) {
               return device;
             },
             [](Napi::Env env, std::shared_ptr<DeviceObject>& device) -> Napi::Value {
-              // The thread must be gone before the environment is, whoever still holds the device.
+              // The thread must end before the environment does, whatever still holds the device.
               const std::weak_ptr<CompletionLoop> loop = device->loop;
               device->shutdown = Environment::Of(env).AddShutdown([loop] {
                 if (const auto held = loop.lock(); held != nullptr) held->Stop();
@@ -32,7 +32,7 @@ Napi::Value OpenDevice(const Napi::CallbackInfo& info) {
   });
 }
 
-/// closeDevice(device): Promise<void>. Batches under way end with ABORTED; what was made of it is of no use any more.
+/// closeDevice(device): Promise<void>. Running batches end with ABORTED; objects created from it are no longer usable.
 Napi::Value CloseDevice(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto device = Box<DeviceObject>::Take(info[0], "device");

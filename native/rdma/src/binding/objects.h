@@ -14,12 +14,12 @@
 
 namespace ckpt::rdma {
 
-/// What JavaScript can hold.
+/// Objects that JavaScript can hold.
 struct DeviceObject {
   static constexpr napi_type_tag kTag = {0x636b70742d72646d, 0x612d646576696365};
   std::shared_ptr<Context> context;
   std::shared_ptr<CompletionLoop> loop;
-  /// Of the environment's clean-up, which ends the loop.
+  /// Id of the environment's shutdown hook, which ends the loop.
   std::uint64_t shutdown = 0;
 };
 
@@ -33,7 +33,7 @@ struct PairObject {
   std::shared_ptr<QueuePair> pair;
 };
 
-/// Cancels the batch that it is given to, if need be before that has begun.
+/// Cancels its batch, even before that has begun.
 struct CancellationObject {
   static constexpr napi_type_tag kTag = {0x636b70742d72646d, 0x612d63616e63656c};
   std::mutex mutex;

@@ -82,7 +82,7 @@ Napi::Value ConnectPair(const Napi::CallbackInfo& info) {
   });
 }
 
-/// closePair(pair): Promise<void>. What it has under way for a batch fails there.
+/// closePair(pair): Promise<void>. Its requests in flight for a batch fail.
 Napi::Value ClosePair(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto pair = Box<PairObject>::Take(info[0], "queue pair");

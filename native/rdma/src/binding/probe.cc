@@ -61,7 +61,7 @@ Napi::Object ToJs(Napi::Env env, const DeviceInfo& info) {
   return result;
 }
 
-/// probe(): Promise<what is there and what is missing>. Never rejects for something that is missing.
+/// probe(): Promise<what exists and what is missing>. Never rejects for missing parts.
 Napi::Value Probe(const Napi::CallbackInfo& info) {
   return Environment::Of(info.Env())
       .Run(

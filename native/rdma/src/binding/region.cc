@@ -16,7 +16,7 @@ std::uint64_t ToAddress(const Napi::Value& value, const char* field) {
   if (!value.IsBigInt()) throw Error(ckpt::code::kInvalidArgument, std::string(field) + " must be a bigint").WithField(field);
   bool lossless = false;
   const std::uint64_t address = value.As<Napi::BigInt>().Uint64Value(&lossless);
-  if (!lossless) throw Error(ckpt::code::kInvalidArgument, std::string(field) + " is no 64-bit address").WithField(field);
+  if (!lossless) throw Error(ckpt::code::kInvalidArgument, std::string(field) + " is not a 64-bit address").WithField(field);
   return address;
 }
 
@@ -92,7 +92,7 @@ Napi::Value RegisterDmabuf(const Napi::CallbackInfo& info) {
   });
 }
 
-/// closeRegion(region): Promise<void>. Resolves when the device has let go of the memory: batches that use it end first.
+/// closeRegion(region): Promise<void>. Resolves when the device has released the memory: batches that use it end first.
 Napi::Value CloseRegion(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto object = Box<RegionObject>::Take(info[0], "region");

@@ -14,7 +14,7 @@ namespace {
 constexpr std::uint32_t kRemoteColumns = 2;
 constexpr std::int64_t kProgressNs = 50'000'000;
 
-/// How a batch ended.
+/// Result of a batch.
 struct Outcome {
   std::exception_ptr error;
   std::uint64_t bytes = 0;

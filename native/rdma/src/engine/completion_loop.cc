@@ -20,15 +20,15 @@ namespace {
 
 constexpr int kPolled = 64;
 constexpr int kPostedTogether = 16;
-/// How long to look for completions before asking for an interrupt: a piece takes about as long on a fast device.
+/// Time to poll for completions before requesting an interrupt: a piece takes about as long on a fast device.
 constexpr std::int64_t kSpinNs = 20'000;
 constexpr int kDeadlineCheckMs = 50;
-/// A device that does not flush a failed queue pair in this time loses it: destroying it ends all it has under way.
+/// Time for a device to flush a failed queue pair; after that it is destroyed, which ends all its requests.
 constexpr std::int64_t kFlushNs = 2'000'000'000;
 
 }  // namespace
 
-/// What the thread works with.
+/// State of the thread.
 struct CompletionLoop::State : std::enable_shared_from_this<CompletionLoop::State> {
   explicit State(std::shared_ptr<Context> device) : context(std::move(device)), wake(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
     if (!wake) throw Error::System(ckpt::code::kNativeFailure, "eventfd", errno);
@@ -39,10 +39,10 @@ struct CompletionLoop::State : std::enable_shared_from_this<CompletionLoop::Stat
   std::mutex mutex;
   std::deque<std::function<void(State&)>> commands;
   bool stopping = false;
-  /// The thread takes no more commands.
+  /// True once the thread accepts no more commands.
   bool ended = false;
 
-  // The thread's alone.
+  // Used only by the thread.
   std::map<std::uint32_t, std::shared_ptr<QueuePair>> busy;
   std::uint64_t next_id = 1;
 
@@ -86,7 +86,7 @@ CompletionLoop::CompletionLoop(std::shared_ptr<Context> context) : state_(std::m
 
 CompletionLoop::~CompletionLoop() {
   if (thread_.joinable() && thread_.get_id() == std::this_thread::get_id()) {
-    // The thread itself let go of the last queue pair. It holds all it still needs.
+    // The thread itself released the last queue pair. It holds everything it still needs.
     {
       const std::lock_guard<std::mutex> lock(state_->mutex);
       state_->stopping = true;
@@ -168,7 +168,7 @@ int CompletionLoop::State::PollCompletions() {
 
 void CompletionLoop::State::Handle(const ibv_wc& completion) {
   const auto found = busy.find(completion.qp_num);
-  // One of a queue pair that is gone.
+  // A completion of a destroyed queue pair.
   if (found == busy.end()) return;
   QueuePair& pair = *found->second;
   if (pair.posted_.empty() || completion.wr_id < pair.posted_.front().id) return;
@@ -180,7 +180,7 @@ void CompletionLoop::State::Handle(const ibv_wc& completion) {
     return;
   }
   const WorkError error(completion.status, completion.vendor_err, pair.Describe(), posted.piece.remote);
-  // Its batch hears of it before what is left of the piece could end it for another reason.
+  // Its batch is told before the rest of the piece could end it for a different reason.
   posted.transfer->LaneFailed(posted.lane, error);
   posted.transfer->Returned(posted.piece);
   Fail(pair, error);
@@ -196,7 +196,7 @@ void CompletionLoop::State::Enlist(const std::shared_ptr<QueuePair>& pair, const
   busy[pair->local_.queue_pair] = pair;
 }
 
-/// Posts as much as there is room for, the batches taking turns.
+/// Posts as much as there is room for; the batches take turns.
 void CompletionLoop::State::Fill(QueuePair& pair) {
   if (pair.failed_) return;
   const auto depth = static_cast<std::size_t>(pair.options_.depth);
@@ -246,13 +246,13 @@ void CompletionLoop::State::PostRequests(QueuePair& pair, std::array<QueuePair::
   Retire(pair, error);
 }
 
-/// Nothing more is posted to the queue pair. What it has under way comes back flushed.
+/// Posts nothing more to the queue pair. Its requests in flight come back flushed.
 void CompletionLoop::State::Fail(QueuePair& pair, const WorkError& error) {
   if (!pair.failed_) {
     pair.failed_ = true;
     pair.failed_at_ = Now();
   }
-  // The cause is the first request's; what the others suffer from is that the queue pair has failed.
+  // The first request has the cause; the others fail because the queue pair has failed.
   const WorkError consequence(IBV_WC_WR_FLUSH_ERR, 0, error.what(), std::nullopt);
   for (const auto& user : pair.users_) {
     const bool has_own = MayGoElsewhere(static_cast<ibv_wc_status>(error.error_number()));
@@ -270,7 +270,7 @@ void CompletionLoop::State::Retire(QueuePair& pair, const WorkError& error) {
   Fail(pair, error);
 }
 
-/// Deadlines, batches that are over, and queue pairs that have nothing left to do.
+/// Handles deadlines, ended batches, and queue pairs without work.
 void CompletionLoop::State::Sweep() {
   const std::int64_t now = Now();
   for (auto it = busy.begin(); it != busy.end();) {
@@ -278,7 +278,7 @@ void CompletionLoop::State::Sweep() {
     bool late = false;
     for (const auto& user : pair.users_) late = user.transfer->CheckDeadline(now) || late;
     for (const auto& posted : pair.posted_) late = posted.transfer->CheckDeadline(now) || late;
-    // Requests that a late batch still has here can only be got back by giving up the queue pair.
+    // Requests of a late batch can only be recovered by giving up the queue pair.
     if (late &&
         std::any_of(pair.posted_.begin(), pair.posted_.end(), [](const auto& posted) { return posted.transfer->failing(); })) {
       Retire(pair, WorkError(IBV_WC_RESP_TIMEOUT_ERR, 0, pair.Describe() + " did not move in time", std::nullopt));
@@ -299,10 +299,10 @@ void CompletionLoop::State::Sweep() {
   }
 }
 
-/// Sleeps until there is a completion, a command or a deadline to look at.
+/// Sleeps until there is a completion, a command or a deadline.
 void CompletionLoop::State::Wait() {
   if (ibv_req_notify_cq(context->cq(), 0) == 0 && PollCompletions() > 0) {
-    // One that came before the request for a notice; there may be no other.
+    // A completion that arrived before the request for a notice; there may be no other.
     for (const auto& [number, pair] : busy) Fill(*pair);
     return;
   }
@@ -316,7 +316,7 @@ void CompletionLoop::State::Wait() {
   while (Verbs::Api().get_cq_event(context->channel(), &cq, &user) == 0) Verbs::Api().ack_cq_events(cq, 1);
 }
 
-/// The thread ends: no request may be under way after that.
+/// Ends the thread: no request may be in flight after that.
 void CompletionLoop::State::Abandon() {
   {
     const std::lock_guard<std::mutex> lock(mutex);

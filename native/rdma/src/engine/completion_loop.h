@@ -15,11 +15,11 @@
 
 namespace ckpt::rdma {
 
-/// One device's thread: takes batches in, posts their requests, and sees to their completions. Everything that a queue pair has
-/// under way is known to this thread alone.
+/// One device's thread: accepts batches, posts their requests, and handles their completions. Only this thread knows a queue
+/// pair's requests in flight.
 ///
-/// Lifetime: queue pairs hold their loop. The thread holds what it works on, and never the loop itself, so that the last holder
-/// may be anywhere, its own thread included.
+/// Lifetime: queue pairs hold their loop. The thread holds what it works on, and never the loop itself, so the last holder may
+/// be anywhere, including its own thread.
 class CompletionLoop {
  public:
   explicit CompletionLoop(std::shared_ptr<Context> context);
@@ -27,11 +27,11 @@ class CompletionLoop {
   CompletionLoop& operator=(const CompletionLoop&) = delete;
   ~CompletionLoop();
 
-  /// Has a queue pair work for a batch. Any thread.
+  /// Lets a queue pair work for a batch. Any thread.
   void Enlist(std::shared_ptr<QueuePair> pair, std::shared_ptr<Transfer> transfer, std::size_t lane);
-  /// Takes a queue pair out of service: what it has under way fails. Any thread.
+  /// Takes a queue pair out of service: its requests in flight fail. Any thread.
   void Retire(std::shared_ptr<QueuePair> pair);
-  /// Fails every batch under way and ends the thread. Not from the loop's own thread.
+  /// Fails every running batch and ends the thread. Not from the loop's own thread.
   void Stop();
 
  private:

@@ -9,11 +9,11 @@
 
 namespace ckpt::rdma {
 
-/// An opened device with one protection domain and one completion queue. What is made of it holds it.
+/// An opened device with one protection domain and one completion queue. Objects created from it hold it.
 class Context {
  public:
-  /// `completions`: entries of the completion queue, at most what the device has.
-  /// @throws Error INVALID_ARGUMENT for a name that no device has, NATIVE_FAILURE, ADDON_UNAVAILABLE.
+  /// `completions`: entries of the completion queue, limited by the device.
+  /// @throws Error INVALID_ARGUMENT for an unknown name, NATIVE_FAILURE, ADDON_UNAVAILABLE.
   Context(const std::string& name, int completions);
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -26,12 +26,12 @@ class Context {
   ibv_comp_channel* channel() const { return channel_; }
   const ibv_device_attr& attributes() const { return attributes_; }
 
-  /// @throws Error INVALID_ARGUMENT for a port that the device has not.
+  /// @throws Error INVALID_ARGUMENT for a port that the device does not have.
   ibv_port_attr Port(int number) const;
   /// @throws Error INVALID_ARGUMENT for an entry that is not used.
   Gid GidAt(int port, int index) const;
 
-  /// Sets completion queue entries aside for a queue pair. @throws Error INVALID_STATE when there are none left.
+  /// Reserves completion queue entries for a queue pair. @throws Error INVALID_STATE if none are left.
   void Reserve(int completions);
   void Release(int completions) { reserved_ -= completions; }
 

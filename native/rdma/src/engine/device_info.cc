@@ -25,7 +25,7 @@ std::string Line(const std::string& path) {
   return line;
 }
 
-/// The last part of what the device's link to its PCI function names, where that is one.
+/// Returns the last part of the path of the device's PCI function, if it has one.
 std::string PciBusId(const std::string& device) {
   char target[512];
   const ssize_t length = readlink((kFolder + device + "/device").c_str(), target, sizeof target - 1);
@@ -154,7 +154,7 @@ DeviceInfo Describe(ibv_device* device) {
   }
   ibv_device_attr attributes{};
   if (const int result = api.query_device(context.get(), &attributes); result != 0) {
-    info.problem = "cannot be asked: " + Error::Describe(result);
+    info.problem = "cannot be queried: " + Error::Describe(result);
     return info;
   }
   info.firmware = std::string(attributes.fw_ver, strnlen(attributes.fw_ver, sizeof attributes.fw_ver));

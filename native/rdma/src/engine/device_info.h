@@ -12,9 +12,9 @@ namespace ckpt::rdma {
 struct GidInfo {
   int index = 0;
   Gid gid{};
-  /// "IB", "RoCE v1" or "RoCE v2", or "" where the kernel does not say.
+  /// "IB", "RoCE v1" or "RoCE v2", or "" if the kernel does not report it.
   std::string type;
-  /// The network interface behind it; empty where there is none.
+  /// The network interface behind it; empty if there is none.
   std::string interface;
 };
 
@@ -28,7 +28,7 @@ struct PortInfo {
   int active_mtu = 0;
   int max_mtu = 0;
   std::uint32_t lid = 0;
-  /// Speed times width; 0 where that is not known.
+  /// Speed times width; 0 if unknown.
   double gigabits_per_second = 0;
   std::vector<GidInfo> gids;
 };
@@ -41,25 +41,25 @@ struct DeviceInfo {
   std::uint32_t vendor_part_id = 0;
   /// domain:bus:device.function; empty for a device without one.
   std::string pci_bus_id;
-  /// -1 where the system does not say.
+  /// -1 if the system does not report it.
   int numa_node = -1;
-  /// CPUs near the device as the kernel lists them; empty where it does not.
+  /// CPUs near the device in the kernel's form; empty if not reported.
   std::string cpus;
   int max_queue_pairs = 0;
   int max_work_requests = 0;
-  /// READs that one queue pair may have under way as the one who asks, and as the one who answers.
+  /// Maximum concurrent READs of one queue pair as requester, and as responder.
   int max_reads_out = 0;
   int max_reads_in = 0;
   double max_region_bytes = 0;
   std::vector<PortInfo> ports;
-  /// Why the device cannot be asked; then all but its name and place is empty.
+  /// Reason why the device cannot be queried; then everything except its name and place is empty.
   std::string problem;
 };
 
-/// Every RDMA device of this machine, by name. @throws Error ADDON_UNAVAILABLE without libibverbs, NATIVE_FAILURE.
+/// Lists every RDMA device of this machine, by name. @throws Error ADDON_UNAVAILABLE without libibverbs, NATIVE_FAILURE.
 std::vector<DeviceInfo> ListDevices();
 
-/// CPUs near a device, for binding threads to; empty where the system does not say.
+/// Returns CPUs near a device, for binding threads; empty if the system does not report them.
 std::vector<int> NearCpus(const std::string& device);
 
 }  // namespace ckpt::rdma

@@ -29,7 +29,7 @@ std::string GidText(const Gid& gid) {
 
 Gid ParseGid(const std::string& text, const char* field) {
   const auto refuse = [&] {
-    return Error(ckpt::code::kInvalidArgument, std::string(field) + " is no GID (eight groups of four hex digits)")
+    return Error(ckpt::code::kInvalidArgument, std::string(field) + " is not a GID (eight groups of four hex digits)")
         .WithField(field);
   };
   if (text.size() != kTextLength) throw refuse();

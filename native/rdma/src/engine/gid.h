@@ -9,7 +9,7 @@ namespace ckpt::rdma {
 /// A port's address: 16 bytes.
 using Gid = std::array<std::uint8_t, 16>;
 
-/// As the kernel writes it: eight groups of four hex digits.
+/// Returns the kernel's notation: eight groups of four hex digits.
 std::string GidText(const Gid& gid);
 
 /// @throws Error INVALID_ARGUMENT naming `field` for a text in any other form.

@@ -15,17 +15,17 @@ struct RemoteCopy {
   std::uint64_t bytes = 0;
 };
 
-/// What is left of a batch, handed out in pieces. Not thread-safe.
+/// Remaining bytes of a batch, handed out in pieces. Not thread-safe.
 class Pieces {
  public:
-  /// Copies that continue each other on both sides are taken together; copies without bytes are dropped.
+  /// Copies that are contiguous on both sides are combined; copies without bytes are dropped.
   Pieces(const std::vector<RemoteCopy>& copies, std::uint64_t piece_bytes);
 
   std::uint64_t bytes() const { return bytes_; }
   bool empty() const { return returned_.empty() && next_ == copies_.size(); }
-  /// The next run of at most the piece size. Returns false when there is none.
+  /// Returns the next run of at most the piece size in `piece`. Returns false if there is none.
   bool Take(RemoteCopy& piece);
-  /// Puts back what could not be moved.
+  /// Puts back a piece that could not be moved.
   void Return(const RemoteCopy& piece) { returned_.push_back(piece); }
 
  private:

@@ -88,7 +88,7 @@ void QueuePair::Connect(const Endpoint& remote, const ConnectOptions& options) {
   CheckRange(options.retries, 0, 6, "retries");
   CheckRange(options.traffic_class, 0, 255, "trafficClass");
   CheckRange(options.service_level, 0, 15, "serviceLevel");
-  if (connected_) throw Error(ckpt::code::kInvalidState, "the queue pair is connected already");
+  if (connected_) throw Error(ckpt::code::kInvalidState, "the queue pair is already connected");
   remote_number_ = remote.queue_pair;
   const ibv_port_attr port = context_->Port(options_.port);
 
@@ -108,7 +108,7 @@ void QueuePair::Connect(const Endpoint& remote, const ConnectOptions& options) {
   receive.ah_attr.dlid = static_cast<std::uint16_t>(remote.lid);
   receive.ah_attr.sl = static_cast<std::uint8_t>(options.service_level);
   receive.ah_attr.port_num = static_cast<std::uint8_t>(options_.port);
-  // RoCE has no other address; on InfiniBand the global one is needed between subnets alone, whose prefixes are the first half.
+  // RoCE has no other address; on InfiniBand the global one is needed only between subnets, whose prefixes are the first half.
   const bool other_subnet = !std::equal(local_.gid.begin(), local_.gid.begin() + 8, remote.gid.begin());
   if (port.link_layer == IBV_LINK_LAYER_ETHERNET || other_subnet || remote.lid == 0) {
     receive.ah_attr.is_global = 1;

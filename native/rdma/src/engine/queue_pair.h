@@ -14,23 +14,23 @@ namespace ckpt::rdma {
 class CompletionLoop;
 class Transfer;
 
-/// What one side of a connection must know of the other.
+/// Data that one side of a connection needs about the other.
 struct Endpoint {
   std::uint32_t queue_pair = 0;
   /// Packet sequence number that its requests begin with.
   std::uint32_t packet_sequence = 0;
   std::uint32_t lid = 0;
   Gid gid{};
-  /// Bytes; the smaller of both sides' is used.
+  /// Bytes; the smaller value of both sides is used.
   int mtu = 0;
-  /// READs of the other side that it answers at a time.
+  /// READs of the other side that it answers concurrently.
   int reads_in = 0;
 };
 
 struct QueuePairOptions {
   int port = 1;
   int gid_index = 0;
-  /// Requests under way at a time.
+  /// Maximum requests in flight.
   int depth = 64;
 };
 
@@ -43,7 +43,7 @@ struct ConnectOptions {
   int service_level = 0;
 };
 
-/// A reliable connection's end on this side. Connected once; a failed one is replaced, not mended.
+/// This side's end of a reliable connection. Connected once; a failed one is replaced, not repaired.
 class QueuePair {
  public:
   /// @throws Error INVALID_ARGUMENT, INVALID_STATE, NATIVE_FAILURE.
@@ -55,10 +55,10 @@ class QueuePair {
   const Endpoint& local() const { return local_; }
   const std::shared_ptr<Context>& context() const { return context_; }
   CompletionLoop& loop() const { return *loop_; }
-  /// Of the connection, for messages: the device and both numbers.
+  /// Describes the connection for messages: the device and both numbers.
   std::string Describe() const;
 
-  /// Makes it ready to receive and to send. @throws Error INVALID_ARGUMENT, INVALID_STATE when it was connected before,
+  /// Makes it ready to receive and to send. @throws Error INVALID_ARGUMENT, INVALID_STATE if it was connected before,
   /// NATIVE_FAILURE.
   void Connect(const Endpoint& remote, const ConnectOptions& options);
   bool connected() const { return connected_; }
@@ -66,7 +66,7 @@ class QueuePair {
  private:
   friend class CompletionLoop;
 
-  /// A request that was posted and not yet completed.
+  /// A posted request without a completion so far.
   struct Posted {
     std::uint64_t id;
     std::shared_ptr<Transfer> transfer;
@@ -89,7 +89,7 @@ class QueuePair {
   std::uint32_t remote_number_ = 0;
   std::atomic<bool> connected_{false};
 
-  // The completion loop's alone, on its thread.
+  // Used only by the completion loop, on its thread.
   std::deque<Posted> posted_;
   std::deque<User> users_;
   bool failed_ = false;

@@ -34,8 +34,8 @@ std::shared_ptr<Region> Region::Host(std::shared_ptr<Context> context, void* add
   const auto start = reinterpret_cast<std::uint64_t>(address);
   errno = 0;
   ibv_mr* mr = nullptr;
-  // The order in which pieces of a READ arrive means nothing here, and PCIe is faster without it. Devices that do not know the
-  // flag ignore it.
+  // The order in which pieces of a READ arrive does not matter here, and PCIe is faster without it. Devices that do not know
+  // the flag ignore it.
   if (api.reg_mr_iova2 != nullptr) {
     const auto flags = static_cast<unsigned int>(Flags(access)) | IBV_ACCESS_RELAXED_ORDERING;
     mr = api.reg_mr_iova2(context->pd(), address, bytes, start, flags);

@@ -9,9 +9,9 @@
 
 namespace ckpt::rdma {
 
-/// What may be done with a region. Its own side may always read it.
+/// Permitted accesses to a region. Its own side may always read it.
 struct Access {
-  /// True if what is read from peers may land in it; peers' writes need it too.
+  /// True if bytes read from peers may be written to it; peers' writes also need it.
   bool local_write = false;
   bool remote_read = false;
   bool remote_write = false;
@@ -20,13 +20,14 @@ struct Access {
 /// Memory that a device reads and writes. The memory itself belongs to the caller, who keeps it until gone() is ready.
 class Region {
  public:
-  /// Memory of this process: the host's, or a GPU's where the kernel's peer memory module makes that known to the device.
-  /// @throws Error INVALID_ARGUMENT for a range that is not mapped, OUT_OF_MEMORY where the limit on locked memory forbids it,
+  /// Registers memory of this process: the host's, or a GPU's if the kernel's peer memory module makes that known to the
+  /// device.
+  /// @throws Error INVALID_ARGUMENT for a range that is not mapped, OUT_OF_MEMORY if the limit on locked memory forbids it,
   /// NATIVE_FAILURE.
   static std::shared_ptr<Region> Host(std::shared_ptr<Context> context, void* address, std::size_t bytes, Access access);
 
-  /// Memory behind a dma-buf. Peers and transfers address it from `address` on.
-  /// @throws Error UNSUPPORTED where the library or the device cannot, NATIVE_FAILURE.
+  /// Registers memory behind a dma-buf. Peers and transfers address it starting at `address`.
+  /// @throws Error UNSUPPORTED if the library or the device does not support it, NATIVE_FAILURE.
   static std::shared_ptr<Region> Dmabuf(std::shared_ptr<Context> context, int fd, std::uint64_t offset, std::size_t bytes,
                                         std::uint64_t address, Access access);
 
@@ -40,7 +41,7 @@ class Region {
   std::size_t bytes() const { return bytes_; }
   std::uint32_t local_key() const { return mr_->lkey; }
   std::uint32_t remote_key() const { return mr_->rkey; }
-  /// Ready when the device has let go of the memory.
+  /// Ready when the device has released the memory.
   std::shared_future<void> gone() const { return gone_; }
 
  private:

@@ -54,7 +54,7 @@ void Transfer::Check() const {
     if (!lane.pair->connected()) throw Error(ckpt::code::kInvalidState, "a queue pair is not connected").WithField("lanes");
     for (std::size_t i = 0; i < memories; i++) {
       if (&lane.local[i]->context() != lane.pair->context().get()) {
-        throw Error(ckpt::code::kInvalidArgument, "a memory is registered with another device than its lane's")
+        throw Error(ckpt::code::kInvalidArgument, "a memory is registered with a device that differs from its lane's")
             .WithField("lanes");
       }
       if (lane.local[i]->bytes() != batch_.lanes.front().local[i]->bytes()) {
@@ -64,8 +64,8 @@ void Transfer::Check() const {
   }
   for (std::size_t i = 0; i < batch_.copies.size(); i++) {
     const RemoteCopy& copy = batch_.copies[i];
-    if (copy.remote >= batch_.remotes.size()) throw BadCopy(i, "names a region that is not there");
-    if (copy.local >= memories) throw BadCopy(i, "names a memory that is not there");
+    if (copy.remote >= batch_.remotes.size()) throw BadCopy(i, "names a region that does not exist");
+    if (copy.local >= memories) throw BadCopy(i, "names a memory that does not exist");
     if (Outside(copy.remote_offset, copy.bytes, batch_.remotes[copy.remote].bytes))
       throw BadCopy(i, "leaves the peer's region");
     if (Outside(copy.local_offset, copy.bytes, batch_.lanes.front().local[copy.local]->bytes()))
@@ -156,7 +156,7 @@ void Transfer::Settle(std::unique_lock<std::mutex> lock) {
   const bool moved_all = moved_ == pieces_.bytes();
   if (!done_ || under_way_ > 0 || !(moved_all || error_)) return;
   const Done done = std::exchange(done_, nullptr);
-  // All bytes are there: an error that came after the last of them changes nothing.
+  // All bytes have arrived: an error after the last of them changes nothing.
   const std::exception_ptr error = moved_all ? nullptr : error_;
   const std::uint64_t moved = moved_;
   ended_.store(true, std::memory_order_release);

@@ -15,12 +15,12 @@
 
 namespace ckpt::rdma {
 
-/// Time that deadlines are counted in: nanoseconds of the steady clock.
+/// Time for deadlines: nanoseconds of the steady clock.
 std::int64_t Now();
 
 enum class Direction { kRead, kWrite };
 
-/// A queue pair with the keys that its two devices know the memories by.
+/// A queue pair with the keys under which its two devices know the memories.
 struct Lane {
   std::shared_ptr<QueuePair> pair;
   /// By local memory.
@@ -44,45 +44,46 @@ struct Batch {
   std::int64_t timeout_ns = 0;
 };
 
-/// A batch of READs or WRITEs that several queue pairs work off together: each takes the next piece when it has room, so a
-/// faster one moves more, and what a failed one leaves goes to the others. Ends once nothing of it is under way any more.
+/// A batch of READs or WRITEs that several queue pairs execute together. Each takes the next piece when it has room, so a
+/// faster one moves more. The remaining pieces of a failed one go to the others. Ends once none of its requests is in flight
+/// any more.
 class Transfer : public std::enable_shared_from_this<Transfer> {
  public:
-  /// On the threads of the lanes' devices. `error` is null when all bytes were moved.
+  /// Called on the threads of the lanes' devices. `error` is null if all bytes were moved.
   using Done = std::function<void(std::exception_ptr error, std::uint64_t bytes)>;
-  /// Ascending, one call at a time; not to call the transfer.
+  /// Ascending, one call at a time; must not call the transfer.
   using Progress = std::function<void(std::uint64_t bytes)>;
 
-  /// Starts a batch. `done` is called exactly once, soon even where every lane is dead.
+  /// Starts a batch. `done` is called exactly once, soon even if every lane is dead.
   /// @throws Error INVALID_ARGUMENT for a copy outside its region or memory, or no lanes.
   static std::shared_ptr<Transfer> Start(Batch batch, Progress progress, Done done);
 
-  /// Stops handing out pieces; `done` gets Error ABORTED when the last of those under way has landed.
+  /// Stops handing out pieces; `done` gets Error ABORTED when the last one in flight has arrived.
   void Cancel();
   /// The same with an error of the caller's.
   void Fail(std::exception_ptr error);
 
   // For the completion loops.
 
-  /// The next piece for a lane. Returns false when there is none now.
+  /// Returns the next piece for a lane in `piece`. Returns false if there is none now.
   bool Take(RemoteCopy& piece);
   /// Fills in a piece's addresses and keys.
   void Describe(std::size_t lane, const RemoteCopy& piece, ibv_send_wr& request, ibv_sge& element) const;
   void Completed(const RemoteCopy& piece);
-  /// A piece that did not get through: for another lane, or lost with the batch.
+  /// Takes back a piece that did not arrive: for another lane, or lost with the batch.
   void Returned(const RemoteCopy& piece);
-  /// A lane that will move nothing any more, and why.
+  /// Marks a lane that will not move anything any more, with the reason.
   void LaneFailed(std::size_t lane, const WorkError& error);
-  /// Returns true if a lane may let go of the batch: nothing will be handed out any more.
+  /// Returns true if a lane may release the batch: nothing will be handed out any more.
   bool ended() const { return ended_.load(std::memory_order_acquire); }
-  /// Fails the batch when nothing has moved for its timeout. Returns whether it did.
+  /// Fails the batch if nothing has moved for its timeout. Returns true if it did.
   bool CheckDeadline(std::int64_t now);
   bool failing() const;
 
  private:
   Transfer(Batch batch, Progress progress, Done done);
   void Check() const;
-  /// Calls `done` where the batch is over; takes the lock.
+  /// Calls `done` if the batch is over; takes the lock.
   void Settle(std::unique_lock<std::mutex> lock);
 
   const Batch batch_;

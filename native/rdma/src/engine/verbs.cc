@@ -50,7 +50,7 @@ Verbs::Verbs() : library_(Library::Open(Candidates())) {
 
 int Verbs::QueryPort(ibv_context* context, std::uint8_t port, ibv_port_attr* attributes) const {
   std::memset(attributes, 0, sizeof *attributes);
-  // What the header's own ibv_query_port does, whose fallback would need the library at link time.
+  // The same as the header's own ibv_query_port, whose fallback would need the library at link time.
   if (verbs_context* extended = verbs_get_ctx_op(context, query_port); extended != nullptr) {
     return extended->query_port(context, port, attributes, sizeof *attributes);
   }

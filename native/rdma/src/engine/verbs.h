@@ -8,7 +8,7 @@
 
 namespace ckpt::rdma {
 
-/// Functions of libibverbs that are no inline functions of its header: member, name, symbol version, result, parameters.
+/// Functions of libibverbs that are not inline functions of its header: member, name, symbol version, result, parameters.
 #define CKPT_VERBS_FUNCTIONS(X)                                                                             \
   X(get_device_list, "ibv_get_device_list", "IBVERBS_1.1", ibv_device**, (int*))                            \
   X(free_device_list, "ibv_free_device_list", "IBVERBS_1.1", void, (ibv_device**))                          \
@@ -32,7 +32,7 @@ namespace ckpt::rdma {
   X(modify_qp, "ibv_modify_qp", "IBVERBS_1.1", int, (ibv_qp*, ibv_qp_attr*, int))                           \
   X(destroy_qp, "ibv_destroy_qp", "IBVERBS_1.1", int, (ibv_qp*))
 
-/// Those that newer versions of the library have; null where it lacks them.
+/// Functions of newer versions of the library; null if it lacks them.
 #define CKPT_VERBS_OPTIONAL_FUNCTIONS(X)                                                                                  \
   X(reg_mr_iova2, "ibv_reg_mr_iova2", "IBVERBS_1.8", ibv_mr*, (ibv_pd*, void*, std::size_t, std::uint64_t, unsigned int)) \
   X(reg_dmabuf_mr, "ibv_reg_dmabuf_mr", "IBVERBS_1.12", ibv_mr*, (ibv_pd*, std::uint64_t, std::size_t, std::uint64_t, int, int))
@@ -49,14 +49,14 @@ class Verbs {
  public:
   /// Loads the library once; never throws.
   static const Verbs& Get();
-  /// The functions. @throws Error ADDON_UNAVAILABLE with what is missing.
+  /// Returns the functions. @throws Error ADDON_UNAVAILABLE with what is missing.
   static const VerbsApi& Api();
 
-  /// Empty where the library can be used; otherwise what is missing and what helps.
+  /// Empty if the library can be used; otherwise what is missing, with a remedy.
   const std::string& problem() const { return problem_; }
   const Library& library() const { return library_; }
   bool can_register_dmabuf() const { return api_.reg_dmabuf_mr != nullptr; }
-  /// Fills all of `attributes`, by the provider's own function where it has one. Returns 0 or an error number.
+  /// Fills all of `attributes`, by the provider's own function if it has one. Returns 0 or an error number.
   int QueryPort(ibv_context* context, std::uint8_t port, ibv_port_attr* attributes) const;
 
  private:

@@ -28,13 +28,13 @@ const char* Meaning(ibv_wc_status status) {
     case IBV_WC_REM_ACCESS_ERR:
       return "the peer's device refused access: the key is not, or no longer, that of a region, or the range leaves it";
     case IBV_WC_REM_INV_REQ_ERR:
-      return "the peer's device takes the request for invalid";
+      return "the peer's device considers the request invalid";
     case IBV_WC_REM_OP_ERR:
-      return "the peer's device could not do the operation";
+      return "the peer's device could not execute the operation";
     case IBV_WC_RETRY_EXC_ERR:
-      return "the peer did not answer, all retries included";
+      return "the peer did not answer, after all retries";
     case IBV_WC_RNR_RETRY_EXC_ERR:
-      return "the peer was not ready, all retries included";
+      return "the peer was not ready, after all retries";
     case IBV_WC_WR_FLUSH_ERR:
       return "the queue pair failed before the request was done";
     case IBV_WC_LOC_PROT_ERR:

@@ -10,17 +10,17 @@
 
 namespace ckpt::rdma {
 
-/// The name of a work completion status as verbs.h spells it, such as "IBV_WC_REM_ACCESS_ERR".
+/// Returns the name of a work completion status as verbs.h spells it, such as "IBV_WC_REM_ACCESS_ERR".
 const char* StatusName(ibv_wc_status status);
 
-/// Returns true if a status is the queue pair's trouble, so that the same bytes may be moved over another one, and not the
-/// request's.
+/// Returns true if a status is a problem of the queue pair, and not of the request, so that the same bytes may be moved over a
+/// different one.
 bool MayGoElsewhere(ibv_wc_status status);
 
-/// A work request that failed.
+/// A failed work request.
 class WorkError : public Error {
  public:
-  /// `remote`: index of the remote region the request named; none where it is not at fault.
+  /// `remote`: index of the remote region in the request; none if it is not at fault.
   WorkError(ibv_wc_status status, std::uint32_t vendor_error, const std::string& what, std::optional<std::uint32_t> remote);
 
   const char* status() const { return StatusName(status_); }

@@ -1,4 +1,4 @@
-// The addon as it is built where libibverbs' headers are missing: it loads, and says so.
+// The addon as built without libibverbs' headers: it loads, and reports their absence.
 #include <napi.h>
 
 #include "ckpt/error.h"

@@ -11,7 +11,7 @@
 namespace ckpt {
 
 /// A C++ object that JavaScript holds as an opaque, type-tagged object: no other object can pass for one. Close() empties the
-/// box; natively running work keeps what it was given.
+/// box; running native work keeps its own references.
 template <class T>
 class Box {
  public:
@@ -27,14 +27,14 @@ class Box {
     return object;
   }
 
-  /// @throws Error INVALID_ARGUMENT when it is something else, INVALID_STATE when it is closed.
+  /// @throws Error INVALID_ARGUMENT if it is something else, INVALID_STATE if it is closed.
   static std::shared_ptr<T> Get(const Napi::Value& value, const char* field) {
     const std::shared_ptr<T>& held = Held(value, field);
     if (held == nullptr) throw Error(code::kInvalidState, std::string("the ") + field + " is closed").WithField(field);
     return held;
   }
 
-  /// Takes the object out; null when that was done before.
+  /// Takes the object out; returns null if that was done before.
   static std::shared_ptr<T> Take(const Napi::Value& value, const char* field) { return std::move(Held(value, field)); }
 
   static bool Is(const Napi::Value& value) {

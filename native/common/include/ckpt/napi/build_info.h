@@ -8,8 +8,8 @@
 
 namespace ckpt {
 
-/// Exports `buildInfo`: the optional inputs that the build found (`with`) and those that it did without (`without`), by name,
-/// as CMake's ckpt_addon() was told them.
+/// Exports `buildInfo`: the optional inputs that the build found (`with`) and those that were missing (`without`), by name, as
+/// passed to CMake's ckpt_addon().
 inline void ExportBuildInfo(Napi::Env env, Napi::Object exports) {
   const auto list = [env](const char* names) {
     Napi::Array array = Napi::Array::New(env);

@@ -11,13 +11,13 @@
 
 namespace ckpt {
 
-/// One column of a plan: a typed array of type `type` with at least `length` entries.
+/// Returns one column of a plan: a typed array of type `type` with at least `length` entries.
 /// @throws Error INVALID_ARGUMENT naming the field.
 template <class Array>
 Array Column(const Napi::Object& job, const char* field, napi_typedarray_type type, std::size_t length) {
   const Napi::Value value = job.Get(field);
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) {
-    throw Error(code::kInvalidArgument, std::string(field) + " is not the typed array it must be").WithField(field);
+    throw Error(code::kInvalidArgument, std::string(field) + " does not have the required typed array type").WithField(field);
   }
   const auto array = value.As<Array>();
   if (array.ElementLength() < length) {
@@ -28,8 +28,8 @@ Array Column(const Napi::Object& job, const char* field, napi_typedarray_type ty
   return array;
 }
 
-/// The rows of a flat Float64Array of `columns` numbers a row, each made by `make(const double* row)`. They are copied, since
-/// JavaScript may change the array.
+/// Returns the rows of a flat Float64Array of `columns` numbers per row, each made by `make(const double* row)`. They are
+/// copied, because JavaScript may change the array.
 /// @throws Error INVALID_ARGUMENT naming the field.
 template <class Make>
 auto ToRows(const Napi::Value& value, std::size_t columns, const char* field, Make make) {
@@ -39,7 +39,7 @@ auto ToRows(const Napi::Value& value, std::size_t columns, const char* field, Ma
   const auto array = value.As<Napi::Float64Array>();
   const std::size_t length = array.ElementLength();
   if (length % columns != 0) {
-    throw Error(code::kInvalidArgument, std::string(field) + " must have " + std::to_string(columns) + " numbers a row")
+    throw Error(code::kInvalidArgument, std::string(field) + " must have " + std::to_string(columns) + " numbers per row")
         .WithField(field);
   }
   const double* numbers = length == 0 ? nullptr : array.Data();

@@ -9,7 +9,7 @@
 
 namespace ckpt {
 
-/// The columns of StridedCopies (@ckpt/contract). @throws Error INVALID_ARGUMENT naming the field.
+/// Reads the columns of StridedCopies (@ckpt/contract). @throws Error INVALID_ARGUMENT naming the field.
 inline std::vector<StridedCopy> ToStridedCopies(const Napi::Value& value, const char* field) {
   return ToRows(value, 8, field, [](const double* row) {
     return StridedCopy{ToUnsigned(row[0], "source"),
@@ -23,7 +23,7 @@ inline std::vector<StridedCopy> ToStridedCopies(const Napi::Value& value, const 
   });
 }
 
-/// The columns of ContiguousCopies (@ckpt/contract). @throws Error INVALID_ARGUMENT naming the field.
+/// Reads the columns of ContiguousCopies (@ckpt/contract). @throws Error INVALID_ARGUMENT naming the field.
 inline std::vector<ContiguousCopy> ToContiguousCopies(const Napi::Value& value, const char* field) {
   return ToRows(value, 5, field, [field](const double* row) {
     return ContiguousCopy{ToUnsigned(row[0], field), ToUnsigned(row[1], field), ToUnsigned(row[2], field),

@@ -19,14 +19,14 @@ namespace ckpt {
 
 class Environment;
 
-/// What work on an own thread may use of its operation. Safe on any thread while the operation runs.
+/// Access of work on an own thread to its operation. Safe on any thread while the operation runs.
 class Task {
  public:
   Task(Environment& environment, std::uint64_t id, std::shared_ptr<Cancellation> cancellation, bool reports)
       : environment_(environment), id_(id), cancellation_(std::move(cancellation)), reports_(reports) {}
   WorkerPool& pool() const;
   const Cancellation& cancellation() const { return *cancellation_; }
-  /// Has the operation's progress function called with `value`, soon. Does nothing where there is none.
+  /// Calls the operation's progress function with `value`, soon. Does nothing if there is none.
   void Report(double value) const;
 
  private:
@@ -36,19 +36,19 @@ class Task {
   const bool reports_;
 };
 
-/// What an addon keeps per Node environment (main thread or worker_thread): a pool of own threads, the way back to the
-/// JavaScript thread, and the promises under way.
+/// State of an addon per Node environment (main thread or worker_thread): a pool of own threads, the way back to the JavaScript
+/// thread, and the running promises.
 ///
-/// Lifetime: made at module initialisation, held as the environment's instance data. When the environment goes away, a clean-up
-/// hook cancels everything, joins the threads, and only then is the thread-safe function released; so no thread of ours
+/// Lifetime: created at module initialisation, held as the environment's instance data. When the environment ends, a clean-up
+/// hook cancels everything and joins the threads, and only then releases the thread-safe function; so no thread of ours
 /// outlives its environment. At process.exit of the main thread Node runs no such hook; threads then end with the process, and
-/// nothing they use is destroyed before. JavaScript references live here alone and die on the JavaScript thread; other threads
-/// know an operation by its number.
+/// nothing they use is destroyed before. JavaScript references exist only here and die on the JavaScript thread; other threads
+/// identify an operation by its number.
 class Environment {
  public:
   using JsCall = std::function<void(Napi::Env)>;
 
-  /// Makes the environment's state; once, at module initialisation.
+  /// Creates the environment's state; once, at module initialisation.
   static Environment& Init(Napi::Env env, const std::string& pool_name) {
     auto* self = new Environment(env, pool_name);
     env.SetInstanceData<Environment>(self);
@@ -63,7 +63,7 @@ class Environment {
   /// Threads for work of this environment.
   WorkerPool& pool() { return pool_; }
 
-  /// Runs `call` on the JavaScript thread, soon. Any thread. It is dropped (destroyed uncalled) once the environment goes away.
+  /// Runs `call` on the JavaScript thread, soon. Any thread. It is dropped (destroyed uncalled) once the environment has ended.
   void Post(JsCall call) {
     auto* message = new JsCall(std::move(call));
     if (napi_call_threadsafe_function(dispatcher_, message, napi_tsfn_nonblocking) != napi_ok) delete message;
@@ -77,7 +77,7 @@ class Environment {
     if (--holders_ == 0) napi_unref_threadsafe_function(env_, dispatcher_);
   }
 
-  /// Calls `hook` when the environment goes away, before the pool's threads are joined: it must make work under way end soon.
+  /// Calls `hook` when the environment ends, before the pool's threads are joined: it must make running work end soon.
   /// JavaScript thread only.
   std::uint64_t AddShutdown(std::function<void()> hook) {
     shutdown_.emplace(next_id_, std::move(hook));
@@ -90,14 +90,14 @@ class Environment {
   Napi::Function Kept(const std::string& name) { return kept_.at(name).Value(); }
 
   struct Options {
-    /// Cancels this operation; made here where it is null.
+    /// Cancels this operation; created here if it is null.
     std::shared_ptr<Cancellation> cancellation;
-    /// Called with what Task::Report was given.
+    /// Called with the values of Task::Report.
     std::optional<Napi::Function> progress;
   };
 
   /// Runs `work(const Task&)` on a thread of the pool, then `convert(Napi::Env, result)` on the JavaScript thread; the promise
-  /// takes the value, or the error of either. Neither may hold JavaScript handles. JavaScript thread only.
+  /// gets the value, or the error of either. Neither may hold JavaScript handles. JavaScript thread only.
   template <class Work, class Convert>
   Napi::Promise Run(Work work, Convert convert, Options options) {
     using Result = decltype(work(std::declval<const Task&>()));
@@ -122,7 +122,7 @@ class Environment {
         } catch (...) {
           error = std::current_exception();
         }
-        // What the work holds (memory above all) goes before the caller hears that it is done.
+        // The work's resources (mainly memory) are released before the caller learns that it is done.
         shared_work.reset();
         Post([this, id, result, error, convert](Napi::Env js) {
           Settle(id, [&]() -> Napi::Value {
@@ -174,7 +174,7 @@ class Environment {
     napi_add_env_cleanup_hook(env, &Environment::OnEnvironmentEnd, this);
   }
 
-  /// Settles an operation with what `value` returns or throws.
+  /// Settles an operation with the result or exception of `value`.
   template <class Value>
   void Settle(std::uint64_t id, Value&& value) {
     RemoveShutdown(id);

@@ -9,7 +9,7 @@
 
 namespace ckpt {
 
-/// A JavaScript Error with the properties code, errno, file, field, peer, index and member, as far as they are known.
+/// Returns a JavaScript Error with the properties code, errno, file, field, peer, index and member, as far as they are known.
 inline Napi::Error ToJs(Napi::Env env, const Error& error) {
   Napi::Error result = Napi::Error::New(env, error.what());
   Napi::Object object = result.Value();
@@ -23,7 +23,7 @@ inline Napi::Error ToJs(Napi::Env env, const Error& error) {
   return result;
 }
 
-/// The same for any exception; what is no ckpt::Error becomes NATIVE_FAILURE.
+/// The same for any exception; exceptions other than ckpt::Error become NATIVE_FAILURE.
 inline Napi::Error ToJs(Napi::Env env, std::exception_ptr exception) {
   try {
     std::rethrow_exception(exception);

@@ -11,7 +11,7 @@
 
 namespace ckpt {
 
-/// A number that must be a whole one from 0 to 2^53 - 1. @throws Error INVALID_ARGUMENT naming the field.
+/// Converts a number that must be whole and from 0 to 2^53 - 1. @throws Error INVALID_ARGUMENT naming the field.
 inline std::uint64_t ToUnsigned(double value, const char* field) {
   if (!(value >= 0 && value <= 9007199254740991.0) || std::trunc(value) != value) {
     throw Error(code::kInvalidArgument, std::string(field) + " must be a whole number from 0 to 2^53 - 1").WithField(field);
@@ -24,7 +24,7 @@ inline std::uint64_t ToUnsigned(const Napi::Value& value, const char* field) {
   return ToUnsigned(value.As<Napi::Number>().DoubleValue(), field);
 }
 
-/// A number of threads; what is undefined means the default. @throws Error INVALID_ARGUMENT.
+/// Converts a number of threads; undefined means the default. @throws Error INVALID_ARGUMENT.
 inline unsigned ToThreads(const Napi::Value& value) {
   if (value.IsUndefined()) return DefaultThreads();
   const std::uint64_t threads = ToUnsigned(value, "threads");
@@ -32,12 +32,12 @@ inline unsigned ToThreads(const Napi::Value& value) {
   return static_cast<unsigned>(threads);
 }
 
-/// @throws Error INVALID_ARGUMENT when the value is no string, or holds a NUL.
+/// @throws Error INVALID_ARGUMENT if the value is not a string, or contains a NUL.
 inline std::string ToText(const Napi::Value& value, const char* field) {
   if (!value.IsString()) throw Error(code::kInvalidArgument, std::string(field) + " must be a string").WithField(field);
   std::string text = value.As<Napi::String>().Utf8Value();
   if (text.find('\0') != std::string::npos) {
-    throw Error(code::kInvalidArgument, std::string(field) + " holds a NUL character").WithField(field);
+    throw Error(code::kInvalidArgument, std::string(field) + " contains a NUL character").WithField(field);
   }
   return text;
 }

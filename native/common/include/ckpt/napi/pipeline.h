@@ -13,7 +13,7 @@
 
 namespace ckpt {
 
-/// Longest time without progress that a job can ask for, in milliseconds: 12 days.
+/// Maximum time without progress that a job can request, in milliseconds: 12 days.
 inline constexpr std::uint64_t kLongestTimeoutMs = std::uint64_t{1} << 30;
 
 /// Fills in the part of a job that is the same on every device (NativePlan in pipeline.d.ts); nothing in it refers to
@@ -55,16 +55,16 @@ inline void ReadPlan(const Napi::Object& job, PipelinePlan& plan) {
   }
 }
 
-/// A pipeline's run as JavaScript knows it: { release(bucket), arrived(bucket), abort(message) }.
+/// A pipeline's run as seen by JavaScript: { release(bucket), arrived(bucket), abort(message) }.
 ///
 /// The object is held by these three functions and, until the run is drained, by the environment's shutdown hook; both release
 /// it on the JavaScript thread. The run's own threads have only weak pointers to it.
 class BoundPipeline {
  public:
-  /// Starts a run by `start(PipelineEvents)`, which returns a std::shared_ptr<PipelineRun>.
+  /// Starts a run through `start(PipelineEvents)`, which returns a std::shared_ptr<PipelineRun>.
   /// @param callbacks { onBucket, onFinished, onDrained?, onWritable? } of NativePipelineCallbacks in pipeline.d.ts
-  /// @param holds what the copies read and write, released when the run is drained
-  /// @throws Error INVALID_ARGUMENT naming the callback that is missing.
+  /// @param holds objects that the copies read and write, released when the run is drained
+  /// @throws Error INVALID_ARGUMENT naming the missing callback.
   template <class Start>
   static Napi::Object Run(Napi::Env env, const Napi::Value& callbacks, std::vector<std::shared_ptr<const void>> holds,
                           Start start) {
@@ -82,7 +82,7 @@ class BoundPipeline {
   }
 
  private:
-  /// How long an environment that goes away waits for copies under way.
+  /// Time for which an ending environment waits for copies in flight.
   static constexpr std::chrono::milliseconds kShutdownPatience{3000};
 
   void ReadCallbacks(const Napi::Value& value) {
@@ -176,7 +176,7 @@ class BoundPipeline {
                            env,
                            [self, body](const Napi::CallbackInfo& call) {
                              Guard(call.Env(), [&] {
-                               // Kept for the call: it may end the run.
+                               // Kept during the call, which may end the run.
                                if (const auto run = self->run_) body(*run, call[0]);
                              });
                            },
