@@ -57,7 +57,7 @@ const STRICTER: readonly RegExp[] = [
   /expected an object but found "\["/, // a tensor as a list of its three fields
   /expected a string but found "[{[]"/, // a dtype as an object
   /nested deeper than 128/,
-  /no tensor in the checkpoint/,
+  /contain no tensor/,
 ]
 
 let directory: string

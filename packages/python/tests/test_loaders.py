@@ -250,7 +250,7 @@ def test_a_spot_check_finds_a_loader_that_does_something_else_than_it_was_seen_t
 
     check(buckets())
     swapped[0] = True
-    with pytest.raises(DigestMismatchError, match="'experts' holds other bytes than the engine's own loader"):
+    with pytest.raises(DigestMismatchError, match="'experts' differs from what the engine's own loader"):
         check(buckets())
     assert engine.state.recording is None
     assert "spot check" in engine.state.refusal

@@ -50,7 +50,7 @@ def test_names_that_the_engine_does_not_know_are_an_error_although_its_loader_le
     names = [name for name, _ in model.named_parameters()]
     load.load((RENAMES[how](name), torch.ones(parameter.shape)) for name, parameter in model.named_parameters())
     missing = [name for name in names if RENAMES[how](name) != name]
-    with pytest.raises(LayoutError, match=rf"brings nothing for {len(missing)} parameters of the model") as caught:
+    with pytest.raises(LayoutError, match=rf"has no tensors for {len(missing)} parameters of the model") as caught:
         load.finish()
     assert missing[0] in str(caught.value)
 

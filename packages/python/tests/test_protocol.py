@@ -130,7 +130,7 @@ def entry(index: int, value: Any) -> dict[str, Any]:
         ({**BUCKET, "tensors": [["empty", "BF17", [0], 0, 0, None]]}, "BF17"),
         (entry(2, [2, -3]), "tensors"),
         (entry(2, [2, 2.5]), "shape of tensor 'w'"),
-        (entry(2, [2, 4]), "takes 16 bytes, not 12"),
+        (entry(2, [2, 4]), "needs 16 bytes, not 12"),
         (entry(2, [2**53 - 1] * 64), "tensor 'w'"),
         (entry(3, -1), "tensors"),
         (entry(3, float("nan")), "tensors"),

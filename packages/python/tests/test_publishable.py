@@ -163,12 +163,12 @@ def fake() -> torch.Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
-    "list": (lambda: [1.0, 2.0], r"is a list and no tensor"),
-    "number": (lambda: 3, r"is a int and no tensor"),
-    "text": (lambda: "w", r"is a str and no tensor"),
-    "bytes": (lambda: io.BytesIO(b"x"), r"is a BytesIO and no tensor"),
-    "array": (lambda: numpy.ones(3), r"is a ndarray and no tensor"),
-    "dictionary": (lambda: {"w": torch.ones(2)}, r"is a dict and no tensor"),
+    "list": (lambda: [1.0, 2.0], r"is a list and not a tensor"),
+    "number": (lambda: 3, r"is a int and not a tensor"),
+    "text": (lambda: "w", r"is a str and not a tensor"),
+    "bytes": (lambda: io.BytesIO(b"x"), r"is a BytesIO and not a tensor"),
+    "array": (lambda: numpy.ones(3), r"is a ndarray and not a tensor"),
+    "dictionary": (lambda: {"w": torch.ones(2)}, r"is a dict and not a tensor"),
     "sparse": (lambda: torch.eye(3).to_sparse(), r"to_dense"),
     "compressed": (lambda: torch.eye(3).to_sparse_csr(), r"to_dense"),
     "quantized": (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), r"int_repr|dequantize"),

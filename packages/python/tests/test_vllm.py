@@ -153,7 +153,7 @@ def test_a_checkpoint_that_does_not_reach_all_parameters_is_an_error_unless_that
         for value in (1.0, 2.0):
             load.load(halves(ring, "one.weight", value))
         if complete:
-            with pytest.raises(LayoutError, match=r"brings nothing for 1 parameters of the model: two\.weight"):
+            with pytest.raises(LayoutError, match=r"has no tensors for 1 parameters of the model: two\.weight"):
                 load.finish()
         else:
             load.finish()

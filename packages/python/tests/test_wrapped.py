@@ -96,7 +96,7 @@ def test_a_whole_checkpoint_is_complete_however_modules_are_wrapped_and_whatever
 @pytest.mark.parametrize("wrapped", WRAPS)
 def test_what_is_missing_is_named_however_modules_are_wrapped(wrapped: str, missing: str) -> None:
     module = model(*WRAPS[wrapped])
-    with pytest.raises(LayoutError, match="brings nothing for 1 parameters") as caught:
+    with pytest.raises(LayoutError, match="has no tensors for 1 parameters") as caught:
         update(module, [name for name in NAMES if name != missing], SAID["names of the checkpoint"])
     own = next(name for name, parameter in module.named_parameters() if parameter is places(module)[missing])
     assert own in str(caught.value)

@@ -42,7 +42,7 @@ describe('ranks of a process that has few open files left', () => {
     const outcomes = await Promise.all([6, 10, 15, 120].map(join))
     for (const outcome of outcomes.slice(0, -1)) {
       expect(outcome).toMatch(
-        /^OUT_OF_MEMORY .* needs 32 open files, \d+ are left of 200 \(RLIMIT_NOFILE .*; \d+ are open\).*ulimit -n/,
+        /^OUT_OF_MEMORY .* needs 32 open files, but only \d+ are left of 200 \(RLIMIT_NOFILE .*; \d+ are open\).*ulimit -n/,
       )
     }
     expect(outcomes.at(-1)).toBe('joined\n')

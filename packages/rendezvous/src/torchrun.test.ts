@@ -110,7 +110,7 @@ describe('ranks of a torchrun whose agent keeps MASTER_PORT', () => {
     onTestFinished(() => other.close())
     const error = await failure(joined(ours(1), 1500))
     expect(error).toMatchObject({ code: 'RANK_MISSING', fields: { ranks: [0] } })
-    expect(error.message).toContain('no coordinator of this run')
+    expect(error.message).toContain('not the coordinator of this run')
     const ranks = await Promise.all([0, 1].map((rank) => joined(ours(rank))))
     expect(await ranks[0]!.allGather('x', 0, { ranks: [0] })).toEqual([0])
   })

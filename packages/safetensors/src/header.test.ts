@@ -160,7 +160,7 @@ describe('parseHeader', () => {
       { field: 'data_offsets', tensor: 't' },
       /3 numbers instead of 2/,
     ],
-    ['offsets backwards', `{${tensor('t', '[1]', '[4,0]')}}`, 4, { field: 'data_offsets', tensor: 't' }, /before their begin/],
+    ['offsets backwards', `{${tensor('t', '[1]', '[4,0]')}}`, 4, { field: 'data_offsets', tensor: 't' }, /before they begin/],
     [
       'shape overflow',
       `{${tensor('t', '[4294967296,4294967296,4294967296]', '[0,0]')}}`,
@@ -187,7 +187,7 @@ describe('parseHeader', () => {
       `{${tensor('t', '[2]', '[0,4]')}}`,
       4,
       { field: 'data_offsets', tensor: 't' },
-      /hold 4 bytes, but F32 of shape \[2\] takes 8/,
+      /hold 4 bytes, but F32 of shape \[2\] needs 8/,
     ],
     [
       'half a byte',

@@ -165,7 +165,7 @@ describe('an update of SGLang', () => {
     peer.answers['GET /model_info'] = { body: { weight_version: 'default' } }
     await expect(update()).rejects.toMatchObject({
       code: 'ENGINE_WORKER_ERROR',
-      message: expect.stringContaining('serves default, not step-1') as string,
+      message: expect.stringContaining('reports version default, not step-1') as string,
     })
   })
 

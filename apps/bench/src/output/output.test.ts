@@ -28,8 +28,8 @@ describe('renderHtml', () => {
 
   it('has every section, with the figures and the reasons', () => {
     expect(texts('h2')).toEqual([
-      'Against the limit',
-      'Measured beside it',
+      'Comparison with the limit',
+      'Other systems in the same run',
       'Where the time went',
       'Bytes moved',
       'Machine and ceilings',
@@ -98,7 +98,7 @@ describe('renderHtml', () => {
     const runs = result.runs.map(({ timelines: _, moved: __, ...run }) => run)
     const { gatherMetas: _, registration: __, ...bare } = { ...result, runs, peers: [], skipped: [] }
     expect([...parse(renderHtml(bare)).querySelectorAll('h2')].map(({ textContent }) => textContent)).toEqual([
-      'Against the limit',
+      'Comparison with the limit',
       'Machine and ceilings',
     ])
   })

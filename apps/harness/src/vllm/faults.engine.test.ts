@@ -117,7 +117,7 @@ describe('real vLLM, when something goes wrong', () => {
     if (environment.missing !== undefined) return skip(environment.missing)
     const { error } = await failure(ranks.update('short', { engine: adapter(), ...SMALL }))
     expect(error.code).toBe('ENGINE_WORKER_ERROR')
-    expect(error.message).toMatch(/brings nothing for \d+ parameters of the model: model\.layers\.1\./)
+    expect(error.message).toMatch(/has no tensors for \d+ parameters of the model: model\.layers\.1\./)
     await recovers('second')
   })
 

@@ -231,7 +231,7 @@ describe('a direct plan', () => {
   it('refuses memory of another host', () => {
     const given = world(['whole'], 2, [1], 0)
     const manifest = { ...given.manifest, ranks: given.manifest.ranks.map((metas) => ({ ...metas, host: `h${metas.rank}` })) }
-    expect(() => planDirect(manifest, { ranks: [{ rank: 0, recording: given.recordings[0]! }] })).toThrow(/another host/)
+    expect(() => planDirect(manifest, { ranks: [{ rank: 0, recording: given.recordings[0]! }] })).toThrow(/a different host/)
   })
 })
 

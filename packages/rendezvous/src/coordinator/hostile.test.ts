@@ -109,7 +109,7 @@ describe('a coordinator among hostile peers', () => {
       [{ token: '' }, /rank 1 may not join: its token/],
       [{ token: 'secre' }, /token/],
       [{ protocol: 99 }, /protocol 99/],
-      [{ worldSize: 3 }, /expects 3 ranks, there are 2/],
+      [{ worldSize: 3 }, /expects 3 ranks, but there are 2/],
       [{ rank: 2 }, /ranks go up to 1/],
     ] as const) {
       const { error } = await answer(pack({ ...join, ...changes }))
