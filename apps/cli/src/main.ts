@@ -25,7 +25,7 @@ addServe(program)
 addJoin(program)
 addDoctor(program)
 addCompat(program)
-// The doctor says more of a damaged bundle.
+// The doctor reports more about a damaged bundle.
 program.hook('preAction', (_, command) => {
   if (command.name() !== 'doctor') checkBundle(process.argv[1]!)
 })
@@ -41,7 +41,7 @@ try {
     const { traceback, dirty, rolledBack } = error.fields
     if (Array.isArray(dirty))
       process.stderr.write(
-        `  engine workers that hold parts of it: those of ranks ${dirty.join(', ')}; the next update repairs them\n`,
+        `  engine workers of ranks ${dirty.join(', ')} hold parts of it; the next update repairs them\n`,
       )
     if (rolledBack !== undefined) process.stderr.write(`  version ${JSON.stringify(rolledBack)} has been restored\n`)
     if (traceback !== undefined) process.stderr.write(`${traceback}\n`)

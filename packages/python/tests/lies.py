@@ -104,7 +104,7 @@ def bent(numbers: random.Random, frame: bytes) -> bytes:
         return frame[:at]
     if kind == 2:
         return frame[:at] + numbers.randbytes(numbers.randint(1, 4)) + frame[at:]
-    # A length that promises far more than comes.
+    # A length that promises far more than follows.
     return frame[:at] + b"\xdd\x7f\xff\xff\xff" + frame[at:]
 
 

@@ -2,9 +2,9 @@ import { createConnection, type Socket } from 'node:net'
 import { CkptError, shown } from '@ckpt/contract'
 import { FrameReader } from '@ckpt/utils'
 
-/** Version of the protocol (docs/trainers.md); both sides name theirs. */
+/** Version of the protocol (docs/trainers.md); both sides send theirs. */
 export const TRAINER_PROTOCOL = 1
-/** Longest frame taken, in bytes: some million tensors. */
+/** Maximum length of a frame, in bytes: some million tensors. */
 const MAX_FRAME_BYTES = 256 * 2 ** 20
 const PREFIX_BYTES = 4
 
@@ -30,7 +30,7 @@ export class TrainerSession implements Disposable {
     this.#socket.on('close', () => this.#fail(lost(peer, 'the trainer closed the connection or died')))
   }
 
-  /** @throws CkptError `CHECKPOINT_UNREADABLE` naming the socket when nothing listens there, `TIMEOUT`, `ABORTED`. */
+  /** @throws CkptError `CHECKPOINT_UNREADABLE` naming the socket if nothing listens there, `TIMEOUT`, `ABORTED`. */
   static async connect(peer: string, options: { timeoutMs: number; signal: AbortSignal }): Promise<TrainerSession> {
     const session = new TrainerSession(peer, options.timeoutMs)
     try {
@@ -42,7 +42,7 @@ export class TrainerSession implements Disposable {
     }
   }
 
-  /** Aborted, with a CkptError that names the peer, once the trainer is gone or sends what is no message. */
+  /** Aborted, with a CkptError that names the peer, once the trainer has ended or sends an invalid message. */
   get lost(): AbortSignal {
     return this.#lost.signal
   }
@@ -55,10 +55,10 @@ export class TrainerSession implements Disposable {
   }
 
   /**
-   * The next message, which must be of a type.
+   * Returns the next message, which must be of a type.
    *
-   * @throws CkptError `CHECKPOINT_UNREADABLE` when the trainer is gone or says that it failed, `CHECKPOINT_MALFORMED` for anything
-   * else than was expected, `TIMEOUT`, `ABORTED`; all name the socket.
+   * @throws CkptError `CHECKPOINT_UNREADABLE` if the trainer has ended or reports a failure, `CHECKPOINT_MALFORMED` for any
+   * unexpected message, `TIMEOUT`, `ABORTED`; all name the socket.
    */
   async expect(type: string, signal: AbortSignal): Promise<TrainerMessage> {
     await this.#until(() => this.#messages.length > 0, signal, `sent no ${JSON.stringify(type)}`)
@@ -72,7 +72,7 @@ export class TrainerSession implements Disposable {
     throw malformed(this.#peer, 'type', `expected ${JSON.stringify(type)}, got ${shown(message.type)}`)
   }
 
-  /** Ends the connection once what was sent is out. */
+  /** Ends the connection once everything was sent. */
   [Symbol.dispose](): void {
     this.#socket.removeAllListeners('data')
     this.#socket.end(() => this.#socket.destroy())
@@ -140,7 +140,7 @@ function parse(peer: string, frame: Buffer): TrainerMessage {
   return value as TrainerMessage
 }
 
-/** A trainer that cannot be read from. */
+/** Error for a trainer that cannot be read from. */
 function lost(peer: string, message: string, cause?: NodeJS.ErrnoException): CkptError {
   return new CkptError('CHECKPOINT_UNREADABLE', `trainer ${peer}: ${message}`, {
     cause,
@@ -148,7 +148,7 @@ function lost(peer: string, message: string, cause?: NodeJS.ErrnoException): Ckp
   })
 }
 
-/** What a trainer sent is not what the protocol says. */
+/** Error for a trainer's message that violates the protocol. */
 export function malformed(peer: string, field: string, message: string, tensor?: string): CkptError {
   const subject = tensor === undefined ? '' : `tensor ${shown(tensor)}: `
   return new CkptError('CHECKPOINT_MALFORMED', `trainer ${peer}: ${subject}${message}`, {

@@ -7,17 +7,17 @@ import { Cluster } from '../cluster/cluster.ts'
 import { randomCheckpoint, type RandomCheckpoint } from './random-checkpoint.ts'
 
 export interface CompatEnvironment {
-  /** Interpreter that has torch, the worker package and checkpoint-engine. */
+  /** Interpreter with torch, the worker package and checkpoint-engine. */
   readonly python: string
-  /** `stand-in`: the stock worker over host memory (stand_in_cuda.py); `cuda`: nothing stands in for anything. */
+  /** `stand-in`: the stock worker over host memory (stand_in_cuda.py); `cuda`: no stand-in. */
   readonly backend: 'stand-in' | 'cuda'
 }
 
 export interface CompatCheck {
   readonly name: string
-  /** One device each. */
+  /** Number of ranks, with one device each. */
   readonly ranks: number
-  /** @throws AssertionError, or the CkptError of an update that should have gone well. */
+  /** @throws AssertionError, or the CkptError of an update that should have succeeded. */
   readonly run: (environment: CompatEnvironment) => Promise<void>
 }
 
@@ -27,7 +27,7 @@ export const STOCK_WORKER = fileURLToPath(new URL('./check_worker.py', import.me
 const PROTOCOL = { protocol: 'checkpoint-engine', bucketBytes: 2 ** 20 } as const
 const MIB = 2 ** 20
 
-/** Why the stock worker cannot run with this interpreter, or undefined. */
+/** Returns the reason why the stock worker cannot run with this interpreter, or undefined. */
 export function stockWorkerMissing(python: string): string | undefined {
   try {
     execFileSync(
@@ -49,7 +49,7 @@ export async function visibleGpus(): Promise<number> {
   return (await probeCuda().catch(() => undefined))?.devices.length ?? 0
 }
 
-/** What checkpoint-engine's own test asks of a parameter server, and what happens when something fails. */
+/** Requirements of checkpoint-engine's own test for a parameter server, and behaviour on failures. */
 export const COMPAT_CHECKS: readonly CompatCheck[] = [
   ...[1, 2].map((ranks) => ({
     name: `several updates of random dtypes and shapes arrive bit for bit on ${ranks} rank${ranks > 1 ? 's' : ''}`,
@@ -146,7 +146,7 @@ async function workerDies(environment: CompatEnvironment): Promise<void> {
   await verified(cluster, checkpoint)
 }
 
-/** Rank 1 speaks to its worker in another protocol, so that it gets nowhere while rank 0 is in the middle of its update. */
+/** Rank 1 uses a different protocol with its worker, so it gets no further while rank 0 is in the middle of its update. */
 async function otherRankGivesUp(environment: CompatEnvironment): Promise<void> {
   using checkpoint = await randomCheckpoint(11, 4 * MIB)
   await using cluster = await start(environment, 2)
@@ -160,7 +160,7 @@ async function otherRankGivesUp(environment: CompatEnvironment): Promise<void> {
 
 type UpdateArguments = Parameters<Cluster['update']>[1]
 
-/** One update that every rank must fail; each one's error. */
+/** Makes one update that every rank must fail, and returns each rank's error. */
 async function failures(cluster: Cluster, more: UpdateArguments, ofLast: UpdateArguments = {}): Promise<CkptError[]> {
   const last = cluster.ranks.length - 1
   const outcomes = await cluster.settle('update', (rank) => ({

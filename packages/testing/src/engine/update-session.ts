@@ -18,9 +18,9 @@ import type { ArmedMutation } from '../mutations/armed.ts'
 import type { KeptRing } from './kept-ring.ts'
 import type { Parameters } from './parameters.ts'
 
-/** How often, in milliseconds, the rank's socket is looked for until the first message has come. */
+/** Interval in milliseconds for checking the rank's socket until the first message has arrived. */
 const LOOK_MS = 250
-/** How long, in milliseconds, what came before the end of the connection may take to be read. */
+/** Time in milliseconds for reading messages that arrived before the end of the connection. */
 const READ_REST_MS = 50
 
 export interface UpdateSessionOptions {
@@ -32,32 +32,34 @@ export interface UpdateSessionOptions {
   readonly device: string
   /** True if an update was recorded before. */
   readonly recorded: boolean
-  /** Names what the parameters hold. */
+  /** Name of the parameters' contents. */
   readonly state?: string
-  /** Longest silence of the rank. */
+  /** Maximum silence of the rank. */
   readonly timeoutMs: number
   /** Called when a rank is about to write into the parameters. */
   readonly onDirect?: () => void
-  /** Called when the rank has written; what it throws is the worker's error (for fault tests). */
+  /** Called when the rank has written; an exception becomes the worker's error (for fault tests). */
   readonly afterDirect?: () => void
-  /** A fault that this update is to have (for mutation trials). */
+  /** A fault for this update (for mutation trials). */
   readonly mutation?: ArmedMutation
   /** True if ranks are told where the parameters lie (default true). */
   readonly shared?: boolean
-  /** What is sent in place of a message, and of the answer to `asked` (for hostile engines; default: the message). */
+  /**
+   * Returns the messages sent in place of a message, and of the answer to `asked` (for hostile engines; default: the message).
+   */
   readonly tamper?: (message: WorkerMessage | RoutesAnswer, asked: RankMessage | undefined) => readonly Uint8Array[]
-  /** Called before each message of the rank is handled; what it throws is the worker's error (for fault tests). */
+  /** Called before each message of the rank is handled; an exception becomes the worker's error (for fault tests). */
   readonly before?: (message: RankMessage) => void | Promise<void>
 }
 
 export interface UpdateOutcome {
-  /** The version committed, or undefined after an abort. */
+  /** Committed version, or undefined after an abort. */
   readonly version: string | undefined
   /** True if anything was loaded. */
   readonly touched: boolean
   /** True if the rank asked for a recording. */
   readonly recorded?: boolean
-  /** Why the update was aborted, or the worker's own error. */
+  /** Reason of the abort, or the worker's own error. */
   readonly reason?: string
   readonly error?: CkptError
 }
@@ -90,7 +92,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
         return { version: undefined, touched: session.touched, reason, error: CkptError.from(error, 'TIMEOUT', reason) }
       }
       if (frames === undefined) {
-        const reason = 'the rank closed the connection in the middle of the update'
+        const reason = 'the rank closed the connection during the update'
         return { version: undefined, touched: session.touched, reason, error: new CkptError('RANK_LOST', reason) }
       }
       const message = decodeRankMessage(frames[0]!, 'the rank')
@@ -118,7 +120,7 @@ function helloOf({ token, device, recorded, parameters, state }: UpdateSessionOp
     ...(mark !== undefined && { process: mark }),
     engine: 'ckpt reference engine',
     device,
-    // Until an update was recorded: this engine knows its routes, but a rank is to ask for them as it does elsewhere.
+    // Until an update was recorded: this engine knows its routes, but a rank should request them as it does elsewhere.
     ...(recorded && { routes: parameters.recording.id }),
     ...(state !== undefined && { state }),
   }
@@ -132,7 +134,7 @@ class RankGone {
   constructor(socket: Dealer, path: string) {
     let tell!: () => void
     this.happened = new Promise<undefined>((resolve) => (tell = () => resolve(undefined)))
-    // The rank binds an address for this update alone: a connection that is gone will not come back.
+    // The rank binds an address only for this update: a lost connection will not come back.
     socket.events.on('disconnect', tell)
     // ZeroMQ does not tell of a connection that was never made: the rank removes its socket when it gives up, and ZeroMQ tries on.
     this.#watch = setInterval(() => {
@@ -145,10 +147,10 @@ class RankGone {
   }
 }
 
-/** The next message; nothing when the connection is `lost` and all that had come before was read. */
+/** Returns the next message; nothing if the connection is `lost` and everything that had arrived before was read. */
 async function receive(socket: Dealer, lost: Promise<undefined>): Promise<Buffer[] | undefined> {
   const next = socket.receive()
-  next.catch(() => undefined) // it may be given up on
+  next.catch(() => undefined) // it may be abandoned
   const moment = () => new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), READ_REST_MS))
   return Promise.race([next, lost.then(moment)])
 }
@@ -229,7 +231,7 @@ class Session {
         return
       case 'direct':
         if (!this.#attached) throw new CkptError('ENGINE_PROTOCOL', 'direct before attach')
-        if (message.routes !== parameters.recording.id) throw new CkptError('ROUTES_STALE', 'the rank knows another recording')
+        if (message.routes !== parameters.recording.id) throw new CkptError('ROUTES_STALE', 'the rank knows a different recording')
         this.touched = true
         this.#direct = true
         this.#options.onDirect?.()
@@ -271,7 +273,7 @@ class Session {
     await parameters.load(memory, offset, tensors, mutation)
   }
 
-  /** Changes a byte of one of the tensors, where that is armed. */
+  /** Changes a byte of one of the tensors, if this fault is set. */
   #flipRing(kind: 'ring before comparison' | 'ring after comparison', tensors: readonly RingTensor[]): void {
     const kept = tensors.filter(({ bytes }) => bytes > 0)
     const seed = kept.length > 0 ? this.#options.mutation?.take(kind) : undefined
@@ -279,7 +281,7 @@ class Session {
     const { memory, offset } = this.#ring!
     const random = new Random(seed)
     const place = random.pick(kept.flatMap((tensor) => this.#options.parameters.readPlace(tensor, random)))
-    // What this process has mapped it cannot write to.
+    // This process cannot write to what it has mapped.
     const file = openSync(memory.name!, 'r+')
     writeSync(file, Buffer.of(memory.view(offset + place, 1)[0]! ^ random.between(1, 255)), 0, 1, offset + place)
     closeSync(file)

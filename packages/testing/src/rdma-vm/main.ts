@@ -17,7 +17,7 @@ const { values } = parseArgs({
   options: { only: { type: 'string' }, verbose: { type: 'boolean' }, junit: { type: 'string' } },
 })
 
-/** A guest of a job: what it does, and its wire where it has one. */
+/** A guest of a job: its script, and its wire if it has one. */
 interface Guest {
   readonly name: string
   readonly script: string
@@ -64,7 +64,7 @@ async function runJobs(cache: string): Promise<void> {
   }
 }
 
-/** What boots; undefined, reported as a skip, where the kernel cannot be downloaded. */
+/** Returns the boot files; undefined, reported as a skip, if the kernel cannot be downloaded. */
 function prepare(folder: string): VmFiles | undefined {
   try {
     return prepareVm(folder, (text) => console.error(`rdma: ${text}`))
