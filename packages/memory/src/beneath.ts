@@ -45,7 +45,7 @@ export class RootDirectory implements AsyncDisposable {
    * outside.
    */
   async place(path: string): Promise<string> {
-    if (path.includes('\0')) throw refused(path, 'holds a NUL character')
+    if (path.includes('\0')) throw refused(path, 'contains a NUL character')
     const base = await this.#base()
     const wanted = resolve(base, path)
     // Before any lookup, so that an answer does not reveal what exists outside.

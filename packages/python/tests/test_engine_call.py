@@ -35,7 +35,7 @@ def test_a_worker_finds_its_rank_by_its_gpu_and_without_one_by_its_place() -> No
     assert endpoint_for(call, 1, "").rank == 9
     with pytest.raises(ProtocolError, match="worker 1 is on GPU-c, but 0 of the ranks are on it: GPU-b, GPU-a"):
         endpoint_for(call, 1, "GPU-c")
-    with pytest.raises(ProtocolError, match="worker 2 has no rank: the call brings 2"):
+    with pytest.raises(ProtocolError, match="worker 2 has no rank: the call has 2 endpoints"):
         endpoint_for(call, 2, "")
 
 

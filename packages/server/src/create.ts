@@ -6,16 +6,17 @@ import { serveMetrics } from './metrics/serve-metrics.ts'
 
 export interface ServedOptions extends ParameterServerOptions {
   /**
-   * Serve this rank's numbers over HTTP on this port (default: `CKPT_METRICS_PORT`, else not at all): `/metrics`, `/healthz`, `/readyz`, on
-   * `CKPT_METRICS_HOST` (default 127.0.0.1).
+   * Port on which to serve this rank's metrics over HTTP (default: `CKPT_METRICS_PORT`, otherwise none): `/metrics`,
+   * `/healthz`, `/readyz`, on `CKPT_METRICS_HOST` (default 127.0.0.1).
    */
   readonly metricsPort?: number
 }
 
 /**
- * `ParameterServer.create`, with the rank's numbers served where options or environment say so, until it is closed.
+ * Calls `ParameterServer.create`, and serves the rank's metrics until it is closed, if options or environment request it.
  *
- * @throws CkptError what `ParameterServer.create` throws, `INVALID_ARGUMENT` naming the variable or the address that cannot be listened on.
+ * @throws CkptError the errors of `ParameterServer.create`, `INVALID_ARGUMENT` naming the variable or the address that cannot
+ * be listened on.
  */
 export async function createParameterServer(
   { metricsPort, ...options }: ServedOptions = {},

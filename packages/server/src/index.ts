@@ -1,5 +1,6 @@
 /**
- * A rank over HTTP: the API with checkpoint-engine's routes and room for others, the live page, and its numbers for Prometheus.
+ * A rank over HTTP: the API with checkpoint-engine's routes and an interface for others, the live page, and metrics for
+ * Prometheus.
  *
  * @packageDocumentation
  */

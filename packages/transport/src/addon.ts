@@ -1,7 +1,7 @@
 import { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields } from '@ckpt/contract'
 import { loadNativeHost, type NativeHost } from '@ckpt/native-host'
 
-/** The host addon. @throws CkptError `ADDON_UNAVAILABLE`; the message says what is missing and how to get it. */
+/** The host addon. @throws CkptError `ADDON_UNAVAILABLE`; the message tells what is missing and how to get it. */
 export function hostAddon(): NativeHost {
   try {
     return loadNativeHost()
@@ -11,8 +11,8 @@ export function hostAddon(): NativeHost {
 }
 
 /**
- * An addon's error as a CkptError: its `code` property, where it is one of the contract's, and its other properties as fields.
- * A RangeError or TypeError (a caller's mistake) and a CkptError stay what they are.
+ * Converts an addon's error to a CkptError: its `code` property, if it is one of the contract's, and its other properties as
+ * fields. A RangeError or TypeError (a caller's mistake) and a CkptError are returned unchanged.
  */
 export function fromNative(error: unknown): unknown {
   if (CkptError.is(error) || error instanceof RangeError || error instanceof TypeError || !(error instanceof Error))
@@ -22,7 +22,7 @@ export function fromNative(error: unknown): unknown {
   return new CkptError(known ? (code as ErrorCode) : 'NATIVE_FAILURE', error.message, { fields: { ...fields }, cause: error })
 }
 
-/** What `call` returns or resolves to, its errors translated by {@link fromNative}. */
+/** Returns the result of `call`, with its errors translated by {@link fromNative}. */
 export async function native<T>(call: () => T | Promise<T>): Promise<T> {
   try {
     return await call()

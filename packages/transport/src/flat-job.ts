@@ -1,6 +1,9 @@
 import type { PipelineJob } from '@ckpt/contract'
 
-/** What one member's part of a plan is for every addon: the contract's columns side by side. Sources and rings are added to it. */
+/**
+ * Returns the part of one member's job that is the same for every addon: the contract's columns. Sources and rings are added to
+ * it.
+ */
 export function flatJob(job: PipelineJob, position: number) {
   const { buckets, copies } = job
   return {

@@ -1,10 +1,10 @@
 import { hostAddon } from './addon.ts'
 
 /**
- * Removes a file, or a directory with the files in it, when this thread ends without having done so: a worker thread that is terminated runs no
- * JavaScript any more. Does nothing where the host addon is not there.
+ * Removes a file, or a directory with the files in it, if this thread ends without having done so: a terminated worker thread
+ * runs no JavaScript any more. Does nothing without the host addon.
  *
- * @returns what takes that back, for when it has been removed otherwise.
+ * @returns a function that cancels this, after it was removed otherwise.
  */
 export function removeAtEnd(path: string): () => void {
   try {

@@ -6,37 +6,37 @@ import { cudaAddon, probeCuda } from './cuda/addon.ts'
 import { chooseNics, type RdmaChoice } from './rdma/choose.ts'
 import { probeRdma } from './rdma/probe.ts'
 
-/** Whether one of the native addons can be used here. */
+/** Availability of one of the native addons here. */
 export interface AddonFacts {
   readonly name: 'host' | 'cuda' | 'rdma'
-  /** Why it cannot be loaded, with what helps; undefined where it is loaded. */
+  /** Reason why it cannot be loaded, with a remedy; undefined if it is loaded. */
   readonly problem: string | undefined
-  /** Optional inputs that its build did without: `libibverbs` (no RDMA), `nvcc` (no kernels). */
+  /** Optional inputs that were missing at its build: `libibverbs` (no RDMA), `nvcc` (no kernels). */
   readonly without: readonly string[]
 }
 
 /** Limits of this process. */
 export interface HostLimits {
-  /** On memory: the kernel's estimate, and the control groups with their ancestors; the tightest first. */
+  /** Limits on memory: the kernel's estimate, and the control groups with their ancestors; the tightest first. */
   readonly memory: readonly MemoryLimit[]
-  /** CPUs that it can keep busy: those it may run on, or the control groups' quota, rounded up. */
+  /** Number of CPUs that it can keep busy: those it may run on, or the control groups' quota, rounded up. */
   readonly cpus: number
 }
 
-/** What the native side knows of this machine. */
+/** Facts about this machine from the native side. */
 export interface NodeFacts {
   readonly addons: readonly AddonFacts[]
-  /** What limits this process' memory and time, by the host addon; undefined where that cannot be loaded. */
+  /** Limits on this process's memory and time, from the host addon; undefined if that cannot be loaded. */
   readonly limits: HostLimits | undefined
-  /** Driver, NCCL, kernels and GPUs; undefined where the CUDA addon cannot be loaded. */
+  /** Driver, NCCL, kernels and GPUs; undefined if the CUDA addon cannot be loaded. */
   readonly cuda: CudaProbe | undefined
-  /** libibverbs and devices; undefined where the RDMA addon cannot be loaded. */
+  /** libibverbs and devices; undefined if the RDMA addon cannot be loaded. */
   readonly rdma: RdmaProbe | undefined
-  /** The ports that would be used, or why none can be; undefined without devices. */
+  /** The ports that would be used, or the reason why none can be; undefined without devices. */
   readonly rdmaChoice: RdmaChoice | { readonly problem: string } | undefined
 }
 
-/** Loads every addon and asks it what this machine has. What is missing is told, never thrown. */
+/** Loads every addon and queries it for the facts of this machine. Missing parts are reported, never thrown. */
 export async function nodeFacts(env: Readonly<Record<string, string | undefined>> = process.env): Promise<NodeFacts> {
   const addons = [
     addonFacts('host', hostAddon, NOTHING),
@@ -76,7 +76,7 @@ function addonFacts(
 ): AddonFacts {
   try {
     load()
-    // An addon from before this had a build of everything, or says so when it is asked for more.
+    // An addon from before this feature was built with everything, or reports it when asked for more.
     return { name, problem: undefined, without: build()?.without ?? [] }
   } catch (error) {
     return { name, without: [], problem: error instanceof Error ? error.message : String(error) }

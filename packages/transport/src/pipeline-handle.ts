@@ -2,21 +2,21 @@ import { CkptError, type PipelineRun, type PipelineStats } from '@ckpt/contract'
 import { onAbort } from '@ckpt/utils'
 import { fromNative, nativeSync } from './addon.ts'
 
-/** What an addon gives for a pipeline that it started. */
+/** Handle from an addon for a pipeline that it started. */
 export interface NativePipelineHandle {
   release(bucket: number): void
   arrived(bucket: number): void
   abort(message: string): void
 }
 
-/** What an addon tells of a run. */
+/** Callbacks of an addon about a run. */
 export interface NativeCallbacks {
   onBucket(bucket: number): void
   /** Called once, with the error or the figures. */
   onFinished(error: Error | undefined, stats: PipelineStats | undefined): void
 }
 
-/** What a collective is doing, as an error says it. */
+/** State of a collective, as text for errors. */
 export const STATES = {
   ready: 'no pipeline runs',
   running: 'a pipeline is running: one at a time',
@@ -39,7 +39,7 @@ export class NativeRun implements PipelineRun {
       resolve = onResolve
       reject = onReject
     })
-    // A caller that aborts need not look at the end as well.
+    // A caller that aborts need not also handle the end.
     this.finished.catch(() => undefined)
     const deliver = (bucket: number): void => {
       if (this.#reason !== undefined) return
@@ -70,7 +70,7 @@ export class NativeRun implements PipelineRun {
     this.#pipeline.abort(reason.message.replaceAll('\0', ' '))
   }
 
-  /** Aborts with the signal's reason, now or later. Returns what stops listening. */
+  /** Aborts with the signal's reason, now or later. Returns a function that stops listening. */
   abortOn(signal: AbortSignal | undefined): () => void {
     const abort = (): void => this.abort(CkptError.from(signal?.reason, 'ABORTED', 'the pipeline was aborted'))
     return onAbort(signal, abort)

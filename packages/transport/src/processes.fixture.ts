@@ -1,4 +1,4 @@
-// Members of a collective as processes of their own: what the test that starts them and the processes themselves share.
+// Members of a collective as separate processes: code shared by the test that starts them and the processes themselves.
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
@@ -13,7 +13,7 @@ type Message<Result> =
 
 export type Exchange = <T>(key: string, value: T) => Promise<T[]>
 
-/** How a member's process ended; `end` is missing where it said nothing. */
+/** End of a member's process; `end` is missing if it reported nothing. */
 export interface Outcome<Result> {
   readonly pid: number
   readonly end: Exclude<Message<Result>, { readonly type: 'exchange' }> | undefined
@@ -21,7 +21,7 @@ export interface Outcome<Result> {
   readonly signal: NodeJS.Signals | null
 }
 
-/** Starts `script` once for each order; this process only passes the exchange's values around. */
+/** Starts `script` once for each order; this process only passes the exchange's values on. */
 export async function runMembers<Order, Result>(
   script: URL,
   orders: readonly Order[],
@@ -53,7 +53,7 @@ export async function runMembers<Order, Result>(
   )
 }
 
-/** The whole of a member's process: what it is told to do, and how it ends. */
+/** The complete program of a member's process: its order, and its end. */
 export function beMember<Order, Result>(main: (order: Order, exchange: Exchange) => Promise<Result>): void {
   const waiting = new Map<string, (values: unknown[]) => void>()
   process.on('message', ({ key, values }: { key: string; values: unknown[] }) => waiting.get(key)?.(values))

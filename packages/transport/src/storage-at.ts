@@ -16,9 +16,9 @@ export function destinationOf({ destination: storage, destinationOffset: offset,
 }
 
 /**
- * The storage that one side of a copy lies in, all of it.
+ * Returns the storage of one side of a copy, which must contain it.
  *
- * @throws CkptError `INVALID_ARGUMENT` where there is no such storage, or the copy leaves it.
+ * @throws CkptError `INVALID_ARGUMENT` if there is no such storage, or the copy leaves it.
  */
 export function storageAt<Place extends { readonly bytes: number }>(
   places: readonly Place[],

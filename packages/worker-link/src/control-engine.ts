@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { HttpClient, poll, type HttpLimits } from '@ckpt/utils'
 
 const HEALTH_TIMEOUT_MS = 2000
-/** An engine that starts is noticed at most this much later. */
+/** Maximum delay until a starting engine is noticed. */
 const HEALTH_PAUSE_MS = 50
 const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 
@@ -11,14 +11,14 @@ const healthSchema = z.object({ device: z.string(), version: z.string().nullable
 const errorSchema = z.object({ error: z.object({ type: z.string(), message: z.string(), traceback: z.string().optional() }) })
 
 export interface ControlEngineOptions {
-  /** Path of the unix socket on which the engine worker of the given rank listens (docs/worker-protocol.md, "control socket"). */
+  /** Path of the unix socket of the given rank's engine worker (docs/worker-protocol.md, "control socket"). */
   readonly socket: string | ((rank: number) => string)
-  /** What the worker speaks (default: `ckpt`). */
+  /** Protocol of the worker (default: `ckpt`). */
   readonly protocol?: WorkerProtocol
 }
 
 /**
- * An engine whose workers are processes of their own, one a rank, each listening on a unix socket for `POST /update`. The
+ * An engine whose workers are separate processes, one per rank, each listening on a unix socket for `POST /update`. The
  * reference engines are of this kind.
  */
 export function controlEngine(options: ControlEngineOptions): EngineAdapter {
@@ -60,10 +60,10 @@ export function controlEngine(options: ControlEngineOptions): EngineAdapter {
 }
 
 /**
- * One JSON request to an engine worker's control socket.
+ * Makes one JSON request to an engine worker's control socket.
  *
- * @throws CkptError `ENGINE_WORKER_ERROR` with the worker's message and traceback, `ENGINE_WORKER_LOST` when the connection
- *   breaks, `ENGINE_UNREACHABLE` when there is none, `TIMEOUT`, `ABORTED`.
+ * @throws CkptError `ENGINE_WORKER_ERROR` with the worker's message and traceback, `ENGINE_WORKER_LOST` if the connection
+ *   breaks, `ENGINE_UNREACHABLE` if there is none, `TIMEOUT`, `ABORTED`.
  */
 export async function controlRequest(
   socketPath: string,

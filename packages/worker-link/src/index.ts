@@ -1,5 +1,5 @@
 /**
- * The rank's side of engine workers: the worker protocol, checkpoint-engine's, and the watch over their processes.
+ * The rank's side of engine workers: the worker protocol, checkpoint-engine's protocol, and monitoring of their processes.
  *
  * @packageDocumentation
  */

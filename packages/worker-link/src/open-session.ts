@@ -13,8 +13,8 @@ export interface WorkerAddressOptions {
 }
 
 /**
- * Where a worker is to connect. checkpoint-engine's workers may run where they do not see this process's files, so theirs is an
- * abstract socket, with a name that nobody can guess.
+ * Returns the address for a worker. checkpoint-engine's workers may run where they do not see this process's files, so theirs
+ * is an abstract socket with an unguessable name.
  */
 export function workerAddress(engine: EngineAdapter, options: WorkerAddressOptions): string {
   const { rank, deviceUuid, socketDir, epoch } = options
@@ -23,7 +23,7 @@ export function workerAddress(engine: EngineAdapter, options: WorkerAddressOptio
     : `ipc://${join(socketDir, `worker-${rank}-${epoch}.sock`)}`
 }
 
-/** Binds the socket of this rank's worker. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
+/** Binds the socket of this rank's worker. @throws CkptError `ENGINE_UNREACHABLE` if the address cannot be bound. */
 export function openSession(
   engine: EngineAdapter,
   options: {

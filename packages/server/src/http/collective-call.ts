@@ -5,8 +5,9 @@ import type { UpdateRequest } from './schemas.ts'
 const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 
 /**
- * The engine of an update request: its workers run checkpoint-engine's stock extension, and are started by one
- * `{ method, args, timeout }` to `update_url`, as vLLM's `/collective_rpc` takes it. Without `update_url` another rank makes that call.
+ * Returns the engine of an update request: its workers run checkpoint-engine's stock extension, and are started by one `{
+ * method, args, timeout }` to `update_url`, in the form of vLLM's `/collective_rpc`. Without `update_url` a different rank
+ * makes that call.
  */
 export function collectiveCall(
   body: Pick<UpdateRequest, 'update_url' | 'inference_group_ranks' | 'timeout' | 'uds'>,
@@ -24,13 +25,16 @@ export function collectiveCall(
         { method: 'update_weights_from_ipc', args: [handles(body, start)], timeout },
         start,
       )
-      finished.catch(() => undefined) // whoever waits for the update sees it
+      finished.catch(() => undefined) // reported to those that wait for the update
       return Promise.resolve({ finished })
     },
   }
 }
 
-/** Where each worker of the engine connects, by its device. @throws CkptError `INVALID_ARGUMENT` for a rank that takes no part. */
+/**
+ * Returns the address for each worker of the engine, by its device. @throws CkptError `INVALID_ARGUMENT` for a rank that does
+ * not take part.
+ */
 function handles(body: Pick<UpdateRequest, 'inference_group_ranks'>, { endpoints }: EngineStart): Record<string, string> {
   const group = body.inference_group_ranks
   const chosen =
@@ -39,7 +43,7 @@ function handles(body: Pick<UpdateRequest, 'inference_group_ranks'>, { endpoints
       : group.map((rank) => {
           const found = endpoints.find((endpoint) => endpoint.rank === rank)
           if (found) return found
-          throw new CkptError('INVALID_ARGUMENT', `rank ${rank} of inference_group_ranks takes no part in the update`, {
+          throw new CkptError('INVALID_ARGUMENT', `rank ${rank} of inference_group_ranks does not take part in the update`, {
             fields: { rank, field: 'inference_group_ranks' },
           })
         })

@@ -3,37 +3,41 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { FirstRequests, type FirstRequestOptions } from './first-requests.ts'
 
-/** Most connections that are kept, whatever the limit of open files. */
+/** Maximum number of connections, whatever the limit of open files. */
 const MOST = 1024
-/** How long a connection that has shown no right to call may last, in milliseconds. */
+/** Maximum duration in milliseconds of a connection that has shown no right to call. */
 const STRANGER_MS = 10_000
 const SWEEP_MS = 1000
-/** A connection that was just accepted has this long to be heard before it is ended in another's place, in milliseconds. */
+/** Time in milliseconds for a newly accepted connection to send something before it is ended in favour of another one. */
 const HEARD_MS = 250
 
-/** Connections to keep, in the order in which they came. */
+/** Connections to keep, in order of arrival. */
 interface Held {
   readonly since: number
-  /** A request is being answered. */
+  /** True while a request is being answered. */
   active: boolean
-  /** Requests behind it, of which the next begins when its answer has been taken. */
+  /** Pipelined requests; the next begins when the answer to the one before was read. */
   readonly pipelined: (() => void)[]
 }
 
 export interface ConnectionLimits {
-  /** Connections that are kept at the same time. */
+  /** Maximum number of connections. */
   readonly most?: number
-  /** How long a connection that has shown no right to call may last, in milliseconds. */
+  /** Maximum duration in milliseconds of a connection that has shown no right to call. */
   readonly strangerMs?: number
-  /** True if the head of a connection's first request shows a right to call: it is answered before those that show none (default: none does). */
+  /**
+   * Returns true if the head of a connection's first request shows a right to call: it is answered before those that do not
+   * (default: none does).
+   */
   readonly mayCall?: FirstRequestOptions['mayCall']
 }
 
 /**
- * The connections of an HTTP server. One that has shown no right to call gets one answer and is closed, and lasts a few seconds at most.
- * Where there are too many, strangers go first: the oldest that have not sent a request, then the oldest that are being answered, then idle
- * connections of callers; before all of them idle connections of callers where these are more than half, so that a new connection always
- * has time to send its request. One is refused only where every other is a caller's that is being answered.
+ * The connections of an HTTP server. A connection that has shown no right to call gets one answer and is closed, and lasts a
+ * few seconds at most. If there are too many, strangers are ended first: the oldest that have not sent a request, then the
+ * oldest that are being answered, then idle connections of callers. If idle connections of callers are more than half, they are
+ * ended before all of these, so that a new connection always has time to send its request. A connection is refused only if
+ * every other one is a caller's that is being answered.
  */
 export class Connections {
   readonly most: number
@@ -48,7 +52,7 @@ export class Connections {
   readonly #idle = new Map<Socket, Held>()
   readonly #mayCall: FirstRequestOptions['mayCall'] | undefined
   readonly #all = [this.#waiting, this.#answering, this.#busy, this.#idle]
-  /** Answers that end their connection unless the caller is admitted: what the request asked for. */
+  /** Answers that end their connection unless the caller is admitted, with the request's own wish. */
   readonly #wanted = new WeakMap<ServerResponse, boolean>()
 
   constructor({ most = mostConnections(), strangerMs = STRANGER_MS, mayCall }: ConnectionLimits = {}) {
@@ -57,7 +61,7 @@ export class Connections {
     this.#mayCall = mayCall
   }
 
-  /** Connections that are held now. */
+  /** Number of current connections. */
   get size(): number {
     return this.#all.reduce((sum, { size }) => sum + size, 0)
   }
@@ -87,15 +91,15 @@ export class Connections {
     server.on('close', () => clearInterval(sweep))
   }
 
-  /** Ends connections that have not sent a request: a server that closes does not wait for them. */
+  /** Ends connections that have not sent a request: a closing server does not wait for them. */
   endWaiting(): void {
     for (const socket of this.#waiting.keys()) this.#end(socket)
   }
 
   /**
-   * Called with each request before anything else is done with it; `handle` answers it. What is pipelined behind it waits until its answer has been
-   * taken, so that one connection never holds more than one answer, and no more requests than came with one read. Behind a stranger's
-   * first request nothing is looked at: the connection ends with the first answer.
+   * Called with each request before anything else is done with it; `handle` answers it. Pipelined requests wait until the
+   * answer has been read, so that one connection never holds more than one answer, and no more requests than came with one
+   * read. After a stranger's first request nothing is read: the connection ends with the first answer.
    */
   begin(request: IncomingMessage, response: ServerResponse, handle: () => void): void {
     const { socket } = request
@@ -116,7 +120,7 @@ export class Connections {
       response.shouldKeepAlive = false
     }
     response.once('close', () => {
-      // The answer came before the end of the body: nobody reads the rest.
+      // The answer preceded the end of the body: nobody reads the rest.
       if (!request.complete) socket.destroy()
       const held = this.#busy.get(socket)
       if (held !== undefined) this.#next(socket, held)
@@ -124,7 +128,7 @@ export class Connections {
     handle()
   }
 
-  /** Begins what is pipelined behind a caller's request that has been answered, once others have had their turn. */
+  /** Begins the next pipelined request of a caller after an answer, once others have had their turn. */
   #next(socket: Socket, held: Held): void {
     const begin = held.pipelined.shift()
     if (begin === undefined) {
@@ -140,7 +144,7 @@ export class Connections {
     })
   }
 
-  /** The request of this answer has shown that it may be made. */
+  /** Marks the request of this answer as permitted. */
   admit(request: IncomingMessage, response: ServerResponse): void {
     const { socket } = request
     const held = this.#answering.get(socket)
@@ -150,18 +154,18 @@ export class Connections {
     this.#readOn(socket, held)
   }
 
-  /** Reads what follows, unless something waits that was read before. */
+  /** Reads what follows, unless a request that was read before is waiting. */
   #readOn(socket: Socket, { pipelined }: Held): void {
     if (pipelined.length === 0) socket.resume()
     else socket.pause()
   }
 
-  /** The request of this answer may not be made: its connection ends with the answer. */
+  /** Marks the request of this answer as refused: its connection ends with the answer. */
   refuse(response: ServerResponse): void {
     response.shouldKeepAlive = false
   }
 
-  /** False where there are too many already. */
+  /** Returns false if there are too many already. */
   #accept(socket: Socket): boolean {
     if (this.size >= this.most && !this.#evict()) {
       reset(socket)
@@ -172,7 +176,7 @@ export class Connections {
     return true
   }
 
-  /** Ends one connection. False where all are callers' that are being answered. */
+  /** Ends one connection. Returns false if all belong to callers that are being answered. */
   #evict(): boolean {
     const kept = this.#idle.size > this.most / 2 ? first(this.#idle) : undefined
     const heard = performance.now() - HEARD_MS
@@ -207,19 +211,22 @@ export class Connections {
   }
 }
 
-/** Ends a connection at once, so that the system keeps nothing of it; unix sockets have no such end. */
+/** Ends a connection at once, so that the system keeps nothing of it; this is not possible for unix sockets. */
 function reset(socket: Socket): void {
   if (socket.remoteFamily === undefined) socket.destroy()
   else socket.resetAndDestroy()
 }
 
-/** The first that came, if it is as it should be. */
+/** Returns the first one in order of arrival, if it fulfils the condition. */
 function first(sockets: ReadonlyMap<Socket, Held>, fits: (held: Held) => boolean = () => true): Socket | undefined {
   for (const [socket, held] of sockets) return fits(held) ? socket : undefined
   return undefined
 }
 
-/** Half of the files that this process may open, so that the other half is left for checkpoints and ranks; at most {@link MOST}. */
+/**
+ * Returns half of the files that this process may open, so that the other half is left for checkpoints and ranks; at most
+ * {@link MOST}.
+ */
 function mostConnections(): number {
   try {
     const soft = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1]

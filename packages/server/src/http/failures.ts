@@ -28,7 +28,7 @@ const STATUS: Readonly<Partial<Record<ErrorCode, number>>> = {
   OUT_OF_MEMORY: 507,
 }
 
-/** Answers a request that failed: the status by the error's code, the error itself in the body. */
+/** Answers a failed request: the status from the error's code, the error itself in the body. */
 export function answerFailure(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   if (hasZodFastifySchemaValidationErrors(thrown)) {
     const detail = thrown.validation.map(({ instancePath, message = '' }) => ({

@@ -1,19 +1,21 @@
 import type { Socket } from 'node:net'
 import { Turns } from './turns.ts'
 
-/** As long as Node's parser takes it: past that the parser answers. */
+/** The limit of Node's parser, which answers beyond it. */
 const MOST_HEAD_BYTES = 16 * 1024
 
-/** The answer to a head that its sender ended too early. */
+/** Answer to a head that its sender ended too early. */
 const INCOMPLETE = 'HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n'
 
-/** What becomes of a first request. */
+/** Handling of first requests. */
 export interface FirstRequestOptions {
-  /** Where more strangers wait, one is answered for each connection that is taken: those that wait do not become too many. */
+  /**
+   * Number of waiting strangers above which one is answered for each accepted connection, so that their number does not grow.
+   */
   readonly crowd: number
   /**
-   * True if the head of the request shows that its sender may call. It decides who is answered first and nothing else: the request is checked
-   * again when it has been parsed.
+   * Returns true if the head of the request shows that its sender may call. It decides only who is answered first: the request
+   * is checked again when it has been parsed.
    */
   mayCall(head: string, socket: Socket): boolean | Promise<boolean>
   /** Gives a connection to the parser, which reads `bytes` first. */
@@ -21,9 +23,9 @@ export interface FirstRequestOptions {
 }
 
 /**
- * Reads the head of each connection's first request before a parser sees it. Whoever shows that he may call is parsed at once. Everybody else
- * waits for a turn, and what he sent after the head is dropped: thousands of strangers, and thousands of requests of one, cost a caller
- * little time.
+ * Reads the head of each connection's first request before a parser sees it. Requests that show the right to call are parsed at
+ * once. All others wait for a turn, and their input after the head is dropped: thousands of strangers, and thousands of
+ * requests of one, cost a caller little time.
  */
 export class FirstRequests {
   readonly #turns: Turns
@@ -34,7 +36,7 @@ export class FirstRequests {
     this.#turns = new Turns(options.crowd)
   }
 
-  /** Takes a connection that was just accepted. */
+  /** Takes a newly accepted connection. */
   read(socket: Socket): void {
     this.#turns.hurry()
     let held: Buffer = Buffer.alloc(0)
@@ -44,7 +46,7 @@ export class FirstRequests {
       else this.#turns.push(socket, () => this.#options.parse(socket, bytes))
     }
     const take = (piece: Buffer) => {
-      // One piece a turn, however fast they come.
+      // One piece per turn, however fast they arrive.
       socket.pause()
       const seen = held.length
       held = seen === 0 ? piece : Buffer.concat([held, piece])
@@ -59,7 +61,7 @@ export class FirstRequests {
       if (typeof caller === 'boolean') pass(caller, caller ? bytes : head)
       else void caller.then((may) => pass(may, may ? bytes : head))
     }
-    // Nothing that could be a request will come.
+    // No valid request can follow.
     const ended = () => (held.length > 0 ? socket.end(INCOMPLETE) : socket.destroy())
     const forget = () => this.#turns.drop(socket)
     socket.on('error', () => undefined)
@@ -75,10 +77,10 @@ function skipEmptyLines(bytes: Buffer): Buffer {
 }
 
 /**
- * Where the head of a request ends, or undefined where more has to come. What cannot become a request ends at once, so that the parser
- * says so.
+ * Returns the end of a request's head, or undefined if more has to arrive. Input that cannot become a request ends at once, so
+ * that the parser reports it.
  *
- * @param seen Bytes that are known to hold no end.
+ * @param seen Bytes that are known to contain no end.
  */
 function headEnd(bytes: Buffer, seen: number): number | undefined {
   const line = bytes.indexOf(10)

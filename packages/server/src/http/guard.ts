@@ -7,10 +7,10 @@ import type { HttpOptions } from './options.ts'
 import { fromOwnUser } from './peer-user.ts'
 
 export const DEFAULT_HOST = '127.0.0.1'
-/** Paths that need no token: they tell nothing but that the process is up; the page at /live has no data in it. */
+/** Paths that need no token: they only reveal that the process is up; the page at /live contains no data. */
 const OPEN_PATHS = new Set(['/v1/healthz', '/live'])
 
-/** @throws CkptError `INVALID_ARGUMENT` where other machines could do what they like. */
+/** @throws CkptError `INVALID_ARGUMENT` if other machines could use the API without restriction. */
 export function checkExposure({ host = DEFAULT_HOST, socketPath, token, root }: HttpOptions): void {
   if (token !== undefined) checkSecret(token, 'token')
   if (socketPath !== undefined || isLoopback(host)) return
@@ -21,16 +21,17 @@ export function checkExposure({ host = DEFAULT_HOST, socketPath, token, root }: 
   }
 }
 
-/** True for a request that anybody may make. */
+/** Returns true for a request that anyone may make. */
 export function isOpen(request: FastifyRequest): boolean {
   return OPEN_PATHS.has(request.routeOptions.url ?? '')
 }
 
 /**
- * Who may call: whoever has the token; without one, processes of this process's user and of root. No web page but the API's own may call
- * (a page that a browser shows reaches the loopback interface too, by its own name or by a foreign one that resolves to it).
+ * Determines who may call: callers with the token; without one, processes of this process's user and of root. Of web pages only
+ * the API's own may call (a page in a browser also reaches the loopback interface, by its own name or by a foreign one that
+ * resolves to it).
  *
- * @returns why the request is refused, or undefined.
+ * @returns the reason why the request is refused, or undefined.
  */
 export async function refusal(
   request: FastifyRequest,
@@ -46,12 +47,12 @@ export async function refusal(
   if (options.socketPath !== undefined) return undefined
   if (!namesLoopback(request.headers.host)) return { status: 403, reason: 'Host is not this machine' }
   if (await fromOwnUser(request.raw.socket)) return undefined
-  return { status: 403, reason: 'another user of this machine needs a token' }
+  return { status: 403, reason: 'a different user of this machine needs a token' }
 }
 
 /**
- * True if the head of a request that is not parsed yet shows the right to call, so that it is parsed before those of strangers.
- * {@link refusal} decides whether it is answered.
+ * Returns true if the head of an unparsed request shows the right to call, so that it is parsed before those of strangers.
+ * {@link refusal} decides if it is answered.
  */
 export function showsRight(head: string, socket: Socket, { token, socketPath }: HttpOptions): boolean | Promise<boolean> {
   if (token !== undefined) return isToken(/\nauthorization:(.*)/i.exec(head)?.[1]?.trim(), token)
@@ -64,8 +65,8 @@ function isToken(authorization: string | undefined, token: string): boolean {
 }
 
 /**
- * Why the request is that of a foreign page. A page of this API says `Origin: SCHEME://HOST`, with the host and port that it calls; the scheme
- * may be that of a proxy before it. What browsers say of it by themselves is taken too.
+ * Returns the reason if the request comes from a foreign page. A page of this API sends `Origin: SCHEME://HOST`, with the host
+ * and port that it calls; the scheme may be that of a proxy in front of it. Headers that browsers add themselves are also used.
  */
 function foreignPage({ headers }: FastifyRequest): string | undefined {
   const { origin, host } = headers
@@ -75,7 +76,7 @@ function foreignPage({ headers }: FastifyRequest): string | undefined {
   }
   const site = headers['sec-fetch-site']
   if (site === undefined || site === 'same-origin' || site === 'none') return undefined
-  return `the request is that of a different site's page (Sec-Fetch-Site: ${site.slice(0, 50)})`
+  return `the request comes from a page of a different site (Sec-Fetch-Site: ${site.slice(0, 50)})`
 }
 
 function schemeOf(url: string): string {

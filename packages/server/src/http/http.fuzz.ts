@@ -16,7 +16,7 @@ const outside = join(directory, 'secret.safetensors')
 await writeFile(inside, tensors)
 await writeFile(outside, tensors)
 const server = await ParameterServer.create({ rank: 0, worldSize: 1, timeoutMs: 1000 })
-/** Where the files of the last registration that went well lie: paths are looked up beneath the root as they are opened. */
+/** Location of the files of the last successful registration: paths are resolved below the root when they are opened. */
 let opened: readonly string[] = []
 const register = server.registerCheckpoint.bind(server)
 server.registerCheckpoint = async (name, source, options) => {

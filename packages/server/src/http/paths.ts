@@ -2,8 +2,8 @@ import { isAbsolute, relative, resolve, sep } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 
 /**
- * The files that a request names, as a source to register from. With a `root` relative paths start there, and what lies outside is refused
- * when it is opened: no path is looked up here, since it may lead elsewhere by the time that it is used.
+ * Returns the files of a request as a source to register from. With a `root`, relative paths start there, and files outside are
+ * refused when they are opened: paths are not resolved here, because they may lead elsewhere by the time they are used.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the file for a relative path without a `root`.
  */
@@ -13,13 +13,13 @@ export function checkpointFiles(
 ): { files: readonly string[]; root?: string } {
   if (root !== undefined) return { files: paths, root }
   for (const path of paths) {
-    if (path.includes('\0')) throw refused(path, 'holds a NUL character')
+    if (path.includes('\0')) throw refused(path, 'contains a NUL character')
     if (!isAbsolute(path)) throw refused(path, 'is not an absolute path')
   }
   return { files: paths }
 }
 
-/** True if `path` lies beneath `root`, as they are written. */
+/** Returns true if `path`, as written, is below `root`. */
 export function isInside(root: string, path: string): boolean {
   const from = relative(resolve(root), path)
   return from !== '' && from !== '..' && !from.startsWith(`..${sep}`) && !isAbsolute(from)

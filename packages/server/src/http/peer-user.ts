@@ -5,8 +5,8 @@ import { endianness } from 'node:os'
 const asked = new WeakMap<Socket, Promise<boolean>>()
 
 /**
- * Whether a TCP connection over the loopback interface was made by a process of this process's user, or of root. The system lists whose a
- * connection's other end is (proc_net_tcp(5)); where it does not, the answer is no.
+ * Returns true if a process of this process's user, or of root, made a TCP connection over the loopback interface. The system
+ * lists the user of a connection's other end (proc_net_tcp(5)); if it does not, the answer is false.
  */
 export function fromOwnUser(socket: Socket): Promise<boolean> {
   let answer = asked.get(socket)
@@ -21,7 +21,7 @@ export function fromOwnUser(socket: Socket): Promise<boolean> {
 let waiting: { readonly socket: Socket; readonly answer: (user: number | undefined) => void }[] = []
 let reading = false
 
-/** The tables are long where many are connected, so that one reading serves all that have asked before it began. */
+/** The tables are long if there are many connections, so one reading serves all lookups that arrived before it began. */
 function peerUser(socket: Socket): Promise<number | undefined> {
   return new Promise((answer) => {
     waiting.push({ socket, answer })
@@ -42,19 +42,19 @@ async function readTables(): Promise<void> {
   reading = false
 }
 
-/** Whose each connection of a table is, by its two addresses. */
+/** Returns the user of each connection of a table, by its two addresses. */
 async function usersIn(file: 'tcp' | 'tcp6'): Promise<Map<string, number>> {
   const text = await readFile(`/proc/net/${file}`, 'utf8').catch(() => '')
   const users = new Map<string, number>()
   for (const line of text.split('\n')) {
     const [, local, remote, , , , , user, , inode] = line.trim().split(/\s+/)
-    // A connection that its process has closed is nobody's, and is listed as root's.
+    // A connection that its process has closed has no user, and is listed as root's.
     if (inode !== '0' && user !== undefined) users.set(`${local} ${remote}`, Number(user))
   }
   return users
 }
 
-/** As the table lists the other end, whose local address is our remote one. */
+/** In the form in which the table lists the other end, whose local address is our remote one. */
 function otherEnd({ remoteAddress, remotePort, localAddress, localPort }: Socket, file: 'tcp' | 'tcp6'): string {
   if (remoteAddress === undefined || localAddress === undefined) return ''
   return `${listed(remoteAddress, file)}:${port(remotePort)} ${listed(localAddress, file)}:${port(localPort)}`
@@ -64,13 +64,13 @@ function port(number: number | undefined): string {
   return (number ?? 0).toString(16).toUpperCase().padStart(4, '0')
 }
 
-/** An address as the system lists it: words of four bytes in hexadecimal, in the machine's order of bytes. */
+/** Formats an address like the system: words of four bytes in hexadecimal, in the machine's byte order. */
 function listed(address: string, file: 'tcp' | 'tcp6'): string {
   const bare = address.replace(/^::ffff:(?=\d+\.)/i, '')
   const v4 = isIPv4(bare) ? Buffer.from(bare.split('.').map(Number)) : undefined
   if (file === 'tcp') return v4 ? words(v4) : ''
   if (v4) return words(Buffer.concat([Buffer.alloc(10), Buffer.from([255, 255]), v4]))
-  // Of loopback addresses there is one more.
+  // Loopback addresses have one more form.
   return bare === '::1' ? words(Buffer.concat([Buffer.alloc(15), Buffer.from([1])])) : ''
 }
 

@@ -6,11 +6,11 @@ import { removeAtEnd } from '@ckpt/transport'
 import { MAX_SOCKET_PATH } from '@ckpt/core'
 
 /**
- * Has `listen` bind a unix socket that appears at `path` only when it is the user's alone (mode 0600): it is bound in a directory that nobody else
- * may enter, and then moved. A mask would do the same, but worker threads have none.
+ * Lets `listen` bind a unix socket that appears at `path` only when it is private to the user (mode 0600): it is bound in a
+ * directory that nobody else may enter, and then moved. A umask would do the same, but worker threads have none.
  *
- * @returns what removes the socket, if it is still this one.
- * @throws CkptError `INVALID_ARGUMENT` naming the path, where it is too long or a server listens there.
+ * @returns a function that removes the socket, if it is still this one.
+ * @throws CkptError `INVALID_ARGUMENT` naming the path, if it is too long or a server listens there.
  */
 export async function listenPrivately(path: string, listen: (early: string) => Promise<unknown>): Promise<() => void> {
   checkLength(path)
@@ -19,7 +19,7 @@ export async function listenPrivately(path: string, listen: (early: string) => P
   try {
     directory = mkdtempSync(join(dirname(path), '.'))
   } catch (error) {
-    throw CkptError.from(error, 'INVALID_ARGUMENT', `no socket can be made at ${path}`, { field: 'socketPath', file: path })
+    throw CkptError.from(error, 'INVALID_ARGUMENT', `cannot create a socket at ${path}`, { field: 'socketPath', file: path })
   }
   try {
     const early = join(directory, 's')
@@ -44,12 +44,15 @@ function checkLength(path: string): void {
   if (bytes <= MAX_SOCKET_PATH) return
   throw new CkptError(
     'INVALID_ARGUMENT',
-    `${path} has ${bytes} bytes, and the path of a socket has at most ${MAX_SOCKET_PATH}: choose a shorter one`,
+    `${path} has ${bytes} bytes, but the path of a socket has at most ${MAX_SOCKET_PATH}: choose a shorter one`,
     { fields: { field: 'socketPath', file: path } },
   )
 }
 
-/** Removes the socket of a server that is dead. @throws CkptError `INVALID_ARGUMENT` where a different server listens, or no socket is. */
+/**
+ * Removes the socket of a dead server. @throws CkptError `INVALID_ARGUMENT` if a different server listens, or if it is not a
+ * socket.
+ */
 async function removeStale(path: string): Promise<void> {
   const found = lstatSync(path, { throwIfNoEntry: false })
   if (found === undefined) return
@@ -65,5 +68,5 @@ async function removeStale(path: string): Promise<void> {
         resolve(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT')
       })
   })
-  if (answers) throw refuse('is the socket of a different server that listens')
+  if (answers) throw refuse('is the socket of a different, running server')
 }

@@ -23,7 +23,7 @@ import {
 
 const FAILURES = { '4xx': failed, '5xx': failed }
 
-/** The routes of checkpoint-engine's API, on one rank. What concerns all ranks has to be called on every rank. */
+/** Routes of checkpoint-engine's API, on one rank. Operations that concern all ranks have to be called on every rank. */
 export function checkpointRoutes(plain: FastifyInstance, server: ParameterServer, options: HttpOptions): void {
   const app = plain.withTypeProvider<ZodTypeProvider>()
   operatorRoutes(app, server)
@@ -38,7 +38,7 @@ function operatorRoutes(app: App, server: ParameterServer): void {
   app.route({
     method: 'GET',
     url: '/v1/healthz',
-    schema: { summary: 'Whether the process is up; needs no token', response: { 200: z.undefined() } },
+    schema: { summary: 'Check that the process is up; needs no token', response: { 200: z.undefined() } },
     handler: () => Promise.resolve(undefined),
   })
 
@@ -73,7 +73,7 @@ function registrationRoutes(app: App, server: ParameterServer, options: HttpOpti
     method: 'DELETE',
     url: '/v1/checkpoints/:name',
     schema: {
-      summary: 'Give the memory of a checkpoint back; one that is not registered is no error',
+      summary: 'Release the memory of a checkpoint; an unregistered one is not an error',
       params: checkpointParams,
       querystring: unregisterQuery,
       response: { 200: unregistered, ...FAILURES },
@@ -95,7 +95,7 @@ function gatherRoute(app: App, server: ParameterServer): void {
     method: 'POST',
     url: '/v1/checkpoints/:name/gather-metas',
     schema: {
-      summary: 'Learn what every rank holds; call it on all ranks',
+      summary: 'Gather what every rank holds; call it on all ranks',
       params: checkpointParams,
       response: { 200: gathered, ...FAILURES },
     },
@@ -120,7 +120,7 @@ function updateRoute(app: App, server: ParameterServer, options: HttpOptions): v
     async handler({ params, body }) {
       const { engine = collectiveCall, strategy } = options
       if (body.ranks.length > 0 && strategy === undefined) {
-        throw new CkptError('UNSUPPORTED', 'this server updates all ranks only: leave ranks empty', {
+        throw new CkptError('UNSUPPORTED', 'this server can only update all ranks: leave ranks empty', {
           fields: { field: 'ranks' },
         })
       }

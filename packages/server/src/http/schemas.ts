@@ -11,11 +11,11 @@ export const updateRequest = z.object({
   update_url: z
     .url()
     .nullish()
-    .describe("the engine's endpoint that this rank calls; absent on ranks whose engine another rank calls"),
+    .describe('endpoint of the engine that this rank calls; absent on ranks whose engine a different rank calls'),
   inference_group_ranks: z
     .array(z.int().nonnegative())
     .default([])
-    .describe('ranks whose workers the engine behind update_url has; none: all'),
+    .describe('ranks whose workers belong to the engine at update_url; none: all'),
   timeout: z.number().positive().default(300).describe('seconds'),
   uds: z.string().min(1).nullish().describe('unix socket to reach update_url through'),
 })
@@ -24,7 +24,7 @@ export type UpdateRequest = z.infer<typeof updateRequest>
 
 export const checkpointParams = z.object({ name: z.string().min(1).max(512) })
 export const unregisterQuery = z.object({
-  force: z.stringbool().default(false).describe('also while it is in use, and with the shared pool it occupies'),
+  force: z.stringbool().default(false).describe('also while it is in use, together with its shared pool'),
 })
 
 export const unregistered = z.object({ unregistered: z.boolean() })
@@ -40,7 +40,7 @@ export const updated = z.object({
   steps: z.record(z.string(), z.number()),
 })
 
-/** `detail` is what FastAPI has there: text, or where the body is malformed a list of places. */
+/** `detail` has FastAPI's form: text, or a list of places if the body is malformed. */
 export const failed = z.object({
   detail: z.union([
     z.string(),

@@ -11,32 +11,35 @@ import type { HttpOptions } from './options.ts'
 import { listenPrivately } from './private-socket.ts'
 import { checkpointRoutes } from './routes.ts'
 
-/** Of the routes, not of this package. */
+/** Version of the routes, not of this package. */
 const API_VERSION = '1.0.0'
 const DEFAULT_BODY_LIMIT = 16 * 2 ** 20
-/** From its first byte to the end of its headers a request may take this long, in milliseconds. */
+/** Maximum time in milliseconds from a request's first byte to the end of its headers. */
 const HEADERS_TIMEOUT_MS = 10_000
-/** From its first byte to the end of its body. How long the answer takes is the update's own deadline. */
+/**
+ * Maximum time from a request's first byte to the end of its body. The duration of the answer is limited by the update's own
+ * deadline.
+ */
 const REQUEST_TIMEOUT_MS = 60_000
-/** Longer than balancers keep idle connections (60 s is common), so that they never send a request into one that closes. */
+/** Longer than balancers keep idle connections (60 s is common), so that they never send a request into a closing one. */
 const KEEP_ALIVE_MS = 75_000
-/** Connections that the system keeps ready, as many as it grants: past them it answers nobody for a second or more. */
+/** Connections that the system keeps ready, limited by its own maximum: beyond that it accepts nobody for a second or more. */
 const BACKLOG = 4096
 
-/** The HTTP API of one rank, listening. */
+/** The listening HTTP API of one rank. */
 export interface HttpServer extends AsyncDisposable {
   /** `http://host:port`, or the path of the unix socket. */
   readonly address: string
-  /** Takes no further requests, waits for those that run, and removes the socket. */
+  /** Accepts no further requests, waits for running ones, and removes the socket. */
   close(): Promise<void>
 }
 
 /**
- * Serves the HTTP API (docs/http-api.md) of this rank. The parameter server stays the caller's: close it first, so that a running
+ * Serves the HTTP API (docs/http-api.md) of this rank. The caller owns the parameter server: close it first, so that a running
  * update ends and is answered.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the option where others than this machine's users could reach the API unasked, or the
- * address where it cannot listen.
+ * @throws CkptError `INVALID_ARGUMENT` naming the option if others than this machine's users could reach the API without
+ * restriction, or the address if it cannot listen.
  */
 export async function serveHttp(server: ParameterServer, options: HttpOptions = {}): Promise<HttpServer> {
   checkExposure(options)
@@ -66,7 +69,7 @@ async function api(server: ParameterServer, options: HttpOptions, connections: C
     routerOptions: { maxParamLength: 512 },
     return503OnClosing: true,
   })
-  // A client, or a balancer before it, that has said all it has to say may close its own half: it gets its answer all the same.
+  // A client, or a balancer in front of it, may close its own half after its request: it still gets its answer.
   Object.assign(app.server, { httpAllowHalfOpen: true })
   app.setValidatorCompiler(validatorCompiler)
   app.setSerializerCompiler(serializerCompiler)
@@ -106,7 +109,7 @@ function listener(handler: RequestListener, connections: Connections): Server {
   return http
 }
 
-/** Answers callers alone, and keeps connections of nobody else. */
+/** Answers only permitted callers, and keeps only their connections. */
 function guardRequests(app: FastifyInstance, options: HttpOptions, connections: Connections): void {
   app.addHook('onRequest', async (request, reply) => {
     const refused = await refusal(request, options)
@@ -124,7 +127,8 @@ function guardRequests(app: FastifyInstance, options: HttpOptions, connections: 
     return Promise.resolve()
   })
   app.addHook('onSend', async (request, reply) => {
-    // The rest of the body would be waited for, by a client that has its answer; and who asks for too much need not keep a connection.
+    // A client that has its answer would be waited for to send the rest of the body, and one that asks for too much need not
+    // keep a connection.
     if ((!request.raw.complete && hasBody(request.raw)) || reply.statusCode === 429) connections.refuse(reply.raw)
     return Promise.resolve()
   })
@@ -134,7 +138,7 @@ function hasBody({ headers }: IncomingMessage): boolean {
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }
 
-/** Where it listens, and what removes the socket. */
+/** Returns the listening address, and a function that removes the socket. */
 async function listen(
   app: FastifyInstance,
   options: HttpOptions,

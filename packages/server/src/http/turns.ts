@@ -1,13 +1,14 @@
 import type { Socket } from 'node:net'
 
-/** At most so many pieces are done in one turn of the event loop where no connection came. */
+/** Maximum pieces per turn of the event loop if no connection arrived. */
 const IN_A_TURN = 8
-/** While connections come and few pieces wait, one is done in so many turns. */
+/** Turns per piece while connections arrive and few pieces wait. */
 const TURNS_A_PIECE = 4
 
 /**
- * What can wait, in the order in which it came, one piece a connection: a few pieces a turn of the event loop, and far fewer in turns that a
- * new connection came in. The event loop accepts one connection a turn, so that a caller behind thousands waits for as many short turns.
+ * Work that can wait, in order of arrival, one piece per connection: a few pieces per turn of the event loop, and far fewer in
+ * turns with a new connection. The event loop accepts one connection per turn, so a caller behind thousands waits for as many
+ * short turns.
  */
 export class Turns {
   readonly #pieces = new Map<Socket, () => void>()
@@ -17,7 +18,7 @@ export class Turns {
 
   readonly #crowd: number
 
-  /** @param crowd Where more pieces wait, one is done in each turn, so that they do not become ever more. */
+  /** @param crowd Number of waiting pieces above which one is done in each turn, so that their number does not grow. */
   constructor(crowd: number) {
     this.#crowd = crowd
   }
@@ -27,7 +28,7 @@ export class Turns {
     this.#hurry = true
   }
 
-  /** Adds what is to be done for a connection. */
+  /** Adds work for a connection. */
   push(socket: Socket, piece: () => void): void {
     this.#pieces.set(socket, piece)
     if (this.#waiting) return

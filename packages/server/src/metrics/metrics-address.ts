@@ -7,7 +7,10 @@ const metricsSchema = z.object({
   CKPT_METRICS_HOST: z.string().min(1).default('127.0.0.1'),
 })
 
-/** Where numbers are to be served; undefined for nowhere. @throws CkptError `INVALID_ARGUMENT` naming the variable. */
+/**
+ * Returns the address of the metrics server; undefined if there is none. @throws CkptError `INVALID_ARGUMENT` naming the
+ * variable.
+ */
 export function metricsAddress(
   port: number | undefined,
   environment: NodeJS.ProcessEnv,

@@ -1,7 +1,7 @@
 import type { ParameterServer } from '@ckpt/core'
 import { UpdateMetrics } from './update-metrics.ts'
 
-/** A rank's numbers in the text format of Prometheus; docs/operations.md says what they mean. */
+/** A rank's metrics in the text format of Prometheus; docs/operations.md explains them. */
 export interface RankMetrics {
   readonly contentType: string
   text(): Promise<string>
@@ -9,7 +9,7 @@ export interface RankMetrics {
 
 const known = new WeakMap<ParameterServer, UpdateMetrics>()
 
-/** The numbers of a rank, counted from the first call on: all that serve them serve the same. */
+/** Returns the metrics of a rank, counted from the first call on: all servers of them return the same. */
 export function metricsOf(server: ParameterServer): UpdateMetrics {
   let metrics = known.get(server)
   if (metrics === undefined) {

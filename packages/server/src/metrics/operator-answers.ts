@@ -1,7 +1,7 @@
 import type { ParameterServer } from '@ckpt/core'
 import { metricsOf } from './metrics-of.ts'
 
-/** Paths that operators' tools ask for. */
+/** Paths that operators' tools request. */
 export const OPERATOR_PATHS = ['/metrics', '/healthz', '/readyz'] as const
 export type OperatorPath = (typeof OPERATOR_PATHS)[number]
 
@@ -12,8 +12,8 @@ export interface OperatorAnswer {
 }
 
 /**
- * Answers to operators' tools, the same wherever a rank serves them: `/metrics` for Prometheus, `/healthz` (200 while the process is up),
- * `/readyz` (200 while the rank can take an update, else 503). The last two carry the rank's health as JSON.
+ * Answers operators' tools, in the same way wherever a rank serves them: `/metrics` for Prometheus, `/healthz` (200 while the
+ * process is up), `/readyz` (200 while the rank can take an update, else 503). The last two carry the rank's health as JSON.
  */
 export function operatorAnswers(server: ParameterServer): (path: OperatorPath) => Promise<OperatorAnswer> {
   const metrics = metricsOf(server)

@@ -5,25 +5,26 @@ import { Connections } from '../http/connections.ts'
 import { isLoopback, namesLoopback } from '../http/loopback.ts'
 import { OPERATOR_PATHS, operatorAnswers } from './operator-answers.ts'
 
-/** Connections that are held at the same time: a scraper among them is answered before so many others can push it out. */
+/** Maximum number of connections: a scraper is answered before this many others can displace it. */
 const MOST_CONNECTIONS = 256
 const DEADLINE_MS = 5000
-/** As at the API: as many as the system grants. */
+/** As for the API: limited by the system's maximum. */
 const BACKLOG = 4096
 
 export interface MetricsServerOptions {
-  /** Port to listen on; 0 takes a free one. */
+  /** Port to listen on; 0 selects a free one. */
   readonly port: number
-  /** Address to listen on (default 127.0.0.1). What is served is no secret, but tells names of checkpoints and versions. */
+  /** Address to listen on (default 127.0.0.1). The metrics are not secret, but reveal names of checkpoints and versions. */
   readonly host?: string
 }
 
 /**
- * Serves a rank's numbers: `GET /metrics` for Prometheus, `GET /healthz` (200 while the process is up), `GET /readyz` (200 while it can take an
- * update, else 503). Reading changes nothing, so that it needs no token. On the loopback interface requests must name it as their `Host`, so that
- * no web page reads it by a name of its own that leads there. Each connection has one answer and lasts five seconds at most.
+ * Serves a rank's metrics: `GET /metrics` for Prometheus, `GET /healthz` (200 while the process is up), `GET /readyz` (200
+ * while it can take an update, else 503). Reading changes nothing, so it needs no token. On the loopback interface requests
+ * must name it as their `Host`, so that no web page can read it through its own name that resolves there. Each connection gets
+ * one answer and lasts five seconds at most.
  *
- * @throws CkptError `INVALID_ARGUMENT` when the address cannot be listened on.
+ * @throws CkptError `INVALID_ARGUMENT` if the address cannot be listened on.
  */
 export async function serveMetrics(
   server: ParameterServer,

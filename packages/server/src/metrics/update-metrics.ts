@@ -9,11 +9,11 @@ export interface MetricsSources {
   readonly rank: number
   readonly worldSize: () => number
   readonly engines: () => readonly WorkerStatus[]
-  /** Why the rank cannot take an update now; empty when it can. */
+  /** Reasons why the rank cannot take an update now; empty if it can. */
   readonly reasons: () => readonly string[]
 }
 
-/** One rank's numbers for Prometheus. Names and meanings stand in docs/operations.md. */
+/** One rank's metrics for Prometheus. docs/operations.md lists names and meanings. */
 export class UpdateMetrics implements RankObserver {
   readonly #registry = new Registry()
   readonly #updates: Counter<'engine' | 'strategy' | 'result'>
@@ -34,30 +34,28 @@ export class UpdateMetrics implements RankObserver {
       new Counter<T>({ name, help, labelNames, registers })
     const gauge = (name: string, help: string, labelNames: string[] = []) => new Gauge({ name, help, labelNames, registers })
 
-    this.#updates = counter('ckpt_updates_total', 'Updates by how they ended (ok, failed)', ['engine', 'strategy', 'result'])
-    this.#failures = counter('ckpt_failures_total', 'Failed updates and registrations by the code of the error that began it', [
-      'code',
-    ])
-    this.#attempts = counter('ckpt_retries_total', 'Attempts at updates after a first one that failed')
-    this.#rollbacks = counter('ckpt_rollbacks_total', 'Failed updates after which the version before was restored')
+    this.#updates = counter('ckpt_updates_total', 'Updates by result (ok, failed)', ['engine', 'strategy', 'result'])
+    this.#failures = counter('ckpt_failures_total', 'Failed updates and registrations by the code of the first error', ['code'])
+    this.#attempts = counter('ckpt_retries_total', 'Attempts at updates after a failed first one')
+    this.#rollbacks = counter('ckpt_rollbacks_total', 'Failed updates after which the previous version was restored')
     this.#bytes = counter('ckpt_bytes_total', "Bytes that passed through this rank's stages, with padding", ['stage'])
-    this.#stages = counter('ckpt_stage_seconds_total', 'Time of the stages of updates that went well', ['stage'])
+    this.#stages = counter('ckpt_stage_seconds_total', 'Time of the stages of successful updates', ['stage'])
     this.#registered = counter('ckpt_registered_bytes_total', 'Bytes of checkpoints read into host memory')
     this.#duration = new Histogram({
       name: 'ckpt_update_seconds',
-      help: 'Time of updates that went well, as update() reports it',
+      help: 'Time of successful updates, as reported by update()',
       labelNames: ['engine', 'strategy'],
       buckets: BUCKETS,
       registers,
     })
     this.#last = {
-      seconds: gauge('ckpt_last_update_seconds', 'Time of the last update that went well'),
-      bytes: gauge('ckpt_last_update_bytes', 'Bytes of the checkpoint that was applied last'),
-      step: gauge('ckpt_last_update_step_seconds', 'Steps of the last update, which follow one another', ['step']),
+      seconds: gauge('ckpt_last_update_seconds', 'Time of the last successful update'),
+      bytes: gauge('ckpt_last_update_bytes', 'Bytes of the last applied checkpoint'),
+      step: gauge('ckpt_last_update_step_seconds', 'Steps of the last update, which run one after another', ['step']),
       stage: gauge('ckpt_last_update_stage_seconds', 'Stages of the last update, which overlap', ['stage']),
       epoch: gauge('ckpt_epoch', 'Epoch of the last attempt at an update'),
-      limit: gauge('ckpt_update_limit_seconds', 'Least time that the last update could have taken, where that was measured'),
-      ratio: gauge('ckpt_update_ratio_to_limit', 'Time of the last update over its limit, where that was measured'),
+      limit: gauge('ckpt_update_limit_seconds', 'Minimum time of the last update, if measured'),
+      ratio: gauge('ckpt_update_ratio_to_limit', 'Ratio of the time of the last update to its minimum, if measured'),
     }
     readWhenAsked({ worldSize, engines, reasons }, registers)
   }
@@ -66,7 +64,7 @@ export class UpdateMetrics implements RankObserver {
     return this.#registry.contentType
   }
 
-  /** All of them in the text format of Prometheus. */
+  /** Returns all of them in the text format of Prometheus. */
   text(): Promise<string> {
     return this.#registry.metrics()
   }
@@ -101,7 +99,7 @@ export class UpdateMetrics implements RankObserver {
     for (const [name, milliseconds] of Object.entries(steps) as [string, number][]) {
       this.#last.step.set({ step: name.replace(/Ms$/, '') }, milliseconds / 1000)
     }
-    // A limit is that of one update.
+    // A limit belongs to one update.
     this.#last.limit.remove()
     this.#last.ratio.remove()
   }
@@ -133,11 +131,11 @@ export class UpdateMetrics implements RankObserver {
   }
 }
 
-/** Gauges that are read from the rank whenever they are asked for. */
+/** Gauges that are read from the rank on every request. */
 function readWhenAsked({ worldSize, engines, reasons }: Omit<MetricsSources, 'rank'>, registers: Registry[]): void {
   new Gauge({
     name: 'ckpt_dirty_engines',
-    help: 'Engine workers, of all ranks, that may hold parts of an update, as this rank knows it',
+    help: 'Engine workers of all ranks that may hold parts of an update, as known to this rank',
     labelNames: ['engine'],
     registers,
     collect() {
@@ -147,7 +145,7 @@ function readWhenAsked({ worldSize, engines, reasons }: Omit<MetricsSources, 'ra
   })
   new Gauge({
     name: 'ckpt_engine_version_info',
-    help: 'Version that each engine worker serves, as this rank knows it; always 1',
+    help: 'Version that each engine worker serves, as known to this rank; always 1',
     labelNames: ['engine', 'worker', 'version'],
     registers,
     collect() {
@@ -158,7 +156,7 @@ function readWhenAsked({ worldSize, engines, reasons }: Omit<MetricsSources, 'ra
   new Gauge({ name: 'ckpt_world_size', help: 'Number of ranks', registers, collect() { this.set(worldSize()) } }) // prettier-ignore
   new Gauge({
     name: 'ckpt_ready',
-    help: 'Whether this rank can take an update',
+    help: '1 if this rank can take an update, else 0',
     registers,
     collect() {
       this.set(reasons().length === 0 ? 1 : 0)
@@ -166,7 +164,7 @@ function readWhenAsked({ worldSize, engines, reasons }: Omit<MetricsSources, 'ra
   })
 }
 
-/** The error that began it: an abort carries that of another rank. */
+/** Returns the first error: an abort carries that of a different rank. */
 function originOf(error: CkptError): CkptError {
   return error.code === 'ABORTED' && CkptError.is(error.cause) ? error.cause : error
 }

@@ -117,9 +117,9 @@ def test_what_does_not_fit_is_named() -> None:
     parameters.load([("m.q_proj.weight", torch.zeros(4, 4)), ("n", torch.zeros(3))])
     parameters.finish()
     for name, tensor, text in (
-        ("n", torch.zeros(4), "was made for"),
-        ("n", torch.zeros(3, dtype=torch.float64), "was made for"),
-        ("m.k_proj.weight", torch.zeros(4, 4), "made already"),
+        ("n", torch.zeros(4), "was created for"),
+        ("n", torch.zeros(3, dtype=torch.float64), "was created for"),
+        ("m.k_proj.weight", torch.zeros(4, 4), 'already exists'),
     ):
         with pytest.raises(LayoutError, match=text) as caught:
             parameters.load([(name, tensor)])

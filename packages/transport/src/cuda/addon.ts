@@ -1,7 +1,7 @@
 import { loadNativeCuda, type CudaProbe, type NativeCuda } from '@ckpt/native-cuda'
 import { fromNative, native } from '../addon.ts'
 
-/** The CUDA addon. @throws CkptError `ADDON_UNAVAILABLE`; the message says how to get it. */
+/** The CUDA addon. @throws CkptError `ADDON_UNAVAILABLE`; the message tells how to get it. */
 export function cudaAddon(): NativeCuda {
   try {
     return loadNativeCuda()
@@ -11,9 +11,9 @@ export function cudaAddon(): NativeCuda {
 }
 
 /**
- * What this machine has for CUDA devices: driver, NCCL, kernels, GPUs, and what is missing, with the paths tried.
+ * Returns the CUDA support of this machine: driver, NCCL, kernels, GPUs, and what is missing, with the tried paths.
  *
- * @throws CkptError `ADDON_UNAVAILABLE` when the addon itself is not built.
+ * @throws CkptError `ADDON_UNAVAILABLE` if the addon itself is not built.
  */
 export async function probeCuda(): Promise<CudaProbe> {
   return native(() => cudaAddon().probe())

@@ -16,10 +16,10 @@ import { cudaMemory } from './memory.ts'
 import { ChosenOrders, OrderChoice, type SharedOrders } from './order-choice.ts'
 import { cudaRing } from './ring.ts'
 
-/** How long leaving may take before NCCL is aborted instead. */
+/** Time for leaving before NCCL is aborted instead. */
 const LEAVE_MS = 5000
 
-/** What the members tell each other when they form a group. */
+/** Data that the members exchange to form a group. */
 interface Offer {
   readonly uuid: string
   /** NCCL's unique id, from the member at position 0. */
@@ -28,7 +28,7 @@ interface Offer {
   readonly orders: readonly string[]
 }
 
-/** GPUs that broadcast buckets among themselves with NCCL; a group of one has no communicator. */
+/** GPUs that broadcast buckets among each other with NCCL; a group of one has no communicator. */
 export class CudaCollective implements Collective {
   readonly position: number
   readonly size: number
@@ -154,7 +154,7 @@ export class CudaCollective implements Collective {
     return run
   }
 
-  /** What a run leaves, unless the collective was closed meanwhile. */
+  /** Ends a run, unless the collective was closed meanwhile. */
   #end(state: 'ready' | 'failed'): void {
     if (this.#state === 'running') this.#state = state
   }
@@ -171,7 +171,7 @@ export class CudaCollective implements Collective {
   }
 }
 
-/** The id that all members join with. */
+/** Returns the id with which all members join. */
 function agree(offers: readonly Offer[], size: number): Buffer {
   if (offers.length !== size) throw new CkptError('INVALID_ARGUMENT', `${offers.length} members answered, not ${size}`)
   offers.forEach(({ uuid }, position) => {

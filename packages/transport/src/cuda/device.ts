@@ -20,13 +20,14 @@ import { cudaMemory } from './memory.ts'
 import { readDeviceMemory } from './reader.ts'
 import { createCudaRing, cudaRing, type CudaRing } from './ring.ts'
 
-/** Which GPU: by its index among those that CUDA_VISIBLE_DEVICES leaves, or by its UUID. */
+/** Selects a GPU: by its index among those that CUDA_VISIBLE_DEVICES leaves, or by its UUID. */
 export type CudaDeviceOptions = { readonly index: number } | { readonly uuid: string }
 
 /**
- * A GPU of this machine.
+ * Opens a GPU of this machine.
  *
- * @throws CkptError `ADDON_UNAVAILABLE` naming what is missing with the paths tried, `INVALID_ARGUMENT` when there is no such GPU.
+ * @throws CkptError `ADDON_UNAVAILABLE` naming what is missing with the tried paths, `INVALID_ARGUMENT` if there is no such
+ * GPU.
  */
 export async function createCudaDevice(options: CudaDeviceOptions): Promise<CudaDevice> {
   const { driver, devices } = await probeCuda()
@@ -44,13 +45,13 @@ export async function createCudaDevice(options: CudaDeviceOptions): Promise<Cuda
 /** A GPU: rings in its memory, shared by CUDA IPC; collectives over NCCL; host memory that is pinned for it. */
 export class CudaDevice implements Device {
   readonly kind = 'cuda'
-  // Two H200s, 2 x 8.6 GB: chunks of 32 and 64 MiB reach the H2D ceiling within 2 to 4 %, chunks of 8 MiB within 7 %. Six buckets
-  // of 128 MiB (three rounds of two owners) leave room for NCCL's own buffers within 2 GiB.
+  // Two H200s, 2 x 8.6 GB: chunks of 32 and 64 MiB are within 2 to 4 % of the H2D ceiling, chunks of 8 MiB within 7 %. Six
+  // buckets of 128 MiB (three rounds of two owners) leave room for NCCL's own buffers within 2 GiB.
   readonly preferred = { bucketBytes: 128 * 2 ** 20, chunkBytes: 32 * 2 ** 20 }
   readonly uuid: string
   readonly host: CudaHost
   readonly direct: CudaDirect
-  /** What the GPU is and where it sits. */
+  /** Identity and location of the GPU. */
   readonly info: CudaDeviceInfo
   readonly #device: CudaDeviceHandle
   readonly #rings = new Set<CudaRing>()
@@ -88,10 +89,10 @@ export class CudaDevice implements Device {
   }
 
   /**
-   * 64-bit digest of ranges of a ring or of pinned host memory, on the GPU (docs/worker-protocol.md, "Digest"); `memory` of a range
-   * is an index into `places`.
+   * Computes the 64-bit digest of ranges of a ring or of pinned host memory, on the GPU (docs/worker-protocol.md, "Digest");
+   * `memory` of a range is an index into `places`.
    *
-   * @throws CkptError `UNSUPPORTED` when the addon was built without kernels, `INVALID_ARGUMENT` for a range outside its place.
+   * @throws CkptError `UNSUPPORTED` if the addon was built without kernels, `INVALID_ARGUMENT` for a range outside its place.
    */
   async digest(places: readonly (Ring | HostMemory)[], ranges: readonly MemoryRange[]): Promise<BigUint64Array> {
     this.#assertOpen()
@@ -101,29 +102,29 @@ export class CudaDevice implements Device {
   }
 
   /**
-   * Two-dimensional copies among rings and pinned host memory by one kernel: the flat form of `StridedCopy` (`Host.copy`), indices
-   * into `places`. Sources and destinations must not overlap. Resolves with the bytes moved.
+   * Makes two-dimensional copies among rings and pinned host memory with one kernel: the flat form of `StridedCopy`
+   * (`Host.copy`), indices into `places`. Sources and destinations must not overlap. Resolves to the bytes moved.
    *
-   * @throws CkptError `UNSUPPORTED` when the addon was built without kernels, `INVALID_ARGUMENT` for a copy outside its place.
+   * @throws CkptError `UNSUPPORTED` if the addon was built without kernels, `INVALID_ARGUMENT` for a copy outside its place.
    */
   async copyStrided(places: readonly (Ring | HostMemory)[], copies: Float64Array): Promise<number> {
     this.#assertOpen()
     return this.#onPlaces(places, (handles) => cudaAddon().copyStrided(this.#device, handles, copies))
   }
 
-  /** See `DeviceReader` of `@ckpt/contract`. The memory may lie on any GPU that this process sees. */
+  /** See `DeviceReader` of `@ckpt/contract`. The memory may be on any GPU that this process sees. */
   async readDevice(request: DeviceReadRequest): Promise<TransferStats> {
     this.#assertOpen()
     return readDeviceMemory({ uuid: this.uuid, handle: this.#device }, request)
   }
 
-  /** Bytes of a ring, for checks. */
+  /** Returns bytes of a ring, for checks. */
   async download(ring: Ring, offset: number, bytes: number): Promise<Buffer> {
     this.#assertOpen()
     return native(() => cudaAddon().download(cudaRing(ring).memory, offset, bytes))
   }
 
-  /** Closes what was made of this device and is still open, collectives first. Host memory is closed by those who hold it. */
+  /** Closes everything open that was created from this device, collectives first. Owners of host memory close it themselves. */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true

@@ -18,10 +18,13 @@ import { cudaAddon, probeCuda } from './addon.ts'
 import type { CudaHost } from './host.ts'
 import { cudaMemory, type CudaHostMemory } from './memory.ts'
 
-/** Runs from this size on go to the copy engine: below it each of them would cost it more than the kernel needs. */
+/** Minimum size of runs for the copy engine: shorter ones cost it more than they cost the kernel. */
 const ENGINE_BYTES = 256 * 1024
 
-/** Parameters in GPU memory, mapped by CUDA IPC: long runs and wide rows by the copy engine, all else by a kernel that reads pinned memory. */
+/**
+ * Parameters in GPU memory, mapped by CUDA IPC: the copy engine handles long runs and wide rows, a kernel that reads pinned
+ * memory handles the rest.
+ */
 export class CudaDirect implements DirectDevice {
   readonly how = `runs of ${ENGINE_BYTES / 1024} KiB and more by the copy engine in batches, rows off lines of memory by two-dimensional copies, the others by a gathering kernel`
   readonly #device: CudaDeviceHandle
@@ -89,7 +92,7 @@ export class CudaDirect implements DirectDevice {
     }
     const { places, sources } = job.storages
     const indexOf = new Map(sources.map((source, index) => [source, index]))
-    /** Destinations, and sources where those are storages too, by what was mapped instead of the storage. */
+    /** Replaces storages by their mappings in destinations, and in sources if those are storages too. */
     const intoMapped = (copy: StridedCopy): StridedCopy => {
       const { source, offset } = storageAt(places, copy, destinationOf(copy))
       return { ...copy, destination: indexOf.get(source)!, destinationOffset: offset + copy.destinationOffset }
@@ -130,17 +133,17 @@ export class CudaDirect implements DirectDevice {
   }
 }
 
-/** Asked again after a wait, in which it may have come. */
+/** Checked again after a wait, in which it may have arrived. */
 function abortOf(signal: AbortSignal): CkptError | undefined {
   return signal.aborted ? CkptError.from(signal.reason, 'ABORTED') : undefined
 }
 
-/** How copies are split; the environment may say otherwise, for measurements. */
+/** Returns how copies are split; the environment can change it for measurements. */
 function tuning(): { engineBytes: number; together: boolean } {
   const bytes = Number(process.env['CKPT_DIRECT_ENGINE_BYTES'] ?? ENGINE_BYTES)
   return {
     engineBytes: Number.isSafeInteger(bytes) && bytes > 0 ? bytes : ENGINE_BYTES,
-    // On two H200s kernel and copy engine beside each other took 3 % longer than one after the other.
+    // On two H200s running kernel and copy engine in parallel took 3 % longer than one after the other.
     together: process.env['CKPT_DIRECT_TOGETHER'] === '1',
   }
 }
@@ -174,7 +177,7 @@ class CudaDirectJob implements DirectJob {
   }
 
   async run(signal: AbortSignal): Promise<DirectStats> {
-    if (this.#running) throw new CkptError('INVALID_STATE', 'the direct job is running already')
+    if (this.#running) throw new CkptError('INVALID_STATE', 'the direct job is already running')
     if (signal.aborted) throw CkptError.from(signal.reason, 'ABORTED')
     const addon = cudaAddon()
     const cancellation = addon.newCancellation()

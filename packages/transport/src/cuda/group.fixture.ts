@@ -4,14 +4,14 @@ import { createHost } from '../host/host.ts'
 import { expectedDigests, memoryExchange, testJob, testSource, type TestPlan } from '../host/pipeline.fixture.ts'
 import type { CudaDevice } from './device.ts'
 
-/** What a member of a test has. */
+/** Resources of a member of a test. */
 export interface Member {
   readonly collective: Collective
   readonly ring: Ring
   readonly source: HostMemory
 }
 
-/** Members on all devices, with rings and sources for the plan. */
+/** Creates members on all devices, with rings and sources for the plan. */
 export async function group(plan: TestPlan, devices: readonly CudaDevice[], pinned: boolean): Promise<Member[]> {
   const exchange = memoryExchange(devices.length)
   return Promise.all(
@@ -27,7 +27,7 @@ export async function group(plan: TestPlan, devices: readonly CudaDevice[], pinn
   )
 }
 
-/** How a plan is run. */
+/** Options for running a plan. */
 export interface RunOptions {
   readonly mode: PipelineMode
   readonly chunkBytes?: number
@@ -48,7 +48,7 @@ export async function runAll(
   return stats
 }
 
-/** Runs a plan; every bucket's digest on every device must be that of its source. */
+/** Runs a plan; every bucket's digest on every device must equal that of its source. */
 export async function runGroup(
   plan: TestPlan,
   devices: readonly CudaDevice[],

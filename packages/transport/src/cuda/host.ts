@@ -17,18 +17,21 @@ import { registerMemory, type Pinning } from './memory.ts'
 import { readAndPin } from './read-and-pin.ts'
 
 /**
- * Threads that read into memory which is pinned behind them, or put its pages into the page table, unless told otherwise: half the
- * cores, for there is a rank a GPU.
+ * Default number of threads that read into memory that is pinned afterwards, or put its pages into the page table: half the
+ * cores, because there is one rank per GPU.
  */
 const THREADS = Math.max(1, Math.min(16, Math.floor(availableParallelism() / 2)))
 
 /**
- * The driver pins pages as if it were to write to them: of a private mapping it would pin copies. So what a GPU reads is mapped writable,
- * after the same checks.
+ * The driver pins pages as if it would write to them: it would pin copies of a private mapping. So memory that a GPU reads is
+ * mapped writable, after the same checks.
  */
 const PINNABLE = { writable: true } as const
 
-/** A {@link Host} whose memory is pinned for a GPU, and comes from the memory node next to it; everything else is the plain host's. */
+/**
+ * A {@link Host} whose memory is pinned for a GPU, and comes from the memory node next to it; everything else is the same as
+ * for the plain host.
+ */
 export class CudaHost implements Host {
   readonly #host: Host
   readonly #device: CudaDeviceHandle
@@ -53,7 +56,7 @@ export class CudaHost implements Host {
 
   async allocate(options: AllocateOptions): Promise<HostMemory> {
     const memory = await this.#host.allocate({ ...this.#place, hugePages: true, ...options, lock: false })
-    // What is not touched yet is pinned slice by slice while it is filled (`read`): the driver would touch it on one thread.
+    // Untouched memory is pinned slice by slice while it is filled (`read`), because the driver would touch it on one thread.
     return this.#register(memory, options.lock ?? true, options.prefault === false)
   }
 
@@ -112,7 +115,7 @@ export class CudaHost implements Host {
     return this.#host.fill(memory, options)
   }
 
-  /** Memory goes to the driver first, which takes 30 ms a GB to let go of it. */
+  /** The driver must release memory first, which takes it 30 ms per GB. */
   async settled(): Promise<void> {
     await Promise.allSettled(this.#closing)
   }
@@ -121,7 +124,7 @@ export class CudaHost implements Host {
     const options = { pinning: pin ? this.#pinning : undefined, later }
     return registerMemory(this.#device, memory, options, (closed) => {
       const tracked = closed.finally(() => this.#closing.delete(tracked))
-      // An unregistration that fails has no caller left; the memory then goes with the process.
+      // A failed unregistration has no caller left; the memory is then released with the process.
       tracked.catch(() => undefined)
       this.#closing.add(tracked)
     })

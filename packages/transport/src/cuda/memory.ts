@@ -5,14 +5,14 @@ import { hostAddon, native, nativeSync } from '../addon.ts'
 import { NativeHostMemory, nativeMemory } from '../host/memory.ts'
 import { cudaAddon } from './addon.ts'
 
-/** What is pinned at a time, in bytes; the addon's slices. */
+/** Bytes that are pinned at a time; the addon's slices. */
 export const SLICE_BYTES = 2 ** 28
 
-/** How a host's memory is pinned. */
+/** Options for pinning a host's memory. */
 export interface Pinning {
   /** Threads that put pages into the page table. */
   readonly threads: number
-  /** One slice after the other: several threads at once are no faster, and slower where the driver has to look for each page. */
+  /** One slice after the other: several threads at once are no faster, and slower if the driver has to look up each page. */
   readonly populate: LimitFunction
   readonly pin: LimitFunction
 }
@@ -25,7 +25,7 @@ export class CudaHostMemory extends NativeHostMemory {
   readonly #registration: CudaRegistrationHandle
   readonly #pinning: Pinning | undefined
   readonly #closing: (closed: Promise<void>) => void
-  /** Slices that are pinned, or on the way. */
+  /** Slices that are pinned, or being pinned. */
   readonly #slices = new Map<number, Promise<void>>()
   #problem: string | undefined
   #users = 0
@@ -43,19 +43,19 @@ export class CudaHostMemory extends NativeHostMemory {
     this.#closing = closing
   }
 
-  /** Slices that are still to be pinned, ascending. */
+  /** Slices that are not pinned yet, ascending. */
   get unpinned(): number[] {
     if (this.#pinning === undefined) return []
     const count = Math.ceil(this.bytes / SLICE_BYTES)
     return Array.from({ length: count }, (_, slice) => slice).filter((slice) => !this.#slices.has(slice))
   }
 
-  /** Pins one slice, once. A refusal of the driver is told in `lockError`; the memory then works unpinned, slower. */
+  /** Pins one slice, once. A refusal of the driver is reported in `lockError`; the memory then works unpinned, slower. */
   pin(slice: number): Promise<void> {
     this.#assertOpen()
     let pinning = this.#slices.get(slice)
     if (pinning === undefined) {
-      this.#users++ // the memory stays while the driver is at it
+      this.#users++ // the memory stays while the driver uses it
       pinning = this.#pin(slice).finally(() => this.done())
       this.#slices.set(slice, pinning)
     }
@@ -64,17 +64,18 @@ export class CudaHostMemory extends NativeHostMemory {
 
   async #pin(slice: number): Promise<void> {
     const { threads, populate, pin } = this.#pinning!
-    // The driver looks up page by page what is not in the page table: several threads put it there twice as fast, before its turn.
+    // The driver looks up pages that are not in the page table one by one: several threads put them there twice as fast, before
+    // its turn.
     if (this.kind !== 'anonymous') {
       const offset = slice * SLICE_BYTES
       const bytes = Math.min(SLICE_BYTES, this.bytes - offset)
       await populate(() => native(() => hostAddon().populateRead(nativeMemory(this), offset, bytes, threads)))
     }
     const problem = await pin(() => native(() => cudaAddon().pinHost(this.#registration, slice, slice + 1, 1)))
-    this.#problem ??= problem // not before it is known: slices wait for each other, and none may undo another's
+    this.#problem ??= problem // not before it is known: slices wait for each other, and none may undo another one
   }
 
-  /** Whether the pages are pinned for the GPU. */
+  /** True if the pages are pinned for the GPU. */
   override get locked(): boolean {
     return this.#pinning !== undefined && this.#problem === undefined && this.unpinned.length === 0 && !this.#closed
   }
@@ -94,7 +95,7 @@ export class CudaHostMemory extends NativeHostMemory {
     if (this.#users === 0) this.#closing(this.#end())
   }
 
-  /** For a pipeline that is about to use the memory: it stays until as many {@link done} calls. */
+  /** Prepares for a pipeline that is about to use the memory: it stays until the same number of {@link done} calls. */
   use(): CudaRegistrationHandle {
     this.#assertOpen()
     this.#users++
@@ -116,8 +117,8 @@ export class CudaHostMemory extends NativeHostMemory {
 }
 
 /**
- * `memory` known to the addon. With `pinning` its slices are pinned now, or, where `later` says so, by whoever fills them. On a failure
- * the memory is closed.
+ * Registers `memory` with the addon. With `pinning` its slices are pinned now or, if `later` is set, by the code that fills
+ * them. On a failure the memory is closed.
  */
 export async function registerMemory(
   device: CudaDeviceHandle,
@@ -145,7 +146,7 @@ export async function registerMemory(
   }
 }
 
-/** A pipeline's source. @throws CkptError `INVALID_ARGUMENT` for memory of another host. */
+/** Returns a pipeline's source. @throws CkptError `INVALID_ARGUMENT` for memory of a different host. */
 export function cudaMemory(memory: HostMemory): CudaHostMemory {
   if (memory instanceof CudaHostMemory) return memory
   throw new CkptError('INVALID_ARGUMENT', 'the source was not made by the host of a CUDA device', {

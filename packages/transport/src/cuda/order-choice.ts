@@ -7,8 +7,8 @@ import { busiestOwnerBytes, chooseOrder, type MeasureCandidates } from './order.
 import type { CudaRing } from './ring.ts'
 
 /**
- * The orders that a device's groups have chosen, by the group's GPUs and the chunk size: links do not change between updates, so a group
- * that is formed again need not measure again, if all of its members remember the same.
+ * Orders that a device's groups have chosen, by the group's GPUs and the chunk size. Links do not change between updates, so a
+ * group that is formed again need not measure again if all of its members remember the same.
  */
 export class ChosenOrders {
   static readonly #devices = new WeakMap<CudaDeviceHandle, ChosenOrders>()
@@ -20,12 +20,12 @@ export class ChosenOrders {
     return orders
   }
 
-  /** What this member remembers, for the others to compare. */
+  /** Orders that this member remembers, for the others to compare. */
   get remembered(): string[] {
     return [...this.#orders].map(([key, { name, chunkBytes }]) => `${key} ${name} ${chunkBytes}`)
   }
 
-  /** A view of what all members of a group remember alike. */
+  /** Returns a view of what all members of a group remember alike. */
   shared(uuids: readonly string[], all: readonly (readonly string[])[]): SharedOrders {
     const group = uuids.join()
     const key = (chunkBytes: number) => `${group} ${chunkBytes}`
@@ -47,12 +47,12 @@ export interface SharedOrders {
   set(chunkBytes: number, order: PipelineOrder): void
 }
 
-/** The order of one member's runs: chosen together with the other members before the first run that is large enough, and kept. */
+/** Order of one member's runs: chosen together with the other members before the first run that is large enough, and kept. */
 export class OrderChoice {
   readonly #group: CudaGroupHandle
   readonly #known: SharedOrders
   readonly #options: Pick<CollectiveOptions, 'exchange' | 'signal' | 'size'>
-  /** What was chosen, for jobs of these chunks. */
+  /** Chosen order, for jobs with these chunks. */
   #chosen: { readonly chunkBytes: number; readonly order: PipelineOrder } | undefined
   #choosing: { readonly over: Promise<void>; readonly cancel: () => void } | undefined
 
@@ -63,10 +63,10 @@ export class OrderChoice {
   }
 
   /**
-   * The order for a job that is about to run; undefined where it is too small to measure by. Measuring runs the job's beginning
-   * through the ring, which must hold nothing yet; all members call this together.
+   * Returns the order for a job that is about to run; undefined if it is too small to measure. Measuring runs the job's
+   * beginning through the ring, which must be empty; all members call this together.
    *
-   * @throws CkptError what a pipeline fails with, and `ABORTED`; the group cannot be used any more then.
+   * @throws CkptError the errors of a pipeline, and `ABORTED`; the group cannot be used any more then.
    */
   async of(ring: CudaRing, job: PipelineJob, flat: CudaPipelineJob): Promise<PipelineOrder | undefined> {
     if (this.#chosen?.chunkBytes !== job.chunkBytes) {
@@ -78,7 +78,7 @@ export class OrderChoice {
     return this.#chosen?.order
   }
 
-  /** Ends measuring that is under way; resolves when the GPU does nothing for it any more. */
+  /** Ends a running measurement; resolves when the GPU does nothing for it any more. */
   async cancel(): Promise<void> {
     this.#choosing?.cancel()
     await this.#choosing?.over

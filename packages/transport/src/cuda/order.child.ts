@@ -1,4 +1,5 @@
-// One member of a group of GPUs as a process of its own, for order-processes.test.ts: exchanges with the others through its parent.
+// One member of a group of GPUs as a separate process, for order-processes.test.ts: exchanges with the others through its
+// parent.
 import { CkptError, type PipelineOrder } from '@ckpt/contract'
 import { createHost } from '../host/host.ts'
 import { expectedDigests, testJob, testPlan } from '../host/pipeline.fixture.ts'
@@ -7,7 +8,7 @@ import { createCudaDevice } from './device.ts'
 
 export interface OrderRun {
   readonly order: PipelineOrder | undefined
-  /** From the call of `run` to the pipeline's beginning, and from there to its end, in milliseconds. */
+  /** Time from the call of `run` to the pipeline's beginning, and from there to its end, in milliseconds. */
   readonly beginMs: number
   readonly runMs: number
 }

@@ -40,7 +40,7 @@ describe('chooseOrder', () => {
   it('stops after the first look where the links are separate', async () => {
     const { order, runs } = await choose([links(55, 300, () => 1.15), links(55, 310, () => 1.15)])
     expect(order).toMatchObject({ name: 'overlapped', chunkBytes: job.chunkBytes, linksShared: false })
-    expect(order!.reason).toContain('take links of their own')
+    expect(order!.reason).toContain('use separate links')
     expect(runs).toHaveLength(3)
     expect(order!.measured.map(({ name }) => name)).toEqual(['overlapped', 'alternating'])
   })

@@ -4,33 +4,33 @@ import type { Exchange, MeasuredOrder, PipelineOrder } from '@ckpt/contract'
 export interface OrderCandidate {
   readonly name: PipelineOrder['name']
   readonly chunkBytes: number
-  /** What the busiest owner is to give. */
+  /** Bytes that the busiest owner should send. */
   readonly bytes: number
 }
 
-/** Runs candidates on this member, in turn: whole, H2D and broadcast time of each, in milliseconds. */
+/** Runs candidates on this member, one after another: total, H2D and broadcast time of each, in milliseconds. */
 export type MeasureCandidates = (candidates: readonly OrderCandidate[]) => Promise<Float64Array>
 
 const MIB = 2 ** 20
-/** Below this the start-up times of copies and broadcasts are most of what would be measured. */
+/** Below this size, start-up times of copies and broadcasts would dominate the measurement. */
 const LEAST_BYTES = 64 * MIB
 const WARM_UP_BYTES = 32 * MIB
-/** Two H200s with NVLink: this, the warm-up and the telling take 9 ms; 17 ms where broadcasts go through host memory. */
+/** Two H200s with NVLink: this, the warm-up and the exchange take 9 ms; 17 ms if broadcasts go through host memory. */
 const FIRST_BYTES = 128 * MIB
 const SECOND_BYTES = 256 * MIB
-/** A broadcast that brings bytes faster than H2D by this factor does not take the link that H2D takes. */
+/** A broadcast that is faster than H2D by this factor does not use the link that H2D uses. */
 const FASTER = 1.5
-/** Overlapping has to take this many times as long as it would without disturbance for the two to be in each other's way. */
+/** Factor by which overlapping must exceed its undisturbed time to count as disturbed. */
 const DISTURBED = 1.1
-/** An order has to beat the usual one by this part of its time: less is noise. */
+/** Fraction by which an order must beat the usual one: less is noise. */
 const WORTH = 0.05
 
 /**
- * Measures how H2D and broadcasts are best laid in time, on all members at once. First both at once and each by itself: where
- * broadcasts are clearly faster than the host's link, or the two do not slow each other down, they take links of their own, overlapping
- * them cannot be beaten, and nothing else is tried. Otherwise other orders and chunk sizes
- * run too, and the one whose slowest member is the fastest is taken. All members see the same figures, so all choose the same.
- * Undefined where the job is too small to measure by.
+ * Measures the best order in time of H2D and broadcasts, on all members at once. First both at once and each alone. If
+ * broadcasts are clearly faster than the host's link, or if the two do not slow each other down, they use separate links;
+ * overlapping is then optimal, and nothing else is tried. Otherwise other orders and chunk sizes run too, and the one whose
+ * slowest member is the fastest is chosen. All members see the same figures, so all choose the same. Undefined if the job is
+ * too small to measure.
  */
 export async function chooseOrder(
   job: { readonly members: number; readonly chunkBytes: number; readonly busiestOwnerBytes: number },
@@ -49,7 +49,7 @@ export async function chooseOrder(
   const first = [together!, apart!]
   const figures = `${ms(together!.wholeMs)} at once, alone H2D ${ms(apart!.h2dMs)} and broadcast ${ms(apart!.broadcastMs)}`
   if (!sharesLinks(job.members, together!, apart!)) {
-    const reason = `H2D and broadcasts take links of their own: ${figures}`
+    const reason = `H2D and broadcasts use separate links: ${figures}`
     return { ...usual, linksShared: false, reason, measured: first }
   }
   const others = [
@@ -73,7 +73,10 @@ export async function chooseOrder(
   return { name: chosen.name, chunkBytes: chosen.chunkBytes, linksShared: true, reason, measured: [...first, ...second] }
 }
 
-/** Whether broadcasts take links that H2D needs. Each member receives what all others broadcast, beside its own copies. */
+/**
+ * Returns true if broadcasts use links that H2D needs. Each member receives what all others broadcast, in addition to its own
+ * copies.
+ */
 function sharesLinks(
   members: number,
   together: MeasuredOrder,
@@ -85,14 +88,14 @@ function sharesLinks(
   return together.wholeMs > undisturbed * DISTURBED
 }
 
-/** What `owner` gave most of, in bytes. */
+/** Returns the bytes of the owner that sent most. */
 export function busiestOwnerBytes(buckets: { owner: Uint32Array; bytes: Float64Array }, owners: number): number {
   const given = new Float64Array(owners)
   buckets.owner.forEach((owner, bucket) => (given[owner]! += buckets.bytes[bucket]!))
   return Math.max(0, ...given)
 }
 
-/** Each candidate with the longest times that any member had. */
+/** Returns each candidate with the longest times of any member. */
 function slowest(
   candidates: readonly OrderCandidate[],
   figures: readonly (readonly number[])[],

@@ -2,12 +2,12 @@ import type { ContiguousCopy, FileReadRequest, Host, HostMemory, FileReadStats }
 import pLimit from 'p-limit'
 import { SLICE_BYTES } from './memory.ts'
 
-/** Slices that are read at once, so that the threads of one that is nearly full help with the next. */
+/** Slices that are read at once, so that the threads of a nearly full one help with the next. */
 const SLICES_AT_ONCE = 2
 
 /** Memory that is pinned slice by slice. */
 interface Pinnable {
-  /** Slices that are still to be pinned, ascending. */
+  /** Slices that are not pinned yet, ascending. */
   readonly unpinned: readonly number[]
   pin(slice: number): Promise<void>
 }
@@ -20,10 +20,10 @@ interface SliceReads {
 }
 
 /**
- * Reads files into memory on `threads` threads, and pins what is not pinned yet behind the reading: while slices are filled, the driver
- * pins the one before. Both take about as long, so together they take little more than the slower of them.
+ * Reads files into memory on `threads` threads, and pins memory that is not pinned yet after reading: while slices are filled,
+ * the driver pins the previous one. Both take about as long, so together they take little more than the slower of them.
  *
- * @throws what `host.read` throws, once nothing is read any more; slices that were pinned stay so until the memory is closed.
+ * @throws the errors of `host.read`, once nothing is read any more; pinned slices stay so until the memory is closed.
  */
 export async function readAndPin(host: Host, request: FileReadRequest & { threads: number }): Promise<FileReadStats> {
   const deferred = request.memories.map((memory) => isPinnable(memory) && memory.unpinned.length > 0)
@@ -47,7 +47,7 @@ export async function readAndPin(host: Host, request: FileReadRequest & { thread
       told = read
       request.onProgress?.(done)
     }
-    // Tensors lie across slices: their digests are made afterwards.
+    // Tensors cross slices, so their digests are computed afterwards.
     await host
       .read({ ...request, ...ofTheirFiles(request.files, reads), digested: [], threads, onProgress })
       .catch((error: unknown) => {
@@ -60,7 +60,7 @@ export async function readAndPin(host: Host, request: FileReadRequest & { thread
   const reads = await Promise.allSettled(bySlice(request.reads, deferred).map((group) => limit(() => fill(group))))
   const failure = reads.find((read) => read.status === 'rejected')
   if (failure === undefined) {
-    // What no read falls into.
+    // Slices without a read.
     for (const memory of request.memories) {
       if (isPinnable(memory)) for (const slice of memory.unpinned) pin(memory, slice)
     }
@@ -73,7 +73,7 @@ export async function readAndPin(host: Host, request: FileReadRequest & { thread
 
 const isPinnable = (memory: HostMemory): memory is HostMemory & Pinnable => 'unpinned' in memory
 
-/** Only the files that are read: each call opens all that it is given. */
+/** Only the files that are read, because each call opens all that it is given. */
 function ofTheirFiles(
   files: FileReadRequest['files'],
   reads: readonly ContiguousCopy[],
@@ -84,8 +84,8 @@ function ofTheirFiles(
 }
 
 /**
- * Reads cut at slice boundaries and grouped by slice, in the order of memories and slices; those into memory that is not deferred
- * are one group of its own, slice -1.
+ * Returns reads split at slice boundaries and grouped by slice, in the order of memories and slices; those into memory that is
+ * not deferred are a separate group, slice -1.
  */
 export function bySlice(reads: readonly ContiguousCopy[], deferred: readonly boolean[]): SliceReads[] {
   const groups = new Map<string, SliceReads>()

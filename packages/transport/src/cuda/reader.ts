@@ -18,7 +18,7 @@ interface OpenSource {
 
 /**
  * Copies device memory to pinned host memory, all GPUs at once, each over its own link. `own` is the reading device; memory of
- * another GPU is read by that GPU, which is in use only meanwhile.
+ * a different GPU is read by that GPU, which is used only for that time.
  */
 export async function readDeviceMemory(own: OpenDevice, request: DeviceReadRequest): Promise<TransferStats> {
   const { sources, memories, signal, onProgress } = request
@@ -75,7 +75,7 @@ async function openOther(uuid: string, sources: readonly DeviceSource[]): Promis
   const info = devices.find((device) => device.uuid === uuid)
   if (info !== undefined) return { uuid, handle: await native(() => cudaAddon().openDevice(info.index)) }
   const seen = devices.map((device) => device.uuid).join(', ')
-  throw new CkptError('INVALID_ARGUMENT', `the memory lies on ${uuid}, but this process sees only ${seen}`, {
+  throw new CkptError('INVALID_ARGUMENT', `the memory is on ${uuid}, but this process sees only ${seen}`, {
     fields: { field: 'deviceUuid', source: sources.findIndex((source) => source.deviceUuid === uuid) },
   })
 }
@@ -96,7 +96,9 @@ async function openSource(devices: readonly OpenDevice[], source: DeviceSource, 
   }
 }
 
-/** The reads of one GPU's memory as the addon takes them. @throws CkptError `INVALID_ARGUMENT` for one outside its memory. */
+/**
+ * Returns the reads of one GPU's memory in the addon's form. @throws CkptError `INVALID_ARGUMENT` for one outside its memory.
+ */
 function copiesFrom(uuid: string, sources: readonly OpenSource[], request: DeviceReadRequest): ContiguousCopies {
   const copies = request.reads.filter(({ source, sourceOffset, bytes }, index) => {
     const from = sources[source]

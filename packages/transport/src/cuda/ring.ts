@@ -3,7 +3,7 @@ import type { CudaDeviceHandle, CudaMemoryHandle } from '@ckpt/native-cuda'
 import { native, nativeSync } from '../addon.ts'
 import { cudaAddon } from './addon.ts'
 
-/** A ring in device memory that another process maps by CUDA IPC. */
+/** A ring in device memory that a different process maps by CUDA IPC. */
 export class CudaRing implements Ring {
   readonly bytes: number
   readonly handle: RingHandle & { readonly kind: 'cuda' }
@@ -24,14 +24,14 @@ export class CudaRing implements Ring {
     return this.#closed !== undefined
   }
 
-  /** The memory is free when this resolves, unless a pipeline still uses it. Engine workers should have unmapped it before. */
+  /** Resolves when the memory is free, unless a pipeline still uses it. Engine workers should have unmapped it before. */
   close(): Promise<void> {
     this.#closed ??= native(() => cudaAddon().freeMemory(this.memory))
     return this.#closed
   }
 }
 
-/** A ring on a GPU. @throws CkptError `INVALID_ARGUMENT`, `OUT_OF_MEMORY` naming the size. */
+/** Creates a ring on a GPU. @throws CkptError `INVALID_ARGUMENT`, `OUT_OF_MEMORY` naming the size. */
 export async function createCudaRing(device: CudaDeviceHandle, deviceUuid: string, bytes: number): Promise<CudaRing> {
   if (!Number.isSafeInteger(bytes) || bytes <= 0) {
     throw new CkptError('INVALID_ARGUMENT', `a ring of ${bytes} bytes`, { fields: { field: 'bytes' } })
@@ -45,7 +45,10 @@ export async function createCudaRing(device: CudaDeviceHandle, deviceUuid: strin
   }
 }
 
-/** `ring` as one of ours. @throws CkptError `INVALID_ARGUMENT` for a ring of another device, `INVALID_STATE` for a closed one. */
+/**
+ * Returns `ring` as one of ours. @throws CkptError `INVALID_ARGUMENT` for a ring of a different device, `INVALID_STATE` for a
+ * closed one.
+ */
 export function cudaRing(ring: Ring): CudaRing {
   if (!(ring instanceof CudaRing)) {
     throw new CkptError('INVALID_ARGUMENT', 'the ring was not made by a CUDA device', { fields: { field: 'ring' } })

@@ -18,23 +18,23 @@ import { NativeRun, STATES } from '../pipeline-handle.ts'
 import { nativeMemory } from './memory.ts'
 import { hostRing, type HostRing } from './ring.ts'
 
-/** How much later than an exchange's own deadline, in milliseconds, it is given up on. */
+/** Time in milliseconds after an exchange's own deadline at which it is abandoned. */
 const EXCHANGE_GRACE_MS = 500
 
-/** What the members tell each other before each run. */
+/** Data that the members exchange before each run. */
 interface Offer {
-  /** The member's ring in /dev/shm, and what it is. */
+  /** The member's ring in /dev/shm, with its identity. */
   readonly ring: string
   readonly identity: MemoryIdentity
-  /** The last run that it took part in. */
+  /** Last run in which it took part. */
   readonly generation: number
-  /** Digest of the buckets that the member is going to process. */
+  /** Digest of the buckets that the member will process. */
   readonly plan: string
 }
 
 /**
  * Members on one machine that move buckets through each other's rings. The exchange before each run is also the barrier between
- * runs: a ring's counters are reset only when every member is through with the run before.
+ * runs: a ring's counters are reset only when every member has finished the run before.
  */
 export class HostCollective implements Collective {
   readonly position: number
@@ -46,7 +46,7 @@ export class HostCollective implements Collective {
   #state: 'ready' | 'running' | 'failed' | 'closed' = 'ready'
   #run: NativeRun | undefined
 
-  /** @throws CkptError `INVALID_ARGUMENT` when the position is not one of the group's. */
+  /** @throws CkptError `INVALID_ARGUMENT` if the position is not in the group. */
   constructor(host: Host, options: CollectiveOptions) {
     const { position, size } = options
     if (!Number.isSafeInteger(size) || size < 1 || !Number.isSafeInteger(position) || position < 0 || position >= size) {
@@ -107,7 +107,7 @@ export class HostCollective implements Collective {
     const offer: Offer = { ring: ring.handle.name, identity, generation: nativeSync(() => addon.ringGeneration(own)), plan }
     const { exchange, timeoutMs, signal } = this.#options
     const key = `host-pipeline-${this.#runs++}`
-    // The exchange has a deadline of its own, and its error names who is missing: it comes first.
+    // The exchange has its own deadline, and its error names the missing members: it comes first.
     const longest = timeoutMs + EXCHANGE_GRACE_MS
     const offers = await withDeadline(exchange(key, offer), {
       what: `the other members to start pipeline ${key}`,
@@ -117,12 +117,12 @@ export class HostCollective implements Collective {
     if (offers.length !== this.size) {
       throw new CkptError('INVALID_ARGUMENT', `${offers.length} members answered, not ${this.size}`)
     }
-    // Above what any of the rings has seen, so that a member still in an older run cannot take this one for its own.
+    // Higher than any number that one of the rings has seen, so that a member in an older run cannot confuse the two.
     const generation = Math.max(...offers.map((other) => other.generation)) + 1
     try {
       const other = offers.findIndex((candidate) => candidate.plan !== plan)
       if (other >= 0)
-        throw new CkptError('INVALID_ARGUMENT', `member ${other} has other buckets`, { fields: { member: other } })
+        throw new CkptError('INVALID_ARGUMENT', `member ${other} has different buckets`, { fields: { member: other } })
       const rings = await this.#map(offers, own)
       if (this.#state !== 'running') throw new CkptError('ABORTED', STATES[this.#state])
       const onWritable = job.arrivals?.into === 'ring' ? job.arrivals.onWritable : undefined
@@ -143,7 +143,7 @@ export class HostCollective implements Collective {
     }
   }
 
-  /** Everybody's ring; a mapping is kept for as long as the peer offers the same ring. */
+  /** Maps all members' rings; a mapping is kept as long as the peer offers the same ring. */
   async #map(offers: readonly Offer[], own: NativeMemory): Promise<NativeMemory[]> {
     const rings: NativeMemory[] = []
     for (const [position, { ring: name, identity }] of offers.entries()) {

@@ -8,17 +8,17 @@ import { HostDirect } from './direct.ts'
 import { createHost } from './host.ts'
 import { createHostRing, removeStaleRings, type HostRing } from './ring.ts'
 
-/** How a host device is made. */
+/** Options of a host device. */
 export interface HostDeviceOptions {
-  /** Rank whose device this is: the same rank on the same machine gets the same UUID. Without it the UUID is random. */
+  /** Rank of the device: the same rank on the same machine gets the same UUID. Without it the UUID is random. */
   readonly rank?: number
   /** Threads that touch the pages of new rings (default: the number of cores, at most 8). */
   readonly threads?: number
 }
 
 /**
- * The device that lives in host memory: rings in /dev/shm, collectives among the processes of one machine. Rings that killed
- * processes of this user have left in /dev/shm are removed on the way.
+ * Creates the device in host memory: rings in /dev/shm, collectives among the processes of one machine. It also removes rings
+ * of killed processes of this user from /dev/shm.
  *
  * @throws CkptError `ADDON_UNAVAILABLE` naming what is missing.
  */
@@ -30,7 +30,8 @@ export async function createHostDevice(options: HostDeviceOptions = {}): Promise
 
 class HostDevice implements Device {
   readonly kind = 'host'
-  // Small buckets keep a worker busy while others move; below this the messages for each were measured to cost more than that gains.
+  // Small buckets keep a worker busy while others move; below this size the messages for each were measured to cost more than
+  // that gains.
   readonly preferred = { bucketBytes: 32 * 2 ** 20, chunkBytes: 2 * 2 ** 20 }
   readonly uuid: string
   readonly host: Host
@@ -78,7 +79,7 @@ class HostDevice implements Device {
     })
   }
 
-  /** Closes what was made of this device and is still open, collectives first. */
+  /** Closes everything open that was created from this device, collectives first. */
   async close(): Promise<void> {
     this.#closed = true
     await Promise.all([...this.#collectives].map((collective) => collective.close()))

@@ -26,7 +26,7 @@ export class HostDirect implements DirectDevice {
     this.#threads = threads
   }
 
-  /** Other engine workers of this machine have their parameters in shared memory, too. */
+  /** Other engine workers of this machine also have their parameters in shared memory. */
   reaches(): Promise<boolean> {
     return Promise.resolve(true)
   }
@@ -42,7 +42,7 @@ export class HostDirect implements DirectDevice {
         }
         const { path, offset, bytes, device, inode, size } = handle
         if (device === undefined || inode === undefined || size === undefined) {
-          const text = `${what} at ${path} comes without device, inode and size: update the engine's worker package`
+          const text = `${what} at ${path} lacks device, inode and size: update the engine's worker package`
           throw new CkptError('MEMORY_REFUSED', text, { fields })
         }
         const key = JSON.stringify([path, device, inode, size, process])
@@ -123,7 +123,7 @@ class HostDirectJob implements DirectJob {
   }
 
   async run(signal: AbortSignal): Promise<DirectStats> {
-    if (this.#running) throw new CkptError('INVALID_STATE', 'the direct job is running already')
+    if (this.#running) throw new CkptError('INVALID_STATE', 'the direct job is already running')
     this.#running = true
     try {
       throwIfAborted(signal)
@@ -151,7 +151,7 @@ class HostDirectJob implements DirectJob {
   }
 }
 
-/** A copy's destination by its memory instead of its storage; memories of storages begin at `first`. */
+/** Replaces a copy's destination storage by its memory; memories of storages begin at `first`. */
 function intoMemory(copy: StridedCopy, places: readonly Place[], first: number): StridedCopy {
   const { offset } = storageAt(places, copy, destinationOf(copy))
   return { ...copy, destination: first + copy.destination, destinationOffset: offset + copy.destinationOffset }

@@ -13,7 +13,8 @@ import {
 import { CkptError, memoryPlace, type StorageHandle, type WorkerStorage } from '@ckpt/contract'
 import { createHostDevice } from './device.ts'
 
-// Maps what hostile engines and ranks say, under strace: foreign.test.ts reads from the trace what was opened for writing.
+// Maps the answers of hostile engines and ranks, under strace: foreign.test.ts reads from the trace what was opened for
+// writing.
 
 const [directory, seed, count] = process.argv.slice(2) as [string, string, string]
 const device = await createHostDevice()
@@ -89,7 +90,7 @@ const paths = [
   ...honest.map(({ path }) => path),
 ] as const
 
-/** A storage as a hostile worker gives it: an honest one in which up to three things are not so. */
+/** Returns a storage as a hostile worker gives it: an honest one in which up to three values are wrong. */
 function storage(): { said: WorkerStorage; honest: boolean } {
   const real = honest[random(2)]!
   const { device: on, inode, bytes: size } = real.identity
@@ -141,7 +142,7 @@ for (let i = 0; i < Number(count); i++) {
       handle.inode === undefined ||
       handle.size === undefined
     ) {
-      // An honest one before it: it is given back too.
+      // An honest one before it, which must be released too.
       const first = { handle: { kind: 'file' as const, ...storageOf(honest[0]) }, process: own, what: 'storage of another' }
       await (await direct.map([first, said])).close()
       if (!fits) wrong.push(JSON.stringify(said))
@@ -183,7 +184,7 @@ function storageOf({ path, identity }: (typeof honest)[number]) {
   return { path, offset: 0, bytes: 4096, device: identity.device, inode: identity.inode, size: identity.bytes }
 }
 
-/** Seen in the trace. */
+/** Visible in the trace. */
 function accessIgnored(path: string): void {
   try {
     accessSync(path)

@@ -129,7 +129,7 @@ class AddonHost implements Host {
   }
 }
 
-/** What the addon takes an identity as; zeros where a file may be any. */
+/** Returns an identity in the addon's form; zeros if any file is allowed. */
 function identityColumns(identity: FileIdentity | undefined): bigint[] {
   if (identity === undefined) return [0n, 0n, 0n, 0n, 0n]
   const { device, inode, bytes, modifiedNs, changedNs } = identity
@@ -160,7 +160,7 @@ function aborted(signal: AbortSignal): CkptError {
   return new CkptError('ABORTED', 'reading files was aborted', { cause: signal.reason })
 }
 
-/** Several threads report how far all of them are, and a lower figure may arrive after a higher one: it is left out. */
+/** Several threads report their common progress, and a lower figure may arrive after a higher one: it is left out. */
 function rising(onProgress: ((bytes: number) => void) | undefined): ((bytes: number) => void) | undefined {
   if (onProgress === undefined) return undefined
   let most = -1

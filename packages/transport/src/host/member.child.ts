@@ -1,4 +1,4 @@
-// One member of a collective as a process of its own, for processes.test.ts: exchanges with the others through its parent.
+// One member of a collective as a separate process, for processes.test.ts: exchanges with the others through its parent.
 import { CkptError } from '@ckpt/contract'
 import { beMember } from '../processes.fixture.ts'
 import { createHostDevice } from './device.ts'
@@ -9,7 +9,7 @@ export interface ChildOrder {
   readonly members: number
   readonly runs: number
   readonly timeoutMs: number
-  /** What happens in the middle of the first run. */
+  /** Event in the middle of the first run. */
   readonly then: 'go on' | 'kill' | 'exit'
 }
 

@@ -50,14 +50,16 @@ export class NativeHostMemory implements HostMemory {
   }
 }
 
-/** The times of memory that is written to say nothing. */
+/** The times of memory that is written to are meaningless. */
 function identityOf({ identity, kind }: NativeMemory): HostMemory['identity'] {
   if (identity === undefined || kind === 'file') return identity
   const { modified: _, ...rest } = identity
   return rest
 }
 
-/** The addon's memory behind a {@link HostMemory}. @throws CkptError `INVALID_ARGUMENT` when it was not made by this host. */
+/**
+ * Returns the addon's memory behind a {@link HostMemory}. @throws CkptError `INVALID_ARGUMENT` if a different host created it.
+ */
 export function nativeMemory(memory: HostMemory): NativeMemory {
   const handle = handles.get(memory)
   if (handle === undefined) {

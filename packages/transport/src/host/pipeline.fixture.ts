@@ -1,6 +1,6 @@
 import type { CopyColumns, Exchange, Host, HostMemory, PipelineJob, PipelineMode, Ring } from '@ckpt/contract'
 
-/** What a test's pipeline moves: buckets in a byte ring, each a contiguous run of its owner's one source. */
+/** Plan of a test's pipeline: buckets in a byte ring, each a contiguous run of its owner's single source. */
 export interface TestPlan {
   readonly members: number
   readonly ringBytes: number
@@ -10,7 +10,7 @@ export interface TestPlan {
   readonly sourceBytes: readonly number[]
 }
 
-/** `count` buckets of differing sizes up to `bucketBytes`, owners in turn. */
+/** Returns `count` buckets of differing sizes up to `bucketBytes`, with alternating owners. */
 export function testPlan(members: number, count: number, bucketBytes: number, ringBytes: number): TestPlan {
   const bytes = (b: number): number => Math.max(1, bucketBytes - ((b * 7919) % Math.floor(bucketBytes / 2)))
   return planOf(
@@ -20,7 +20,7 @@ export function testPlan(members: number, count: number, bucketBytes: number, ri
   )
 }
 
-/** These buckets in this order, one behind the other in the ring, from its beginning again where one does not fit. */
+/** Returns these buckets in this order, one after another in the ring, from its beginning again if one does not fit. */
 export function planOf(members: number, ringBytes: number, list: readonly { owner: number; bytes: number }[]): TestPlan {
   const count = list.length
   const owner = Uint32Array.from(list, (bucket) => bucket.owner)
@@ -43,14 +43,14 @@ export function planOf(members: number, ringBytes: number, list: readonly { owne
   return { members, ringBytes, buckets: { count, owner, bytes, ringOffset, after }, sourceOffset, sourceBytes }
 }
 
-/** The member's source, filled with bytes that depend on the member. */
+/** Returns the member's source, filled with bytes that depend on the member. */
 export async function testSource(host: Host, plan: TestPlan, position: number): Promise<HostMemory> {
   const memory = await host.allocate({ bytes: Math.max(1, plan.sourceBytes[position]!), lock: false })
   await host.fill(memory, { seed: BigInt(1000 + position) })
   return memory
 }
 
-/** Digest of every bucket, computed from the sources alone. */
+/** Returns the digest of every bucket, computed only from the sources. */
 export async function expectedDigests(host: Host, plan: TestPlan): Promise<BigUint64Array> {
   const sources = await Promise.all(plan.sourceBytes.map((_, position) => testSource(host, plan, position)))
   const ranges = plan.sourceOffset.map((offset, b) => ({
@@ -63,7 +63,7 @@ export async function expectedDigests(host: Host, plan: TestPlan): Promise<BigUi
   return digests
 }
 
-/** The member's job: two copies a bucket. */
+/** Returns the member's job: two copies per bucket. */
 export function testJob(
   plan: TestPlan,
   position: number,
@@ -101,7 +101,7 @@ export function testJob(
   }
 }
 
-/** An exchange among members in one process. */
+/** Returns an exchange among members in one process. */
 export function memoryExchange(size: number): (position: number) => Exchange {
   const rounds = new Map<string, { values: unknown[]; here: number; all: Promise<unknown[]>; done: (all: unknown[]) => void }>()
   return (position) =>

@@ -5,20 +5,22 @@ import { sharedName } from './ring.ts'
 
 const NONCE_BYTES = 32
 
-/** Where a process can be found by those that share memory with it, and what tells whether they look at the right place. */
+/**
+ * Data with which a process can be found by those that share memory with it, and that shows if they look at the right place.
+ */
 export interface Beacon {
   /** Name in /dev/shm. */
   readonly name: string
   readonly device: string
   readonly inode: string
   readonly bytes: number
-  /** The kernel's own name for the time since it was started; empty where it does not say. */
+  /** The kernel's own id of the current boot; empty if it does not report one. */
   readonly boot: string
 }
 
 /**
- * Proves that processes share /dev/shm, on one machine and as one user: each leaves a nonce in shared memory that its user alone may open, and
- * shows of another's that it has read it. A host's name proves nothing: containers share it, and anybody may say it.
+ * Proves that processes share /dev/shm, on one machine and as one user: each leaves a nonce in shared memory that only its user
+ * may open, and proves that it has read another's. A host's name proves nothing: containers share it, and anyone may claim it.
  */
 export class Presence {
   readonly beacon: Beacon
@@ -34,7 +36,10 @@ export class Presence {
     this.#nonce = nonce
   }
 
-  /** Leaves a beacon until {@link Presence.close}. @throws CkptError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` where /dev/shm cannot be used. */
+  /**
+   * Leaves a beacon until {@link Presence.close}. @throws CkptError `OUT_OF_MEMORY`, `INVALID_ARGUMENT` if /dev/shm cannot be
+   * used.
+   */
   static async open(host: Host): Promise<Presence> {
     const nonce = randomBytes(NONCE_BYTES)
     const memory = await host.createShared(sharedName('near-'), { bytes: NONCE_BYTES, lock: false })
@@ -42,7 +47,7 @@ export class Presence {
     return new Presence(host, memory, nonce)
   }
 
-  /** What shows that this process reads the beacon of `peer`; null where it does not. */
+  /** Returns the proof that this process reads the beacon of `peer`; null if it does not. */
   async proveTo(peer: Beacon): Promise<string | null> {
     if (peer.boot !== this.beacon.boot || peer.bytes !== NONCE_BYTES) return null
     const { name, device, inode, bytes } = peer
@@ -61,7 +66,7 @@ export class Presence {
     }
   }
 
-  /** Whether `answer` could be given only by the process of beacon `peer` having read this one's. */
+  /** Returns true if only the process of beacon `peer`, having read this one's, could give `answer`. */
   proves(answer: string | null, peer: Beacon): boolean {
     if (answer === null) return false
     const given = Buffer.from(answer)
@@ -78,7 +83,7 @@ export class Presence {
   }
 }
 
-/** Bound to both ends: it is of no use to anybody else. */
+/** Bound to both ends, so it is useless to anyone else. */
 function proof(nonce: Uint8Array, by: Beacon, to: Beacon): string {
   const fields = ({ name, device, inode, bytes, boot }: Beacon) => [name, device, inode, bytes, boot]
   return createHmac('sha256', nonce)

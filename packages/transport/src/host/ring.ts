@@ -6,16 +6,18 @@ import { hostAddon, nativeSync } from '../addon.ts'
 import { nativeMemory } from './memory.ts'
 
 const SHM = '/dev/shm'
-/** `ckpt-<pid>-<PID namespace>-<random>`: enough to tell whether the process that made it still lives. */
+/** `ckpt-<pid>-<PID namespace>-<random>`: enough to tell if the process that created it is still alive. */
 const RING_NAME = /^ckpt-(?:near-)?(\d+)-(\d+)-[0-9a-f]{16}$/
 
-/** Stands in names for a namespace that /proc does not tell: processes of different ones may have it. */
+/** Used in names for a namespace that /proc does not report: processes of different ones may have it. */
 const UNKNOWN = '0'
 
-/** How long a ring of a different PID namespace stays after it was last written to, in milliseconds, though nobody has it open. */
+/**
+ * Time in milliseconds for which a ring of a different PID namespace stays after its last write, although nobody has it open.
+ */
 const FOREIGN_MS = 10 * 60_000
 
-/** Names of rings that this process has made and not closed; removed when it exits. */
+/** Names of rings that this process has created and not closed; removed when it exits. */
 const open = new Set<string>()
 
 /** A ring in POSIX shared memory: a control page, then the data. */
@@ -40,7 +42,7 @@ export class HostRing implements Ring {
     return this.#closed
   }
 
-  /** Removes the name; the memory goes when the last process that has it mapped lets go of it. */
+  /** Removes the name; the memory is released when the last process that has it mapped unmaps it. */
   close(): Promise<void> {
     if (!this.#closed) {
       this.#closed = true
@@ -57,9 +59,9 @@ export class HostRing implements Ring {
 }
 
 /**
- * A new ring with `bytes` bytes of data, its pages touched.
+ * Creates a ring with `bytes` bytes of data, its pages touched.
  *
- * @throws CkptError `INVALID_ARGUMENT` when `bytes` is not a whole number above 0, `OUT_OF_MEMORY`.
+ * @throws CkptError `INVALID_ARGUMENT` if `bytes` is not a whole number above 0, `OUT_OF_MEMORY`.
  */
 export async function createHostRing(host: Host, bytes: number, threads?: number): Promise<HostRing> {
   if (!Number.isSafeInteger(bytes) || bytes <= 0) {
@@ -73,7 +75,7 @@ export async function createHostRing(host: Host, bytes: number, threads?: number
   }
   open.add(name)
   try {
-    // Not locked: nothing but this machine's cores copies from and to it.
+    // Not locked: only this machine's cores copy from and to it.
     const options = {
       bytes: addon.ringDataOffset + bytes,
       lock: false,
@@ -90,12 +92,18 @@ export async function createHostRing(host: Host, bytes: number, threads?: number
   }
 }
 
-/** A new name in /dev/shm; what has one is removed by {@link removeStaleRings} once its process is gone. `kind` tells beacons from rings. */
+/**
+ * Returns a new name in /dev/shm; {@link removeStaleRings} removes objects with such names once their process has ended. `kind`
+ * distinguishes beacons from rings.
+ */
 export function sharedName(kind: '' | 'near-' = ''): string {
   return `ckpt-${kind}${process.pid}-${pidNamespace()}-${randomBytes(8).toString('hex')}`
 }
 
-/** `ring` as one of ours. @throws CkptError `INVALID_ARGUMENT` for a ring of another device, `INVALID_STATE` for a closed one. */
+/**
+ * Returns `ring` as one of ours. @throws CkptError `INVALID_ARGUMENT` for a ring of a different device, `INVALID_STATE` for a
+ * closed one.
+ */
 export function hostRing(ring: Ring): HostRing {
   if (!(ring instanceof HostRing)) {
     throw new CkptError('INVALID_ARGUMENT', 'the ring was not made by the host device', { fields: { field: 'ring' } })
@@ -105,11 +113,11 @@ export function hostRing(ring: Ring): HostRing {
 }
 
 /**
- * Removes rings of this user from /dev/shm whose processes are gone: those that were killed could not do it themselves. Processes in other PID
- * namespaces cannot be seen from here, and their ids may be those of others, so their rings go once they are old and nobody has them open or
- * mapped.
+ * Removes rings of this user from /dev/shm whose processes have ended: killed processes could not do it themselves. Processes
+ * in other PID namespaces are not visible from here, and their ids may belong to others, so their rings are removed once they
+ * are old and nobody has them open or mapped.
  *
- * @returns the names that were removed.
+ * @returns the removed names.
  */
 export async function removeStaleRings(): Promise<string[]> {
   const removed: string[] = []
@@ -126,16 +134,16 @@ export async function removeStaleRings(): Promise<string[]> {
       await unlink(`${SHM}/${name}`)
       removed.push(name)
     } catch (error) {
-      // Somebody else was faster.
+      // A different process was faster.
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw CkptError.from(error, 'NATIVE_FAILURE')
     }
   }
   return removed
 }
 
-/** True for what was written to lately: its process may be about to open it, or to hand it to one that is. */
+/** Returns true for recently written rings: the process may be about to open it, or to hand it to one that is. */
 function isYoung(modifiedMs: number): boolean {
-  // File times are of the wall clock, and so is this; where it jumps, rings stay longer or are looked at by use alone.
+  // File times use the wall clock, and so does this; if it jumps, rings stay longer or are only checked for use.
   // eslint-disable-next-line no-restricted-properties
   return Date.now() - modifiedMs < FOREIGN_MS
 }
@@ -145,7 +153,7 @@ function removeOpenRings(): void {
     try {
       unlinkSync(`${SHM}/${name}`)
     } catch {
-      // The process ends; there is nobody left to tell.
+      // The process is ending, so the error has no reader.
     }
   }
 }

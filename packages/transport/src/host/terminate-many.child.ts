@@ -1,4 +1,5 @@
-// Terminates many threads, each at a random moment of work of the host addon; for processes.test.ts. The threads load nothing but the addon, which is quick.
+// Terminates many threads, each at a random moment of work of the host addon; for processes.test.ts. The threads load only the
+// addon, which is quick.
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -8,7 +9,7 @@ import { Worker } from 'node:worker_threads'
 const MIB = 2 ** 20
 const ROUNDS = 8
 
-/** What a thread does for ever, with the addon `a` and its memories `m` and `n`, of a MiB each. */
+/** Endless work of a thread, with the addon `a` and its memories `m` and `n`, of a MiB each. */
 const WORK: Record<string, string> = {
   'copy and digest': `await Promise.all([
     a.copy([m, n], Float64Array.of(0, 0, 0, 1, 0, 0, ${MIB}, 1), 2),

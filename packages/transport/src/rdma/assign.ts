@@ -1,24 +1,24 @@
 import { CkptError } from '@ckpt/contract'
 
-/** Where a GPU or NIC sits. */
+/** Location of a GPU or NIC. */
 export interface Place {
   /**
-   * PCI functions from the root complex down to the device, as the kernel's device path has them (`pci0000:00`, `0000:00:01.0`, …);
-   * empty where that is not known.
+   * PCI functions from the root complex down to the device, from the kernel's device path (`pci0000:00`, `0000:00:01.0`, …);
+   * empty if unknown.
    */
   readonly path: readonly string[]
-  /** -1 where that is not known. */
+  /** -1 if unknown. */
   readonly numaNode: number
 }
 
-/** How far a NIC is from a GPU: behind the same switch, the same root complex, on the same memory node, or elsewhere. */
+/** Distance of a NIC from a GPU: behind the same switch, the same root complex, on the same memory node, or elsewhere. */
 export type Nearness = 'switch' | 'root' | 'node' | 'far'
 
 const ORDER: readonly Nearness[] = ['switch', 'root', 'node', 'far']
 /** The root complex and its port: sharing more than these means sharing a switch. */
 const ROOT_PARTS = 2
 
-/** @returns undefined where the places do not say. */
+/** @returns undefined if the places do not determine it. */
 export function nearness(gpu: Place, nic: Place): Nearness | undefined {
   const shared = commonParts(gpu.path, nic.path)
   if (shared > ROOT_PARTS) return 'switch'
@@ -33,18 +33,18 @@ function commonParts(a: readonly string[], b: readonly string[]): number {
 }
 
 /**
- * Which NICs each GPU (or, without GPUs, each rank of the machine) uses, as indices, ascending. Every NIC serves the same number of
- * GPUs, or every GPU has the same number of NICs; among such assignments near ones are preferred, and where nothing is known of the
- * places, or nothing tells them apart, neighbours in the lists go together: of 8 GPUs and 2 NICs the first four share the first.
+ * Assigns NICs to each GPU (or, without GPUs, to each rank of the machine), as indices, ascending. Every NIC serves the same
+ * number of GPUs, or every GPU has the same number of NICs. Among such assignments near ones are preferred. If the places are
+ * unknown, or do not distinguish them, neighbours in the lists are paired: of 8 GPUs and 2 NICs the first four share the first.
  *
- * @throws CkptError `PLAN_INFEASIBLE` when the counts do not divide, saying which numbers of NICs would do.
+ * @throws CkptError `PLAN_INFEASIBLE` if the counts do not divide, with the possible numbers of NICs.
  */
 export function assignNics(gpus: readonly Place[], nics: readonly Place[]): number[][] {
   if (gpus.length === 0 || nics.length === 0) throw impossible(gpus.length, nics.length)
   const perGpu = nics.length / gpus.length
   const perNic = gpus.length / nics.length
   if (!Number.isInteger(perGpu) && !Number.isInteger(perNic)) throw impossible(gpus.length, nics.length)
-  // Seats: whichever there are fewer of has several.
+  // Seats: the less numerous side has several.
   const seatsPerGpu = Math.max(1, perGpu)
   const seatsPerNic = Math.max(1, perNic)
   const gpuSeats = gpus.flatMap((_, gpu) => Array<number>(seatsPerGpu).fill(gpu))
@@ -53,7 +53,7 @@ export function assignNics(gpus: readonly Place[], nics: readonly Place[]): numb
     const near = nearness(gpus[gpu]!, nics[nic]!)
     return near === undefined ? ORDER.length : ORDER.indexOf(near)
   }
-  // In the lists' order first, then seats change places as long as that brings anybody nearer in sum.
+  // First in the lists' order, then seats are exchanged as long as that reduces the total distance.
   const taken = nicSeats.slice()
   for (let better = true; better;) {
     better = false

@@ -7,18 +7,18 @@ const CIPHER = 'aes-256-gcm'
 const KEY_BYTES = 32
 const NONCE_BYTES = 12
 const TAG_BYTES = 16
-/** As in version 1 of the protocol, so that each version can read the other's greeting; a tag takes the first 16. */
+/** As in version 1 of the protocol, so that each version can read the other's greeting; a tag uses the first 16. */
 const CODE_BYTES = 32
 const LENGTH_BYTES = 4
 const HEADER_BYTES = LENGTH_BYTES + CODE_BYTES
-/** Of a message, once the peer has proven that it knows the secret, and before. */
+/** Maximum size of a message after the peer has proven that it knows the secret, and before. */
 const MOST_BYTES = 4 * 2 ** 20
 const MOST_UNPROVEN_BYTES = 4096
 
-/** Which side of a connection speaks. */
+/** Side of a connection. */
 export type Side = 'client' | 'server'
 
-/** Key and first nonce of one direction, and how many messages went that way. */
+/** Key and first nonce of one direction, and its number of messages. */
 interface Direction {
   readonly key: Buffer
   readonly nonce: Buffer
@@ -26,9 +26,9 @@ interface Direction {
 }
 
 /**
- * Messages over a socket: a length, a code of 32 bytes and JSON text. Once both sides know the session's keys every message is encrypted
- * and authenticated (AES-256-GCM) under the key of its direction, with its number as nonce, so that nobody else can read, put in, change,
- * drop or repeat one.
+ * Messages over a socket: a length, a code of 32 bytes and JSON text. Once both sides know the session's keys every message is
+ * encrypted and authenticated (AES-256-GCM) under the key of its direction, with its number as nonce, so that nobody else can
+ * read, insert, change, drop or repeat one.
  */
 export class Channel {
   readonly #socket: Socket
@@ -45,7 +45,7 @@ export class Channel {
     socket.setKeepAlive(true, 10_000)
   }
 
-  /** From now on every message is sealed, and must be. Both sides call it at the same place of their conversation. */
+  /** Seals every message from now on, in both directions. Both sides call it at the same point of their conversation. */
   secure(secret: string, id: string, clientNonce: string, serverNonce: string): void {
     const salt = Buffer.from(clientNonce + serverNonce, 'hex')
     const bytes = Buffer.from(hkdfSync('sha256', secret, salt, `ckpt rdma 2|${id}`, 2 * (KEY_BYTES + NONCE_BYTES)))
@@ -59,7 +59,7 @@ export class Channel {
     this.#receiving = this.#side === 'client' ? server : client
   }
 
-  /** The peer has proven that it knows the secret: its messages may be long. */
+  /** Allows long messages, after the peer has proven that it knows the secret. */
   trust(): void {
     this.#mostBytes = MOST_BYTES
   }
@@ -80,9 +80,10 @@ export class Channel {
   }
 
   /**
-   * Takes in what has arrived; the messages that it completes, parsed.
+   * Takes arrived bytes and yields the completed messages, parsed.
    *
-   * @throws CkptError `PEER_PROTOCOL` for what is no such message, `PEER_UNAUTHORIZED` for one that is not sealed with the session's key.
+   * @throws CkptError `PEER_PROTOCOL` for an invalid message, `PEER_UNAUTHORIZED` for one that is not sealed with the session's
+   * key.
    */
   *receive(chunk: Buffer): Generator<unknown, void> {
     for (const { header, body } of this.#frames.read(chunk)) yield parse(this.#open(header, body))
@@ -107,7 +108,7 @@ export class Channel {
   }
 }
 
-/** Key and nonce of the next message. */
+/** Returns key and nonce of the next message. */
 function next(direction: Direction): { key: Buffer; nonce: Buffer } {
   const nonce = Buffer.from(direction.nonce)
   const number = direction.messages++
@@ -120,6 +121,6 @@ function parse(text: Buffer): unknown {
   try {
     return JSON.parse(text.toString('utf8'))
   } catch (error) {
-    throw CkptError.from(error, 'PEER_PROTOCOL', 'a message that is no JSON')
+    throw CkptError.from(error, 'PEER_PROTOCOL', 'a message that is not JSON')
   }
 }

@@ -2,7 +2,7 @@ import { CkptError } from '@ckpt/contract'
 import type { RdmaDeviceInfo, RdmaGid, RdmaPort } from '@ckpt/rdma-core-bindings'
 import { MOST_HCAS, parseHcaList, selects, type HcaList } from './hca-list.ts'
 
-/** A port that may be used, with what assigning needs to know of it. */
+/** A usable port, with the data for assigning it. */
 export interface RdmaNic {
   readonly device: string
   readonly port: number
@@ -10,33 +10,34 @@ export interface RdmaNic {
   /** Entry of the GID table to send from. */
   readonly gidIndex: number
   readonly pciBusId: string | undefined
-  /** -1 where that is not known. */
+  /** -1 if unknown. */
   readonly numaNode: number
   readonly gigabitsPerSecond: number
 }
 
-/** Where a choice came from. */
+/** Source of a choice. */
 export type ChoiceSource = 'PS_P2P_STORE_RDMA_DEVICES' | 'NCCL_IB_HCA' | 'all devices'
 
 export interface RdmaChoice {
   readonly nics: readonly RdmaNic[]
   readonly source: ChoiceSource
-  /** What was left out and why, one sentence each. */
+  /** Ports that were left out, with reasons, one sentence each. */
   readonly notes: readonly string[]
 }
 
-/** A port by the form that `NCCL_IB_HCA` takes: `mlx5_0:1`. */
+/** Returns a port's name in the form of `NCCL_IB_HCA`: `mlx5_0:1`. */
 export function nicName({ device, port }: Pick<RdmaNic, 'device' | 'port'>): string {
   return `${device}:${port}`
 }
 
 /**
- * The ports to use: those that `PS_P2P_STORE_RDMA_DEVICES` names (exact names, separated by commas, each with `:port` where only that
- * port is meant), otherwise those that `NCCL_IB_HCA` selects, otherwise all; of these the active ones with a usable GID, at most 32,
- * in the order of names (`mlx5_2` before `mlx5_10`), or as `PS_P2P_STORE_RDMA_DEVICES` lists them. An empty variable counts as absent.
+ * Returns the ports to use: those that `PS_P2P_STORE_RDMA_DEVICES` names (exact names, separated by commas, each with `:port`
+ * to use only that port), otherwise those that `NCCL_IB_HCA` selects, otherwise all; of these the active ones with a usable
+ * GID, at most 32, in the order of names (`mlx5_2` before `mlx5_10`), or as listed in `PS_P2P_STORE_RDMA_DEVICES`. An empty
+ * variable counts as absent.
  *
- * @throws CkptError `INVALID_ARGUMENT` for a malformed list or a device that is named and not there; `UNSUPPORTED` when no port is left,
- * naming the reason for each that was left out.
+ * @throws CkptError `INVALID_ARGUMENT` for a malformed list or an unknown device; `UNSUPPORTED` if no port is left, with the
+ * reason for each that was left out.
  */
 export function chooseNics(devices: readonly RdmaDeviceInfo[], env: Readonly<Record<string, string | undefined>>): RdmaChoice {
   const named = nonEmpty(env['PS_P2P_STORE_RDMA_DEVICES'])
@@ -60,7 +61,7 @@ export function chooseNics(devices: readonly RdmaDeviceInfo[], env: Readonly<Rec
 
 interface Candidate {
   readonly device: RdmaDeviceInfo
-  /** Absent for a device that cannot be asked. */
+  /** Absent for a device that cannot be queried. */
   readonly port: RdmaPort | undefined
 }
 
@@ -83,7 +84,7 @@ function namedPorts(text: string, devices: readonly RdmaDeviceInfo[]): Candidate
 }
 
 function selectedPorts(list: HcaList, devices: readonly RdmaDeviceInfo[]): Candidate[] {
-  // A device that cannot be asked has no known ports; it stands for its first.
+  // A device that cannot be queried has no known ports; it represents its first.
   return devices.flatMap((device) => portsOf(device)).filter(({ device, port }) => selects(list, device.name, port?.port ?? 1))
 }
 
@@ -93,7 +94,7 @@ function portsOf(device: RdmaDeviceInfo | undefined): Candidate[] {
   return device.ports.map((port) => ({ device, port }))
 }
 
-/** The port as a NIC, or why it cannot be one. */
+/** Returns the port as a NIC, or the reason why it cannot be one. */
 function problemOf(device: RdmaDeviceInfo, port: RdmaPort | undefined, wantedGid: number | undefined): RdmaNic | string {
   if (port === undefined) return `${device.name} is left out: it ${device.problem}`
   const name = `${device.name}:${port.port}`
@@ -151,7 +152,7 @@ function nothingLeft(
   })
 }
 
-/** Names in the order that people count in. */
+/** Compares names in natural order. */
 function byName(a: string, b: string): number {
   return a.localeCompare(b, 'en', { numeric: true })
 }

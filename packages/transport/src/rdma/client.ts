@@ -10,9 +10,11 @@ import { splitAddress } from './options.ts'
 
 type Question = Request extends infer R ? (R extends Request ? Omit<R, 'seq'> : never) : never
 
-/** An endpoint that strangers crowd closes connections that have proven nothing yet, the oldest first: another attempt gets in. */
+/**
+ * An endpoint that strangers crowd closes connections that have proven nothing yet, the oldest first: another attempt succeeds.
+ */
 const ATTEMPTS = 8
-/** The longest pause before that, in milliseconds; a random part of it, so that honest peers do not come all at once. */
+/** Maximum pause before that, in milliseconds; a random fraction of it, so that honest peers do not all arrive at once. */
 const PAUSE_MS = 50
 
 interface Waiting {
@@ -34,7 +36,7 @@ export class BootstrapClient {
   #seq = 0
   #lost: CkptError | undefined
   #reached = false
-  /** The peer closed the connection before anything was proven. */
+  /** True if the peer closed the connection before anything was proven. */
   #turnedAway = false
   /** Called with keys that the peer has closed. */
   onClosedKeys: (keys: readonly string[]) => void = () => undefined
@@ -59,7 +61,7 @@ export class BootstrapClient {
     this.#channel.send({ magic: 'ckpt-rdma', protocol: RDMA_PROTOCOL, id: descriptor.id, nonce: this.#nonce })
   }
 
-  /** Connects to the first address that answers. Errors as of `OneSided.connect`. */
+  /** Connects to the first address that answers. Errors as for `OneSided.connect`. */
   static async connect(
     descriptor: EndpointDescriptor,
     { secret, timeoutMs, signal }: ConnectPeerOptions,
@@ -87,7 +89,7 @@ export class BootstrapClient {
           await sleep(randomInt(PAUSE_MS))
         }
       }
-      // Only a peer that is not there is looked for at its other addresses.
+      // Only a missing peer is looked for at its other addresses.
       if (last !== undefined && last.code !== 'PEER_LOST') throw last
     }
     throw last ?? new CkptError('PEER_LOST', `endpoint ${descriptor.id} has no address`, { fields: { peer: descriptor.id } })
@@ -104,7 +106,9 @@ export class BootstrapClient {
     throw this.#error('PEER_PROTOCOL', 'an answer to a different question')
   }
 
-  /** Where regions lie; `closed` for one that has been closed, undefined for a key that the peer does not know. */
+  /**
+   * Returns the locations of regions; `closed` for one that has been closed, undefined for a key that the peer does not know.
+   */
   async resolve(keys: readonly string[], timeoutMs: number): Promise<readonly (ResolvedRegion | 'closed' | undefined)[]> {
     const answer = await this.#ask({ type: 'resolve', keys: [...keys] }, timeoutMs)
     if (answer.type === 'resolved' && answer.regions.length === keys.length)
@@ -147,13 +151,13 @@ export class BootstrapClient {
 
   #greet(message: unknown): void {
     const greeting = hello.safeParse(message)
-    if (!greeting.success) throw this.#error('PEER_PROTOCOL', 'what answers there is no RDMA endpoint')
+    if (!greeting.success) throw this.#error('PEER_PROTOCOL', 'the server there is not an RDMA endpoint')
     const { protocol, id, nonce } = greeting.data
-    if (protocol !== RDMA_PROTOCOL) throw this.#error('PEER_PROTOCOL', `it speaks protocol ${protocol}, not ${RDMA_PROTOCOL}`)
+    if (protocol !== RDMA_PROTOCOL) throw this.#error('PEER_PROTOCOL', `it uses protocol ${protocol}, not ${RDMA_PROTOCOL}`)
     if (id !== this.#descriptor.id) throw this.#error('PEER_PROTOCOL', 'a different endpoint answers: it was restarted')
     this.#channel.secure(this.#secret, id, this.#nonce, nonce)
     this.#state = 'proving'
-    // A question that costs nothing; its answer shows that both know the secret.
+    // A question without cost; its answer shows that both know the secret.
     this.#ask({ type: 'resolve', keys: [] }, 2 ** 30).then(
       () => {
         this.#channel.trust()
@@ -183,10 +187,10 @@ export class BootstrapClient {
     this.onLost(error)
   }
 
-  /** A peer that hangs up on the first signed message does so because of its signature. */
+  /** A peer that disconnects at the first signed message does so because of its signature. */
   #closedError(problem: string): CkptError {
     return this.#state === 'proving'
-      ? this.#error('PEER_UNAUTHORIZED', 'the secret is not its own')
+      ? this.#error('PEER_UNAUTHORIZED', 'the secret differs from its own')
       : this.#error('PEER_LOST', problem)
   }
 

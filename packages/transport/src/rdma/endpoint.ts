@@ -21,17 +21,18 @@ import { settingsOf, type RdmaEndpointOptions, type RdmaSettings } from './optio
 import { RdmaPeer } from './peer.ts'
 import { BootstrapServer } from './server.ts'
 
-/** Requests that all queue pairs of a NIC together may have under way. */
+/** Maximum requests in flight on all queue pairs of a NIC together. */
 const COMPLETIONS = 2 ** 16
-/** Keys of closed regions that are told from unknown ones. */
+/** Number of keys of closed regions that are distinguished from unknown ones. */
 const REMEMBERED = 2 ** 16
 
 /**
- * An endpoint whose regions peers read and write by RDMA, over reliable connections. Peers agree with it on queue pairs over TCP, where
- * both prove that they know the secret; after that the devices alone serve them. What travels is not encrypted.
+ * Creates an endpoint whose regions peers read and write by RDMA, over reliable connections. Peers agree with it on queue pairs
+ * over TCP, where both prove that they know the secret; after that only the devices serve them. Data in transit is not
+ * encrypted.
  *
- * @throws CkptError `INVALID_ARGUMENT` naming the option, `NATIVE_FAILURE` for a device that cannot be opened or an address that cannot
- * be listened on, `ADDON_UNAVAILABLE`.
+ * @throws CkptError `INVALID_ARGUMENT` naming the option, `NATIVE_FAILURE` for a device that cannot be opened or an address
+ * that cannot be listened on, `ADDON_UNAVAILABLE`.
  */
 export async function createRdmaEndpoint(options: RdmaEndpointOptions): Promise<RdmaOneSided> {
   const settings = settingsOf(options)
@@ -60,7 +61,7 @@ export class RdmaOneSided implements OneSided {
   readonly #server: BootstrapServer
   readonly #memories: LocalMemories
   readonly #regions = new Map<string, ResolvedRegion>()
-  /** The last of those that are no more, oldest first. */
+  /** Most recently closed ones, oldest first. */
   readonly #closedKeys = new Set<string>()
   readonly #open = new Map<string, RegisteredRegion>()
   readonly #peers = new Set<RdmaPeer>()
@@ -93,7 +94,7 @@ export class RdmaOneSided implements OneSided {
     }
   }
 
-  /** Peers that are connected to this endpoint. */
+  /** Number of connected peers. */
   get connections(): number {
     return this.#server.connections
   }
@@ -115,7 +116,7 @@ export class RdmaOneSided implements OneSided {
       this.#closedKeys.add(key)
       for (const old of this.#closedKeys) if (this.#closedKeys.size > REMEMBERED) this.#closedKeys.delete(old)
       this.#server.announceClosed(key)
-      // The device refuses what is under way, and lets go of the memory.
+      // The device refuses requests in flight, and releases the memory.
       await Promise.all(regions.map((region) => native(() => region.close())))
     }
     const registered: RegisteredRegion = { descriptor: { key, bytes }, close: () => (closed ??= close()) }

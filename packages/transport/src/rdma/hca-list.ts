@@ -1,6 +1,6 @@
 import { CkptError } from '@ckpt/contract'
 
-/** NCCL's limit on HCAs; what a list names or selects beyond it is left out. */
+/** NCCL's limit on HCAs; further ones that a list names or selects are left out. */
 export const MOST_HCAS = 32
 
 export interface HcaEntry {
@@ -9,9 +9,9 @@ export interface HcaEntry {
   readonly port?: number
 }
 
-/** What `NCCL_IB_HCA` selects. */
+/** HCAs that `NCCL_IB_HCA` selects. */
 export interface HcaList {
-  /** `^`: all but these. */
+  /** `^`: all except these. */
   readonly exclude: boolean
   /** `=`: entries are whole names, not beginnings of names. */
   readonly exact: boolean
@@ -19,12 +19,12 @@ export interface HcaList {
 }
 
 /**
- * Reads a list of HCAs in the form that NCCL documents for `NCCL_IB_HCA`: names separated by commas, each with `:port` where only that
- * port is meant; in front of all of them `^` to leave these out, and `=` (after `^`) to take the names as whole names. Without names
- * every HCA is meant; with `^` and no names none.
+ * Parses a list of HCAs in the form that NCCL documents for `NCCL_IB_HCA`: names separated by commas, each with `:port` to use
+ * only that port; in front of all of them `^` to exclude these, and `=` (after `^`) to treat the names as whole names. Without
+ * names it means every HCA; with `^` and no names none.
  *
- * @param variable - Where the text is from, for the error.
- * @throws CkptError `INVALID_ARGUMENT` for a port that is no number from 1 to 255, or an entry without a name.
+ * @param variable - Source of the text, for the error.
+ * @throws CkptError `INVALID_ARGUMENT` for a port that is not a number from 1 to 255, or an entry without a name.
  * @see https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html#nccl-ib-hca
  */
 export function parseHcaList(text: string, variable = 'NCCL_IB_HCA'): HcaList {
@@ -53,7 +53,7 @@ function parseEntry(entry: string, variable: string): HcaEntry {
   return port === undefined ? { name } : { name, port: number }
 }
 
-/** Whether a list selects a port of a device. */
+/** Returns true if a list selects a port of a device. */
 export function selects(list: HcaList, device: string, port: number): boolean {
   const named =
     list.entries.length === 0 ||

@@ -18,11 +18,11 @@ export interface OpenLane {
 }
 
 /**
- * Which NICs talk to each other: as many connections as the side with more NICs has, the others taking turns, so that every NIC of
- * both sides has work; first with first, as the rails of two equal machines are wired.
+ * Pairs NICs: as many connections as the side with more NICs has, with the others used in turn, so that every NIC of both sides
+ * is used; first with first, as the rails of two equal machines are wired.
  *
  * @param own - Link layers by NIC.
- * @throws CkptError `UNSUPPORTED` where no two NICs have the same link layer.
+ * @throws CkptError `UNSUPPORTED` if no two NICs have the same link layer.
  */
 export function pairNics(own: readonly string[], peers: readonly string[]): { own: number; peers: number }[] {
   const pairs = ['InfiniBand', 'Ethernet'].flatMap((layer) => {
@@ -40,7 +40,7 @@ export function pairNics(own: readonly string[], peers: readonly string[]): { ow
   )
 }
 
-/** The queue pairs to one peer. Made at their first use, and made again when they were retired. */
+/** Queue pairs to one peer. Created on first use, and created again when they were retired. */
 export class Lanes {
   readonly #client: BootstrapClient
   readonly #options: LaneOptions
@@ -60,7 +60,7 @@ export class Lanes {
     )
   }
 
-  /** Counts the sets of queue pairs that there were. */
+  /** Number of sets of queue pairs so far. */
   get generation(): number {
     return this.#generation
   }
@@ -73,7 +73,7 @@ export class Lanes {
     return this.#current
   }
 
-  /** Has the set of a generation replaced at the next {@link open}; does nothing when that has happened. */
+  /** Lets the set of a generation be replaced at the next {@link open}; does nothing if that has happened. */
   retire(generation: number): void {
     if (generation !== this.#generation) return
     this.#generation++

@@ -2,12 +2,14 @@ import { CkptError, type HostMemory } from '@ckpt/contract'
 import type { RdmaAccess, RdmaDevice, RdmaMemoryRegion } from '@ckpt/rdma-core-bindings'
 import { native } from '../addon.ts'
 
-/** How often to look for memories that were closed. */
+/** Interval for finding closed memories. */
 const SWEEP_MS = 2000
 /** A Buffer cannot be much larger than this. */
 const VIEW_BYTES = 2 ** 30
 
-/** Registers a range of memory with every device. @throws CkptError naming the device's refusal; then nothing stays registered. */
+/**
+ * Registers a range of memory with every device. @throws CkptError with the device's refusal; then nothing stays registered.
+ */
 export async function registerRange(
   devices: readonly RdmaDevice[],
   memory: HostMemory,
@@ -22,7 +24,7 @@ export async function registerRange(
     bytes > 0 &&
     offset + bytes <= memory.bytes
   )) {
-    const text = `bytes ${offset} + ${bytes} are no range of a memory of ${memory.bytes} bytes`
+    const text = `bytes ${offset} + ${bytes} are not a range of a memory of ${memory.bytes} bytes`
     throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'memory' } })
   }
   const views: Buffer[] = []
@@ -41,8 +43,8 @@ interface Entry {
 }
 
 /**
- * Local memories by what devices know them as. Registering takes time, so it is done once a memory, at its first use; a registration
- * goes soon after its memory was closed, or with the endpoint.
+ * Local memories by their registrations with devices. Registering takes time, so it is done once per memory, on first use; a
+ * registration ends soon after its memory was closed, or with the endpoint.
  */
 export class LocalMemories {
   readonly #devices: readonly RdmaDevice[]
@@ -78,7 +80,7 @@ export class LocalMemories {
 
   #sweep(): void {
     for (const entry of this.#entries) {
-      // Closed memories are the caller's no more; what their registration pins is.
+      // Closed memories no longer belong to the caller, but the registration still pins them.
       if (isClosed(entry.memory.deref())) void this.#release(entry)
     }
   }

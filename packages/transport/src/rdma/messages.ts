@@ -1,7 +1,7 @@
 import type { RdmaEndpoint } from '@ckpt/rdma-core-bindings'
 import { z } from 'zod'
 
-/** Version of what follows. */
+/** Version of the following messages. */
 export const RDMA_PROTOCOL = 2
 const MOST_LANES = 1024
 const MOST_KEYS = 65_536
@@ -9,7 +9,7 @@ const MOST_KEYS = 65_536
 const id = z.string().regex(/^[0-9a-f]{32}$/)
 const whole = z.number().int().nonnegative()
 
-/** The first message of either side, before anything is proven: who it is, and a number drawn for this connection. */
+/** First message of either side, before anything is proven: its identity, and a random number for this connection. */
 export const hello = z.object({ magic: z.literal('ckpt-rdma'), protocol: whole, id, nonce: id })
 export type Hello = z.infer<typeof hello>
 
@@ -22,10 +22,10 @@ const endpoint: z.ZodType<RdmaEndpoint> = z.object({
   readsIn: whole,
 })
 
-/** A queue pair to be connected: the sender's end, and the receiver's NIC at the other one. */
+/** A queue pair to connect: the sender's end, and the receiver's NIC at the other one. */
 const lane = z.object({ nic: whole, endpoint })
 
-/** What the connecting side asks; every question has one answer with its `seq`. */
+/** Requests of the connecting side; every request has one answer with its `seq`. */
 export const request = z.discriminatedUnion('type', [
   z.object({ type: z.literal('open'), seq: whole, lanes: z.array(lane).min(1).max(MOST_LANES) }),
   z.object({ type: z.literal('resolve'), seq: whole, keys: z.array(z.string()).max(MOST_KEYS) }),
@@ -33,7 +33,7 @@ export const request = z.discriminatedUnion('type', [
 export type Request = z.infer<typeof request>
 
 const region = z.object({
-  /** Where it starts, in decimal: it may be above 2^53. */
+  /** Its start, in decimal, because it may be above 2^53. */
   address: z.string().regex(/^\d{1,20}$/),
   bytes: whole,
   /** By NIC of the endpoint. */
@@ -41,10 +41,10 @@ const region = z.object({
 })
 export type ResolvedRegion = z.infer<typeof region>
 
-/** What the serving side answers, and tells: keys that are of no use any more. */
+/** Answers and notifications of the serving side: keys that are no longer valid. */
 export const reply = z.discriminatedUnion('type', [
   z.object({ type: z.literal('opened'), seq: whole, endpoints: z.array(endpoint) }),
-  // null: a key that is not known; `closed`: one whose region has been closed.
+  // null: an unknown key; `closed`: one whose region has been closed.
   z.object({ type: z.literal('resolved'), seq: whole, regions: z.array(z.union([region, z.literal('closed'), z.null()])) }),
   z.object({ type: z.literal('failed'), seq: whole, message: z.string() }),
   z.object({ type: z.literal('closed'), keys: z.array(z.string()) }),

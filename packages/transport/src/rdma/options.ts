@@ -2,27 +2,30 @@ import { CkptError } from '@ckpt/contract'
 import type { RdmaConnectOptions } from '@ckpt/rdma-core-bindings'
 import type { RdmaNic } from './choose.ts'
 
-/** How an RDMA endpoint is made. */
+/** Options of an RDMA endpoint. */
 export interface RdmaEndpointOptions {
-  /** `host:port` on which peers agree with it on queue pairs (over TCP; port 0 takes a free one). */
+  /** `host:port` on which peers agree with it on queue pairs (over TCP; port 0 selects a free one). */
   readonly listen: string
-  /** What peers have to prove that they know; at least 16 characters. */
+  /** Secret that peers have to prove; at least 16 characters. */
   readonly secret: string
-  /** `host:port` under which peers reach it, where that is not `listen`; port 0 stands for the one that was taken. */
+  /** `host:port` under which peers reach it, if that is not `listen`; port 0 means the selected one. */
   readonly advertise?: readonly string[]
-  /** The ports to use, as `chooseNics` and `assignNics` give them. */
+  /** Ports to use, as returned by `chooseNics` and `assignNics`. */
   readonly nics: readonly RdmaNic[]
-  /** Queue pairs to each peer for every NIC (default `NCCL_IB_QPS_PER_CONNECTION`, else 2). */
+  /** Queue pairs to each peer for every NIC (default `NCCL_IB_QPS_PER_CONNECTION`, otherwise 2). */
   readonly queuePairs?: number
-  /** Requests under way on each queue pair (default 64). */
+  /** Maximum requests in flight on each queue pair (default 64). */
   readonly depth?: number
-  /** Size of one request in bytes at most (default 1 MiB). */
+  /** Maximum size of one request in bytes (default 1 MiB). */
   readonly pieceBytes?: number
-  /** Of queue pairs (defaults: `NCCL_IB_TIMEOUT`, `NCCL_IB_RETRY_CNT` up to 6, `NCCL_IB_TC`, `NCCL_IB_SL`, where these are set). */
+  /**
+   * Options of queue pairs (defaults: `NCCL_IB_TIMEOUT`, `NCCL_IB_RETRY_CNT` up to 6, `NCCL_IB_TC`, `NCCL_IB_SL`, if these are
+   * set).
+   */
   readonly connection?: RdmaConnectOptions
 }
 
-/** {@link RdmaEndpointOptions} with every default filled in. */
+/** {@link RdmaEndpointOptions} with all defaults. */
 export interface RdmaSettings extends Required<Omit<RdmaEndpointOptions, 'advertise' | 'connection'>> {
   readonly advertise: readonly string[]
   readonly connection: Required<RdmaConnectOptions>
@@ -46,7 +49,7 @@ export function settingsOf(
   const retries = fromEnv(env, 'NCCL_IB_RETRY_CNT', 0, 7)
   const connection = {
     timeout: fromEnv(env, 'NCCL_IB_TIMEOUT', 1, 31) ?? 14,
-    // Seven means "forever" to some devices; no wait here is without an end.
+    // Seven means "forever" to some devices, and every wait here must end.
     retries: Math.min(retries ?? MOST_RETRIES, MOST_RETRIES),
     trafficClass: fromEnv(env, 'NCCL_IB_TC', 0, 255) ?? 0,
     serviceLevel: fromEnv(env, 'NCCL_IB_SL', 0, 15) ?? 0,

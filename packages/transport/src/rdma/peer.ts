@@ -7,7 +7,7 @@ import type { LaneOptions, Lanes } from './lanes.ts'
 import type { LocalMemories } from './memories.ts'
 import type { ResolvedRegion } from './messages.ts'
 
-/** What a peer works with, besides its own conversation. */
+/** Parts that a peer uses besides its own conversation. */
 export interface PeerOptions extends LaneOptions {
   readonly pieceBytes: number
   readonly memories: LocalMemories
@@ -15,12 +15,12 @@ export interface PeerOptions extends LaneOptions {
   readonly onClose: (peer: RdmaPeer) => void
 }
 
-/** A batch that others' failures broke is tried again this often: what it read once it may read twice. */
+/** Number of attempts for a batch that failures of others broke: it may read the same bytes twice. */
 const ATTEMPTS = 4
 
 type Direction = 'read' | 'write'
 
-/** A connection to another RDMA endpoint. */
+/** A connection to a different RDMA endpoint. */
 export class RdmaPeer implements OneSidedPeer {
   readonly descriptor: EndpointDescriptor
   readonly #client: BootstrapClient
@@ -72,7 +72,7 @@ export class RdmaPeer implements OneSidedPeer {
         if (this.#end !== undefined) throw this.#end
         const innocent = CkptError.is(failure, 'PEER_LOST') && failure.fields['status'] === 'IBV_WC_WR_FLUSH_ERR'
         if (!innocent && CkptError.is(failure, 'PEER_LOST')) await this.#lose(failure)
-        // A refused request takes its queue pair with it: the next batch, and those that were under way beside it, need new ones.
+        // A refused request breaks its queue pair: the next batch, and those that were running on it, need new ones.
         if (innocent || CkptError.is(failure, 'REGION_REFUSED')) this.#lanes.retire(generation)
         if (!innocent || attempt === ATTEMPTS) throw failure
       }
@@ -83,7 +83,7 @@ export class RdmaPeer implements OneSidedPeer {
     const { memories, transfers, timeoutMs, signal, onProgress } = request
     const regions = await this.#resolve(request)
     checkRanges(this.descriptor.id, request, regions)
-    // Not to be registered for nothing, and registering is what takes longest the first time.
+    // Checked first, because registering is what takes longest the first time.
     const local = await Promise.all(memories.map((memory) => this.#options.memories.regionsOf(memory)))
     const lanes = await withDeadline(this.#lanes.open(timeoutMs), {
       what: `queue pairs to ${this.descriptor.id}`,
@@ -105,7 +105,7 @@ export class RdmaPeer implements OneSidedPeer {
     })
   }
 
-  /** Where the request's regions lie; asked once a region. @throws CkptError `REGION_REFUSED`. */
+  /** Returns the locations of the request's regions; asked once per region. @throws CkptError `REGION_REFUSED`. */
   async #resolve({ regions, timeoutMs }: OneSidedRequest): Promise<ResolvedRegion[]> {
     const unknown = regions.map(({ key }) => key).filter((key) => !this.#regions.has(key))
     if (unknown.length > 0) {
@@ -122,7 +122,7 @@ export class RdmaPeer implements OneSidedPeer {
 
   #failureOf(error: unknown): unknown {
     if (!CkptError.is(error)) return error
-    // An index of the batch's regions, as the native side counts them, is one of the request's.
+    // Maps an index of the batch's regions, as the native side counts them, to one of the request's.
     return error.with({ peer: this.descriptor.id })
   }
 
@@ -130,7 +130,7 @@ export class RdmaPeer implements OneSidedPeer {
     if (this.#end !== undefined) throw this.#end
   }
 
-  /** Ends the connection: batches under way fail with `error`. */
+  /** Ends the connection: running batches fail with `error`. */
   async #lose(error: CkptError): Promise<void> {
     if (this.#end !== undefined) return
     this.#end = error
@@ -143,7 +143,7 @@ export class RdmaPeer implements OneSidedPeer {
 function checkRanges(peer: string, { transfers }: OneSidedRequest, regions: readonly ResolvedRegion[]): void {
   for (const { source: index, sourceOffset, bytes } of transfers) {
     const region = regions[index]
-    // What names no region at all is the caller's mistake, and refused as such further down.
+    // A copy that names no region is the caller's mistake, and is refused as such further down.
     if (region !== undefined && sourceOffset + bytes > region.bytes) {
       throw refused(peer, index, `bytes ${sourceOffset} + ${bytes} leave its ${region.bytes}`)
     }

@@ -4,15 +4,15 @@ import { native } from '../addon.ts'
 import type { Place } from './assign.ts'
 
 /**
- * What this machine has for RDMA: libibverbs, devices, ports, GIDs, and what is missing.
+ * Returns the RDMA support of this machine: libibverbs, devices, ports, GIDs, and what is missing.
  *
- * @throws CkptError `ADDON_UNAVAILABLE` when the addon itself is not built.
+ * @throws CkptError `ADDON_UNAVAILABLE` if the addon itself is not built.
  */
 export async function probeRdma(): Promise<RdmaProbe> {
   return native(probe)
 }
 
-/** Where a PCI device (domain:bus:device.function) sits, as far as the kernel says. */
+/** Returns the location of a PCI device (domain:bus:device.function), as far as the kernel reports it. */
 export function placeOf({ pciBusId, numaNode }: { pciBusId: string | undefined; numaNode: number }): Place {
   if (pciBusId === undefined) return { path: [], numaNode }
   try {

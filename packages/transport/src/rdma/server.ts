@@ -9,12 +9,12 @@ import { hello, RDMA_PROTOCOL, request, type Reply, type Request, type ResolvedR
 import { splitAddress, type RdmaSettings } from './options.ts'
 import { Connections } from './strangers.ts'
 
-/** A stranger has this long to prove the secret. */
+/** Time for a stranger to prove the secret. */
 const PROOF_MS = 10_000
 /** Maximum connections waiting to be accepted: those of a large cluster, or of a flood that honest ones arrive in. */
 const BACKLOG = 4096
 
-/** What the server needs of its endpoint. */
+/** Parts of the endpoint that the server uses. */
 export interface Served {
   readonly id: string
   readonly settings: RdmaSettings
@@ -24,8 +24,8 @@ export interface Served {
 }
 
 /**
- * Where peers agree with an endpoint on queue pairs and learn where regions lie. It takes part in connecting alone; what is read
- * afterwards, the device serves by itself.
+ * Server on which peers agree with an endpoint on queue pairs and learn the locations of regions. It only takes part in
+ * connecting; later reads are served by the device alone.
  */
 export class BootstrapServer {
   readonly #served: Served
@@ -56,12 +56,12 @@ export class BootstrapServer {
     return typeof bound === 'object' && bound !== null ? bound.port : port
   }
 
-  /** Peers that are connected. */
+  /** Number of connected peers. */
   get connections(): number {
     return this.#sessions.size
   }
 
-  /** Tells peers that a key is of no use any more. */
+  /** Notifies peers that a key is no longer valid. */
   announceClosed(key: string): void {
     for (const session of this.#sessions) session.tell({ type: 'closed', keys: [key] })
   }
@@ -73,7 +73,7 @@ export class BootstrapServer {
   }
 }
 
-/** What a session tells its server. */
+/** Callbacks of a session to its server. */
 interface SessionEvents {
   proven(): void
   gone(): void
@@ -130,7 +130,7 @@ class Session {
         else this.#greet(message)
       }
     } catch {
-      // Who breaks the protocol, or cannot prove the secret, learns no more than that.
+      // A peer that violates the protocol, or cannot prove the secret, learns nothing else.
       this.#socket.destroy()
     }
   }
@@ -147,7 +147,7 @@ class Session {
     this.#greeted = true
   }
 
-  /** Everything after the greeting is sealed: a message that got here has proven the secret. */
+  /** Everything after the greeting is sealed: a message that arrived here has proven the secret. */
   #ask(message: Request): void {
     if (!this.#proven) {
       this.#proven = true
@@ -169,7 +169,7 @@ class Session {
 
   async #open({ lanes }: Extract<Request, { type: 'open' }>): Promise<{ type: 'opened'; endpoints: RdmaEndpoint[] }> {
     const { settings, devices } = this.#served
-    // What a renewed set replaces is of no use: a reliable connection that has failed stays so.
+    // The old pairs of a renewed set are useless: a failed reliable connection stays so.
     await this.#replacePairs([])
     const pairs: RdmaQueuePair[] = []
     try {

@@ -1,16 +1,16 @@
-/** Connections that have proven nothing yet may be this many; an honest peer is through in milliseconds. */
+/** Maximum number of connections that have proven nothing yet; an honest peer needs only milliseconds. */
 export const MOST_STRANGERS = 256
-/** Connections that one endpoint serves. */
+/** Maximum number of connections that one endpoint serves. */
 const MOST_CONNECTIONS = 4096
 
-/** What is kept of one connection. */
+/** State of one connection. */
 interface Connection {
   /** True once the peer has proven that it knows the secret. */
   readonly proven: boolean
   close(): Promise<void>
 }
 
-/** The connections of an endpoint: those that come oust the oldest one that has proven nothing, never one that has. */
+/** Connections of an endpoint: new ones displace the oldest one that has proven nothing, never one that has. */
 export class Connections<One extends Connection> implements Iterable<One> {
   readonly #all = new Set<One>()
   /** Oldest first. */
@@ -24,7 +24,7 @@ export class Connections<One extends Connection> implements Iterable<One> {
     return this.#all[Symbol.iterator]()
   }
 
-  /** Takes a connection in. @returns false where there are too many of peers who have proven the secret. */
+  /** Adds a connection. @returns false if there are too many peers that have proven the secret */
   add(connection: One): boolean {
     for (const oldest of this.#strangers) {
       if (this.#strangers.size < MOST_STRANGERS) break
@@ -37,7 +37,7 @@ export class Connections<One extends Connection> implements Iterable<One> {
     return true
   }
 
-  /** The connection's peer has proven that it knows the secret. */
+  /** Marks that the connection's peer has proven that it knows the secret. */
   prove(connection: One): void {
     this.#strangers.delete(connection)
   }

@@ -13,25 +13,25 @@ import { nativeMemory } from '../host/memory.ts'
 import { connectTcp, type TcpPeer } from './peer.ts'
 import type { TcpProtection } from './protection.ts'
 
-/** How a TCP endpoint is made. */
+/** Options of a TCP endpoint. */
 export interface TcpEndpointOptions {
-  /** `host:port` to listen on; port 0 takes a free one. */
+  /** `host:port` to listen on; port 0 selects a free one. */
   readonly listen: readonly string[]
-  /** What peers have to prove that they know; at least 16 characters. */
+  /** Secret that peers have to prove; at least 16 characters. */
   readonly secret: string
   /**
-   * `host:port` under which peers reach it, where that is not what it listens on (port 0 stands for the one that was taken by the
+   * `host:port` under which peers reach it, if these differ from the listening ones (port 0 means the port selected by the
    * address at the same place in `listen`).
    */
   readonly advertise?: readonly string[]
   /** Connections to each peer (default 4). */
   readonly streams?: number
   /**
-   * Niceness of the threads that serve, 0 to 19 (default 19: where cores are short, what else this machine does comes first; such a
-   * thread gets 1.5 % of a core beside a thread of niceness 0, and one of niceness 10 gets a tenth).
+   * Niceness of the serving threads, 0 to 19 (default 19: other work on this machine comes first if cores are scarce; such a
+   * thread gets 1.5 % of a core next to a thread of niceness 0, and one of niceness 10 gets a tenth).
    */
   readonly niceness?: number
-  /** What its connections have at least, those that it makes and those that it takes (default `authenticated`). */
+  /** Minimum protection of its connections, in both directions (default `authenticated`). */
   readonly protection?: TcpProtection
 }
 
@@ -39,8 +39,8 @@ export interface TcpEndpointOptions {
 export const TCP_STREAMS = 4
 
 /**
- * An endpoint that serves one-sided reads over TCP from native threads. What travels is authenticated; it is encrypted where `protection`
- * says so.
+ * Creates an endpoint that serves one-sided reads over TCP from native threads. Data in transit is authenticated; `protection`
+ * can also encrypt it.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the field, `NATIVE_FAILURE` naming the address that cannot be listened on,
  * `ADDON_UNAVAILABLE`.
@@ -82,7 +82,7 @@ export class TcpEndpoint implements OneSided {
     return this.#native.servedBytes()
   }
 
-  /** Connections of peers that are open. */
+  /** Number of open connections of peers. */
   get connections(): number {
     return this.#native.connections()
   }
@@ -131,7 +131,7 @@ export class TcpEndpoint implements OneSided {
   }
 }
 
-/** `address` with the port of `listening` where its own is 0. */
+/** Returns `address` with the port of `listening` if its own is 0. */
 function withPort(address: string, listening: string | undefined): string {
   const port = listening?.slice(listening.lastIndexOf(':') + 1)
   return port !== undefined && address.endsWith(':0') ? `${address.slice(0, -1)}${port}` : address

@@ -12,14 +12,14 @@ import { fromNative, hostAddon, native } from '../addon.ts'
 import { nativeMemory } from '../host/memory.ts'
 import type { TcpProtection } from './protection.ts'
 
-/** How {@link connectTcp} connects. */
+/** Options of {@link connectTcp}. */
 interface ConnectTcpOptions extends ConnectPeerOptions {
   readonly streams: number
   readonly protection: TcpProtection | undefined
   readonly onClose: (peer: TcpPeer) => void
 }
 
-/** Connects to a TCP endpoint; errors as of `OneSided.connect`. */
+/** Connects to a TCP endpoint; errors as for `OneSided.connect`. */
 export async function connectTcp(descriptor: EndpointDescriptor, options: ConnectTcpOptions): Promise<TcpPeer> {
   const { kind, id, addresses } = descriptor
   if (kind !== 'tcp') {
@@ -45,12 +45,14 @@ export class TcpPeer implements OneSidedPeer {
     this.#onClose = onClose
   }
 
-  /** What protects the connections: what both sides have agreed on. */
+  /** Protection of the connections, as agreed by both sides. */
   get protection(): TcpProtection {
     return this.#native.protection
   }
 
-  /** The cipher that protects bytes of regions, and the library with its version that computes it; for people. Absent with `none`. */
+  /**
+   * Cipher that protects bytes of regions, and the library with its version that computes it; for people. Absent with `none`.
+   */
   get cipher(): string | undefined {
     return this.#native.protection === 'none' ? undefined : this.#native.cipher
   }
@@ -79,7 +81,7 @@ export class TcpPeer implements OneSidedPeer {
   }
 }
 
-/** A native error, its `index` as the field `region`. */
+/** Returns a native error with its `index` as the field `region`. */
 function refusal(error: unknown): unknown {
   const translated = fromNative(error)
   if (!CkptError.is(translated, 'REGION_REFUSED')) return translated
@@ -99,7 +101,7 @@ async function cancellable<T>(
   const stopListening = onAbort(signal, () => cancellation.cancel())
   try {
     const result = await work(cancellation)
-    // It may have been through before the cancellation was seen: an abort is one all the same.
+    // The operation may have finished before the cancellation was noticed: it still counts as an abort.
     signal?.throwIfAborted()
     return result
   } catch (error) {

@@ -1,10 +1,11 @@
 /**
- * Somebody on the network who knows no secret, in a process of its own: for each message `{ port, kind, count }` of its parent it opens
- * so many connections, some at a time, keeps all that the other side does not close, and answers with how many were opened and closed.
+ * A stranger on the network without a secret, in a separate process: for each message `{ port, kind, count }` of its parent it
+ * opens that many connections, some at a time, keeps all that the other side does not close, and answers with the numbers of
+ * opened and closed ones.
  */
 import { connect, type Socket } from 'node:net'
 
-/** What a stranger sends: bytes at once, and then some again and again. */
+/** Bytes that a stranger sends: some at once, and then some repeatedly. */
 export interface Kind {
   readonly first: string
   readonly again: string

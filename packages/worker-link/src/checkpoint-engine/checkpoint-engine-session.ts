@@ -20,31 +20,33 @@ interface Pending {
   readonly reject: (error: CkptError) => void
 }
 
-/** A traceback is text of a few kilobytes; nothing else comes from a worker. */
+/** A traceback is text of a few kilobytes; a worker sends nothing else. */
 const MAX_ANSWER_BYTES = 16 * 2 ** 20
-/** A worker that is gone may have answered before: this long its last answer may still be on its way. */
+/** Time in milliseconds for the last answer of a lost worker to arrive. */
 const LAST_ANSWER_MS = 250
-/** Longest time that a worker is still told, after this rank is done with it, that its update is off. */
+/** Maximum time for telling the worker, after this rank is done with it, that its update is aborted. */
 const FAREWELL_MS = 10_000
 
 export interface CheckpointEngineSessionOptions {
   readonly rank: number
   /** ZeroMQ address to bind. */
   readonly address: string
-  /** Longest time the worker may take to answer anything while it owes an answer. */
+  /** Maximum time for the worker to send an answer while it owes one. */
   readonly timeoutMs: number
-  /** Called before the worker is given the first tensors. */
+  /** Called before the worker receives the first tensors. */
   readonly onGiven?: () => void
   /** Called with waits that last longer than a second. */
   readonly onWaiting?: (waiting: Waiting) => void
 }
 
 /**
- * One rank's connection to a worker that runs checkpoint-engine's stock `update_weights_from_ipc` (its release 0.4.2): pickles go to
- * the worker, raw bytes come back, empty ones where all went well, else a traceback. Nothing that comes back is ever unpickled.
+ * One rank's connection to a worker that runs checkpoint-engine's stock `update_weights_from_ipc` (its release 0.4.2): pickles
+ * go to the worker, raw bytes come back, empty ones on success, otherwise a traceback. Nothing that comes back is ever
+ * unpickled.
  *
- * The worker has a REP socket. This side speaks to it as a REQ socket does, but is a DEALER: several buckets may be with the worker
- * at a time, which it takes one by one and answers in order, and an abort can be sent while it works. The first failure is final.
+ * The worker has a REP socket. This side frames messages like a REQ socket, but is a DEALER: the worker may have several
+ * buckets at a time, which it processes one by one and answers in order, and an abort can be sent while it works. The first
+ * failure is final.
  */
 export class CheckpointEngineSession implements UpdateSession {
   readonly checksDigests = false
@@ -73,7 +75,7 @@ export class CheckpointEngineSession implements UpdateSession {
     this.#options = options
   }
 
-  /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
+  /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` if the address cannot be bound. */
   static async bind(options: CheckpointEngineSessionOptions): Promise<CheckpointEngineSession> {
     requireSocketDescriptors(`the socket for the engine worker of rank ${options.rank}`)
     const session = new CheckpointEngineSession(options)
@@ -91,12 +93,12 @@ export class CheckpointEngineSession implements UpdateSession {
     return session
   }
 
-  /** Nothing: these workers do not greet. */
+  /** Returns nothing: these workers do not greet. */
   greeted(): Promise<WorkerGreeting> {
     return Promise.resolve({ protocol: 0, state: undefined, routes: undefined })
   }
 
-  /** Hands the worker the ring once it connects. What is asked of the session before that is done waits for it; its failure is final. */
+  /** Hands the worker the ring once it connects. Requests made before that wait for it; its failure is final. */
   attach(ring: RingHandle, _totals: { tensors: number; bytes: number }, signal: AbortSignal): Promise<void> {
     this.#attached = this.#attach(ring, signal)
     this.#attached.catch((error: unknown) => this.fail(CkptError.from(error, 'ENGINE_UNREACHABLE')))
@@ -123,22 +125,22 @@ export class CheckpointEngineSession implements UpdateSession {
     return { reloadMs: await this.#request(bucketPayload(tensors), `bucket ${bucket}`) }
   }
 
-  /** The first `None`: the worker has loaded everything and lets go of the ring. */
+  /** Sends the first `None`: the worker has loaded everything and releases the ring. */
   async release(): Promise<void> {
     await this.#attached
     await this.#request(donePayload(), 'release')
     this.#state = 'released'
   }
 
-  /** The second `None`: the worker runs its post hook. What it serves has no version in this protocol. */
+  /** Sends the second `None`: the worker runs its post hook. In this protocol its state has no version. */
   async commit(): Promise<void> {
     await this.#request(donePayload(), 'commit')
     this.#state = 'ended'
   }
 
   /**
-   * Makes the worker raise `reason`. There is no answer to that; the worker reads it when it is done with what it is doing, or when it
-   * connects, so the socket stays open for that while, also after `close`.
+   * Makes the worker raise `reason`. There is no answer to that. The worker reads it after its current work, or when it
+   * connects, so the socket stays open until then, even after `close`.
    */
   abort(reason: string): Promise<void> {
     if (this.#state !== 'ended' && !this.#socket.closed) this.#farewell ??= this.#sayFarewell(reason)
@@ -163,7 +165,7 @@ export class CheckpointEngineSession implements UpdateSession {
 
   async #sayFarewell(reason: string): Promise<void> {
     const farewell = async () => {
-      // A worker that has not taken the ring answers whatever comes first with its error, then waits for one more message.
+      // A worker that has not taken the ring answers the first message with its error, then waits for one more message.
       const owesAttach = this.#state === 'new' || this.#state === 'attaching'
       await this.#send(abortPayload(reason))
       if (!owesAttach) return
@@ -219,10 +221,10 @@ export class CheckpointEngineSession implements UpdateSession {
     const peer = `engine worker of rank ${rank}`
     this.#socket.events.on('accept', () => {
       if (this.#state === 'ended') {
-        // An engine with a second model (SGLang's draft model) comes again, and would wait for ever.
+        // An engine with a second model (SGLang's draft model) connects again, and would wait forever.
         this.#state = 'new'
         this.#farewell ??= this.#sayFarewell(
-          'the weights were given to another model of this engine: a session has one receiver',
+          'the weights were sent to a different model of this engine: a session has one receiver',
         )
       } else if (this.#connected) {
         this.fail(new CkptError('ENGINE_PROTOCOL', `a second worker connected to rank ${rank}`, { fields: { rank, peer } }))
@@ -235,7 +237,7 @@ export class CheckpointEngineSession implements UpdateSession {
       setTimeout(() => {
         if (this.#state === 'ended') return
         const at = this.#pending[0]?.what ?? 'the next bucket'
-        this.fail(new CkptError('ENGINE_WORKER_LOST', `${peer} went away at ${at}`, { fields: { rank, peer } }))
+        this.fail(new CkptError('ENGINE_WORKER_LOST', `${peer} disconnected at ${at}`, { fields: { rank, peer } }))
       }, LAST_ANSWER_MS).unref()
     })
   }
@@ -247,7 +249,7 @@ export class CheckpointEngineSession implements UpdateSession {
       for await (const frames of this.#socket) {
         const [delimiter, answer] = frames
         if (frames.length !== 2 || delimiter!.length !== 0) {
-          const text = `${peer} sent ${frames.length} frames that are no answer`
+          const text = `${peer} sent ${frames.length} frames that are not an answer`
           throw new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer } })
         }
         this.#handle(answer!, peer)

@@ -1,7 +1,7 @@
 import { CkptError, DTYPE_BITS, type DType, type RingHandle, type RingTensor } from '@ckpt/contract'
 import { PythonCall, PythonDict, PythonGlobal, PythonTuple, pickle } from './pickle.ts'
 
-/** Name of each dtype's element type in the `torch` module; dtypes without one travel as packed bytes (`uint8`). */
+/** Name of each dtype's element type in the `torch` module; dtypes without one are sent as packed bytes (`uint8`). */
 const TORCH_DTYPES: Readonly<Partial<Record<DType, string>>> = {
   BOOL: 'bool',
   U8: 'uint8',
@@ -33,23 +33,23 @@ const UINT8 = new PythonGlobal('torch', 'uint8')
 /** Bytes of a CUDA IPC handle of a memory allocation or an event (`CUDA_IPC_HANDLE_SIZE`). */
 const IPC_HANDLE_BYTES = 64
 
-/** Where a worker counts down when it has let go of the ring: a file in shared memory, and an index into its counters. */
+/** Counter that a worker decrements when it has released the ring: a file in shared memory, and an index into its counters. */
 export interface ReferenceCounter {
-  /** Name as `shm_open` takes it, with its leading slash. */
+  /** Name for `shm_open`, with its leading slash. */
   readonly name: string
   readonly index: number
 }
 
 /**
- * What the worker rebuilds its view of the ring from: `(callable, args)` as torch's `reduce_tensor` gives them for a uint8 CUDA
- * tensor. The memory handle goes without torch's version prefix, which every torch takes whatever its own version; no event has to
- * be waited for, since a bucket is announced only when its bytes are in the ring.
+ * Data from which the worker rebuilds its view of the ring: `(callable, args)` as torch's `reduce_tensor` returns them for a
+ * uint8 CUDA tensor. The memory handle is sent without torch's version prefix, which every torch accepts in any version. No
+ * event has to be waited for, because a bucket is announced only when its bytes are in the ring.
  *
- * @throws CkptError `UNSUPPORTED` for a ring that is not in CUDA memory: the stock worker knows nothing else.
+ * @throws CkptError `UNSUPPORTED` for a ring that is not in CUDA memory: the stock worker supports nothing else.
  */
 export function ringPayload(ring: RingHandle, counter: ReferenceCounter): Buffer {
   if (ring.kind !== 'cuda') {
-    const text = `checkpoint-engine's worker protocol needs a ring in CUDA memory, this one is ${ring.kind}`
+    const text = `checkpoint-engine's worker protocol needs a ring in CUDA memory, but this one is ${ring.kind}`
     throw new CkptError('UNSUPPORTED', text, { fields: { field: 'ring' } })
   }
   if (ring.handle.length !== IPC_HANDLE_BYTES) {
@@ -62,7 +62,7 @@ export function ringPayload(ring: RingHandle, counter: ReferenceCounter): Buffer
     0, // offset of the tensor in its storage
     TYPED_STORAGE,
     UINT8,
-    0, // device index: the worker puts its own in its place
+    0, // device index: the worker replaces it with its own
     ring.handle,
     ring.bytes,
     ring.offset,
@@ -70,7 +70,7 @@ export function ringPayload(ring: RingHandle, counter: ReferenceCounter): Buffer
     Buffer.from(counter.name),
     counter.index,
     Buffer.alloc(IPC_HANDLE_BYTES),
-    false, // whether the event is to be waited for
+    false, // true to wait for the event
   ]
   return pickle(new PythonTuple([REBUILD, new PythonTuple(args)]))
 }
@@ -91,7 +91,7 @@ export function bucketPayload(tensors: readonly RingTensor[]): Buffer {
   )
 }
 
-/** Ends a phase: the first lets go of the ring, the second runs the worker's post hook. */
+/** Ends a phase: the first releases the ring, the second runs the worker's post hook. */
 export function donePayload(): Buffer {
   return pickle(null)
 }
@@ -101,7 +101,9 @@ export function abortPayload(reason: string): Buffer {
   return pickle(new PythonCall(RUNTIME_ERROR, [reason.replaceAll(/\p{Surrogate}/gu, '\ufffd')]))
 }
 
-/** Shape of the uint8 tensor that stands for a dtype torch has no element type for: the last dimension counts bytes. */
+/**
+ * Returns the shape of the uint8 tensor that represents a dtype without a torch element type: the last dimension counts bytes.
+ */
 function packedShape(dtype: DType, shape: readonly number[], bytes: number): readonly number[] {
   const rowBits = (shape.at(-1) ?? 1) * DTYPE_BITS[dtype]
   return shape.length === 0 || rowBits % 8 !== 0 ? [bytes] : [...shape.slice(0, -1), rowBits / 8]

@@ -8,7 +8,7 @@ export class PythonGlobal {
   ) {}
 }
 
-/** `callable(*args)`, evaluated where the pickle is read. */
+/** `callable(*args)`, evaluated by the reader of the pickle. */
 export class PythonCall {
   constructor(
     readonly callable: PythonGlobal,
@@ -20,12 +20,12 @@ export class PythonTuple {
   constructor(readonly items: readonly PythonValue[]) {}
 }
 
-/** A dict with string keys, in the order given. */
+/** A dict with string keys, in the given order. */
 export class PythonDict {
   constructor(readonly entries: readonly (readonly [key: string, value: PythonValue])[]) {}
 }
 
-/** What {@link pickle} can write: an array becomes a list, a number an int, bytes are bytes. */
+/** Values that {@link pickle} can write: an array becomes a list, a number an int, bytes are bytes. */
 export type PythonValue =
   | null
   | boolean
@@ -70,10 +70,11 @@ const PROTOCOL = 4
 const MAX_DEPTH = 100
 
 /**
- * `value` as a pickle of protocol 4. Globals and dict keys are written once and referred to afterwards. There is no reader: nothing
- * is ever unpickled here.
+ * Returns `value` as a pickle of protocol 4. Globals and dict keys are written once and referred to afterwards. There is no
+ * reader: nothing is ever unpickled here.
  *
- * @throws CkptError `INVALID_ARGUMENT` for a number that is no safe integer, text with a lone surrogate, or nesting over 100 deep.
+ * @throws CkptError `INVALID_ARGUMENT` for a number that is not a safe integer, text with a lone surrogate, or nesting over 100
+ * deep.
  */
 export function pickle(value: PythonValue): Buffer {
   const writer = new Writer()
@@ -88,7 +89,7 @@ class Writer {
   #length = 0
   readonly #memo = new Map<string, number>()
 
-  /** A buffer of its own: ZeroMQ may send it later without a copy. */
+  /** A separate buffer: ZeroMQ may send it later without a copy. */
   finish(): Buffer {
     return Buffer.from(this.#buffer.subarray(0, this.#length))
   }
@@ -144,7 +145,7 @@ class Writer {
   }
 
   #text(value: string): void {
-    if (/\p{Surrogate}/u.test(value)) throw invalid(`${JSON.stringify(value)} holds a lone surrogate`)
+    if (/\p{Surrogate}/u.test(value)) throw invalid(`${JSON.stringify(value)} contains a lone surrogate`)
     this.#sized(OP.shortText, OP.text, Buffer.from(value))
   }
 
@@ -187,7 +188,7 @@ class Writer {
     })
   }
 
-  /** Writes what `key` stands for, or a reference to where it was written before. */
+  /** Writes the value of `key`, or a reference to where it was written before. */
   #once(key: string, write: () => void): void {
     const known = this.#memo.get(key)
     if (known === undefined) {

@@ -5,8 +5,8 @@ import type { ReferenceCounter } from './payloads.ts'
 
 /**
  * torch keeps the receivers' reference counts of a sent CUDA tensor in shared memory (torch/csrc/CudaIPCTypes.h,
- * aten/src/ATen/MapAllocator.h): 64 bytes whose first word counts the processes that have the file mapped, then 10,000 counters of 8
- * bytes. A receiver maps the file when it has let go of the tensor and takes one off its counter.
+ * aten/src/ATen/MapAllocator.h): 64 bytes whose first word counts the processes that have the file mapped, then 10,000 counters
+ * of 8 bytes. A receiver maps the file when it has released the tensor and decrements its counter.
  */
 const HEADER_BYTES = 64
 const COUNTERS = 10_000
@@ -19,14 +19,14 @@ export class CounterFile implements ReferenceCounter {
   readonly #path: string
   readonly #onExit = () => rmSync(this.#path, { force: true })
 
-  /** @throws CkptError `NATIVE_FAILURE` when /dev/shm cannot be written. */
+  /** @throws CkptError `NATIVE_FAILURE` if /dev/shm cannot be written. */
   constructor() {
-    // Named as rings are, so that what a killed process left is found and removed with them.
+    // Named like rings, so that files of killed processes are found and removed together with them.
     const file = `ckpt-${process.pid}-${pidNamespace()}-${randomBytes(8).toString('hex')}`
     this.name = `/${file}`
     this.#path = `/dev/shm/${file}`
     const content = Buffer.alloc(FILE_BYTES)
-    content.writeInt32LE(1, 0) // this process: the file is not the last receiver's to remove
+    content.writeInt32LE(1, 0) // this process: the last receiver must not remove the file
     content.writeBigInt64LE(1n, HEADER_BYTES)
     try {
       const descriptor = openSync(this.#path, 'wx', 0o600)
@@ -36,7 +36,7 @@ export class CounterFile implements ReferenceCounter {
         closeSync(descriptor)
       }
     } catch (error) {
-      throw CkptError.from(error, 'NATIVE_FAILURE', `cannot make ${this.#path}`)
+      throw CkptError.from(error, 'NATIVE_FAILURE', `cannot create ${this.#path}`)
     }
     process.on('exit', this.#onExit)
   }

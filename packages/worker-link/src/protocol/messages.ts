@@ -12,9 +12,9 @@ import { Packr, Unpackr } from 'msgpackr'
 import { z } from 'zod'
 import { firstIssue } from '@ckpt/utils'
 
-/** Version of the worker protocol that this package speaks (docs/worker-protocol.md). */
+/** Version of the worker protocol of this package (docs/worker-protocol.md). */
 export const WORKER_PROTOCOL = 3
-/** The oldest one that a rank still speaks with a worker. */
+/** Oldest version that a rank still accepts from a worker. */
 export const OLDEST_WORKER_PROTOCOL = 1
 
 const count = z.number().int().nonnegative()
@@ -25,23 +25,23 @@ const helloSchema = z.object({
   protocol: z.number().int(),
   token: z.string(),
   pid: count,
-  // By which the rank can tell that `pid` means this process where it runs, too.
+  // Mark with which the rank can check that `pid` means this process in its own namespace.
   process: z.string().max(128).nullish(),
   engine: z.string(),
   device: z.string(),
-  // The worker's name for the parameters it has, new whenever they change but by loading; workers without one are sent everything.
+  // The worker's name for its parameters, new whenever they change except by loading; workers without one receive everything.
   state: z.string().max(128).optional(),
   routes: z.string().nullish(),
 })
 
 const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'expected bytes')
-/** Whole numbers over 2^32 come as 64-bit integers from some packers. */
+/** Some packers send whole numbers over 2^32 as 64-bit integers. */
 const whole = z.union([count, z.bigint().nonnegative().max(BigInt(Number.MAX_SAFE_INTEGER)).transform(Number)])
 /** A number of up to 64 bits as text. */
 const decimal = z.string().regex(/^\d{1,20}$/)
 const dtype = z.enum(DTYPES as [DType, ...DType[]])
 
-/** A recording as it stands in the answer to `routes`. */
+/** A recording in the answer to `routes`. */
 export const recordingSchema: z.ZodType<Recording> = z.object({
   id: z.string(),
   tensors: z.array(
@@ -142,11 +142,11 @@ const fromRank = z.discriminatedUnion('type', [
   z.object({ type: z.literal('sums'), ...sequence, routes: z.string() }),
   z.object({ type: z.literal('commit'), ...sequence, version: z.string(), digest: z.string().optional() }),
   z.object({ type: z.literal('abort'), ...sequence, reason: z.string() }),
-  // The answer to a greeting that is refused; nothing follows it.
+  // Answer to a refused greeting; nothing follows it.
   z.object({ type: z.literal('error'), ...sequence, error: z.object({ type: z.string(), message: z.string() }) }),
 ])
 
-/** Fields of each message, by its `type`, as the schemas have them: for tests that are to cover all. */
+/** Fields of each message, by its `type`, from the schemas: for tests that must cover all. */
 export const MESSAGE_FIELDS = { worker: fieldsOf(fromWorker), rank: fieldsOf(fromRank) }
 
 function fieldsOf({ options }: { options: readonly z.ZodObject<{ type: z.ZodLiteral<string> }>[] }): Record<string, string[]> {
@@ -157,7 +157,7 @@ function fieldsOf({ options }: { options: readonly z.ZodObject<{ type: z.ZodLite
 export type WorkerMessage = z.infer<typeof fromWorker>
 /** A message a rank sends. */
 export type RankMessage = z.infer<typeof fromRank>
-/** The answer to `routes` as a worker writes it: with {@link recordingFrame}. */
+/** The answer to `routes` in the form that a worker writes: with {@link recordingFrame}. */
 export type RoutesAnswer = { type: 'ok'; seq: number; epoch: number; routes: object | null; reason?: string }
 /** A rank's message before its sequence number and epoch are known. */
 export type RankRequest = RankMessage extends infer M ? (M extends RankMessage ? Omit<M, 'seq' | 'epoch'> : never) : never
@@ -168,17 +168,17 @@ const packr = new Packr({ useRecords: false, variableMapSize: true })
 // Plain decoding only: no records, no extensions beyond the format's own, 64-bit integers as BigInt (rejected by the schemas).
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true, int64AsType: 'bigint' })
 
-/** One frame that holds `message`. The buffer is the caller's alone: ZeroMQ may send it later without a copy. */
+/** Encodes `message` as one frame. The buffer belongs to the caller alone: ZeroMQ may send it later without a copy. */
 export function encodeMessage(message: WorkerMessage | RankMessage | RoutesAnswer): Buffer {
   return Buffer.from(packr.pack(message))
 }
 
-/** The worker's message in `frame`. @throws CkptError `ENGINE_PROTOCOL` that names the offending field. */
+/** Decodes the worker's message in `frame`. @throws CkptError `ENGINE_PROTOCOL` that names the offending field. */
 export function decodeWorkerMessage(frame: Uint8Array, peer: string): WorkerMessage {
   return decode(fromWorker, frame, peer)
 }
 
-/** The rank's message in `frame`. @throws CkptError `ENGINE_PROTOCOL` that names the offending field. */
+/** Decodes the rank's message in `frame`. @throws CkptError `ENGINE_PROTOCOL` that names the offending field. */
 export function decodeRankMessage(frame: Uint8Array, peer: string): RankMessage {
   return decode(fromRank, frame, peer)
 }
@@ -201,7 +201,7 @@ function decode<T>(schema: z.ZodType<T>, frame: Uint8Array, peer: string): T {
   throw new CkptError('ENGINE_PROTOCOL', `${peer} sent a malformed message: ${field}: ${message}`, { fields: { peer, field } })
 }
 
-/** What {@link recordingSchema} reads. */
+/** Returns the form that {@link recordingSchema} reads. */
 export function recordingFrame(recording: Recording): object {
   return {
     id: recording.id,
@@ -220,20 +220,20 @@ export function recordingFrame(recording: Recording): object {
   }
 }
 
-/** 8 bytes, little-endian. */
+/** Returns 8 bytes, little-endian. */
 export function digestFrame(digest: bigint): Buffer {
   const bytes = Buffer.alloc(8)
   bytes.writeBigUInt64LE(digest)
   return bytes
 }
 
-/** `tensor` as it stands in a `bucket` message. */
+/** Returns `tensor` in the form of a `bucket` message. */
 export function tensorFrame(tensor: RingTensor): TensorFrame {
   const digest = tensor.digest === undefined ? null : digestFrame(tensor.digest)
   return [tensor.name, tensor.dtype, [...tensor.shape], tensor.offset, tensor.bytes, digest]
 }
 
-/** The tensor that a `bucket` message describes. */
+/** Returns the tensor that a `bucket` message describes. */
 export function ringTensor([name, dtype, shape, offset, bytes, digest]: TensorFrame): RingTensor {
   const value = digest && Buffer.from(digest.buffer, digest.byteOffset, 8).readBigUInt64LE()
   return { name, dtype, shape, offset, bytes, ...(value !== null && { digest: value }) }

@@ -1,25 +1,25 @@
 import { readFileSync, readdirSync, readlinkSync } from 'node:fs'
 
-/** How often a process is looked at, in milliseconds. */
+/** Interval in milliseconds for checking a process. */
 const EVERY_MS = 200
-/** Flags of a task (Linux, include/linux/sched.h): it is on its way out; a signal ended it. */
+/** Flags of a task (Linux, include/linux/sched.h): it is exiting; a signal ended it. */
 const PF_EXITING = 0x4
 const PF_SIGNALED = 0x400
 const SIGKILL_PENDING = 1 << 8
 
-/** What /proc says of a process, or of one of its threads. */
+/** State of a process, or of one of its threads, from /proc. */
 interface TaskState {
   readonly state: string
   readonly flags: number
-  /** When it started, in clock ticks since the machine did. */
+  /** Start time, in clock ticks since the machine started. */
   readonly start: string
-  /** The lower signals that wait for it. */
+  /** Pending signals (the lower ones). */
   readonly pending: number
 }
 
 /**
- * Names a process of this machine so that a process id is not taken for another's: its PID namespace, and when it started. Nothing where
- * /proc does not say.
+ * Names a process of this machine so that its process id cannot be confused with another's: its PID namespace, and its start
+ * time. Undefined if /proc does not report them.
  */
 export function processMark(): string | undefined {
   const namespace = ownNamespace()
@@ -27,7 +27,7 @@ export function processMark(): string | undefined {
   return namespace === undefined || task === undefined ? undefined : `${namespace}:${task.start}`
 }
 
-/** The part of {@link processMark} that all processes have in common that can see each other by the same ids. */
+/** Part of {@link processMark} that is common to all processes that see each other by the same ids. */
 function ownNamespace(): string | undefined {
   try {
     return /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0]
@@ -37,11 +37,11 @@ function ownNamespace(): string | undefined {
 }
 
 /**
- * Calls `onEnd` once, as soon as the process has ended or can do nothing but end: it was killed, though it may take seconds to give its
- * memory back (a GPU's, or hundreds of gigabytes) before its connections break, or others hold these open. Watches nothing where
- * `mark`, as of {@link processMark}, is of a process that this one does not see by `pid`.
+ * Calls `onEnd` once, as soon as the process has ended or is certainly ending: it was killed, though it may take seconds to
+ * release its memory (a GPU's, or hundreds of gigabytes) before its connections break, or others hold these open. Watches
+ * nothing if `mark`, as in {@link processMark}, belongs to a process that this one does not see by `pid`.
  *
- * @returns what ends the watch
+ * @returns a function that ends the watch
  */
 export function watchProcess(pid: number, mark: string, onEnd: () => void): () => void {
   const [namespace, start] = mark.split(':')
@@ -55,7 +55,7 @@ export function watchProcess(pid: number, mark: string, onEnd: () => void): () =
   return () => clearInterval(timer)
 }
 
-/** Whether the process runs, or may run again. */
+/** Returns true if the process runs, or may run again. */
 function isAlive(pid: number, start: string | undefined): boolean {
   const leader = taskState(`/proc/${pid}/stat`)
   if (leader === undefined || leader.start !== start) return false
@@ -81,7 +81,7 @@ function tasks(pid: number): TaskState[] {
   }
 }
 
-/** Fields 3, 9, 22 and 31 of proc_pid_stat(5); the name before them may hold anything. */
+/** Fields 3, 9, 22 and 31 of proc_pid_stat(5); the name before them may contain anything. */
 function taskState(path: string): TaskState | undefined {
   let text: string
   try {

@@ -1,14 +1,17 @@
 import { tensorBytes, type Recording, type StorageHandle } from '@ckpt/contract'
 
-/** The most rows that one route is taken apart into, and all of a recording's together: more would take longer than any loader. */
+/**
+ * Maximum number of rows into which one route is divided, and of all of a recording's together: more would take longer than any
+ * loader.
+ */
 const ROUTE_ROWS = 2 ** 26
 const RECORDING_ROWS = 2 ** 28
 
 /**
- * What the fields of a recording say of each other: indices, and that routes and parameters stay inside tensors and storages. A recording
- * comes from another process, and copies are made from it.
+ * Checks the fields of a recording against each other: indices, and that routes and parameters stay inside tensors and
+ * storages. A recording comes from a different process, and copies are made from it.
  *
- * @returns what is wrong, naming the field; nothing where all is well
+ * @returns the problem, naming the field; undefined if all is well
  */
 export function checkRecording({ tensors, storages, parameters, routes, opaque }: Recording): string | undefined {
   const sizes = tensors.map(({ dtype, shape }) => sizeOf(dtype, shape))
@@ -19,7 +22,7 @@ export function checkRecording({ tensors, storages, parameters, routes, opaque }
   for (const [index, { storage, offset, bytes }] of parameters.entries()) {
     const size = storages[storage]
     if (size === undefined) return `parameters.${index}: there is no storage ${storage}`
-    if (offset + bytes > size) return `parameters.${index}: it ends at ${offset + bytes}, its storage at ${size}`
+    if (offset + bytes > size) return `parameters.${index}: it ends at ${offset + bytes}, but its storage at ${size}`
   }
   let all = 0
   for (const [index, { tensor, storage, sourceOffset, destinationOffset, rowBytes, dims }] of routes.entries()) {
@@ -27,7 +30,7 @@ export function checkRecording({ tensors, storages, parameters, routes, opaque }
     const size = storages[storage]
     if (source === undefined) return `routes.${index}: there is no tensor ${tensor}`
     if (size === undefined) return `routes.${index}: there is no storage ${storage}`
-    if (dims.length % 3 !== 0) return `routes.${index}: dims has ${dims.length} numbers, not three a dimension`
+    if (dims.length % 3 !== 0) return `routes.${index}: dims has ${dims.length} numbers, not three per dimension`
     let rows = 1
     let from = sourceOffset + rowBytes
     let to = destinationOffset + rowBytes
@@ -46,11 +49,14 @@ export function checkRecording({ tensors, storages, parameters, routes, opaque }
   return undefined
 }
 
-/** Whether there is a handle for each of a recording's storages, as large as the storage. @returns what is wrong */
+/** Checks that there is a handle for each of a recording's storages, as large as the storage. @returns the problem */
 export function checkStorages({ storages }: Recording, handles: readonly StorageHandle[]): string | undefined {
-  if (handles.length !== storages.length) return `${handles.length} storages are shared, the recording has ${storages.length}`
+  if (handles.length !== storages.length)
+    return `${handles.length} storages are shared, but the recording has ${storages.length}`
   const small = handles.findIndex(({ bytes }, index) => bytes < storages[index]!)
-  return small < 0 ? undefined : `storages.${small}: it has ${handles[small]!.bytes} bytes, the recording ${storages[small]!}`
+  return small < 0
+    ? undefined
+    : `storages.${small}: it has ${handles[small]!.bytes} bytes, but the recording has ${storages[small]!}`
 }
 
 function sizeOf(dtype: Recording['tensors'][number]['dtype'], shape: readonly number[]): number | undefined {

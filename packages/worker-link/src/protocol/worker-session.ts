@@ -26,9 +26,9 @@ import { watchProcess } from './process-watch.ts'
 import { checkRecording } from './recording-check.ts'
 
 const IPC = 'ipc://'
-/** The longest that a worker says is a recording of some hundred thousand tensors. */
+/** The longest message of a worker is a recording of some hundred thousand tensors. */
 const MAX_MESSAGE_BYTES = 128 * 2 ** 20
-/** How long what a worker said before it died may take to be read, in milliseconds. */
+/** Time in milliseconds for reading what a worker sent before it died. */
 const LAST_WORD_MS = 100
 
 type Ok = Extract<WorkerMessage, { type: 'ok' }>
@@ -44,13 +44,13 @@ const OWN_CODES = ['DIGEST_MISMATCH', 'ROUTES_STALE', 'CHECKPOINT_MALFORMED'] as
 
 export interface WorkerSessionOptions {
   readonly rank: number
-  /** ZeroMQ address to bind, `ipc://…`; its directory must be the user's alone. */
+  /** ZeroMQ address to bind, `ipc://…`; its directory must be private to the user. */
   readonly address: string
   readonly token: string
   readonly epoch: number
-  /** Longest time the worker may take to answer anything while it owes an answer. */
+  /** Maximum time for the worker to send an answer while it owes one. */
   readonly timeoutMs: number
-  /** Called before the worker is given the first thing that changes its parameters. */
+  /** Called before the worker receives the first message that changes its parameters. */
   readonly onGiven?: () => void
   /** Called with waits that last longer than a second. */
   readonly onWaiting?: (waiting: Waiting) => void
@@ -87,7 +87,7 @@ export class WorkerSession implements RecordingSession {
     this.#hello.catch(() => undefined)
   }
 
-  /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` when the address cannot be bound. */
+  /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` if the address cannot be bound. */
   static async bind(options: WorkerSessionOptions): Promise<WorkerSession> {
     requireSocketDescriptors(`the socket for the engine worker of rank ${options.rank}`)
     const session = new WorkerSession(options)
@@ -120,8 +120,8 @@ export class WorkerSession implements RecordingSession {
   }
 
   /**
-   * Hands the worker the ring (or none where no bucket will come) as soon as it has greeted. What is asked of the session before that
-   * is done waits for it; its failure fails the session, and so whatever waits.
+   * Hands the worker the ring (or none if no bucket follows) as soon as it has greeted. Requests made before that wait for it;
+   * its failure fails the session, and with it everything that waits.
    */
   attach(
     ring: RingHandle | null,
@@ -154,24 +154,24 @@ export class WorkerSession implements RecordingSession {
     return answer.storages ?? answer.reason ?? 'the worker shares no parameters'
   }
 
-  /** From the answer on parameters may be written, until `release`. */
+  /** Allows writes to the parameters from the answer on, until `release`. */
   async direct(routes: string, check: readonly string[] = []): Promise<void> {
     await this.#direct({ type: 'direct', routes, ...(check.length > 0 && { check: [...check] }) })
   }
 
-  /** From the answer on the worker copies what comes through the ring itself, as it was recorded; how many tensors that is. */
+  /** From the answer on, the worker copies tensors from the ring itself, as recorded; resolves to their number. */
   async replay(routes: string, check: readonly string[] = []): Promise<number> {
     const message = { type: 'direct', routes, replay: true, ...(check.length > 0 && { check: [...check] }) } as const
     const { replays = 0 } = await this.#direct(message)
     return replays
   }
 
-  /** Right behind the attach, whose answer it does not wait for: the worker takes one after the other. */
+  /** Sent right after the attach, without waiting for its answer: the worker handles one after the other. */
   async #direct(message: RankRequest): Promise<Ok> {
     await this.#attachSent
     this.#options.onGiven?.()
     const answer = this.#request(message, 'direct')
-    // Where the attach fails both do, and the attach's error is the one to throw.
+    // If the attach fails both do, and the attach's error is the one to throw.
     answer.catch(() => undefined)
     await this.#attached
     return answer
@@ -184,14 +184,14 @@ export class WorkerSession implements RecordingSession {
     return { reloadMs: answer.reloadMs ?? 0 }
   }
 
-  /** All bytes are there: the worker finishes loading and unmaps the ring. */
+  /** Tells the worker that all bytes have arrived: it finishes loading and unmaps the ring. */
   async release(): Promise<void> {
     await this.#attached
     await this.#request({ type: 'release' }, 'release')
   }
 
   /**
-   * Sums of what the worker keeps of each route of a recording, by route, or why it cannot tell.
+   * Returns sums of what the worker keeps of each route of a recording, by route, or the reason why it cannot compute them.
    * @throws CkptError `ENGINE_PROTOCOL` for a different number of sums.
    */
   async sums({ id, routes }: Recording): Promise<BigUint64Array | string> {
@@ -213,10 +213,10 @@ export class WorkerSession implements RecordingSession {
   /** Tells the worker, if still possible, that the update is aborted. Never throws. */
   async abort(reason: string): Promise<void> {
     if (!this.#greeted || this.#socket.closed || this.#failure?.code === 'ENGINE_WORKER_LOST') return
-    if (this.#committed) return // its update is over, and nobody would answer
-    // An abort goes out even after a failure: the worker may be alive and waiting for the next bucket.
+    if (this.#committed) return // its update is over, and it would not answer
+    // An abort is sent even after a failure: the worker may be alive and waiting for the next bucket.
     this.#failure = undefined
-    // A worker that was told to commit answers that, and then listens no more.
+    // A worker that was told to commit answers that, and then stops listening.
     const committed = new Promise<void>((resolve) => (this.#onCommitted = resolve))
     const answer = Promise.race([this.#request({ type: 'abort', reason }, 'abort'), committed])
     await withDeadline(answer, { what: 'abort', timeoutMs: Math.min(2000, this.#options.timeoutMs) }).catch(() => undefined)
@@ -232,7 +232,7 @@ export class WorkerSession implements RecordingSession {
     clearTimeout(this.#watchdog)
   }
 
-  /** Closes the socket and removes its file; what still waits fails. */
+  /** Closes the socket and removes its file; everything that still waits fails. */
   close(): void {
     this.#unwatch()
     this.fail(new CkptError('INVALID_STATE', `the session of rank ${this.#options.rank} is closed`))
@@ -250,7 +250,7 @@ export class WorkerSession implements RecordingSession {
     answer.catch(() => undefined)
     const frame = encodeMessage({ ...message, seq, epoch: this.#options.epoch })
     this.#watch()
-    // Not awaited: where the worker is gone nothing is sent, ever, and the request must fail with the session.
+    // Not awaited: to a lost worker nothing is ever sent, and the request must fail with the session.
     this.#send(frame).catch((error: unknown) => {
       if (!this.#socket.closed) this.fail(CkptError.from(error, 'ENGINE_PROTOCOL', `sending ${what}`))
     })
@@ -292,7 +292,7 @@ export class WorkerSession implements RecordingSession {
     }
   }
 
-  /** Its connections may stay open for long yet. */
+  /** Its connections may stay open for a long time. */
   #died(pid: number): void {
     const { rank } = this.#options
     const peer = `engine worker of rank ${rank}`
@@ -300,11 +300,11 @@ export class WorkerSession implements RecordingSession {
     setTimeout(() => this.fail(error), LAST_WORD_MS).unref()
   }
 
-  /** Tells a worker that greeted wrongly why it is refused. */
+  /** Tells a worker with a wrong greeting why it is refused. */
   #refuse(error: CkptError): CkptError {
     const { epoch } = this.#options
     const refusal = { type: 'error', seq: 0, epoch, error: { type: error.code, message: error.message } } as const
-    this.#send(encodeMessage(refusal)).catch(() => undefined) // it may be gone already
+    this.#send(encodeMessage(refusal)).catch(() => undefined) // it may have ended already
     return error
   }
 
@@ -314,7 +314,7 @@ export class WorkerSession implements RecordingSession {
       if (this.#greeted)
         throw new CkptError('ENGINE_PROTOCOL', `a second worker greeted rank ${rank}`, { fields: { rank, peer } })
       if (message.protocol < OLDEST_WORKER_PROTOCOL || message.protocol > WORKER_PROTOCOL) {
-        const text = `${peer} speaks worker protocol ${message.protocol}, this rank speaks ${WORKER_PROTOCOL}`
+        const text = `${peer} uses worker protocol ${message.protocol}, but this rank uses ${WORKER_PROTOCOL}`
         throw this.#refuse(new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer, field: 'protocol' } }))
       }
       if (!sameSecret(message.token, token)) {
@@ -337,7 +337,7 @@ export class WorkerSession implements RecordingSession {
       this.#onCommitted()
     }
     const pending = this.#pending.get(message.seq)
-    if (pending === undefined) return // an answer that was given up on
+    if (pending === undefined) return // an answer that is no longer awaited
     this.#pending.delete(message.seq)
     this.#watch()
     if (message.type === 'ok') {

@@ -18,7 +18,7 @@ progress { width: 100%; height: 1rem } svg { width: 100%; display: block; margin
 polyline { fill: none; stroke: var(--reload); stroke-width: 2 }
 `
 
-/** The page at `/live`: no data in it, and nothing loaded from elsewhere. */
+/** Returns the page at `/live`: it contains no data, and loads nothing from elsewhere. */
 export function livePage(nonce: string): string {
   return `<!doctype html>
 <html lang="en">

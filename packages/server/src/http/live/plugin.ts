@@ -6,17 +6,17 @@ import type { ParameterServer } from '@ckpt/core'
 import type { HttpPlugin } from '../options.ts'
 import { livePage } from './page.ts'
 
-/** At most this often a page is told of changes, in milliseconds. */
+/** Minimum interval in milliseconds between notifications of a page. */
 const INTERVAL_MS = 100
-/** What a proxy or a browser takes for a dead connection is longer. */
+/** Shorter than the time after which a proxy or a browser considers a connection dead. */
 const HEARTBEAT_MS = 15_000
-/** Event streams that are open at the same time, in all and from one address. */
+/** Maximum number of open event streams, in all and from one address. */
 const MOST_STREAMS = 64
 const MOST_STREAMS_OF_ONE = 16
-/** A reader that takes nothing for so long, in milliseconds, is gone. */
+/** Time in milliseconds without reading after which a reader counts as gone. */
 const STALLED_MS = 60_000
 
-/** Everything the page shows, as `GET /v1/live` gives it. */
+/** Returns all data of the page, as `GET /v1/live` does. */
 export function liveState(server: ParameterServer) {
   const { activity, rank, worldSize, device } = server
   const { checkpoints, members, running, history } = activity
@@ -36,11 +36,11 @@ export function liveState(server: ParameterServer) {
 }
 
 function tooMany(all: number, own: number): Error {
-  const text = `${all} event streams are open, ${own} of them from this address; at most ${MOST_STREAMS} and ${MOST_STREAMS_OF_ONE} may be: close a page`
+  const text = `${all} event streams are open, ${own} of them from this address; the limits are ${MOST_STREAMS} and ${MOST_STREAMS_OF_ONE}: close a page`
   return Object.assign(new Error(text), { statusCode: 429 })
 }
 
-/** Streams of server-sent events that tell of changes, and the addresses that read them. */
+/** Streams of server-sent events about changes, and the addresses of their readers. */
 class EventStreams {
   readonly #open = new Map<PassThrough, string>()
   readonly #server: ParameterServer
@@ -53,7 +53,7 @@ class EventStreams {
     for (const stream of this.#open.keys()) stream.end()
   }
 
-  /** A new stream to the reader behind `socket`. @throws Error with statusCode 429 where too many are open. */
+  /** Starts a new stream to the reader at `socket`. @throws Error with statusCode 429 if too many are open. */
   start(socket: Socket): PassThrough {
     const reader = socket.remoteAddress ?? ''
     const own = [...this.#open.values()].filter((address) => address === reader).length
@@ -68,22 +68,22 @@ class EventStreams {
       stopBeating()
     }
     stream.on('close', close).on('error', close)
-    // Nobody reads a stream without an end after closing his own half: that is a page that is gone.
+    // A reader of an endless stream that has closed its own half is a page that is gone.
     socket.once('end', () => socket.destroy())
     return stream
   }
 
-  /** Sends the state now and after each change. Returns what stops that. */
+  /** Sends the state now and after each change. Returns a function that stops this. */
   #sendChanges(stream: PassThrough): () => void {
     let timer: NodeJS.Timeout | undefined
     let sent = 0
     const send = () => {
       timer = undefined
       sent = performance.now()
-      // A reader that is behind is sent nothing: the next state has everything.
+      // A reader that is behind receives nothing: the next state contains everything.
       if (!stream.writableNeedDrain) stream.write(`data: ${JSON.stringify(liveState(this.#server))}\n\n`)
     }
-    // The first change after a quiet while goes out at once: an update may be short.
+    // The first change after a quiet period is sent at once, because an update may be short.
     const changed = () => void (timer ??= setTimeout(send, Math.max(0, sent + INTERVAL_MS - performance.now())))
     this.#server.activity.on('change', changed)
     send()
@@ -94,7 +94,9 @@ class EventStreams {
   }
 }
 
-/** Sends comments while nothing changes, and ends a connection whose reader takes nothing. Returns what stops that. */
+/**
+ * Sends comments while nothing changes, and ends a connection whose reader reads nothing. Returns a function that stops this.
+ */
 function keepAlive(stream: PassThrough, socket: Socket): () => void {
   let taken = performance.now()
   const heartbeat = setInterval(() => {
@@ -109,8 +111,9 @@ function keepAlive(stream: PassThrough, socket: Socket): () => void {
 }
 
 /**
- * A page at `/live` that shows this rank's members, checkpoints, updates and engines as they change; `GET /v1/live` gives the same as
- * JSON, `GET /v1/live/events` as a stream of server-sent events. With a token, open `/live#token=…`: the page itself holds no data.
+ * A page at `/live` that shows this rank's members, checkpoints, updates and engines as they change; `GET /v1/live` returns the
+ * same as JSON, `GET /v1/live/events` as a stream of server-sent events. With a token, open `/live#token=…`: the page itself
+ * contains no data.
  */
 export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) => {
   const streams = new EventStreams(server)

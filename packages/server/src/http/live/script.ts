@@ -1,4 +1,4 @@
-/** What runs in the page: reads the event stream and draws. Text enters the page as text only, never as markup. */
+/** Script of the page: reads the event stream and draws. Text is inserted only as text, never as markup. */
 export const LIVE_SCRIPT = String.raw`
 const SVG = 'http://www.w3.org/2000/svg'
 const STAGES = ['H2D', 'broadcast', 'reload']
@@ -61,7 +61,7 @@ function update({ running, history, now }) {
   }
   const last = history.find((one) => one.timeline)
   if (!last) return [element('p', { class: 'quiet' }, 'none yet')]
-  return [element('p', { class: 'quiet' }, 'none is running; the last one that went well: ' + last.checkpoint + ', ' + size(last.bytes) + ' in ' + time(last.totalMs)),
+  return [element('p', { class: 'quiet' }, 'none is running; the last successful one: ' + last.checkpoint + ', ' + size(last.bytes) + ' in ' + time(last.totalMs)),
     timeline(last.timeline)]
 }
 function draw(state) {
