@@ -1,12 +1,12 @@
 /**
- * The native addon as it is. It loads on every machine; `probe` says what this one lacks. Objects are opaque handles; closing one
- * lets go of it, running native work keeps what it uses. Errors carry `code` (of `@ckpt/contract`'s codes) and, where known,
- * `errno`, `field` and `peer`. `@ckpt/transport` is the typed way to use it.
+ * The native addon itself. It loads on every machine; `probe` reports what this machine lacks. Objects are opaque handles.
+ * Closing a handle releases it; running native work keeps what it uses. Errors carry `code` (one of `@ckpt/contract`'s codes)
+ * and, if known, `errno`, `field` and `peer`. `@ckpt/transport` is the typed interface to it.
  */
 
 declare const tag: unique symbol
 
-/** A GPU that is in use. */
+/** An open GPU. */
 export interface CudaDeviceHandle {
   readonly [tag]: 'device'
 }
@@ -14,7 +14,7 @@ export interface CudaDeviceHandle {
 export interface CudaMemoryHandle {
   readonly [tag]: 'memory'
 }
-/** Host memory known to the driver. */
+/** Host memory registered with the driver. */
 export interface CudaRegistrationHandle {
   readonly [tag]: 'registration'
 }
@@ -22,11 +22,11 @@ export interface CudaRegistrationHandle {
 export interface CudaGroupHandle {
   readonly [tag]: 'group'
 }
-/** Device memory to read from: another process's, or this process's own. */
+/** Device memory to read from: that of another process, or this process's own. */
 export interface CudaSourceHandle {
   readonly [tag]: 'source'
 }
-/** Copies into engine parameters, prepared. */
+/** Prepared copies into engine parameters. */
 export interface CudaDirectHandle {
   readonly [tag]: 'direct'
 }
@@ -42,29 +42,29 @@ export interface CudaDeviceInfo {
   readonly uuid: string
   /** domain:bus:device.function */
   readonly pciBusId: string
-  /** -1 where the system does not say. */
+  /** -1 if the system does not report it. */
   readonly numaNode: number
-  /** CPUs near the GPU, as a list such as `0-15,32`; empty where the system does not say. */
+  /** CPUs near the GPU, as a list such as `0-15,32`; empty if the system does not report it. */
   readonly cpus: string
   /** For example 90. */
   readonly computeCapability: number
   readonly totalBytes: number
-  /** By device index: whether this GPU reaches the other one's memory over NVLink or PCIe. */
+  /** By device index: whether this GPU can access the other one's memory over NVLink or PCIe. */
   readonly peerAccess: readonly boolean[]
 }
 
-/** A library that was looked for. */
+/** Result of looking for a library. */
 export interface CudaLibrary {
   readonly available: boolean
   /** What is missing, with the names tried. */
   readonly problem: string | undefined
-  /** As the library counts: 13000 for CUDA 13.0, 22803 for NCCL 2.28.3; 0 where there is none. */
+  /** In the library's own numbering: 13000 for CUDA 13.0, 22803 for NCCL 2.28.3; 0 if there is none. */
   readonly version: number
   readonly path: string | undefined
   readonly attempts: readonly { readonly name: string; readonly error: string | undefined }[]
 }
 
-/** What this machine has for CUDA devices, and what it lacks. */
+/** What this machine has for CUDA devices, and what is missing. */
 export interface CudaProbe {
   readonly driver: CudaLibrary
   readonly nccl: CudaLibrary
@@ -93,7 +93,7 @@ export interface CudaPipelineJob {
   /** All copies of a round, then all its broadcasts; otherwise both overlap. */
   readonly alternating: boolean
   readonly timeoutMs: number
-  /** `sources`: own buckets are copied from the sources only once `arrived` was called for them. */
+  /** `sources`: own buckets are copied from the sources only after `arrived` was called for them. */
   readonly arriveIn?: 'sources' | undefined
 }
 
@@ -106,13 +106,13 @@ export interface CudaPipelineStats {
   readonly spans: Float64Array
 }
 
-/** What happens in a run, told on the JavaScript thread. */
+/** Events of a run, reported on the JavaScript thread. */
 export interface CudaPipelineCallbacks {
-  /** Every byte of the bucket is in the ring; in order. */
+  /** All bytes of the bucket are in the ring; called in order. */
   onBucket(bucket: number): void
-  /** Called once, with the error or the figures. */
+  /** Called once, with the error or the statistics. */
   onFinished(error: Error | undefined, stats: CudaPipelineStats | undefined): void
-  /** No copy touches ring or sources any more; called once, after `onFinished`. */
+  /** No copy accesses ring or sources any more; called once, after `onFinished`. */
   onDrained?(): void
 }
 
@@ -127,15 +127,15 @@ export interface CudaDirectStats {
 
 export interface CudaPipeline {
   release(bucket: number): void
-  /** @throws Error INVALID_ARGUMENT when the bucket is not one that arrives here. */
+  /** @throws Error INVALID_ARGUMENT if the bucket does not arrive here. */
   arrived(bucket: number): void
   abort(message: string): void
 }
 
 export interface NativeCuda {
-  /** The optional inputs that the build found, and those that it did without: `nvcc`, for the kernels. */
+  /** Optional inputs that the build found, and those that it did not find: `nvcc`, for the kernels. */
   readonly buildInfo: { readonly with: readonly string[]; readonly without: readonly string[] }
-  /** Never rejects for something that is missing. */
+  /** Never rejects because something is missing. */
   probe(): Promise<CudaProbe>
   openDevice(index: number): Promise<CudaDeviceHandle>
   closeDevice(device: CudaDeviceHandle): Promise<void>
@@ -145,12 +145,13 @@ export interface NativeCuda {
   freeMemory(memory: CudaMemoryHandle): Promise<void>
   download(memory: CudaMemoryHandle, offset: number, bytes: number): Promise<Buffer>
   /**
-   * `views` are consecutive parts of one memory, which has to stay mapped until `unregisterHost` has resolved. Nothing is pinned yet;
-   * only memory that is `pinnable` ever can be.
+   * `views` are consecutive parts of one memory, which has to stay mapped until `unregisterHost` has resolved. Nothing is
+   * pinned yet; only `pinnable` memory can be pinned later.
    */
   registerHost(device: CudaDeviceHandle, views: readonly Buffer[], pinnable: boolean): CudaRegistrationHandle
   /**
-   * Locks the pages of slices `first` … `last` - 1 (256 MiB each) and maps them for the GPUs. Resolves with the driver's refusal, if any.
+   * Locks the pages of slices `first` … `last` - 1 (256 MiB each) and maps them for the GPUs. Resolves with the driver's error,
+   * if it refuses.
    */
   pinHost(
     registration: CudaRegistrationHandle,
@@ -159,9 +160,9 @@ export interface NativeCuda {
     threads: number | undefined,
   ): Promise<string | undefined>
   unregisterHost(registration: CudaRegistrationHandle): Promise<void>
-  /** Maps another process's allocation by its CUDA IPC handle (64 bytes); `bytes` is the size of all of it. */
+  /** Maps another process's allocation by its CUDA IPC handle (64 bytes); `bytes` is the size of the whole allocation. */
   openForeign(device: CudaDeviceHandle, handle: Buffer): Promise<{ source: CudaSourceHandle; bytes: number }>
-  /** Device memory of this process, which whoever owns it keeps while it is read. */
+  /** Device memory of this process; its owner has to keep it while it is read. */
   ownSource(device: CudaDeviceHandle, pointer: bigint, bytes: number): CudaSourceHandle
   closeSource(source: CudaSourceHandle): Promise<void>
   /** `copies`: the columns of ContiguousCopies, from `sources` into `memories`. Resolves with the bytes copied. */
@@ -174,8 +175,9 @@ export interface NativeCuda {
     onProgress: ((bytes: number) => void) | undefined,
   ): Promise<number>
   /**
-   * Copies (the columns of StridedCopy) from pinned memories into `storages`, then `forwards` among `storages`. Runs of `engineBytes`
-   * or more go to the copy engine, the others to a kernel, beside it or (not `together`) after it.
+   * Copies (the columns of StridedCopy) from pinned memories into `storages`, then `forwards` among `storages`. Runs of
+   * `engineBytes` or more use the copy engine, the others a kernel, which runs at the same time or (without `together`)
+   * afterwards.
    */
   prepareDirect(
     device: CudaDeviceHandle,
@@ -190,7 +192,7 @@ export interface NativeCuda {
   closeDirect(job: CudaDirectHandle): Promise<void>
   newCancellation(): CudaCancellationHandle
   cancel(cancellation: CudaCancellationHandle): void
-  /** What one member makes and all members join with: 128 bytes. */
+  /** Created by one member and used by all members to join: 128 bytes. */
   newUniqueId(): Promise<Buffer>
   joinGroup(
     device: CudaDeviceHandle,
@@ -201,7 +203,7 @@ export interface NativeCuda {
     cancellation: CudaCancellationHandle,
   ): Promise<CudaGroupHandle>
   leaveGroup(group: CudaGroupHandle, timeoutMs: number): Promise<void>
-  /** `ranges`: memory, offset, bytes of each. */
+  /** `ranges`: memory, offset and bytes of each. */
   digest(
     device: CudaDeviceHandle,
     memories: readonly (CudaMemoryHandle | CudaRegistrationHandle)[],
@@ -214,9 +216,10 @@ export interface NativeCuda {
     copies: Float64Array,
   ): Promise<number>
   /**
-   * Runs the beginning of a job once a candidate, through its ring, whose contents are lost; nothing is delivered. All members do so
-   * together. `candidates`: alternating (0 or 1), chunkBytes, and how many bytes of some owner to run, of each. Resolves with the
-   * whole time, that of H2D and that of broadcasts, in milliseconds, of each. After a failure the group must be left.
+   * Runs the beginning of a job once for each candidate, through its ring, whose contents are lost; nothing is delivered. All
+   * members do so together. `candidates`: for each, alternating (0 or 1), chunkBytes, and how many bytes of an owner to run.
+   * Resolves with the total time, the H2D time and the broadcast time of each, in milliseconds. After a failure the group must
+   * be left.
    */
   measureOrders(
     group: CudaGroupHandle,
@@ -225,7 +228,7 @@ export interface NativeCuda {
     candidates: Float64Array,
     cancellation: CudaCancellationHandle,
   ): Promise<Float64Array>
-  /** Starts a run of the group's member. @throws Error INVALID_ARGUMENT naming the field. */
+  /** Starts the run of this group member. @throws Error INVALID_ARGUMENT naming the field. */
   startPipeline(
     group: CudaGroupHandle,
     ring: CudaMemoryHandle,
@@ -234,5 +237,5 @@ export interface NativeCuda {
   ): CudaPipeline
 }
 
-/** The addon; loaded at the first call. @throws Error with code ADDON_UNAVAILABLE whose message says how to get it. */
+/** The addon; loaded at the first call. @throws Error with code ADDON_UNAVAILABLE; its message says how to get the addon. */
 export function loadNativeCuda(): NativeCuda

@@ -7,7 +7,7 @@ const directory = dirname(fileURLToPath(import.meta.url))
 const binary = join(directory, 'build', 'Release', 'ckpt_cuda.node')
 const platform = `@ckpt/native-cuda-${process.platform}-${process.arch}`
 
-/** Path of the addon: built here, or from the package of this platform; undefined where there is neither. */
+/** Path of the addon: built here, or from the package of this platform; undefined if there is neither. */
 export function findAddon() {
   if (existsSync(binary)) return binary
   try {
@@ -25,12 +25,12 @@ function unavailable(problem, cause) {
 
 let loaded
 
-/** The addon; loaded at the first call. Throws an Error with code ADDON_UNAVAILABLE whose message says how to get it. */
+/** The addon; loaded at the first call. Throws an Error with code ADDON_UNAVAILABLE; its message says how to get the addon. */
 export function loadNativeCuda() {
   if (loaded !== undefined) return loaded
   const addon = findAddon()
   if (addon === undefined) throw unavailable('it is not built')
-  // Before any NCCL starts in this process. Broadcasts have no use for NVLink multicast, which reserves device memory.
+  // Set before NCCL starts in this process. Broadcasts do not use NVLink multicast, which would reserve device memory.
   process.env.NCCL_NVLS_ENABLE ??= '0'
   try {
     loaded = createRequire(import.meta.url)(addon)

@@ -1,4 +1,4 @@
-/** Cancels the operation it was given to: that then rejects with code ABORTED, once no thread is at work on it any more. */
+/** Cancels the operation it was passed to: the operation rejects with code ABORTED once all of its threads have stopped. */
 export interface NativeCancellation {
   cancel(): void
 }

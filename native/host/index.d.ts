@@ -1,6 +1,7 @@
 /**
- * The native addon as it is: synchronous checks, promises for everything that takes time. Errors carry `code` (of
- * `@ckpt/contract`'s codes) and, where known, `errno`, `file`, `field`, `peer` and `index`. `@ckpt/transport` is the typed way to use it.
+ * The native addon itself: synchronous checks, and promises for everything that takes time. Errors carry `code` (one of
+ * `@ckpt/contract`'s codes) and, if known, `errno`, `file`, `field`, `peer` and `index`. `@ckpt/transport` is the typed
+ * interface to it.
  */
 
 import type { NativeCancellation } from './cancellation.d.ts'
@@ -19,20 +20,20 @@ export interface NativeAllocateOptions {
   readonly bytes: number
   readonly lock?: boolean | undefined
   readonly prefault?: boolean | undefined
-  /** Other processes of the user can map it, by its `name`. */
+  /** Other processes of the user can map it by its `name`. */
   readonly shareable?: boolean | undefined
   readonly hugePages?: boolean | undefined
   readonly threads?: number | undefined
-  /** Memory node that the pages should come from. */
+  /** NUMA node that the pages should come from. */
   readonly numaNode?: number | undefined
 }
 
-/** What the addon exports. Lists of rows go in flat, as one Float64Array whose columns each function names. */
+/** The addon's exports. Lists of rows are passed flat, as one Float64Array; each function names its columns. */
 export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSided {
   allocate(options: NativeAllocateOptions): Promise<NativeMemory>
   createShared(name: string, options: NativeAllocateOptions): Promise<NativeMemory>
   openShared(name: string, writable?: boolean, lock?: boolean): Promise<NativeMemory>
-  /** Memory of another process of this user, checked on the opened descriptor. `what` names it in errors. */
+  /** Memory of another process of this user, checked after its descriptor was opened. `what` names it in errors. */
   openForeign(
     place: NativePlace,
     identity: { readonly device: string; readonly inode: string; readonly bytes: number; readonly modified?: string },
@@ -41,15 +42,18 @@ export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSide
     lock?: boolean,
   ): Promise<NativeMemory>
   mapFile(path: string, lock?: boolean, writable?: boolean): Promise<NativeMemory>
-  /** Puts pages that exist (those of a file in memory) into the page table. */
+  /** Maps existing pages (those of a file in memory) in the page table. */
   populateRead(memory: NativeMemory, offset: number, bytes: number, threads?: number): Promise<void>
   newCancellation(): NativeCancellation
-  /** Opens a regular file beneath a directory's descriptor, following no link. Resolves with a descriptor, which the caller closes. */
+  /**
+   * Opens a regular file below a directory's descriptor without following links. Resolves with a descriptor, which the caller
+   * closes.
+   */
   openBeneath(directory: number, path: string): Promise<number>
   /**
-   * `reads`: the columns of ContiguousCopies, from `files` into `memories`. `descriptors`: of each file, -1 for one to be opened by its path.
-   * `identities`: device, inode, bytes, modified and changed (nanoseconds) of each file, zeros where it may be any.
-   * `digested`: memory, offset, bytes of each range whose digest is made.
+   * `reads`: the columns of ContiguousCopies, from `files` into `memories`. `descriptors`: one for each file, -1 to open the
+   * file by its path. `identities`: device, inode, bytes, modified and changed (nanoseconds) of each file, zeros to accept any.
+   * `digested`: memory, offset and bytes of each range to compute a digest of.
    */
   read(
     files: readonly string[],
@@ -62,21 +66,26 @@ export interface NativeHost extends NativeLimits, NativePipelines, NativeOneSide
     identities?: BigUint64Array,
     digested?: Float64Array,
   ): Promise<{ readonly bytes: number; readonly digests: BigUint64Array }>
-  /** `copies`: source, sourceOffset, sourcePitch, destination, destinationOffset, destinationPitch, rowBytes, rows of each. */
+  /**
+   * `copies`: source, sourceOffset, sourcePitch, destination, destinationOffset, destinationPitch, rowBytes and rows of each.
+   */
   copy(memories: readonly NativeMemory[], copies: Float64Array, threads?: number): Promise<number>
-  /** `ranges`: memory, offset, bytes of each. */
+  /** `ranges`: memory, offset and bytes of each. */
   digest(memories: readonly NativeMemory[], ranges: Float64Array, threads?: number): Promise<BigUint64Array>
-  /** `rows`: output, memory, offset, pitch, rowBytes, rows, position, positionPitch, unit of each. */
+  /** `rows`: output, memory, offset, pitch, rowBytes, rows, position, positionPitch and unit of each. */
   sums(memories: readonly NativeMemory[], rows: Float64Array, outputs: number, threads?: number): Promise<BigUint64Array>
   fill(memory: NativeMemory, offset: number, bytes: number, seed: bigint, threads?: number): Promise<void>
-  /** True if any process, of whichever namespace, has this file of the user open or mapped; undefined where the kernel does not tell. */
+  /**
+   * True if any process, in any namespace, has this file of the user open or mapped; undefined if the kernel does not report
+   * it.
+   */
   inUse(path: string): boolean | undefined
   /**
-   * Removes a file, or a directory with the files in it, when the thread's environment ends (a worker thread that is terminated too), unless the
-   * function returned was called before.
+   * Removes a file, or a directory with its files, when the thread's environment ends (also if a worker thread is terminated),
+   * unless the returned function was called before.
    */
   removeAtEnd(path: string): () => void
 }
 
-/** The addon; loaded at the first call. @throws Error with code ADDON_UNAVAILABLE whose message lists the fixes. */
+/** The addon; loaded at the first call. @throws Error with code ADDON_UNAVAILABLE; its message lists the fixes. */
 export function loadNativeHost(): NativeHost

@@ -7,7 +7,7 @@ const directory = dirname(fileURLToPath(import.meta.url))
 const binary = join(directory, 'build', 'Release', 'ckpt_host.node')
 const platform = `@ckpt/native-host-${process.platform}-${process.arch}`
 
-/** Path of the addon: built here, or from the package of this platform; undefined where there is neither. */
+/** Path of the addon: built here, or from the package of this platform; undefined if there is neither. */
 export function findAddon() {
   if (existsSync(binary)) return binary
   try {
@@ -17,7 +17,7 @@ export function findAddon() {
   }
 }
 
-/** What has to be installed for a build, as far as this machine lacks it. */
+/** Build requirements that are missing on this machine. */
 function missingTools() {
   const folders = (process.env.PATH ?? '').split(':').filter((folder) => folder !== '' && existsSync(folder))
   const found = new Set(folders.flatMap((folder) => safeList(folder)))
@@ -61,7 +61,7 @@ function load() {
 
 let loaded
 
-/** The addon; loaded at the first call. Throws an Error with code ADDON_UNAVAILABLE whose message lists the fixes. */
+/** The addon; loaded at the first call. Throws an Error with code ADDON_UNAVAILABLE; its message lists the fixes. */
 export function loadNativeHost() {
   loaded ??= load()
   return loaded

@@ -1,4 +1,4 @@
-// Run when the published package is installed.
+// Runs when the published package is installed.
 import { buildWhereMissing } from '@ckpt/native-common/build'
 import { findAddon } from './index.mjs'
 

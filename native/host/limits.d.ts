@@ -1,8 +1,8 @@
-/** A limit on the memory of this process, and how much of it is used. Figures in bytes; `Infinity` for none. */
+/** A limit on the memory of this process, and how much of it is used. In bytes; `Infinity` if unlimited. */
 export interface NativeMemoryLimit {
-  /** The file that holds the number. */
+  /** File that contains the number. */
   readonly file: string
-  /** For people: `/sys/fs/cgroup/a/memory.max is 2.0 GiB, 1.9 GiB of it used`. */
+  /** Readable text: `/sys/fs/cgroup/a/memory.max is 2.0 GiB, 1.9 GiB of it used`. */
   readonly text: string
   readonly bytes: number
   readonly used: number
@@ -10,13 +10,13 @@ export interface NativeMemoryLimit {
 }
 
 export interface NativeLimits {
-  /** Memory in bytes that this process can still have: what the tightest of `memoryLimits` leaves. */
+  /** Memory in bytes that this process can still allocate, under the strictest of `memoryLimits`. */
   availableBytes(): number
   /**
-   * What limits memory: the kernel's estimate, and the control groups (versions 1 and 2) with their ancestors; the tightest first.
+   * Memory limits: the kernel's estimate, and the control groups (versions 1 and 2) with their ancestors; the strictest first.
    * `root` is prepended to every path that is read, for tests.
    */
   memoryLimits(root?: string): NativeMemoryLimit[]
-  /** CPUs that this process can keep busy: those it may run on, or the control groups' quota, rounded up. */
+  /** Number of CPUs that this process can use: those it may run on, or the control groups' quota, rounded up. */
   usableCpus(root?: string): number
 }

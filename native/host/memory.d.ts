@@ -1,4 +1,4 @@
-/** What a memory is for other processes; numbers that may have 64 bits are decimal text. */
+/** Identity of a memory for other processes; numbers that may have 64 bits are decimal text. */
 export interface NativeIdentity {
   readonly device: string
   readonly inode: string
@@ -8,12 +8,12 @@ export interface NativeIdentity {
   readonly descriptor?: number
 }
 
-/** Where memory of another process is: beneath /dev/shm, or at a descriptor of a process. */
+/** Location of another process's memory: below /dev/shm, or at a descriptor of a process. */
 export type NativePlace =
   | { readonly path: string }
   | { readonly pid: number; readonly namespace: string; readonly start: string; readonly descriptor: number }
 
-/** Mapped memory; made by the addon only. */
+/** Mapped memory; created only by the addon. */
 export interface NativeMemory {
   readonly bytes: number
   readonly kind: 'anonymous' | 'shared' | 'file'
@@ -22,9 +22,9 @@ export interface NativeMemory {
   readonly lockError: string | undefined
   /** Absent for private memory. */
   readonly identity: NativeIdentity | undefined
-  /** Throws MEMORY_CHANGED when it was cut short, or written to in place. */
+  /** Throws MEMORY_CHANGED if it was truncated or written in place. */
   checkIntact(): void
-  /** An ArrayBuffer over (more than) the range, and where in it the range starts. It is detached by `close`. */
+  /** An ArrayBuffer over (at least) the range, and the range's offset in it. `close` detaches it. */
   window(offset: number, length: number): [ArrayBuffer, number]
   unlink(): void
   close(): void

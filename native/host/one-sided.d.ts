@@ -1,34 +1,34 @@
 import type { NativeCancellation } from './cancellation.d.ts'
 import type { NativeMemory } from './memory.d.ts'
 
-/** Listens, and serves reads of registered memory on threads of its own. */
+/** Listens, and serves reads of registered memory on its own threads. */
 export interface NativeTcpEndpoint {
   /** 32 hex digits. */
   readonly id: string
   readonly protocol: number
-  /** With the ports that were taken. */
+  /** With the actual ports. */
   readonly addresses: readonly string[]
-  /** Opens bytes offset … offset + bytes - 1 of the memory; returns the region's key, 32 hex digits. */
+  /** Opens bytes offset … offset + bytes - 1 of the memory to peers; returns the region's key, 32 hex digits. */
   register(memory: NativeMemory, offset: number, bytes: number): string
-  /** Refuses the key from now on; resolves when nothing reads the region any more. Unknown keys are ignored. */
+  /** Refuses the key from now on; resolves when the region is not being read any more. Unknown keys are ignored. */
   unregister(key: string): Promise<void>
   /** Bytes sent so far. */
   servedBytes(): number
-  /** Connections that are open. */
+  /** Number of open connections. */
   connections(): number
   close(): Promise<void>
 }
 
-/** What protects a connection after its handshake: see `TcpProtection` of `@ckpt/transport`. */
+/** Protection of a connection after its handshake: see `TcpProtection` of `@ckpt/transport`. */
 export type NativeProtection = 'none' | 'authenticated' | 'encrypted'
 
 /** Connections to another endpoint. */
 export interface NativeTcpPeer {
-  /** What both sides have agreed on. */
+  /** Protection that both sides agreed on. */
   readonly protection: NativeProtection
-  /** What protects bytes of regions where anything does: a cipher, and the library that computes it. For people. */
+  /** Cipher that protects bytes of regions, if any, and the library that computes it, as readable text. */
   readonly cipher: string
-  /** `transfers`: region, regionOffset, memory, memoryOffset, bytes of each. Resolves with the bytes read. */
+  /** `transfers`: region, regionOffset, memory, memoryOffset and bytes of each. Resolves with the bytes read. */
   read(
     keys: readonly string[],
     memories: readonly NativeMemory[],
@@ -43,8 +43,8 @@ export interface NativeTcpPeer {
 
 export interface NativeOneSided {
   /**
-   * `addresses`: `host:port` to listen on, port 0 for any. `secret`: at least 16 characters. `niceness` of the threads that serve: 0 to
-   * 19 (default). `protection`: what it wants at least (default `authenticated`).
+   * `addresses`: `host:port` to listen on, port 0 for any. `secret`: at least 16 characters. `niceness` of the serving threads:
+   * 0 to 19 (default). `protection`: the minimum that it accepts (default `authenticated`).
    */
   createTcpEndpoint(
     addresses: readonly string[],

@@ -3,7 +3,7 @@ import type { NativeMemory } from './memory.d.ts'
 /** One member's part of a pipeline; columns as in `@ckpt/contract`'s `PipelineJob`, `owner` by position. */
 export interface NativePipelineJob {
   readonly position: number
-  /** Memories with the members' rings, by position. */
+  /** Memories of the members' rings, by position. */
   readonly rings: readonly NativeMemory[]
   readonly sources: readonly NativeMemory[]
   readonly bucketCount: number
@@ -20,9 +20,9 @@ export interface NativePipelineJob {
   readonly chunkBytes: number
   readonly serial: boolean
   readonly timeoutMs: number
-  /** The same for all members, above `ringGeneration` of every ring. */
+  /** The same for all members, and greater than `ringGeneration` of every ring. */
   readonly generation: number
-  /** Where bytes of own buckets come while the run is under way; undefined where the sources hold them already. */
+  /** Where bytes of own buckets arrive during the run; undefined if the sources already contain them. */
   readonly arriveIn?: 'sources' | 'ring' | undefined
 }
 
@@ -35,37 +35,37 @@ export interface NativePipelineStats {
   readonly spans: Float64Array
 }
 
-/** What happens in a run, told on the JavaScript thread. */
+/** Events of a run, reported on the JavaScript thread. */
 export interface NativePipelineCallbacks {
-  /** Every byte of the bucket is in the ring; in order. */
+  /** All bytes of the bucket are in the ring; called in order. */
   onBucket(bucket: number): void
-  /** Called once, with the error (code, message and, where a member is to blame, `member`) or the figures. */
+  /** Called once, with the error (code, message and, if a member caused it, `member`) or the statistics. */
   onFinished(error: Error | undefined, stats: NativePipelineStats | undefined): void
-  /** No copy touches ring or sources any more; called once, after `onFinished`. */
+  /** No copy accesses ring or sources any more; called once, after `onFinished`. */
   onDrained?(): void
-  /** The ring bytes of an own bucket are free; in order, and only where bytes arrive in the ring. */
+  /** The ring bytes of an own bucket are free; called in order, and only if bytes arrive in the ring. */
   onWritable?(bucket: number): void
 }
 
-/** A run under way; after its end no function does anything. */
+/** A run; after it has ended, its functions do nothing. */
 export interface NativePipeline {
-  /** @throws Error INVALID_ARGUMENT when the bucket was not delivered yet, INVALID_STATE when it was released before. */
+  /** @throws Error INVALID_ARGUMENT if the bucket was not delivered yet, INVALID_STATE if it was already released. */
   release(bucket: number): void
-  /** @throws Error INVALID_ARGUMENT when the bucket is not one that arrives here, INVALID_STATE when it came before. */
+  /** @throws Error INVALID_ARGUMENT if the bucket does not arrive here, INVALID_STATE if it has already arrived. */
   arrived(bucket: number): void
   abort(message: string): void
 }
 
 export interface NativePipelines {
-  /** Bytes that a ring's memory needs before its data. */
+  /** Bytes at the beginning of a ring's memory, before its data. */
   readonly ringDataOffset: number
-  /** Makes a memory of at least `ringDataOffset + bytes` a ring. Returns where its data starts. */
+  /** Initialises a memory of at least `ringDataOffset + bytes` bytes as a ring. Returns the offset of its data. */
   initialiseRing(memory: NativeMemory, bytes: number): number
-  /** Removes the memory's name when the thread's environment ends, unless the function returned was called before. */
+  /** Removes the memory's name when the thread's environment ends, unless the returned function was called before. */
   unlinkAtEnd(memory: NativeMemory): () => void
-  /** The last run that the ring took part in, 0 for none. */
+  /** Generation of the last run that used the ring, 0 for none. */
   ringGeneration(memory: NativeMemory): number
-  /** Tells the peers that this ring's member, at `position`, gives up a run before it has started it. */
+  /** Tells the peers that this ring's member, at `position`, aborts a run that it has not started yet. */
   abortRingRun(memory: NativeMemory, generation: number, position: number, message: string): void
   /** Starts a run of this member. @throws Error INVALID_ARGUMENT naming the field, the bucket or the copy. */
   startPipeline(job: NativePipelineJob, callbacks: NativePipelineCallbacks): NativePipeline

@@ -10,7 +10,8 @@
 
 namespace ckpt::cuda {
 
-/// A CudaPipelineJob. `holds` takes what its copies read. @throws Error INVALID_ARGUMENT naming the field.
+/// Reads a CudaPipelineJob. `holds` receives the objects that its copies read from. @throws Error INVALID_ARGUMENT naming the
+/// field.
 Job ToJob(const Napi::Value& value, const MemoryObject& ring, std::vector<std::shared_ptr<const void>>& holds);
 
 }  // namespace ckpt::cuda

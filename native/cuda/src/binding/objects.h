@@ -15,7 +15,7 @@
 
 namespace ckpt::cuda {
 
-/// What JavaScript can hold.
+/// Objects that JavaScript can hold.
 struct DeviceObject {
   static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d646576696365};
   std::shared_ptr<Gpu> gpu;
@@ -27,7 +27,7 @@ struct MemoryObject {
   std::shared_ptr<DeviceMemory> memory;
 };
 
-/// Device memory to read from: another process's, mapped while this lives, or this process's own.
+/// Device memory to read from: that of another process, mapped while this object lives, or this process's own.
 struct SourceObject {
   static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d736f75726365};
   std::shared_ptr<const ForeignMemory> mapping;
@@ -35,16 +35,16 @@ struct SourceObject {
   std::size_t bytes = 0;
 };
 
-/// Host memory, registered with CUDA or, where the driver refused, not.
+/// Host memory, registered with CUDA unless the driver refused.
 struct RegistrationObject {
   static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d726567697374};
   const std::byte* data = nullptr;
   std::size_t bytes = 0;
-  /// Null for memory that is not to be pinned.
+  /// Null for memory that must not be pinned.
   std::shared_ptr<HostRegistration> registration;
 };
 
-/// A member's place in a group: its streams and, among several, its communicator.
+/// A member's place in a group: its streams and, if there are several members, its communicator.
 struct GroupObject {
   static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d67726f757021};
   std::shared_ptr<Gpu> gpu;

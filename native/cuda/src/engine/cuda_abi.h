@@ -1,5 +1,5 @@
-// The part of the CUDA driver's binary interface that this addon uses, declared here so that it builds where CUDA is not
-// installed. test/abi_check.cc compares these declarations with cuda.h where there is one.
+// The part of the CUDA driver's binary interface that this addon uses, declared here so that it builds without CUDA.
+// test/abi_check.cc compares these declarations with cuda.h if it is installed.
 #pragma once
 
 #include <cstddef>
@@ -74,8 +74,8 @@ constexpr unsigned int kMemoryTypeHost = 1;
 constexpr unsigned int kMemoryTypeDevice = 2;
 
 /**
- * Every driver function used: X(member, exported symbol, parameters). Symbols carry their version suffix, so that a newer
- * driver keeps giving the interface declared here.
+ * Every driver function used: X(member, exported symbol, parameters). Symbols carry their version suffix, so that newer drivers
+ * provide the interface declared here.
  */
 #define CKPT_CUDA_FUNCTIONS(X)                                                                                                \
   X(init, "cuInit", (unsigned int flags))                                                                                     \
@@ -127,7 +127,7 @@ constexpr unsigned int kMemoryTypeDevice = 2;
     (Function function, unsigned int gridX, unsigned int gridY, unsigned int gridZ, unsigned int blockX, unsigned int blockY, \
      unsigned int blockZ, unsigned int sharedBytes, Stream stream, void** parameters, void** extra))
 
-/** Functions that older drivers lack; null there. The batch copy is the interface of CUDA 13 (without a failure index). */
+/** Functions that older drivers lack; null then. The batch copy is the interface of CUDA 13 (without a failure index). */
 #define CKPT_CUDA_OPTIONAL_FUNCTIONS(X)                                                                   \
   X(memcpyBatchAsync, "cuMemcpyBatchAsync_v2",                                                            \
     (DevicePointer * to, DevicePointer * from, size_t* bytes, size_t count, MemcpyAttributes* attributes, \

@@ -11,7 +11,7 @@
 
 namespace ckpt::cuda {
 
-/// What a direct job moved, and when; times in milliseconds since it began.
+/// What a direct job moved, and when; times in milliseconds since its start.
 struct DirectStats {
   struct Span {
     int stage;  ///< 0: host to device, 1: forwarding
@@ -25,21 +25,21 @@ struct DirectStats {
   std::vector<Span> spans;
 };
 
-/// Whether the copy engine's two-dimensional copies take the rows of a copy faster than the kernel, and can.
+/// Whether the copy engine supports the rows of a copy as two-dimensional copies and is faster than the kernel for them.
 bool SuitsEngine(const DeviceCopy& copy);
 
-/// Copies out of page-locked host memory into memory of this GPU, prepared once and run again and again. Long runs go to the
-/// copy engine in batches, and rows that do not begin with a line of memory by two-dimensional copies; the others are gathered
-/// by a kernel that reads the host's memory itself.
+/// Copies from page-locked host memory to memory of this GPU, prepared once and run repeatedly. Long runs use the copy engine
+/// in batches, and rows that do not begin at a memory line use two-dimensional copies; the others are gathered by a kernel that
+/// reads the host's memory itself.
 class DirectJob {
  public:
   struct Options {
-    /// Host memory is registered in slices of this size from an address of its own: a batched copy must not cross one. See
-    /// `slices`.
+    /// Host memory is registered in slices of this size from its own start address: a batched copy must not cross a slice
+    /// boundary. See `slices`.
     std::size_t slice_bytes = 0;
-    /// Runs of at least this many bytes go to the copy engine.
+    /// Runs of at least this many bytes use the copy engine.
     std::uint64_t engine_bytes = 256 << 10;
-    /// The kernel works beside the copy engine, else after it.
+    /// The kernel runs at the same time as the copy engine, otherwise after it.
     bool together = true;
   };
   /// Host memory that copies read from.
@@ -48,12 +48,12 @@ class DirectJob {
     std::uint64_t bytes;
   };
 
-  /// `forwards` go from device memory to device memory, of this GPU or one that it reaches, after all `copies`.
-  /// @throws Error UNSUPPORTED without kernels, INVALID_ARGUMENT for rows that overlap.
+  /// `forwards` copy from device memory to device memory, of this GPU or one that it can access, after all `copies`.
+  /// @throws Error UNSUPPORTED without kernels, INVALID_ARGUMENT for overlapping rows.
   DirectJob(ContextPtr context, std::shared_ptr<const Kernels> kernels, const std::vector<Source>& sources,
             const std::vector<DeviceCopy>& copies, const std::vector<DeviceCopy>& forwards, const Options& options);
 
-  /// Runs all copies. None is under way any more when it returns or throws.
+  /// Runs all copies. When it returns or throws, none is in progress any more.
   /// @throws Error ABORTED by the cancellation, NATIVE_FAILURE with the driver's text.
   DirectStats Run(const Cancellation& cancellation) const;
 
@@ -62,7 +62,7 @@ class DirectJob {
   std::uint64_t SliceLeft(std::uint64_t address) const;
   CopyBatch& OpenBatch();
   void AddRun(std::uint64_t from, std::uint64_t to, std::uint64_t bytes);
-  /// Rows that lie in two slices go to `gather`.
+  /// Rows that are in two slices are added to `gather`.
   void AddRows(DeviceCopy copy, std::vector<DeviceCopy>& gather);
 
   ContextPtr context_;

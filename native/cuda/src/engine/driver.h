@@ -7,16 +7,16 @@
 
 namespace ckpt::cuda {
 
-/// The CUDA driver library: loaded once a process, on first use.
+/// The CUDA driver library: loaded once per process, at the first use.
 class Driver {
  public:
-  /// The one instance. Never throws: problem() says what is missing.
+  /// The single instance. Never throws: problem() says what is missing.
   static const Driver& Get();
 
-  /// Empty where devices can be used; otherwise what is missing, with the paths tried.
+  /// Empty if devices can be used; otherwise what is missing, with the paths tried.
   const std::string& problem() const { return problem_; }
   const Library& library() const { return library_; }
-  /// Version of the CUDA interface the driver offers, for example 13000; 0 where there is none.
+  /// Version of the CUDA interface that the driver offers, for example 13000; 0 if there is none.
   int version() const { return version_; }
   /// Number of devices.
   int devices() const { return devices_; }

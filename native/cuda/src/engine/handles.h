@@ -9,10 +9,10 @@
 
 namespace ckpt::cuda {
 
-/// A device's primary context, held for as long as anything lives in it. Shared with whatever else the process runs on CUDA.
+/// A device's primary context, retained while any object uses it. Shared with everything else in the process that uses CUDA.
 class PrimaryContext {
  public:
-  /// @throws Error INVALID_ARGUMENT when there is no such device.
+  /// @throws Error INVALID_ARGUMENT if there is no such device.
   explicit PrimaryContext(int ordinal);
   PrimaryContext(const PrimaryContext&) = delete;
   PrimaryContext& operator=(const PrimaryContext&) = delete;
@@ -20,9 +20,9 @@ class PrimaryContext {
 
   int ordinal() const { return ordinal_; }
   abi::Device device() const { return device_; }
-  /// CPUs near the device, in the order of their numbers; none where there is one memory node, or the system does not say.
+  /// CPUs near the device, in ascending order; empty if there is only one NUMA node or the system does not report them.
   const std::vector<int>& near_cpus() const { return near_cpus_; }
-  /// Makes it the calling thread's current context. Every thread that calls CUDA does so first.
+  /// Makes it the calling thread's current context. Every thread must do so before it calls CUDA.
   void MakeCurrent() const;
 
  private:
@@ -34,17 +34,17 @@ class PrimaryContext {
 
 using ContextPtr = std::shared_ptr<const PrimaryContext>;
 
-/// A stream that does not wait for the null stream. The destructor does not wait either: drain it before where that matters.
+/// A stream that does not wait for the null stream. The destructor does not wait either: drain it before if that matters.
 class Stream {
  public:
-  /// Highest priority where `urgent`.
+  /// Highest priority if `urgent`.
   Stream(ContextPtr context, bool urgent);
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   ~Stream();
 
   abi::Stream get() const { return stream_; }
-  /// Whether everything enqueued so far is over. @throws Error when the context has failed.
+  /// Whether everything enqueued so far has finished. @throws Error if the context has failed.
   bool Idle() const;
   void Synchronize() const;
 
@@ -69,7 +69,7 @@ class Event {
 
   abi::Event get() const { return event_; }
   void Record(const Stream& stream) const;
-  /// Whether the work before the last Record is over. @throws Error when the context has failed.
+  /// Whether the work before the last Record has finished. @throws Error if the context has failed.
   bool Done() const;
   /// Milliseconds from `start`; both must be done.
   double MillisecondsSince(const Event& start) const;
@@ -82,7 +82,7 @@ class Event {
 /// What another process needs to map device memory.
 struct IpcExport {
   abi::IpcMemHandle handle;
-  /// Where the memory starts in what the handle maps: handles name whole allocations.
+  /// Offset of the memory in the mapping of the handle: handles are for whole allocations.
   std::size_t offset;
 };
 

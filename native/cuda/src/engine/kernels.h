@@ -17,7 +17,7 @@ struct DeviceRange {
   std::uint64_t bytes;
 };
 
-/// `rows` runs of `row_bytes`, their starts `source_pitch` and `destination_pitch` bytes apart. Sources may be registered host
+/// `rows` runs of `row_bytes`, which start `source_pitch` and `destination_pitch` bytes apart. Sources may be registered host
 /// memory. Sources and destinations of one list must not overlap.
 struct DeviceCopy {
   abi::DevicePointer source;
@@ -28,27 +28,27 @@ struct DeviceCopy {
   std::uint64_t destination_pitch;
 };
 
-/// Why there are no kernels in this build; empty where there are.
+/// Why this build has no kernels; empty if it has.
 std::string KernelsProblem();
 
 /// The addon's kernels, loaded into one context.
 class Kernels {
  public:
-  /// @throws Error UNSUPPORTED where the addon was built without nvcc, NATIVE_FAILURE where the image does not load.
+  /// @throws Error UNSUPPORTED if the addon was built without nvcc, NATIVE_FAILURE if the image cannot be loaded.
   explicit Kernels(ContextPtr context);
   Kernels(const Kernels&) = delete;
   Kernels& operator=(const Kernels&) = delete;
   ~Kernels();
 
-  /// 64-bit digest of each range (docs/worker-protocol.md, "Digest"). Waits for the result. One call at a time works; others
-  /// wait.
+  /// 64-bit digest of each range (docs/worker-protocol.md, "Digest"). Waits for the result. Only one call works at a time;
+  /// others wait.
   std::vector<std::uint64_t> Digest(const std::vector<DeviceRange>& ranges, const Stream& stream) const;
 
  private:
   friend class CopyList;
 
-  /// Device memory of at least this size that outlives the call: freeing memory would wait for everything on the GPU, a
-  /// pipeline under way included. Under the lock.
+  /// Device memory of at least this size that is kept after the call: freeing memory would wait for everything on the GPU,
+  /// including a running pipeline. Called with the lock held.
   DeviceMemory& Scratch(std::size_t bytes) const;
   void Launch(abi::Function function, std::uint64_t tiles, void** parameters, const Stream& stream) const;
 
@@ -61,14 +61,14 @@ class Kernels {
   mutable std::unique_ptr<DeviceMemory> scratch_;
 };
 
-/// A list of copies that stays on the device, so that repeating it costs one launch.
+/// A list of copies that is kept on the device, so that a repetition needs only one launch.
 class CopyList {
  public:
   CopyList(std::shared_ptr<const Kernels> kernels, const std::vector<DeviceCopy>& copies, const Stream& stream);
 
   /// Enqueues all copies.
   void Run(const Stream& stream) const;
-  /// Bytes that one run moves.
+  /// Bytes that each run moves.
   std::uint64_t bytes() const { return bytes_; }
 
  private:

@@ -17,8 +17,8 @@ struct UniqueId {
 };
 
 /**
- * The head of ncclConfig_t as of 2.18. NCCL copies as many bytes as `size` says and takes its defaults for the rest, so that
- * a short head works with every later version.
+ * The head of ncclConfig_t as of 2.18. NCCL copies as many bytes as `size` says and uses its defaults for the rest, so that a
+ * short head works with every later version.
  */
 struct Config {
   size_t size = 44;

@@ -11,20 +11,21 @@ namespace ckpt::cuda {
 struct OrderCandidate {
   Order order;
   std::uint64_t chunk_bytes;
-  /// How much of the job is run: what gives some owner as many bytes.
+  /// How much of the job is run: as much as gives an owner this many bytes.
   std::uint64_t bytes;
 };
 
-/// How a candidate went on this member, in milliseconds measured on the GPU.
+/// Times of a candidate on this member, in milliseconds measured on the GPU.
 struct OrderFigures {
   double whole = 0;
   double h2d = 0;
   double broadcast = 0;
 };
 
-/// Runs the beginning of a job once a candidate, from the job's own sources through its ring, whose contents are lost; nothing
-/// is delivered. All members do so together, with the same candidates; each run begins when all have come to it.
-/// @throws Error what Pipeline fails with (the communicator is then aborted), ABORTED.
+/// Runs the beginning of a job once for each candidate, from the job's own sources through its ring, whose contents are lost;
+/// nothing is delivered. All members do so together, with the same candidates; each run begins when all members have reached
+/// it.
+/// @throws Error as Pipeline does (the communicator is then aborted), ABORTED.
 std::vector<OrderFigures> MeasureOrders(const PipelineParts& parts, const Schedule& schedule,
                                         const std::vector<OrderCandidate>& candidates, const Cancellation& cancellation);
 

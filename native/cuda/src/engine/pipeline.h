@@ -20,22 +20,22 @@
 
 namespace ckpt::cuda {
 
-/// What a pipeline works with, and holds until its last copy has ended.
+/// Objects that a pipeline uses, and holds until its last copy has ended.
 struct PipelineParts {
   ContextPtr context;
   std::shared_ptr<const DeviceMemory> ring;
   std::shared_ptr<const Stream> h2d;
   std::shared_ptr<const Stream> broadcast;
-  /// Null where there is one member.
+  /// Null if there is only one member.
   std::shared_ptr<Communicator> communicator;
 };
 
-/// Runs a schedule on one GPU, with two threads and two streams. The first thread enqueues: host-to-device copies as far ahead
-/// as released ring space, the job's order and the limits below allow, and the broadcasts in the one order that all members
-/// share; a member that may not receive yet holds its part back, and the others wait on their GPUs. The second thread watches
-/// events, delivers buckets, keeps the deadline, and ends the run.
+/// Runs a schedule on one GPU, with two threads and two streams. The first thread enqueues host-to-device copies as far ahead
+/// as released ring space, the job's order and the limits below allow, and broadcasts in the one order that all members share.
+/// A member that may not receive yet delays its part, and the others wait on their GPUs. The second thread watches events,
+/// delivers buckets, enforces the deadline, and ends the run.
 ///
-/// After a failure the communicator is aborted; it and the pipeline cannot be used again.
+/// After a failure the communicator is aborted; neither it nor the pipeline can be used again.
 class Pipeline final : public PipelineRun, public std::enable_shared_from_this<Pipeline> {
  public:
   static std::shared_ptr<Pipeline> Start(PipelineParts parts, Schedule schedule, PipelineEvents events);
@@ -67,7 +67,7 @@ class Pipeline final : public PipelineRun, public std::enable_shared_from_this<P
   void EnqueueBroadcast();
   void CopyPieces(const std::vector<Piece>& pieces) const;
   Event TakeEvent();
-  /// What is enqueued on `stream` from now on starts when the event is over.
+  /// Everything enqueued on `stream` from now on starts after the event.
   static void WaitFor(const Event& event, const Stream& stream);
 
   // The watching thread.
@@ -99,7 +99,7 @@ class Pipeline final : public PipelineRun, public std::enable_shared_from_this<P
   std::deque<InFlight> copies_;
   std::deque<InFlight> broadcasts_;
   std::vector<Event> free_events_;
-  /// Next own chunk and step to enqueue; own chunks that steps enqueued so far have used.
+  /// Next own chunk and step to enqueue; number of own chunks used by the steps enqueued so far.
   std::uint32_t next_copy_ = 0;
   std::uint32_t next_step_ = 0;
   std::uint32_t used_copies_ = 0;

@@ -4,7 +4,7 @@
 
 namespace ckpt::cuda {
 
-/// Fills in the busy times (the union of each stage's spans) and the idle time of a pipeline that took `whole_ms` milliseconds.
+/// Computes the busy times (the union of each stage's spans) and the idle time of a pipeline that took `whole_ms` milliseconds.
 void Summarize(PipelineStats& stats, double whole_ms);
 
 }  // namespace ckpt::cuda

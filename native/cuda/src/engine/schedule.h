@@ -8,15 +8,15 @@
 
 namespace ckpt::cuda {
 
-/// How copies to the GPU and broadcasts lie in time.
+/// Order in time of copies to the GPU and broadcasts.
 enum class Order : std::uint8_t {
-  /// The broadcast of one chunk runs beside the copies of the next ones.
+  /// The broadcast of one chunk runs at the same time as the copies of the next ones.
   kOverlapped = 0,
   /// All copies of a round, then all its broadcasts, then the next round: for links that carry both.
   kAlternating = 1,
 };
 
-/// What one member runs, as flat data: the native form of PipelineJob. Owners are positions.
+/// What one member runs, as flat data: the native form of PipelineJob. Owners are given by position.
 struct Job : PipelinePlan {
   /// Number of members.
   std::uint32_t size = 1;
@@ -26,13 +26,13 @@ struct Job : PipelinePlan {
   struct Source {
     const std::byte* data;
     std::uint64_t bytes;
-    /// No copy crosses a multiple of this from `data`; 0 where there is no such limit.
+    /// No copy crosses a multiple of this from `data`; 0 for no such limit.
     std::uint64_t slice_bytes;
   };
   std::vector<Source> sources;
 };
 
-/// A piece of a bucket: what the stages overlap.
+/// A piece of a bucket: the unit in which the stages overlap.
 struct Chunk {
   std::uint32_t bucket;
   std::uint32_t owner;
@@ -46,7 +46,7 @@ struct Chunk {
   std::uint32_t round;
 };
 
-/// Chunks of different owners that are broadcast together, so that all owners' links are busy at once.
+/// Chunks of different owners that are broadcast together, so that all owners' links are busy at the same time.
 struct Step {
   std::uint32_t first_chunk;
   std::uint32_t chunk_count;
@@ -55,7 +55,7 @@ struct Step {
   std::uint32_t round;
 };
 
-/// At most one bucket of each owner; what the alternating order alternates by.
+/// At most one bucket of each owner; the unit of the alternating order.
 struct Round {
   /// Index of its first step.
   std::uint32_t first_step;
@@ -70,14 +70,14 @@ struct Piece {
   std::uint64_t bytes;
 };
 
-/// The beginning of a job: as many whole buckets, and a part of the last ones, as give some owner `bytes` bytes. Every member
-/// gets the same part. The job must have passed a Schedule.
+/// The beginning of a job: as many whole buckets, and part of the last ones, as give an owner `bytes` bytes. Every member gets
+/// the same part. The job must have passed a Schedule.
 Job Beginning(const Job& job, std::uint64_t bytes);
 
-/// The order in which every member does its part. It depends on the buckets alone, so that all members agree on it.
+/// The order of every member's work. It depends only on the buckets, so that all members agree on it.
 class Schedule {
  public:
-  /// Takes a job and checks it: ranges inside ring and sources, copies that cover each owned bucket at most once, an order that
+  /// Takes a job and checks it: ranges are inside ring and sources, copies cover each owned bucket at most once, and the order
   /// cannot block itself. @throws Error INVALID_ARGUMENT naming the field.
   explicit Schedule(Job job);
 
@@ -86,7 +86,7 @@ class Schedule {
   const std::vector<Step>& steps() const { return steps_; }
   /// Indices of the chunks that this member owns, in the order in which it copies them.
   const std::vector<std::uint32_t>& own() const { return own_; }
-  /// One more than there are: the last one holds the totals.
+  /// One extra entry at the end contains the totals.
   const std::vector<Round>& rounds() const { return rounds_; }
   /// Copies that fill a chunk of an owned bucket, by ring offset.
   std::vector<Piece> PiecesOf(const Chunk& chunk) const;

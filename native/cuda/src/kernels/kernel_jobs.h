@@ -1,4 +1,4 @@
-// What host code and kernels share: the layout of their job lists.
+// Shared by host code and kernels: the layout of their job lists.
 #pragma once
 
 namespace ckpt::cuda {
@@ -25,11 +25,11 @@ struct CopyJob {
   unsigned long long destination_pitch;
   /// Number of tiles of all earlier jobs.
   unsigned long long first_tile;
-  /// Either one row has several tiles, or one tile several whole rows.
+  /// Either a row has several tiles, or a tile has several whole rows.
   unsigned long long tiles_per_row;
   unsigned long long rows_per_tile;
   unsigned long long tile_bytes;
-  /// Bytes a thread moves at once: 16, 8, 4, 2 or 1, dividing addresses, pitches and widths.
+  /// Bytes that a thread moves at once: 16, 8, 4, 2 or 1; divides addresses, pitches and widths.
   unsigned int unit;
   unsigned int padding;
 };

@@ -8,7 +8,7 @@
 
 namespace ckpt::host {
 
-/// The JavaScript side of a Cancellation: newCancellation() makes one, cancel() cancels what it was given to.
+/// The JavaScript side of a Cancellation: newCancellation() creates one, cancel() cancels the operation that it was passed to.
 class CancellationObject : public Napi::ObjectWrap<CancellationObject> {
  public:
   static void Register(Napi::Env env, Napi::Object exports);

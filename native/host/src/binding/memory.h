@@ -12,23 +12,23 @@
 
 namespace ckpt::host {
 
-/// The JavaScript side of a Mapping. Views are external ArrayBuffers over the mapping, which they hold; Close() detaches them
-/// and lets go of the mapping, which is unmapped when the last native user has done so too. Instances come from Wrap() only and
-/// are type-tagged, so that no other object can pass for one.
+/// The JavaScript side of a Mapping. Views are external ArrayBuffers over the mapping, which they hold. Close() detaches them
+/// and releases the mapping, which is unmapped after the last native user has released it. Instances are created only by Wrap()
+/// and are type-tagged, so that no other object is accepted as one.
 class Memory : public Napi::ObjectWrap<Memory> {
  public:
   static void Register(Napi::Env env, Napi::Object exports);
   /// A new JavaScript object that holds `mapping`.
   static Napi::Object Wrap(Napi::Env env, std::shared_ptr<Mapping> mapping);
-  /// The mapping of a JavaScript value. @throws Error INVALID_ARGUMENT when it is no Memory, INVALID_STATE when it is closed.
+  /// The mapping of a JavaScript value. @throws Error INVALID_ARGUMENT if it is not a Memory, INVALID_STATE if it is closed.
   static std::shared_ptr<Mapping> From(const Napi::Value& value);
-  /// The same for an array of them.
+  /// The same for an array of values.
   static std::vector<std::shared_ptr<Mapping>> FromArray(const Napi::Value& value);
 
   explicit Memory(const Napi::CallbackInfo& info);
 
  private:
-  /// What an ArrayBuffer holds; emptied by Close(), so that the mapping need not wait for a garbage collection.
+  /// What an ArrayBuffer holds; emptied by Close(), so that the mapping does not wait for garbage collection.
   struct Hold {
     std::shared_ptr<Mapping> mapping;
   };
@@ -42,11 +42,11 @@ class Memory : public Napi::ObjectWrap<Memory> {
   Napi::Value GetName(const Napi::CallbackInfo& info);
   Napi::Value GetLocked(const Napi::CallbackInfo& info);
   Napi::Value GetLockError(const Napi::CallbackInfo& info);
-  /// What the memory is (NativeIdentity), or undefined for private memory.
+  /// Identity of the memory (NativeIdentity), or undefined for private memory.
   Napi::Value GetIdentity(const Napi::CallbackInfo& info);
   /// checkIntact(): void. @throws MEMORY_CHANGED naming the file.
   void CheckIntact(const Napi::CallbackInfo& info);
-  /// window(offset, length): [ArrayBuffer, offset in it] that holds the range.
+  /// window(offset, length): [ArrayBuffer, offset in it] that contains the range.
   Napi::Value Window(const Napi::CallbackInfo& info);
   void Unlink(const Napi::CallbackInfo& info);
   void Close(const Napi::CallbackInfo& info);

@@ -12,7 +12,7 @@
 
 namespace ckpt::host {
 
-/// `count` runs of `bytes`, the pitches apart on each side.
+/// `count` runs of `bytes`, separated by the pitch of each side.
 struct Rows {
   std::size_t bytes;
   std::size_t count;
@@ -20,25 +20,25 @@ struct Rows {
   std::size_t destination_pitch;
 };
 
-/// A way of copying bytes that do not overlap, for one instruction set.
+/// A method of copying bytes that do not overlap, for one instruction set.
 struct CopyLoop {
   const char* instructions;
   void (*copy)(std::byte* destination, const std::byte* source, std::size_t bytes);
   void (*rows)(std::byte* destination, const std::byte* source, const Rows& rows);
 };
 
-/// Those that this CPU can run, slowest first.
+/// Loops that this CPU can run, slowest first.
 std::vector<CopyLoop> SupportedCopyLoops();
 
-/// Copies bytes that do not overlap; large runs by non-temporal stores of the widest kind this CPU has. The bytes are visible
-/// to whoever synchronises with this thread afterwards (the stores are fenced before it returns).
+/// Copies bytes that do not overlap; large runs use the widest non-temporal stores of this CPU. The bytes are visible to every
+/// thread that synchronises with this one afterwards (the stores are fenced before it returns).
 void CopyBytes(std::byte* destination, const std::byte* source, std::size_t bytes);
 /// The same for rows.
 void CopyRows(std::byte* destination, const std::byte* source, const Rows& rows);
 
-/// Does all copies on several threads, in no particular order; copies of one list must not overlap each other's destinations.
-/// All are checked before the first byte moves. Returns the bytes moved.
-/// @throws Error INVALID_ARGUMENT when a copy leaves its memory or its rows overlap in the destination, ABORTED.
+/// Runs all copies on several threads, in no particular order; the destinations of one list must not overlap. All are checked
+/// before the first byte is moved. Returns the bytes moved.
+/// @throws Error INVALID_ARGUMENT if a copy exceeds its memory or its rows overlap in the destination, ABORTED.
 std::uint64_t CopyStrided(WorkerPool& pool, unsigned threads, const std::vector<std::shared_ptr<Mapping>>& memories,
                           const std::vector<StridedCopy>& copies, const Cancellation& cancellation);
 

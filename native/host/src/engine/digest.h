@@ -13,7 +13,7 @@
 
 namespace ckpt::host {
 
-/// A byte range of one of several memories.
+/// A byte range in one of several memories.
 struct MemoryRange {
   std::size_t memory;
   std::uint64_t offset;
@@ -23,23 +23,23 @@ struct MemoryRange {
 /// The 64-bit digest of docs/worker-protocol.md ("Digest") of one range, on the calling thread.
 std::uint64_t DigestBytes(const std::byte* data, std::size_t bytes);
 
-/// The digest of every range, on several threads (also within one range). @throws Error INVALID_ARGUMENT when a range leaves
-/// its memory, ABORTED.
+/// The digest of every range, on several threads (also within one range). @throws Error INVALID_ARGUMENT if a range exceeds its
+/// memory, ABORTED.
 std::vector<std::uint64_t> DigestRanges(WorkerPool& pool, unsigned threads,
                                         const std::vector<std::shared_ptr<Mapping>>& memories,
                                         const std::vector<MemoryRange>& ranges, const Cancellation& cancellation);
 
-/// Digests of ranges that are filled piece by piece, in any order and on several threads: each piece is summed as soon as it is
-/// there, while it is in the processor's caches, so that the digests cost no second pass over memory.
+/// Digests of ranges that are filled piece by piece, in any order and on several threads. Each piece is summed as soon as it
+/// arrives, while it is in the processor's caches, so that the digests need no second pass over memory.
 class DigestsOnArrival {
  public:
-  /// @throws Error INVALID_ARGUMENT when a range leaves its memory, or overlaps with the next.
+  /// @throws Error INVALID_ARGUMENT if a range exceeds its memory or overlaps the next one.
   DigestsOnArrival(const std::vector<std::shared_ptr<Mapping>>& memories, const std::vector<MemoryRange>& ranges);
 
-  /// Bytes offset … offset + bytes - 1 of a memory have arrived; every byte of a range may do so once.
+  /// Bytes offset … offset + bytes - 1 of a memory have arrived; every byte of a range may arrive only once.
   void Arrived(std::size_t memory, std::uint64_t offset, std::uint64_t bytes);
 
-  /// The digests, once all has arrived. @throws Error INVALID_ARGUMENT for a range of which something has not.
+  /// The digests, after everything has arrived. @throws Error INVALID_ARGUMENT for an incomplete range.
   std::vector<std::uint64_t> Finish();
 
  private:
@@ -51,17 +51,17 @@ class DigestsOnArrival {
 
   const std::vector<std::shared_ptr<Mapping>>& memories_;
   const std::vector<MemoryRange>& ranges_;
-  /// Ranges that have bytes, by memory and offset.
+  /// Non-empty ranges, by memory and offset.
   std::vector<std::size_t> order_;
   std::vector<std::atomic<std::uint64_t>> sums_;
   std::vector<std::atomic<std::uint64_t>> arrived_;
   std::mutex mutex_;
-  /// Words of which a piece has only a part: they are summed in the end.
+  /// Words that a piece contains only in part: they are summed at the end.
   std::vector<Word> cut_;
 };
 
-/// `rows` runs of `row_bytes`, `pitch` apart in one memory, that lie `position_pitch` apart in a tensor from `position` on.
-/// Their terms are added to sum `output`. `unit` (1, 2, 4 or 8) divides row_bytes, position and position_pitch.
+/// `rows` runs of `row_bytes`, `pitch` apart in one memory, which are `position_pitch` apart in a tensor, starting at
+/// `position`. Their terms are added to sum `output`. `unit` (1, 2, 4 or 8) divides row_bytes, position and position_pitch.
 struct SummedRows {
   std::size_t output;
   std::size_t memory;
@@ -74,15 +74,15 @@ struct SummedRows {
   std::uint64_t unit;
 };
 
-/// Sums of docs/worker-protocol.md ("Sums of routes"), one for each number below `outputs`: of the digest's terms of those
-/// rows, wherever they lie, as if they were where they are in their tensor. On several threads. @throws Error INVALID_ARGUMENT
-/// when a row leaves its memory or has no output, ABORTED.
+/// Sums of docs/worker-protocol.md ("Sums of routes"), one for each number below `outputs`: sums of the digest's terms of those
+/// rows, wherever they are stored, computed as if they were at their position in the tensor. Uses several threads. @throws
+/// Error INVALID_ARGUMENT if a row exceeds its memory or has no output, ABORTED.
 std::vector<std::uint64_t> SumRows(WorkerPool& pool, unsigned threads, const std::vector<std::shared_ptr<Mapping>>& memories,
                                    const std::vector<SummedRows>& rows, std::size_t outputs, const Cancellation& cancellation);
 
-/// Fills a range with reproducible bytes: little-endian word i, counted from the start of the range, is
-/// mix(seed + (i + 1) * 0x9e3779b97f4a7c15) modulo 2^64, with the digest's mix; the last word is cut where the range ends.
-/// @throws Error INVALID_ARGUMENT when the range leaves the memory, ABORTED.
+/// Fills a range with reproducible bytes: little-endian word i, counted from the start of the range, is mix(seed + (i + 1) *
+/// 0x9e3779b97f4a7c15) modulo 2^64, with the digest's mix; the last word is cut off at the end of the range.
+/// @throws Error INVALID_ARGUMENT if the range exceeds the memory, ABORTED.
 void FillRandom(WorkerPool& pool, unsigned threads, Mapping& memory, std::uint64_t offset, std::uint64_t bytes,
                 std::uint64_t seed, const Cancellation& cancellation);
 

@@ -7,8 +7,8 @@
 
 namespace ckpt::host {
 
-/// What an open file is, whatever it is called: fstat(2) of a descriptor. Device and inode name the object for as long as
-/// somebody holds it; the times tell whether it was written to since.
+/// Identity of an open file, independent of its name: fstat(2) of a descriptor. Device and inode identify the object while it
+/// is held open; the times show whether it was written to since.
 struct Identity {
   std::uint64_t device = 0;
   std::uint64_t inode = 0;
@@ -16,7 +16,7 @@ struct Identity {
   std::uint64_t links = 0;
   uid_t owner = 0;
   mode_t mode = 0;
-  /// Nanoseconds since the epoch. A write through a mapping changes neither.
+  /// Nanoseconds since the epoch. A write through a mapping changes neither time.
   std::int64_t modified = 0;
   std::int64_t changed = 0;
 
@@ -28,9 +28,9 @@ struct Identity {
 /// @throws Error NATIVE_FAILURE naming `what`.
 Identity IdentityOf(int fd, const std::string& what);
 
-/// Device of the objects in /dev/shm. @throws Error UNSUPPORTED where there is none.
+/// Device of the objects in /dev/shm. @throws Error UNSUPPORTED if there is none.
 std::uint64_t ShmDevice();
-/// Device of memfds. @throws Error UNSUPPORTED where the kernel has none.
+/// Device of memfds. @throws Error UNSUPPORTED if the kernel has none.
 std::uint64_t MemfdDevice();
 
 }  // namespace ckpt::host

@@ -5,11 +5,11 @@
 
 namespace ckpt::host {
 
-/// True if any process, of whichever namespace, has the file open or mapped; nothing where the kernel does not tell. The file
-/// must be the user's own.
+/// True if any process, in any namespace, has the file open or mapped; nothing if the kernel does not report it. The file must
+/// be the user's own.
 std::optional<bool> InUse(const std::string& path);
 
-/// Removes a file, or a directory with the files in it; follows no link, descends into no further directory, and never fails.
+/// Removes a file, or a directory with its files. Follows no links, does not enter subdirectories, and never fails.
 void RemoveLeftovers(const std::string& path) noexcept;
 
 }  // namespace ckpt::host

@@ -12,8 +12,8 @@ struct engine_st;
 
 namespace ckpt::host {
 
-/// The functions of OpenSSL's libcrypto that endpoints use. Their declarations have been the same since OpenSSL 1.1; they are
-/// written out here, because the headers of the library that a process has cannot be known when this is built.
+/// The functions of OpenSSL's libcrypto that endpoints use. Their declarations have not changed since OpenSSL 1.1. They are
+/// repeated here, because the headers of the library that a process will load are not known when this is built.
 struct Libcrypto {
   using Bytes = unsigned char;
 
@@ -33,7 +33,7 @@ struct Libcrypto {
   int (*CRYPTO_memcmp)(const void* a, const void* b, std::size_t bytes);
   void (*OPENSSL_thread_stop)();
 
-  /// The library that this process has already (Node exports its own), or libcrypto.so.3.
+  /// The library that this process has already loaded (Node exports its own), or libcrypto.so.3.
   /// @throws Error ADDON_UNAVAILABLE saying what is missing.
   static const Libcrypto& Get();
   /// "OpenSSL" with the version of the library.

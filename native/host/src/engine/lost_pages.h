@@ -5,14 +5,14 @@
 
 namespace ckpt::host {
 
-/// Watches a mapped range whose pages can go away under it: somebody truncates the file. A thread that touches such a page gets
-/// SIGBUS, which would end the process; for a watched range it gets a page of zeros instead, and the range is lost from then
-/// on: whoever used it asks lost() afterwards and fails by name.
+/// Watches a mapped range whose pages can disappear because the file is truncated. A thread that accesses such a page gets
+/// SIGBUS, which would end the process; in a watched range it gets a page of zeros instead, and the range is lost from then on:
+/// its user checks lost() afterwards and fails with a named error.
 class PageWatch {
  public:
   /// Watches nothing.
   PageWatch() = default;
-  /// @throws Error OUT_OF_MEMORY when too many ranges are watched.
+  /// @throws Error OUT_OF_MEMORY if too many ranges are watched.
   PageWatch(const void* start, std::size_t bytes);
   PageWatch(PageWatch&& other) noexcept;
   PageWatch& operator=(PageWatch&& other) noexcept;
@@ -20,7 +20,7 @@ class PageWatch {
   PageWatch& operator=(const PageWatch&) = delete;
   ~PageWatch();
 
-  /// Whether a page was gone when it was touched.
+  /// Whether a page was missing when it was accessed.
   bool lost() const;
 
  private:

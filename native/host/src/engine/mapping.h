@@ -17,28 +17,27 @@
 
 namespace ckpt::host {
 
-/// A range of mapped host memory. Held by shared_ptr by everyone who uses it: it is unmapped when the last of them lets go.
+/// A range of mapped host memory. Every user holds a shared_ptr; the range is unmapped when the last of them is released.
 class Mapping {
  public:
   enum class Kind { kAnonymous, kShared, kFile };
-  /// Of an object that others have too: its bytes alone; a copy of what is written, which nobody else sees; its bytes to write
-  /// to.
+  /// Access to an object that others use too: read only; a private copy of what is written; or writing to its bytes.
   enum class Access { kRead, kPrivate, kWrite };
   static constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 
   /// Private memory, 2 MiB aligned, advised to use huge pages. @throws Error OUT_OF_MEMORY.
   static std::shared_ptr<Mapping> Anonymous(std::size_t bytes);
-  /// Memory without a name in any file system that other processes of this user can map all the same, by name(): a path in
-  /// /proc that holds while this mapping lives. @throws Error OUT_OF_MEMORY.
+  /// Memory without a name in any file system; other processes of this user can map it by name(): a path in /proc that is valid
+  /// while this mapping lives. @throws Error OUT_OF_MEMORY.
   static std::shared_ptr<Mapping> Shareable(std::size_t bytes);
-  /// New POSIX shared memory, mode 0600. Its pages are not there yet: call Populate or Reserve before any use.
-  /// @throws Error OUT_OF_MEMORY, INVALID_ARGUMENT (the name is taken or malformed).
+  /// New POSIX shared memory, mode 0600. Its pages are not allocated yet: call Populate or Reserve before any use.
+  /// @throws Error OUT_OF_MEMORY, INVALID_ARGUMENT (the name is in use or malformed).
   static std::shared_ptr<Mapping> CreateShared(const std::string& name, std::size_t bytes);
   /// A file in place, opened for reading; what is written to the mapping never reaches the file. With `writable` it is opened
-  /// for writing where it can be, for GPUs that pin memory for writing alone.
+  /// for writing if possible, for GPUs that only pin writable memory.
   /// @throws Error CHECKPOINT_UNREADABLE naming the file.
   static std::shared_ptr<Mapping> File(const std::string& path, bool writable = false);
-  /// An object that was opened and checked already, all of it.
+  /// The whole of an object that is already open and checked.
   /// @throws Error OUT_OF_MEMORY.
   static std::shared_ptr<Mapping> Opened(Kind kind, const std::string& name, ScopedFd fd, Access access);
 
@@ -51,39 +50,39 @@ class Mapping {
   Kind kind() const { return kind_; }
   /// Name in /dev/shm without a slash, path of a file or of shareable memory, empty for other anonymous memory.
   const std::string& name() const { return name_; }
-  /// What was mapped, as it was then; nothing for private memory.
+  /// Identity of the mapped object when it was mapped; nothing for private memory.
   const std::optional<Identity>& identity() const { return identity_; }
   /// The descriptor that keeps it open in this process, or -1.
   int descriptor() const { return fd_.get(); }
-  /// Nobody may write to what is mapped: CheckIntact() then looks at the times of the object too. Before any other use.
+  /// The mapped object must not be written to: CheckIntact() then also checks the object's times. Call it before any other use.
   void MustStay() { must_stay_ = true; }
-  /// @throws Error MEMORY_CHANGED naming the file when pages of it were gone, when it is smaller than what was mapped, or when
-  /// it was written to though it must stay.
+  /// @throws Error MEMORY_CHANGED naming the file if pages of it were missing, if it is smaller than what was mapped, or if it
+  /// was written to after MustStay().
   void CheckIntact() const;
   bool locked() const;
-  /// Why the pages are not locked; empty where they are, or where nobody asked.
+  /// Why the pages are not locked; empty if they are, or if locking was not requested.
   std::string lock_error() const;
 
-  /// Has pages that are not there yet come from memory node `node`, where it has any left. Does nothing on a machine with one
-  /// node; a refusal of the kernel is ignored, as it costs speed alone.
+  /// Requests that pages not yet allocated come from NUMA node `node`, as long as it has free memory. Does nothing on a machine
+  /// with one node. A refusal by the kernel is ignored, because it only affects speed.
   void PreferNode(int node);
-  /// From now on Populate and FormHugePages put the pages of this memory together into huge ones, even where the system does
-  /// not do that for shared memory by itself. Nothing else may use the memory yet.
+  /// From now on Populate and FormHugePages combine the pages of this memory into huge pages, even if the system does not do
+  /// that for shared memory by default. Call it before any other use of the memory.
   void UseHugePages();
-  /// Has the bytes' pages be huge before they are filled. Does nothing without UseHugePages, and where the kernel (before Linux
-  /// 6.1) or the memory has none. From any thread. @throws Error OUT_OF_MEMORY.
+  /// Makes the pages of the bytes huge before they are filled. Does nothing without UseHugePages, or if the kernel (before
+  /// Linux 6.1) or the memory does not support it. Callable from any thread. @throws Error OUT_OF_MEMORY.
   void FormHugePages(std::size_t offset, std::size_t bytes);
-  /// Touches every page for writing, in slices on several threads. @throws Error OUT_OF_MEMORY (a full /dev/shm too), ABORTED.
+  /// Writes to every page, in slices on several threads. @throws Error OUT_OF_MEMORY (also if /dev/shm is full), ABORTED.
   void Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation);
-  /// Maps pages that exist already (those of a file in memory), in slices on several threads; reads them in where need be.
-  /// A failure is ignored: pages then come when they are used. @throws Error INVALID_ARGUMENT outside the memory, ABORTED.
+  /// Maps existing pages (those of a file in memory), in slices on several threads; reads them from the file if needed. A
+  /// failure is ignored: pages are then mapped when they are used. @throws Error INVALID_ARGUMENT outside the memory, ABORTED.
   void PopulateRead(std::size_t offset, std::size_t bytes, WorkerPool& pool, unsigned threads,
                     const Cancellation& cancellation);
-  /// Takes the memory of new shared memory from the file system without touching it. @throws Error OUT_OF_MEMORY, ABORTED.
+  /// Allocates the pages of new shared memory in the file system without accessing them. @throws Error OUT_OF_MEMORY, ABORTED.
   void Reserve(const Cancellation& cancellation);
-  /// Locks the pages in memory: those that are there now, the others as soon as they are. A refusal is kept in lock_error().
+  /// Locks the pages in memory: existing ones now, the others as soon as they are allocated. A refusal is kept in lock_error().
   void Lock();
-  /// Removes the name from the file system. A name that is gone already is not an error.
+  /// Removes the name from the file system. A missing name is not an error.
   /// @throws Error INVALID_STATE for anonymous memory and for files outside /dev/shm, NATIVE_FAILURE.
   void Unlink();
 
@@ -93,10 +92,10 @@ class Mapping {
   const ScopedMmap memory_;
   const ScopedFd fd_;
   const std::optional<Identity> identity_;
-  /// Ends before memory_ does.
+  /// Destroyed before memory_.
   const PageWatch pages_;
   bool must_stay_ = false;
-  /// By huge page: whether somebody has formed it, or is about to. Null where nobody shall.
+  /// By huge page: whether a thread has formed it or is about to. Null without UseHugePages.
   std::unique_ptr<std::atomic<bool>[]> formed_;
   mutable std::mutex mutex_;
   bool locked_ = false;

@@ -26,7 +26,7 @@ struct MixLoops {
   void (*write)(std::byte* data, std::size_t words, std::uint64_t seed, std::uint64_t first);
 };
 
-/// Those that this CPU can run, slowest first.
+/// Loops that this CPU can run, slowest first.
 std::vector<MixLoops> SupportedMixLoops();
 
 /// Sum over `words` little-endian words at `data` (of any alignment) of Mix(word + key), where the key starts at

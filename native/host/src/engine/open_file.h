@@ -10,7 +10,7 @@
 
 namespace ckpt::host {
 
-/// What tells a file's content apart from any other (FileIdentity of @ckpt/contract).
+/// Distinguishes a file's content from any other (FileIdentity of @ckpt/contract).
 struct FileIdentity {
   std::uint64_t device;
   std::uint64_t inode;
@@ -24,22 +24,22 @@ struct FileIdentity {
   bool operator!=(const FileIdentity& other) const { return !(*this == other); }
 };
 
-/// A file to read: opened before, or opened here by its path, when it must still be what it was.
+/// A file to read: opened before, or opened here by its path, in which case it must be unchanged.
 struct FileToRead {
   std::string path;
-  /// Open descriptor, which its owner keeps open; -1 where there is none.
+  /// Open descriptor, which its owner keeps open; -1 for none.
   int descriptor = -1;
   std::optional<FileIdentity> identity;
 };
 
-/// Opens a regular file to read it; anything else is refused and never waited for. Its status is left in `status`.
+/// Opens a regular file to read it; anything else is refused without waiting. Stores its status in `status`.
 /// @throws Error CHECKPOINT_UNREADABLE naming the file.
 ScopedFd OpenRegular(const std::string& path, struct stat& status);
 
-/// Opens a regular file by its path, relative to the directory: neither `..` nor a link in it is followed, so that nothing that
-/// happens to the path meanwhile leads out of the directory. By openat2 where the kernel has it, else (or with `steps`)
-/// directory by directory.
-/// @throws Error INVALID_ARGUMENT for a path that would lead out or holds a link, CHECKPOINT_UNREADABLE otherwise; both name
+/// Opens a regular file by its path, relative to the directory. Neither `..` nor links are followed, so that concurrent changes
+/// of the path cannot lead out of the directory. Uses openat2 if the kernel has it, otherwise (or with `steps`) opens directory
+/// by directory.
+/// @throws Error INVALID_ARGUMENT for a path that would lead out or contains a link, CHECKPOINT_UNREADABLE otherwise; both name
 /// the file.
 ScopedFd OpenBeneath(int directory, const std::string& path, bool steps = false);
 

@@ -17,24 +17,24 @@
 
 namespace ckpt::host {
 
-/// One member's run of a plan on the host device. Two threads: H2D copies this member's buckets from its sources into its own
-/// ring, broadcast copies everybody else's from their rings into its own, close behind their progress. Members find each
-/// other's progress in the control pages of the rings; nothing else connects them.
+/// One member's run of a plan on the host device. It has two threads: H2D copies this member's buckets from its sources into
+/// its own ring; broadcast copies all other buckets from their rings into its own, following their progress closely. Members
+/// read each other's progress from the control pages of the rings; they have no other connection.
 class Pipeline final : public PipelineRun {
  public:
-  /// Starts a prepared run: publishes its generation in the own ring, then works.
+  /// Starts a prepared run: publishes its generation in its own ring, then runs.
   Pipeline(PreparedPipeline prepared, PipelineEvents events);
-  /// Aborts what still runs and joins.
+  /// Aborts what is still running and joins the threads.
   ~Pipeline() override;
 
-  /// @throws Error INVALID_ARGUMENT when the bucket was not delivered yet, INVALID_STATE when it was released before.
+  /// @throws Error INVALID_ARGUMENT if the bucket was not delivered yet, INVALID_STATE if it was already released.
   void Release(std::uint32_t bucket) override;
-  /// @throws Error INVALID_ARGUMENT for a bucket of a different member, or where nothing arrives; INVALID_STATE when it came
-  /// before.
+  /// @throws Error INVALID_ARGUMENT for a bucket of another member, or if nothing arrives; INVALID_STATE if it has already
+  /// arrived.
   void Arrived(std::uint32_t bucket) override;
-  /// Copies under way are finished.
+  /// Copies that have started are finished.
   void Abort(Error failure) override;
-  /// Joins the run's threads, which ends soon after an abort: `limit` is not needed.
+  /// Joins the run's threads, which end soon after an abort: `limit` is not needed.
   bool Shutdown(std::chrono::milliseconds limit) override;
 
  private:
@@ -64,7 +64,7 @@ class Pipeline final : public PipelineRun {
   std::mutex failure_mutex_;
   std::optional<PipelineFailure> failure_;
   std::mutex delivery_mutex_;
-  /// How many of `own` and `foreign` are complete.
+  /// Number of complete buckets in `own` and in `foreign`.
   std::size_t done_[2] = {0, 0};
   std::thread lead_;
 };

@@ -11,12 +11,12 @@
 
 namespace ckpt::host {
 
-/// Which buckets have come. Thread-safe.
+/// Which buckets have arrived. Thread-safe.
 class Arrivals {
  public:
   explicit Arrivals(std::size_t buckets) : arrived_(buckets, false) {}
 
-  /// @throws Error INVALID_STATE when the bucket came before.
+  /// @throws Error INVALID_STATE if the bucket has already arrived.
   void Add(std::uint32_t bucket) {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -36,14 +36,14 @@ class Arrivals {
     wake_.notify_all();
   }
 
-  /// Waits for the bucket, for Wake or for a slice of time. @returns whether it has come.
+  /// Waits for the bucket, for Wake or for a slice of time. @returns whether it has arrived.
   bool Await(std::uint32_t bucket, std::chrono::milliseconds slice) {
     std::unique_lock<std::mutex> lock(mutex_);
     if (!arrived_[bucket]) wake_.wait_for(lock, slice);
     return arrived_[bucket];
   }
 
-  /// When a bucket came last.
+  /// When the last bucket arrived.
   std::chrono::steady_clock::time_point last() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return last_;

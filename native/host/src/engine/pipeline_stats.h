@@ -19,7 +19,7 @@ class PipelineClock {
 
   double now() const noexcept { return Milliseconds(std::chrono::steady_clock::now() - begin_); }
 
-  /// A copy begins; give the result to Leave.
+  /// A copy begins; pass the result to Leave.
   std::chrono::steady_clock::time_point Enter() noexcept {
     const auto now = std::chrono::steady_clock::now();
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -6,8 +6,8 @@
 
 namespace ckpt::host {
 
-/// Calls `use` for pieces of at most `step` bytes, while the lines after each are on their way: ciphers are faster than memory
-/// that is in no cache.
+/// Calls `use` for pieces of at most `step` bytes while prefetching the lines after each: ciphers are faster than uncached
+/// memory.
 template <class Use>
 void ForEachPrefetched(const std::uint8_t* begin, std::size_t bytes, std::size_t step, std::size_t ahead, const Use& use) {
   constexpr std::size_t kLineBytes = 64;

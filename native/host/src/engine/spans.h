@@ -11,8 +11,8 @@
 
 namespace ckpt::host {
 
-/// Pieces of work of any length laid end to end, so that threads can share them evenly whether they are few and large or many
-/// and small.
+/// Pieces of work of any length, concatenated so that threads can share them evenly, whether they are few and large or many and
+/// small.
 class Spans {
  public:
   void Reserve(std::size_t count) { ends_.reserve(count); }
@@ -32,7 +32,7 @@ class Spans {
   }
 
   /// ForEach over all bytes, in slices that up to `threads` threads take in turn. Slices end at multiples of 64 bytes of the
-  /// whole, and are of at least 256 KiB and at most `largest` bytes.
+  /// total and have at least 256 KiB and at most `largest` bytes.
   template <class Body>
   void Parallel(WorkerPool& pool, unsigned threads, std::uint64_t largest, const Cancellation& cancellation,
                 const Body& body) const {
@@ -47,7 +47,7 @@ class Spans {
   std::vector<std::uint64_t> ends_;
 };
 
-/// Whether bytes offset … offset + length - 1 lie in `size` bytes.
+/// Whether bytes offset … offset + length - 1 are within `size` bytes.
 inline bool Inside(std::uint64_t offset, std::uint64_t length, std::uint64_t size) {
   return offset <= size && length <= size - offset;
 }

@@ -21,35 +21,35 @@ struct TcpRead {
   std::uint64_t offset = 0;
   std::byte* target = nullptr;
   std::uint64_t bytes = 0;
-  /// Index of the region among those of the caller, for errors.
+  /// Index of the region in the caller's list, for errors.
   std::uint32_t region = 0;
 };
 
-/// What one request asks for.
+/// The content of one request.
 struct TcpGroup {
   std::vector<TcpRead> reads;
   std::uint64_t bytes = 0;
 };
 
-/// Cuts `reads` into requests of about `bytes` bytes: large ones are split, small ones share a request.
+/// Divides `reads` into requests of about `bytes` bytes: large ones are split, small ones share a request.
 std::vector<TcpGroup> GroupReads(const std::vector<TcpRead>& reads, std::uint64_t bytes);
 
-/// One call of TcpPeer::Read as its streams see it. Thread-safe. It is over when none of its groups is queued or under way.
+/// One call of TcpPeer::Read, as its streams see it. Thread-safe. It ends when none of its groups is queued or in progress.
 class TcpBatch {
  public:
   TcpBatch(std::size_t groups, std::chrono::milliseconds patience) : patience_(patience), left_(groups) {}
 
   std::chrono::milliseconds patience() const { return patience_; }
-  /// Whether groups that are still queued need not be asked for any more.
+  /// Whether groups that are still queued are not needed any more.
   bool ended() const { return ended_.load(); }
   std::uint64_t bytes() const { return bytes_.load(); }
 
   void Received(std::uint64_t bytes) { bytes_.fetch_add(bytes); }
-  /// `groups` are done with, one way or the other.
+  /// `groups` have ended, with or without success.
   void Done(std::size_t groups = 1);
-  /// The first failure stays.
+  /// Only the first failure is kept.
   void Fail(Error error);
-  /// Waits until the batch is over, at most this long. @returns whether it is.
+  /// Waits until the batch has ended, at most this long. @returns whether it has.
   bool Await(std::chrono::milliseconds limit);
   const std::optional<Error>& failure() const { return failure_; }
 

@@ -15,26 +15,26 @@
 
 namespace ckpt::host {
 
-/// Bytes of regions that one record holds at most. Large records cost less each byte; one still fits a core's own cache.
+/// Maximum of bytes of regions in one record. Large records cost less for each byte; this size still fits a core's own cache.
 inline constexpr std::size_t kRecordBytes = std::size_t{256} << 10;
 
-/// A connection after its handshake, with what protects it. Not thread-safe.
+/// A connection after its handshake, with its protection. Not thread-safe.
 ///
-/// Both sides know from the protocol how long each message is, so that nothing about lengths has to be sent, or believed.
+/// Both sides know the length of each message from the protocol, so that no lengths need to be sent or trusted.
 class TcpChannel {
  public:
   TcpChannel(int fd, const SessionKeys& keys);
 
-  /// A message of the protocol: one record, encrypted wherever there is any protection.
+  /// A message of the protocol: one record, encrypted if there is any protection.
   Io Send(const void* message, std::size_t bytes, const GoOn& go_on, int& error, Last last = Last::kYes);
-  /// @returns kForged where it is not what the other side sent at this place.
+  /// @returns kForged if it is not what the other side sent at this position.
   Io Receive(void* message, std::size_t bytes, const GoOn& go_on, int& error,
              const std::function<void(std::size_t)>& moved = nullptr);
 
-  /// Bytes of regions, which must not change meanwhile: they would not fit their tag.
+  /// Bytes of regions, which must not change meanwhile: they would not match their tag.
   Io SendData(std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last);
-  /// Fills `parts`. What is in them is of no use unless this returns kDone: bytes are authenticated where they have arrived.
-  /// `moved` is called whenever something came, with the bytes that were authenticated since the last call.
+  /// Fills `parts`. Their contents must not be used unless this returns kDone: bytes are authenticated only after they have
+  /// arrived. `moved` is called whenever bytes arrive, with the number that were authenticated since the last call.
   Io ReceiveData(std::vector<iovec>& parts, const GoOn& go_on, int& error, const std::function<void(std::size_t)>& moved);
 
  private:

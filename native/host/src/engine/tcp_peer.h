@@ -24,42 +24,42 @@ namespace ckpt::host {
 
 struct TcpPeerOptions {
   EndpointId endpoint{};
-  /// Where it may be reached; the first that answers is used.
+  /// Addresses to try; the first that answers is used.
   std::vector<TcpAddress> addresses;
   std::string secret;
-  /// Connections to spread reads over.
+  /// Number of connections to distribute reads over.
   unsigned streams = 4;
   std::chrono::milliseconds timeout{10'000};
-  /// What it wants at least; where the endpoint wants more, there is more.
+  /// The minimum that it accepts; if the endpoint requires more, that is used.
   Protection protection = Protection::kAuthenticated;
-  /// What it offers for bytes of regions.
+  /// Ciphers that it offers for bytes of regions.
   DataCiphers ciphers = AvailableDataCiphers();
 };
 
-/// Connections to another endpoint: a thread each, which sends requests ahead of the replies it receives, straight into their
-/// destination.
+/// Connections to another endpoint, with one thread each. The thread sends requests ahead of the replies, which it receives
+/// directly into their destination.
 class TcpPeer {
  public:
   /// Connects every stream. @throws Error PEER_LOST, PEER_UNAUTHORIZED, PEER_PROTOCOL, ABORTED.
   TcpPeer(TcpPeerOptions options, const Cancellation& cancellation);
-  /// Closes.
+  /// Closes the connections.
   ~TcpPeer();
   TcpPeer(const TcpPeer&) = delete;
   TcpPeer& operator=(const TcpPeer&) = delete;
 
-  /// Reads all of `reads` and returns their bytes; when it throws, nothing is written to their targets any more. `progress` is
-  /// called on this thread now and then. No byte for `patience` is PEER_LOST.
-  /// @throws Error PEER_LOST, PEER_UNAUTHORIZED when what came was changed on its way, REGION_REFUSED (index: the region's),
+  /// Reads all of `reads` and returns their bytes; after it has thrown, nothing is written to their destinations any more.
+  /// `progress` is called on this thread from time to time. No byte during `patience` is PEER_LOST.
+  /// @throws Error PEER_LOST, PEER_UNAUTHORIZED if the data was changed in transit, REGION_REFUSED (index: the region's),
   /// ABORTED.
   std::uint64_t Read(const std::vector<TcpRead>& reads, std::chrono::milliseconds patience, const Cancellation& cancellation,
                      const std::function<void(std::uint64_t)>& progress);
 
   bool alive() const { return !lost_.load(); }
   const std::string& name() const { return name_; }
-  /// What the two sides have agreed on.
+  /// Protection that the two sides agreed on.
   Protection protection() const { return protection_; }
   DataCipher cipher() const { return cipher_; }
-  /// Fails what is under way with ABORTED, and joins the threads. Calling it again does nothing.
+  /// Fails pending reads with ABORTED, and joins the threads. Calling it again does nothing.
   void Close();
 
  private:
@@ -69,7 +69,7 @@ class TcpPeer {
     TcpGroup group;
     std::shared_ptr<TcpBatch> batch;
   };
-  /// One connection with what it has asked for and not received.
+  /// One connection with its outstanding requests.
   struct Stream {
     ScopedFd fd;
     std::unique_ptr<TcpChannel> channel;

@@ -18,48 +18,48 @@ namespace ckpt::host {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire format is that of little-endian machines");
 
 inline constexpr std::uint32_t kTcpProtocol = 3;
-/// Extents of one request at most; the reply's parts fit one sendmsg.
+/// Maximum of extents in one request; the parts of the reply fit one sendmsg.
 inline constexpr std::uint32_t kMaxExtents = 64;
-/// Bytes of one request at most.
+/// Maximum of bytes in one request.
 inline constexpr std::uint64_t kMaxRequestBytes = std::uint64_t{64} << 20;
 inline constexpr std::chrono::milliseconds kHandshakePatience{10'000};
 
 using EndpointId = std::array<std::uint8_t, 16>;
 using Nonce = std::array<std::uint8_t, 32>;
 
-/// The same for all versions, so that each can say that it is not the other's.
+/// The same for all versions, so that each side can report a version mismatch.
 inline constexpr std::array<char, 8> kTcpMagic{'C', 'K', 'P', 'T', 'T', 'C', 'P', '1'};
 
-/// The connecting side begins.
+/// Sent first, by the connecting side.
 struct ClientHello {
   std::array<char, 8> magic;
   std::uint32_t protocol;
-  /// What it wants at least.
+  /// The minimum that it accepts.
   Protection protection;
-  /// What it can use for bytes of regions.
+  /// Ciphers that it supports for bytes of regions.
   DataCiphers ciphers;
   std::uint16_t reserved;
-  /// The endpoint that it believes to reach.
+  /// The endpoint that it expects to reach.
   EndpointId endpoint;
   Nonce nonce;
 };
 
 enum class HelloStatus : std::uint16_t { kOk = 0, kOtherEndpoint = 1, kOtherProtocol = 2, kUnauthorized = 3 };
 
-/// The answer; unless its status is kOk, the last thing that is sent.
+/// The answer; unless its status is kOk, nothing is sent after it.
 struct ServerHello {
   std::array<char, 8> magic;
   std::uint32_t protocol;
   HelloStatus status;
-  /// What protects the connection: the stronger of what the two sides want.
+  /// Protection of the connection: the stronger of what the two sides require.
   Protection protection;
-  /// The one of the reader's ciphers that bytes of regions are protected with.
+  /// The cipher, one of the reader's, that protects bytes of regions.
   DataCipher cipher;
   EndpointId endpoint;
   Nonce nonce;
 };
 
-/// HMAC-SHA-256 over a label and both hellos, under a key that the endpoint's secret and both nonces give.
+/// HMAC-SHA-256 over a label and both hellos, with a key derived from the endpoint's secret and both nonces.
 struct ClientProof {
   Sha256Digest mac;
 };
@@ -88,18 +88,18 @@ struct WireExtent {
   std::uint64_t bytes;
 };
 
-/// kClosedRegion: the key was of a region, which has been closed. What it held is gone, or will be.
+/// kClosedRegion: the key was of a region that has been closed. Its contents are gone, or will be.
 enum class ReplyStatus : std::uint32_t { kOk = 0, kUnknownRegion = 1, kOutsideRegion = 2, kClosedRegion = 3 };
 
-/// With kOk followed by the bytes of all extents, and a trailer.
+/// If kOk, followed by the bytes of all extents, and a trailer.
 struct ReplyHeader {
   std::uint64_t id;
   ReplyStatus status;
-  /// Which extent is refused.
+  /// The extent that is refused.
   std::uint32_t extent;
 };
 
-/// Whether all regions were still open when their last byte had been taken: otherwise the bytes may be those of something else.
+/// Whether all regions were still open after their last byte had been read: otherwise the bytes may be of something else.
 struct ReplyTrailer {
   ReplyStatus status;
   std::uint32_t extent;
@@ -110,21 +110,20 @@ static_assert(sizeof(RequestHeader) == 24 && sizeof(WireExtent) == 32 && sizeof(
               sizeof(ReplyTrailer) == 8);
 static_assert(std::is_trivially_copyable_v<RequestHeader> && std::is_trivially_copyable_v<WireExtent>);
 
-/// What one side brings into a handshake.
+/// One side's requirements for a handshake.
 struct Wishes {
-  /// What it wants at least.
+  /// The minimum that it accepts.
   Protection protection = Protection::kAuthenticated;
   DataCiphers ciphers = AvailableDataCiphers();
 };
 
-/// Proves both sides' knowledge of the secret over a new connection, from the connecting side. @returns the keys of the
-/// session.
-/// @throws Error PEER_LOST, PEER_UNAUTHORIZED, PEER_PROTOCOL (field `id` where another endpoint answers), ABORTED when stopped.
+/// Proves over a new connection, from the connecting side, that both sides know the secret. @returns the keys of the session.
+/// @throws Error PEER_LOST, PEER_UNAUTHORIZED, PEER_PROTOCOL (field `id` if another endpoint answers), ABORTED if stopped.
 SessionKeys GreetServer(int fd, const EndpointId& expected, const std::string& secret, const Wishes& wishes,
                         const std::string& peer, std::chrono::steady_clock::time_point deadline,
                         const std::function<bool()>& stop);
 
-/// The listening side. @returns nothing where the peer may not go on.
+/// The listening side. @returns nothing if the peer is refused.
 std::optional<SessionKeys> GreetClient(int fd, const EndpointId& own, const std::string& secret, const Wishes& wishes,
                                        const std::function<bool()>& stop);
 

@@ -18,35 +18,35 @@
 namespace ckpt::host {
 
 struct TcpServerOptions {
-  /// Where to listen; port 0 takes a free one.
+  /// Addresses to listen on; port 0 selects a free one.
   std::vector<TcpAddress> addresses;
-  /// What peers have to prove that they know.
+  /// Secret that peers have to prove they know.
   std::string secret;
-  /// Of the threads that serve, 0 to 19. At 19 one of them gets 1.5 % of a core beside a thread of niceness 0.
+  /// Niceness of the serving threads, 0 to 19. At 19 a thread gets 1.5 % of a core that it shares with a thread of niceness 0.
   int niceness = 19;
-  /// What it wants at least; where a peer wants more, there is more.
+  /// The minimum that it accepts; if a peer requires more, that is used.
   Protection protection = Protection::kAuthenticated;
-  /// What it takes for bytes of regions; the fastest that the peer has too is used.
+  /// Ciphers that it accepts for bytes of regions; the fastest that the peer also supports is used.
   DataCiphers ciphers = AvailableDataCiphers();
 };
 
-/// Serves reads of registered regions: a thread that accepts, and one for each connection. Nothing else takes part.
+/// Serves reads of registered regions: one thread accepts, and one serves each connection. No other thread is involved.
 class TcpServer {
  public:
   /// @throws Error NATIVE_FAILURE naming the address, INVALID_ARGUMENT.
   explicit TcpServer(TcpServerOptions options);
-  /// Stops.
+  /// Stops the server.
   ~TcpServer();
   TcpServer(const TcpServer&) = delete;
   TcpServer& operator=(const TcpServer&) = delete;
 
   const EndpointId& id() const { return id_; }
-  /// With the ports that were taken.
+  /// With the actual ports.
   const std::vector<TcpAddress>& addresses() const { return options_.addresses; }
   RegionTable& regions() { return regions_; }
   /// Bytes of regions sent so far.
   std::uint64_t served_bytes() const { return served_bytes_.load(); }
-  /// Connections that are open.
+  /// Number of open connections.
   std::size_t connections() const;
 
   /// Closes the listeners and every connection, and joins the threads. Calling it again does nothing.
@@ -56,10 +56,10 @@ class TcpServer {
   struct Connection {
     ScopedFd fd;
     std::thread thread;
-    /// The peer has proven that it knows the secret.
+    /// The peer has proved that it knows the secret.
     std::atomic<bool> known{false};
     std::atomic<bool> over{false};
-    /// Shut down to make room.
+    /// Closed to make room.
     bool dropped = false;
   };
 

@@ -15,7 +15,7 @@
 
 namespace ckpt::host {
 
-/// `host:port`, IPv6 in brackets, as peers and people write it.
+/// `host:port`, with IPv6 in brackets, as in configuration and messages.
 struct TcpAddress {
   std::string host;
   std::uint16_t port = 0;
@@ -24,37 +24,38 @@ struct TcpAddress {
 TcpAddress ParseTcpAddress(const std::string& text);
 std::string AddressText(const TcpAddress& address);
 
-/// Listens on `address` (port 0: any free one); `address.port` gets the port. @throws Error NATIVE_FAILURE naming the address.
+/// Listens on `address` (port 0: any free one) and stores the port in `address.port`. @throws Error NATIVE_FAILURE naming the
+/// address.
 ScopedFd ListenTcp(TcpAddress& address);
 
-/// The first of `addresses` that answers; `chosen` gets its index. All are tried at once, so that one that swallows packets
-/// costs nothing. `stop` is asked now and then. @throws Error PEER_LOST naming the addresses, ABORTED when stopped.
+/// The first of `addresses` that answers; stores its index in `chosen`. All are tried at once, so that one that drops packets
+/// costs no time. `stop` is called from time to time. @throws Error PEER_LOST naming the addresses, ABORTED if stopped.
 ScopedFd ConnectTcp(const std::vector<TcpAddress>& addresses, std::chrono::steady_clock::time_point deadline,
                     const std::function<bool()>& stop, std::size_t& chosen);
 
-/// A connected socket's blocking calls return at least this often, so that who makes them can look up.
+/// A connected socket's blocking calls return at least this often, so that their caller can check for a stop.
 inline constexpr std::chrono::milliseconds kSocketSlice{100};
-/// No delay, time-sliced blocking calls, keep-alive.
+/// Sets no delay, time-sliced blocking calls and keep-alive.
 void ConfigureStream(int fd);
 
-/// How a transfer over a socket ended; kForged: what came is not what the other side sent.
+/// Result of a transfer over a socket; kForged: what arrived is not what the other side sent.
 enum class Io { kDone, kClosed, kStopped, kFailed, kForged };
 
-/// Asked whenever a slice has passed without a byte: whether to go on.
+/// Called whenever a slice has passed without a byte: whether to continue.
 using GoOn = std::function<bool()>;
 
-/// Whether more follows at once, so that a packet that is not full can wait for it.
+/// Whether more follows immediately, so that a packet that is not full can wait for it.
 enum class Last { kYes, kNo };
 
-/// Sends all of `parts` (which it uses up). `error` gets errno where it failed.
+/// Sends all of `parts` (which it modifies). Stores errno in `error` if it fails.
 Io SendParts(int fd, std::vector<iovec>& parts, const GoOn& go_on, int& error, Last last = Last::kYes);
-/// Fills all of `parts` (which it uses up). `moved` is called with every number of bytes that came, where it is set.
+/// Fills all of `parts` (which it modifies). If set, `moved` is called with each number of bytes received.
 Io ReceiveParts(int fd, std::vector<iovec>& parts, const GoOn& go_on, int& error,
                 const std::function<void(std::size_t)>& moved = nullptr);
 Io SendBytes(int fd, const void* data, std::size_t bytes, const GoOn& go_on, int& error);
 Io ReceiveBytes(int fd, void* data, std::size_t bytes, const GoOn& go_on, int& error);
 
-/// A thread with this name that no signal is delivered to.
+/// Starts a thread with this name that receives no signals.
 std::thread StartThread(const char* name, std::function<void()> body);
 
 }  // namespace ckpt::host

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_named() -> None:
     for name, tensor, text in (
         ("n", torch.zeros(4), "was created for"),
         ("n", torch.zeros(3, dtype=torch.float64), "was created for"),
-        ("m.k_proj.weight", torch.zeros(4, 4), 'already exists'),
+        ("m.k_proj.weight", torch.zeros(4, 4), "already exists"),
     ):
         with pytest.raises(LayoutError, match=text) as caught:
             parameters.load([(name, tensor)])
