@@ -24,7 +24,7 @@ import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { generateCheckpoint, pythonInterpreter, pythonLacks, wrap } from '@ckpt/testing'
 
-/** Makes a bundle, with all set-up done first. */
+/** Environment of a node without Node: this machine's commands without those of Node. */
 const MAKE = [fileURLToPath(new URL('../../../scripts/run.mjs', import.meta.url)), 'bundle']
 const COMMANDS = fileURLToPath(new URL('../../../packages/bundle/src/bin', import.meta.url))
 const NODE_COMMANDS = new Set(['node', 'nodejs', 'npm', 'npx', 'corepack', 'pnpm', 'yarn'])
@@ -34,7 +34,7 @@ const NOBODY = 65534
 const run = promisify(execFile)
 let directory: string
 let bundle: string
-/** What a node without Node has: this machine's commands without those. */
+/** Runs one of the bundle's commands as on a bare node; failures are returned too. */
 let env: Record<string, string>
 
 beforeAll(async () => {
@@ -171,7 +171,7 @@ describe('the bundle, without Node on the PATH', () => {
     ] as const) {
       const path = join(bundle, file)
       const whole = readFileSync(path)
-      // Of the same size.
+      // The launcher next to a packed program, in its own directory.
       rmSync(path)
       writeFileSync(path, Buffer.concat([Buffer.from(program), Buffer.alloc(whole.length - program.length, 'x')]), {
         mode: 0o755,
@@ -260,7 +260,7 @@ describe('unpacking Node at the first use', () => {
     if (!(await present('xz'))) context.skip('no xz')
   })
 
-  /** The launcher beside a packed program, in a directory of its own. */
+  /** Lists the files of a bundle. */
   async function packed(): Promise<string> {
     const root = join(directory, `packed-${count++}`)
     cpSync(COMMANDS, join(root, 'bin'), { recursive: true })
@@ -274,7 +274,7 @@ describe('unpacking Node at the first use', () => {
   }
 
   const sha256 = (content: string | Buffer) => createHash('sha256').update(content).digest('hex')
-  /** Lists the files of a bundle as they are. */
+  /** Permissions do not restrict root: as root it runs as nobody. */
   const list = (root: string) => {
     const files = ['bin', 'node']
       .filter((folder) => existsSync(join(root, folder)))

@@ -22,7 +22,7 @@ interface Finished {
   readonly stderr: string
 }
 
-/** Returns true if the process that `path` is named after is alive, and was not started with `mark` in its environment. */
+/** Returns true if the process that `path` is named after is alive and was not started with `mark` in its environment. */
 function isOfOthers(path: string, mark: string): boolean {
   const pid = /ckpt-(?:[a-z]+-)?(\d+)-/.exec(path)?.[1]
   try {
@@ -76,7 +76,7 @@ describe('ckpt update', () => {
     ...more,
   ]
 
-  /** `ckpt launch` of what follows. */
+  /** Command line of `ckpt launch` for what follows. */
   const launched = (port: number) => [
     ...['launch', '--nproc', String(RANKS), '--master-port', String(port), '--', process.execPath],
     ...nodeArguments(MAIN),
@@ -117,7 +117,7 @@ describe('ckpt update', () => {
       const keeping = ckpt(['join', '--metas', metas, '--keep', '--save-metas', kept, '--hold', ...args])
       started.push(keeping)
       await written(kept, keeping.child)
-      // From the second alone: the first is gone.
+      // Only from the second one: the first is gone.
       holding!.child.kill('SIGINT')
       expect(await holding!.finished).toMatchObject({ status: 130 })
       await joinFrom(['--metas', kept])
@@ -205,7 +205,7 @@ describe('ckpt update', () => {
 
   it('leaves nothing behind when it is interrupted at any moment', { timeout: 240_000 }, async () => {
     const before = new Set(leftovers())
-    // What others make on this machine meanwhile is theirs.
+    // Ignores what other processes create on this machine meanwhile.
     const mark = { HARNESS_MARK: randomUUID() }
     const started = performance.now()
     await ckpt(update(), mark).finished
@@ -216,18 +216,18 @@ describe('ckpt update', () => {
       const timer = setTimeout(() => child.kill('SIGINT'), (whole * (i + 0.5)) / moments)
       const { status, signal } = await finished
       clearTimeout(timer)
-      // Interrupted (by Node itself in its first moments), or done before the signal came.
+      // Interrupted (by Node itself in its first moments), or finished before the signal arrived.
       expect([0, 130, 'SIGINT']).toContain(signal ?? status)
       const found = () => leftovers().filter((path) => !before.has(path) && !isOfOthers(path, mark.HARNESS_MARK))
       expect(await staying(found), `after ${i + 1} of ${moments}`).toEqual([])
     }
-    // Workers whose update was cut off take the next one.
+    // Workers whose update was interrupted accept the next one.
     expect((await ckpt(update('--version', 'after')).finished).status).toBe(0)
     for (const engine of engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
   })
 })
 
-/** What is there for five seconds: of processes that others have just ended it cannot be told whose it is, but it goes. */
+/** What remains for five seconds: files of other processes that have just ended cannot be attributed, but they disappear. */
 async function staying(find: () => string[]): Promise<string[]> {
   let found = find()
   for (const end = performance.now() + 5000; found.length > 0 && performance.now() < end;) {

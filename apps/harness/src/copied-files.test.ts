@@ -3,8 +3,8 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { Cluster } from '@ckpt/testing'
 import { CHANGE_NAMES, ChangingFiles, forget, POINTS, STRATEGIES, updateChanging } from './testing/changing-files.fixture.ts'
 
-// Files that were registered with a copy change at every point after that, all of them, each in another way: nothing of it may be seen. (While they
-// are registered: packages/memory/src/changing-files.test.ts; files in place: in-place.test.ts.)
+// Files that were registered with a copy change afterwards, at every point, all of them, each differently: no change may be
+// visible. (Changes during registration: packages/memory/src/changing-files.test.ts; files in place: in-place.test.ts.)
 
 let files: ChangingFiles
 beforeAll(async () => {
@@ -25,7 +25,7 @@ it.each(Object.keys(STRATEGIES))(
     })
     const options = STRATEGIES[strategy]!
     const strategies = new Set<string>()
-    // The first two record, for direct updates.
+    // The first two updates record, for direct updates.
     for (const [step, point] of [undefined, undefined, ...POINTS].entries()) {
       const version = step % 2
       files.put(version)

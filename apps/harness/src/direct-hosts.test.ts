@@ -13,7 +13,7 @@ it(
     const sizes = 24 * 2 ** 20
     using before = await generateCheckpoint(host, model('qwen3-30b-a3b'), sizes, 1n, 'hosts-before')
     using after = await generateCheckpoint(host, model('qwen3-30b-a3b'), sizes, 1_000_000n, 'hosts-after')
-    // Ranks 0 and 1 on one host, rank 2 on another one.
+    // Ranks 0 and 1 on one host, rank 2 on another.
     await using cluster = await Cluster.start({
       ranks: 3,
       timeoutMs: 30_000,
@@ -39,13 +39,13 @@ it(
         expect(await engine.verify(after.files)).toMatchObject({ verified: true })
       }
       const bytes = reports.map((report) => report.direct!.bytes!)
-      // What is on one host is read there; of another host comes what nobody here holds, once for all of its workers.
+      // Data on one host is read there; from another host comes only what no rank here holds, once for all workers.
       const pulled = bytes.reduce((sum, one) => sum + (one.pulled ?? 0), 0)
       expect(pulled).toBeGreaterThan(0)
       expect(bytes[2]!.pulled).toBeLessThanOrEqual(bytes[2]!.needed)
       expect(bytes[0]!.nodeNeeded).toBe(bytes[0]!.h2d + bytes[1]!.h2d)
       expect(bytes[2]!.nodeNeeded).toBe(bytes[2]!.h2d)
-      // Digests are put together from the same memory again, where they are asked for.
+      // If requested, digests are computed again from the same memory.
       if (!verify) expect(read.reduce((sum, one) => sum + one, 0)).toBe(pulled)
     }
   },

@@ -38,7 +38,7 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
       engine: { kind, python: pythonInterpreter(), checkpoint: before.directory },
     })
 
-  /** Registers in place, as peers must map what they read, and updates until the next one is direct. */
+  /** Registers in place, because peers must map what they read, and updates until the next update is direct. */
   const record = async (cluster: Cluster) => {
     await cluster.register('before', before.directory, { inPlace: true })
     return untilRecorded(cluster)
@@ -63,7 +63,7 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
     expect(mapped()).not.toEqual([])
     await cluster.engines[1]!.process.stop('SIGKILL')
     await expect.poll(mapped, { timeout: 3000 }).toEqual([])
-    // What is mapped again is the new worker's.
+    // Only the new worker's memory is mapped again.
     await cluster.restartEngine(1)
     await untilRecorded(cluster)
     await cluster.update('before', { strategy: 'direct-required' })
@@ -95,7 +95,7 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
         expect(await engine.verify(after.files)).toMatchObject({ verified: true, mismatches: [] })
         expect(await engine.health()).toMatchObject({ version: `v${verify}`, dirty: false })
       }
-      // Every byte that anybody needs crosses one host link once.
+      // Every byte that is needed crosses one host link once.
       const sum = (value: (report: (typeof reports)[number]) => number) =>
         reports.reduce((all, report) => all + value(report), 0)
       expect(sum(({ direct }) => direct!.bytes!.h2d)).toBe(reports[0]!.direct!.bytes!.nodeNeeded)
@@ -104,11 +104,11 @@ describe.each(['typescript', 'python'] as const)('direct updates of the %s engin
       )
       if (ranks > 1) expect(sum(({ direct }) => direct!.bytes!.forwarded)).toBeGreaterThan(0)
     }
-    // The checks themselves can fail: the engines hold `after` now.
+    // The checks themselves can fail: the engines now hold `after`.
     expect(await cluster.engines[0]!.verify(before.files)).toMatchObject({ verified: false })
   })
 
-  // The TypeScript engine has a loader of its own: only the Python worker replays.
+  // The TypeScript engine has its own loader: only the Python worker replays.
   if (kind === 'python') {
     it('are replayed by a worker whose parameters cannot be shared, to the same bytes', async () => {
       await using cluster = await Cluster.start({

@@ -29,7 +29,7 @@ describe('a cluster that changes', () => {
     await updated(cluster, 'first')
     for (const rank of [1, 0]) {
       await cluster.restartRank(rank)
-      // What it held died with it; the other still has its share.
+      // Its share is lost with it; the other rank still has its own.
       await cluster.ranks[rank]!.call('register', {
         name: 'a',
         source: { directory: checkpoint.directory },

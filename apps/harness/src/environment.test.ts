@@ -21,9 +21,9 @@ interface Finished {
   readonly stderr: string
 }
 
-/** Runs a command line to its end. */
+/** Runs a command line and waits for its end. */
 function start(line: readonly string[], env: NodeJS.ProcessEnv = {}, stdio: StdioOptions = ['ignore', 'pipe', 'pipe']) {
-  // The loader that runs sources here keeps its cache in TMPDIR; that is not what is tried.
+  // The loader that runs sources here keeps its cache in TMPDIR, which is not what is tested.
   const all = { ...process.env, TSX_DISABLE_CACHE: '1', ...env }
   const child = spawn(line[0]!, line.slice(1), { env: all, stdio, timeout: 150_000, killSignal: 'SIGKILL' })
   let stdout = ''
@@ -43,7 +43,7 @@ const run = (...args: Parameters<typeof start>) => start(...args).finished
 describe('the environment as it is', { timeout: 180_000 }, () => {
   let checkpoint: GeneratedCheckpoint
   let base: string
-  /** Engines' directories: one for each run that goes on at a time. */
+  /** Directories for engines: one for each concurrent run. */
   let places: string[]
   let engines: EngineProcess[]
   beforeAll(async () => {
@@ -81,7 +81,8 @@ describe('the environment as it is', { timeout: 180_000 }, () => {
     const kinds: [string, (path: string) => string][] = [
       ['missing', (path) => path],
       ['empty', () => ''],
-      // Beneath where the command runs, so that what else takes it for a directory leaves nothing in this repository.
+      // Below the command's working directory, so that anything that takes it for a directory leaves no files in this
+      // repository.
       ['relative', (path) => relative(process.cwd(), path)],
       ['a file', (path) => (writeFileSync(path, ''), path)],
       ['a link to nowhere', (path) => (symlinkSync('/nowhere', path), path)],
@@ -240,7 +241,7 @@ describe('the environment as it is', { timeout: 180_000 }, () => {
         (_, tpRank) =>
           new EngineProcess({
             ...{ kind: 'typescript' as const, directory: own, checkpoint: checkpoint.directory, tpRank, tpSize: RANKS },
-            // The second alone.
+            // Only the second one.
             ...(tpRank === 1 && { through: ['unshare', '--mount', 'sh', '-c', script, 'sh'] }),
           }),
       )
@@ -250,7 +251,7 @@ describe('the environment as it is', { timeout: 180_000 }, () => {
         const { status, stderr } = await run(update(own, '--nproc', '2', '--timeout', '60'), { XDG_RUNTIME_DIR: runtime })
         expect(status).toBe(1)
         expect(stderr).toMatch(/the rank's socket .*runtime.*worker-1-\d+\.sock cannot be seen by process \d+/)
-        // Found out, not waited out.
+        // Detected, without waiting for a timeout.
         expect(performance.now() - began).toBeLessThan(55_000)
         const said = /engine workers of ranks ([\d, ]+) hold parts of it;/.exec(stderr)?.[1] ?? ''
         expect(said.split(', ')).not.toContain('1')

@@ -65,7 +65,7 @@ describe('an update that fails', () => {
     expect(first).toMatchObject({ status: 'rejected' })
     expect((first as PromiseRejectedResult).reason).toSatisfy((error) => CkptError.is(error))
     await cluster.close()
-    // A killed process cannot clean up; what it left is removed by the next one that starts.
+    // A killed process cannot clean up; the next process that starts removes what it left.
     const { removeStaleRings } = await import('@ckpt/transport')
     await removeStaleRings()
     expect(leftovers(pids).filter((path) => path.startsWith('/dev/shm'))).toEqual([])

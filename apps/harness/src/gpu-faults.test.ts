@@ -16,9 +16,9 @@ const local = fileURLToPath(new URL('../../../.venv/bin/python', import.meta.url
 const python = process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
 const KILLS = Number(process.env['CKPT_GPU_KILLS'] ?? 20)
 const SEED = Number(process.env['CKPT_GPU_SEED'] ?? 1)
-/** What the driver keeps of processes that come and go, in bytes; a ring or a communicator that stayed would be far larger. */
+/** Bytes that the driver keeps for processes that start and end; a leaked ring or communicator would be far larger. */
 const GRANULES = 32 * 2 ** 20
-/** How long a killed process's memory and a communicator's farewell may take, in milliseconds. */
+/** Time that releasing a killed process's memory and closing a communicator may take, in milliseconds. */
 const SETTLE_MS = 5000
 
 const KINDS = ['broadcast', 'direct'] as const satisfies readonly StrategyName[]
@@ -29,7 +29,10 @@ interface Kill {
   readonly strategy: (typeof KINDS)[number]
 }
 
-/** Engine workers take seconds to start, so they are killed less often; most moments are random, half of the updates direct. */
+/**
+ * Engine workers take seconds to start, so they are killed less often; most moments are random, and half of the updates are
+ * direct.
+ */
 function plan(random: Random): Kill[] {
   const strategies = random.shuffle(Array.from({ length: KILLS }, (_, i) => KINDS[i % 2]!))
   const fault = (name: string) => PROCESS_FAULTS.find((one) => one.name === name)!
@@ -73,7 +76,7 @@ describe('gpu: kills in broadcast and direct updates', () => {
         (await Promise.all(cluster.ranks.map((rank) => rank.call('deviceMemory', undefined)))).map((one) => one.free)
       const breaks: string[] = []
       try {
-        // The first update loads libraries; those that are timed are what the others will be like.
+        // The first update loads libraries; the timed ones are representative of the others.
         breaks.push(...(await updateBreaks(cluster, 'first')))
         const anyMs = { broadcast: 0, direct: 0 }
         for (const strategy of KINDS) {

@@ -13,7 +13,7 @@ const python = process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'pytho
 const GIB = 2 ** 30
 
 describe('gpu: p2p over TCP loopback', { timeout: 240_000 }, () => {
-  // One receiver on the second GPU, and two that share over NCCL; the ranks that are read from hold the checkpoint in pinned memory.
+  // One receiver on the second GPU, and two that share over NCCL; the source ranks hold the checkpoint in pinned memory.
   it.for([1, 2])('%d joining ranks pull from the host memory of another', async (receivers, context) => {
     if (gpus < receivers) context.skip(`${receivers} GPUs are needed, there are ${gpus}`)
     const bytes = Number(process.env['CKPT_P2P_BYTES'] ?? 4 * GIB)

@@ -17,7 +17,7 @@ function needs(context: TestContext, count: number): void {
   if (gpus < count) context.skip(`${count} GPUs are needed, there are ${gpus}`)
 }
 
-/** Holds all but `left` bytes of a GPU until it is killed. */
+/** Occupies all but `left` bytes of a GPU until it is killed. */
 const HOG = `
 import sys, torch
 device = torch.device("cuda", int(sys.argv[1]))
@@ -131,10 +131,10 @@ describe('gpu: updates over GPUs', { timeout: 120_000 }, () => {
     await verified(cluster)
     for (const rank of [0, 1]) {
       expect(after.free[rank]).toBe(before.free[rank])
-      // The driver gives memory out in granules of 2 MiB; anything of ours that stayed would be far larger.
+      // The driver allocates memory in granules of 2 MiB; a leak of ours would be far larger.
       expect(end.free[rank]).toBeGreaterThanOrEqual(released.free[rank]! - 4 * 2 ** 20)
       expect(after.resources[rank]!.openFiles).toBeLessThanOrEqual(before.resources[rank]!.openFiles + 2)
-      // V8 maps some 70 more ranges once, when it enlarges its young generation.
+      // V8 maps about 70 more ranges once, when it enlarges its young generation.
       expect(after.resources[rank]!.maps).toBeLessThanOrEqual(before.resources[rank]!.maps + 100)
       expect(after.resources[rank]!.residentBytes).toBeLessThan(before.resources[rank]!.residentBytes + 48 * 2 ** 20)
     }

@@ -11,22 +11,22 @@ import { lie } from './hostile/lies.ts'
 import { openedForWriting, type Asked, type Holds, type Outcome } from './hostile/trials.ts'
 
 const LIES = 500
-/** Between honest updates. */
+/** Number of updates between honest ones. */
 const HONEST_EVERY = 25
-/** A worker that says nothing is given up after so long. */
+/** A silent worker is given up after this time. */
 const SILENT_MS = 1000
-/** An update that takes so much longer hangs. */
+/** An update that takes this much longer counts as hanging. */
 const HANGS_MS = 30_000
-/** What a rank writes to: shared memory, and names of its threads. */
+/** Places that a rank writes to: shared memory, and names of its threads. */
 const ALLOWED = /^\/(dev\/shm\/|memfd:ckpt|proc\/\d+\/task\/\d+\/comm$)/
 const TRACED = 'open,openat,openat2,creat,access,faccessat,faccessat2'
 
-/** A rank says so after a greeting that it refuses, and expects no answer. */
+/** A rank sends this after a greeting that it refuses, and expects no answer. */
 const UNANSWERED = ['error']
-/** Where the worker's error, in place of an `ok`, is a lie. */
+/** Case in which the worker sends a false error in place of `ok`. */
 const FAILING = 'failing bucket'
 
-/** Every answer of a worker, with every field that the schema gives it: what a test has to lie about. */
+/** Every answer of a worker, with every field in its schema: the test has to falsify each of them. */
 const places = [
   ...MESSAGE_FIELDS.worker['hello']!.map((field) => ({ asked: 'hello', field })),
   ...Object.keys(MESSAGE_FIELDS.rank)
@@ -78,9 +78,9 @@ it(
       parameters.storages[0]!.kind === 'file' ? parameters.storages[0]!.path : '',
     ]
 
-    /** One update, whose engine lies at one place or nowhere; how often it lied. */
+    /** One update, whose engine falsifies one place or none; returns how often it did. */
     const update = async (trial: number, at?: Place): Promise<Outcome & { lies: number }> => {
-      // Only a rank that may not write into parameters sends all of them, and only one whose update failed aborts it.
+      // Only a rank that may not write into parameters sends all of them, and only a rank whose update failed aborts it.
       const fails = at?.asked === 'abort' || at?.asked === FAILING
       const staged = fails || at?.asked === 'bucket'
       const known = !staged && at?.asked !== 'routes' ? true : random.pick([true, false])
@@ -130,7 +130,7 @@ it(
       }
       const code = outcome.code ?? `went well, ${String(outcome.strategy)}`
       codes[code] = (codes[code] ?? 0) + 1
-      // Errors of ours all the way: what a lie runs into is not found by a failing statement.
+      // All errors are our own: no falsified value is detected by a failing statement.
       const raw = (outcome.causes ?? []).filter((name) => !['CkptError', 'Error', 'ZodError', 'AbortError'].includes(name))
       const named = outcome.code === undefined || /rank 0|engine|worker|storage/.test(outcome.message ?? '')
       if (
@@ -170,7 +170,7 @@ function ask({ child }: Spawned, asked: Asked): void {
   child.send(asked)
 }
 
-/** The rank's next message, of this kind. */
+/** The rank's next message of this kind. */
 function next<T>({ child, stderr }: Spawned, kind: string): Promise<T> {
   return new Promise((resolve, reject) => {
     const finish = (error?: Error) => {

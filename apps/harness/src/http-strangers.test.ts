@@ -8,19 +8,19 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 import { type Spawned, spawnSource } from '@ckpt/testing'
 
 const TOKEN = 'a token of this test alone'
-/** Files that the server may open: as many as a busy machine leaves it. */
+/** Number of files that the server may open: as on a busy machine. */
 const FILES = 1200
 /** Connections of a flood, and some for the runner itself. */
 const NEEDED = 2300
 const CALLS = 15
-/** Within this every call is answered on a machine whose processors have time for the server. */
+/** Every call is answered within this time if the machine's processors have time for the server. */
 const WITHIN_MS = 1000
 /**
- * What a call may take longer: the time that the server and this process waited for a processor meanwhile, and so many times what the slowest
- * call of a second server took that no stranger knows. On a quiet machine both are some milliseconds.
+ * Additional time that a call may take: the time that the server and this process waited for a processor meanwhile, and this
+ * multiple of the slowest call to a second server that gets no strangers. On a quiet machine both are a few milliseconds.
  */
 const TIMES_ALONE = 5
-/** A call that takes longer is not answered at all. */
+/** A call that takes longer counts as not answered. */
 const HANGS_MS = 60_000
 
 const filesHere = Number(/^Max open files\s+\d+\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? Infinity)
@@ -38,7 +38,7 @@ interface Resources {
 
 describe('while 2,000 connections without a right to call are held open', { timeout: 240_000 }, () => {
   let server: Spawned
-  /** The same, left alone by strangers: what its calls take is the machine's doing. */
+  /** A second server without strangers: its calls show what the machine itself costs. */
   let alone: Spawned
   let at: { readonly server: Listening; readonly alone: Listening }
   beforeAll(async () => {
@@ -89,11 +89,11 @@ describe('while 2,000 connections without a right to call are held open', { time
         TOKEN,
       ])
       onTestFinished(() => flood.stop('SIGKILL'))
-      // Strangers have processors of their own: here they share the server's, and are not to take those from it.
+      // Real strangers have their own processors; here they share the server's and must not take time from it.
       setPriority(flood.child.pid!, constants.priority.PRIORITY_BELOW_NORMAL)
       const times: Times[] = []
       const ready = message(flood.child).then(() => true)
-      // While they come, and while they stay.
+      // While they arrive, and while they stay.
       while (!(await Promise.race([ready, sleep(50, false)]))) times.push(await call())
       for (let i = 0; i < CALLS; i++) {
         times.push(await call())
@@ -122,7 +122,7 @@ describe('while 2,000 connections without a right to call are held open', { time
 /** Milliseconds. */
 interface Times {
   readonly attacked: number
-  /** That the server and this process were ready to run, and did not, while the call lasted. */
+  /** Time during which the server and this process were ready but did not run while the call lasted. */
   readonly waited: number
   readonly alone: number
 }
@@ -141,7 +141,7 @@ async function ask<T>({ child }: Spawned): Promise<T> {
   return answer
 }
 
-/** What processes have waited for a processor since, in milliseconds, all of them together; 0 where the system does not tell. */
+/** Total time in milliseconds that processes have waited for a processor; 0 if the system does not report it. */
 function waitedForProcessor(...processes: readonly (number | undefined)[]): () => number {
   const waited = () =>
     processes.reduce((sum: number, pid) => {
@@ -155,14 +155,14 @@ function waitedForProcessor(...processes: readonly (number | undefined)[]): () =
   return () => Math.round(waited() - before)
 }
 
-/** Median, 99 % and the longest of times in milliseconds. */
+/** Median, 99 % and maximum of times in milliseconds. */
 function shown(times: readonly number[]): string {
   const sorted = [...times].sort((a, b) => a - b)
   const part = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]
   return `${times.length} calls, p50 ${part(0.5)} ms, p99 ${part(0.99)} ms, longest ${sorted.at(-1)} ms`
 }
 
-/** Milliseconds that one call over a connection of its own takes; fails where it is not answered with 200. */
+/** Duration in milliseconds of one call over a new connection; fails if it is not answered with 200. */
 function timed(url: string): Promise<number> {
   const started = performance.now()
   return new Promise((resolve, reject) => {

@@ -13,8 +13,8 @@ import {
   type Change,
 } from './testing/changing-files.fixture.ts'
 
-// Files that are used in place change at every point of an update. What is committed is the old version whole, checked byte by byte against files
-// that nobody touches; everything else is an error that can be retried and names the file or the tensor.
+// Files that are used in place change at every point of an update. What is committed is the complete old version, checked byte
+// by byte against unchanged files; everything else is a retryable error that names the file or the tensor.
 
 const RANKS = 2
 let files: ChangingFiles
@@ -23,7 +23,7 @@ beforeAll(async () => {
 })
 afterAll(() => files[Symbol.dispose]())
 
-/** Files that keep their old bytes, where they are mapped already: nothing may fail. */
+/** Files that keep their old bytes in existing mappings: nothing may fail. */
 const HARMLESS = new Set<Change>(['replace', 'remove'])
 
 describe.for(Object.keys(STRATEGIES))('files in place that change during a %s update', (strategy) => {
@@ -51,7 +51,7 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
         expect(await engine.verify(files.versions[version]!.files)).toMatchObject({ verified: true })
       }
     }
-    // Direct updates are recorded by the first.
+    // The first update records direct updates.
     for (let i = 0; i < 2; i++) {
       const name = await register(i)
       await updateTo(name)
@@ -67,7 +67,7 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
         try {
           await updateChanging(cluster, { name, point, options }, () => files.change(how, file, 1 - version))
         } catch (thrown) {
-          // The rank whose file it is tells the others, whose own error then is that they were told.
+          // The rank that has the file informs the others, whose own error then says so.
           error = CkptError.is(thrown, 'ABORTED') && CkptError.is(thrown.cause) ? thrown.cause : thrown
         }
         const what = `${how} at ${point}`
@@ -87,7 +87,7 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
         if (HARMLESS.has(how)) expect(error, what).toBeUndefined()
         await forget(cluster, name)
         if (error !== undefined) {
-          // It can be retried once the files are there again.
+          // It can be retried after the files are restored.
           const again = await register(version)
           await updateTo(again)
           await served(version)
@@ -96,7 +96,7 @@ describe.for(Object.keys(STRATEGIES))('files in place that change during a %s up
       }
     }
     console.log(`${strategy}: ${JSON.stringify(seen)}`)
-    // Both ends were seen: changes that do no harm, and changes that are found.
+    // Both cases occurred: harmless changes, and detected changes.
     expect(seen['whole']).toBeGreaterThanOrEqual(POINTS.length * HARMLESS.size)
     expect(seen['MEMORY_CHANGED']).toBeGreaterThan(0)
   })

@@ -12,7 +12,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { EngineProcess, freePort, SOURCE_FLAGS } from '@ckpt/testing'
 import { grouped, refusing } from './testing/confined.fixture.ts'
 
-// Situations from docs/known-faults.md that need several parts of ckpt at once.
+// Situations from docs/known-faults.md that involve several parts of ckpt at once.
 
 let directory: string
 beforeEach(() => {
@@ -26,7 +26,7 @@ async function server(): Promise<ParameterServer> {
   return ParameterServer.create({ rank: 0, worldSize: 1, rendezvous: `tcp://127.0.0.1:${await freePort()}`, timeoutMs: 60_000 })
 }
 
-/** Writes a checkpoint of four tensors of a MiB each, every byte `fill`. */
+/** Writes a checkpoint of four tensors of one MiB each, with every byte `fill`. */
 function write(file: string, fill: number): number {
   const bytes = 2 ** 20
   const tensors = ['a', 'b', 'c', 'd'].map((name) => ({ name, dtype: 'U8' as const, shape: [bytes], bytes }))
@@ -58,11 +58,11 @@ describe('a file in place that is cut short after it was registered', () => {
       const page = Math.floor(cut(size))
       truncateSync(file, page)
       const error: unknown = await rank.update('a', { ...options, version: 'short' }).catch((thrown: unknown) => thrown)
-      // A cut inside the last page leaves the page: nothing may differ but what lies past the end.
+      // Truncating inside the last page keeps the page: only bytes after the new end may differ.
       if (!CkptError.is(error)) throw new Error(`updated from a file of ${page} bytes: ${String(error)}`)
       expect(error.code).toBe('MEMORY_CHANGED')
       expect((await process.health()).version).not.toBe('short')
-      // Registered again from a whole file, everything goes on in the same processes.
+      // After registering again from a complete file, the same processes continue normally.
       await rank.unregisterCheckpoint('a')
       write(file, 6)
       await rank.registerCheckpoint('b', { directory: shared }, { inPlace: true })
@@ -75,7 +75,7 @@ describe('a file in place that is cut short after it was registered', () => {
   })
 })
 
-/** Makes memory of each kind, and prints what came of it. */
+/** Allocates memory of each kind, and prints the result. */
 const ALLOCATE = `
   const { loadNativeHost } = await import(${JSON.stringify(new URL('../../../native/host/index.mjs', import.meta.url).href)})
   const host = loadNativeHost()
@@ -105,7 +105,7 @@ describe('what containers refuse', () => {
   })
 
   it('threads (pids.max): an error names the file and its number', (context) => {
-    // As many as there are already: not one more can be started.
+    // As many as already exist: no more can be started.
     const limit = `
       const { readFileSync, writeFileSync } = await import('node:fs')
       writeFileSync(process.env.GROUP + '/pids.max', readFileSync(process.env.GROUP + '/pids.current'))`
@@ -123,7 +123,7 @@ describe('what containers refuse', () => {
 })
 
 describe('the HTTP API behind load balancers', () => {
-  /** What the API answers to a request over a connection that then says nothing, or that closes its own half. */
+  /** The API's answer to a request over a connection that then stays silent or closes its sending half. */
   async function answer(path: string, half: boolean): Promise<string> {
     await using rank = await server()
     const socketPath = join(directory, 'api')
@@ -170,7 +170,7 @@ describe('a proxy that the environment names', () => {
       return { peer, url: `http://127.0.0.1:${(peer.address() as AddressInfo).port}` }
     }
     const [engine, proxy] = [await listening('engine'), await listening('proxy')]
-    // What is set before Node starts counts: newer versions read it then.
+    // The value set before Node starts is used: newer versions read it then.
     const code = `
       const [{ vllm }, { sglang }] = await Promise.all([import('@ckpt/vllm'), import('@ckpt/sglang')])
       const ready = { rank: 0, timeoutMs: 20000, signal: new AbortController().signal }

@@ -15,7 +15,7 @@ const TOKEN = 'a token of sixteen letters'
 const PLACES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome', '/opt/google/chrome/chrome']
 const browserPath = [process.env['CKPT_BROWSER'] ?? '', ...PLACES].find((path) => path !== '' && existsSync(path))
 
-/** The page as a reader has it: sections by their heading. Run in the page, so it is text. */
+/** The page as a reader sees it: sections by their heading. Runs in the page, so it is text. */
 const SECTIONS = `Object.fromEntries([...document.querySelectorAll('section')].map((section) => [section.querySelector('h2').textContent, section.innerText]))`
 
 describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
@@ -79,7 +79,7 @@ describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
     const sections = () => page.evaluate<Record<string, string>>(SECTIONS)
     const expectSoon = (of: () => Promise<unknown>) => expect.poll(of, { timeout: 20_000 })
 
-    // Without the token the page has nothing to show; its data is refused.
+    // Without the token the page shows nothing, and its data is refused.
     expect((await fetch(`${origin}/v1/live`)).status).toBe(401)
     await page.goto(`${origin}/live`)
     await expectSoon(() => page.locator('#connection').innerText()).toContain('a token is needed')
@@ -104,7 +104,7 @@ describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
     })
     expect(await page.locator('#engines td.bad').count()).toBe(1)
 
-    // While one runs it says how far it is: the engine waits until the page has shown it.
+    // During an update it shows progress: the engine waits until the page has shown it.
     await engine.fault({ at: 'bucket', from: 1, action: 'hold' })
     const held = once(engine.process.child, 'message')
     const updated = call('POST', '/update', { timeout: 20 })

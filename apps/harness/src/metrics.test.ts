@@ -48,7 +48,7 @@ it('curl of the metrics during a bench shows the numbers that its report shows',
   const { runs } = JSON.parse(readFileSync(json, 'utf8')) as Json
   const { bytes, updateMs, ratios, stages } = runs[0]!
   const samples = updateMs.samples.map((milliseconds, i) => ({ seconds: milliseconds / 1000, ratio: ratios.samples[i]! }))
-  // The slowest rank counts, in the report as here.
+  // The slowest rank counts, in the report and here.
   const seen = scrapes.map((both) => ({
     seconds: Math.max(...both.map((one) => one.get('ckpt_last_update_seconds') ?? NaN)),
     ratio: Math.max(...both.map((one) => one.get('ckpt_update_ratio_to_limit') ?? NaN)),
@@ -85,7 +85,7 @@ function close(a: number, b: number): boolean {
   return Math.abs(a - b) <= 1e-9 * Math.abs(b)
 }
 
-/** The numbers by name and labels but the rank's, as `curl` prints them; undefined while nobody listens. */
+/** The numbers by name and labels except the rank's, as `curl` prints them; undefined if nothing listens. */
 async function curl(port: number): Promise<Map<string, number> | undefined> {
   let text: string
   try {
@@ -103,7 +103,7 @@ async function curl(port: number): Promise<Map<string, number> | undefined> {
 
 let withCurl: Promise<boolean> | undefined
 
-/** By `curl` itself where it is installed. */
+/** With `curl` if it is installed. */
 async function fetched(port: number): Promise<string> {
   const url = `http://127.0.0.1:${port}/metrics`
   withCurl ??= run('curl', ['--version']).then(

@@ -8,7 +8,8 @@ import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Cluster, generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 
-// Containers of one host: the same host name, and namespaces of their own. Process ids, descriptors' numbers and names in /dev/shm coincide.
+// Containers of one host: the same host name, and separate namespaces. Process ids, descriptor numbers and names in /dev/shm
+// coincide.
 
 const PID = ['unshare', '--pid', '--fork', '--mount-proc', '--kill-child']
 const SHM = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs -o size=512m tmpfs /dev/shm && exec "$0" "$@"']
@@ -93,7 +94,7 @@ describe('ranks of one host name', () => {
       }))
       for (const outcome of outcomes) {
         const thrown: unknown = outcome.status === 'rejected' ? outcome.reason : undefined
-        // The first rank that found it may have told the others before they had.
+        // The first rank that detected it may have informed the others before they detected it themselves.
         const error: unknown = CkptError.is(thrown, 'ABORTED') ? thrown.cause : thrown
         expect(CkptError.is(error, 'UNSUPPORTED'), String(thrown)).toBe(true)
         const { fields, message } = error as CkptError

@@ -17,7 +17,7 @@ import {
 } from '@ckpt/testing'
 
 const MIB = 2 ** 20
-/** True if the machine has nothing else to do, so that figures count; then there are more of them. */
+/** True if the machine is otherwise idle, so that figures are meaningful; more are measured then. */
 const quiet = process.env['CKPT_QUIET'] !== undefined
 const ROUNDS = quiet ? 8 : 2
 const UPDATES = 8
@@ -37,8 +37,8 @@ describe('two hosts', { timeout: 120_000 }, () => {
   afterAll(() => pair?.[Symbol.dispose]())
 
   /**
-   * A cluster on one of the hosts, which has a core of its own where there are two. The second host is to be another machine: it gives way
-   * to this test's own process, which would else move to the first one's core while that is measured.
+   * A cluster on one of the hosts, which has its own core if there are two. The second host represents another machine: it
+   * yields to this test's own process, which would otherwise move to the first host's core while that is measured.
    */
   const on = (which: 0 | 1, ranks: number, directory: string, more: Partial<ClusterOptions> = {}) => {
     const machine = pair!.hosts[which]
@@ -82,7 +82,7 @@ describe('two hosts', { timeout: 120_000 }, () => {
       const measureAlone = async () => {
         for (let i = 0; i < UPDATES; i++) alone.push(await update())
       }
-      /** Updates while the other instance joins again and again; only those in which something was pulled count. */
+      /** Updates while the other instance joins repeatedly; only those during which something was pulled count. */
       const measureBeside = async () => {
         const state = { over: false }
         const loop = (async () => {
@@ -104,19 +104,19 @@ describe('two hosts', { timeout: 120_000 }, () => {
         state.over = true
         await loop
       }
-      // In turns, each first as often as the other, so that what else the machine does meets both alike.
+      // Alternating, each first equally often, so that other load on the machine affects both equally.
       for (let round = 0; round < ROUNDS; round++) {
         for (const measure of round % 2 === 0 ? [measureAlone, measureBeside] : [measureBeside, measureAlone]) await measure()
       }
       expect((await served()) - before).toBeGreaterThanOrEqual(joins * checkpoint.bytes)
-      // Bit for bit, and what it was read from is served still.
+      // Bit for bit, and its source still serves.
       expect(await joining.engines[0]!.verify(checkpoint.files)).toMatchObject({ verified: true, mismatches: [] })
       expect(await old.engines[0]!.verify(checkpoint.files)).toMatchObject({ verified: true, mismatches: [] })
       const ratio = median(beside) / median(alone)
       const figures = `${joins} joins, which pulled for ${median(pulls).toFixed(0)} ms each; updates of the old instance: median of ${alone.length} ${median(alone).toFixed(1)} ms alone, ${median(beside).toFixed(1)} ms beside, ratio ${ratio.toFixed(2)}`
       await annotate(figures)
       if (process.env['CKPT_PRINT'] !== undefined) console.log(figures)
-      // Figures count on a quiet machine alone.
+      // Figures are meaningful only on a quiet machine.
       if (quiet) expect(ratio).toBeLessThanOrEqual(1.1)
     } finally {
       rmSync(directory, { recursive: true })

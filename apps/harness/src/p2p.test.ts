@@ -25,7 +25,7 @@ describe('p2p', { timeout: 180_000 }, () => {
   const start = (ranks: number, more: Partial<ClusterOptions> = {}) =>
     Cluster.start({ ranks, timeoutMs: 20_000, engine: { kind: 'typescript', checkpoint: checkpoint.directory }, ...more })
 
-  /** Ranks that hold the checkpoint, without engines: `all` of it each, or shares. */
+  /** Ranks that hold the checkpoint, without engines: each has `all` of it, or a share. */
   const owners = async (ranks: number, metas: string, all = false) => {
     const cluster = await Cluster.start({ ranks, timeoutMs: 20_000, heartbeatTimeoutMs: 2000 })
     if (all) await cluster.all('register', () => ({ name: 'a', source: { directory: checkpoint.directory }, options: {} }))
@@ -78,12 +78,12 @@ describe('p2p', { timeout: 180_000 }, () => {
       expect(report.pull!.sources.map(({ rank }) => rank)).toEqual([0, 1])
       expect(await cluster.engines[index + 2]!.verify(checkpoint.files)).toMatchObject({ verified: true })
     }
-    // Every byte was pulled once, give or take what lies between tensors, and each of the two pulled about half.
+    // Every byte was pulled once, apart from padding between tensors, and each of the two pulled about half.
     const pulled = reports.map((report) => report.pull!.bytes)
     expect(pulled[0]! + pulled[1]!).toBeGreaterThanOrEqual(checkpoint.bytes)
     expect(pulled[0]! + pulled[1]!).toBeLessThan(1.02 * checkpoint.bytes)
     expect(Math.max(...pulled)).toBeLessThan(0.6 * checkpoint.bytes)
-    // All of them can be updated by a broadcast afterwards, also from what the receivers kept alone.
+    // All of them can be updated by a broadcast afterwards, also using only what the receivers kept.
     for (const index of [0, 1]) await cluster.ranks[index]!.call('unregister', { name: 'a' })
     await cluster.update('a')
     await expectVerified(cluster)
@@ -99,13 +99,13 @@ describe('p2p', { timeout: 180_000 }, () => {
     expect(reports[0]!.pull!.lost).toEqual([])
     await expectVerified(joining)
     await Promise.all(joining.engines.map((engine) => engine.poison()))
-    // Again, with what was kept of nothing.
+    // Again, although nothing was kept.
     await joining.update('a', { p2p: joining.ranks.map(({ rank }) => rank), verify: false })
     await expectVerified(joining)
     expect(old.ranks).toHaveLength(2)
   })
 
-  /** So that most of the checkpoint still waits for room in the ring when the first buckets have been read. */
+  /** Most of the checkpoint still waits for room in the ring when the first buckets have been read. */
   const narrow = { ringBytes: 9 * MIB, bucketBytes: 512 * 1024 }
 
   const signalOnceRead = async (cluster: Cluster, rank: number, signal: 'SIGKILL' | 'SIGSTOP') => {
@@ -114,7 +114,7 @@ describe('p2p', { timeout: 180_000 }, () => {
     victim.process.child.kill(signal)
   }
 
-  // A source that is stopped closes no connection, as one whose machine lost power: only its silence tells.
+  // A stopped source closes no connection, like one whose machine lost power: only its silence shows it.
   it.each([
     ['is killed', 'SIGKILL', {}],
     ['falls silent', 'SIGSTOP', { timeoutMs: 16_000 }],
@@ -143,7 +143,7 @@ describe('p2p', { timeout: 180_000 }, () => {
     const gathered = await second.all('gatherMetas', () => ({ name: 'a', digests: true }))
     expect(gathered[0]!.tensors).toBe(checkpoint.tensors)
     await second.ranks[0]!.call('saveMetas', { name: 'a', path: both! })
-    // Two at once: each of them reads from all who have it, about a third from each.
+    // Two at once: each of them reads from all sources, about a third from each.
     await using third = await start(1)
     await using fourth = await start(1)
     for (const [report] of await Promise.all([join_(third, both!, { keep: true }), join_(fourth, both!)])) {
@@ -153,19 +153,19 @@ describe('p2p', { timeout: 180_000 }, () => {
     }
     await expectVerified(third)
     await expectVerified(fourth)
-    // Whoever joins now does so without the one that had it first.
+    // Ranks that join now do so without the original source.
     await old.ranks[0]!.process.stop('SIGKILL')
     await using fifth = await start(1)
     const [late] = await join_(fifth, both!, { keep: true })
     expect(late!.pull!.lost).toMatchObject([{ rank: 0, code: 'PEER_LOST' }])
     expect(late!.pull!.sources.map(({ rank }) => rank)).toEqual([1, 2])
     await expectVerified(fifth)
-    // What it hands on does not name who was lost: the two of the second instance, and itself.
+    // The metas that it passes on do not name the lost rank: only the two of the second instance, and itself.
     await fifth.all('gatherMetas', () => ({ name: 'a', digests: true }))
     await fifth.ranks[0]!.call('saveMetas', { name: 'a', path: last! })
     const { ranks } = JSON.parse(readFileSync(last!, 'utf8')) as { ranks: { rank: number }[] }
     expect(ranks.map(({ rank }) => rank)).toEqual([1, 2, 3])
-    // Kept once: under the same name there is no place for it again. And it is a checkpoint like any other.
+    // Kept once: the same name cannot be used again. It is a checkpoint like any other.
     expect(await failure(join_(fifth, last!, { keep: true }))).toMatchObject({ code: 'CHECKPOINT_EXISTS' })
     await fifth.engines[0]!.poison()
     await fifth.update('a')
@@ -206,7 +206,7 @@ describe('p2p', { timeout: 180_000 }, () => {
       await join_(joining, again)
       await expectVerified(joining)
     }
-    // Owner gone.
+    // The owner is gone.
     const gone = { ranks: [0], sources: [{ rank: 0, reason: 'gone' }] }
     expect(await failure(join_(joining, again))).toMatchObject({ code: 'METAS_STALE', fields: gone })
     expect(await joining.engines[0]!.health()).toMatchObject({ version: 'a' })
@@ -225,9 +225,9 @@ describe('p2p', { timeout: 180_000 }, () => {
     await fetch_(old.token)
     await joining.update('a', { p2p: [0] })
     await expectVerified(joining)
-    // The running ranks are none the wiser.
+    // The running ranks are not affected.
     await old.all('gatherMetas', () => ({ name: 'a' }))
-    // What was published goes with the checkpoint.
+    // Published data is removed with the checkpoint.
     await old.ranks[1]!.call('unregister', { name: 'a' })
     await expect.poll(() => failure(fetch_(old.token))).toMatchObject({ code: 'METAS_STALE', fields: { checkpoint: 'a' } })
   })

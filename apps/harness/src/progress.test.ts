@@ -23,7 +23,7 @@ afterAll(async () => {
   rmSync(directory, { recursive: true, force: true })
 })
 
-/** Checks what was told: within the total, rising, and all of it in the end. */
+/** Checks the reported progress: within the total, increasing, and complete at the end. */
 function check(told: readonly Figures[], what: string): void {
   expect(told.length, what).toBeGreaterThan(0)
   const parts = told.map(([done, total]) => (total === 0 ? 1 : done / total))
@@ -34,7 +34,7 @@ function check(told: readonly Figures[], what: string): void {
   expect(parts.at(-1), what).toBe(1)
 }
 
-/** Follows what the live page is told of the update that is under way. */
+/** Follows what the live page receives about the current update. */
 function follow(): { readonly told: Figures[]; stop(): void } {
   const told: Figures[] = []
   const note = () => {
@@ -45,7 +45,7 @@ function follow(): { readonly told: Figures[]; stop(): void } {
   return { told, stop: () => server.activity.off('change', note) }
 }
 
-/** Registers a source and updates an engine with it three times: staged, recorded, and direct. */
+/** Registers a source and updates an engine with it three times: staged, recorded and direct. */
 async function through(source: CheckpointSource, options: RegisterOptions, engine: EngineProcess): Promise<number> {
   const name = randomUUID()
   const registered: Figures[] = []
@@ -57,7 +57,7 @@ async function through(source: CheckpointSource, options: RegisterOptions, engin
       const live = follow()
       const report = await server.update(name, {
         engine: controlEngine({ socket: engine.socket }),
-        // Many small buckets, so that there is something to tell.
+        // Many small buckets, so that there is progress to report.
         bucketBytes: 64 * 1024,
         ringBytes: 24 * 2 ** 20,
         ...(strategy && { strategy }),
@@ -69,7 +69,7 @@ async function through(source: CheckpointSource, options: RegisterOptions, engin
       if (live.told.length > 0) check(live.told, `live page, ${what}`)
       if (report.direct === undefined) {
         expect(told.at(-1), what).toEqual([report.bytes, report.bytes])
-        // Each bucket is a step of its own: all is done only with the last.
+        // Each bucket is a separate step: everything is complete only after the last one.
         expect(told, what).toHaveLength(report.buckets)
       }
     }
@@ -89,7 +89,7 @@ const sizes = fc.array(
   ),
   { minLength: 1, maxLength: 120 },
 )
-// One tensor at least has bytes: an engine of nothing cannot be built.
+// At least one tensor has bytes: an engine without any cannot be built.
 const checkpoints = sizes.map((each) => [...each, 3])
 const tiny = Array.from({ length: 5000 }, () => 4)
 
@@ -114,7 +114,7 @@ function write(file: string, bytes: readonly number[]): string {
   return file
 }
 
-/** Runs `body` with an engine of its own for a checkpoint of these tensors. */
+/** Runs `body` with a separate engine for a checkpoint of these tensors. */
 async function withEngine(bytes: readonly number[], body: (engine: EngineProcess, checkpoint: string) => Promise<void>) {
   const checkpoint = mkdtempSync(join(directory, 'checkpoint-'))
   write(join(checkpoint, 'model.safetensors'), bytes)

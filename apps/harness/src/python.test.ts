@@ -5,7 +5,10 @@ import { createHost } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
 import { Cluster, generateCheckpoint, pythonInterpreter, pythonLacks } from '@ckpt/testing'
 
-/** Digest of every tensor of a file, by the worker's reference formula over what Python's own safetensors package reads. */
+/**
+ * Digest of every tensor of a file, by the worker's reference formula, over the data read with Python's own safetensors
+ * package.
+ */
 const DIGESTS_OF_FILE = `
 import json, sys, torch
 from safetensors import safe_open

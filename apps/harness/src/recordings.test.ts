@@ -18,7 +18,7 @@ const LIMIT = { timeout: 180_000 }
 type Weights = Readonly<Record<string, Uint8Array>>
 const bytes = (count: number): Uint8Array => randomFillSync(new Uint8Array(count))
 
-/** An engine of a kind that odd_engine.py knows, and a rank that updates it with files of bytes. */
+/** An engine of a kind that odd_engine.py supports, and a rank that updates it with files of bytes. */
 class Odd implements AsyncDisposable {
   readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-recordings-'))
   readonly #socket = join(this.#directory, 'engine.sock')

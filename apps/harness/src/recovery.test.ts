@@ -80,7 +80,7 @@ describe('an engine whose update fails half-way', () => {
     }
     expect(reports[0]!.kept).toEqual(reports[1]!.kept)
     await serves(cluster, reports, 'before', before)
-    // What one update brought is no reason to leave it out of another.
+    // A reason from one update is no reason to leave it out of another.
     await cluster.engines[0]!.poison()
     const again = await cluster.update('before', { ...SMALL_BUCKETS, retry: 1, version: 'again' })
     for (const report of again) expect(report.kept).toBeUndefined()

@@ -15,14 +15,14 @@ const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const RANKS = 2
 const NOBODY = 65_534
 
-/** What the system shows of a process: its arguments to everybody, its environment to its own user. */
+/** What the system shows about a process: its arguments to everyone, its environment to its own user. */
 interface Shown {
   readonly pid: number
   readonly arguments: string
   readonly environment: string
 }
 
-/** Every process of the machine that can be looked at. */
+/** Every process of the machine that can be inspected. */
 function processes(): Shown[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -60,7 +60,7 @@ it('secrets are in no process’s arguments, nor in the environment of ranks, en
     started.push(wrap(what, child))
     return started.at(-1)!
   }
-  // Looked at from before the first has started, so that those that end soon are seen too.
+  // Inspected from before the first process starts, so that short-lived ones are seen too.
   const seen = new Map<number, Shown>()
   const look = () => {
     for (const one of processes()) if (one.environment.includes(mark)) seen.set(one.pid, one)
@@ -99,7 +99,7 @@ it('secrets are in no process’s arguments, nor in the environment of ranks, en
   expect(endpoints.length).toBeGreaterThanOrEqual(2 * RANKS)
   const secrets = [httpToken, readFileSync(runTokenFile!, 'utf8').trim(), ...endpoints]
 
-  // One that does it wrong is found, in both.
+  // A process that leaks the secret is found, in both places.
   const [shown] = secrets
   const wrong = spawn('sleep', ['60'], { argv0: `sleep --token=${shown}`, env: { CKPT_TEST_MARK: mark, TOKEN: shown! } })
   onTestFinished(() => void wrong.kill('SIGKILL'))
@@ -112,7 +112,8 @@ it('secrets are in no process’s arguments, nor in the environment of ranks, en
   look()
   expect(holders('environment', seen.values())).toEqual([wrong.pid])
 
-  // What is in environments is for their own user: ckpt leaves processes as the system makes them, core dumps included.
+  // Environments are only visible to their own user: ckpt does not change the system's settings for processes, including core
+  // dumps.
   const limit = (pid: number | 'self') => /^Max core file size.*$/m.exec(readFileSync(`/proc/${pid}/limits`, 'utf8'))![0]
   const alive = started.map(({ child }) => child.pid!)
   for (const pid of alive) {

@@ -46,7 +46,7 @@ describe("engine: SGLang's own update path, run from its source,", { timeout: 17
     )
     const socketPath = join(directory, 'sglang.sock')
     const args = [PROGRAM, '--control', socketPath, '--device-uuid', device.uuid, ...extra, '--files', ...files]
-    // What SGLang brings stands behind this project's own environment: torch and the stock worker come from there.
+    // SGLang's dependencies come after this project's own environment, which provides torch and the stock worker.
     const env = { ...process.env, CKPT_SGLANG: source }
     const child = wrap('sglang', spawn(python, ['-c', BOOT, ...args], { env, stdio: ['ignore', 'inherit', 'pipe'] }))
     ended.push(() => child.stop())
@@ -90,7 +90,7 @@ describe("engine: SGLang's own update path, run from its source,", { timeout: 17
     using checkpoint = await randomCheckpoint(33, 2 ** 20)
     const { server, options } = await start(checkpoint.files, ['--post-hook-fails'])
     await server.registerCheckpoint('step-1', { files: checkpoint.files })
-    // What is documented as this protocol's limit: if a later SGLang reports it, this fails and the documentation changes.
+    // The documented limit of this protocol: if a later SGLang reports it, this fails and the documentation has to change.
     await expect(server.update('step-1', { engine: sglang(options) })).resolves.toMatchObject({ version: 'step-1' })
   })
 })

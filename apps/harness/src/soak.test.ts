@@ -39,8 +39,8 @@ describe('updates in a row', () => {
           )
           expect(end.openFiles).toBeLessThanOrEqual(start.openFiles + 3)
           expect(end.heapBytes).toBeLessThan(start.heapBytes + 2e6)
-          // Resident memory takes a step when V8 enlarges its young generation, mappings a few when it compiles; a leak of one ring, bucket
-          // or mapping an update would be above these bounds.
+          // Resident memory grows in a step when V8 enlarges its young generation, and mappings grow by a few when it compiles;
+          // a leak of one ring, bucket or mapping per update would exceed these bounds.
           expect(end.maps).toBeLessThanOrEqual(start.maps + 75)
           expect(end.residentBytes).toBeLessThan(start.residentBytes + 40e6)
         }

@@ -62,7 +62,7 @@ describe('while strangers try to get in', () => {
     onTestFinished(() => rmSync(directory, { recursive: true }))
     const path = join(directory, 'metas')
     await cluster.ranks[0]!.call('saveMetas', { name: 'a', path })
-    // All that a wiretap shows; the secret is never sent.
+    // Everything that a wiretap shows; the secret is never sent.
     const { access } = JSON.parse(readFileSync(path, 'utf8')) as { access: readonly RankAccess[] }
     const seen = access.map(({ points: [point] }) => ({
       address: point!.endpoint.addresses[0],
@@ -121,7 +121,7 @@ describe('while strangers try to get in', () => {
       call(method, `/v1/checkpoints/${path}`, body, `Bearer ${token}`)
     expect((await own('POST', 'a/files', { files: checkpoint.files })).status).toBe(200)
 
-    // Requests that never end, and ones that end at once, all the while.
+    // Requests that never end, and ones that end immediately, throughout the test.
     const port = Number(new URL(api.address).port)
     const slow = Array.from({ length: 200 }, (_, i) => {
       const socket = connect(port, '127.0.0.1')
@@ -178,7 +178,7 @@ describe('while strangers try to get in', () => {
       expect(new Set(Object.values(await attemptAs(0, asked)))).toEqual(new Set(['200']))
       expect(new Set(Object.values(await attemptAs(NOBODY, asked)))).toEqual(new Set(['403']))
     }
-    // What ranks without a secret share: it is there since this one began to wait for others.
+    // What ranks without a secret share: it exists once this rank has begun to wait for others.
     const secret = join(`/tmp/ckpt-user-${process.getuid!()}`, 'secret')
     expect(await attemptAs(0, { read: [secret], write: [], list: [], connect: [] })).toEqual({ [`read ${secret}`]: 'ok' })
     expect(await attemptAs(NOBODY, { read: [secret], write: [secret], list: [dirname(secret)], connect: [] })).toEqual({
@@ -197,7 +197,7 @@ describe('while strangers try to get in', () => {
     updating.catch(() => undefined)
     const targets = await openTargets(cluster)
     try {
-      // What is tried here works for the user whose it is.
+      // The same attempts work for the owning user.
       const own = await attemptAs(0, { ...targets, connect: targets.connect.slice(0, 1) })
       expect(new Set(Object.values(own))).toEqual(new Set(['ok']))
       const others = await attemptAs(NOBODY, targets)
@@ -205,19 +205,19 @@ describe('while strangers try to get in', () => {
       expect(new Set(Object.values(others))).toEqual(new Set(['EACCES']))
     } finally {
       const { child } = cluster.engines[0]!.process
-      // What it does before it has stopped itself is lost.
+      // Its actions before it has stopped itself are lost.
       await expect.poll(() => readFileSync(`/proc/${child.pid}/stat`, 'utf8'), { timeout: 15_000 }).toMatch(/\) T /)
       child.kill('SIGCONT')
     }
     for (const report of await updating) expect(report).toMatchObject({ verified: 'sources' })
     for (const engine of cluster.engines) expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
-    // Nothing secret stands where everybody can read it.
+    // No secret is readable by everyone.
     for (const { process: spawned } of [...cluster.ranks, ...cluster.engines]) {
       expect(readFileSync(`/proc/${spawned.child.pid}/cmdline`, 'utf8')).not.toContain(cluster.token)
     }
   })
 
-  /** Everything of a running update that has a name, once its worker sockets are there. */
+  /** All named objects of a running update, after its worker sockets exist. */
   async function openTargets(cluster: Cluster): Promise<Targets> {
     const pids = [...cluster.ranks, ...cluster.engines].map(({ process: spawned }) => spawned.child.pid!)
     const root = process.env['XDG_RUNTIME_DIR'] ?? tmpdir()

@@ -31,7 +31,7 @@ describe('a strategy that is none of ours', () => {
     await Promise.all(servers.map((server) => server.registerCheckpoint('all', { files: checkpoint.files })))
   })
   afterEach(async () => {
-    // Rank 0 holds the coordinator: it goes last.
+    // Rank 0 hosts the coordinator: it ends last.
     for (const server of [...servers].reverse()) await server.close()
     await Promise.all(engines.map((engine) => engine.process.stop()))
     checkpoint[Symbol.dispose]()
@@ -50,7 +50,7 @@ describe('a strategy that is none of ours', () => {
       expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true, mismatches: [] })
       expect(await engine.health()).toMatchObject({ version: 'own-memory', dirty: false })
     }
-    // The next update, by a strategy of ours, finds all in order.
+    // The next update, with a built-in strategy, works normally.
     await Promise.all(RANKS.map((rank) => update(rank, broadcast())))
   })
 

@@ -13,7 +13,7 @@ type Interval = readonly [start: number, end: number]
 
 const busy = (intervals: readonly Interval[]) => intervals.reduce((sum, [start, end]) => sum + end - start, 0)
 
-/** Time that at least one of the intervals covers. */
+/** Time covered by at least one of the intervals. */
 function union(intervals: readonly Interval[]): number {
   let covered = 0
   let until = -Infinity
@@ -36,7 +36,7 @@ describe('the timelines of an update over two ranks', () => {
       engine: { kind: 'typescript', checkpoint: checkpoint.directory },
     })
     await cluster.register('traced', checkpoint.directory)
-    // A ring of a few buckets: no stage can run far ahead of the others.
+    // A ring of a few buckets: no stage can get far ahead of the others.
     const options = { bucketBytes: 4 * MIB, ringBytes: 64 * MIB }
     await cluster.update('traced', options) // starts what is kept
     for (let i = 0; i < 3; i++) {
@@ -64,7 +64,7 @@ describe('the timelines of an update over two ranks', () => {
       expect(ascending(buckets(timeline, 'broadcast'))).toEqual(ascending(owned[1 - rank]!))
       expect(ascending(buckets(timeline, 'reload'))).toEqual(all)
     }
-    // Neighbours in a bucket move together with the padding between them.
+    // Neighbours in a bucket are moved together with the padding between them.
     for (const stage of ['h2dBytes', 'broadcastBytes'] as const) {
       const padding = reports.reduce((sum, report) => sum + report[stage], 0) - reports[0]!.bytes
       expect(padding).toBeGreaterThanOrEqual(0)
@@ -97,7 +97,7 @@ describe('the timelines of an update over two ranks', () => {
       pairs['broadcast, reload'] += overlap([...broadcast, ...reload])
       pairs['H2D, reload'] += overlap([...h2d, ...reload])
     }
-    // Summed up: on two busy cores the threads of one pair may miss each other in a single update.
+    // In total: on two busy cores the threads of one pair may not overlap in a single update.
     for (const [pair, microseconds] of Object.entries(pairs)) expect(microseconds, pair).toBeGreaterThan(0)
   })
 
@@ -106,7 +106,7 @@ describe('the timelines of an update over two ranks', () => {
       new Map(ofStage(timeline, stage).map(([, bucket, , from]) => [bucket, timeline.startedUs + from]))
     for (const [rank, timeline] of timelines.entries()) {
       const copied = start(timelines[1 - rank]!, 'H2D')
-      // Wall clocks of two processes and the moment a pipeline begins are known to well within this.
+      // Wall clocks of two processes and the start of a pipeline are known to well within this.
       for (const [bucket, at] of start(timeline, 'broadcast')) expect(at).toBeGreaterThan(copied.get(bucket)! - 20_000)
     }
   })

@@ -91,7 +91,7 @@ describe('a Python trainer', () => {
     const before = leftovers()
     await using trainer = new TrainerProcess(pythonInterpreter(), [[socket, ['cpu', 5, 8, 8]]])
     await trainer.step(1)
-    // All bytes are there, but the trainer is gone before it could say that it kept them.
+    // All bytes are present, but the trainer ended before it could confirm that it kept them.
     const onProgress = (): void => void trainer.process.child.kill('SIGKILL')
     const error = await failure(ps.registerCheckpoint('a', { trainer: socket }, { onProgress }))
     expect([error.code, error.fields.peer]).toEqual(['CHECKPOINT_UNREADABLE', socket])

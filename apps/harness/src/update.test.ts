@@ -44,7 +44,7 @@ describe.each([
         expect(await engine.health()).toMatchObject({ version: name, dirty: false })
       }
     }
-    // The check itself can fail: the engines hold `after` now.
+    // The check itself can fail: the engines now hold `after`.
     expect(await cluster.engines[0]!.verify(before.files)).toMatchObject({ verified: false })
   })
 

@@ -30,7 +30,7 @@ describe('a parameter server in a worker thread', { timeout: 120_000 }, () => {
     checkpoint[Symbol.dispose]()
   })
 
-  /** What the thread of a process says, and what the process leaves. */
+  /** The thread's messages, and what the process leaves behind. */
   const run = async (what: string) => {
     const child = spawn(process.execPath, [...SOURCE_FLAGS, MAIN, what, checkpoint.directory, engine.socket, base], {
       env: { ...process.env, XDG_RUNTIME_DIR: runtime },

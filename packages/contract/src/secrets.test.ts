@@ -115,7 +115,7 @@ describe('an engine’s key', () => {
     expect(own).toBe(engineKey(undefined, { CKPT_ENGINE_KEY: '', CKPT_ENGINE_KEY_FILE: '' }))
     // The worker package finds the same one.
     const python = new URL('../../python/src', import.meta.url).pathname
-    // By itself: the whole package brings torch.
+    // Only this module: the whole package would import torch.
     const program = `import sys, types
 package = types.ModuleType("ckpt_worker"); package.__path__ = [sys.argv[1] + "/ckpt_worker"]; sys.modules["ckpt_worker"] = package
 import ckpt_worker.protocol.engine_key as k; print(k.engine_key())`

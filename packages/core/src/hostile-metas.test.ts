@@ -11,7 +11,7 @@ import { ParameterServer } from './parameter-server.ts'
 const sha = (content: Uint8Array | string) => createHash('sha256').update(content).digest('hex').slice(0, 32)
 const SAFE = Number.MAX_SAFE_INTEGER
 
-/** Metas as their bytes say it (packages/rendezvous/src/metas/format.ts), with any number in any place. */
+/** Metas as encoded in bytes (packages/rendezvous/src/metas/format.ts), with any number in any place. */
 interface Spoken {
   magic: number
   version: number
@@ -21,7 +21,7 @@ interface Spoken {
   segments: { kind: number; bytes: number }[]
   shapes: number[][]
   kinds: { dtype: number; shape: number }[]
-  /** Numbers of items as they are said, where these differ from what follows. */
+  /** Numbers of items as encoded, if they differ from the actual ones. */
   counts: { segments?: number; shapes?: number; kinds?: number; tensors?: number; names?: number }
   tensors: { prefix: number; id: number; kind: number }[]
   names: string[]
@@ -304,7 +304,7 @@ describe('saved metas whose sums are right', () => {
       }),
       { numRuns: 1000 },
     )
-    // Neither all taken, nor all refused at one place.
+    // Neither all accepted, nor all refused at one place.
     expect(outcomes.get('taken')).toBeGreaterThan(10)
     expect(outcomes.size).toBeGreaterThan(6)
   })

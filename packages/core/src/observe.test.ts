@@ -14,7 +14,9 @@ const unreachable: EngineAdapter = {
   start: () => Promise.reject(new Error('not reached')),
 }
 
-/** An engine that is not ready until `release` is called, when it fails with `error`, or until the update is aborted. */
+/**
+ * An engine that is not ready until `release` is called (it then fails with `error`, if given) or until the update is aborted.
+ */
 function waiting(error: Error): { engine: EngineAdapter; asked: Promise<void>; release: () => void } {
   let release = () => {}
   let ask = () => {}

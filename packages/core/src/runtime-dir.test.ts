@@ -41,7 +41,7 @@ describe('the directory for sockets', () => {
     rmSync(base, { recursive: true, force: true })
   })
 
-  /** A process that makes a directory in `good` and stays; `prefix` runs it, such as in namespaces of its own. */
+  /** A process that creates a directory in `good` and keeps running; `prefix` runs it, for example in separate namespaces. */
   const holder = async (prefix: readonly string[] = []): Promise<{ child: ChildProcess; path: string; pid: number }> => {
     const program = `const { RuntimeDir } = await import(${JSON.stringify(MODULE)}); const d = await RuntimeDir.create([{ name: 'x', path: ${JSON.stringify(good)} }]); console.log(d.path + ' ' + process.pid); setInterval(() => {}, 1000)`
     const [command, ...rest] = [...prefix, process.execPath]
@@ -144,7 +144,7 @@ describe('the directory for sockets', () => {
     killed.child.kill('SIGKILL')
     await once(killed.child, 'exit')
     stopped.child.kill('SIGSTOP')
-    // Of a machine with which the directory is shared, of a version before, and things that only look alike.
+    // From a machine that shares the directory, from an earlier version, and names that only look similar.
     const others = ['ckpt-1-aaaaaa', 'ckpt-2-bbbbbb', 'other', 'ckpt-3-cccccc-x'].map((name) => join(good, name))
     for (const path of others) mkdirSync(path)
     writeFileSync(join(others[0]!, 'alive-00000000.sock'), '')
@@ -182,7 +182,7 @@ describe('the directory for sockets', () => {
     const outside = await holder()
     const late = await holder(unshare)
     for (const { path } of [...inside, outside, late]) expect(existsSync(path), path).toBe(true)
-    // Killed without a trace of its id here: gone all the same with the next start.
+    // Killed, with an id that is unknown here: the next start removes it nevertheless.
     inside[0].child.kill('SIGKILL')
     await once(inside[0].child, 'exit')
     let gone = false

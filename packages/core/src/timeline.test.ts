@@ -71,7 +71,7 @@ describe('timelineOf', () => {
   })
 })
 
-/** Spans as `timelineOf` makes them: by stage, one after the other. */
+/** Spans as `timelineOf` returns them: by stage, one after another. */
 const anySpans = fc
   .array(fc.tuple(fc.nat(2), fc.nat(50), fc.integer({ min: 1, max: 50 })), { minLength: 1, maxLength: 60 })
   .map((pieces) =>

@@ -30,7 +30,7 @@ it('ends with the error of a copy that fails while the next round is read, and s
     forwards: job(),
     landings,
     reader: {
-      // The first is there at once, the second does not come.
+      // The first arrives immediately, the second never.
       read: async (_reads, _memory, signal) => {
         if (reads++ === 0) return
         const began = performance.now()

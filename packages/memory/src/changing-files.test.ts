@@ -40,10 +40,10 @@ beforeEach(() => {
 afterEach(() => rmSync(directory, { recursive: true, force: true }))
 
 const shard = (index: number) => `model-${index}.safetensors`
-/** The byte that fills a tensor of a step: no two tensors of any two steps share it. */
+/** The byte that fills a tensor of a step: unique among all tensors of all steps. */
 const byteOf = (step: number, index: number, tensor: number) => step * SHARDS * TENSORS + index * TENSORS + tensor + 1
 
-/** Writes the shards and the index of one step; headers differ in length from step to step, so that data lies elsewhere. */
+/** Writes the shards and the index of one step; headers differ in length between steps, so that data has different offsets. */
 async function writeStep(folder: string, step: number): Promise<void> {
   mkdirSync(folder, { recursive: true })
   const weightMap: Record<string, string> = {}
@@ -62,7 +62,10 @@ async function writeStep(folder: string, step: number): Promise<void> {
   writeFileSync(join(folder, INDEX), JSON.stringify({ metadata: { note: 'y'.repeat(10 * step) }, weight_map: weightMap }))
 }
 
-/** Everything that happens to files, done to the victim (`model-1.safetensors` or the index) of the checkpoint at `at`; `next` is step 2. */
+/**
+ * All possible changes of files, applied to the victim (`model-1.safetensors` or the index) of the checkpoint at `at`; `next`
+ * is step 2.
+ */
 const CHANGES: Record<string, (at: string, victim: string, next: string) => void> = {
   'replaced by rename': (at, victim, next) => {
     copyFileSync(join(next, victim), join(at, 'new'))
@@ -104,7 +107,7 @@ const CHANGES: Record<string, (at: string, victim: string, next: string) => void
   },
 }
 
-/** The real host, in which `at` hears of every point: each file that is opened, before, in and after the reading. */
+/** The real host, where `at` is called at every point: for each file that is opened, before, during and after reading. */
 function watched(point: () => void, descriptors: boolean): Host {
   return new Proxy(host, {
     get(target, key) {
@@ -120,11 +123,11 @@ function watched(point: () => void, descriptors: boolean): Host {
         return async (request: FileReadRequest) => {
           point()
           const half = Math.ceil(request.reads.length / 2)
-          // Without descriptors, as where there are too many files to keep them open.
+          // Without descriptors, as if there were too many files to keep them open.
           const files = request.files.map((file) =>
             typeof file === 'string' || descriptors ? file : { path: file.path, identity: file.identity! },
           )
-          // Half of the reads do not fill all that digests are wanted of.
+          // Half of the reads do not fill all requested digest ranges.
           await target.read({ ...request, files, digested: [], reads: request.reads.slice(0, half) })
           point()
           const { digests: _, ...done } = await target.read({
@@ -143,7 +146,7 @@ function watched(point: () => void, descriptors: boolean): Host {
   })
 }
 
-/** Registers with the change at the n-th point; says what came of it, and how many points there were. */
+/** Registers with the change at the n-th point; returns the result and the number of points. */
 async function trial(change: string, victim: string, at: number, named: boolean, descriptors: boolean) {
   const root = mkdtempSync(join(directory, 'trial-'))
   const [current, next] = [join(root, 'current'), join(root, 'next')]
@@ -159,7 +162,7 @@ async function trial(change: string, victim: string, at: number, named: boolean,
   const source: CheckpointSource = named ? { files, root: current } : { directory: current }
   const outcome = await attempt(store, source)
   if (outcome !== 'step 1') {
-    // What is on the disk now, one shard of which may be from the other step, is read at leisure; any other mix is none of these.
+    // The current files on disk, one of which may be from the other step, read without interference; any other mix is an error.
     const now = await attempt(new CheckpointStore(host), source)
     if (outcome.startsWith('retry')) expect(outcome).toContain(root)
     else expect(outcome).toBe(now)
@@ -169,7 +172,7 @@ async function trial(change: string, victim: string, at: number, named: boolean,
   return { outcome: outcome.split(':')[0]!, points }
 }
 
-/** Registers, and says what is there now, or why it is not. */
+/** Registers, and returns the contents or the error. */
 async function attempt(store: CheckpointStore, source: CheckpointSource): Promise<string> {
   try {
     await store.register('x', source)
@@ -190,7 +193,7 @@ async function attempt(store: CheckpointStore, source: CheckpointSource): Promis
 }
 
 describe('a checkpoint whose files change while it is registered', () => {
-  // Opened (two points each), read (three), and looked at again (two each).
+  // Opened (two points each), read (three), and checked again (two each).
   const POINTS = SHARDS * 4 + 3
   it.each(Object.keys(CHANGES))(
     'is registered as it was, as it is, or not at all: %s',
@@ -204,7 +207,7 @@ describe('a checkpoint whose files change while it is registered', () => {
           if (at === POINTS) expect([outcome, points]).toEqual(['step 1', POINTS])
         }
       }
-      // A change in the middle is noticed; one that comes before the file is opened, or after it was looked at again, does no harm.
+      // A change in the middle is detected; one before the file is opened, or after it was checked again, is harmless.
       expect(outcomes.get('retry CHECKPOINT_CHANGED') ?? 0, JSON.stringify([...outcomes])).toBeGreaterThan(4)
       expect(outcomes.get('step 1') ?? 0).toBeGreaterThan(1)
     },

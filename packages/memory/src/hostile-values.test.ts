@@ -4,7 +4,7 @@ import { expect, it } from 'vitest'
 import { tensorSpecs, type NamedTensorInput } from './source.ts'
 import { describedTensors } from './trainer/description.ts'
 
-/** Values that JSON or a caller may bring where something else is expected. */
+/** Values that JSON or a caller may pass where something else is expected. */
 function nested(depth: number): unknown {
   let value: unknown = []
   for (let i = 0; i < depth; i++) value = [value]
@@ -42,7 +42,7 @@ const hostile: readonly unknown[] = [
 ]
 const any = fc.oneof(fc.constantFrom(...hostile), fc.jsonValue())
 
-/** What failed with something that is not typed; undefined where all is well. */
+/** What failed with an untyped error; undefined if everything is correct. */
 function untyped(work: () => unknown, code: string): unknown {
   try {
     work()

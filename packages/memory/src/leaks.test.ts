@@ -13,14 +13,17 @@ const BYTES = 24 * MIB
 interface Usage {
   readonly descriptors: number
   readonly sharedMappings: number
-  /** Without the heaps that glibc reserves for a thread (64 MiB each, whose number grows with the threads that ever ran at once). */
+  /**
+   * Without the heaps that glibc reserves for each thread (64 MiB each; their number grows with the maximum of concurrent
+   * threads).
+   */
   readonly virtualMiB: number
   readonly lockedMiB: number
 }
 
 const ARENA_BYTES = 64 * MIB
 
-/** MiB of address space that belongs to arenas of glibc: pairs of neighbouring mappings, written to and reserved. */
+/** MiB of address space in glibc's arenas: pairs of adjacent mappings, one written to and one reserved. */
 function arenasMiB(maps: string): number {
   const ranges = maps
     .trim()
@@ -60,7 +63,8 @@ async function usage(): Promise<Usage> {
 }
 
 /**
- * The real host, but every memory it ever made is kept: what is not given back is then not collected either, and shows.
+ * The real host, but it keeps every memory that it ever created: memory that is not released is not garbage-collected either,
+ * and is detected.
  */
 function hoarding(host: Host): Host {
   const kept: HostMemory[] = []
@@ -111,11 +115,11 @@ it('50 registrations, good and bad, leave no memory, mapping or file descriptor 
     const before = await usage()
     for (let i = 0; i < 50; i++) await cycle(i)
     const after = await usage()
-    // One leaked a cycle would be 50; the test runner opens and closes one of its own now and then.
+    // A leak of one per cycle would be 50; the test runner itself opens and closes one from time to time.
     expect(after.descriptors - before.descriptors).toBeLessThan(10)
     expect([before.sharedMappings, after.sharedMappings]).toEqual([0, 0])
     expect(after.lockedMiB).toBe(before.lockedMiB)
-    // One leaked registration a cycle would be 1200 MiB; threads' stacks and neighbours' mappings may make up a little.
+    // A leak of one registration per cycle would be 1200 MiB; thread stacks and other mappings may account for a little.
     expect(after.virtualMiB - before.virtualMiB).toBeLessThan(50)
     expect(store.poolStats).toMatchObject({ blocks: 6, usedBlocks: 0, allocations: 6 })
 

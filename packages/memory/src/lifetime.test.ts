@@ -108,7 +108,7 @@ describe('the shared pool', () => {
     await step('three', [3 * MIB - 5, 2 * MIB, 2 * MIB])
     expect(store.poolStats.allocations).toBe(3)
     await step('large', [9 * MIB])
-    // The smaller blocks made room for it.
+    // The smaller blocks left room for it.
     expect(store.poolStats).toMatchObject({ blocks: 1, bytes: 10 * MIB, allocations: 4 })
     await step('small', [MIB])
     expect(store.poolStats).toMatchObject({ blocks: 2, bytes: 12 * MIB, allocations: 5 })

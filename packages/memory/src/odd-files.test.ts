@@ -12,7 +12,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { CheckpointStore } from './checkpoint-store.ts'
 import { oddFile, type OddFile } from './odd-files.fixture.ts'
 
-/** Another seed makes other files. */
+/** A different seed generates different files. */
 const SEED = Number(process.env['CKPT_ODD_SEED'] ?? 1)
 const COUNT = Number(process.env['CKPT_ODD_FILES'] ?? 1200)
 
@@ -31,7 +31,7 @@ const python = [
   }
 })
 
-/** What Python's package reads: for each file an error, or dtype, shape and digest of every tensor by name. */
+/** Result of Python's package for each file: an error, or dtype, shape and digest of every tensor by name. */
 const READ = `
 import hashlib, json, sys
 from safetensors import deserialize, safe_open
@@ -49,7 +49,7 @@ for n in range(int(sys.argv[2])):
 
 type Read = { readonly tensors: Record<string, unknown> } | { readonly error: string }
 
-/** What is refused although Python's package reads it, and why: see docs/files.md. */
+/** Files that are refused although Python's package reads them, and why: see docs/files.md. */
 const STRICTER: readonly RegExp[] = [
   /appears twice/, // it keeps the last of several, and says nothing of the others
   /over 2\^53 - 1|more than 2\^53 - 1/, // of what holds no byte: 2^53 and more elements in one dimension, and none in a different one
@@ -72,7 +72,7 @@ afterAll(() => rmSync(directory, { recursive: true, force: true }))
 
 const pathOf = (n: number) => join(directory, `${n}.safetensors`)
 
-/** What a registration gives. */
+/** Result of a registration. */
 async function register(
   store: CheckpointStore,
   n: number,
@@ -103,7 +103,7 @@ describe('odd files', () => {
       const output = execFileSync(python!, ['-c', READ, directory, String(COUNT)], { timeout: 200_000, maxBuffer: 1 << 28 })
       const theirs = output.toString().trimEnd().split('\n')
       expect(theirs).toHaveLength(COUNT)
-      // Files that were written just now are looked at twice.
+      // Files that were written just before are checked twice.
       await sleep(50)
       const store = new CheckpointStore(createHost(), { lock: false })
       const faults: string[] = []
@@ -134,7 +134,7 @@ describe('odd files', () => {
       }
       expect(faults).toEqual([])
       await store.close()
-      // The grammar reaches all three.
+      // The grammar covers all three.
       expect(Math.min(counts.read, counts.refused, counts.stricter), JSON.stringify(counts)).toBeGreaterThan(COUNT / 100)
     },
   )

@@ -21,7 +21,7 @@ describe.each(MODELS)('$title', (entry) => {
       expect(headerBytesPerTensor).toBeGreaterThan(100)
       expect(headerBytesPerTensor).toBeLessThan(200)
     }
-    // Every model must be held against a published byte count in one of these ways.
+    // Every model must be compared with a published byte count in one of these ways.
     expect(published!.bytes ?? published!.parametersByDtype).toBeDefined()
     if (published!.parameters !== undefined) {
       expect(Object.values(elements).reduce((sum, count) => sum + count, 0)).toBe(published!.parameters)

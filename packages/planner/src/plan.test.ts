@@ -24,7 +24,7 @@ const cases = fc.tuple(manifests, options, fc.boolean()).map(([manifest, chosen,
   return { manifest, settings, plan }
 })
 
-/** Bytes of every tensor by name: whichever owner moves it. */
+/** Bytes of every tensor by name, regardless of the owner that moves it. */
 function distinctTensors(manifest: Manifest): Map<string, number> {
   const bytes = new Map<string, number>()
   for (const { tensors } of manifest.ranks) {
@@ -133,7 +133,7 @@ describe('every plan', () => {
           let last = -1
           for (let earlier = 0; earlier < bucket; earlier++) {
             const from = buckets.ringOffset[earlier]!
-            // Places are whole blocks: what was put there is overwritten up to the block's end.
+            // Slots are whole blocks: earlier contents are overwritten up to the block's end.
             const blockEnd = (offset: number) => Math.ceil(offset / 256) * 256
             if (from < blockEnd(end) && blockEnd(from + buckets.bytes[earlier]!) > start) last = earlier
           }
@@ -149,7 +149,7 @@ describe('every plan', () => {
       fc.property(cases, ({ plan: make, manifest }) => {
         const plan = make()
         expect(make()).toEqual(plan)
-        // A manifest equal in content but never seen before gives the same plan, too.
+        // A new manifest with equal content also gives the same plan.
         const copy: Manifest = structuredCloneManifest(manifest)
         const settings = { ringBytes: RING * 4 }
         expect(planBroadcast(copy, settings)).toEqual(planBroadcast(manifest, settings))
@@ -279,7 +279,7 @@ describe('planBroadcast', () => {
           }
           const total = load.reduce((sum, bytes) => sum + bytes, 0)
           expect(total).toBe(plan.totalBytes)
-          // No owner is above both the mean and what it alone holds by more than one tensor.
+          // No owner exceeds both the mean and what it alone holds by more than one tensor.
           for (let rank = 0; rank < ranks; rank++) {
             const least = Math.max(own[rank]!, level(own.slice(0, ranks), total))
             expect(load[rank]!).toBeLessThanOrEqual(least + Math.max(...sizes))
@@ -297,7 +297,7 @@ describe('planBroadcast', () => {
       fc.property(instances, sizes, (ranks, tensors) => {
         const shares = ranks.flatMap((count, instance) =>
           Array.from({ length: count }, (_, rank) =>
-            // The first in one run a rank, those that joined in runs dealt out in turns.
+            // The first ranks in one run each, those that joined in interleaved runs.
             tensors.flatMap((bytes, index) => {
               const at =
                 instance === 0 ? Math.floor((index * count) / tensors.length) : Math.floor(index / (3 + instance)) % count
@@ -310,7 +310,7 @@ describe('planBroadcast', () => {
         plan.buckets.owner.forEach((owner, bucket) => (load[owner]! += plan.buckets.bytes[bucket]!))
         expect(Math.max(...load)).toBeLessThan((1.1 * load.reduce((sum, bytes) => sum + bytes, 0)) / load.length)
       }),
-      // Groups of three tensors that three ranks hold: what each gets too much or too little of must not add up.
+      // Groups of three tensors that three ranks hold: each rank's excess or deficit must not add up.
       { numRuns: 20, examples: [[[4, 8, 8], Array.from({ length: 800 }, (_, index) => 1000 + ((index * 197) % 501))]] },
     )
   })
@@ -353,7 +353,7 @@ describe('planBroadcast', () => {
   })
 })
 
-/** Lowest level to which pouring can raise the lowest of `own` so that all sum to `total`. */
+/** Lowest level to which the smallest of `own` can be raised so that the sum is `total`. */
 function level(own: readonly number[], total: number): number {
   let [low, high] = [0, total]
   for (let step = 0; step < 60; step++) {

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { assignReceivers, bucketTensors, modelPull, planP2p, pullOf } from './index.ts'
 import { manifestOf } from './manifests.fixture.ts'
 
-/** `ranks` ranks, `perNic` of them on each NIC, from rank `first` on. */
+/** `ranks` ranks, starting at rank `first`, with `perNic` of them on each NIC. */
 function endpoints(ranks: number, perNic: number, first: number) {
   return Array.from({ length: ranks }, (_, index) => ({
     rank: first + index,
@@ -26,7 +26,7 @@ describe('assignReceivers', () => {
         fc.integer({ min: 1, max: 4 }),
         fc.integer({ min: 1, max: 4 }),
         (owners, receivers, ownersPerNic, receiversPerNic) => {
-          // Equal shares, and enough buckets that one more or less is below a fifth of a NIC's mean.
+          // Equal shares, and enough buckets that one bucket is less than a fifth of a NIC's mean.
           const nicCount = Math.ceil(receivers / receiversPerNic)
           const rounds = Math.ceil((6 * nicCount) / owners)
           const owner = Uint32Array.from({ length: rounds * owners }, (_, bucket) => bucket % owners)
@@ -121,7 +121,7 @@ describe('planP2p', () => {
 })
 
 describe('planP2p as a whole', () => {
-  /** A rank of a manifest that holds equal tensors of its own. */
+  /** A rank of a manifest that holds its own equal tensors. */
   const holder = (rank: number, tensors: number, bytes: number) =>
     Array.from(
       { length: tensors },
@@ -138,7 +138,7 @@ describe('planP2p as a whole', () => {
           const sizes = ranks.map((list, rank) =>
             list.map((bytes, i) => ({ name: `${rank}.${i}`, dtype: 'U8', shape: [bytes], gap: 0, jump: i % 5 === 4 }) as const),
           )
-          // Receivers are ranks of the manifest that hold nothing, or of a world of their own.
+          // Receivers are ranks of the manifest that hold nothing, or of a separate world.
           const manifest = manifestOf(joining ? sizes : [...sizes, ...Array.from({ length: receivers }, () => [])])
           const first = joining ? 0 : ranks.length
           const list = Array.from({ length: receivers }, (_, index) => first + index)
@@ -152,7 +152,7 @@ describe('planP2p as a whole', () => {
             expect(from.map((runs) => runs.rank)).toEqual([plan.buckets.owner[bucket]])
             for (const tensor of bucketTensors(plan, manifest, bucket))
               pulled.set(tensor.name, (pulled.get(tensor.name) ?? 0) + 1)
-            // The runs cover every tensor, from where it lies in the owner's segment.
+            // The runs cover every tensor, from its offset in the owner's segment.
             const { tensors } = manifest.ranks.find(({ rank }) => rank === plan.buckets.owner[bucket])!
             for (let item = plan.buckets.firstItem[bucket]!; item < plan.buckets.firstItem[bucket + 1]!; item++) {
               const row = plan.items.tensor[item]!
@@ -211,7 +211,7 @@ describe('planP2p as a whole', () => {
     }
   })
 
-  // Sources on these hosts, as many receivers on others of the same build; every host has its ranks share this many NICs.
+  // Sources on these hosts, and as many receivers on other hosts of the same kind; the ranks of each host share this many NICs.
   it.each([
     [8, 1, 8],
     [8, 1, 1],

@@ -1,6 +1,7 @@
-"""A worker whose rank lies: takes an address a line from stdin, and says what came of each update, one JSON object a line.
+"""A worker whose rank lies: reads one address per line from stdin, and prints the result of each update, one JSON object per
+line.
 
-A line ``mark NAME`` leaves NAME in a trace of this process, and asks for what it holds.
+A line ``mark NAME`` leaves NAME in a trace of this process, and prints what the process holds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ckpt_worker.errors import LayoutError, WorkerError
 from ckpt_worker.recording import DirectState
 from rank import TOKEN
 
-#: As the tests' checkpoint has them.
+#: As in the tests' checkpoint.
 PARAMETERS = {f"layer.{index}.weight": torch.zeros(16, 16, dtype=torch.uint8) for index in range(4)}
 TIMEOUT = 1.0
 

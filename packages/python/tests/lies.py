@@ -1,4 +1,4 @@
-"""Messages of a hostile rank: an honest one in which something is not so."""
+"""Messages of a hostile rank: an honest one with something falsified."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TEXTS = [
 
 
 def other(numbers: random.Random, value: Any, names: list[str]) -> Any:
-    """What a value is replaced by: one of its own kind, or of any."""
+    """Replacement for a value: one of the same kind, or of any."""
     near = numbers.random() < 0.75
     if near and isinstance(value, (int, float)) and not isinstance(value, bool):
         return numbers.choice([*NUMBERS, min(value + 1, 2**64 - 1), value - 1, min(value * 2, 2**64 - 1)])
@@ -71,7 +71,7 @@ def other(numbers: random.Random, value: Any, names: list[str]) -> Any:
 
 
 def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Every place inside a value, as what holds it and its key."""
+    """Every place inside a value, as its container and its key."""
     keys: Any = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in list(keys):
         found.append((value, key))
@@ -104,7 +104,7 @@ def bent(numbers: random.Random, frame: bytes) -> bytes:
         return frame[:at]
     if kind == 2:
         return frame[:at] + numbers.randbytes(numbers.randint(1, 4)) + frame[at:]
-    # A length that promises far more than follows.
+    # A length that announces far more than follows.
     return frame[:at] + b"\xdd\x7f\xff\xff\xff" + frame[at:]
 
 

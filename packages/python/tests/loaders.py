@@ -1,4 +1,4 @@
-"""Random engines: parameters, tensors, and a loader put together from what loaders do, in the threads in which they do it."""
+"""Random engines: parameters, tensors, and a loader composed of typical operations, in their usual threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Write = Callable[[torch.Tensor, torch.Tensor], object]
 
 
 class QueueThread:
-    """A thread that was there before, and takes what is put into its queue."""
+    """A thread that was started before, and takes work from its queue."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[tuple[Work, threading.Event]] = queue.SimpleQueue()
@@ -139,7 +139,7 @@ def _rows(target: torch.Tensor, tensor: torch.Tensor) -> None:
         mine.copy_(row)
 
 
-#: Ways of getting a tensor into memory of its shape, and whether they may be routes.
+#: Ways of copying a tensor into memory of its shape, and whether they may be routes.
 WRITES: dict[str, Write] = {
     "copied": lambda target, tensor: target.copy_(tensor),
     "assigned": _assigned,
@@ -157,7 +157,7 @@ WRITES: dict[str, Write] = {
 
 
 class Grammar:
-    """One random engine. The same seed makes the same one."""
+    """One random engine. Equal seeds give equal engines."""
 
     def __init__(self, seed: int) -> None:
         choice = self._choice = random.Random(seed)
@@ -211,12 +211,12 @@ class Grammar:
         return self._choice.randint(1, 9), self._choice.randint(1, 9)
 
     def make(self) -> Tensors:
-        """Parameters; in memory that children share, which changes nothing else."""
+        """Parameters; in memory that children share, which has no other effect."""
         made = {name: torch.zeros(shape, dtype=torch.int32).share_memory_() for name, shape in self._parameters.items()}
         return made | {"untouched": torch.ones(3, dtype=torch.int32)}
 
     def buckets(self, seed: int) -> list[Tensors]:
-        """One update's tensors."""
+        """The tensors of one update."""
         generator = torch.Generator().manual_seed(seed)
         values = {
             name: torch.randint(-(1 << 30), 1 << 30, shape, dtype=torch.int32, generator=generator)

@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def in_thread(call: Callable[[], Result]) -> Future[Result]:
-    """Runs ``call`` beside the test; the thread ends with it."""
+    """Runs ``call`` while the test continues; the thread ends with it."""
     future: Future[Result] = Future()
 
     def body() -> None:
@@ -65,7 +65,7 @@ class Rank:
         self._directory.cleanup()
 
     def die(self) -> None:
-        """Closes the connection without a word."""
+        """Closes the connection without a message."""
         self._socket.close()
         self._context.term()
 
@@ -97,7 +97,7 @@ class Rank:
         return self.call("attach", **{"token": TOKEN, "ring": ring, "tensors": len(tensors), "bytes": total, **fields})
 
     def put(self, tensors: Mapping[str, torch.Tensor], *, digests: bool = True, start: int = 0) -> list[list[Any]]:
-        """Writes tensors into the ring; their entries for a bucket."""
+        """Writes tensors into the ring; returns their entries for a bucket."""
         entries: list[list[Any]] = []
         with self.ring_path.open("r+b") as file:
             for name, tensor in tensors.items():
@@ -110,7 +110,7 @@ class Rank:
         return entries
 
     def update(self, tensors: Mapping[str, torch.Tensor], version: str, per_bucket: int = 3) -> None:
-        """A whole update that goes well."""
+        """A complete successful update."""
         assert self.attach(tensors)["type"] == "ok"
         names = list(tensors)
         for index, first in enumerate(range(0, len(names), per_bucket)):
@@ -123,7 +123,7 @@ class Rank:
 
 
 def _digest(tensor: torch.Tensor, data: bytes) -> int:
-    # The plain formula takes a second for each MiB: large tensors go by the fast way, which is tested against it.
+    # The plain formula takes a second for each MiB: large tensors use the fast implementation, which is tested against it.
     return reference_digest(data) if len(data) <= 1 << 16 else torch_digest(tensor.contiguous())
 
 

@@ -1,4 +1,4 @@
-"""The contracts of import-linter in pyproject.toml hold, and find an import that goes up."""
+"""The contracts of import-linter in pyproject.toml hold, and detect an import in the wrong direction."""
 
 from __future__ import annotations
 

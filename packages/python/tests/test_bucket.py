@@ -1,4 +1,4 @@
-"""Tensors over a ring: the right bytes, in place wherever their elements may lie there."""
+"""Tensors over a ring: the correct bytes, without copying if their elements are aligned."""
 
 from __future__ import annotations
 

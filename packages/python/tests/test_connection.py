@@ -1,4 +1,4 @@
-"""What a worker says where it cannot reach the rank's socket."""
+"""A worker's errors if it cannot reach the rank's socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Needs a GPU: a ring that another process allocated, mapped by handle, through whole updates."""
+"""Needs a GPU: a ring allocated by another process, mapped by handle, through complete updates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that has few open files left is told, where ZeroMQ would end it."""
+"""A process with few open files left gets an error in cases in which ZeroMQ would end it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REFUSED, _CONNECTED, _OTHERWISE = 3, 4, 5
 
 
 def _connect(path: Path, spare: int) -> int:
-    """What becomes of a connection with ``spare`` open files left."""
+    """Result of a connection with ``spare`` open files left."""
     limit = len(os.listdir("/proc/self/fd")) - 1 + spare
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     try:

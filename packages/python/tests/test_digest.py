@@ -19,7 +19,7 @@ def test_agrees_with_the_formula_at_any_size_alignment_and_chunk(data: bytes, of
 
 
 def test_of_the_empty_range_is_the_mixed_length_constant() -> None:
-    # mix(0xff51afd7ed558ccd), worked out apart from this package.
+    # mix(0xff51afd7ed558ccd), computed independently of this package.
     assert digest(torch.empty(0)) == reference_digest(b"") == 0xC293683989C114BC
 
 

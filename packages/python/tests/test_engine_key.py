@@ -1,4 +1,4 @@
-"""Who may have an engine's workers take an update, and from which sockets they take it."""
+"""Who may make an engine's workers accept an update, and from which sockets they accept it."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_another_user_s_rank_is_refused_by_its_files_and_by_its_process(tmp_path
         os.chown(own, NOBODY, NOBODY)
         with pytest.raises(UnauthorizedError, match=r"the directory of .* belongs to user 65534"):
             check_listening(address)
-    # A process of another user that listens by an abstract name, and one whose files look like ours.
+    # A process of another user that listens at an abstract name, and one whose files look like ours.
     program = """
 import os, socket, sys
 server = socket.socket(socket.AF_UNIX)

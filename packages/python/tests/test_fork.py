@@ -1,4 +1,4 @@
-"""A trainer that forks while it serves: what its children do when they end is nothing to those who read from it."""
+"""A trainer that forks while it serves: the end of its children does not affect ranks that read from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a hostile rank says to the worker: typed errors, and nothing else comes of it."""
+"""A hostile rank's messages to the worker cause typed errors, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from rank import TOKEN, Rank
 
 LIES = 500
 HONEST_EVERY = 25
-#: An update that takes longer hangs, in seconds.
+#: An update that takes longer counts as hanging, in seconds.
 HANGS = 60.0
-#: A worker that was lied to answers within this, in milliseconds, or not at all.
+#: A worker that received a false message answers within this time, in milliseconds, or not at all.
 ANSWERS_MS = 60
 TRACED = "open,openat,openat2,creat,access,faccessat,faccessat2"
-#: What a worker writes to: shared memory, and names of its threads.
+#: Places that a worker writes to: shared memory, and names of its threads.
 ALLOWED = re.compile(r"/(dev/shm/|memfd:ckpt|proc/\d+/task/\d+/comm$)")
 TENSORS = {f"layer.{index}.weight": torch.full((16, 16), index + 1, dtype=torch.uint8) for index in range(4)}
 SIZE = sum(tensor.numel() for tensor in TENSORS.values())
 
-#: Every message of a rank, with every field that its type gives it.
+#: Every message of a rank, with every field of its type.
 PLACES = [
     (kind.__struct_config__.tag, field.encode_name)
     for kind in typing.get_args(FromRank)
     for field in (*msgspec.structs.fields(kind), None)
     if field is not None
 ]
-#: How a rank comes to send each of them. Without an entry for a new message this test fails.
+#: How a rank sends each of them. Without an entry for a new message this test fails.
 STAGED = ["attach", "bucket", "routes", "release", "sums", "commit"]
 DIRECT = ["attach", "routes", "storages", "direct", "bucket", "release", "sums", "commit"]
 WAYS = {
@@ -108,7 +108,7 @@ class HostileWorker:
 
 
 class HostileRank(Rank):
-    """A rank that tells the truth until it is to send one message."""
+    """A rank that is honest until it has to send one particular message."""
 
     def __init__(self, numbers: random.Random, names: list[str]) -> None:
         super().__init__(ring_bytes=1 << 14)
@@ -141,7 +141,7 @@ class HostileRank(Rank):
         return {"device": str(found.st_dev), "inode": str(found.st_ino), "size": found.st_size}
 
     def run(self, kinds: list[str], at: tuple[str, str] | None) -> bool:
-        """One update; true if it lied."""
+        """One update; returns true if something was falsified."""
         lied = False
         hello = self.receive()
         self._recording = hello.get("routes") or "none"

@@ -1,4 +1,4 @@
-"""Whatever a loader does, and in whichever threads: what follows from a recording is what the loader alone gives."""
+"""Whatever a loader does, and in whichever threads: direct and replayed updates give the same result as the loader alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def copy(target: torch.Tensor, tensor: torch.Tensor) -> None:
 def agree(
     make: Callable[[], Tensors], load: Load, buckets: Callable[[int], list[Tensors]], *, repeated: bool = False
 ) -> tuple[Engine, Engine]:
-    """Records one update of two engines, then makes direct and replayed ones; their bytes are those of a third that only loads.
+    """Records one update of two engines, then makes direct and replayed ones; their bytes equal those of a third engine that
+    only loads.
 
-    :param repeated: the recorded update brings what is there already.
+    :param repeated: the recorded update has the same contents as before.
     """
     alone, direct, replayed = Engine(make(), load), Engine(make(), load), Engine(make(), load, unshared="not shared")
     for engine in (alone, direct, replayed):
@@ -76,7 +77,7 @@ def test_copies_in_any_thread_are_routes_or_opaque(carrier: str, repeated: bool)
     routed = {engine.recording.tensors[route.tensor][0] for route in engine.recording.routes}
     if carrier == "child process":
         assert routed == {"plain"}
-        # Nobody can tell which of them the child has used.
+        # It is unknown which of them the child has used.
         assert engine.opaque.keys() == {"w", "skipped"}
         assert "started a process" in engine.opaque["w"]
     else:
@@ -212,7 +213,7 @@ def test_vllm_s_tied_parameters_are_compared_and_that_does_not_count_as_a_use_of
     for name in names:
         given[name] = given[names[0]]
     engine.stage([given], record=True)
-    # What comes once, and what comes after a comparison, is copied as it is.
+    # Tensors that come once, or after a comparison, are copied unchanged.
     assert "norm" not in engine.opaque
     assert (names[0] in engine.opaque) == (len(names) > 1)
 
@@ -254,6 +255,6 @@ def test_a_spot_check_finds_a_loader_that_does_something_else_than_it_was_seen_t
         check(buckets())
     assert engine.state.recording is None
     assert "spot check" in engine.state.refusal
-    # What was found wrong is never routed again.
+    # What was found to be wrong is never routed again.
     engine.stage(buckets(), record=True)
     assert engine.opaque == {"expert.0": "a spot check found its recorded routes wrong"}

@@ -1,4 +1,4 @@
-"""Which models an update is for, and tensors whose names the engine does not know."""
+"""Which models an update is for, and tensors with names that the engine does not know."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ckpt_worker.errors import LayoutError
 
 
 class Lenient(torch.nn.Module):
-    """A model whose loader leaves out what it does not know, as several of vLLM's do."""
+    """A model whose loader ignores unknown names, as several of vLLM's do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Lenient(torch.nn.Module):
         return loaded
 
 
-#: How trainers rename what they wrap: PEFT, torch.compile, DDP, FSDP, a value head.
+#: Renaming by wrappers in trainers: PEFT, torch.compile, DDP, FSDP, a value head.
 RENAMES: dict[str, Callable[[str], str]] = {
     "peft": lambda name: name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias"),
     "compiled": lambda name: f"_orig_mod.{name}",

@@ -1,4 +1,4 @@
-"""vLLM's expert load balancer moves experts: weights are loaded to where they were at the start."""
+"""vLLM's expert load balancer moves experts: weights are loaded to their initial places."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ckpt_worker.protocol.engine_call import UpdateCall
 
 
 class Experts(torch.nn.Module):
-    """Holds its map of experts as older versions do."""
+    """Stores its map of experts as older versions do."""
 
     def __init__(self, places: torch.Tensor | None) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Experts(torch.nn.Module):
 
 
 class Runner(torch.nn.Module):
-    """Holds it with its router's state, as newer versions do."""
+    """Stores it with its router's state, as newer versions do."""
 
     def __init__(self, places: torch.Tensor | None) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ FORMS: dict[str, type[Experts] | type[Runner]] = {"layer": Experts, "router": Ru
 
 
 def slots(experts: list[int], count: int) -> torch.Tensor:
-    """Slots of each of ``count`` experts, where slot ``i`` holds ``experts[i]``, filled up with -1."""
+    """Slots of each of ``count`` experts, where slot ``i`` contains ``experts[i]``, padded with -1."""
     width = max(experts.count(expert) for expert in range(count)) + 1
     rows = [[slot for slot, held in enumerate(experts) if held == expert] for expert in range(count)]
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows])

@@ -22,7 +22,7 @@ View = Callable[[torch.Tensor], torch.Tensor]
 
 
 def filled(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tensor:
-    """Random bytes as a contiguous tensor; bool holds 0 and 1 alone."""
+    """Random bytes as a contiguous tensor; bool contains only 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
     count = 1
     for length in shape:
@@ -33,7 +33,7 @@ def filled(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tensor:
     return data.view(dtype).reshape(shape) if count else torch.empty(shape, dtype=dtype)
 
 
-#: Views that any dtype has; each takes a tensor of three dimensions of at least 2.
+#: Views that every dtype supports; each takes a tensor of three dimensions of at least 2.
 VIEWS: dict[str, View] = {
     "whole": lambda t: t,
     "transposed": lambda t: t.transpose(0, 2),
@@ -51,7 +51,7 @@ VIEWS: dict[str, View] = {
 
 
 def element_bytes(tensor: torch.Tensor) -> bytes:
-    """The elements one by one, each read by its own index: nothing of how the view lies in memory is used."""
+    """The elements one by one, each read by its own index, independent of the view's memory layout."""
     whole = tensor.detach()
     if whole.dtype.itemsize == 1 and not whole.is_complex():
         whole = whole.view(torch.uint8)
@@ -86,9 +86,9 @@ def test_every_view_of_every_dtype_gives_the_bytes_that_torch_reads(dtype: torch
             assert published.shape == list(tensor.shape), published.name
             assert published_bytes(publication, published.name) == element_bytes(tensor), published.name
         assert {published.name for published in publication.tensors} == set(dictionary)
-    # Without leave to copy, what is not contiguous is refused by name, and nothing else is.
+    # If copying is not allowed, only tensors that are not contiguous are refused, by name.
     for name, tensor in dictionary.items():
-        # Resolving a view's bits is a copy already.
+        # Resolving a view's bits already is a copy.
         if tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
             publish({name: tensor}).close()
             continue
@@ -116,7 +116,7 @@ def test_packed_float4_counts_its_values(shape: list[int]) -> None:
 
 
 class Wrapper(torch.Tensor):
-    """As quantization libraries make them: dtype and shape of the whole, the data in other tensors."""
+    """As in quantization libraries: dtype and shape of the whole, with the data in other tensors."""
 
     @staticmethod
     def __new__(cls, data: torch.Tensor) -> Wrapper:
@@ -135,7 +135,7 @@ class Wrapper(torch.Tensor):
 
 
 class Named(torch.Tensor):
-    """A class that only watches functions; its data is its own."""
+    """A class that only observes functions and has its own data."""
 
 
 def freed(storage_bytes: int) -> torch.Tensor:

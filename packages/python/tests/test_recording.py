@@ -22,7 +22,7 @@ def weights(*shapes: tuple[str, tuple[int, ...]], dtype: torch.dtype = torch.bfl
 
 
 def put(tensors: Tensors) -> tuple[torch.Tensor, list[TensorEntry], list[tuple[str, torch.Tensor]]]:
-    """A ring that holds the tensors, as the session gives it to a loader."""
+    """A ring that contains the tensors, as the session passes it to a loader."""
     entries, end = [], 0
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()
@@ -38,7 +38,7 @@ def put(tensors: Tensors) -> tuple[torch.Tensor, list[TensorEntry], list[tuple[s
 
 
 class Engine:
-    """Parameters, a loader and what follows it."""
+    """Parameters, a loader and its recorder."""
 
     def __init__(self, parameters: Tensors, load: Load, finish: Finish | None = None, unshared: str | None = None) -> None:
         self.parameters, self._load, self._finish = parameters, load, finish
@@ -71,7 +71,7 @@ class Engine:
         return {self.recording.tensors[index][0]: reason for index, reason in self.recording.opaque.items()}
 
     def direct(self, buckets: list[Tensors]) -> None:
-        """Writes routes through the handles, as a rank does, and loads opaque tensors as ever."""
+        """Writes routes through the handles, as a rank does, and loads opaque tensors normally."""
         recording = self.recording
         files = [torch.from_file(h["path"], shared=True, size=h["bytes"], dtype=torch.uint8) for h in self.state.handles()]
         tensors = {name: tensor for bucket in buckets for name, tensor in bucket.items()}
@@ -85,7 +85,7 @@ class Engine:
         self.stage([kept for bucket in buckets if (kept := {n: t for n, t in bucket.items() if n in opaque})])
 
     def replay(self, buckets: list[Tensors]) -> None:
-        """Copies what was recorded, as the worker does where its parameters cannot be shared."""
+        """Copies what was recorded, as the worker does if its parameters cannot be shared."""
         for bucket in buckets:
             ring, entries, named = put(bucket)
             left = self.state.replay().run(ring, entries)
@@ -98,8 +98,9 @@ class Engine:
 def compare(
     make: Callable[[], Tensors], load: Load, buckets: Callable[[], list[Tensors]], finish: Finish | None = None
 ) -> Engine:
-    """Records one update, makes the next ones direct over overwritten parameters; their bytes are those that loading gives.
-    What another engine replays out of rings are the same bytes."""
+    """Records one update and makes the next ones direct over overwritten parameters; their bytes equal those of loading.
+    Another engine's replay from rings gives the same bytes.
+    """
     engine, other = Engine(make(), load, finish), Engine(make(), load, finish)
     apart = Engine(make(), load, finish, "not shared")
     first, second = buckets(), buckets()
@@ -121,7 +122,7 @@ def compare(
 
 
 def fused(rank: int, size: int) -> Load:
-    """As vLLM loads: q, k and v in one, rows shared out; o by columns; a norm whole; experts stacked."""
+    """As vLLM loads: q, k and v in one parameter, divided by rows; o by columns; a norm as a whole; experts stacked."""
 
     def load(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         for name, tensor in tensors:
@@ -154,7 +155,7 @@ def test_views_are_routes() -> None:
     engine = compare(make, fused(1, 2), buckets)
     assert engine.opaque == {}
     assert {parameter.name for parameter in engine.recording.parameters} == {"qkv", "o", "norm", "experts"}
-    # Each tensor is one route, contiguous where it can be.
+    # Each tensor is one route, contiguous if possible.
     assert len(engine.recording.routes) == 7
     assert sum(not route.region.dims for route in engine.recording.routes) == 4
 
@@ -306,7 +307,7 @@ def test_tied_parameters_and_tensors_loaded_twice() -> None:
     assert engine.opaque == {}
     assert len(engine.recording.routes) == 2
     assert engine.parameters["embed"].data_ptr() == engine.parameters["head"].data_ptr()
-    # The same tensor brought twice: the last one counts, which no copy can know.
+    # The same tensor twice: the last one counts, which a copy cannot know.
     twice = Engine(make(), load)
     twice.stage([weights(("w", (4, 6)))] * 2, record=True)
     assert twice.state.recording is None or "w" in twice.opaque
@@ -365,7 +366,7 @@ def test_what_is_set_aside_is_opaque_and_not_watched() -> None:
     ring, entries, named = put(weights(("w", (4, 6)), ("v", (4, 6))))
     with tracer.watch(ring, entries, named):
         with tracer.aside("it is packed", {"of": [named[0][1]]}):
-            # Outside, a look at values would make everything after it opaque.
+            # Outside, reading values would make everything after it opaque.
             assert named[0][1].float().sum().item() > 0
         parameters["b"].copy_(named[1][1])
     state.record(tracer)
@@ -376,7 +377,7 @@ def test_what_is_set_aside_is_opaque_and_not_watched() -> None:
 
 
 def test_one_copy_out_of_several_tensors_is_one_route_a_tensor() -> None:
-    """As a loader does that copies half of every row of evenly spaced tensors at once."""
+    """Like a loader that copies half of every row of evenly spaced tensors at once."""
 
     def load(parameters: Tensors, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         batch = [tensor for _, tensor in tensors]

@@ -38,7 +38,7 @@ TENSORS = {
 
 
 class Worker:
-    """A worker that keeps copies of what it is given."""
+    """A worker that keeps copies of everything it receives."""
 
     def __init__(self, rank: Rank, **options: Any) -> None:
         self.loaded: dict[str, torch.Tensor] = {}
@@ -126,7 +126,7 @@ def test_the_rank_gets_the_loaders_error_with_traceback_and_tensor(rank: Rank) -
     assert "no such parameter" in answer["error"]["message"]
     assert "raise_on_b" in answer["error"]["traceback"]
     assert answer["error"]["tensor"] == "b"
-    # What was sent before the abort is ignored.
+    # Messages sent before the abort are ignored.
     rank.send("bucket", bucket=1, tensors=[])
     assert rank.call("abort", reason="a worker failed")["type"] == "ok"
     worker.fails_with(KeyError, "no such parameter")
@@ -237,7 +237,11 @@ def test_an_engine_that_shuts_down_lets_go(rank: Rank) -> None:
             RingError,
             "outside",
         ),
-        ([("attach", None), ("bucket", {"bucket": 0, "tensors": [["x", "U8", [9], 0, 9, None]]})], ProtocolError, "more arrived"),
+        (
+            [("attach", None), ("bucket", {"bucket": 0, "tensors": [["x", "U8", [9], 0, 9, None]]})],
+            ProtocolError,
+            "more arrived",
+        ),
         ([("attach", {"tensors": 1}), ("release", {})], ProtocolError, "0 tensors, 0 bytes arrived"),
         ([("attach", {"ring": {"kind": "shm", "name": "ckpt-none", "offset": 0, "bytes": 8}})], RingError, "cannot open"),
         ([("pickle", {})], ProtocolError, "pickle"),
@@ -304,7 +308,7 @@ def test_only_ipc_addresses_are_taken() -> None:
 
 
 class _SlowLane:
-    """Loads that are over only when the test says so, as on a GPU's stream."""
+    """Loads that end only when the test says so, as on a GPU's stream."""
 
     def __init__(self) -> None:
         self.passed = threading.Semaphore(0)

@@ -1,4 +1,4 @@
-"""The plug-in's own part; the hooks are handed what SGLang 0.5.23 hands to them."""
+"""The plug-in's own part; the hooks get the same arguments as from SGLang 0.5.23."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TENSORS = {name: torch.randn(8, 4) for name in ("q.a", "k.a", "k.b", "q.b")}
 
 
 class Updater:
-    """What the plug-in uses of SGLang's ``WeightUpdater``."""
+    """The part of SGLang's ``WeightUpdater`` that the plug-in uses."""
 
     device = "cpu"
 
@@ -60,7 +60,7 @@ def request(rank: Rank) -> SimpleNamespace:
 
 
 def schedule(updaters: list[Updater], asked: Any) -> list[tuple[bool, str]]:
-    """The scheduler's part: every runner's turn, through both hooks."""
+    """The scheduler's part: every runner in turn, through both hooks."""
     manager = SimpleNamespace(_select_runners=lambda: [("target", SimpleNamespace(weight_updater=u)) for u in updaters])
 
     def original(_: Any, asked: Any) -> list[tuple[bool, str]]:

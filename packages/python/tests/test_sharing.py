@@ -88,7 +88,7 @@ for _ in range(2):
     assert used() == before, (used(), before)
     assert not any(is_shared(storage) for storage in storages)
     assert all(torch.equal(a, b) for a, b in zip(tensors, expected))
-# What fits goes on fitting, in any order.
+# What fits continues to fit, in any order.
 for index in reversed(range(len(sizes))):
     move_to_shared(storages[index:index + 1])
     assert torch.equal(tensors[index], expected[index])

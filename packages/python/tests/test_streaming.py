@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 class Pairs(torch.nn.Module):
-    """Puts a and b of a name into one parameter, and looks for them within one call, as some models do."""
+    """Copies a and b of a name into one parameter, and expects both within one call, as some models do."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a worker sums of its parameters, against the protocol's formula a unit at a time."""
+"""A worker's sums over its parameters, compared with the protocol's formula one unit at a time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def recording_of(storages: list[torch.Tensor], routes: list[Route]) -> Recording
 
 
 def random_region(rng: random.Random) -> tuple[Region, int]:
-    """A region, and the bytes of storage from its destination on that it needs."""
+    """A region, and the bytes of storage that it needs from its destination on."""
     size = rng.choice([1, 2, 4, 8, 8, 8])
     row = size * rng.randint(1, 40)
     dims: list[Dim] = []
@@ -76,7 +76,7 @@ def test_sums_are_the_formula_whatever_the_form_and_the_pieces(seed: int, limit:
         end = rng.choice([0, 1, 8])
         for _ in range(rng.randint(1, 4)):
             region, span = random_region(rng)
-            # Routes of one form, evenly spaced as experts are, and some that are not.
+            # Routes of one form, evenly spaced like experts, and some that are not.
             for _ in range(rng.choice([1, 1, 5])):
                 routes.append(Route(0, index, region._replace(destination=end)))
                 end += span + rng.choice([0, 0, 3])

@@ -1,4 +1,4 @@
-"""The trainer's side: what is published, and what ranks that misbehave or go away do to it."""
+"""The trainer's side: what is published, and the effect of ranks that misbehave or disappear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs no vLLM; the rest runs inside the real one (apps/harness/src/vllm)."""
+"""Tests that do not need vLLM; the others run inside the real one (apps/harness/src/vllm)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class Model(torch.nn.Module):
-    """Loads by name, and says what it loaded, as vLLM's models do."""
+    """Loads by name and returns what it loaded, as vLLM's models do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_in_place_a_quantised_or_repacked_model_is_refused_before_anything_chang
 
 
 class Info:
-    """Of vLLM's ``LayerReloadingInfo``, what a load looks at."""
+    """The part of vLLM's ``LayerReloadingInfo`` that a load reads."""
 
     def __init__(self) -> None:
         self.active = False
@@ -78,7 +78,7 @@ class Info:
 
 
 class Reload:
-    """Reloading by layers, small: a layer is complete when as many elements came as its weight has."""
+    """A small version of reloading by layers: a layer is complete when it has received as many elements as its weight has."""
 
     def __init__(self) -> None:
         self.infos: dict[torch.nn.Module, Info] = {}

@@ -1,4 +1,4 @@
-"""What users install: the wheel that is built from this folder, unpacked, and nothing else of this tree."""
+"""What users install: the wheel that is built from this folder, unpacked, without the rest of this tree."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_names_that_users_write_are_there(site: Path) -> None:
     lines = next(site.glob("*.dist-info/entry_points.txt")).read_text().splitlines()
     entries = [line.partition(" = ")[2] for line in lines if " = " in line]
     assert len(entries) == 2
-    # -I: neither this folder nor what PYTHONPATH names.
+    # -I: ignores this folder and PYTHONPATH.
     command = [sys.executable, "-I", "-c", IMPORT, str(site), *WRITTEN, *entries]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

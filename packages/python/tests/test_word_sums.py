@@ -1,4 +1,4 @@
-"""Sums by one launch: pieces by a model of the kernel, and the kernel itself where there is a GPU."""
+"""Sums by one launch: pieces by a model of the kernel, and the kernel itself if there is a GPU."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_pieces_hold_each_word_once_and_none_is_too_large(seed: int) -> None:
     for address, pitch, row_words, count, first, first_pitch, output in _pieces(words):
         assert output == seed
         assert 0 < count <= 1 << 16
-        # As the kernel does it.
+        # As in the kernel.
         found += [
             (address + at // row_words * pitch + at % row_words * 8, first + at // row_words * first_pitch + at % row_words)
             for at in range(count)

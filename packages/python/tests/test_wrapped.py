@@ -1,4 +1,6 @@
-"""Models whose modules are wrapped and renamed, as by `--enable-lora` and torch.compile: completeness by what is written."""
+"""Models whose modules are wrapped and renamed, as by `--enable-lora` and torch.compile: completeness is judged by what is
+written.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ NAMES = ("embed.weight", "layers.0.up.weight", "layers.1.up.weight")
 
 
 class Lora(torch.nn.Module):
-    """As vLLM wraps a layer that adapters may change: the layer gets a longer name, and adapters' weights lie beside it."""
+    """As vLLM wraps a layer that adapters may change: the layer gets a longer name, with adapters' weights next to it."""
 
     def __init__(self, layer: torch.nn.Module) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ def model(wrap: Wrap, outer: Wrap) -> torch.nn.Module:
 
 
 def places(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Parameters by the names that they have in checkpoints."""
+    """Parameters by their names in checkpoints."""
     found = {}
     for name, parameter in module.named_parameters():
         if "lora_" not in name:
@@ -65,7 +67,7 @@ def places(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def update(module: torch.nn.Module, names: Iterable[str], said: Callable[[str], str] | None) -> None:
-    """One load that brings ``names``; the loader returns what ``said`` makes of them, or nothing."""
+    """One load of ``names``; the loader returns the result of ``said`` for them, or nothing."""
     coverage = Coverage([Target(module, SimpleNamespace(quantization=None), True)])
     with coverage.counting():
         for name in names:

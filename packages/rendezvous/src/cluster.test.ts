@@ -64,7 +64,7 @@ describe('four ranks in four processes', () => {
     const errors = await Promise.all(
       [0, 1].map((i) => failure(cluster.ranks[i]!.call('allGather', 'late', i, { timeoutMs: 300 }))),
     )
-    // At their own deadline, not at the cluster's, which is far longer.
+    // At their own deadline, not at the cluster's, which is much later.
     expect(performance.now() - started).toBeLessThan(15_000)
     for (const error of errors) {
       expect(error.code).toBe('RANK_MISSING')
@@ -137,13 +137,13 @@ describe('four ranks in four processes', () => {
     const died = performance.now()
     await cluster.ranks[3]!.kill()
     const reasons = await Promise.all([0, 1, 2].map((i) => cluster.ranks[i]!.call('aborted', id!)))
-    // By the window, not by the deadline of who waits.
+    // After the window, not at the deadline of the waiting rank.
     expect(performance.now() - died).toBeLessThan(15_000)
     for (const reason of reasons)
       expect(reason).toMatchObject({ code: 'ABORTED', fields: { rank: 3, epoch: id }, cause: { code: 'RANK_LOST' } })
     expect(await waiting).toMatchObject({ code: 'RANK_LOST', fields: { rank: 3 } })
     expect(await failure(cluster.ranks[1]!.call('barrier', 'later'))).toMatchObject({ code: 'RANK_LOST', fields: { rank: 3 } })
-    // The others go on without it, and with it once it is back.
+    // The others continue without it, and with it after it is back.
     await Promise.all([0, 1, 2].map((i) => cluster.ranks[i]!.call('barrier', 'later', { ranks: [0, 1, 2] })))
     cluster.ranks[3] = new RankProcess()
     await cluster.ranks[3].call('join', cluster.options(3))

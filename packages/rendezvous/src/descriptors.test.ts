@@ -23,7 +23,7 @@ async function freePort(): Promise<number> {
   return port
 }
 
-/** What two ranks of a process with so many open files to spare say; its signal where it was ended. */
+/** Output of two ranks of a process with this many open files to spare; its signal if it was killed. */
 async function join(spare: number): Promise<string> {
   const port = await freePort()
   const node = [process.execPath, '--import', 'tsx', '--conditions=@ckpt/source', FIXTURE]
@@ -35,7 +35,8 @@ async function join(spare: number): Promise<string> {
   })
 }
 
-// ZeroMQ ends the process where the threads of a context get no descriptor: some of these numbers are enough for its socket, but not for them.
+// ZeroMQ ends the process if the threads of a context get no descriptor: some of these numbers are enough for its socket, but
+// not for them.
 describe('ranks of a process that has few open files left', () => {
   it('are refused with the limit and what is open, or join', async ({ skip }) => {
     if (!limiting) skip('there is no prlimit')

@@ -26,7 +26,7 @@ describe('a rank that died', () => {
     const first = await member({ ...options, rank: 1 })
     const started = performance.now()
     const asking = await Promise.all([1, 2, 3].map(() => failure(joinRendezvous({ ...options, rank: 1, timeoutMs: 30_000 }))))
-    // Long before they would have given up by themselves.
+    // Long before their own timeout.
     expect(performance.now() - started).toBeLessThan(15_000)
     for (const error of asking) expect(error).toMatchObject({ code: 'RENDEZVOUS_REJECTED', fields: { rank: 1 } })
     const other = await member({ ...options, rank: 0 })
@@ -70,7 +70,7 @@ describe('ranks that are added', () => {
     ranks.forEach((rank, i) => rank.endEpoch(epochs[i]!))
     const all = [...ranks, await joining]
     expect(await Promise.all(all.map((rank) => rank.allGather('k', rank.rank)))).toEqual(Array(3).fill([0, 1, 2]))
-    // One of the first comes back, and still expects two.
+    // One of the first ranks comes back, and still expects two.
     await ranks[1]!.close()
     all[1] = await member({ ...options, rank: 1 })
     expect(await Promise.all(all.map((rank) => rank.allGather('k', rank.rank)))).toEqual(Array(3).fill([0, 1, 2]))

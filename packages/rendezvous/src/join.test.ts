@@ -62,7 +62,7 @@ describe('joining', () => {
     const { token: _, ...none } = options
     expect((await failure(joinRendezvous({ ...none, rank: 0, insecure: true }))).message).toContain('this rank has none')
     expect(await failure(joinRendezvous({ ...options, rank: 0, worldSize: 4 }))).toMatchObject({ code: 'RENDEZVOUS_REJECTED' })
-    // Once the first has left, its place is free.
+    // After the first has left, its place is free.
     await first.close()
     await join(options)
   })
@@ -123,7 +123,7 @@ describe('joining', () => {
     const waiting = failure(ranks[0]!.allGather('k', 'old', { signal: cancelled.signal }))
     cancelled.abort()
     expect(await waiting).toMatchObject({ code: 'ABORTED' })
-    // What was taken back is not counted.
+    // Withdrawn calls are not counted.
     const [a, b] = await Promise.all([ranks[0]!.allGather('k', 'new'), ranks[1]!.allGather('k', 'other')])
     expect([a, b]).toEqual([
       ['new', 'other'],
@@ -143,7 +143,7 @@ describe('a coordinator that dies', () => {
     await cluster.join()
     const [id] = await cluster.all((rank) => rank.call('beginEpoch'))
     const others = cluster.ranks.slice(1)
-    // Stopped: a short wait meets its own deadline although nobody answers; a long one learns who is lost.
+    // Stopped: a short wait ends at its own deadline although nothing answers; a long one learns which rank is lost.
     cluster.ranks[0]!.child.kill('SIGSTOP')
     const short = failure(others[0]!.call('barrier', 'short', { timeoutMs: 50, ranks: [0, 1] }))
     const long = others.map((rank) => failure(rank.call('barrier', 'long', { timeoutMs: 30_000 })))
@@ -153,7 +153,7 @@ describe('a coordinator that dies', () => {
       expect(error.message).toContain(cluster.address)
     }
     expect(await others[1]!.call('aborted', id!)).toMatchObject({ code: 'ABORTED', cause: { code: 'RANK_LOST' } })
-    // It resumes, hears that they left, and lets them in again.
+    // It resumes, learns that they left, and lets them join again.
     await Promise.all(others.map((rank) => rank.call('close')))
     cluster.ranks[0]!.child.kill('SIGCONT')
     expect(await cluster.ranks[0]!.call('aborted', id!)).toMatchObject({ code: 'ABORTED', cause: { code: 'RANK_LOST' } })

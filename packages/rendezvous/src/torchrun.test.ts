@@ -16,7 +16,7 @@ const RUN = {
 }
 let port = 30_000 + (process.pid % 20_000)
 
-/** What torchrun sets for the ranks of one run; each run on a machine has a port of its own. */
+/** The variables that torchrun sets for the ranks of one run; each run on a machine has its own port. */
 function run(more: Record<string, string> = {}): (rank: number) => Record<string, string> {
   const shared = { ...RUN, MASTER_PORT: String(port++), ...more }
   return (rank) => ({ ...shared, RANK: String(rank) })
@@ -28,7 +28,7 @@ const joined = async (env: Record<string, string>, timeoutMs = 20_000) => {
   return rendezvous
 }
 
-/** Takes a port: says nothing, closes at once, or answers with something else. */
+/** Occupies a port: stays silent, closes immediately, or answers with something else. */
 async function take(address: string, manner: 'silent' | 'rude' | 'http'): Promise<void> {
   const server: Server = createServer((socket) => {
     socket.on('error', () => undefined)
@@ -89,7 +89,7 @@ describe('ranks of a torchrun whose agent keeps MASTER_PORT', () => {
     const of = run()
     const { address, alternatives } = rendezvousOptionsFromEnv(of(0))
     for (const taken of [address!, ...alternatives!.slice(0, 2)]) await take(taken, manner)
-    // Whoever comes first waits.
+    // The first one to arrive waits.
     const second = joined(of(1))
     const ranks = await Promise.all([joined(of(0)), second])
     expect(await Promise.all(ranks.map((rank) => rank.allGather('x', rank.rank)))).toEqual([

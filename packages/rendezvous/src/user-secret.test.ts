@@ -51,7 +51,7 @@ describe('the secret of this machine’s user', () => {
     expect(readdirSync(roots[1]!)).toEqual([])
   })
 
-  /** What is in the way at the first place; false where this process may not make it. */
+  /** Obstacles at the first place; false if this process may not create them. */
   const obstacles: [string, () => boolean][] = [
     ['a directory that can be read by others', () => (mkdirSync(first), chmodSync(first, 0o755), true)],
     ['a link of this user', () => (mkdirSync(`${first}-real`, { mode: 0o700 }), symlinkSync(`${first}-real`, first), true)],

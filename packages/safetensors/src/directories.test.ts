@@ -142,7 +142,7 @@ describe('a file that is none', () => {
   })
 
   it('is never a file that can be read: what is legal is not looked at', async () => {
-    // A header of 0x4750 bytes begins as "PG…" would; only files that cannot be read are named.
+    // A header of 0x4750 bytes begins like "PG…"; only unreadable files are named.
     await writeFile(at('x.safetensors'), tensors('a'), { metadata: { note: 'x'.repeat(0x4b50) } })
     expect((await readHeader(at('x.safetensors'))).tensors).toHaveLength(1)
     expect(foreignKind(Buffer.from('\x10\0\0\0\0\0\0\0{}', 'latin1'))).toBeUndefined()
@@ -176,7 +176,7 @@ describe('many shards and few descriptors', () => {
     }
     const few = run(64)
     expect(few.headers).toBe(300)
-    // The runtime closes some of its own meanwhile.
+    // The runtime may close some of its own meanwhile.
     expect(few.left).toBeLessThanOrEqual(0)
     expect(few.kept).toBeLessThan(20)
     expect(run(4096).kept).toBeGreaterThan(100)

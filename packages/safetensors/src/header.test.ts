@@ -265,7 +265,7 @@ describe('parseHeader', () => {
       fc.property(fc.oneof(fc.json({ maxDepth: 4 }), mutated), (value) => {
         fc.pre(Buffer.from(value).toString() === value && !/\\u[dD]/.test(value))
         const wrapped = `{"t":{"dtype":"U8","shape":[0],"data_offsets":[0,0],"x":${value}}}`
-        // JSON.parse takes equal keys and numbers out of range, which a header may not have.
+        // JSON.parse accepts duplicate keys and numbers out of range, which a header must not contain.
         if (accepts(() => parse(wrapped))) JSON.parse(wrapped)
         else
           expect(
@@ -340,7 +340,7 @@ describe('parseHeader', () => {
     const elapsed = performance.now() - started
     const { user } = process.cpuUsage(start)
     expect(header.tensors.length).toBe(139_000)
-    // Processor time: other work on the machine must not fail this.
+    // Processor time: independent of other work on the machine.
     expect(user / 1000).toBeLessThan(2500)
     console.log(`139,000 tensors, header of ${(layout.header.length / 1e6).toFixed(1)} MB: ${elapsed.toFixed(0)} ms`)
   })

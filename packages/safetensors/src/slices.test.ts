@@ -13,7 +13,7 @@ beforeAll(() => {
 })
 afterAll(() => rmSync(directory, { recursive: true, force: true }))
 
-/** Turns of the event loop while the work lasts. */
+/** Number of event-loop turns during the work. */
 async function turns(work: () => Promise<unknown>): Promise<number> {
   let count = 0
   let over = false
@@ -65,7 +65,7 @@ it.each(['in order', 'in disorder'])(
     const map = Array.from({ length: count }, (_, i) => `"layer.${i}.weight":"model.safetensors"`).join(',')
     const index = join(directory, 'model.safetensors.index.json')
     writeFileSync(index, `{"weight_map":{${map}}}`)
-    // Reading takes some turns by itself: a small file's.
+    // Reading alone takes some turns, as for a small file.
     expect(await turns(() => readHeader(file))).toBeGreaterThan(5)
     expect(await turns(() => readHeaders([file]))).toBeGreaterThan(5)
     expect((await readHeader(file)).tensors.map(({ begin }) => begin)).toEqual(Array.from({ length: count }, (_, i) => i))

@@ -3,7 +3,7 @@ import type { EngineStart, WorkerEndpoint } from '@ckpt/contract'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { sglang, type SglangOptions } from './index.ts'
 
-/** A peer that answers SGLang's routes as it is told to, over a real socket, and notes what it was asked. */
+/** A peer that answers SGLang's routes as configured, over a real socket, and records the requests. */
 class Peer {
   readonly asked: { route: string; body: unknown; authorization: string | undefined }[] = []
   answers: Record<string, { status?: number; body: unknown } | ((body: unknown) => { status?: number; body: unknown })> = {}

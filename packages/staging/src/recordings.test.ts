@@ -18,7 +18,7 @@ describe('a recording', () => {
   it.each<[string, Manifest, Recording, string | undefined]>([
     ['is used for a checkpoint of the tensors that it saw', manifestOf('a', 'b'), recordingOf('b', 'a'), undefined],
     ['is not used where it saw a tensor that the checkpoint lacks', manifestOf('a'), recordingOf('a', 'b'), 'lacks tensor b'],
-    // What the worker keeps of it would never be read back, and the update be called verified all the same.
+    // What the worker keeps of it would never be read back, and the update would still count as verified.
     [
       'is not used where the checkpoint has a tensor that it never saw',
       manifestOf('a', 'b'),

@@ -29,7 +29,7 @@ async function codeOf(work: () => Promise<unknown>): Promise<ErrorCode> {
   throw new Error('nothing failed')
 }
 
-/** One update through the adapter, to the end of the engine's call. */
+/** One update through the adapter, until the engine's call ends. */
 async function update(options: Partial<VllmOptions> & { url?: string }, more: Partial<EngineStart> = {}): Promise<void> {
   const call = await vllm({ parallelSize: 1, ...options }).start(start(0, endpoints(0), more))
   await call.finished
@@ -157,7 +157,9 @@ describe('an update that fails', () => {
     }
   })
 
-  /** A vLLM that keeps keys and values: inside, and by a connector outside, of which `drops` says when the engine lets go. */
+  /**
+   * A vLLM that caches keys and values: internally, and in an external connector; `drops` says when the engine releases them.
+   */
   const caching = (
     connector: string | null | undefined,
     drops: { inside?: boolean; outside: (attempt: number) => boolean },

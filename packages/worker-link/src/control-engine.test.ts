@@ -10,7 +10,8 @@ describe('requests to a control socket', () => {
   const socket = join(directory, 'engine.sock')
   let server: Server
   beforeEach(async () => {
-    // Offers to keep every connection, and ends each as soon as it is used again: what a worker does whose time for idle ones has just passed.
+    // Offers to keep every connection, and ends each as soon as it is used again: like a worker whose idle timeout has just
+    // passed.
     server = createServer((connection) => {
       connection.on('error', () => undefined)
       connection.once('data', () => {

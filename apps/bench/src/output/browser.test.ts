@@ -10,7 +10,7 @@ const PLACES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/goog
 const executablePath = [process.env['CKPT_BROWSER'] ?? '', ...PLACES].find((path) => path !== '' && existsSync(path))
 const noBrowser = executablePath === undefined ? 'no browser: install chromium, or name one by CKPT_BROWSER' : undefined
 
-/** A result with everything in it that a page has to tell apart: two variants of one model, and a peer beside them. */
+/** A result with every case that a page must distinguish: two variants of one model, and a peer for comparison. */
 function result() {
   const fixture = resultFixture()
   const [first] = fixture.runs
@@ -19,7 +19,7 @@ function result() {
   return { ...fixture, runs: [...runs, ...fixture.runs.slice(1)], peers: [...fixture.peers, peer] }
 }
 
-// What runs in the page is text: the types of a browser are not those of this program.
+// Code for the page is text: this program does not have a browser's types.
 
 /** Contrast of text and page as WCAG 2 defines it (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio). */
 const CONTRAST = `(selector) => {

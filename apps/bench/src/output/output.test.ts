@@ -70,7 +70,7 @@ describe('renderHtml', () => {
   })
 
   it('is whole, and refers to nothing outside itself', () => {
-    // Elements that end, but for those that HTML leaves open, must close in the order in which they were opened.
+    // Elements must close in the order in which they were opened, except those that HTML leaves open.
     const open: string[] = []
     for (const [, slash, name, self] of page
       .replace(/<style>[^]*?<\/style>/g, '')

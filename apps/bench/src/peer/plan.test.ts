@@ -20,7 +20,7 @@ describe('comparePlanning', () => {
     }
     expect(result.tensors).toBe(291)
     expect(result.peer.samples).toHaveLength(3)
-    // Both pack greedily by the same size; they differ in alignment only.
+    // Both pack greedily by the same size and differ only in alignment.
     expect(Math.abs(result.peer.buckets - result.ours.buckets)).toBeLessThanOrEqual(small.ranks)
     expect(result.ratio).toBeCloseTo(result.peer.median / result.ours.median)
   })

@@ -5,7 +5,7 @@ import { describeValidation, validate } from './validate.ts'
 
 const DOCS = new URL('../../../../docs/', import.meta.url)
 
-/** The rows of all Markdown tables in a text, without the space around cells. */
+/** The rows of all Markdown tables in a text, without whitespace around cells. */
 function rows(text: string): string[] {
   return text
     .split('\n')

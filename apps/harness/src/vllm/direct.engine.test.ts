@@ -7,12 +7,12 @@ import { expectedFromDisk } from './expected.ts'
 
 const environment = await vllmEnvironment()
 
-/** vLLM's own fallback, which leaves the weights of linear layers where they are, as on GPUs (plain_linear.py). */
+/** vLLM's own fallback, which does not move the weights of linear layers, as on GPUs (plain_linear.py). */
 const PLAIN = { extension: 'plain_linear.PlainLinear', env: { PYTHONPATH: dirname(fileURLToPath(import.meta.url)) } }
 interface Case {
   readonly family: ModelFamily
   readonly workers: number
-  /** Bounds of the fraction of the workers' bytes that no ring carries. */
+  /** Bounds of the fraction of the workers' bytes that bypass the ring. */
   readonly share: readonly [least: number, most: number]
 }
 

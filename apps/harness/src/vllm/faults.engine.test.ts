@@ -39,7 +39,7 @@ describe('real vLLM, when something goes wrong', () => {
     vllm({ url: server.url, parallelSize: 1, engineKey: KEY, onEvent: (event) => events.push(event), ...more })
   const paused = async () => ((await (await fetch(`${server.url}/is_paused`)).json()) as { is_paused: boolean }).is_paused
 
-  /** The next correct update is taken, and the engine answers as with those weights from disk. */
+  /** The next correct update succeeds, and the engine answers as it does with those weights from disk. */
   const recovers = async (name: 'first' | 'second') => {
     await ranks.update(name, { engine: adapter(), ...SMALL })
     expect(await paused()).toBe(false)
@@ -141,7 +141,7 @@ describe('real vLLM, when something goes wrong', () => {
     const stock = await failure(ranks.update('first', { engine: adapter({ via: 'checkpoint-engine' }) }))
     expect(stock.error.code).toBe('UNSUPPORTED')
     for (const { milliseconds } of [token, key, none, stock]) expect(milliseconds).toBeLessThan(15_000)
-    // Nothing was loaded: requests go on with what was there.
+    // Nothing was loaded: requests continue with the previous weights.
     await expect.poll(paused, { timeout: 20_000 }).toBe(false)
     expect(await server.complete()).toEqual(expected[1])
     await recovers('first')

@@ -9,7 +9,7 @@ import { noOtherUser } from '../strangers/local.ts'
 const NOBODY = 65_534
 const environment = await vllmEnvironment()
 
-/** What another user of the machine, who has found the engine's port, posts to it. */
+/** What another user of the machine who has found the engine's port sends to it. */
 const ATTACK = `
 const [url, key] = process.argv.slice(1)
 const call = { endpoints: [{ rank: 0, deviceUuid: 'x', address: 'ipc:///tmp/evil.sock' }], token: 'mine', timeoutMs: 1000, ...(key && { key }) }
@@ -60,7 +60,7 @@ it('real vLLM takes updates from those who have the key, which its own user find
   }
   expect(await server.complete(prompts, 8)).toEqual(before)
 
-  // Nothing was set anywhere: the engine and this process are of the same user.
+  // Nothing was configured: the engine and this process belong to the same user.
   await ranks.update('first', { engine: vllm({ url: server.url, parallelSize: 1 }) })
   expect(await server.complete(prompts, 8)).not.toEqual(before)
 }, 1_800_000)

@@ -6,7 +6,7 @@ import { expectedFromDisk } from './expected.ts'
 
 const environment = await vllmEnvironment()
 
-/** Far smaller than a layer: tensors that belong together come in several buckets, and the ring is overwritten many times. */
+/** Far smaller than a layer: tensors that belong together arrive in several buckets, and the ring is overwritten many times. */
 const SMALL = { bucketBytes: 16 * 1024, ringBytes: 256 * 1024 }
 
 describe('real vLLM', () => {
@@ -42,13 +42,13 @@ describe('real vLLM', () => {
       ['first', expected[0]],
     ] as const) {
       const reports = await ranks.update(name, { engine, ...SMALL })
-      // Every tensor was compared; of what parameters should hold then nothing is known without a recording.
+      // Every tensor was compared; the expected contents of parameters are unknown without a recording.
       expect(reports[0]).toMatchObject({ verified: 'sources', version: name })
       expect(reports[0]!.buckets).toBeGreaterThan(5)
       expect(await server.complete()).toEqual(answers)
     }
     expect(server.workers()).toEqual(processes)
-    // Linear layers and experts are packed by the CPU backend and go on through the ring: what is left are embeddings, norms and biases.
+    // Linear layers and experts are packed by the CPU backend and still use the ring: embeddings, norms and biases remain.
     await expectDirect({ server, ranks, expected, share: [0.1, 0.6] })
   })
 })

@@ -6,7 +6,7 @@ import { assertOneHost, Nearness, provenHosts, type Whereabouts } from './nearne
 
 const host = createHost()
 
-/** All-gathers of ranks in this process; `lie` may change what a rank says. */
+/** All-gathers of ranks in this process; `lie` may change what a rank sends. */
 function world(size: number, lie: (rank: number, key: string, value: unknown, all: ReadonlyMap<string, unknown[]>) => unknown) {
   const said = new Map<string, unknown[]>()
   const waiting = new Map<string, (() => void)[]>()
@@ -99,7 +99,7 @@ describe('groups', () => {
         const liar = who % (hosts.length + 1)
         const rows = hosts.map((own, a) =>
           hosts.map((other, b): unknown => {
-            // Nobody honest believes the liar, whose own row is anything.
+            // No honest rank believes the liar, whose own row may be anything.
             if (a === liar) return stream.next().value
             return a !== b && b !== liar && own === other
           }),

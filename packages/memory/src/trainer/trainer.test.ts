@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { CheckpointStore } from '../checkpoint-store.ts'
 import { bytesOf, contents, failure } from '../fixtures.ts'
 
-// Real Python trainers serve in the harness' tests; here it is trainers that say what a real one never does.
+// Real Python trainers run in the harness's tests; these trainers send what a real one never does.
 
 const host = createHost()
 const shared = `ckpt-test-${process.pid}-trainer`
@@ -38,7 +38,7 @@ function frame(message: unknown): Buffer {
   return Buffer.concat([prefix, body])
 }
 
-/** A trainer that answers each message of a rank by its type. @returns the types it got. */
+/** A trainer that answers each message of a rank by its type. @returns the types it received. */
 async function trainer(answers: Record<string, (socket: Socket) => void>): Promise<string[]> {
   const got: string[] = []
   server = createServer((socket) => {
@@ -75,7 +75,7 @@ function goes(socket: Socket): void {
 async function expectNothing(): Promise<void> {
   expect(store.names).toEqual([])
   expect(store.poolStats.usedBlocks).toBe(0)
-  // The name is free again.
+  // The name can be used again.
   await store.register('x', { tensors: {} })
 }
 

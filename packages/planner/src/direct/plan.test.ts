@@ -10,11 +10,11 @@ const COLUMNS = 8
 interface World {
   readonly manifest: Manifest
   readonly recordings: readonly Recording[]
-  /** Bytes of each rank's only segment. */
+  /** Bytes of each rank's single segment. */
   readonly memories: readonly Uint8Array[]
 }
 
-/** How a worker takes its part of a tensor of ROWS x COLUMNS bytes. */
+/** How a worker stores its part of a tensor of ROWS x COLUMNS bytes. */
 type Cut = 'rows' | 'columns' | 'whole' | 'none' | 'transposed' | 'repeated' | 'opaque'
 
 function routesFor(cut: Cut, tensor: number, rank: number, ranks: number, at: number): { routes: Route[]; bytes: number } {
@@ -39,7 +39,7 @@ function routesFor(cut: Cut, tensor: number, rank: number, ranks: number, at: nu
         bytes: ROWS * COLUMNS,
       }
     case 'repeated':
-      // One row for every row of the parameter, as an expanded copy has it.
+      // One row for every row of the parameter, as in an expanded copy.
       return {
         routes: [{ ...base, sourceOffset: 0, rowBytes: COLUMNS, dims: [ranks + 1, 0, COLUMNS] }],
         bytes: COLUMNS * (ranks + 1),
@@ -110,7 +110,7 @@ function run(
   }
 }
 
-/** What the plan leaves in every rank's storage, checked to write every byte exactly once. */
+/** Contents of every rank's storage after the plan, checked to write every byte exactly once. */
 function execute({ recordings, memories }: World, plan: DirectPlan): Uint8Array[] {
   const storages = recordings.map(({ storages: [bytes] }) => new Uint8Array(bytes!))
   const counts = recordings.map(({ storages: [bytes] }) => new Uint8Array(bytes!))
@@ -138,7 +138,7 @@ function execute({ recordings, memories }: World, plan: DirectPlan): Uint8Array[
   return storages
 }
 
-/** Every byte of a route: where from in the tensor, where to in the storage. */
+/** Every byte of a route: its offset in the tensor and in the storage. */
 function each({ sourceOffset, destinationOffset, rowBytes, dims }: Route, visit: (from: number, to: number) => void): void {
   const walk = (dim: number, from: number, to: number): void => {
     if (dim === dims.length) {
@@ -197,7 +197,7 @@ describe('a direct plan', () => {
   it('joins what runs on, reads memory in order, and shares out what several ranks need', () => {
     const cuts: Cut[] = ['whole', 'whole', 'whole', 'whole']
     const given = world(cuts, 2, [0, 0, 1, 1], 0)
-    // No gaps between tensors 1 and 2 of a rank's memory in either place: one copy a rank.
+    // No gaps between tensors 1 and 2 of a rank's memory on either side: one copy for each rank.
     const plan = planDirect(given.manifest, { ranks: given.recordings.map((recording, rank) => ({ rank, recording })) })
     const [first, second] = [plan.ranks.get(0)!, plan.ranks.get(1)!]
     expect(first.h2dBytes).toBe(second.h2dBytes)

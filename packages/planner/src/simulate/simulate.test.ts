@@ -33,7 +33,7 @@ describe('simulate', () => {
     const plan = planBroadcast(small.manifest, { ringBytes: 700e6, preferredBucketBytes: 600e6, minBucketBytes: 600e6 })
     expect(plan.mode).toBe('serial')
     const { totalMs, stages } = simulateStaged(plan, small, h200)
-    // One bucket at a time: nothing overlaps but the chunks of one bucket, and both owners' copies add up.
+    // One bucket at a time: only the chunks of one bucket overlap, and both owners' copies add up.
     expect(totalMs).toBeGreaterThan((total(small) / h200.h2dRate) * 1000 + stages.reloadMs)
   })
 
@@ -50,7 +50,7 @@ describe('simulate', () => {
   })
 
   it('simulates 4,096 GPUs and the full metadata of Kimi-K2 in under ten seconds', { timeout: 180_000 }, () => {
-    // Processor time: how long it takes beside other programs says nothing.
+    // Processor time: wall time depends on other programs.
     const before = process.cpuUsage()
     const cluster = workload('kimi-k2', 4096, 16)
     for (const strategy of ['broadcast', 'p2p', 'direct'] as const) {

@@ -11,7 +11,7 @@ import { parameterSums, regionBytes, regionOf, sourceSums } from './region.ts'
 const MASK = (1n << 64n) - 1n
 const GOLDEN = 0x9e3779b97f4a7c15n
 
-/** The formula of docs/worker-protocol.md, a unit at a time. */
+/** The formula of docs/worker-protocol.md, one unit at a time. */
 function sum(memories: readonly Buffer[], rows: Float64Array, outputs: number): BigUint64Array {
   const sums = new BigUint64Array(outputs)
   for (let at = 0; at < rows.length; at += SUM_COLUMNS) {
@@ -45,7 +45,7 @@ function digest(bytes: Buffer): bigint {
   return digestOfSum(bytes.length, total & MASK)
 }
 
-/** How the workers of a group keep one tensor of `rows` × `columns` elements of `size` bytes. */
+/** How the workers of a group store one tensor of `rows` × `columns` elements of `size` bytes. */
 type Way = 'rows' | 'columns' | 'whole' | 'transposed' | 'twice' | 'first alone' | 'halves of one'
 
 interface Case {
@@ -73,11 +73,11 @@ const cases: fc.Arbitrary<Case> = fc.record({
   seed: fc.integer({ min: 1, max: 2 ** 30 }),
 })
 
-/** Part `index` of `count` as even as can be: [first, behind last]. */
+/** Part `index` of `count` parts of nearly equal size: [first, end). */
 const part = (length: number, index: number, count: number) =>
   [Math.floor((length * index) / count), Math.floor((length * (index + 1)) / count)] as const
 
-/** A cluster on paper: what was registered, what each worker keeps where, and the memories of both. */
+/** A simulated cluster: what was registered, what each worker stores where, and the memories of both. */
 function build({ tensors, workers, seed }: Case) {
   let state = seed
   const random = (bytes: number) =>
@@ -169,7 +169,7 @@ function eachRow(
   else for (let i = 0; i < dims[0]!; i++) eachRow(dims.slice(3), each, source + i * dims[1]!, destination + i * dims[2]!)
 }
 
-/** What the ranks do together. */
+/** The joint check of all ranks. */
 function check({ manifest, segment, recordings, parameters }: ReturnType<typeof build>, present = new Set([0])) {
   const tensors = registeredTensors(manifest)
   const readings = recordings.map((recording, rank) => decodeReading(rank, encodeReading(recording, tensors), tensors))
@@ -328,7 +328,7 @@ describe('isPartition', () => {
           for (let row = 0; row < count!; row++) for (let i = 0; i < rowBytes; i++) counts[offset + row * stride! + i]!++
         }
         const exact = counts.every((count) => count === 1)
-        // What it cannot tell easily it may refuse; it never calls a cover that leaves or doubles a byte a partition.
+        // It may refuse what it cannot decide easily; it never accepts a cover that omits or repeats a byte.
         if (isPartition(regions, rows * pitch)) expect(exact).toBe(true)
       }),
       { numRuns: 2000 },

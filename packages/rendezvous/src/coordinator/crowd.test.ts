@@ -10,7 +10,7 @@ import { fetchPublished, joinRendezvous, startCoordinator } from '../index.ts'
 
 const TOKEN = 'the secret of this run'
 const STRANGERS = 2000
-/** Of one call of a rank on a machine that has nothing else to do. */
+/** For one call of a rank on an otherwise idle machine. */
 const ANSWER_MS = 1000
 /** A greeting of ZMTP 3.1 whose mechanism is CURVE. */
 const greeting = Buffer.concat([
@@ -21,7 +21,7 @@ const greeting = Buffer.concat([
 const hello = Buffer.concat([greeting, Buffer.from('04c80548454c4c4f0100', 'hex'), Buffer.alloc(192, 7)])
 const frame = (head: string, bytes: number) => Buffer.concat([greeting, Buffer.from(head, 'hex'), Buffer.alloc(bytes)])
 
-/** What a rank sent on a connection that joined, gathered and left. */
+/** What a rank sent on a connection on which it joined, gathered and left. */
 async function recordedRank(port: number): Promise<Buffer> {
   const parts: Buffer[] = []
   const wire = createServer((near) => {
@@ -74,7 +74,7 @@ it.each([
     const times: number[] = []
     while (report === undefined) {
       const started = performance.now()
-      // By those who are members, and by one who comes now.
+      // By existing members, and by one that joins now.
       const values = await Promise.all(ranks.map((rank) => rank.allGather('key', rank.rank)))
       expect(values).toEqual([
         [0, 1],
@@ -89,7 +89,7 @@ it.each([
     console.log(`${name}: ${JSON.stringify(report)}, ${times.length} answers, longest ${longest} ms, ${grown} MiB more`)
     expect(report.opened).toBe(STRANGERS)
     expect(times.length).toBeGreaterThan(0)
-    // Others may take this machine's processors meanwhile.
+    // Other programs may use this machine's processors meanwhile.
     expect(longest).toBeLessThan(ANSWER_MS * Math.max(1, (2 * loadavg()[0]!) / availableParallelism()))
     expect(grown).toBeLessThan(256)
     expect(ranks.map(({ lost }) => lost)).toEqual([undefined, undefined])

@@ -44,7 +44,7 @@ it.each([
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
     expect(await lost).toMatchObject({ code: 'RANK_LOST', fields: { rank: 1 } })
-    // One frame may be on its way still; the process that sends it lives.
+    // One frame may still be on its way; the sending process is alive.
     await expect.poll(grown, { timeout: 20_000 }).toBeLessThan(100)
     await new Promise((resolve) => setTimeout(resolve, 1000))
     expect(grown()).toBeLessThan(100)

@@ -22,7 +22,7 @@ const join: JoinMessage = {
 }
 const gather = { type: 'gather', id: 1, kind: 'barrier', key: 'k', ranks: null, epoch: null, timeoutMs: 1e6, digest: null }
 
-/** These know the run's secret; who does not is in strangers.test.ts. */
+/** These peers know the run's secret; for those that do not, see strangers.test.ts. */
 describe('a coordinator among hostile peers', () => {
   let coordinator: CoordinatorHandle
   let faults: CkptError[]
@@ -89,7 +89,7 @@ describe('a coordinator among hostile peers', () => {
       })
     }
     expect(faults).toHaveLength(frames.length)
-    // What only members may send is what members of an earlier coordinator send too.
+    // Members of an earlier coordinator also send what only members may send.
     for (const message of [
       gather,
       { type: 'beat', ended: [] },
@@ -139,7 +139,7 @@ describe('a coordinator among hostile peers', () => {
       expect(await answer(pack(join))).toMatchObject({ type: 'welcome' })
       const message = await answer(...bad)
       if (message.error?.code === 'RENDEZVOUS_REJECTED') {
-        // Claiming a second rank is refused, but breaks nothing; leaving without a word does.
+        // Claiming a second rank is refused without further effect; leaving without notice is not.
         await socket.send(Buffer.from('bad'))
       } else expect(message).toMatchObject({ type: 'dismissed', error: { code: 'RENDEZVOUS_PROTOCOL' } })
       await rejection
@@ -158,7 +158,7 @@ describe('a coordinator among hostile peers', () => {
       for (let id = from; id < from + count; id++) {
         await socket.send([pack({ ...gather, id, kind: 'value', key: `k${id}`, ranks: [0, 1] }), payload])
       }
-      // What was sent before is handled before; this one fails at once.
+      // Earlier messages are handled first; this one fails immediately.
       const end = { ...gather, id: 1e6, kind: 'value', key: 'end', ranks: [0, 1], epoch: 77 }
       await socket.send([pack(end), Buffer.alloc(1)])
       for (;;) {
@@ -176,7 +176,7 @@ describe('a coordinator among hostile peers', () => {
     await ask(400, 100, Buffer.alloc(8))
     expect(failed.length).toBe(2 + 400 - (256 - 8))
     for (const { error } of failed) expect(error).toMatchObject({ code: 'INVALID_STATE', fields: { rank: 1 } })
-    // Of what it publishes the latest 256 MiB stay.
+    // Only the latest 256 MiB of what it publishes are kept.
     for (let i = 0; i < 10; i++) await socket.send([pack({ type: 'publish', key: `p${i}` }), large])
     const fetched = (key: string) =>
       fetchPublished(key, { address: coordinator.address, token: 'secret', timeoutMs: 30_000 }).then(
@@ -204,7 +204,7 @@ describe('a coordinator among hostile peers', () => {
       type: 'failed',
       error: { code: 'RENDEZVOUS_PROTOCOL', fields: { rank: 1, field: 'digest' } },
     })
-    // It brings 40 keys of its own: what rank 0 brought stays.
+    // It brings 40 keys of its own: rank 0's are kept.
     for (let i = 0; i < 40; i++) {
       expect(await bring(10 + i, `key ${i}`, `d${i}`, Buffer.from(`${i}`))).toMatchObject({ type: 'gathered' })
     }

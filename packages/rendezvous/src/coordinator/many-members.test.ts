@@ -11,11 +11,11 @@ const PROCESSES = 3
 const EACH = 100
 const MEMBERS = PROCESSES * EACH
 const ROUNDS = 4
-/** A call that takes longer hangs; beside other work this machine may be slow. */
+/** A call that takes longer counts as hanging; this machine may be slow because of other work. */
 const HANG_MS = 30_000
-/** By which the coordinator's process may grow. */
+/** Maximum growth of the coordinator's process. */
 const MOST_MIB = 400
-/** Payloads of 4 MiB that the hostile member publishes at least: more than that. */
+/** Payloads of 4 MiB that the hostile member publishes at least, to exceed that. */
 const PUBLISHED = 110
 
 function start(fixture: string, argument: unknown): ChildProcess {
@@ -38,13 +38,13 @@ it(`${MEMBERS} members join and gather beside one that is hostile`, { timeout: 1
   const { address } = coordinator
   const common = { address, token: TOKEN, worldSize }
   const hostile = start('hostile-member.fixture.ts', { ...common, rank: MEMBERS })
-  // It is a member before the others are.
+  // It becomes a member before the others.
   await answer(hostile)
   const before = process.memoryUsage.rss()
   const children = Array.from({ length: PROCESSES }, (_, i) =>
     start('many.fixture.ts', { ...common, from: i * EACH, to: (i + 1) * EACH }),
   )
-  // Somebody who asks all the while.
+  // A rank that asks continuously.
   const state = { over: false, slowest: 0, asked: 0, most: 0 }
   const asking = (async () => {
     while (!state.over) {
@@ -75,6 +75,6 @@ it(`${MEMBERS} members join and gather beside one that is hostile`, { timeout: 1
       `${state.asked} fetches, slowest ${Math.round(state.slowest)} ms, ${Math.round(state.most / 2 ** 20)} MiB more, beside ${JSON.stringify(report)}`,
   )
   for (const kind of ['memberships', 'gathers', 'aborts', 'joins', 'noise']) expect(report[kind]).toBeGreaterThan(0)
-  // Of what it publishes sixteen stay, 64 MiB; messages on their way and garbage come on top.
+  // Sixteen of its payloads are kept, 64 MiB; messages in transit and garbage add to that.
   expect(state.most / 2 ** 20).toBeLessThan(MOST_MIB)
 })

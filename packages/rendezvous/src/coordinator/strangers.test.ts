@@ -50,11 +50,11 @@ describe('strangers, who have not got the secret of the run', () => {
     for (const text of [TOKEN, NAME, 'gather', 'digest-0', publicKey, secretKey]) expect(all.includes(text)).toBe(false)
     for (const key of [publicKey, secretKey]) expect(all.includes(fromZ85(key))).toBe(false)
 
-    // The same bytes again, as they came, on connections of their own.
+    // The same bytes again, as recorded, on separate connections.
     for (const parts of wire.sent) {
       const replay = await open(coordinator.address)
       for (const part of parts) replay.write(part)
-      // The server's part of a greeting and of a handshake is all there is to hear: it has new keys every time.
+      // Only the server's part of a greeting and a handshake is visible: it has new keys every time.
       const answer = await heard(replay)
       expect(answer.length).toBeLessThan(64 + 200)
     }
@@ -107,13 +107,13 @@ describe('strangers, who have not got the secret of the run', () => {
     ])
     for (const other of others) {
       const wire = await Recorder.start(Number(new URL(other.address).port))
-      // The rank believes to speak to its own coordinator, and has its right key.
+      // The rank expects its own coordinator, and has its correct key.
       const error = await join(1, wire.address).catch((reason: unknown) => reason)
       expect(error).toMatchObject({ code: 'RENDEZVOUS_REJECTED', fields: { field: 'token' } })
       await wire.close()
       await other.close()
     }
-    // Over a relay to its own coordinator a rank is served: the relay is a wire, and reads nothing.
+    // A rank is served through a relay to its own coordinator: the relay only forwards, and can read nothing.
     const wire = await Recorder.start(Number(new URL(coordinator.address).port))
     const ranks = await Promise.all([join(0), join(1, wire.address)])
     expect(await Promise.all(ranks.map((rank) => rank.allGather('key', rank.rank)))).toEqual(Array(2).fill([0, 1]))
@@ -131,7 +131,7 @@ describe('strangers, who have not got the secret of the run', () => {
       [GREETING, false],
       [huge, true],
     ] as const) {
-      // One that says nothing is given its time; what is refused at once is gone before that.
+      // A silent one gets its full time; refused ones are closed immediately before that.
       const silent = await open(coordinator.address)
       const ended: string[] = []
       const waited = heard(silent, 20_000).then(() => ended.push('silent'))
@@ -158,7 +158,7 @@ it('derives the keys of ZeroMQ from the secret, the same ones each time', async 
   expect(curveKeyPair().publicKey).toHaveLength(keys.publicKey.length)
   expect(keys).toEqual(await coordinatorKeys('a'))
   expect(keys.publicKey).not.toBe((await coordinatorKeys('b')).publicKey)
-  // Each run's name gives different keys, and none is taken for the end of a secret.
+  // Each run name gives different keys, and none is confused with the end of a secret.
   const named = await Promise.all([
     coordinatorKeys('a', 'x'),
     coordinatorKeys('a', 'y'),
@@ -169,7 +169,7 @@ it('derives the keys of ZeroMQ from the secret, the same ones each time', async 
   expect(await coordinatorKeys('a', '')).toEqual(keys)
 })
 
-/** A wire between ranks and coordinator that somebody listens to. */
+/** A recorded connection between ranks and coordinator. */
 class Recorder {
   readonly sent: Buffer[][] = []
   readonly received: Buffer[][] = []
@@ -211,7 +211,7 @@ async function open(address: string): Promise<Socket> {
   return socket
 }
 
-/** What a connection heard until the other side closed it, or `ms` milliseconds were over. */
+/** Bytes received on a connection until the other side closed it, or until `ms` milliseconds passed. */
 async function heard(socket: Socket, ms = 4000): Promise<Buffer> {
   const parts: Buffer[] = []
   socket.on('data', (part: Buffer) => parts.push(part))

@@ -47,7 +47,7 @@ const arbitraryMetas = fc
     const ends = [0, 0, 0, 0]
     const metas: TensorMeta[] = []
     for (const { gap, segment, name, dtype, shape } of tensors) {
-      // A sub-byte scalar has no whole number of bytes.
+      // A sub-byte scalar does not have a whole number of bytes.
       const whole = shape.length === 0 && DTYPE_BITS[dtype] < 8 ? [8] : shape
       const bytes = (whole.reduce((product, dimension) => product * dimension, 1) * DTYPE_BITS[dtype]) / 8
       metas.push({ name, dtype, shape: whole, segment, bytes, offset: ends[segment]! + gap })
@@ -68,7 +68,7 @@ describe('metas codec', () => {
     fc.assert(
       fc.property(arbitraryMetas, fc.nat(7), (metas, shift) => {
         const { payload, digest } = encodeRankMetas(metas)
-        // As it arrives from a socket: at any alignment.
+        // As received from a socket: at any alignment.
         const moved = new Uint8Array(payload.length + shift).subarray(shift)
         moved.set(payload)
         const decoded = decodeRankMetas(moved, digest)
@@ -170,7 +170,7 @@ describe('metas codec', () => {
 
   it('handles 139,000 tensors in little time and room', () => {
     const metas = expertMetas(139_000)
-    // Processor time: what other processes do meanwhile must not decide.
+    // Processor time, independent of other processes.
     const cpuMs = () => process.cpuUsage().user / 1000
     const figures = { bytes: 0, encodeMs: Infinity, decodeMs: Infinity }
     for (let i = 0; i < 5; i++) {
@@ -185,7 +185,7 @@ describe('metas codec', () => {
       figures.decodeMs = Math.min(figures.decodeMs, ended - encoded)
     }
     console.log(JSON.stringify(figures))
-    // Far above what an idle machine takes (see the figures printed): this holds off only growth in kind.
+    // Far above the values of an idle machine (see the printed figures): this only excludes superlinear growth.
     expect(figures.encodeMs).toBeLessThan(800)
     expect(figures.decodeMs).toBeLessThan(300)
     expect(figures.bytes).toBeLessThan(139_000 * 8)

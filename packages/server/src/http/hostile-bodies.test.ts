@@ -10,7 +10,7 @@ import { ParameterServer } from '@ckpt/core'
 import { serveHttp, type HttpServer } from './serve.ts'
 
 const deep = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`
-/** JSON texts to stand where something else is expected. */
+/** JSON texts to insert where something else is expected. */
 const HOSTILE: readonly string[] = [
   ...[
     'null',
@@ -40,7 +40,7 @@ const HOSTILE: readonly string[] = [
   `"${'x'.repeat(200_000)}"`,
 ]
 
-/** `value` as JSON with the text `hostile` at each of its places in turn. */
+/** `value` as JSON with the text `hostile` inserted at each place in turn. */
 function* spoiled(value: unknown, hostile: string): Generator<string> {
   yield hostile
   if (typeof value !== 'object' || value === null) return

@@ -189,7 +189,7 @@ describe('the HTTP API of one rank', () => {
       const authorization: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` }
       const from = async (headers: Record<string, string>) =>
         (await call('GET', '/v1/readyz', undefined, { ...authorization, ...headers })).status
-      // Pages of other servers on this machine are foreign too.
+      // Pages of other servers on this machine also count as foreign.
       for (const origin of [
         'http://localhost:3000',
         `http://localhost:${port}`,
@@ -260,7 +260,7 @@ describe('the HTTP API of one rank', () => {
         body: { error: { code: 'INVALID_ARGUMENT', fields: { field: 'uds' } } },
       })
     }
-    // Past the check: this rank has no GPU, which checkpoint-engine's protocol needs.
+    // Accepted by the check; this rank has no GPU, which checkpoint-engine's protocol needs.
     expect((await update('http://engine/collective_rpc', socket)).status).toBe(501)
     for (const url of [
       'http://127.0.0.1:9/',

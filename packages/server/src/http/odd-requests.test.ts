@@ -9,7 +9,7 @@ import { serveHttp, type HttpServer } from './serve.ts'
 
 const TOKEN = 'a-token-that-is-long-enough'
 const AUTHORISED = `authorization: Bearer ${TOKEN}\r\n`
-/** A connection that is open for longer is not ended by the server. */
+/** A connection that stays open longer counts as not ended by the server. */
 const HANGS_MS = 20_000
 
 let server: ParameterServer
@@ -25,7 +25,7 @@ afterAll(async () => {
   await server.close()
 })
 
-/** What comes back until the server ends the connection. */
+/** Bytes received until the server ends the connection. */
 function exchange(bytes: string | Buffer, { half = false }: { half?: boolean } = {}): Promise<string> {
   return new Promise((resolve, reject) => {
     let answer = ''
@@ -47,13 +47,13 @@ function exchange(bytes: string | Buffer, { half = false }: { half?: boolean } =
 
 const statuses = (answer: string): number[] => [...answer.matchAll(/HTTP\/1\.1 (\d{3}) /g)].map(([, code]) => Number(code))
 
-/** A request as it is written, its head and body. */
+/** A request as text, with its head and body. */
 const request = (line: string, headers = '', body = ''): string =>
   `${line}\r\nhost: localhost:${port}\r\n${headers}connection: close\r\n\r\n${body}`
 
 const SMUGGLED = `GET /v1/readyz HTTP/1.1\r\nhost: localhost\r\n${AUTHORISED}\r\n`
 
-/** Two lengths, or one that parsers read in more ways than one. */
+/** Two lengths, or one that parsers interpret differently. */
 const FRAMINGS: Readonly<Record<string, string>> = {
   'a length and chunks': 'content-length: 4\r\ntransfer-encoding: chunked\r\n',
   'chunks and a length': 'transfer-encoding: chunked\r\ncontent-length: 4\r\n',
@@ -155,7 +155,7 @@ describe('odd requests', () => {
           const said = `${JSON.stringify(bytes.slice(0, 120))} was answered ${JSON.stringify(answer.slice(0, 200))}`
           const final = statuses(answer).filter((status) => status !== 100)
           expect(final.length, said).toBeLessThanOrEqual(1)
-          // A header that appears twice counts as it stands first.
+          // Of a repeated header the first one counts.
           for (const status of final) expect([200, 400, 401, 403, 404, 405, 411, 414, 415, 417, 431], said).toContain(status)
           if (final[0] === 200) expect(bytes, said).toMatch(/^\S+ (http:\/\/\S*)?\/(v1\/healthz|live)/)
           expect(answer, said).not.toMatch(/"state"|"openapi"|"rank"|ckpt_|\n {4}at /)
@@ -177,7 +177,7 @@ describe('odd requests', () => {
         if (i % 3 > 0) socket.write(i % 3 === 1 ? 'GET /v1/readyz HTTP/1.1\r\nx' : request('GET /v1/readyz HTTP/1.1'))
         return new Promise((resolve) => socket.on('close', resolve))
       })
-      // More than are kept are ended, and an authorised call is answered.
+      // Connections above the limit are ended, and an authorised call is answered.
       await Promise.any(silent)
       const answer = await new Promise<string>((resolve) => {
         let text = ''
@@ -186,7 +186,7 @@ describe('odd requests', () => {
         socket.write(request('GET /v1/readyz HTTP/1.1', AUTHORISED))
       })
       expect(statuses(answer)).toEqual([200])
-      // A server that closes waits for nobody who has not sent a request.
+      // A closing server does not wait for connections without a request.
       await small.close()
       await Promise.all(silent)
     }
@@ -202,17 +202,17 @@ describe('odd requests', () => {
     expect(await ask('GET /v1/%zz')).toEqual([400])
     expect(await ask('DELETE /v1/checkpoints/a%00b')).toSatisfy(([status]: number[]) => [200, 400, 404, 422].includes(status!))
     expect(await ask('CONNECT localhost:22')).toEqual([])
-    // Where the body was announced before it is sent.
+    // If the body was announced before it is sent.
     const length = 'content-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\n'
     expect(await ask('POST /v1/checkpoints/a/files', length, '{}')).toEqual([100, 422])
-    // In pieces, however small, and with the body in a piece of its own.
+    // In pieces of any size, and with the body as a separate piece.
     const bytes = request(
       'POST /v1/checkpoints/a/files HTTP/1.1',
       `${AUTHORISED}content-type: application/json\r\ncontent-length: 2\r\n`,
       '{}',
     )
     for (const size of [1, 7, 64, bytes.indexOf('{}')]) expect(statuses(await inPieces(bytes, size))).toEqual([422])
-    // Ended by the client before there is a request, and after: its other half is still read.
+    // Ended by the client before and after a request: its other half is still read.
     for (const part of ['', 'G', 'GET /v1/readyz HTTP/1.1\r\n', bytes.slice(0, 60)]) {
       expect(statuses(await exchange(part, { half: true }))).toEqual(part === '' ? [] : [400])
     }

@@ -12,7 +12,7 @@ const ATTACK_MS = 20_000
 const REQUESTS = 20_000
 const AT_ONCE = 4
 
-/** Swaps what the request's path leads through between a place inside the root and one outside, as fast as it can. */
+/** Switches a component of the request's path between a place inside the root and one outside, as fast as it can. */
 const ATTACKER = `
 const { workerData: { root, outside, stop, swaps } } = require('node:worker_threads')
 const fs = require('node:fs')
@@ -22,7 +22,7 @@ while (Atomics.load(stop, 0) === 0) {
     link(place + '/inner/a.safetensors', 'file.safetensors')
     link(place + '/inner', 'folder')
   }
-  // A directory that is one at one moment and a link to one outside at the next.
+  // Alternately a directory and a link to a directory outside.
   fs.renameSync(root + '/real', root + '/away'); fs.symlinkSync(outside + '/inner', root + '/real')
   fs.unlinkSync(root + '/real'); fs.renameSync(root + '/away', root + '/real')
   Atomics.add(swaps, 0, 1)
@@ -60,7 +60,7 @@ describe('files outside the checkpoint root', () => {
     })
     return { status: response.status, text: await response.text() }
   }
-  /** Names of a registered checkpoint's tensors, which are then given up again. */
+  /** Names of a registered checkpoint's tensors, which is then unregistered. */
   const take = async (name: string): Promise<string[]> => {
     const { ranks } = await server.gatherMetas(name)
     const names = ranks.flatMap(({ tensors }) => Array.from({ length: tensors.count }, (_, i) => tensorAt(tensors, i).name))
@@ -96,7 +96,7 @@ describe('files outside the checkpoint root', () => {
     }
     const found = JSON.stringify([...seen, sent, swaps[0]])
     expect(seen.get('secret') ?? 0, found).toBe(0)
-    // The attack was one: both places were met, and requests for files inside went through.
+    // The attack was effective: both places were hit, and requests for files inside succeeded.
     expect(seen.get('inside') ?? 0, found).toBeGreaterThan(0)
     expect(seen.get('INVALID_ARGUMENT') ?? 0, found).toBeGreaterThan(0)
     expect(swaps[0], found).toBeGreaterThan(100)

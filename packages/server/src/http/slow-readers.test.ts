@@ -11,11 +11,11 @@ import { serveHttp, type HttpServer } from './serve.ts'
 
 const TOKEN = 'a-token-that-is-long-enough'
 const CHECKPOINTS = 600
-/** By which memory may grow, in MiB, while many times as much is not read. */
+/** Maximum growth of memory, in MiB, while many times as much is not read. */
 const MOST_MIB = 100
-/** What the system may keep of a connection in its own buffers, in MiB. */
+/** What the system may buffer for a connection, in MiB. */
 const SYSTEM_MIB = 8
-/** A call that takes longer hangs. */
+/** A call that takes longer counts as hanging. */
 const HANG_MS = 30_000
 
 describe('readers that never read', { timeout: 120_000 }, () => {
@@ -28,7 +28,7 @@ describe('readers that never read', { timeout: 120_000 }, () => {
     directory = mkdtempSync(join(tmpdir(), 'ckpt-slow-'))
     await writeFile(join(directory, 'a.safetensors'), [{ name: 'w', dtype: 'U8', shape: [1], data: new Uint8Array(1) }])
     server = await ParameterServer.create({ rank: 0, worldSize: 1, timeoutMs: 1000 })
-    // So that what there is to say is long.
+    // Makes the answers long.
     for (let i = 0; i < CHECKPOINTS; i++) await register(`${i}${'x'.repeat(800)}`)
     http = await serveHttp(server, { token: TOKEN, plugins: [live] })
     metrics = await serveMetrics(server, { port: 0 })
@@ -40,7 +40,7 @@ describe('readers that never read', { timeout: 120_000 }, () => {
     rmSync(directory, { recursive: true })
   })
 
-  /** Connections that send requests and take nothing of the answers. */
+  /** Connections that send requests and do not read the answers. */
   function deaf(port: number, count: number, requests: string): Socket[] {
     const sockets = Array.from({ length: count }, () => {
       const socket = connect({ port, host: '127.0.0.1' }, () => socket.write(requests))
@@ -52,7 +52,7 @@ describe('readers that never read', { timeout: 120_000 }, () => {
   const request = (port: number, path: string) =>
     `GET ${path} HTTP/1.1\r\nhost: 127.0.0.1:${port}\r\nauthorization: Bearer ${TOKEN}\r\n\r\n`
 
-  /** Milliseconds of the slowest of some calls beside them, and how much memory grew, in MiB. */
+  /** Milliseconds of the slowest of some concurrent calls, and the growth of memory, in MiB. */
   async function beside(
     url: string,
     work: () => Promise<void>,
@@ -101,7 +101,7 @@ describe('readers that never read', { timeout: 120_000 }, () => {
     console.log(
       `event streams: state of ${size} bytes, ${changes} changes, ${reported} bytes read by one, ${JSON.stringify(result)}`,
     )
-    // Whoever reads has all of it; fifteen times as much, more than this, was not kept for those that do not.
+    // A client that reads gets everything; fifteen times as much, more than this, was not kept for those that do not.
     expect(result.grown).toBeLessThan(MOST_MIB)
   })
 

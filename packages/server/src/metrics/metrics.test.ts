@@ -111,7 +111,7 @@ it('serves metrics on the loopback interface to requests that name it, so that n
   ]) {
     expect([400, 403], host).toContain(await status(local.port, host))
   }
-  // Where other machines are to read them they do so by names that this one does not know.
+  // If other machines read them, they use names that this one does not know.
   const open = await serveMetrics(server, { port: 0, host: '0.0.0.0' })
   onTestFinished(() => open.close())
   expect(await status(open.port, 'node-17.cluster:9100')).toBe(200)
@@ -141,7 +141,7 @@ it('shows the numbers of a report', async () => {
     'ckpt_engine_version_info{engine="e",worker="1",version="v",rank="3"}': '1',
     'ckpt_ready{rank="3"}': '0',
   })
-  // The limit was the first update's.
+  // The limit was for the first update.
   metrics.updated('e', REPORT)
   expect(await metrics.text()).not.toMatch(/^ckpt_update_ratio_to_limit\{/m)
 })

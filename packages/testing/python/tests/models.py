@@ -1,4 +1,4 @@
-"""Tiny models with the names of real ones, and their parameters sliced by numpy, independently of the reference engine."""
+"""Tiny models with the names of real ones, and their parameters sliced by numpy, independent of the reference engine."""
 
 from __future__ import annotations
 

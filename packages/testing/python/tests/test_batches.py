@@ -28,7 +28,7 @@ def moe(layers: int, experts: int, hidden: int, inner: int) -> Iterator[tuple[st
 
 
 def ring_of(model: list[tuple[str, torch.dtype, list[int]]], gap: int = 0) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The tensors one behind the other in one storage of random bytes."""
+    """The tensors one after another in one storage of random bytes."""
     sizes = [torch.Size(shape).numel() * dtype.itemsize for _, dtype, shape in model]
     ring = torch.randint(0, 256, (sum(sizes) + gap * len(sizes) + 64,), dtype=torch.uint8)
     named, at = {}, gap
@@ -88,7 +88,7 @@ def test_the_time_for_a_tensor_stays_small() -> None:
     parameters.finish()
     parameters.load(batch)
     best = min(_seconds(lambda: parameters.load(batch)) for _ in range(5))
-    # About 2 µs on an idle core: what is held off is a copy a tensor (20 µs and more).
+    # About 2 µs on an idle core: this excludes one copy per tensor (20 µs and more).
     assert best / len(batch) < 15e-6
 
 

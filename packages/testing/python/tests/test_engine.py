@@ -1,4 +1,4 @@
-"""The reference engine as a process of its own, driven over its control socket."""
+"""The reference engine as a separate process, driven over its control socket."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Engine:
 
 
 class Process(Engine):
-    """An engine in a process of its own."""
+    """An engine in a separate process."""
 
     def __init__(self, path: Path, *options: str) -> None:
         super().__init__(path)
@@ -85,7 +85,7 @@ class Process(Engine):
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    """An engine served by this process: the same server on a real socket, without the seconds that a start takes."""
+    """An engine served by this process: the same server on a real socket, without the seconds of starting a process."""
     running = Engine(tmp_path / "engine.sock")
     reference = ReferenceEngine(0, 1, torch.device("cpu"), "HOST-test")
     server = ControlServer(str(running.path), reference)
@@ -128,7 +128,7 @@ def test_takes_updates_and_proves_them(process: Process, tmp_path: Path) -> None
         outcome = {"verified": True, "parameters": len(held), "bytes": total, "mismatches": []}
         assert process.call("POST", "/verify", {"files": paths}) == (200, outcome)
 
-    # One bit, in the last column of one expert's scale: only the rank that keeps it may object.
+    # One bit, in the last column of one expert's scale: only the rank that holds it may object.
     damaged = "model.layers.1.mlp.experts.2.down_proj.weight_scale_inv"
     file = next(path for path in paths if damaged in load_file(path))
     content = load_file(file)

@@ -1,4 +1,6 @@
-"""Files that change between their header and their bytes: the old tensors, or an error that names the file, never a mix."""
+"""Files that change between reading their header and reading their bytes: the old tensors, or an error that names the file,
+never a mix.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ describe('gpu: one device', () => {
       { kind: 'pointer', pointer, bytes: 64 * MIB, deviceUuid },
       { kind: 'pointer', pointer: pointer + 5n, bytes: 1000, deviceUuid },
     ] as const
-    // All of it in unequal runs, the last of them by a pointer into the middle.
+    // All of it in runs of different length, the last one by a pointer into the middle.
     const reads = [0, 3, 1000, 40 * MIB + 1].map((offset, index, all) => {
       const bytes = (all[index + 1] ?? 64 * MIB) - offset
       return { source: 0, sourceOffset: offset, destination: 0, destinationOffset: offset, bytes }

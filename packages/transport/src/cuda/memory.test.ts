@@ -5,7 +5,7 @@ import { createHost } from '../host/host.ts'
 import { cudaAddon } from './addon.ts'
 import { registerMemory, SLICE_BYTES, type CudaHostMemory } from './memory.ts'
 
-// A driver that refuses when it is told to, as no real one does: what is tested is what becomes of its answers.
+// A driver that refuses on request, as no real one does: this tests the handling of its answers.
 vi.mock('./addon.ts', () => ({ cudaAddon: vi.fn() }))
 
 const SLICES = 4

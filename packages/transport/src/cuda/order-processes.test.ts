@@ -9,7 +9,7 @@ function needsTwo(context: TestContext): void {
   if (devices.length < 2) context.skip(`2 CUDA devices are needed, there are ${devices.length}`)
 }
 
-/** Two members, a process and a GPU each. */
+/** Two members, each with its own process and GPU. */
 async function cluster(environment: NodeJS.ProcessEnv): Promise<(readonly OrderRun[])[]> {
   const places = [0, 1].map((position) => ({ position, members: 2 }))
   const outcomes = await runMembers<Place, OrderRun[]>(new URL('./order.child.ts', import.meta.url), places, environment)

@@ -7,7 +7,7 @@ const job = { chunkBytes: 32 * MIB, busiestOwnerBytes: 2048 * MIB }
 
 type Model = (candidate: OrderCandidate) => readonly [whole: number, h2d: number, broadcast: number]
 
-/** Members whose links behave as `models` say choose together. */
+/** Members whose links behave as in `models` choose together. */
 async function choose(models: readonly Model[], of: Partial<typeof job> = {}) {
   const exchange = memoryExchange(models.length)
   const runs: OrderCandidate[] = []
@@ -27,7 +27,7 @@ async function choose(models: readonly Model[], of: Partial<typeof job> = {}) {
   return { order: orders[0], runs }
 }
 
-/** Milliseconds by rates in GB/s; `shared` is how much faster both at once are than one after the other. */
+/** Milliseconds from rates in GB/s; `shared` is the speed-up of both at once over one after the other. */
 function links(h2d: number, broadcast: number, shared: (candidate: OrderCandidate) => number): Model {
   return (candidate) => {
     const times = [candidate.bytes / h2d / 1e6, candidate.bytes / broadcast / 1e6] as const
@@ -67,7 +67,7 @@ describe('chooseOrder', () => {
       name: 'overlapped',
       chunkBytes: 4 * job.chunkBytes,
     })
-    // Faster for one member only is not faster: all wait for the slowest.
+    // Faster for only one member is not faster: all wait for the slowest.
     const alone = await choose([links(55, 29, large), links(50, 29, () => 1.05)])
     expect(alone.order).toMatchObject({ name: 'overlapped', chunkBytes: job.chunkBytes })
   })

@@ -34,7 +34,7 @@ it('groups reads by slice without losing, moving or repeating a byte', () => {
       expect(new Set(groups.filter(({ slice }) => slice >= 0).map(({ memory, slice }) => `${memory}/${slice}`)).size).toBe(
         groups.filter(({ slice }) => slice >= 0).length,
       )
-      // Put together again, the parts are the reads.
+      // Joined, the parts equal the reads.
       const parts = groups.flatMap((group) => group.reads)
       const bytes = (list: readonly ContiguousCopy[]) => list.reduce((sum, one) => sum + one.bytes, 0)
       expect(bytes(parts)).toBe(bytes(reads))
@@ -50,7 +50,7 @@ describe('readAndPin', () => {
   afterAll(() => rmSync(directory, { recursive: true, force: true }))
   const SLICES = 3
 
-  /** A file that is empty but for the last byte of each slice. */
+  /** A file that is empty except for the last byte of each slice. */
   function sparseFile(name: string, slices: number): string {
     const path = join(directory, name)
     const file = openSync(path, 'w')
@@ -60,7 +60,7 @@ describe('readAndPin', () => {
     return path
   }
 
-  /** Memory that notes what each slice ends with while it is pinned; no GPU has a part in it. */
+  /** Memory that records the last byte of each slice while it is pinned, without a GPU. */
   class NotedMemory extends NativeHostMemory {
     readonly pinned = new Map<number, number>()
 

@@ -38,7 +38,7 @@ for (const members of [1, 2]) {
       const used = needs(context, members)
       const plan = testPlan(members, 12, 4 * MIB, 5 * MIB)
       const own = await group(plan, used, true)
-      // Once, so that NCCL and the driver have taken what they take at the first use.
+      // Once, so that NCCL and the driver have allocated what they need at the first use.
       await runGroup(plan, used, own, { mode: 'serial' })
       const rest = await Promise.all(
         used.map(async (device) => device.createRing(Math.floor(((await device.memory()).free - 64 * MIB) / MIB) * MIB)),

@@ -36,7 +36,7 @@ async function group(plan: TestPlan): Promise<Member[]> {
   )
 }
 
-/** Runs the plan at one member; an engine worker of its own maps the ring by name, checks each bucket and releases it. */
+/** Runs the plan at one member; a separate engine worker maps the ring by name, checks each bucket and releases it. */
 async function follow(plan: TestPlan, member: Member, expected: BigUint64Array, mode: 'pipelined' | 'serial' = 'pipelined') {
   const { handle } = member.ring
   if (handle.kind !== 'shm') throw new Error('not shared memory')

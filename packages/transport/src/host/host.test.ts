@@ -43,7 +43,7 @@ async function failure(promise: Promise<unknown>, code: ErrorCode): Promise<Ckpt
 const MASK = (1n << 64n) - 1n
 const GOLDEN = 0x9e3779b97f4a7c15n
 
-/** `mix` of docs/worker-protocol.md, in arithmetic that has nothing in common with the addon's. */
+/** `mix` of docs/worker-protocol.md, implemented independently of the addon. */
 function mix(x: bigint): bigint {
   const factor = 0xd6e8feb86659fd93n
   x = ((x ^ (x >> 32n)) * factor) & MASK
@@ -128,7 +128,7 @@ describe('copy', () => {
     const source = await allocate(size)
     await host.fill(source, { seed: 1n })
     const from = source.view(0, size)
-    // Each copy gets a region of the destination to itself, since the order of copies is not defined.
+    // Each copy has its own region of the destination, since the order of copies is undefined.
     const copy = fc
       .record({
         rows: fc.integer({ min: 0, max: 40 }),
@@ -285,7 +285,7 @@ describe('read', () => {
     await failure(host.read({ files: [path], memories: [memory], reads }), 'INVALID_ARGUMENT')
     await failure(host.read({ files: [path], memories: [memory], reads, signal: AbortSignal.abort() }), 'ABORTED')
 
-    // A sparse file costs nothing to make; it is far too long to be read before the abort.
+    // A sparse file is created at no cost; it is far too long to be read before the abort.
     const sparse = join(directory, 'sparse')
     await writeFile(sparse, '')
     await truncate(sparse, 64 * 2 ** 30)
@@ -375,7 +375,7 @@ describe('memory', () => {
     await cycle()
     const before = mapped()
     for (let i = 0; i < 10; i++) await cycle()
-    // A leak would be 1280 MiB; a thread that starts meanwhile maps some 72 MiB of its own.
+    // A leak would be 1280 MiB; a thread that starts meanwhile maps about 72 MiB.
     expect(mapped() - before).toBeLessThan(512 << 10)
   })
 

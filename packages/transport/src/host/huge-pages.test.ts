@@ -14,7 +14,7 @@ beforeAll(async () => {
 })
 afterAll(() => rm(directory, { recursive: true }))
 
-/** Bytes of this process's mappings of shareable memory that lie in huge pages. */
+/** Bytes of this process's mappings of shareable memory that are in huge pages. */
 function inHugePages(): number {
   const mappings = readFileSync('/proc/self/smaps', 'utf8').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)
   const kib = mappings
@@ -25,7 +25,7 @@ function inHugePages(): number {
 
 describe('huge pages', () => {
   it('are formed for shareable memory where that is asked for', async ({ skip }) => {
-    // MADV_COLLAPSE of shared memory is as old as Linux 6.1.
+    // MADV_COLLAPSE of shared memory exists since Linux 6.1.
     const [major = 0, minor = 0] = release().split('.').map(Number)
     if (major * 100 + minor < 601) skip(`Linux ${release()} cannot put pages together`)
     const bytes = 64 << 20
@@ -37,7 +37,7 @@ describe('huge pages', () => {
     const memory = await host.allocate({ bytes, lock: false, shareable: true, hugePages: true })
     const formed = inHugePages() - before
     memory.close()
-    // A machine may be short of them; none at all means that nobody asked.
+    // A machine may have few of them; none at all means that none were requested.
     expect(formed).toBeGreaterThan(0)
   })
 
@@ -48,7 +48,7 @@ describe('huge pages', () => {
     await writeFile(file, data)
     for (const prefault of [true, false]) {
       const memory = await host.allocate({ bytes, lock: false, shareable: true, hugePages: true, prefault })
-      // Reads of all sizes on several threads: pages are formed beside others that are being filled.
+      // Reads of all sizes on several threads: pages are formed while others are being filled.
       const cuts = [0, 1, 4096, 2 << 20, (2 << 20) + 5, 5 << 20, bytes]
       const reads = cuts.slice(1).map((end, i) => ({
         source: 0,

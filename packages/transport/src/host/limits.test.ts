@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { hostAddon } from '../addon.ts'
 
 const GIB = 2 ** 30
-/** What no machine reaches: the kernel's own "no limit" of version 1, and what tools write instead. */
+/** Values that no machine reaches: the kernel's own "no limit" of version 1, and what tools write instead. */
 const UNLIMITED = ['max', '-1', '9223372036854771712', '18446744073709551615', '99999999999999999999999', '1152921504606846976']
 
 let root: string
@@ -25,7 +25,7 @@ function write(files: Readonly<Record<string, string>>): void {
   }
 }
 
-/** One line of mountinfo, as the kernel escapes it. */
+/** One line of mountinfo, escaped as by the kernel. */
 function mount(group: string, point: string, type: 'cgroup' | 'cgroup2', options = 'rw'): string {
   const escape = (text: string) => text.replace(/[\\ \t\n]/g, (c) => `\\${c.charCodeAt(0).toString(8).padStart(3, '0')}`)
   return `30 23 0:26 ${escape(group)} ${escape(point)} rw,nosuid shared:9 master:1 - ${type} ${type} ${options}`
@@ -59,7 +59,7 @@ const level: fc.Arbitrary<Level> = fc.record({
 })
 const layout = fc.record({
   levels: fc.array(level, { minLength: 0, maxLength: 6 }),
-  /** How many levels lie above the mounted group (a container that mounts its own). */
+  /** Number of levels above the mounted group (in a container that mounts its own). */
   hidden: fc.nat({ max: 3 }),
   point: fc.constantFrom('/sys/fs/cgroup', '/sys/fs/cgroup/memory', '/mnt/other place/cg', '/c'),
   version: fc.constantFrom(1 as const, 2 as const),
@@ -67,12 +67,12 @@ const layout = fc.record({
   available: fc.option(fc.integer({ min: 0, max: 2 ** 36 }), { nil: undefined }),
 })
 
-/** A text's limit by its definition: whole numbers under an exbibyte. */
+/** A text's limit by its definition: integers below an exbibyte. */
 function parsed(text: string | undefined): number {
   return text !== undefined && /^\d+$/.test(text) && BigInt(text) < 2n ** 60n ? Number(text) : Infinity
 }
 
-/** What the levels that can be seen leave, worked out the plain way. */
+/** What the visible levels leave, computed in the simplest way. */
 function expected(seen: readonly Level[], version: 1 | 2): number {
   const left = (max: string | undefined, { used, cache }: Level) => {
     const limit = parsed(max)
@@ -92,7 +92,7 @@ describe('generated trees', () => {
         const above = Array.from({ length: hidden }, (_, index) => `/hidden${index}`).join('')
         const path = above + own.join('') || '/'
         const files: Record<string, string> = {}
-        // The mounted group itself has no limit of its own unless something is hidden above it: then it is the first level.
+        // The mounted group itself has no limit unless something is hidden above it: then it is the first level.
         levels.forEach((each, index) => {
           const directory = point + own.slice(0, index + 1).join('')
           const names = version === 2 ? ['memory.max', 'memory.current'] : ['memory.limit_in_bytes', 'memory.usage_in_bytes']
@@ -252,7 +252,7 @@ describe('processor time', () => {
   })
 })
 
-/** A program that runs in a real control group, and prints what it sees and what an allocation says. */
+/** A program that runs in a real control group, and prints the limits and the result of an allocation. */
 const PROGRAM = `
   const { writeFileSync } = await import('node:fs')
   writeFileSync(process.argv[1] + '/cgroup.procs', String(process.pid))
@@ -262,7 +262,7 @@ const PROGRAM = `
   try { await host.allocate({ bytes: 2 ** 30, lock: false }) } catch ({ code, message, file }) { result.error = { code, message, file } }
   console.log(JSON.stringify(result))`
 
-/** Where this machine lets one make groups, with the name of the limit's file. */
+/** A place where this machine allows creating groups, with the name of the limit's file. */
 function realGroup(): { directory: string; file: string } | undefined {
   for (const [parent, file] of [
     ['/sys/fs/cgroup/memory', 'memory.limit_in_bytes'],
@@ -306,7 +306,7 @@ describe('a real control group', () => {
   })
 })
 
-/** Allocates `bytes`, locked, and prints what came of it. */
+/** Allocates `bytes`, locked, and prints the result. */
 const LOCKING = (bytes: number, shareable: boolean) => `
   const { loadNativeHost } = await import(${JSON.stringify(import.meta.resolve('@ckpt/native-host'))})
   const options = { bytes: ${bytes}, shareable: ${shareable}, prefault: false }
@@ -318,7 +318,7 @@ const LOCKING = (bytes: number, shareable: boolean) => `
 
 function within(limits: readonly string[], program: string): Record<string, unknown> | string {
   const node = [process.execPath, '--input-type=module', '-e', program]
-  // Limits that a capability lifts are none.
+  // Limits that a capability lifts do not count.
   const without = ['--bounding-set=-ipc_lock,-sys_resource', '--inh-caps=-all']
   const { stdout, stderr } = spawnSync('setpriv', [...without, 'prlimit', ...limits, ...node], { encoding: 'utf8' })
   return !stdout ? `no limit can be set here: ${stderr}` : (JSON.parse(stdout) as Record<string, unknown>)
@@ -351,7 +351,7 @@ describe('limits of the process', () => {
     const limit = Number(size) * 4096 + 8 * GIB
     const result = within([`--as=${limit}:${limit}`], LOCKING(9 * GIB, true))
     if (typeof result === 'string') return context.skip(result)
-    // Where the machine has less memory than that, that is what is told.
+    // If the machine has less memory than that, its own limit is reported.
     expect(result).toMatchObject({ code: 'OUT_OF_MEMORY', file: expect.stringMatching(/limits|meminfo|memory/) })
   })
 })

@@ -7,7 +7,7 @@ import { EXEC_ARGV, runMembers } from '../processes.fixture.ts'
 import type { ChildOrder } from './member.child.ts'
 import { removeStaleRings } from './ring.ts'
 
-/** Runs every member in a process of its own. */
+/** Runs every member in a separate process. */
 const cluster = (members: number, order: (position: number) => Partial<ChildOrder>) =>
   runMembers<ChildOrder, number>(
     new URL('./member.child.ts', import.meta.url),
@@ -45,7 +45,7 @@ describe('members in processes of their own', () => {
     const survivors = [outcomes[0]!, outcomes[2]!].map(({ end }) => (end?.type === 'failed' ? end.error : undefined))
     expect(survivors.find((error) => error?.code === 'TIMEOUT')?.fields['member']).toBe(1)
 
-    // Any other process that makes a device removes it, too: it need not be there any more.
+    // Any other process that creates a device removes it too: it may be gone already.
     await removeStaleRings()
     expect(ringsOf(outcomes[1]!.pid)).toEqual([])
   })

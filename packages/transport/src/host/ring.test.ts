@@ -9,7 +9,7 @@ import { createHostRing, hostRing, removeStaleRings } from './ring.ts'
 const host = createHost()
 const shm = (name: string): string => `/dev/shm/${name}`
 const namespace = /\d+/.exec(readlinkSync('/proc/self/ns/pid'))![0]
-/** The pid of a process that is gone. */
+/** The pid of a process that has ended. */
 const deadPid = (): number => Number(execFileSync(process.execPath, ['-p', 'process.pid'], { encoding: 'utf8' }))
 
 describe('host ring', () => {

@@ -48,7 +48,7 @@ async function reach(descriptor: EndpointDescriptor, secret = SECRET): Promise<B
   return client
 }
 
-/** A server that does whatever `behave` does with the first connection. */
+/** A server that applies `behave` to the first connection. */
 async function impostor(behave: (socket: Socket) => void): Promise<EndpointDescriptor> {
   const server = createServer((socket) => {
     socket.on('error', () => undefined)
@@ -152,7 +152,7 @@ describe('serving strangers', () => {
   it('tells nothing to who repeats a signed message', async () => {
     const { port, descriptor } = await serve()
     const seen: Buffer[] = []
-    // A wire that keeps what the client sends, and sends the last message twice.
+    // A connection that records what the client sends, and sends the last message twice.
     const between = createServer((near) => {
       const far = connect(port, '127.0.0.1')
       far.on('error', () => undefined)
@@ -175,7 +175,7 @@ describe('serving strangers', () => {
 })
 
 describe('a wire that somebody listens to', () => {
-  /** Passes on what `change` makes of the bytes of either side; `before`: how many that side had sent. */
+  /** Forwards the bytes of either side after `change`; `before`: how many that side had sent. */
   async function wire(port: number, change: (bytes: Buffer, before: number, side: Side) => Buffer): Promise<string> {
     const between = createServer((near) => {
       const far = connect(port, '127.0.0.1')
@@ -215,7 +215,7 @@ describe('a wire that somebody listens to', () => {
         fc.double({ min: 0, max: 1, noNaN: true }),
         fc.nat(7),
         async (side, where, bit) => {
-          // The greeting, the question that proves the secret, the question for a region; and their answers.
+          // The greeting, the request that proves the secret, the request for a region; and their answers.
           const length = { client: 3 * 36 + 107 + 36 + 41, server: 3 * 36 + 107 + 38 + 115 }[side]
           const at = Math.floor(where * length)
           let done = false

@@ -15,7 +15,7 @@ const ID = '0123456789abcdef0123456789abcdef'
 const SECRET = 'a secret of sixteen characters or more'
 const REGION: ResolvedRegion = { address: '4096', bytes: 7, remoteKeys: [1] }
 const STRANGERS = 2000
-/** Of one honest conversation on a machine that has nothing else to do. */
+/** For one honest conversation on an otherwise idle machine. */
 const ANSWER_MS = 1000
 const nic = {
   device: 'none_0',
@@ -92,11 +92,11 @@ describe('an endpoint that strangers crowd', () => {
     const longest = Math.round(Math.max(...times))
     console.log(`${name}: ${JSON.stringify(report)}, ${times.length} answers, longest ${longest} ms, ${grown} MiB more`)
     expect(report.opened).toBe(STRANGERS)
-    // Others may take this machine's processors meanwhile.
+    // Other programs may use this machine's processors meanwhile.
     expect(longest).toBeLessThan(ANSWER_MS * Math.max(1, (2 * loadavg()[0]!) / availableParallelism()))
     expect(most).toBeLessThanOrEqual(MOST_STRANGERS + 3)
     expect(grown).toBeLessThan(128)
-    // Those who proved the secret before the strangers came keep their connection.
+    // Peers that proved the secret before the strangers came keep their connection.
     expect(early.lost).toBeUndefined()
     expect(await early.resolve(['key'], 30_000)).toEqual([REGION])
   })

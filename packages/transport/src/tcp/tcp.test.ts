@@ -105,10 +105,10 @@ describe('TCP endpoints', () => {
     )
     await read([descriptor], [0, 0, 0, 0, 1000])
     await region.close()
-    // A key that was one is told from a guess.
+    // A former key is distinguished from a guess.
     expect((await failure(read([descriptor], [0, 0, 0, 0, 1]), 'REGION_REFUSED')).fields.field).toBe('closed')
     expect((await failure(read([guess], [0, 0, 0, 0, 1]), 'REGION_REFUSED')).fields.field).toBeUndefined()
-    // The same memory again has another key.
+    // Registered again, the same memory has a different key.
     const again = await serving.register(source)
     expect(again.descriptor.key).not.toBe(descriptor.key)
     await failure(read([descriptor], [0, 0, 0, 0, 1]), 'REGION_REFUSED')
@@ -126,7 +126,7 @@ describe('TCP endpoints', () => {
     await failure(reading.connect(serving.descriptor, connect), 'PEER_LOST')
     expect(() => createTcpEndpoint({ listen: ['127.0.0.1:0'], secret: 'short' })).toThrow(/16 characters/)
     expect(() => createTcpEndpoint({ listen: ['nowhere'], secret })).toThrow(/host:port/)
-    // An address of a network that this machine is not on.
+    // An address of a network that this machine is not connected to.
     expect(() => createTcpEndpoint({ listen: ['192.0.2.1:0'], secret })).toThrow(/192\.0\.2\.1/)
   })
 
@@ -146,7 +146,7 @@ describe('TCP endpoints', () => {
         await peer.close()
       }
     }
-    // Nothing said is authenticated.
+    // None of this is authenticated.
     const [serving, reading] = [endpoint(), endpoint()]
     expect(await reading.connect(serving.descriptor, connect)).toMatchObject({ protection: 'authenticated' })
     expect(() => endpoint({ protection: 'some' as 'none' })).toThrow(/protection 'some'/)

@@ -16,7 +16,7 @@ const missing = await run(python, ['-c', 'import torch']).then(
   (error: unknown) => String((error as { stderr?: string }).stderr ?? error).trim(),
 )
 
-/** What `script` prints, as JSON; `p` are the payloads, unpickled by Python. */
+/** Output of `script`, as JSON; `p` are the payloads, unpickled by Python. */
 async function inPython(context: TestContext, script: string, ...payloads: readonly Buffer[]): Promise<unknown> {
   if (missing !== undefined) context.skip(`no torch: ${missing.split('\n').at(-1)}`)
   const head = 'import json, pickle, sys, torch\np = [pickle.loads(bytes.fromhex(a)) for a in sys.argv[1:]]\n'
@@ -98,7 +98,7 @@ describe('a reference counter', () => {
     const counter = new CounterFile()
     try {
       expect(existsSync(`/dev/shm${counter.name}`)).toBe(true)
-      // What torch does with it is a RefcountedMapAllocator without CREATE; on the CPU the same class opens shared file names.
+      // torch uses a RefcountedMapAllocator without CREATE for it; on the CPU the same class opens shared file names.
       const script = `
 import torch.multiprocessing
 torch.multiprocessing.set_sharing_strategy("file_system")

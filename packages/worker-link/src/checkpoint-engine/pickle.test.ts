@@ -8,7 +8,7 @@ import { PythonCall, PythonDict, PythonGlobal, PythonTuple, pickle, type PythonV
 const local = fileURLToPath(new URL('../../../../.venv/bin/python', import.meta.url))
 const python = process.env['CKPT_PYTHON'] ?? (existsSync(local) ? local : 'python3')
 
-/** Reads pickles, one a line as hex, with Python's own unpickler, and writes what it got as a tagged repr. */
+/** Reads pickles, one per line as hex, with Python's own unpickler, and writes the result as a tagged repr. */
 const READER = `
 import pickle, sys
 def show(value):
@@ -27,7 +27,7 @@ for line in sys.stdin:
     print(show(pickle.loads(bytes.fromhex(line))))
 `
 
-/** What the reader above says of a value that arrived as it is. */
+/** The reader's output for a value that arrived unchanged. */
 function show(value: PythonValue): string {
   if (value === null) return 'None'
   if (typeof value === 'boolean') return value ? 'True' : 'False'

@@ -85,7 +85,8 @@ describe('messages', () => {
   })
 
   it('that claim more than they hold are refused before room is made for it', () => {
-    // Arrays of 16 million elements, each the first of the one before: what the fuzzer found took gigabytes.
+    // Nested arrays of 16 million elements, each the first element of the previous one: this input, found by the fuzzer, used
+    // gigabytes.
     const frame = Buffer.from(`81a474797065${'dd01000000'.repeat(12)}00`, 'hex')
     const started = performance.now()
     for (const decode of [decodeRankMessage, decodeWorkerMessage]) {
@@ -128,7 +129,7 @@ describe('the check of a MessagePack value', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 40 }), (bytes) => {
         const taken = attempt(() => checkMessagePack(bytes))
-        // What is reserved, and extensions that nobody knows, are the decoder's to refuse.
+        // The decoder refuses reserved values and unknown extensions.
         if (bytes.some((byte) => byte === 0xc1 || (byte >= 0xc7 && byte <= 0xc9) || (byte >= 0xd4 && byte <= 0xd8))) return
         expect(attempt(() => void unpackr.unpack(bytes))).toBe(taken)
       }),

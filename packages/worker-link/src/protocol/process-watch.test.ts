@@ -26,7 +26,7 @@ const stat = (pid: number) =>
     .replace(/^.*\) /, '')
     .split(' ')
 
-/** A process's mark, as it would give it itself. */
+/** A process's mark, as the process itself would report it. */
 const markOf = (pid: number) => `${processMark()!.split(':')[0]}:${stat(pid)[19]}`
 
 function watch(pid: number, mark: string): { ended: boolean; end: Promise<void> } {
@@ -42,7 +42,7 @@ function watch(pid: number, mark: string): { ended: boolean; end: Promise<void> 
   return seen
 }
 
-/** Maps shared memory so often that taking it down takes a good while. */
+/** Maps shared memory so often that ending the process takes long. */
 const SLOW_TO_DIE = `
 import mmap, os, time
 fd = os.memfd_create("x")
@@ -69,7 +69,7 @@ describe('a watched process', () => {
   })
 
   it('is known to end though nobody has asked for its exit code', async () => {
-    // The shell becomes a program that knows nothing of its child.
+    // The shell replaces itself with a program that does not know its child.
     const { line } = await start('sh', '-c', 'sleep 60 & echo $!; exec sleep 61')
     const pid = Number(line)
     const seen = watch(pid, markOf(pid))

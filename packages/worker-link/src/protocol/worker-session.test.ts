@@ -16,7 +16,7 @@ const TOTALS = { tensors: 1, bytes: 4 }
 const TENSOR = { name: 'a', dtype: 'F32', shape: [1], offset: 0, bytes: 4 } as const
 const never = new AbortController().signal
 
-/** A process's mark, as it would give it itself. */
+/** A process's mark, as the process itself would report it. */
 function markOf(pid: number): string {
   const start = readFileSync(`/proc/${pid}/stat`, 'latin1')
     .replace(/^.*\) /, '')
@@ -24,7 +24,7 @@ function markOf(pid: number): string {
   return `${processMark()!.split(':')[0]}:${start}`
 }
 
-/** A worker over a real socket that answers as the test says. */
+/** A worker over a real socket that answers as the test specifies. */
 class Worker {
   readonly socket = new Dealer({ linger: 0, receiveTimeout: 5000 })
 
@@ -187,7 +187,7 @@ describe('a worker session', () => {
   })
 
   it('knows that the worker’s process died, though its connection is open', async () => {
-    // A child's socket, so to speak: it stays when the process that greeted is killed.
+    // Comparable to a child's socket: it remains when the process that greeted is killed.
     const child = spawn('sh', ['-c', 'echo; exec sleep 60'], { stdio: ['ignore', 'pipe', 'inherit'] })
     await once(child.stdout, 'data')
     await worker.greet({ pid: child.pid!, process: markOf(child.pid!) })

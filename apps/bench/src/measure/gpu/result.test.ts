@@ -23,7 +23,7 @@ const own: OwnFacts = {
 
 const GB40 = 40e9
 
-/** Reports of both ranks of one update: rank 1 is the slower one, and broadcasts longer. */
+/** Reports of both ranks of one update: rank 1 is slower and broadcasts longer. */
 function update(totalMs: number, more: Partial<UpdateReport> = {}): UpdateReport[] {
   return [0, 1].map((rank) => ({
     checkpoint: 'bench',
