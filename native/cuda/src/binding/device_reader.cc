@@ -36,7 +36,7 @@ Napi::Value OpenForeign(const Napi::CallbackInfo& info) {
   });
 }
 
-/// ownSource(device, pointer, bytes): source. Device memory of this process; whoever owns it keeps it while it is read.
+/// ownSource(device, pointer, bytes): source. Device memory of this process; its owner has to keep it while it is read.
 Napi::Value OwnSource(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto device = Box<DeviceObject>::Get(info[0], "device");
@@ -59,7 +59,7 @@ Napi::Value OwnSource(const Napi::CallbackInfo& info) {
   });
 }
 
-/// closeSource(source): Promise<void>. A read that uses it keeps it.
+/// closeSource(source): Promise<void>. Reads that use it keep it alive.
 Napi::Value CloseSource(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto source = Box<SourceObject>::Take(info[0], "source");
@@ -69,7 +69,7 @@ Napi::Value CloseSource(const Napi::CallbackInfo& info) {
   });
 }
 
-/// Runs of one row, cut where a slice of the registration ends.
+/// Runs of one row, split at the slices of the registration.
 void AppendRows(std::vector<DeviceRead>& reads, std::size_t index, const SourceObject& source, std::uint64_t source_offset,
                 const RegistrationObject& memory, std::uint64_t memory_offset, std::uint64_t bytes) {
   const bool pinned = memory.registration != nullptr && memory.registration->pinned();
@@ -78,7 +78,7 @@ void AppendRows(std::vector<DeviceRead>& reads, std::size_t index, const SourceO
     const std::uint64_t offset = memory_offset + at;
     const std::uint64_t room = memory.registration ? slice - offset % slice : bytes;
     const std::uint64_t length = std::min<std::uint64_t>(bytes - at, room);
-    // The driver tells pinned memory by its address in any copy.
+    // The driver recognises pinned memory by its address in any copy.
     auto* to = const_cast<std::byte*>(memory.data) + offset;
     const DeviceRead read{source.pointer + source_offset + at, to, static_cast<std::size_t>(length), pinned, index};
     if (memory.registration && offset % slice == 0)

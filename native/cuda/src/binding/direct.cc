@@ -10,7 +10,7 @@
 namespace ckpt::cuda {
 namespace {
 
-/// Prepared copies, and what they read and write.
+/// Prepared copies, and the memories that they read and write.
 struct DirectObject {
   static constexpr napi_type_tag kTag = {0x636b70742d637564, 0x612d646972656374};
   std::shared_ptr<Gpu> gpu;
@@ -90,7 +90,7 @@ Napi::Value RunDirect(const Napi::CallbackInfo& info) {
   });
 }
 
-/// closeDirect(job): Promise<void>. A run that uses it keeps it.
+/// closeDirect(job): Promise<void>. Runs that use it keep it alive.
 Napi::Value CloseDirect(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto object = Box<DirectObject>::Take(info[0], "job");

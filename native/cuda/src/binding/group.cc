@@ -70,7 +70,7 @@ Napi::Value JoinGroup(const Napi::CallbackInfo& info) {
   });
 }
 
-/// leaveGroup(group, timeoutMs): Promise<void>. No pipeline may run.
+/// leaveGroup(group, timeoutMs): Promise<void>. No pipeline may be running.
 Napi::Value LeaveGroup(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto group = Box<GroupObject>::Take(info[0], "group");

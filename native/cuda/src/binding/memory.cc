@@ -19,7 +19,7 @@ Napi::Value OpenDevice(const Napi::CallbackInfo& info) {
   });
 }
 
-/// closeDevice(device): Promise<void>. What was made of it keeps what it needs.
+/// closeDevice(device): Promise<void>. Objects created from it keep what they need.
 Napi::Value CloseDevice(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     auto device = Box<DeviceObject>::Take(info[0], "device");
@@ -59,7 +59,7 @@ Napi::Value Allocate(const Napi::CallbackInfo& info) {
   });
 }
 
-/// exportMemory(memory): { handle, offset } for another process of this machine, and its pointer in this one
+/// exportMemory(memory): { handle, offset } for another process on this machine, and its pointer in this process
 Napi::Value ExportMemory(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto memory = Box<MemoryObject>::Get(info[0], "memory");
@@ -139,8 +139,8 @@ Napi::Value RegisterHost(const Napi::CallbackInfo& info) {
   });
 }
 
-/// pinHost(registration, first, last, threads): Promise<problem>. Pins slices of 256 MiB; a refusal of the driver is told, not
-/// thrown.
+/// pinHost(registration, first, last, threads): Promise<problem>. Pins slices of 256 MiB; a refusal by the driver is returned,
+/// not thrown.
 Napi::Value PinHost(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto object = Box<RegistrationObject>::Get(info[0], "registration");

@@ -17,7 +17,7 @@ std::vector<OrderCandidate> ToCandidates(const Napi::Value& value) {
 }
 
 /// measureOrders(group, ring, job, candidates, cancellation): Promise<Float64Array>. Candidates: whether alternating,
-/// chunkBytes, bytes of each; the result has whole, h2d, broadcast (milliseconds) of each.
+/// chunkBytes and bytes of each; the result has total, h2d and broadcast (milliseconds) of each.
 Napi::Value MeasureOrdersOf(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto group = Box<GroupObject>::Get(info[0], "group");

@@ -49,7 +49,7 @@ Napi::Object Part(Napi::Env env, const std::string& problem, const Library& libr
   return part;
 }
 
-/// probe(): Promise<what is there and what is missing>. Never rejects for something that is missing.
+/// probe(): Promise<what is available and what is missing>. Never rejects because something is missing.
 Napi::Value Probe(const Napi::CallbackInfo& info) {
   return Environment::Of(info.Env())
       .Run(

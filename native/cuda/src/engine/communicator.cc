@@ -82,7 +82,7 @@ bool Communicator::Settle(nccl_abi::Result result, const char* what, const std::
 void Communicator::WarmUp(std::uint32_t size, const std::function<bool()>& give_up) {
   if (size < 2) return;
   const Stream stream(context_, false);
-  // Held by the stream's work until it is over: on a failure Abort() ends that work first.
+  // The stream's work uses it until it has finished: on a failure Abort() ends that work first.
   auto scratch = std::make_shared<DeviceMemory>(context_, kWarmUpBytes);
   bool over = Broadcast({{scratch->pointer(), kWarmUpBytes, 0}}, stream, give_up);
   while (over && !stream.Idle()) {
@@ -129,7 +129,7 @@ bool Communicator::Close(std::chrono::milliseconds timeout) {
     try {
       settled = Settle(api.commFinalize(comm_), "ncclCommFinalize", [&] { return Clock::now() >= deadline; });
     } catch (const Error&) {
-      // Then it is aborted.
+      // It is aborted then.
     }
     if (!settled) {
       Abort();
@@ -152,12 +152,12 @@ void Communicator::Abort() {
     abort_->started = true;
   }
   aborts_under_way.fetch_add(1);
-  // NCCL may take its time to give memory back, and waits for its own threads.
+  // NCCL may take long to release memory, and waits for its own threads.
   std::thread([context = context_, comm = comm_, state = abort_] {
     try {
       context->MakeCurrent();
     } catch (const Error&) {
-      // The context has failed; the communicator's host side can still be given back.
+      // The context has failed; the communicator's host side can still be released.
     }
     Nccl::Get().api().commAbort(comm);
     aborts_under_way.fetch_sub(1);

@@ -43,7 +43,7 @@ bool CopyBatch::EnqueueTogether(const std::vector<std::size_t>& which, const Str
   const Driver& driver = Driver::Get();
   const abi::Result result =
       driver.api().memcpyBatchAsync(to.data(), from.data(), bytes.data(), bytes.size(), &attributes, &first, 1, stream.get());
-  // Refused before anything is copied, as it was seen where host memory had been registered in another context.
+  // Refused before anything is copied, as observed when host memory had been registered in another context.
   if (result != abi::kErrorInvalidValue) driver.Check(result, "cuMemcpyBatchAsync");
   return result == abi::kSuccess;
 }

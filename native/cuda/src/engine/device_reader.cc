@@ -8,7 +8,8 @@
 namespace ckpt::cuda {
 namespace {
 
-/// Handed to the driver at once, and how often that may be under way: enough for the link, little enough to stop soon.
+/// Amount passed to the driver at once, and how many of these may be in progress: enough for the link, little enough to stop
+/// soon.
 constexpr std::size_t kBatchBytes = std::size_t{128} << 20;
 constexpr std::size_t kBatchCopies = 256;
 constexpr std::size_t kBatchesAhead = 3;

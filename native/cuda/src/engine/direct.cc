@@ -10,13 +10,13 @@
 namespace ckpt::cuda {
 namespace {
 
-/// Handed to the driver at once, and how much of that may be under way: enough for the link, little enough to stop soon.
+/// Amount passed to the driver at once, and how much of it may be in progress: enough for the link, little enough to stop soon.
 constexpr std::uint64_t kBatchBytes = std::uint64_t{128} << 20;
 constexpr std::size_t kBatchCopies = 512;
 constexpr std::uint64_t kGatherBytes = std::uint64_t{256} << 20;
 constexpr std::size_t kAhead = 4;
 
-/// Lists of at most so many bytes each, so that a job can be stopped between them.
+/// Lists of at most this many bytes each, so that a job can be stopped between them.
 std::vector<std::unique_ptr<CopyList>> Lists(const std::shared_ptr<const Kernels>& kernels,
                                              const std::vector<DeviceCopy>& copies, const Stream& stream) {
   std::vector<std::unique_ptr<CopyList>> lists;
@@ -38,10 +38,10 @@ std::vector<std::unique_ptr<CopyList>> Lists(const std::shared_ptr<const Kernels
   return lists;
 }
 
-/// The kernel reads host memory by lines of so many bytes: rows that do not begin with one make it read a line more each.
+/// The kernel reads host memory in lines of this many bytes: for a row that does not begin at a line it reads one line more.
 constexpr std::uint64_t kLineBytes = 128;
-/// Rows and copies of at least these sizes are worth a call of the copy engine. Two H200s at once, rows of 768 bytes: engine 50
-/// to 54 GB/s wherever they begin; kernel 51 where they begin with a line, 43 to 48 elsewhere.
+/// Rows and copies of at least these sizes are worth a call of the copy engine. Two H200s at the same time, rows of 768 bytes:
+/// engine 50 to 54 GB/s wherever they begin; kernel 51 if they begin at a line, otherwise 43 to 48.
 constexpr std::uint64_t kLeastEngineRow = 256;
 constexpr std::uint64_t kLeastEngineRows = std::uint64_t{256} << 10;
 constexpr std::uint64_t kLargestPitch = (std::uint64_t{1} << 31) - 1;
@@ -50,7 +50,7 @@ bool Flat(const DeviceCopy& copy) {
   return copy.rows == 1 || (copy.source_pitch == copy.row_bytes && copy.destination_pitch == copy.row_bytes);
 }
 
-/// One kind of work of a job: so many pieces on a stream, a few ahead of what has ended.
+/// One kind of work of a job: pieces on a stream, a few of them enqueued ahead.
 class Lane {
  public:
   Lane(ContextPtr context, const Stream& stream, int stage, std::size_t count)
@@ -69,7 +69,7 @@ class Lane {
     next_++;
   }
 
-  /// Takes note of what has ended; waits for the oldest where `wait`.
+  /// Records what has ended; waits for the oldest if `wait`.
   void Collect(bool wait, const Event& zero, DirectStats& stats) {
     while (!under_way_.empty()) {
       const InFlight& one = under_way_.front();
@@ -103,7 +103,7 @@ void WaitFor(const Event& event, const Stream& stream) {
   driver.Check(driver.api().streamWaitEvent(stream.get(), event.get(), 0), "cuStreamWaitEvent");
 }
 
-/// Time in which at least one span of a stage was under way.
+/// Time during which at least one span of a stage was in progress.
 double Busy(const std::vector<DirectStats::Span>& spans, int stage) {
   std::vector<std::pair<double, double>> times;
   for (const auto& span : spans)
@@ -123,7 +123,7 @@ double Busy(const std::vector<DirectStats::Span>& spans, int stage) {
 bool SuitsEngine(const DeviceCopy& copy) {
   const bool off_lines = ((copy.source | copy.source_pitch) % kLineBytes) != 0;
   const bool large = copy.row_bytes >= kLeastEngineRow && copy.rows * copy.row_bytes >= kLeastEngineRows;
-  // The driver takes no rows that overlap, or are one and the same, as those of an expanded tensor are.
+  // The driver does not accept rows that overlap or are identical, like those of an expanded tensor.
   const bool apart = copy.source_pitch >= copy.row_bytes && copy.destination_pitch >= copy.row_bytes;
   return off_lines && large && apart && copy.source_pitch <= kLargestPitch && copy.destination_pitch <= kLargestPitch;
 }
@@ -191,7 +191,7 @@ void DirectJob::AddRows(DeviceCopy copy, std::vector<DeviceCopy>& gather) {
     const std::uint64_t left = SliceLeft(copy.source);
     const std::uint64_t whole = left < copy.row_bytes ? 0 : (left - copy.row_bytes) / copy.source_pitch + 1;
     DeviceCopy part = copy;
-    // The kernel does not mind slices: a row that lies in two is its.
+    // The kernel does not depend on slices: it copies a row that is in two of them.
     part.rows = whole == 0
                     ? 1
                     : std::min({copy.rows, whole, std::max<std::uint64_t>(1, (kBatchBytes - batch.bytes()) / copy.row_bytes)});

@@ -16,7 +16,7 @@ std::vector<std::string> Candidates() {
   return names;
 }
 
-/// The interfaces used came with CUDA 11.4 (cuDeviceGetUuid_v2 is the youngest).
+/// The interfaces used exist since CUDA 11.4 (cuDeviceGetUuid_v2 is the newest).
 constexpr int kOldestVersion = 11040;
 
 }  // namespace

@@ -90,7 +90,7 @@ DeviceMemory::DeviceMemory(ContextPtr context, std::size_t bytes) : context_(std
   if (bytes == 0) throw Error(code::kInvalidArgument, "device memory of 0 bytes").WithField("bytes");
   const Driver& driver = Driver::Get();
   context_->MakeCurrent();
-  // Whole units, so that it does not share an allocation, and with it an IPC handle, with anything else.
+  // Whole units, so that it does not share an allocation, and thus an IPC handle, with anything else.
   const std::size_t rounded = (bytes + kAllocationUnit - 1) / kAllocationUnit * kAllocationUnit;
   const std::string what =
       "cuMemAlloc of " + std::to_string(rounded) + " bytes on device " + std::to_string(context_->ordinal());

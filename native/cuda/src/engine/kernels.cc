@@ -23,7 +23,7 @@ std::uint64_t Mix(std::uint64_t x) {
 
 std::uint64_t DivideUp(std::uint64_t a, std::uint64_t b) { return (a + b - 1) / b; }
 
-/// Copies a list to device memory; the copy is over when this returns.
+/// Copies a list to device memory; the copy has finished when this returns.
 template <typename T>
 void Upload(abi::DevicePointer to, const std::vector<T>& list, const Stream& stream) {
   const Driver& driver = Driver::Get();
@@ -53,7 +53,7 @@ Kernels::~Kernels() {
     context_->MakeCurrent();
     Driver::Get().api().moduleUnload(module_);
   } catch (const Error&) {
-    // The context is gone, and the module with it.
+    // The context has been destroyed, and the module with it.
   }
 }
 

@@ -1,4 +1,4 @@
-// Carries the compiled kernels inside the library. Built without nvcc there is no image.
+// Contains the compiled kernels inside the library. Without nvcc there is no image.
 #include "kernels_image.h"
 
 #ifdef CKPT_KERNELS_IMAGE

@@ -15,7 +15,7 @@ std::vector<std::string> Candidates() {
   return names;
 }
 
-/// Non-blocking communicators with every field of the configuration used here.
+/// First version with non-blocking communicators and every configuration field used here.
 constexpr int kOldestVersion = 21800;
 
 }  // namespace
@@ -67,7 +67,7 @@ void Nccl::Check(nccl_abi::Result result, const char* what, nccl_abi::Comm comm)
   if (result == nccl_abi::kSuccess || result == nccl_abi::kInProgress) return;
   Error error = Error(code::kNativeFailure, std::string(what) + " failed: " + Describe(result, comm)).WithNumber(result);
   const bool misused = result == nccl_abi::kInvalidArgument || result == nccl_abi::kInvalidUsage;
-  // That is how NCCL tells that a member died.
+  // NCCL reports the death of a member this way.
   if (comm != nullptr && !misused) throw std::move(error).WithPeer("another member");
   throw error;
 }

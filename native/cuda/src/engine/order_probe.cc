@@ -10,7 +10,7 @@ constexpr auto kPause = std::chrono::microseconds(20);
 constexpr auto kCancellationCheck = std::chrono::milliseconds(5);
 constexpr auto kDrainPatience = std::chrono::seconds(10);
 
-/// Returns when all members have called it: a broadcast of one byte from each.
+/// Returns after all members have called it: a broadcast of one byte from each.
 void Meet(const PipelineParts& parts, std::uint32_t size, std::chrono::milliseconds timeout, const Cancellation& cancellation) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   const auto give_up = [&] { return cancellation.cancelled() || std::chrono::steady_clock::now() >= deadline; };
@@ -29,7 +29,7 @@ void Meet(const PipelineParts& parts, std::uint32_t size, std::chrono::milliseco
               "another member did not come to measure orders within " + std::to_string(timeout.count()) + " ms");
 }
 
-/// What a run's threads and the one that waits for it share.
+/// State shared by a run's threads and the thread that waits for it.
 struct Waiting {
   std::mutex mutex;
   std::condition_variable wake;

@@ -12,7 +12,7 @@ namespace {
 
 constexpr auto kWatchPause = std::chrono::microseconds(25);
 constexpr auto kIdlePause = std::chrono::milliseconds(5);
-/// After an abort: how long the enqueueing thread and the streams may take before the caller is told anyway.
+/// After an abort: how long the enqueueing thread and the streams may take before the caller is informed anyway.
 constexpr auto kStopEnqueueing = std::chrono::milliseconds(300);
 constexpr auto kDrainPatience = std::chrono::milliseconds(600);
 
@@ -56,7 +56,7 @@ Pipeline::Pipeline(PipelineParts parts, Schedule schedule, PipelineEvents events
       arrived_(schedule_.job().buckets.size(), schedule_.job().arrive_in == ArriveIn::kNowhere ? 1 : 0),
       progress_(started_) {
   start_.Record(*parts_.h2d);
-  // Times are told since then, so nothing may begin, and end, before it.
+  // Times are relative to this, so nothing may begin or end before it.
   const Driver& driver = Driver::Get();
   driver.Check(driver.api().streamWaitEvent(parts_.broadcast->get(), start_.get(), 0), "cuStreamWaitEvent");
 }
@@ -154,7 +154,7 @@ void Pipeline::Watch() {
   Drain();
 }
 
-/// Takes note of everything that has ended since. Under the lock.
+/// Records everything that has ended since. Called with the lock held.
 bool Pipeline::Collect(std::vector<std::uint32_t>& delivered) {
   bool progress = false;
   while (!copies_.empty() && copies_.front().end.Done()) {
@@ -200,7 +200,7 @@ void Pipeline::CompleteChunk(const Chunk& chunk, std::vector<std::uint32_t>& del
   while (delivered_ < complete_.size() && complete_[delivered_]) delivered.push_back(delivered_++);
 }
 
-/// The error of a pipeline that stands still: what it waits for, and whose part that is.
+/// The error of a pipeline without progress: what it waits for, and who is responsible for it.
 Error Pipeline::TimedOut() const {
   const std::string since = "no progress for " + std::to_string(schedule_.job().timeout_ms) + " ms: ";
   const auto name = [](std::int64_t bucket) { return "bucket " + std::to_string(bucket); };
@@ -246,7 +246,7 @@ void Pipeline::Finish() {
   MarkDrained();
 }
 
-/// After the last callback, so that nobody who waited for it is called back later.
+/// After the last callback, so that nothing is called back after someone has waited for it.
 void Pipeline::MarkDrained() {
   const std::lock_guard<std::mutex> lock(mutex_);
   drained_ = true;

@@ -11,7 +11,7 @@ namespace {
 /// How far host-to-device copies run ahead of their completion: enough to keep the link busy, little enough to stop soon.
 constexpr std::uint64_t kCopyAheadBytes = std::uint64_t{256} << 20;
 constexpr std::uint32_t kCopiesAhead = 2;
-/// Broadcasts enqueued and not over.
+/// Broadcasts that are enqueued and not finished.
 constexpr std::size_t kStepsAhead = 4;
 constexpr auto kFailureCheck = std::chrono::milliseconds(10);
 
@@ -82,7 +82,7 @@ void Pipeline::EnqueueCopy() {
   const Chunk& chunk = schedule_.chunks()[schedule_.own()[next_copy_]];
   InFlight work{next_copy_, TakeEvent(), TakeEvent()};
   if (Alternating()) {
-    // After the last broadcast of the rounds before, all of which have been enqueued.
+    // After the last broadcast of the previous rounds, all of which have been enqueued.
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!broadcasts_.empty()) WaitFor(broadcasts_.back().end, *parts_.h2d);
   }
@@ -115,7 +115,7 @@ void Pipeline::EnqueueBroadcast() {
   }
   InFlight work{next_step_, TakeEvent(), TakeEvent()};
   {
-    // Under the lock: the watching thread takes the event back once it has seen the copy end.
+    // With the lock held: the watching thread reuses the event after it has seen the end of the copy.
     const std::lock_guard<std::mutex> lock(mutex_);
     const std::uint32_t last = Alternating() ? next_copy_ - 1 : used_copies_;
     for (const InFlight& copy : copies_) {

@@ -29,7 +29,7 @@ void HostRegistration::Pin(WorkerPool& pool, unsigned threads, std::size_t first
     const std::size_t length = std::min(slice_bytes_, bytes_ - slice * slice_bytes_);
     constexpr unsigned int kFlags = abi::kMemHostRegisterPortable | abi::kMemHostRegisterDeviceMap;
     abi::Result result = api.memHostRegister(start, length, kFlags);
-    // Mappings that may only be read, where the device can do that.
+    // Read-only mappings, if the device supports them.
     if (result != abi::kSuccess && result != abi::kErrorOutOfMemory &&
         api.memHostRegister(start, length, kFlags | abi::kMemHostRegisterReadOnly) == abi::kSuccess) {
       result = abi::kSuccess;

@@ -75,7 +75,7 @@ void Schedule::BuildSteps() {
   const std::size_t count = job_.buckets.size();
   std::vector<char> busy(job_.size, 0);
   for (std::size_t first = 0; first < count;) {
-    // A round: consecutive buckets of different owners, none of which waits for another of them.
+    // A round: consecutive buckets of different owners that do not wait for each other.
     std::size_t end = first;
     std::int32_t round_after = -1;
     std::fill(busy.begin(), busy.end(), 0);
@@ -109,7 +109,7 @@ void Schedule::BuildSteps() {
 
 Job Beginning(const Job& job, std::uint64_t bytes) {
   Job part = job;
-  // It is only measured by: whatever lies in the sources will do.
+  // Only used for measuring: any contents of the sources will do.
   part.arrive_in = ArriveIn::kNowhere;
   part.buckets.clear();
   part.copies.clear();

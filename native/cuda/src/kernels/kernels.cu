@@ -1,5 +1,5 @@
-// The addon's kernels. Both walk a list of jobs that is cut into tiles of similar size; a tile finds its job by binary search
-// over the jobs' first tiles, so that any mix of sizes spreads evenly over the GPU.
+// The addon's kernels. Both process a list of jobs that is divided into tiles of similar size. A tile finds its job by binary
+// search over the jobs' first tiles, so that any mix of sizes is distributed evenly over the GPU.
 #include "kernel_jobs.h"
 
 using ckpt::cuda::CopyJob;
@@ -35,7 +35,7 @@ __device__ unsigned long long Term(unsigned long long word, unsigned long long i
   return Mix(word + (index + 1) * 0x9e3779b97f4a7c15ull);
 }
 
-/// Word `index` of a range, byte by byte: for the end of a range, where a wider load could leave it.
+/// Word `index` of a range, byte by byte: for the end of a range, where a wider load could exceed it.
 __device__ unsigned long long WordByBytes(const unsigned char* data, unsigned long long bytes, unsigned long long index) {
   unsigned long long word = 0;
   for (unsigned int i = 0; i < 8; i++) {
@@ -52,7 +52,7 @@ __device__ unsigned long long DigestTile(const DigestJob& job, unsigned long lon
   const unsigned long long last = min(words, first + kDigestTileBytes / 8);
   const unsigned int shift = static_cast<unsigned int>(job.address & 7) * 8;
   unsigned long long sum = 0;
-  // Words up to `whole` lie inside the range with all the aligned memory that they are put together from.
+  // For words up to `whole`, all the aligned memory that they are composed of is inside the range.
   unsigned long long whole = job.bytes / 8;
   if (shift != 0 && whole > 0) whole--;
   whole = min(whole, last);
@@ -83,8 +83,8 @@ __device__ unsigned long long DigestTile(const DigestJob& job, unsigned long lon
   return sum;
 }
 
-/// Memory is read in lines of so many bytes. A load of a warp that begins inside one touches a line more; over the host link
-/// the parts of a line that two loads share cross it twice.
+/// Memory is read in lines of this many bytes. A load of a warp that begins inside a line touches one line more; over the host
+/// link, a line that two loads share is transferred twice.
 constexpr unsigned int kLineBytes = 128;
 
 template <typename T>
@@ -94,8 +94,8 @@ __device__ void CopyRows(const CopyJob& job, unsigned long long first_row, unsig
   const unsigned int width = static_cast<unsigned int>(bytes / sizeof(T));
   const unsigned long long source = job.source + first_row * job.source_pitch + column;
   const unsigned long long destination = job.destination + first_row * job.destination_pitch + column;
-  // Rows that do not begin with a line are walked from the line that they begin in, so that every line is read by one load.
-  // Short ones are not: most threads would have nothing to do.
+  // Rows that do not begin at a line are processed from the start of their first line, so that every line is read by one load.
+  // Short rows are not: most threads would have nothing to do.
   const bool aligned = bytes < 4 * kLineBytes || ((source | (rows > 1 ? job.source_pitch : 0)) & (kLineBytes - 1)) == 0;
   const unsigned int slots = aligned ? width : (width + 2 * (kLine - 1)) / kLine * kLine;
   const unsigned int total = slots * static_cast<unsigned int>(rows);
@@ -111,7 +111,7 @@ __device__ void CopyRows(const CopyJob& job, unsigned long long first_row, unsig
       const unsigned int row = at / slots;
       const unsigned long long from = source + row * job.source_pitch;
       const unsigned int lead = aligned ? 0 : static_cast<unsigned int>(from & (kLineBytes - 1)) / sizeof(T);
-      // Before the row this is far above its width.
+      // Before the row this is far greater than its width.
       const unsigned int word = at - row * slots - lead;
       if (word >= width) continue;
       values[k] = *reinterpret_cast<const T*>(from + word * sizeof(T));
@@ -126,7 +126,7 @@ __device__ void CopyRows(const CopyJob& job, unsigned long long first_row, unsig
 
 }  // namespace
 
-/// Adds to sums[j] the terms of every word of range j. The length's own term is the host's to add.
+/// Adds to sums[j] the terms of every word of range j. The host adds the term of the length itself.
 extern "C" __global__ void __launch_bounds__(kKernelThreads)
     ckpt_digest(const DigestJob* jobs, unsigned int count, unsigned long long tiles, unsigned long long* sums) {
   for (unsigned long long tile = blockIdx.x; tile < tiles; tile += gridDim.x) {

@@ -94,9 +94,9 @@ Napi::Value CreateShared(const Napi::CallbackInfo& info) {
   });
 }
 
-/// Locks what is there already, all of it.
+/// Locks all existing pages.
 void LockPages(Mapping& mapping, const Task& task) {
-  // Pages are locked as they are mapped, so the limits are asked before anything is read in.
+  // Pages are locked when they are mapped, so the limits are checked before anything is read in.
   mapping.Lock();
   if (mapping.locked()) mapping.PopulateRead(0, mapping.size(), task.pool(), DefaultThreads(), task.cancellation());
 }
@@ -118,7 +118,7 @@ Napi::Value OpenSharedOf(const Napi::CallbackInfo& info) {
   });
 }
 
-/// Decimal text of a number that may have more bits than JavaScript's.
+/// Reads a number from decimal text, which may have more bits than JavaScript's numbers.
 std::uint64_t ToDecimal(const Napi::Value& value, const char* field, const std::string& what) {
   const std::string text = ToText(value, field);
   std::uint64_t number = 0;

@@ -13,7 +13,7 @@ std::string PathOf(const Napi::Value& value) {
   return value.As<Napi::String>().Utf8Value();
 }
 
-/// inUse(path): true if a process has the file open or mapped; undefined where that is not known
+/// inUse(path): true if a process has the file open or mapped; undefined if that is unknown
 Napi::Value InUseOf(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto used = InUse(PathOf(info[0]));
@@ -21,7 +21,7 @@ Napi::Value InUseOf(const Napi::CallbackInfo& info) {
   });
 }
 
-/// removeAtEnd(path): forget(). A terminated worker thread runs no JavaScript any more that could remove what it made.
+/// removeAtEnd(path): forget(). A terminated worker thread cannot run JavaScript any more to remove what it created.
 Napi::Value RemoveAtEnd(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Guard(env, [&]() -> Napi::Value {

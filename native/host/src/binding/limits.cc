@@ -12,17 +12,17 @@
 namespace ckpt::host {
 namespace {
 
-/// A number as JavaScript has it; Infinity for none.
+/// A JavaScript number; Infinity for none.
 Napi::Value ToNumberOrNone(Napi::Env env, std::uint64_t value) {
   return Napi::Number::New(env, value == Limit::kNone ? std::numeric_limits<double>::infinity() : static_cast<double>(value));
 }
 
 std::string ToRoot(const Napi::Value& value) { return value.IsUndefined() ? "" : ToText(value, "root"); }
 
-/// availableBytes(): memory that this process can still have
+/// availableBytes(): memory that this process can still allocate
 Napi::Value AvailableBytesOf(const Napi::CallbackInfo& info) { return ToNumberOrNone(info.Env(), AvailableBytes()); }
 
-/// memoryLimits(root?): every limit on memory, the tightest first
+/// memoryLimits(root?): every limit on memory, the strictest first
 Napi::Value MemoryLimitsOf(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Guard(env, [&]() -> Napi::Value {
@@ -42,7 +42,7 @@ Napi::Value MemoryLimitsOf(const Napi::CallbackInfo& info) {
   });
 }
 
-/// usableCpus(root?): CPUs that this process can keep busy, by affinity and by the control groups' quota
+/// usableCpus(root?): number of CPUs that this process can use, by affinity and by the control groups' quota
 Napi::Value UsableCpusOf(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value { return Napi::Number::New(info.Env(), UsableCpus(ToRoot(info[0]))); });
 }

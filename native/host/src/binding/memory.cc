@@ -8,12 +8,12 @@ namespace {
 
 constexpr napi_type_tag kMemoryTag = {0x636b70742d686f73, 0x742d6d656d6f7279};
 constexpr const char* kConstructor = "Memory";
-// Views share ArrayBuffers over windows of this stride and twice its size, so that thousands of small views cost few of them.
+// Views share ArrayBuffers over windows of this stride and twice its size, so that thousands of small views need few of them.
 constexpr std::size_t kWindowBytes = std::size_t{1} << 30;
-// Unmapping more than this takes long enough to be kept off the JavaScript thread.
+// Unmapping more than this takes so long that it is done on another thread than JavaScript's.
 constexpr std::size_t kUnmapElsewhereBytes = std::size_t{256} << 20;
 
-// The only way into the constructor: set by Wrap() around its call.
+// The only access to the constructor: set by Wrap() around its call.
 thread_local std::shared_ptr<Mapping> next_mapping;
 
 const char* KindName(Mapping::Kind kind) {
@@ -99,7 +99,7 @@ Napi::Value Memory::GetIdentity(const Napi::CallbackInfo& info) {
   if (!mapping_ || !mapping_->identity()) return info.Env().Undefined();
   const Identity& identity = *mapping_->identity();
   Napi::Object result = Napi::Object::New(info.Env());
-  // As text: inodes may have more bits than a number keeps.
+  // As text: inodes may have more bits than a number can hold.
   result.Set("device", std::to_string(identity.device));
   result.Set("inode", std::to_string(identity.inode));
   result.Set("bytes", static_cast<double>(identity.bytes));
@@ -160,7 +160,7 @@ void Memory::Unlink(const Napi::CallbackInfo& info) {
 void Memory::Close(const Napi::CallbackInfo& info) {
   for (auto& [range, view] : views_) {
     const Napi::ArrayBuffer buffer = view.buffer.IsEmpty() ? Napi::ArrayBuffer() : view.buffer.Value();
-    // A buffer that cannot be detached keeps its hold, and with it the mapping, until it is collected.
+    // A buffer that cannot be detached keeps its hold, and thus the mapping, until it is garbage-collected.
     if (buffer.IsEmpty() || napi_detach_arraybuffer(info.Env(), buffer) == napi_ok) view.hold->mapping = nullptr;
   }
   views_.clear();

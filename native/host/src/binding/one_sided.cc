@@ -26,14 +26,14 @@ std::vector<TcpAddress> ToAddresses(const Napi::Value& value) {
 
 Napi::Value Nothing(Napi::Env env, std::monostate&) { return env.Undefined(); }
 
-/// Stops `thing` (whose threads must not outlive the environment) when the environment ends, unless that was done before.
+/// Stops `thing` (whose threads must not outlive the environment) when the environment ends, unless it was stopped before.
 template <class Thing, class Stop>
 std::function<void()> StopAtEnd(Environment& environment, const std::shared_ptr<Thing>& thing, Stop stop) {
   const auto id = environment.AddShutdown([thing, stop] { stop(*thing); });
   return [&environment, id] { environment.RemoveShutdown(id); };
 }
 
-/// On a thread of the pool, since threads are joined.
+/// On a thread of the pool, because threads are joined.
 template <class Thing, class Stop>
 Napi::Value CloseLater(Napi::Env env, const std::shared_ptr<Thing>& thing, const std::function<void()>& forget, Stop stop) {
   forget();
@@ -62,7 +62,7 @@ Napi::Value Register(const Napi::CallbackInfo& info, TcpServer& server) {
   return Napi::String::New(info.Env(), ToHex(key.data(), key.size()));
 }
 
-/// unregister(key): closes the region at once, resolves when it is not used any more.
+/// unregister(key): closes the region immediately, resolves when it is not used any more.
 Napi::Value Unregister(const Napi::CallbackInfo& info, const std::shared_ptr<TcpServer>& server) {
   RegionKey key;
   FromHex(ToText(info[0], "key"), key.data(), key.size(), "key");

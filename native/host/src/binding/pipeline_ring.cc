@@ -11,7 +11,7 @@
 namespace ckpt::host {
 namespace {
 
-/// initialiseRing(memory, bytes): where in the memory the ring's data starts
+/// initialiseRing(memory, bytes): offset of the ring's data in the memory
 Napi::Value InitialiseRingOf(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto mapping = Memory::From(info[0]);
@@ -26,7 +26,7 @@ Napi::Value InitialiseRingOf(const Napi::CallbackInfo& info) {
   });
 }
 
-/// ringGeneration(memory): the last run that the ring was used by, 0 for none
+/// ringGeneration(memory): the last run that used the ring, 0 for none
 Napi::Value RingGeneration(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto& control = *ToRing(info[0]).control;
@@ -35,7 +35,8 @@ Napi::Value RingGeneration(const Napi::CallbackInfo& info) {
   });
 }
 
-/// abortRingRun(memory, generation, position, message): peers that wait for this member's part of a run that never started end
+/// abortRingRun(memory, generation, position, message): ends peers that wait for this member's part of a run that it never
+/// started
 void AbortRingRun(const Napi::CallbackInfo& info) {
   Guard(info.Env(), [&] {
     AbortRun(*ToRing(info[0]).control, ToUnsigned(info[1], "generation"),
@@ -43,8 +44,8 @@ void AbortRingRun(const Napi::CallbackInfo& info) {
   });
 }
 
-/// unlinkAtEnd(memory): forget(). Removes the name of shared memory when the environment ends: a terminated worker thread runs
-/// no JavaScript any more that could.
+/// unlinkAtEnd(memory): forget(). Removes the name of shared memory when the environment ends: a terminated worker thread
+/// cannot run JavaScript any more to do so.
 Napi::Value UnlinkAtEnd(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   return Guard(env, [&]() -> Napi::Value {
@@ -53,7 +54,7 @@ Napi::Value UnlinkAtEnd(const Napi::CallbackInfo& info) {
       try {
         if (const auto mapping = weak.lock()) mapping->Unlink();
       } catch (const Error&) {
-        // The environment ends; there is nobody left to tell.
+        // The environment is ending; nothing is left to report to.
       }
     });
     return Napi::Function::New(env, [id](const Napi::CallbackInfo& call) { Environment::Of(call.Env()).RemoveShutdown(id); });

@@ -21,7 +21,7 @@
 namespace ckpt::host {
 namespace {
 
-/// Sums that are asked for at once: a gibibyte of them.
+/// Maximum of sums requested at once: one gibibyte.
 constexpr std::size_t kMostOutputs = std::size_t{1} << 27;
 
 Napi::Value ToBigUint64Array(Napi::Env env, std::vector<std::uint64_t>& values) {
@@ -32,8 +32,8 @@ Napi::Value ToBigUint64Array(Napi::Env env, std::vector<std::uint64_t>& values) 
 
 constexpr std::size_t kIdentityColumns = 5;
 
-/// Paths, descriptors (-1 for none) and, where there is a path without a descriptor that must be a certain file, identities:
-/// all by file.
+/// Paths, descriptors (-1 for none) and, if there is a path without a descriptor that must be a certain file, identities: all
+/// by file.
 std::vector<FileToRead> ToFiles(const Napi::Value& paths, const Napi::Value& descriptors, const Napi::Value& identities) {
   if (!paths.IsArray()) throw Error(code::kInvalidArgument, "files must be an array").WithField("files");
   const auto array = paths.As<Napi::Array>();

@@ -20,7 +20,7 @@
 namespace ckpt::host {
 namespace {
 
-/// Bytes that are authenticated at once, and that are asked for ahead of them.
+/// Bytes that are authenticated at once, and that are prefetched ahead.
 constexpr std::size_t kStepBytes = 4096;
 constexpr std::size_t kAheadBytes = 4096;
 
@@ -83,7 +83,7 @@ class AegisRecords final : public RecordProtector {
     if (!well) throw Error(code::kNativeFailure, "libaegis: a record cannot be protected");
   }
 
-  /// Numbers never come back: 2^64 records do not pass in a connection's life.
+  /// Numbers are never reused: a connection never has 2^64 records.
   Nonce NextNonce() {
     auto nonce = nonce_;
     for (std::size_t i = 0; i < sizeof number_; ++i)
@@ -112,7 +112,7 @@ class AegisRecords final : public RecordProtector {
 }  // namespace
 
 bool AegisAvailable() {
-  // Chooses the instructions for this processor; not thread-safe by itself.
+  // Selects the instructions for this processor; not thread-safe itself.
   static const bool available = HasAesInstructions() && aegis_init() == 0;
   return available;
 }

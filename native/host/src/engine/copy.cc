@@ -15,7 +15,7 @@ constexpr std::uint64_t kLargestSlice = std::uint64_t{8} << 20;
   throw Error(code::kInvalidArgument, "copy " + std::to_string(index) + ": " + what).WithField(field);
 }
 
-/// Checks one side of a copy that has bytes to move.
+/// Checks one side of a non-empty copy.
 void CheckSide(std::size_t index, const char* field, const std::vector<std::shared_ptr<Mapping>>& memories, std::size_t memory,
                std::uint64_t offset, std::uint64_t pitch, const StridedCopy& copy) {
   if (memory >= memories.size()) Refuse(index, std::string("its ") + field + " is no memory of the list", field);
@@ -27,7 +27,7 @@ void CheckSide(std::size_t index, const char* field, const std::vector<std::shar
   }
 }
 
-/// Does bytes from … to - 1 of a copy, counted over its rows without the gaps.
+/// Copies bytes from … to - 1 of a copy, counted over its rows without the gaps.
 void CopyPart(const StridedCopy& copy, const std::byte* source, std::byte* destination, std::uint64_t from, std::uint64_t to) {
   source += copy.source_offset;
   destination += copy.destination_offset;
@@ -36,7 +36,7 @@ void CopyPart(const StridedCopy& copy, const std::byte* source, std::byte* desti
     return;
   }
   std::uint64_t row = from / copy.row_bytes;
-  // The rest of a row that was begun, whole rows, and the beginning of another.
+  // The rest of a started row, whole rows, and the beginning of another.
   const auto piece = [&](std::uint64_t column, std::uint64_t bytes) {
     CopyBytes(destination + row * copy.destination_pitch + column, source + row * copy.source_pitch + column, bytes);
   };

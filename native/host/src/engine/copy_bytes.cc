@@ -9,11 +9,11 @@
 namespace ckpt::host {
 namespace {
 
-// From here on non-temporal stores were measured to be faster than memcpy on memory that is in no cache; below, rows are too
-// short for their set-up to pay.
+// From this size on non-temporal stores were measured to be faster than memcpy on uncached memory; below it, rows are too short
+// to make up for the set-up.
 constexpr std::size_t kNonTemporalBytes = std::size_t{8} << 10;
 
-/// Shorter rows leave too little between two of them for the stores to be combined.
+/// In shorter rows too little follows consecutively for the stores to be combined.
 constexpr std::size_t kRowBytes = 256;
 
 void CopyPlain(std::byte* destination, const std::byte* source, std::size_t bytes) {
@@ -65,7 +65,7 @@ __attribute__((target("avx2"))) void StreamAvx2(std::byte* destination, const st
   _mm_sfence();
 }
 
-/// Large runs by `stream`, which is given an aligned middle.
+/// Large runs use `stream`, which gets an aligned middle part.
 template <void (*stream)(std::byte*, const std::byte*, std::size_t)>
 void CopyStreamed(std::byte* destination, const std::byte* source, std::size_t bytes) {
   if (bytes < kNonTemporalBytes) return CopyPlain(destination, source, bytes);
@@ -76,12 +76,12 @@ void CopyStreamed(std::byte* destination, const std::byte* source, std::size_t b
   std::memcpy(destination + head + body, source + head + body, bytes - head - body);
 }
 
-// Rows: `destination` and both pitches' rows are aligned to 64 bytes, `rows.bytes` is a multiple of 64. One fence for all of
-// them, and the prefetch runs on into the next row, which the hardware's own does not do across a gap.
+// Rows: `destination` and the rows at both pitches are aligned to 64 bytes, and `rows.bytes` is a multiple of 64. One fence for
+// all of them; the prefetch continues into the next row, which the hardware prefetcher does not do across a gap.
 
 constexpr std::size_t kPrefetchBytes = 2048;
 
-/// The place that is kPrefetchBytes of payload ahead of the copy.
+/// The position that is kPrefetchBytes of payload ahead of the copy.
 class Ahead {
  public:
   Ahead(const std::byte* source, const Rows& rows) : rows_(rows), row_(source) {
@@ -141,7 +141,7 @@ __attribute__((target("avx2"))) void StreamRowsAvx2(std::byte* destination, cons
   _mm_sfence();
 }
 
-/// Rows by `stream` where they are long and aligned enough; each of them by `copy` otherwise.
+/// Rows use `stream` if they are long and aligned enough; otherwise each uses `copy`.
 template <void (*stream)(std::byte*, const std::byte*, const Rows&), void (*copy)(std::byte*, const std::byte*, std::size_t)>
 void CopyRowsStreamed(std::byte* destination, const std::byte* source, const Rows& rows) {
   const bool aligned = reinterpret_cast<std::uintptr_t>(destination) % 64 == 0 && rows.destination_pitch % 64 == 0;

@@ -28,10 +28,10 @@ std::uint64_t SumPart(const std::byte* data, std::uint64_t from, std::uint64_t t
   return sum;
 }
 
-/// Where a cut at `at` falls inside a range of `bytes`: on a whole word, or at the end.
+/// Position of a cut at `at` in a range of `bytes`: at a whole word, or at the end.
 std::uint64_t WordCut(std::uint64_t at, std::uint64_t bytes) { return at == bytes ? bytes : at / 8 * 8; }
 
-/// The terms of `bytes` bytes at `data` that lie at `position` of their tensor. `unit` divides both.
+/// The terms of `bytes` bytes at `data`, which are at `position` in their tensor. `unit` divides both.
 std::uint64_t SumRun(const std::byte* data, std::uint64_t bytes, std::uint64_t position, std::uint64_t unit) {
   if (unit == 8) return SumMixedWords(data, bytes / 8, position / 8 + 1);
   std::uint64_t sum = 0;
@@ -44,7 +44,7 @@ std::uint64_t SumRun(const std::byte* data, std::uint64_t bytes, std::uint64_t p
   return sum;
 }
 
-/// Bytes from … to - 1 of rows, counted without the gaps between them; cuts inside a row fall on whole units.
+/// Bytes from … to - 1 of rows, counted without the gaps between them; cuts inside a row are at whole units.
 std::uint64_t SumPartOfRows(const SummedRows& rows, const std::byte* data, std::uint64_t from, std::uint64_t to) {
   const auto cut = [&rows](std::uint64_t at) { return at / rows.unit * rows.unit; };
   std::uint64_t sum = 0;
@@ -69,7 +69,7 @@ void CheckRange(std::size_t index, const MemoryRange& range, const std::vector<s
   throw Error(code::kInvalidArgument, "rows " + std::to_string(index) + ": " + what).WithField("rows");
 }
 
-/// Bytes of rows that may be read. @throws Error INVALID_ARGUMENT.
+/// Number of readable bytes of rows. @throws Error INVALID_ARGUMENT.
 std::uint64_t CheckRows(std::size_t index, const SummedRows& rows, const std::vector<std::shared_ptr<Mapping>>& memories,
                         std::size_t outputs) {
   if (rows.output >= outputs) RefuseRows(index, "there is no such output");
@@ -136,7 +136,7 @@ DigestsOnArrival::DigestsOnArrival(const std::vector<std::shared_ptr<Mapping>>& 
 }
 
 void DigestsOnArrival::Arrived(std::size_t memory, std::uint64_t offset, std::uint64_t bytes) {
-  // The first range that ends behind the piece's begin.
+  // The first range that ends after the piece's start.
   auto next = std::partition_point(order_.begin(), order_.end(), [&](std::size_t index) {
     const MemoryRange& range = ranges_[index];
     return range.memory < memory || (range.memory == memory && range.offset + range.bytes <= offset);
@@ -153,7 +153,7 @@ void DigestsOnArrival::Arrived(std::size_t memory, std::uint64_t offset, std::ui
 void DigestsOnArrival::Add(std::size_t index, std::uint64_t from, std::uint64_t to) {
   const MemoryRange& range = ranges_[index];
   arrived_[index].fetch_add(to - from, std::memory_order_relaxed);
-  // Words that lie in the piece whole; the last word of a range may have fewer bytes.
+  // Words that are entirely inside the piece; the last word of a range may have fewer bytes.
   const std::uint64_t first = (from + 7) / 8 * 8;
   const std::uint64_t last = WordCut(to, range.bytes);
   if (first < last) {
@@ -168,7 +168,7 @@ void DigestsOnArrival::Add(std::size_t index, std::uint64_t from, std::uint64_t 
 
 std::vector<std::uint64_t> DigestsOnArrival::Finish() {
   const std::lock_guard lock(mutex_);
-  // Both pieces that share a word, or more of them, have named it.
+  // All pieces that share a word have recorded it.
   const auto place = [](const Word& word) { return std::pair(word.range, word.index); };
   std::sort(cut_.begin(), cut_.end(), [&](const Word& a, const Word& b) { return place(a) < place(b); });
   cut_.erase(std::unique(cut_.begin(), cut_.end(), [&](const Word& a, const Word& b) { return place(a) == place(b); }),

@@ -31,14 +31,14 @@ constexpr int kLook = O_PATH | O_CLOEXEC;
   throw Error(code::kMemoryChanged, what + ": " + why).WithFile(path);
 }
 
-/// Text of a symbolic link beneath a directory; empty where there is none.
+/// Text of a symbolic link below a directory; empty if there is none.
 std::string LinkText(int directory, const char* name) {
   std::array<char, PATH_MAX> text{};
   const ssize_t length = ::readlinkat(directory, name, text.data(), text.size());
   return length <= 0 ? "" : std::string(text.data(), static_cast<std::size_t>(length));
 }
 
-/// Steps of a path beneath /dev/shm. @throws Error MEMORY_REFUSED for one that leaves it.
+/// Components of a path below /dev/shm. @throws Error MEMORY_REFUSED if it leads out.
 std::vector<std::string> StepsOf(const std::string& path, const std::string& what) {
   std::vector<std::string> steps;
   for (std::size_t begin = 0; begin <= path.size();) {
@@ -53,7 +53,7 @@ std::vector<std::string> StepsOf(const std::string& path, const std::string& wha
   return steps;
 }
 
-/// Looks at an object of /dev/shm without opening it; no step follows a link.
+/// Inspects an object of /dev/shm without opening it; no component follows a link.
 ScopedFd Look(const ShmPlace& place, const std::string& what) {
   const std::vector<std::string> steps = StepsOf(place.path, what);
   const std::string path = "/dev/shm/" + place.path;
@@ -70,14 +70,14 @@ ScopedFd Look(const ShmPlace& place, const std::string& what) {
   throw Error::System(code::kMemoryRefused, what + ": cannot look at " + path, number).WithFile(path).WithField("path");
 }
 
-/// @throws Error MEMORY_CHANGED unless the process behind /proc/PID (`directory`) is the one that was greeted.
+/// @throws Error MEMORY_CHANGED unless the process behind /proc/PID (`directory`) is the one that sent the greeting.
 void CheckStart(int directory, const DescriptorPlace& place, const std::string& what) {
   const std::string path = "/proc/" + std::to_string(place.pid);
   const ScopedFd file(::openat(directory, "stat", O_RDONLY | O_CLOEXEC));
   std::array<char, 1024> text{};
   const ssize_t length = file ? ::read(file.get(), text.data(), text.size()) : -1;
   if (length <= 0) Changed(what, "process " + std::to_string(place.pid) + " has ended", path);
-  // The name before the fields may hold anything, spaces and brackets too.
+  // The name before the fields may contain anything, including spaces and brackets.
   const std::string line(text.data(), static_cast<std::size_t>(length));
   std::size_t at = line.rfind(')');
   for (int field = 2; at != std::string::npos && field < 22; field++) at = line.find(' ', at + 1);
@@ -89,7 +89,7 @@ void CheckStart(int directory, const DescriptorPlace& place, const std::string& 
           path);
 }
 
-/// Looks at a descriptor of a process without opening it.
+/// Inspects a descriptor of a process without opening it.
 ScopedFd Look(const DescriptorPlace& place, const std::string& what) {
   const std::string path = "/proc/" + std::to_string(place.pid) + "/fd/" + std::to_string(place.descriptor);
   if (place.pid == 0 || place.pid > INT_MAX) Refuse(what, "there is no process " + std::to_string(place.pid), "pid");
@@ -99,7 +99,7 @@ ScopedFd Look(const DescriptorPlace& place, const std::string& what) {
   if (!proc || ::fstatfs(proc.get(), &volume) != 0 || volume.f_type != PROC_SUPER_MAGIC) {
     Refuse(what, "/proc is no proc file system", "pid");
   }
-  // The numbers of another namespace's processes mean others here, and /proc may show yet another namespace.
+  // In another namespace the numbers mean other processes, and /proc may be that of a third namespace.
   if (LinkText(proc.get(), "self") != std::to_string(::getpid())) Refuse(what, "/proc is that of another PID namespace", "pid");
   const std::string own = LinkText(proc.get(), "self/ns/pid");
   if (own != "pid:[" + place.pid_namespace + "]") {
@@ -127,7 +127,7 @@ const char* TypeName(mode_t mode) {
   return "no regular file";
 }
 
-/// What may be mapped at all.
+/// Checks that the object may be mapped at all.
 void CheckKind(int fd, const Identity& found, bool by_name, const std::string& what, const std::string& path) {
   const auto refuse = [&](const std::string& why, const char* field) {
     throw Error(code::kMemoryRefused, what + ": " + path + " " + why).WithFile(path).WithField(field);
@@ -144,7 +144,7 @@ void CheckKind(int fd, const Identity& found, bool by_name, const std::string& w
   }
 }
 
-/// What was offered.
+/// Checks that it is the offered object.
 void CheckOffered(const Identity& found, const ForeignIdentity& offered, const std::string& what, const std::string& path) {
   if (found.device != offered.device || found.inode != offered.inode) {
     Changed(what,
@@ -160,8 +160,7 @@ void CheckOffered(const Identity& found, const ForeignIdentity& offered, const s
   }
 }
 
-/// What to call an object that was found by a descriptor's number: the file's own path where it has one, which tells a reader
-/// more.
+/// Name for an object that was found by a descriptor number: the file's own path if it has one, which is more informative.
 std::string NameOf(int seen, const std::string& path) {
   static const std::string shm = "/dev/shm/", removed = " (deleted)";
   std::string name = LinkText(AT_FDCWD, ("/proc/self/fd/" + std::to_string(seen)).c_str());
@@ -172,7 +171,7 @@ std::string NameOf(int seen, const std::string& path) {
   return name;
 }
 
-/// Opens the very object that was looked at, whatever its path means by now.
+/// Opens exactly the inspected object, whatever its path means by now.
 ScopedFd Reopen(int seen, bool writable, const std::string& what, const std::string& path) {
   const std::string again = "/proc/self/fd/" + std::to_string(seen);
   ScopedFd fd(::open(again.c_str(), (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK));
@@ -202,7 +201,7 @@ std::shared_ptr<Mapping> OpenForeign(const ForeignPlace& place, const ForeignIde
   if (found.bytes == 0) Refuse(what, path + " is empty", "bytes");
   auto mapping = Mapping::Opened(Mapping::Kind::kFile, path, Reopen(seen.get(), writable, what, path),
                                  writable ? Mapping::Access::kWrite : Mapping::Access::kRead);
-  // It may have been cut short in between.
+  // It may have been truncated in between.
   CheckOffered(*mapping->identity(), offered, what, path);
   if (offered.modified) mapping->MustStay();
   return mapping;

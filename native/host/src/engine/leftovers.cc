@@ -23,8 +23,8 @@ struct CloseDirectory {
 std::optional<bool> InUse(const std::string& path) {
   const ScopedFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!file) return std::nullopt;
-  // A write lease is given to the only one that has a file open, and mappings hold it open (fcntl(2)): unlike process ids, this
-  // is the same in all namespaces.
+  // The kernel grants a write lease only if no one else has the file open, and mappings hold it open (fcntl(2)): unlike process
+  // ids, this works across namespaces.
   if (::fcntl(file.get(), F_SETLEASE, F_WRLCK) == 0) {
     ::fcntl(file.get(), F_SETLEASE, F_UNLCK);
     return false;

@@ -10,7 +10,7 @@
 namespace ckpt::host {
 namespace {
 
-/// Fills in every function from `library`. @returns the name of the first that it does not have.
+/// Fills in every function from `library`. @returns the name of the first missing one.
 const char* Resolve(void* library, Libcrypto& table) {
   const auto find = [library](const char* name, auto& function) {
     function = reinterpret_cast<std::decay_t<decltype(function)>>(dlsym(library, name));
@@ -44,7 +44,7 @@ Loaded Load() {
   Loaded loaded;
   const char* missing = Resolve(RTLD_DEFAULT, loaded.table);
   if (missing == nullptr) return loaded;
-  // Stays open: who uses it may do so until the process ends.
+  // Stays open: it may be used until the process ends.
   void* const library = dlopen("libcrypto.so.3", RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* const why = dlerror();

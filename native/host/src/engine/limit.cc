@@ -15,10 +15,10 @@
 namespace ckpt::host {
 namespace {
 
-/// An exbibyte. Version 1 writes 2^63 less a page where there is no limit, and some tools write other large numbers.
+/// An exbibyte. Version 1 reports 2^63 minus a page if there is no limit, and some tools write other large numbers.
 constexpr std::uint64_t kBeyondAnyMachine = std::uint64_t{1} << 60;
 
-/// What a text that was read as a number means; limits that no machine reaches are none.
+/// Interprets a text that was read as a number; limits that no machine reaches count as none.
 std::uint64_t ToNumber(const std::string& word) {
   if (word.empty() || word[0] < '0' || word[0] > '9') return Limit::kNone;
   errno = 0;
@@ -54,7 +54,7 @@ std::string SizeText(std::uint64_t bytes) {
   if (bytes < 1024) return std::to_string(bytes) + (bytes == 1 ? " byte" : " bytes");
   double value = static_cast<double>(bytes);
   std::size_t unit = 0;
-  // 1023.95 would be written as 1024.0.
+  // 1023.95 would be printed as 1024.0.
   while (value >= 1023.95 && unit + 1 < std::size(kUnits)) {
     value /= 1024;
     unit++;

@@ -16,10 +16,10 @@
 namespace ckpt::host {
 namespace {
 
-// More than a process may have mappings (vm.max_map_count is 65,530); only slots in use cost memory.
+// More than the number of mappings that a process may have (vm.max_map_count is 65,530); only used slots cost memory.
 constexpr int kSlots = 1 << 16;
 
-/// Read by the signal handler, so nothing here is behind a lock. A slot with end 0 is free.
+/// Read by the signal handler, so nothing here is protected by a lock. A slot with end 0 is free.
 struct Slot {
   std::atomic<std::uintptr_t> start{0};
   std::atomic<std::uintptr_t> end{0};
@@ -33,19 +33,19 @@ std::mutex taking;
 struct sigaction previous{};
 std::uintptr_t page_bytes = 4096;
 
-/// What happened before this library was there.
+/// The signal handling from before this library was loaded.
 void PassOn(int number, siginfo_t* info, void* context) {
   if ((previous.sa_flags & SA_SIGINFO) != 0 && previous.sa_sigaction != nullptr) {
     previous.sa_sigaction(number, info, context);
   } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN && previous.sa_handler != nullptr) {
     previous.sa_handler(number);
   } else {
-    // The instruction is run again and ends the process, as it would have.
+    // The instruction runs again and ends the process, as it would have without this library.
     ::signal(SIGBUS, SIG_DFL);
   }
 }
 
-/// Only calls that are safe in a signal handler.
+/// Uses only calls that are safe in a signal handler.
 void OnBus(int number, siginfo_t* info, void* context) {
   const int error = errno;
   const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);
@@ -56,7 +56,7 @@ void OnBus(int number, siginfo_t* info, void* context) {
     if (end == 0 || address < start || address >= end) continue;
     const std::uintptr_t page = address / page_bytes * page_bytes;
     slots[i].lost.store(true);
-    // Everything behind a page that is gone is gone too, or is looked at again with lost() set.
+    // Everything after a missing page is missing too, or is checked again with lost() set.
     if (::mmap(reinterpret_cast<void*>(page), end - page, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
       break;

@@ -28,8 +28,8 @@ std::string CheckName(const std::string& name) {
   return "/" + name;
 }
 
-/// mmap at a place where memory of 2 MiB and more can have huge pages: room for one too many is taken first, and what is over
-/// given back.
+/// mmap at an address at which memory of 2 MiB and more can have huge pages: reserves one huge page more than needed and unmaps
+/// the excess.
 void* MapAligned(std::size_t bytes, int protection, int flags, int fd) {
   if (bytes < Mapping::kHugePageBytes || bytes > std::numeric_limits<std::size_t>::max() / 2) {
     return ::mmap(nullptr, bytes, protection, flags, fd, 0);
@@ -69,8 +69,8 @@ std::string VolumeText(const struct statvfs& volume) {
          " of it free";
 }
 
-/// A new file of `bytes` bytes in memory that no directory lists. Where a system call filter or an old kernel has no
-/// memfd_create, one in /dev/shm whose name never was. @throws Error OUT_OF_MEMORY, NATIVE_FAILURE.
+/// A new file of `bytes` bytes in memory that no directory lists. If a system call filter or an old kernel does not provide
+/// memfd_create, a file in /dev/shm that never had a name. @throws Error OUT_OF_MEMORY, NATIVE_FAILURE.
 ScopedFd NamelessFile(std::size_t bytes) {
   ScopedFd fd(::memfd_create("ckpt", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   int number = fd ? 0 : errno;
@@ -84,13 +84,13 @@ ScopedFd NamelessFile(std::size_t bytes) {
   if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
     throw Error::System(code::kOutOfMemory, "cannot size shareable memory to " + std::to_string(bytes) + " bytes", errno);
   }
-  // Unlike a memfd, /dev/shm has a size of its own; a write to a page that it cannot give would kill the process.
+  // Unlike a memfd, /dev/shm has its own size limit; a write to a page that it cannot provide would kill the process.
   if (refused && (number = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(bytes))) != 0) {
     struct statvfs volume{};
     const std::string size = ::fstatvfs(fd.get(), &volume) == 0 ? ": " + VolumeText(volume) : "";
     throw Error::System(code::kOutOfMemory, "cannot take " + std::to_string(bytes) + " bytes of /dev/shm" + size, number);
   }
-  // Other processes map it: none of them may cut it short under the rest.
+  // Other processes map it: none of them may truncate it while the others use it.
   ::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   return fd;
 }
@@ -158,7 +158,7 @@ std::shared_ptr<Mapping> Mapping::CreateShared(const std::string& name, std::siz
 }
 
 std::shared_ptr<Mapping> Mapping::File(const std::string& path, bool writable) {
-  // Not waiting for the other end of a pipe, which is refused below.
+  // Does not wait for the other end of a pipe, which is refused below.
   const int how = O_CLOEXEC | O_NONBLOCK;
   ScopedFd fd(::open(path.c_str(), O_RDONLY | how));
   if (!fd) throw Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", errno).WithFile(path);
@@ -167,7 +167,7 @@ std::shared_ptr<Mapping> Mapping::File(const std::string& path, bool writable) {
   if (identity.bytes == 0) throw Error(code::kCheckpointUnreadable, "'" + path + "' is empty").WithFile(path);
   bool shared = false;
   if (writable) {
-    // The very file that was looked at, whatever the path means by now.
+    // Exactly the inspected file, whatever the path means by now.
     ScopedFd again(::open(("/proc/self/fd/" + std::to_string(fd.get())).c_str(), O_RDWR | how));
     shared = static_cast<bool>(again);
     if (shared) fd = std::move(again);
@@ -196,7 +196,8 @@ void Mapping::CheckIntact() const {
   const Identity now = IdentityOf(fd_.get(), path);
   if (now.bytes < size()) changed("has " + std::to_string(now.bytes) + " bytes now, not " + std::to_string(size()));
   if (!must_stay_) return;
-  // A file that was removed or replaced under its name is mapped here as it was; its time of change says no more then.
+  // The mapping of a file that was removed or replaced under its name is unchanged; its time of change is not meaningful any
+  // more.
   const bool touched = now.changed != identity_->changed && now.links == identity_->links;
   if (now.modified != identity_->modified || touched) changed("was written to after it was mapped");
 }

@@ -1,4 +1,4 @@
-// The part of Mapping that deals with its pages: making them be there, and stay there.
+// The part of Mapping that handles its pages: allocating them and keeping them in memory.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -27,7 +27,7 @@
 namespace ckpt::host {
 namespace {
 
-// Small enough that a cancellation is noticed soon on memory that is slow to come.
+// Small enough that a cancellation is noticed soon on memory that is allocated slowly.
 constexpr std::size_t kSlice = std::size_t{32} << 20;
 
 std::size_t PageBytes() {
@@ -35,13 +35,13 @@ std::size_t PageBytes() {
   return bytes;
 }
 
-/// Populates by the kernel's own call; false where the kernel does not know it. @throws Error OUT_OF_MEMORY.
+/// Populates with the kernel's own call; false if the kernel does not have it. @throws Error OUT_OF_MEMORY.
 bool PopulateWrite(std::byte* data, std::size_t bytes) {
   while (::madvise(data, bytes, MADV_POPULATE_WRITE) != 0) {
     const int number = errno;
     if (number == EINTR || number == EAGAIN) continue;
     if (number == EINVAL || number == ENOSYS) return false;
-    // EFAULT stands for the SIGBUS that a write would have got: the file system is full.
+    // EFAULT takes the place of the SIGBUS that a write would have caused: the file system is full.
     throw Error::System(code::kOutOfMemory, "cannot populate memory", number == EFAULT ? ENOSPC : number);
   }
   return true;
@@ -49,12 +49,12 @@ bool PopulateWrite(std::byte* data, std::size_t bytes) {
 
 void TouchPages(std::byte* data, std::size_t bytes) {
   for (std::size_t at = 0; at < bytes; at += PageBytes()) {
-    // An atomic addition of nothing is a write that loses nothing that another process may be writing there.
+    // Atomically adding zero is a write that does not overwrite concurrent writes of other processes.
     __atomic_fetch_add(reinterpret_cast<unsigned char*>(data + at), 0, __ATOMIC_RELAXED);
   }
 }
 
-/// Raises the limits of lockable memory as far as we may.
+/// Raises the limits of lockable memory as far as permitted.
 void RaiseLockLimit() {
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   if (::setrlimit(RLIMIT_MEMLOCK, &unlimited) == 0) return;
@@ -72,7 +72,7 @@ std::string LockLimitText() {
   return " (RLIMIT_MEMLOCK, Max locked memory in /proc/self/limits, is " + SizeText(limit.rlim_cur) + used + ")";
 }
 
-/// Locking "on fault" takes one call and faults nothing in, so memory that a read will fill is never touched twice.
+/// Locking "on fault" takes one call and does not fault pages in, so memory that a read will fill is never touched twice.
 bool LockOnFault(const std::byte* data, std::size_t bytes) {
   if (::mlock2(data, bytes, MLOCK_ONFAULT) == 0) return true;
   return (errno == ENOSYS || errno == EINVAL) && ::mlock(data, bytes) == 0;
@@ -95,8 +95,7 @@ void Mapping::FormHugePages(std::size_t offset, std::size_t bytes) {
   for (std::size_t i = offset / kHugePageBytes; i < last; i++) {
     if (formed_[i].exchange(true)) continue;
     std::byte* start = data() + i * kHugePageBytes;
-    // The kernel makes a huge page around pages that are there; one is enough. A refusal leaves small pages, which work as
-    // well.
+    // The kernel forms a huge page from existing pages; one is enough. If it refuses, the pages stay small, which also works.
     if (!PopulateWrite(start, PageBytes())) return;
     ::madvise(start, kHugePageBytes, MADV_COLLAPSE);
   }
@@ -104,7 +103,7 @@ void Mapping::FormHugePages(std::size_t offset, std::size_t bytes) {
 
 void Mapping::Populate(WorkerPool& pool, unsigned threads, const Cancellation& cancellation) {
   const bool by_kernel = PopulateWrite(data(), std::min(size(), PageBytes()));
-  // Touching a page that a full /dev/shm cannot give would kill the process.
+  // Accessing a page that a full /dev/shm cannot provide would kill the process.
   if (!by_kernel && kind_ == Kind::kShared) Reserve(cancellation);
   const std::size_t slices = (size() + kSlice - 1) / kSlice;
   ParallelFor::Run(pool, threads, slices, cancellation, [&](std::size_t slice) {

@@ -9,7 +9,7 @@
 namespace ckpt::host {
 namespace {
 
-/// What a group uses, without the page cache that the kernel can drop at once. kNone where that is not known.
+/// Memory use of a group, without the page cache that the kernel can drop immediately. kNone if unknown.
 std::uint64_t UsedIn(const std::string& directory, const char* usage, const char* droppable) {
   const std::uint64_t used = NumberIn(directory + usage);
   if (used == Limit::kNone) return used;
@@ -37,7 +37,7 @@ void AddVersion1(std::vector<Limit>& limits, const std::string& root, const std:
   Add(limits, file, "", NumberIn(root + file), used);
 }
 
-/// What groups above the topmost one that can be seen allow; their usage is not known, that of the topmost is part of it.
+/// Limits of groups above the topmost visible one; their usage is unknown, but includes that of the topmost one.
 void AddHidden(std::vector<Limit>& limits, const std::string& root, const std::string& topmost) {
   const std::string file = topmost + "/memory.stat";
   const std::uint64_t bytes = FieldIn(root + file, "hierarchical_memory_limit");
@@ -55,7 +55,7 @@ void AddGroup(std::vector<Limit>& limits, const std::string& root, const Control
       AddVersion2(found, root, directory);
       continue;
     }
-    // Without use_hierarchy a group's memory does not count in those above it.
+    // Without use_hierarchy a group's memory is not counted in its ancestors.
     if (directory != group.directory && NumberIn(root + directory + "/memory.use_hierarchy") == 0) break;
     AddVersion1(found, root, directory);
     topmost = directory;

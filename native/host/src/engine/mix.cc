@@ -7,12 +7,12 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "words are little-endia
 namespace ckpt::host {
 namespace {
 
-// The loops below are written once and compiled per instruction set: inlined into a function with a target, the compiler turns
-// them into that target's vectors (AVX-512DQ has a 64-bit multiplication, AVX2 makes one of three 32-bit ones). Dispatch is by
-// hand and not by target_clones, whose resolvers run before the sanitizers are set up.
+// The loops below are written once and compiled for each instruction set: inlined into a function with a target, the compiler
+// uses that target's vectors (AVX-512DQ has a 64-bit multiplication, AVX2 composes one of three 32-bit ones). Dispatch is
+// explicit and does not use target_clones, whose resolvers run before the sanitizers are set up.
 
-/// Words that are summed between two requests for what comes later, and how much later that is. The processor's own requests
-/// end at each page; with these, sums of memory that is in no cache were a third faster.
+/// Number of words that are summed between two prefetches, and the prefetch distance. The processor's own prefetches end at
+/// each page; with these, sums of uncached memory were a third faster.
 constexpr std::size_t kBlockWords = 64;
 constexpr std::size_t kAheadBytes = 2048;
 constexpr std::size_t kLineBytes = 64;
@@ -22,7 +22,7 @@ __attribute__((always_inline)) inline std::uint64_t SumLoop(const std::byte* dat
   std::uint64_t key = first * kGolden;
   std::size_t i = 0;
   for (; i + kBlockWords <= words; i += kBlockWords, key += kBlockWords * kGolden) {
-    // Never past the end: that may be the end of the memory, whose neighbours are nobody's business.
+    // Never beyond the end: it may be the end of the memory, and what follows must not be accessed.
     if ((i + kBlockWords) * 8 + kAheadBytes <= words * 8) {
       for (std::size_t line = 0; line < kBlockWords * 8; line += kLineBytes)
         __builtin_prefetch(data + i * 8 + kAheadBytes + line);

@@ -18,7 +18,7 @@
 namespace ckpt::host {
 namespace {
 
-// Of linux/openat2.h, which older systems that addons are built on do not have.
+// From linux/openat2.h, which is missing on older systems that addons are built on.
 struct OpenHow {
   std::uint64_t flags;
   std::uint64_t mode;
@@ -28,7 +28,7 @@ constexpr std::uint64_t kNoMagicLinks = 0x02;
 constexpr std::uint64_t kNoSymlinks = 0x04;
 constexpr std::uint64_t kBeneath = 0x08;
 
-// Not waiting for the other end of a pipe, which is refused.
+// Does not wait for the other end of a pipe, which is refused.
 constexpr int kReadFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
 std::uint64_t Nanoseconds(const struct timespec& time) {
@@ -55,19 +55,19 @@ void CheckRegular(int fd, const std::string& path, struct stat& status) {
   }
 }
 
-/// What openat2 opens; an empty one with errno where the kernel, or a sandbox around the process, has no such call.
+/// The result of openat2; empty with errno set if the kernel, or a sandbox around the process, does not have this call.
 ScopedFd ByOneCall(int directory, const std::string& path) {
   OpenHow how{};
   how.flags = static_cast<std::uint64_t>(kReadFlags);
   how.resolve = kBeneath | kNoSymlinks | kNoMagicLinks;
   for (int tries = 0;; tries++) {
     const long fd = ::syscall(SYS_openat2, directory, path.c_str(), &how, sizeof how);
-    // A rename elsewhere in the tree meanwhile makes the kernel ask for a repetition.
+    // A concurrent rename elsewhere in the tree makes the kernel ask for a retry.
     if (fd >= 0 || (errno != EAGAIN && errno != EINTR) || tries == 100) return ScopedFd(static_cast<int>(fd));
   }
 }
 
-/// The same directory by directory; each is opened in the one before, by its plain name, and only if it is no link.
+/// The same, directory by directory: each is opened in the previous one by its plain name, and only if it is not a link.
 ScopedFd BySteps(int directory, const std::string& path) {
   ScopedFd held;
   int at = directory;
@@ -77,7 +77,7 @@ ScopedFd BySteps(int directory, const std::string& path) {
     const int flags = end == std::string::npos ? kReadFlags : O_PATH | O_DIRECTORY | O_CLOEXEC;
     ScopedFd next(::openat(at, name.c_str(), flags | O_NOFOLLOW));
     if (!next) {
-      // O_DIRECTORY finds a link to be no directory.
+      // With O_DIRECTORY a link counts as not a directory.
       struct stat status{};
       const int number = errno;
       const bool link =
@@ -92,7 +92,7 @@ ScopedFd BySteps(int directory, const std::string& path) {
   }
 }
 
-/// True for names with one slash between them, none of them "." or "..".
+/// True for names separated by single slashes, none of them "." or "..".
 bool IsPlain(const std::string& path) {
   for (std::size_t begin = 0; begin <= path.size();) {
     const std::size_t end = std::min(path.find('/', begin), path.size());
@@ -127,7 +127,7 @@ ScopedFd OpenBeneath(int directory, const std::string& path, bool steps) {
   ScopedFd fd;
   if (!steps) {
     fd = ByOneCall(directory, path);
-    // EPERM: container runtimes' older filters answer so to calls that they do not know.
+    // EPERM: older filters of container runtimes answer unknown calls this way.
     steps = !fd && (errno == ENOSYS || errno == EPERM || errno == E2BIG || errno == EINVAL);
   }
   if (steps) fd = BySteps(directory, path);

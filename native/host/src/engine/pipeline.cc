@@ -12,7 +12,7 @@
 namespace ckpt::host {
 namespace {
 
-// How much is copied between two looks at the stop flag.
+// How much is copied between two checks of the stop flag.
 constexpr std::uint64_t kPieceBytes = 256 << 10;
 
 }  // namespace
@@ -73,7 +73,7 @@ void Pipeline::Fail(PipelineFailure failure) {
   failure_ = std::move(failure);
   stopped_.store(true);
   arrivals_.Wake();
-  // Own threads may sleep on a peer's counters; a sleep that only begins now ends by itself within a slice.
+  // Own threads may sleep on a peer's counters; a sleep that begins only now ends by itself within a slice.
   for (const auto& ring : prepared_.spec.rings) {
     for (auto* counter :
          {&ring.control->generation, &ring.control->produced, &ring.control->received, &ring.control->released}) {
@@ -105,7 +105,7 @@ void Pipeline::RunLead() {
   if (events_.on_drained) events_.on_drained();
 }
 
-// Nobody leaves a run that goes well before every worker has released everything: from then on no ring of the group is read.
+// No member leaves a successful run before every worker has released everything: from then on no ring of the group is read.
 void Pipeline::AwaitEnd() {
   const auto count = prepared_.spec.buckets.size();
   const auto last = static_cast<std::uint32_t>(count == 0 ? 0 : count - 1);
@@ -136,7 +136,7 @@ void Pipeline::RunWritable() {
 }
 
 void Pipeline::RunBroadcast() {
-  // Everybody has mapped every ring before anybody can finish (and remove its ring's name).
+  // Every member has mapped every ring before any can finish (and remove its ring's name).
   std::uint64_t seen = 0;
   for (std::uint32_t member = 0; member < prepared_.spec.rings.size(); ++member) {
     if (!Await(Stage::kBroadcast, {WaitKind::kStarted, member, 0}, 1, seen)) return;
@@ -153,8 +153,8 @@ bool Pipeline::Await(Stage stage, const WaitFor& what, std::uint64_t need, std::
   return !stopped_.load();
 }
 
-// The bytes of `bucket` in the own ring are free when the own worker is done with what lay there, and when the peers have
-// fetched it.
+// The bytes of `bucket` in the own ring are free when the own worker has finished with their previous contents, and the peers
+// have read them.
 bool Pipeline::AwaitWritable(Stage stage, std::uint32_t bucket) {
   const auto& needs = prepared_.buckets[bucket];
   const auto position = prepared_.spec.position;
@@ -231,7 +231,7 @@ bool Pipeline::Fetch(std::uint32_t index) {
     done += copied;
     if (stopped_.load()) return false;
   }
-  // An owner that gave up may have let a later run write to its ring while it was read here.
+  // An owner that aborted may have let a later run write to its ring while it was read here.
   if (auto failure = waits_.CheckPeers()) {
     Fail(std::move(*failure));
     return false;
@@ -240,7 +240,7 @@ bool Pipeline::Fetch(std::uint32_t index) {
   return true;
 }
 
-// Returns the bytes copied, fewer when the run is stopped on the way.
+// Returns the bytes copied; fewer if the run is stopped meanwhile.
 std::uint64_t Pipeline::CopyPieces(std::byte* target, const std::byte* source, std::uint64_t bytes) const {
   std::uint64_t done = 0;
   while (done < bytes && !stopped_.load()) {

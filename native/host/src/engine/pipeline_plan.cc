@@ -99,11 +99,11 @@ void SortCopies(PipelineSpec& spec) {
   }
 }
 
-/// Whether the rings are too large for the last-level cache, so that stores should go past it.
+/// Whether the rings are too large for the last-level cache, so that stores should bypass it.
 ///
-/// Measured on 2 cores with 32 MiB of L3, 2 members, 1 GiB moved, median of 32 runs beside other work: rings of 12 MiB each,
-/// which stay in the cache from H2D to the reload, 30-40 GB/s through the caches and 27 past them; rings of 384 MiB 12-14 and
-/// 26 GB/s. To go past the caches in H2D alone was slower than either. In between (48 MiB each) both were equal.
+/// Measured on 2 cores with 32 MiB of L3, 2 members, 1 GiB moved, median of 32 runs next to other work: rings of 12 MiB each,
+/// which stay in the cache from H2D to the reload, 30-40 GB/s through the caches and 27 bypassing them; rings of 384 MiB 12-14
+/// and 26 GB/s. Bypassing the caches only in H2D was slower than either. In between (48 MiB each) both were equal.
 bool ExceedCache(const PipelineSpec& spec) {
   const long reported = sysconf(_SC_LEVEL3_CACHE_SIZE);
   const std::uint64_t cache = reported > 0 ? static_cast<std::uint64_t>(reported) : std::uint64_t{32} << 20;
@@ -123,7 +123,7 @@ PreparedPipeline PreparePipeline(PipelineSpec spec) {
   PreparedPipeline prepared;
   prepared.buckets.resize(spec.buckets.size());
   std::vector<std::uint64_t> produced(spec.rings.size(), 0);
-  // own_up_to[b]: number of the last own bucket among 0 … b - 1, plus one; 0 when there is none.
+  // own_up_to[b]: index of the last own bucket among 0 … b - 1, plus one; 0 if there is none.
   std::vector<std::uint64_t> own_up_to(spec.buckets.size() + 1, 0);
   for (std::size_t b = 0; b < spec.buckets.size(); ++b) {
     const auto& bucket = spec.buckets[b];
@@ -131,7 +131,7 @@ PreparedPipeline PreparePipeline(PipelineSpec spec) {
     out.produced_before = produced[bucket.owner];
     produced[bucket.owner] += bucket.bytes;
     out.released_before = spec.serial ? b : static_cast<std::uint64_t>(bucket.after + 1);
-    // Peers read nothing but this member's own buckets from its ring, so only those hold it up.
+    // Peers read only this member's own buckets from its ring, so only those delay it.
     out.received_before = own_up_to[out.released_before];
     const bool own = bucket.owner == spec.position;
     own_up_to[b + 1] = own ? b + 1 : own_up_to[b];

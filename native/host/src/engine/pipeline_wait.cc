@@ -8,7 +8,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long a wait sleeps at most before it looks at aborts of members it does not wait for: 50 wake-ups a second and thread.
+// How long a wait sleeps at most before it checks for aborts of other members: 50 wake-ups per second and thread.
 constexpr std::chrono::milliseconds kSlice{20};
 
 std::uint64_t Pack(const WaitFor& what) {
@@ -56,7 +56,7 @@ std::string Describe(const WaitFor& what) {
 
 const char* NameOf(Stage stage) { return stage == Stage::kH2d ? "H2D" : "broadcast"; }
 
-/// Says in the control page what a stage waits for, while it does.
+/// Publishes in the control page what a stage waits for, while it waits.
 class PublishedWait {
  public:
   PublishedWait(RingWaiting& slot, const WaitFor& what, std::uint64_t need) : slot_(slot) {
@@ -77,10 +77,11 @@ std::uint64_t PipelineWaits::Read(const WaitFor& what) const noexcept {
   auto& ring = Control(what.member);
   const auto generation = ring.generation.value.load();
   const bool started = generation == pipeline_.spec.generation;
-  // At the end nobody leaves before all are there, so whoever left was; its counters are those of another run by now.
+  // At the end no member leaves before all have arrived, so a member that has left had arrived; its counters belong to another
+  // run by now.
   if (what.kind == WaitKind::kFinished && generation > pipeline_.spec.generation) return pipeline_.spec.buckets.size();
   if (what.kind == WaitKind::kStarted) return started ? 1 : 0;
-  // Counters of an earlier run mean nothing; those of a member that has started were reset before it said so.
+  // Counters of an earlier run are meaningless; a member resets them before it announces its start.
   return started ? CounterOf(ring, what.kind).value.load() : 0;
 }
 
@@ -115,7 +116,7 @@ std::optional<PipelineFailure> PipelineWaits::Await(Stage stage, const WaitFor& 
   seen = Read(what);
   if (seen >= need) return std::nullopt;
 
-  // A member that has not started wakes nobody on its other counters.
+  // A member that has not started does not wake anyone through its other counters.
   if (what.kind != WaitKind::kStarted && what.kind != WaitKind::kFinished) {
     std::uint64_t started = 0;
     if (auto failure = Await(stage, {WaitKind::kStarted, what.member, what.bucket}, 1, started)) return failure;
@@ -145,7 +146,7 @@ std::optional<PipelineFailure> PipelineWaits::AwaitArrival(Arrivals& arrivals, s
   const auto& spec = pipeline_.spec;
   const std::chrono::milliseconds timeout(spec.timeout_ms);
   const WaitFor what{WaitKind::kArrival, spec.position, bucket};
-  // No counter of the ring stands for it: it looks unfinished to the others until it is over.
+  // No counter of the ring represents it: to the others it looks unfinished until it ends.
   constexpr auto kNever = std::numeric_limits<std::uint64_t>::max();
   const PublishedWait published(Control(spec.position).waiting[static_cast<std::uint32_t>(Stage::kH2d)], what, kNever);
   const auto begin = Clock::now();
@@ -160,8 +161,8 @@ std::optional<PipelineFailure> PipelineWaits::AwaitArrival(Arrivals& arrivals, s
   return std::nullopt;
 }
 
-// Follows from member to member who waits for whom. The one at the end, who waits for nobody or for what is already there, is
-// the one that holds everybody up.
+// Follows the chain of waiting members. The one at the end, which waits for no member or for something that is already
+// complete, delays all others.
 PipelineFailure PipelineWaits::TimedOut(Stage stage, const WaitFor& what, std::uint64_t need) const {
   const auto& spec = pipeline_.spec;
   const auto awaited = Describe(what);
@@ -174,7 +175,7 @@ PipelineFailure PipelineWaits::TimedOut(Stage stage, const WaitFor& what, std::u
     const auto received = ring.received.value.load();
     if (current.kind == WaitKind::kReleased || current.kind == WaitKind::kFinished) {
       if (ring.released.value.load() < received || received >= spec.buckets.size()) break;
-      // Its worker has released all that it was given: it is the next bucket that does not come.
+      // Its worker has released everything it was given: the next bucket is missing.
       current = {WaitKind::kReceived, current.member, static_cast<std::uint32_t>(received)};
     }
     auto its_stage = Stage::kH2d;

@@ -19,10 +19,10 @@ namespace ckpt::host {
 namespace {
 
 constexpr std::uint64_t kLargestSlice = std::uint64_t{8} << 20;
-/// What is read at a time where it is summed afterwards: it is in the core's second-level cache then.
+/// Amount read at a time if it is summed afterwards: it is in the core's second-level cache then.
 constexpr std::uint64_t kDigestedPiece = std::uint64_t{512} << 10;
 
-/// Counts bytes on many threads and reports now and then.
+/// Counts bytes on many threads and reports from time to time.
 class Progress {
  public:
   explicit Progress(const std::function<void(std::uint64_t)>& report) : report_(report) {}
@@ -48,7 +48,7 @@ Error Short(const std::string& path, std::uint64_t wanted, std::uint64_t size) {
       .WithFile(path);
 }
 
-/// Most files that stay open for the whole of one call; others are opened for every slice.
+/// Maximum of files that stay open for a whole call; others are opened for every slice.
 constexpr std::size_t kKeptOpen = 8;
 
 /// The files of one call, of which `wanted` bytes will be read.

@@ -10,7 +10,7 @@
 namespace ckpt::host {
 namespace {
 
-/// Closed keys that are told from unknown ones: 4 MiB of them.
+/// Number of closed keys that are distinguished from unknown ones: 4 MiB of them.
 constexpr std::size_t kRemembered = std::size_t{1} << 16;
 
 }  // namespace

@@ -12,7 +12,7 @@
 namespace ckpt::host {
 namespace {
 
-// Not FUTEX_PRIVATE: the words lie in memory shared between processes.
+// Not FUTEX_PRIVATE: the words are in memory shared between processes.
 long Futex(std::atomic<std::uint32_t>* word, int operation, std::uint32_t value, const timespec* timeout) noexcept {
   return syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), operation, value, timeout, nullptr, 0);
 }
@@ -20,7 +20,7 @@ long Futex(std::atomic<std::uint32_t>* word, int operation, std::uint32_t value,
 }  // namespace
 
 void RingCounter::Publish(std::uint64_t next) noexcept {
-  // All sequentially consistent: either the waiter sees the bumped word, or its registration is seen here.
+  // All sequentially consistent: either the waiter sees the incremented word, or its registration is seen here.
   value.store(next);
   changes.fetch_add(1);
   if (waiters.load() != 0) Futex(&changes, FUTEX_WAKE, INT_MAX, nullptr);

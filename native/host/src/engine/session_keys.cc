@@ -15,10 +15,10 @@ namespace {
 constexpr int kGetTag = 0x10;
 constexpr int kSetTag = 0x11;
 
-/// What is asked for ahead of the cipher.
+/// Prefetch distance ahead of the cipher.
 constexpr std::size_t kAheadBytes = 2048;
-/// What is authenticated at once. From OpenSSL 3.1 on a call prepares the wide instructions of recent processors, which pays
-/// for itself over more bytes.
+/// Bytes that are authenticated at once. Since OpenSSL 3.1 each call sets up the wide instructions of recent processors, which
+/// pays off for more bytes.
 std::size_t StepBytes() {
   constexpr unsigned long kWide = 0x30100000;
   static const std::size_t bytes = Libcrypto::Get().OpenSSL_version_num() >= kWide ? 8192 : 2048;
@@ -35,7 +35,7 @@ Sha256Digest HmacSha256(std::string_view key, std::string_view message) {
   const auto& crypto = Libcrypto::Get();
   Sha256Digest digest;
   unsigned bytes = digest.size();
-  // An empty key must not be null: that would mean the key of the call before.
+  // An empty key must not be null: that would mean the key of the previous call.
   const void* const begin = key.empty() ? "" : key.data();
   Require(crypto.HMAC(crypto.EVP_sha256(), begin, static_cast<int>(key.size()),
                       reinterpret_cast<const Libcrypto::Bytes*>(message.data()), message.size(), digest.data(),
@@ -87,7 +87,7 @@ bool RecordCipher::Open(std::uint8_t* record, std::size_t bytes, const std::uint
 }
 
 void RecordCipher::Begin(bool sending) {
-  // Numbers never come back: 2^64 records do not pass in a connection's life.
+  // Numbers are never reused: a connection never has 2^64 records.
   auto nonce = key_.nonce;
   for (std::size_t i = 0; i < sizeof number_; ++i) nonce[nonce.size() - 1 - i] ^= static_cast<std::uint8_t>(number_ >> (8 * i));
   ++number_;

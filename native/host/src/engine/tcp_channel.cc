@@ -6,17 +6,17 @@
 namespace ckpt::host {
 namespace {
 
-/// Cuts parts into records, in either direction.
+/// Splits parts into records, in either direction.
 class Records {
  public:
   explicit Records(const std::vector<iovec>& parts) : parts_(parts) {
     for (const auto& part : parts) left_ += part.iov_len;
   }
 
-  /// Bytes of the records that are still to come.
+  /// Bytes of the remaining records.
   std::size_t left() const { return left_; }
 
-  /// Where the next record's bytes are.
+  /// Location of the next record's bytes.
   std::vector<iovec> Next() {
     std::vector<iovec> pieces;
     for (auto bytes = std::min(left_, kRecordBytes); bytes > 0;) {

@@ -18,8 +18,8 @@ std::string_view BytesOf(const Value& value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
-/// What both sides derive from the secret and the two hellos as each of them saw these: who changed one on its way changed
-/// every proof and key, so that nobody between the two chooses their protection.
+/// What both sides derive from the secret and the two hellos as each of them saw these. A change in transit changes every proof
+/// and key, so that no one between the two can choose their protection.
 class Agreement {
  public:
   Agreement(const std::string& secret, const ClientHello& client, const ServerHello& server)

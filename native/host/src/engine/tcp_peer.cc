@@ -9,10 +9,10 @@
 namespace ckpt::host {
 namespace {
 
-/// What one request asks for, and how many of them a stream has sent ahead: 4 MiB under way keep 25 Gbit/s busy over 1 ms.
+/// Size of one request, and how many of them a stream sends ahead: 4 MiB in transit keep 25 Gbit/s busy over 1 ms.
 constexpr std::uint64_t kGroupBytes = std::uint64_t{1} << 20;
 constexpr std::size_t kAhead = 4;
-/// How long a stream whose batch was given up may stand still before the whole peer is.
+/// How long a stream whose batch was aborted may make no progress before the whole peer is given up.
 constexpr std::chrono::milliseconds kAbortPatience{1000};
 constexpr std::chrono::milliseconds kLookUp{50};
 
@@ -27,7 +27,7 @@ TcpPeer::TcpPeer(TcpPeerOptions options, const Cancellation& cancellation)
     auto stream = std::make_unique<Stream>();
     std::size_t chosen = 0;
     stream->fd = ConnectTcp(addresses, deadline, stop, chosen);
-    // The streams after the first go where that one got through.
+    // The other streams use the address that the first one reached.
     if (i == 0) addresses = {addresses[chosen]};
     ConfigureStream(stream->fd.get());
     const auto keys = GreetServer(stream->fd.get(), options.endpoint, options.secret, {options.protection, options.ciphers},
@@ -78,7 +78,7 @@ std::uint64_t TcpPeer::Read(const std::vector<TcpRead>& reads, std::chrono::mill
   return batch->bytes();
 }
 
-/// Takes a batch's requests out of the queue.
+/// Removes a batch's requests from the queue.
 void TcpPeer::Drop(const std::shared_ptr<TcpBatch>& batch) {
   std::size_t dropped = 0;
   {
@@ -115,7 +115,7 @@ void TcpPeer::Run(Stream& stream) {
       bool well = true;
       for (auto& request : taken) {
         well = well && Ask(stream, request);
-        // Also where it could not be sent: the end below settles it.
+        // Also if it could not be sent: this is handled below.
         stream.asked.push_back(std::move(request));
       }
       taken.clear();
@@ -127,14 +127,14 @@ void TcpPeer::Run(Stream& stream) {
   Lose(Error(code::kPeerLost, "the connection to endpoint " + name_ + " ended").WithPeer(name_));
   for (auto& request : taken) stream.asked.push_back(std::move(request));
   for (auto& request : stream.asked) {
-    // Null where an exception came between two moves.
+    // Null if an exception occurred between two moves.
     if (request.batch == nullptr) continue;
     request.batch->Fail(*loss_);
     request.batch->Done();
   }
 }
 
-/// Waits until the stream has something to ask for or to receive. @returns false when the peer is lost.
+/// Waits until the stream has something to request or to receive. @returns false if the peer is lost.
 bool TcpPeer::TakeWork(Stream& stream, std::vector<Request>& taken) {
   std::unique_lock<std::mutex> lock(mutex_);
   while (!loss_) {
@@ -165,7 +165,7 @@ bool TcpPeer::Ask(Stream& stream, Request& request) {
   return io == Io::kDone;
 }
 
-/// Receives the reply to the oldest request. @returns false when the connection cannot go on.
+/// Receives the reply to the oldest request. @returns false if the connection cannot continue.
 bool TcpPeer::Receive(Stream& stream) {
   const auto go_on = [&] { return MayWait(stream); };
   int number = 0;
@@ -216,7 +216,7 @@ void TcpPeer::Settle(Stream&, const Request& request, ReplyStatus status, std::u
   request.batch->Done();
 }
 
-/// Asked when a slice has passed in which nothing moved. @returns false when the peer was given up.
+/// Called after a slice without progress. @returns false if the peer was given up.
 bool TcpPeer::MayWait(const Stream& stream) {
   if (lost_.load()) return false;
   if (stream.asked.empty()) return true;

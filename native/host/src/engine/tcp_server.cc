@@ -19,12 +19,12 @@
 namespace ckpt::host {
 namespace {
 
-/// More connections than this are turned away.
+/// Connections above this number are refused.
 constexpr std::size_t kMaxConnections = 4096;
-/// Connections that have proven nothing yet; beyond, the oldest one goes when another comes. An honest peer is through in
-/// milliseconds.
+/// Maximum of connections that have not proved anything yet; above it, the oldest one is closed when another arrives. An honest
+/// peer needs milliseconds.
 constexpr std::size_t kMaxStrangers = 256;
-/// How long a reply from a region that was closed meanwhile may stand still before its connection goes.
+/// How long a reply from a region that was closed meanwhile may make no progress before its connection is closed.
 constexpr std::chrono::seconds kClosedPatience{2};
 
 /// The regions of one request, used for its lifetime.
@@ -61,7 +61,7 @@ TcpServer::TcpServer(TcpServerOptions options) : options_(std::move(options)) {
   if (options_.secret.size() < 16) {
     throw Error(code::kInvalidArgument, "the secret must have at least 16 characters").WithField("secret");
   }
-  // Where it is missing, this says so, and not the first peer's connection.
+  // If it is missing, the error occurs here, and not at the first peer's connection.
   Libcrypto::Get();
   FillSecurely(id_.data(), id_.size());
   if (options_.niceness < 0 || options_.niceness > 19) {
@@ -93,7 +93,7 @@ void TcpServer::Stop() {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (auto& connection : connections_) shutdown(connection.fd.get(), SHUT_RDWR);
   }
-  // Nobody adds or removes connections any more.
+  // No thread adds or removes connections any more.
   for (auto& connection : connections_) connection.thread.join();
   const std::lock_guard<std::mutex> lock(mutex_);
   connections_.clear();
@@ -104,7 +104,7 @@ void TcpServer::Accept() {
   std::vector<pollfd> polled{{wake_.get(), POLLIN, 0}};
   for (const auto& listener : listeners_) polled.push_back({listener.get(), POLLIN, 0});
   while (!stopping_.load()) {
-    // Now and then without a cause, to join the threads of connections that have ended.
+    // From time to time without a cause, to join the threads of ended connections.
     poll(polled.data(), polled.size(), 1000);
     for (std::size_t i = 1; i < polled.size() && !stopping_.load(); ++i) {
       if ((polled[i].revents & POLLIN) != 0) Admit(polled[i].fd);
@@ -116,7 +116,7 @@ void TcpServer::Accept() {
 void TcpServer::Admit(int listener) {
   ScopedFd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
   if (!fd) {
-    // Out of descriptors: the connection stays pending, and poll would return at once.
+    // Out of descriptors: the connection stays pending, and poll would return immediately.
     if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) std::this_thread::sleep_for(kSocketSlice);
     return;
   }
@@ -133,7 +133,7 @@ void TcpServer::Admit(int listener) {
   }
 }
 
-/// Strangers who hold connections open do not keep others out. With the lock.
+/// Strangers that hold connections open must not keep others out. Called with the lock held.
 void TcpServer::MakeRoom() {
   const auto stranger = [](const Connection& one) { return !one.known.load() && !one.over.load() && !one.dropped; };
   if (static_cast<std::size_t>(std::count_if(connections_.begin(), connections_.end(), stranger)) < kMaxStrangers) return;
@@ -156,8 +156,8 @@ void TcpServer::Reap() {
 }
 
 void TcpServer::Serve(Connection& connection) {
-  // What the owner does itself comes first: where cores are short, readers wait, and a reader's request preempts nothing. A
-  // refusal costs nothing but that. The scheduler's class first: it keeps the niceness.
+  // The owner's own work has priority: if cores are scarce, readers wait, and a reader's request preempts nothing. If the
+  // system refuses this, nothing else is lost. The scheduling class is set first: it keeps the niceness.
   const sched_param none{};
   if (options_.niceness > 0) sched_setscheduler(0, SCHED_BATCH, &none);
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), options_.niceness);
@@ -172,13 +172,13 @@ void TcpServer::Serve(Connection& connection) {
       }
     }
   } catch (const std::exception&) {
-    // Out of memory or of randomness: the peer sees its connection end.
+    // Out of memory or of randomness: the peer's connection ends.
   }
   shutdown(fd, SHUT_RDWR);
   connection.over.store(true);
 }
 
-/// Answers one request. @returns whether the connection goes on.
+/// Answers one request. @returns whether the connection continues.
 bool TcpServer::Answer(TcpChannel& channel) {
   const GoOn unless_stopping = [this] { return !stopping_.load(); };
   int number = 0;
@@ -222,7 +222,7 @@ bool TcpServer::Answer(TcpChannel& channel) {
   if (channel.Send(&header, sizeof header, unless_closed, number, Last::kNo) != Io::kDone) return false;
   if (channel.SendData(parts, unless_closed, number, Last::kNo) != Io::kDone) return false;
   served_bytes_.fetch_add(bytes);
-  // The bytes were copied into the socket: what happens to the memory from now on does not reach the peer.
+  // The bytes were copied into the socket: later changes of the memory do not reach the peer.
   if (const auto closed = used.FirstClosed(); closed < used.size()) {
     trailer = {ReplyStatus::kClosedRegion, static_cast<std::uint32_t>(closed)};
   }

@@ -36,7 +36,7 @@ AddressList Resolve(const TcpAddress& address, bool passive, const char* failure
   return AddressList(list);
 }
 
-/// Drops the first `bytes` of `parts`.
+/// Removes the first `bytes` of `parts`.
 void Advance(std::vector<iovec>& parts, std::size_t& first, std::size_t bytes) {
   while (first < parts.size() && bytes >= parts[first].iov_len) bytes -= parts[first++].iov_len;
   if (first == parts.size()) return;
@@ -242,13 +242,13 @@ Io ReceiveBytes(int fd, void* data, std::size_t bytes, const GoOn& go_on, int& e
 std::thread StartThread(const char* name, std::function<void()> body) {
   sigset_t all, previous;
   sigfillset(&all);
-  // A signal of the thread's own doing that is blocked ends the process: memory that was cut short is handled (PageWatch).
+  // A blocked signal that the thread itself causes ends the process: accesses to truncated memory are handled (PageWatch).
   sigdelset(&all, SIGBUS);
   pthread_sigmask(SIG_SETMASK, &all, &previous);
   try {
     std::thread thread([body = std::move(body)] {
       body();
-      // What OpenSSL keeps for a thread (its errors, 904 bytes) goes here, not at a moment of the thread's end.
+      // OpenSSL's per-thread state (its errors, 904 bytes) is freed here, not at some moment during the thread's end.
       Libcrypto::Get().OPENSSL_thread_stop();
     });
     pthread_setname_np(thread.native_handle(), name);
