@@ -40,9 +40,7 @@ try {
       process.stderr.write(`  because: ${cause.message}\n`)
     const { traceback, dirty, rolledBack } = error.fields
     if (Array.isArray(dirty))
-      process.stderr.write(
-        `  engine workers of ranks ${dirty.join(', ')} hold parts of it; the next update repairs them\n`,
-      )
+      process.stderr.write(`  engine workers of ranks ${dirty.join(', ')} hold parts of it; the next update repairs them\n`)
     if (rolledBack !== undefined) process.stderr.write(`  version ${JSON.stringify(rolledBack)} has been restored\n`)
     if (traceback !== undefined) process.stderr.write(`${traceback}\n`)
   } else process.stderr.write(`ckpt: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)

@@ -12,20 +12,20 @@ import { listOf, table } from './table.ts'
 
 const USAGE = `usage: faults [options]
 
-Hurts a cluster of real processes, one fault at a time, in random updates and registrations, and checks after each that nobody hung, that all
-who live know the cause in time, that nothing was left behind, and that the next update is right. Exit code 1 where one of these broke.
+Injects faults into a cluster of real processes, one at a time, in random updates and registrations. After each it checks that no process
+hangs, that all survivors learn the cause in time, that nothing is left behind, and that the next update is correct. Exit code 1 if a check fails.
 
-  --trials N          faults in all (default 60)
-  --seed S            the same seed gives the same faults, points, strategies, victims and delays (default: of the clock)
+  --trials N          total number of faults (default 60)
+  --seed S            the same seed gives the same faults, points, strategies, victims and delays (default: from the clock)
   --ranks N           ranks, each with an engine worker (default 3)
   --window MS         silence after which a rank is lost (default 1000)
   --timeout MS        deadline of every wait (default 4000)
-  --only TEXT[,TEXT]  only faults whose name holds one of these
+  --only TEXT[,TEXT]  only faults whose name contains one of these
   --point POINT       only at this point: register, gather, begin, plan, attach, h2d, broadcast, reload, release, commit, any
   --strategy NAME     only updates of this strategy: broadcast, p2p, direct
   --json FILE         write all results
   --verbose           print every survivor's error
-  --list              print the faults with their points, and what cannot be had here
+  --list              print the faults with their points, and those that cannot be injected here
 `
 
 const { values } = parseArgs({
@@ -60,7 +60,7 @@ function oneOf<T extends string>(name: string, names: readonly T[], value: strin
 function number(name: 'trials' | 'seed' | 'ranks' | 'window' | 'timeout', least: number): number {
   const value = Number(values[name])
   if (Number.isSafeInteger(value) && value >= least) return value
-  process.stderr.write(`--${name} takes a whole number of at least ${least}, not ${values[name]}\n`)
+  process.stderr.write(`--${name} takes an integer from ${least}, not ${values[name]}\n`)
   process.exit(2)
 }
 
@@ -97,7 +97,7 @@ const campaign = await runCampaign({
     const error = errorMs === undefined ? '' : ` after ${(errorMs / 1000).toFixed(2)} s (${codes.join(' ')})`
     process.stdout.write(
       `${String(trial).padStart(4)} ${breaks.length > 0 ? 'BROKEN' : 'ok'} ${fault} at ${point}${strategy ? ` of ${strategy}` : ''}, rank ${victim}: ${state}${error}, ` +
-        `${(totalMs / 1000).toFixed(1)} s in all\n`,
+        `${(totalMs / 1000).toFixed(1)} s in total\n`,
     )
     for (const what of breaks) process.stdout.write(`       ${what}\n`)
     if (values.verbose) for (const what of errors) process.stdout.write(`       - ${what}\n`)

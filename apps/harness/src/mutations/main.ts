@@ -9,12 +9,12 @@ import { runMutations, type MutationTrial } from './mutation-trials.ts'
 
 const USAGE = `usage: mutations [options]
 
-Changes one byte, or one copy, of one update at a time, or swaps a file, in clusters of real processes. The update must fail because of it; after a file was
-swapped, all engines may also hold what was registered. The next update, without a fault, must reach every engine, whose parameters are then
-compared with the files. Exit code 1 where one of these did not hold.
+In clusters of real processes, changes one byte or one copy of one update at a time, or swaps a file. The update must fail because of it;
+after a file was swapped, all engines may also hold the registered contents. The next update, without a fault, must reach every engine, whose
+parameters are then compared with the files. Exit code 1 if a check fails.
 
-  --trials N    faults in all, divided evenly among the ways of updating (default 200)
-  --seed S      the same seed gives the same faults (default: of the clock)
+  --trials N    total number of faults, divided evenly among the ways of updating (default 200)
+  --seed S      the same seed gives the same faults (default: from the clock)
   --way NAME    only updates of this way: ${WAYS.join(', ')}
   --ranks N     ranks, each with an engine worker (default 3)
   --json FILE   write all results
@@ -44,7 +44,7 @@ function number(name: 'trials' | 'seed' | 'ranks', least: number): number {
   const value = Number(values[name])
   return Number.isSafeInteger(value) && value >= least
     ? value
-    : refuse(`--${name} takes a whole number of at least ${least}, not ${values[name]}`)
+    : refuse(`--${name} takes an integer from ${least}, not ${values[name]}`)
 }
 
 const [trials, seed, ranks] = [number('trials', 1), number('seed', 0), number('ranks', 2)]

@@ -19,7 +19,7 @@ if (values.help) {
 }
 const updates = Number(values.updates)
 if (!Number.isSafeInteger(updates) || updates < 40) {
-  process.stderr.write('--updates takes a whole number of at least 40\n')
+  process.stderr.write('--updates takes an integer from 40\n')
   process.exit(2)
 }
 const root = fileURLToPath(new URL('../../../..', import.meta.url))

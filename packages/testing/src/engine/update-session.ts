@@ -231,7 +231,8 @@ class Session {
         return
       case 'direct':
         if (!this.#attached) throw new CkptError('ENGINE_PROTOCOL', 'direct before attach')
-        if (message.routes !== parameters.recording.id) throw new CkptError('ROUTES_STALE', 'the rank knows a different recording')
+        if (message.routes !== parameters.recording.id)
+          throw new CkptError('ROUTES_STALE', 'the rank knows a different recording')
         this.touched = true
         this.#direct = true
         this.#options.onDirect?.()
