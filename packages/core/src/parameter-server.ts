@@ -22,14 +22,14 @@ import { Activity } from './activity.ts'
 import { Updates } from './update/updates.ts'
 
 const DEFAULT_DRAIN_MS = 30_000
-/** Spans that all ranks together send each other for a trace: a few MiB, whatever the size of the cluster. */
+/** Maximum spans that all ranks together exchange for a trace: a few MiB, for any size of cluster. */
 const GATHERED_SPANS = 200_000
 
 /**
- * One rank: holds checkpoints in host memory, and together with the other ranks moves them into running inference engines.
+ * One rank: holds checkpoints in host memory and, together with the other ranks, moves them into running inference engines.
  *
- * Methods that concern all ranks (`gatherMetas`, `update`) must be called on every rank. Every failure is a `CkptError`; a failed
- * update leaves registered checkpoints untouched and the next update possible.
+ * Methods that concern all ranks (`gatherMetas`, `update`) must be called on every rank. Every failure is a `CkptError`. After
+ * a failed update, registered checkpoints are unchanged and the next update is possible.
  */
 export class ParameterServer implements AsyncDisposable {
   readonly #rendezvous: Rendezvous
@@ -43,7 +43,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #timeoutMs: number
   readonly #updates: Updates
   readonly #closing = new AbortController()
-  /** What this rank has been doing, for those who look on. */
+  /** Activity of this rank, for observers. */
   readonly activity = new Activity()
   readonly #observers = new Observers()
   #draining = false
@@ -96,9 +96,10 @@ export class ParameterServer implements AsyncDisposable {
 
   /**
    * Joins the other ranks. @throws CkptError `INVALID_ARGUMENT` naming the option or variable, `RANK_MISSING`,
-   * `RENDEZVOUS_REJECTED`, `ADDON_UNAVAILABLE`, `UNSUPPORTED` where no directory can hold this rank's sockets.
+   * `RENDEZVOUS_REJECTED`, `ADDON_UNAVAILABLE`, `UNSUPPORTED` if no directory can hold this rank's sockets.
    *
-   * In a worker thread, call `close()` before the thread is terminated: ZeroMQ's package ends the process otherwise (docs/operations.md, "Worker threads").
+   * In a worker thread, call `close()` before the thread is terminated; otherwise ZeroMQ's package ends the process
+   * (docs/operations.md, "Worker threads").
    */
   static async create(options: ParameterServerOptions = {}, call: CallOptions = {}): Promise<ParameterServer> {
     refuseServiceLinks(process.env, variablesRead(options))
@@ -130,14 +131,14 @@ export class ParameterServer implements AsyncDisposable {
     return this.#serving.servedBytes
   }
 
-  /** The device whose memory the engine's parameters live in. */
+  /** Device that holds the engine's parameters. */
   get device(): Device {
     return this.#device
   }
 
   /**
-   * What is known of the engine workers of all ranks: version, and whether a failed update left them dirty. An update that goes well makes
-   * them clean.
+   * Known states of the engine workers of all ranks: version, and dirty after a failed update. A successful update makes them
+   * clean.
    */
   engineStates(): WorkerStatus[] {
     return this.#updates.engines.list()
@@ -159,7 +160,7 @@ export class ParameterServer implements AsyncDisposable {
   async #register(name: string, source: CheckpointSource, options: RegisterOptions, span: Span): Promise<void> {
     const started = performance.now()
     try {
-      // A NIC that still reads what was unregistered must not find this in its place.
+      // A NIC that still reads unregistered memory must not find this checkpoint in its place.
       await this.#serving.settled()
       await this.#store.register(name, source, options)
     } catch (error) {
@@ -176,13 +177,13 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /**
-   * Gives the checkpoint's memory back: the name is free at once, and the memory is with the system (or the pool) when this resolves,
-   * save what an update still reads.
+   * Releases the checkpoint's memory. The name is free at once. When this resolves, the memory is released to the system (or
+   * the pool), except for what an update still reads.
    *
    * @throws CkptError `CHECKPOINT_UNKNOWN`, `CHECKPOINT_IN_USE` unless forced.
    */
   async unregisterCheckpoint(name: string, options: { readonly force?: boolean } = {}): Promise<void> {
-    // Memory of the shared pool stays, and so does what was prepared to read it: the next checkpoint may lie in it in the same way.
+    // Memory of the shared pool is kept, and so are jobs prepared to read it: the next checkpoint may have the same layout in it.
     const released = this.#store.isPooled(name) ? undefined : this.#updates.releasePrepared().catch(() => undefined)
     this.#store.unregister(name, options)
     this.#serving.close(name)
@@ -193,7 +194,9 @@ export class ParameterServer implements AsyncDisposable {
     await this.#store.settled()
   }
 
-  /** Gives the shared pool's idle memory back. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced. */
+  /**
+   * Releases the shared pool's idle memory. @throws CkptError `CHECKPOINT_IN_USE` while a checkpoint uses it, unless forced.
+   */
   async releasePool(options: { readonly force?: boolean } = {}): Promise<void> {
     this.#store.releasePool(options)
     await this.#updates.releasePrepared().catch(() => undefined)
@@ -201,8 +204,8 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /**
-   * Learns what every rank holds of `name`; all ranks call it. A rank that did not register the checkpoint takes part with nothing.
-   * What has not changed since the last call is not sent again.
+   * Gathers what every rank holds of `name`; all ranks call it. A rank that did not register the checkpoint takes part with
+   * nothing. Metas that have not changed since the last call are not sent again.
    */
   async gatherMetas(name: string, options: GatherMetasOptions = {}): Promise<Manifest> {
     this.#assertOpen()
@@ -212,49 +215,49 @@ export class ParameterServer implements AsyncDisposable {
     return manifest
   }
 
-  /** The manifest that was last gathered or loaded. @throws CkptError `CHECKPOINT_UNKNOWN` when there is none. */
+  /** Returns the manifest that was last gathered or loaded. @throws CkptError `CHECKPOINT_UNKNOWN` if there is none. */
   getMetas(name: string): Manifest {
     return this.#metas.get(name)
   }
 
   /**
-   * Writes the gathered metas to a file, from which a new instance can join. Ranks that kept the checkpoint when they joined (`keep` of
-   * `p2p`) stand in it beside those that they joined from.
+   * Writes the gathered metas to a file, from which a new instance can join. Ranks that kept the checkpoint when they joined
+   * (`keep` of `p2p`) are listed in it together with those that they joined from.
    */
   async saveMetas(name: string, path: string): Promise<void> {
     await writeMetas(path, this.#metas.whole(name))
   }
 
   /**
-   * Takes metas from a file that {@link ParameterServer.saveMetas} wrote, of another world: ranks of this one can then pull that
-   * checkpoint by a p2p update. @throws CkptError `METAS_MALFORMED`.
+   * Loads metas of a different world from a file that {@link ParameterServer.saveMetas} wrote: ranks of this world can then
+   * pull that checkpoint in a p2p update. @throws CkptError `METAS_MALFORMED`.
    */
   async loadMetas(path: string): Promise<Manifest> {
     return this.#metas.adopt(await readMetas(path))
   }
 
   /**
-   * Leaves the gathered metas with the coordinator, from where a new instance that knows the run's token can {@link
-   * ParameterServer.fetchMetas}. One rank calls it, again after each registration.
+   * Publishes the gathered metas at the coordinator. A new instance that knows the run's token reads them with
+   * {@link ParameterServer.fetchMetas}. One rank calls it, again after each registration.
    */
   publishMetas(name: string): void {
     this.#metas.publish(name)
   }
 
   /**
-   * Takes the metas that another world's coordinator was left with, as {@link ParameterServer.loadMetas} does from a file.
+   * Fetches the metas published at a different world's coordinator, as {@link ParameterServer.loadMetas} does from a file.
    *
-   * @throws CkptError `CHECKPOINT_UNKNOWN` where nothing was published, `RENDEZVOUS_REJECTED`, `RANK_MISSING`, `METAS_MALFORMED`.
+   * @throws CkptError `CHECKPOINT_UNKNOWN` if nothing was published, `RENDEZVOUS_REJECTED`, `RANK_MISSING`, `METAS_MALFORMED`.
    */
   async fetchMetas(name: string, from: FetchOptions): Promise<Manifest> {
     return this.#metas.fetch(name, { timeoutMs: this.#timeoutMs, ...from })
   }
 
   /**
-   * Moves the checkpoint into the engine's workers; all ranks call it with the same options. Gathers metas first where this was
-   * not done.
+   * Moves the checkpoint into the engine's workers; all ranks call it with the same options. Gathers metas first if necessary.
    *
-   * @throws CkptError of whichever rank failed first, on every rank; on the others wrapped in `ABORTED` with its cause. Field `dirty` names
+   * @throws CkptError of the rank that failed first, on every rank; on the other ranks as the cause of `ABORTED`. Field `dirty`
+   * names
    *   the ranks whose workers may hold parts of it.
    */
   async update(name: string, options: UpdateOptions): Promise<UpdateReport> {
@@ -263,8 +266,8 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /**
-   * Every rank's timeline of the same update, ascending by rank, for {@link writeTrace}; all ranks call it with their own report.
-   * Large clusters join neighbouring spans, so that the ranks together send no more than 200,000.
+   * Returns every rank's timeline of the same update, ascending by rank, for {@link writeTrace}; all ranks call it with their
+   * own report. Large clusters join neighbouring spans, so that the ranks together send at most 200,000.
    */
   async gatherTimelines(report: UpdateReport, options: CallOptions = {}): Promise<Timeline[]> {
     this.#assertOpen()
@@ -272,22 +275,22 @@ export class ParameterServer implements AsyncDisposable {
     return this.#rendezvous.allGather('timelines', timeline, { timeoutMs: this.#timeoutMs, ...options })
   }
 
-  /** Tells `observer` what this rank does from now on, until it is closed. */
+  /** Reports to `observer` what this rank does from now on, until it is closed. */
   observe(observer: RankObserver): void {
     this.#observers.add(observer)
   }
 
-  /** Tells observers the least that the last update could have taken, in milliseconds, where that was measured. */
+  /** Reports the measured minimum time of the last update, in milliseconds, to observers. */
   recordLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
     this.#observers.limited(limitMs / 1000, report.totalMs / limitMs)
   }
 
-  /** @deprecated Since 0.2: {@link ParameterServer.recordLimit}. */
+  /** @deprecated Since 0.2: use {@link ParameterServer.recordLimit}. */
   noteLimit(report: Pick<UpdateReport, 'totalMs'>, limitMs: number): void {
     this.recordLimit(report, limitMs)
   }
 
-  /** Whether this rank can take an update, and what it knows of engines that need one. */
+  /** Returns this rank's readiness for an update, and the engines that it knows to need one. */
   health(): Health {
     const { lost } = this.#rendezvous
     const reasons = [
@@ -309,15 +312,15 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /**
-   * Takes no further checkpoints and updates, lets a running update end (for `timeoutMs` at most, default 30,000), and closes: what to do on
-   * SIGTERM.
+   * Accepts no further checkpoints and updates, lets a running update finish (for `timeoutMs` at most, default 30,000), and
+   * closes. Call it on SIGTERM.
    */
   async drain(options: { readonly timeoutMs?: number } = {}): Promise<void> {
     this.#draining = true
     const { running } = this.#updates
     if (running) {
       const { timeoutMs = DEFAULT_DRAIN_MS } = options
-      this.#log.info({ timeoutMs }, 'draining: the running update may end')
+      this.#log.info({ timeoutMs }, 'draining: waiting for the running update')
       await withDeadline(
         running.then(() => undefined),
         { what: 'the running update', timeoutMs },
@@ -335,7 +338,7 @@ export class ParameterServer implements AsyncDisposable {
     if (this.#closed) throw new CkptError('INVALID_STATE', 'the parameter server is closed')
   }
 
-  /** Stops a running update, leaves the other ranks and gives everything back. Calling it again waits for the same end. */
+  /** Stops a running update, leaves the other ranks and releases everything. Calling it again waits for the same end. */
   close(): Promise<void> {
     this.#closed ??= this.#close()
     return this.#closed

@@ -20,7 +20,7 @@ import { PreparedDirect } from './prepared.ts'
 import type { RemoteAccess } from './remote-reader.ts'
 import { chooseLayer, countUpdate, isChecked, nameRecordings, type DirectCount } from './spot-check.ts'
 
-/** Either everything is ready, or why the update has to be staged, and whether it is worth recording. */
+/** Either everything is ready, or the reason to stage the update, with the decision to record it. */
 export type Decision = Direct | Staged
 
 export interface Direct {
@@ -33,62 +33,62 @@ export interface Staged {
   readonly record: boolean
   /** True if the engine was recorded already. */
   readonly recorded: boolean
-  /** Id of the recording by which the own worker can copy what it is given. */
+  /** Id of the recording by which the own worker can copy the staged bytes. */
   readonly replay?: string
   readonly check?: SpotCheck
 }
 
-/** What the engine's own loader is held against in an update. */
+/** Tensors that an update compares with the engine's own loader. */
 export interface SpotCheck {
   readonly layer: string
   readonly tensors: readonly string[]
 }
 
-/** What decides about an update besides its context. */
+/** Inputs of the decision besides the update's context. */
 export interface DecisionInputs {
-  /** What each rank said at the update's begin. */
+  /** Each rank's announcement at the beginning of the update. */
   readonly announced: readonly DirectAnnouncement[]
-  /** How often a layer is checked. */
+  /** Interval of updates between checks of a layer. */
   readonly checkEvery: number
 }
 
-/** What this rank offers, with its recording where that can be used. */
+/** This rank's offer, with its recording if that is usable. */
 interface OwnOffer {
   readonly blob: Blob
   readonly recording?: Recording
 }
 
 const OWN_MARK = processMark()
-/** Whose descriptors the other ranks open. */
+/** Process whose descriptors the other ranks open. */
 const OWN_PROCESS = OWN_MARK === undefined ? undefined : { pid: process.pid, mark: OWN_MARK }
 
-/** What one rank keeps of direct updates: what it offered, and the last update that was prepared. */
+/** State of direct updates on one rank: its offer, and the last prepared update. */
 export class DirectState implements Kept {
   #own: { readonly key: string; readonly offer: OwnOffer } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
   #watches: (() => void)[] = []
   #count: DirectCount = null
-  /** Of updates that the own worker replayed. */
+  /** Number of updates that the own worker replayed. */
   #replays: DirectCount = null
-  /** An update may be using what is prepared. */
+  /** True while an update may be using the prepared job. */
   #inUse = false
-  /** A worker is dead whose memory is mapped. */
+  /** True if a worker whose memory is mapped has died. */
   #stale = false
 
-  /** What is prepared: which layout, in which memory, for which workers, in the same words on all ranks. */
+  /** Prepared layout, memory and workers, in a text that is equal on all ranks. */
   get ready(): string | null {
     return this.#prepared?.key ?? null
   }
 
-  /** Direct updates since the engine was recorded. */
+  /** Number of direct updates since the engine was recorded. */
   get count(): DirectCount {
     return this.#count
   }
 
   /**
-   * Whether this update can be direct; all ranks come to the same decision. What was prepared for a checkpoint of the same layout, in the
-   * same memory, and for the same workers is used again, as in each step of a training loop that registers into a pool.
+   * Decides if this update can be direct; all ranks make the same decision. A job prepared for a checkpoint of the same layout, in the
+   * same memory, and for the same workers is reused, as in each step of a training loop that registers into a pool.
    */
   async decide(context: UpdateContext, session: RecordingSession, inputs: DecisionInputs): Promise<Decision> {
     const { provenManifest: manifest, exchanges } = context
@@ -104,27 +104,30 @@ export class DirectState implements Kept {
     }
     const offered = offers as Offered[]
     const key = hashOf(JSON.stringify([layoutKey(manifest), blobs.map(({ digest }) => digest)]))
-    // Then nobody has to wait for anybody.
+    // In this case no rank has to wait for another.
     if (inputs.announced.every(({ prepared }) => prepared === key)) {
       if (this.#prepared?.key === key) return this.#direct(this.#prepared.value, offered, context, inputs)
-      const text = 'what was prepared for this update was given up meanwhile: a checkpoint was unregistered'
+      const text = 'the prepared update was released meanwhile, because a checkpoint was unregistered'
       throw new CkptError('INVALID_STATE', text)
     }
     const problems = await exchanges.gather('direct/prepared', await this.#prepare(key, offered, context))
     const failed = problems.find((one) => one !== null)
     if (!failed) return this.#direct(this.#prepared!.value, offered, context, inputs)
     await this.release()
-    // Another kind of checkpoint than the one recorded: this one is.
+    // The checkpoint differs in kind from the recorded one, so this one is recorded.
     return this.#stage(failed.reason, failed.mismatch, context, own, inputs)
   }
 
-  /** No update uses what is prepared, until the next one is decided on. It stays, unless it is a dead worker's memory. */
+  /**
+   * Marks the prepared job as unused until the next update is decided. It stays mapped, unless it includes a dead worker's
+   * memory.
+   */
   async idle(): Promise<void> {
     this.#inUse = false
     if (this.#stale) await this.release()
   }
 
-  /** Unmaps what was prepared. */
+  /** Unmaps the prepared job. */
   async release(): Promise<void> {
     for (const end of this.#watches.splice(0)) end()
     this.#inUse = false
@@ -134,13 +137,13 @@ export class DirectState implements Kept {
     await prepared?.[Symbol.asyncDispose]()
   }
 
-  /** Its memory, a GPU's perhaps, is not given back while it is mapped here. */
+  /** The system does not get back its memory, perhaps a GPU's, while it is mapped here. */
   #died(): void {
     this.#stale = true
-    if (!this.#inUse) this.release().catch(() => undefined) // what cannot be unmapped goes with this process
+    if (!this.#inUse) this.release().catch(() => undefined) // the end of this process unmaps the rest
   }
 
-  /** What all ranks offer; each offer is decoded once. */
+  /** Decodes all ranks' offers, each once. */
   #decode(blobs: readonly Blob[]): Offer[] {
     const offers = blobs.map(({ digest, payload }) => {
       let offer = this.#offers.get(digest)
@@ -152,7 +155,10 @@ export class DirectState implements Kept {
     return offers
   }
 
-  /** Prepares, unless that was done. @returns why it cannot be done; `mismatch`: the checkpoint is of another kind than the recorded one. */
+  /**
+   * Prepares the update, unless it is already prepared. @returns the reason why that is impossible; `mismatch`: the checkpoint
+   * differs in kind from the recorded one.
+   */
   async #prepare(
     key: string,
     offers: readonly Offered[],
@@ -191,7 +197,7 @@ export class DirectState implements Kept {
     return { prepared, ...choose(provenManifest, opaque, `${recordings} ${updates}`) }
   }
 
-  /** What is staged can be copied by the worker itself where it has a recording, of such a checkpoint. */
+  /** Returns the decision to stage. The worker can copy staged tensors itself if it has a recording of such a checkpoint. */
   #stage(
     reason: string,
     record: boolean,
@@ -215,10 +221,10 @@ export class DirectState implements Kept {
     const recordings = context.kept.of(Recordings)
     const { routes, protocol, process: worker } = await session.greeted(signal)
     if (protocol < OLDEST_RECORDING_PROTOCOL) {
-      return refuse(`its engine worker speaks version ${protocol} of the worker protocol, which cannot record`, true)
+      return refuse(`its engine worker uses version ${protocol} of the worker protocol, which cannot record`, true)
     }
-    if (routes === undefined) return refuse('what its engine worker copies where is not known yet', false)
-    if (recordings.isDistrusted(routes)) return refuse('the last update by its recording brought wrong bytes', false)
+    if (routes === undefined) return refuse('its engine worker has no recording yet', false)
+    if (recordings.isDistrusted(routes)) return refuse('the last update by its recording wrote wrong bytes', false)
     const deviceUuids = nearDevices(context)
     const offered = segments.map(offerSegment)
     const key = JSON.stringify([routes, offered, deviceUuids, worker])
@@ -246,13 +252,13 @@ export class DirectState implements Kept {
   }
 }
 
-/** Devices of the workers of this rank's host. */
+/** Returns devices of the workers of this rank's host. */
 function nearDevices({ provenManifest, endpoints, rank: own }: UpdateContext): string[] {
   const hosts = new Map(provenManifest.ranks.map(({ rank, host }) => [rank, host]))
   return endpoints.flatMap(({ rank, deviceUuid }) => (hosts.get(rank) === hosts.get(own) ? [deviceUuid] : []))
 }
 
-/** Only where there are other hosts: endpoints are made when they are asked for first. */
+/** Used only if there are other hosts, because endpoints are created on first use. */
 async function remoteAccess({ provenManifest, reach, timeoutMs }: UpdateContext): Promise<RemoteAccess | undefined> {
   const hosts = new Set(provenManifest.ranks.map(({ host }) => host))
   if (hosts.size === 1) return undefined
@@ -260,7 +266,7 @@ async function remoteAccess({ provenManifest, reach, timeoutMs }: UpdateContext)
   return found.endpoints.length > 0 ? { reach: found, timeoutMs } : undefined
 }
 
-/** Tensors that are copied by routes, or by no one: whichever they are, the loader must agree. */
+/** Tensors that are copied by routes, or not at all: in both cases the loader must agree. */
 function choose(manifest: Manifest, opaque: readonly string[], seed: string): { check?: SpotCheck } {
   const left = new Set(opaque)
   const candidates = [...heldTensors(manifest)].flatMap(([name, { bytes }]) => (left.has(name) ? [] : [{ name, bytes }]))

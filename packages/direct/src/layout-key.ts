@@ -2,8 +2,8 @@ import { createHash } from 'node:crypto'
 import type { Manifest, TensorTable } from '@ckpt/contract'
 
 /**
- * Names where every tensor lies, and on which hosts, but not what its bytes are: checkpoints with equal keys have the same direct plan.
- * Each step of a training loop registers such a checkpoint.
+ * Returns a key of the location of every tensor, including its host, but not of its contents: checkpoints with equal keys have the same
+ * direct plan. Each step of a training loop registers such a checkpoint.
  */
 export function layoutKey({ ranks }: Manifest): string {
   const hash = createHash('sha256')

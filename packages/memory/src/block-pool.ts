@@ -3,13 +3,13 @@ import { alignUp } from '@ckpt/utils'
 
 /** Blocks are allocated in whole huge pages. */
 const BLOCK_GRANULE = 2 * 1024 * 1024
-/** A block this many times larger than what is needed is left for something larger. */
+/** A block this many times larger than needed is left for a larger need. */
 const OVERSIZE = 2
 
-/** Memory that must be given back exactly once. */
+/** Memory that must be released exactly once. */
 export interface Block {
   readonly memory: HostMemory
-  /** Gives the memory back; calling it again does nothing. */
+  /** Releases the memory; calling it again does nothing. */
   release(): void
 }
 
@@ -18,11 +18,11 @@ export interface BlockPoolOptions {
   readonly lock: boolean
   /** Other ranks of this host can map the blocks (default false). */
   readonly shareable?: boolean
-  /** Called before free blocks may go back to the system, when the pool grows. */
+  /** Called before free blocks may be returned to the system, when the pool grows. */
   readonly beforeFree?: () => Promise<void>
 }
 
-/** What a pool holds, in bytes and blocks. */
+/** Contents of a pool, in bytes and blocks. */
 export interface PoolStats {
   readonly blocks: number
   readonly bytes: number
@@ -33,7 +33,8 @@ export interface PoolStats {
 }
 
 /**
- * Allocates one block a size, all or none. Without `prefault` the memory is not touched first: the reads that follow touch it.
+ * Allocates one block per size, all or none. Without `prefault` the memory is not touched first: the reads that follow touch
+ * it.
  *
  * @throws CkptError `OUT_OF_MEMORY`.
  */
@@ -47,7 +48,7 @@ export async function allocateAll(
   if (total > available) {
     const limit = host.memoryLimits?.()[0]
     const why = limit === undefined ? '' : `: ${limit.text}`
-    throw new CkptError('OUT_OF_MEMORY', `${total} bytes of memory are needed and ${available} are available${why}`, {
+    throw new CkptError('OUT_OF_MEMORY', `${total} bytes of memory are needed, but only ${available} are available${why}`, {
       ...(limit && { fields: { file: limit.file } }),
     })
   }
@@ -60,11 +61,12 @@ export async function allocateAll(
 }
 
 /**
- * Reusable blocks of memory: what was touched and locked once stays so, and the next checkpoint lands in it at the speed of a copy.
+ * Reusable blocks of memory: touched and locked memory stays so, and the next checkpoint is written into it at the speed of a
+ * copy.
  *
- * A need is met by the smallest free block that is large enough and not over {@link OVERSIZE} times as large. What no block meets
- * is allocated, after as many bytes of smaller free blocks were freed: the pool grows with its needs, and does not hoard. When the
- * allocation fails, a larger free block is used after all.
+ * A need is met by the smallest free block that is large enough and not over {@link OVERSIZE} times as large. Needs without
+ * such a block are allocated, after as many bytes of smaller free blocks were freed: the pool grows with its needs, but does
+ * not hoard. If the allocation fails, a larger free block is used.
  */
 export class BlockPool {
   readonly #host: Host
@@ -94,13 +96,13 @@ export class BlockPool {
   }
 
   /**
-   * One block a size, in order, each at least as large; all or none. New ones are touched first only with `prefault`.
+   * Returns one block per size, in order, each at least as large; all or none. New ones are touched first only with `prefault`.
    *
    * @throws CkptError `OUT_OF_MEMORY`.
    */
   async acquire(sizes: readonly number[], prefault: boolean): Promise<Block[]> {
     const taken = new Array<HostMemory | undefined>(sizes.length)
-    // Largest first, and all before any is freed or allocated, so that one need does not spoil another's fit.
+    // Largest first, and all before any is freed or allocated, so that needs do not take each other's best fit.
     const order = sizes.map((_, i) => i).sort((a, b) => sizes[b]! - sizes[a]!)
     for (const i of order) taken[i] = this.#take(sizes[i]!, sizes[i]! * OVERSIZE)
     const missing = order.filter((i) => taken[i] === undefined)
@@ -120,7 +122,7 @@ export class BlockPool {
   }
 
   /**
-   * Frees the blocks that nobody uses; with `force` also those in use, as soon as each is given back.
+   * Frees unused blocks; with `force` also those in use, as soon as each is released.
    *
    * @returns the number of blocks still in use.
    */
@@ -128,7 +130,7 @@ export class BlockPool {
     for (const memory of this.#free) memory.close()
     this.#free.clear()
     const inUse = this.#used.size
-    // A block that the pool no longer knows is closed when it is given back.
+    // A block that the pool no longer knows is closed when it is released.
     if (options.force) this.#used.clear()
     return inUse
   }

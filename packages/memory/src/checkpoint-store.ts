@@ -18,57 +18,60 @@ import { Reservation } from './reservation.ts'
 import { tensorSpecs, type CheckpointSource, type TensorSpec } from './source.ts'
 import { withTrainer } from './trainer/register.ts'
 
-/** Largest segment unless the store is told otherwise. */
+/** Default size of the largest segment. */
 export const DEFAULT_SEGMENT_BYTES = 8 * 1024 ** 3
 
 export interface CheckpointStoreOptions {
   /** Largest segment in bytes (default 8 GiB); only a single larger tensor exceeds it. */
   readonly segmentBytes?: number
-  /** Other ranks of this host can map the memory, as direct updates of several ranks need it (default false). */
+  /** Other ranks of this host can map the memory, as direct updates of several ranks require (default false). */
   readonly shareable?: boolean
-  /** Lock memory unless a registration says otherwise (default true). Where the system refuses, the memory is used unlocked. */
+  /** Lock memory by default (default true). If the system refuses, the memory is used unlocked. */
   readonly lock?: boolean
   /** Reads GPU memory into memory of the host (default: none; tensors on GPUs are refused). */
   readonly reader?: DeviceReader
-  /** Called before idle memory of the shared pool goes back to the system: whoever still has it mapped releases it. */
+  /** Called before idle memory of the shared pool is returned to the system, so that every user that still has it mapped releases it. */
   readonly beforeFree?: () => Promise<void>
 }
 
 export interface RegisterOptions {
-  /** `private` memory goes back to the system on unregistering, `shared` blocks stay for the next checkpoint (default private). */
+  /**
+   * `private` memory is released to the system on unregistering, `shared` blocks stay for the next checkpoint (default
+   * private).
+   */
   readonly pool?: 'shared' | 'private'
-  /** Use files in /dev/shm, or shared memory given by name, where they are (default false). */
+  /** Use files in /dev/shm, or shared memory given by name, in place (default false). */
   readonly inPlace?: boolean
-  /** Remove what is used in place from the file system once it is registered (default false). */
+  /** Remove files or shared memory used in place from the file system once registered (default false). */
   readonly removeFiles?: boolean
-  /** Take only part `index` of `count` of the files: the part that falls to this rank when all are given the same files. */
+  /** Take only part `index` of `count` of the files: the part of this rank if all ranks are given the same files. */
   readonly share?: { readonly index: number; readonly count: number }
-  /** Lock the memory (default: as the store does). Memory of the shared pool is always as the store says. */
+  /** Lock the memory (default: the setting of the store). Memory of the shared pool always follows the store. */
   readonly lock?: boolean
   /**
-   * Make the tensors' digests, which updates are verified with, while files are read (default true): otherwise they are made when first asked
-   * for, which takes a second pass over memory.
+   * Compute the tensors' digests, which verify updates, while files are read (default true): otherwise they are computed on
+   * first use, which takes a second pass over memory.
    */
   readonly digests?: boolean
   readonly signal?: AbortSignal
   readonly onProgress?: (bytesDone: number, bytesTotal: number) => void
 }
 
-/** What this rank holds of a checkpoint, as other ranks see it. */
+/** Part of a checkpoint that this rank holds, as other ranks see it. */
 export interface CheckpointMetas {
   readonly segments: readonly SegmentMeta[]
-  /** With digests once they were computed. */
+  /** Includes digests once they were computed. */
   readonly tensors: TensorTable
 }
 
-/** Holds a checkpoint's memory; it is not given back before {@link Lease.release}, whatever happens to the checkpoint. */
+/** Holds a checkpoint's memory; it is not released before {@link Lease.release}, whatever happens to the checkpoint. */
 export interface Lease extends Disposable {
   readonly checkpoint: string
   /** Memory by segment index; it may be larger than its segment. */
   readonly segments: readonly HostMemory[]
-  /** With digests once they were computed. */
+  /** Includes digests once they were computed. */
   readonly table: TensorTable
-  /** Lets go; calling it again does nothing. */
+  /** Releases the lease; calling it again does nothing. */
   release(): void
 }
 
@@ -91,11 +94,11 @@ export class CheckpointStore {
   readonly #segmentBytes: number
   readonly #pool: BlockPool
   readonly #entries = new Map<string, Entry>()
-  /** Registrations that are under way, by name. */
+  /** Running registrations, by name. */
   readonly #loading = new Map<string, { readonly abort: AbortController; readonly done: Promise<void> }>()
   #closed = false
 
-  /** @throws CkptError `INVALID_ARGUMENT` when `segmentBytes` is not a whole number above 0. */
+  /** @throws CkptError `INVALID_ARGUMENT` if `segmentBytes` is not a whole number above 0. */
   constructor(host: Host, options: CheckpointStoreOptions = {}) {
     this.#host = host
     this.#reader = options.reader
@@ -119,28 +122,28 @@ export class CheckpointStore {
     return [...this.#entries.keys()]
   }
 
-  /** True if the memory of `name` goes back to the shared pool when it is unregistered; false for unknown names. */
+  /** Returns true if the memory of `name` is returned to the shared pool when it is unregistered; false for unknown names. */
   isPooled(name: string): boolean {
     return this.#entries.get(name)?.pooled ?? false
   }
 
-  /** Whether `name` is registered. */
+  /** Returns true if `name` is registered. */
   has(name: string): boolean {
     return this.#entries.has(name)
   }
 
-  /** What the shared pool holds. */
+  /** Contents of the shared pool. */
   get poolStats(): PoolStats {
     return this.#pool.stats
   }
 
   /**
-   * Brings a checkpoint into host memory. Either all of it is registered, or nothing has changed. A trainer is told once its tensors
-   * are registered, and may write to them again.
+   * Loads a checkpoint into host memory. Either all of it is registered, or nothing has changed. A trainer is notified once its
+   * tensors are registered, and may then write to them again.
    *
-   * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED`, `CHECKPOINT_UNREADABLE`, `CHECKPOINT_CHANGED` (files that change while
-   * they are read: none of them is kept), `INVALID_ARGUMENT`, `OUT_OF_MEMORY`,
-   * `UNSUPPORTED` (tensors on a GPU that the rank's device cannot read), `ABORTED` (by the signal or by {@link close}).
+   * @throws CkptError `CHECKPOINT_EXISTS`, `CHECKPOINT_MALFORMED`, `CHECKPOINT_UNREADABLE`, `CHECKPOINT_CHANGED` (files that
+   * change while they are read: none of them is kept), `INVALID_ARGUMENT`, `OUT_OF_MEMORY`, `UNSUPPORTED` (tensors on a GPU
+   * that the rank's device cannot read), `ABORTED` (by the signal or by {@link close}).
    */
   async register(name: string, source: CheckpointSource, options: RegisterOptions = {}): Promise<void> {
     this.#checkFree(name)
@@ -155,7 +158,7 @@ export class CheckpointStore {
   }
 
   /**
-   * Takes memory for a checkpoint that is brought by other means than `register`: segments of these sizes, in bytes. Until it is
+   * Reserves memory for a checkpoint that does not come through `register`: segments of these sizes, in bytes. Until it is
    * registered or released its name is taken, and `close` waits for that.
    *
    * @throws CkptError `CHECKPOINT_EXISTS`, `OUT_OF_MEMORY`.
@@ -166,7 +169,7 @@ export class CheckpointStore {
     const done = new Promise<void>((resolve) => (over = resolve))
     this.#loading.set(name, { abort: new AbortController(), done })
     try {
-      // What arrives touches it.
+      // Arriving bytes touch it.
       const options = { lock: this.#lock, shareable: this.#shareable, prefault: false }
       const memories = await allocateAll(this.#host, segmentBytes, options)
       const blocks = memories.map(ownBlock)
@@ -185,10 +188,10 @@ export class CheckpointStore {
   }
 
   /**
-   * Gives a checkpoint's memory back (to the pool, where it came from there). With `force` a leased checkpoint goes too: its name
-   * is free at once, its memory when the last lease ends.
+   * Releases a checkpoint's memory (to the pool, if it came from there). With `force` a leased checkpoint is removed too: its
+   * name is free at once, its memory when the last lease ends.
    *
-   * @throws CkptError `CHECKPOINT_UNKNOWN`; `CHECKPOINT_IN_USE` while it is leased or its registration is under way.
+   * @throws CkptError `CHECKPOINT_UNKNOWN`; `CHECKPOINT_IN_USE` while it is leased or its registration is running.
    */
   unregister(name: string, options: { force?: boolean } = {}): void {
     if (this.#loading.has(name)) {
@@ -205,12 +208,12 @@ export class CheckpointStore {
     this.#retire(entry)
   }
 
-  /** Resolves when the memory that was given up so far is back with the system; what is leased comes later. */
+  /** Resolves when the memory released so far has returned to the system; leased memory returns later. */
   async settled(): Promise<void> {
     await this.#host.settled?.()
   }
 
-  /** Keeps a checkpoint's memory from going away. @throws CkptError `CHECKPOINT_UNKNOWN`. */
+  /** Keeps a checkpoint's memory alive. @throws CkptError `CHECKPOINT_UNKNOWN`. */
   lease(name: string): Lease {
     const entry = this.#entry(name)
     entry.leases++
@@ -233,16 +236,16 @@ export class CheckpointStore {
     }
   }
 
-  /** What is registered under a name. @throws CkptError `CHECKPOINT_UNKNOWN`. */
+  /** Returns the metas registered under a name. @throws CkptError `CHECKPOINT_UNKNOWN`. */
   metas(name: string): CheckpointMetas {
     const entry = this.#entry(name)
     return { segments: entry.loaded.segments, tensors: entry.table }
   }
 
   /**
-   * The 64-bit digest of every tensor, by its index in the table; computed when first asked for, then kept with the table.
+   * Returns the 64-bit digest of every tensor, by its index in the table; computed on first use, then kept with the table.
    *
-   * @throws CkptError `CHECKPOINT_UNKNOWN`, or what {@link Host.digest} throws.
+   * @throws CkptError `CHECKPOINT_UNKNOWN`, or the errors of {@link Host.digest}.
    */
   async computeDigests(name: string): Promise<BigUint64Array> {
     const entry = this.#entry(name)
@@ -251,10 +254,10 @@ export class CheckpointStore {
   }
 
   /**
-   * Frees the shared pool. With `force` the checkpoints in it are unregistered first; memory that is leased, or that a registration
-   * is filling, is freed as soon as it is let go.
+   * Frees the shared pool. With `force` the checkpoints in it are unregistered first; memory that is leased, or that a
+   * registration is filling, is freed as soon as it is released.
    *
-   * @throws CkptError `CHECKPOINT_IN_USE` when a registered checkpoint uses it and `force` is not set; nothing is freed then.
+   * @throws CkptError `CHECKPOINT_IN_USE` if a registered checkpoint uses it and `force` is not set; nothing is freed then.
    */
   releasePool(options: { force?: boolean } = {}): void {
     const force = options.force === true
@@ -270,8 +273,8 @@ export class CheckpointStore {
   }
 
   /**
-   * Stops registrations that are under way, unregisters everything and frees the pool; leased memory is freed when its last lease
-   * ends. Calling it again does nothing.
+   * Stops running registrations, unregisters everything and frees the pool; leased memory is freed when its last lease ends.
+   * Calling it again does nothing.
    */
   async close(): Promise<void> {
     this.#closed = true
@@ -357,7 +360,7 @@ export class CheckpointStore {
   #checkFree(name: string): void {
     this.#checkOpen()
     if (!this.#entries.has(name) && !this.#loading.has(name)) return
-    throw new CkptError('CHECKPOINT_EXISTS', `checkpoint ${JSON.stringify(name)} is registered already`, {
+    throw new CkptError('CHECKPOINT_EXISTS', `checkpoint ${JSON.stringify(name)} is already registered`, {
       fields: { checkpoint: name },
     })
   }
@@ -372,14 +375,14 @@ function checkOptions(source: CheckpointSource, options: RegisterOptions): void 
     throw new CkptError('INVALID_ARGUMENT', message, { fields: { field } })
   }
   if (options.share !== undefined && ('tensors' in source || 'trainer' in source)) {
-    refuse('share', 'named tensors cannot be shared out: give each rank its own')
+    refuse('share', 'named tensors cannot be divided: give each rank its own')
   }
   if (options.inPlace === true) {
-    if ('files' in source && source.root !== undefined) refuse('root', 'files beneath a root cannot be used in place')
-    if (options.pool === 'shared') refuse('pool', 'what is used in place takes no memory from the shared pool')
+    if ('files' in source && source.root !== undefined) refuse('root', 'files below a root cannot be used in place')
+    if (options.pool === 'shared') refuse('pool', 'checkpoints used in place take no memory from the shared pool')
     // The other ranks may not have mapped the files yet.
     if (options.removeFiles === true && (options.share?.count ?? 1) > 1)
-      refuse('removeFiles', 'files that are shared out cannot be removed')
+      refuse('removeFiles', 'files that are divided among ranks cannot be removed')
   } else if (options.removeFiles === true) refuse('removeFiles', 'removeFiles needs inPlace')
 }
 
