@@ -18,6 +18,7 @@ interface Entry {
 }
 
 const write = process.argv.includes('--write')
+mkdirSync(join(ROOT, 'build/api'), { recursive: true })
 const built = await turboBuild()
 if (built.code !== 0) {
   process.stderr.write(built.output)

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { fetchLibaegis, libaegisIsHere, libaegisLock } from './lib/libaegis.mjs'
 import { pnpm } from './lib/pnpm.mjs'
-import { run } from './lib/process.mjs'
+import { probe, run } from './lib/process.mjs'
 import { ROOT } from './lib/root.mjs'
 import { addons, built, forgetInputs, installed, installKey, readStamp, writeStamp } from './lib/stamp.mjs'
 import { capabilities, missingMessage, missingSystemPackages } from './lib/system.mjs'
@@ -32,6 +32,8 @@ export async function ensureSetup() {
   mkdirSync(join(ROOT, '.cache'), { recursive: true })
   const file = join(ROOT, '.cache/setup.lock')
   const lock = ['--no-fork', '--timeout', String(LOCK_TIMEOUT_S), '--conflict-exit-code', '75', file]
+  if (probe('flock', ['--nonblock', file, 'echo', 'free']) === undefined)
+    log('waiting for the set-up that another process is doing')
   const { code } = await run('flock', [...lock, process.execPath, SELF, '--locked'])
   if (code === 127) throw new SetupError('the set-up needs flock: apt-get install util-linux')
   if (code === 75) throw new SetupError(`another set-up has held ${file} for ${LOCK_TIMEOUT_S / 60} minutes`)

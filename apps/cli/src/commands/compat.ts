@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 
 interface CompatOptions {
   readonly python: string
-  readonly backend: 'cuda' | 'stand-in'
+  readonly backend: string
   readonly json?: boolean
 }
 
@@ -27,7 +27,7 @@ export function addCompat(program: Command): void {
     .option('--json', 'print JSON')
     .action(async ({ python, backend, json }: CompatOptions) => {
       if (backend !== 'cuda' && backend !== 'stand-in') {
-        throw new CkptError('INVALID_ARGUMENT', `--backend is ${String(backend)}, neither cuda nor stand-in`, {
+        throw new CkptError('INVALID_ARGUMENT', `--backend is ${backend}, neither cuda nor stand-in`, {
           fields: { field: 'backend' },
         })
       }
