@@ -26,6 +26,8 @@ export interface WorkerGreeting {
 export interface UpdateSession extends EngineSession {
   /** True if the worker compares the digests it receives before it loads a tensor. */
   readonly checksDigests: boolean
+  /** Takes messages of a worker that presents `token`, from now on: what a worker sent before is heard now. */
+  admit(token: string): void
   /** Waits for the worker's greeting. */
   greeted(signal: AbortSignal): Promise<WorkerGreeting>
   /** Waits for the worker, then hands it the ring. Requests made earlier wait for it; its failure fails the session. */

@@ -29,7 +29,6 @@ export function openSession(
   options: {
     rank: number
     address: string
-    token: string
     epoch: number
     timeoutMs: number
     onGiven: () => void

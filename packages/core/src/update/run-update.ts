@@ -42,24 +42,32 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
   const state = await readyEngine(run)
   const address = workerAddress(engine, { rank, deviceUuid, socketDir: run.worker.socketDir, epoch: epoch.id })
   const endpoint = { rank, deviceUuid, address }
-  const patience = { ...wait, timeoutMs: timeoutMs + READY_GRACE_MS }
-  const announcements = await announce(rendezvous, epoch, await ownAnnouncement(run, endpoint, state), patience)
-  steps.end('beginMs')
-  run.events.onBegin(announcements)
-  const groups = await groupsOf(run, announcements, epoch, wait)
-  // Before any engine is called.
-  if (run.device.kind === 'host' && !strategy.mayNeedNoRing) assertOneHost(groups)
-  assertIntact(run)
+  // Before it is announced: the rank that calls the engine may be ahead of this one, and a worker refuses an address without a listener.
   const session = await openSession(engine, {
     rank,
     address,
-    token: announcements[0]!.token,
     epoch: epoch.id,
     timeoutMs,
     onGiven: () => (run.progress.touched = true),
     onWaiting: run.events.onWaiting,
   })
-  return inSession(run, { epoch, announcements, groups, session }, wait, steps)
+  let begun: BegunUpdate
+  try {
+    const patience = { ...wait, timeoutMs: timeoutMs + READY_GRACE_MS }
+    const announcements = await announce(rendezvous, epoch, await ownAnnouncement(run, endpoint, state), patience)
+    session.admit(announcements[0]!.token)
+    steps.end('beginMs')
+    run.events.onBegin(announcements)
+    const groups = await groupsOf(run, announcements, epoch, wait)
+    // Before any engine is called.
+    if (run.device.kind === 'host' && !strategy.mayNeedNoRing) assertOneHost(groups)
+    assertIntact(run)
+    begun = { epoch, announcements, groups, session }
+  } catch (error) {
+    session.close()
+    throw error
+  }
+  return inSession(run, begun, wait, steps)
 }
 
 /** Runs the update from the moment that its worker can connect. */

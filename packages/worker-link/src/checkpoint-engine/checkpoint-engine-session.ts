@@ -82,15 +82,19 @@ export class CheckpointEngineSession implements UpdateSession {
     try {
       session.#watchConnections()
       await session.#socket.bind(options.address)
-      const { rank, onWaiting } = options
-      const what = session.#missing
-      if (onWaiting) session.#calm = startReminders((sinceMs) => onWaiting({ what, sinceMs, rank }))
     } catch (error) {
       session.#socket.close()
       throw CkptError.from(error, 'ENGINE_UNREACHABLE', `cannot bind ${options.address}`, { rank: options.rank })
     }
     void session.#receive()
     return session
+  }
+
+  /** Reminds of a worker that does not connect; these workers present no token. */
+  admit(): void {
+    const { rank, onWaiting } = this.#options
+    const what = this.#missing
+    if (onWaiting && !this.#connected) this.#calm = startReminders((sinceMs) => onWaiting({ what, sinceMs, rank }))
   }
 
   /** Returns nothing: these workers do not greet. */

@@ -52,6 +52,8 @@ class Worker {
   }
 }
 
+const disposable = (session: WorkerSession) => ({ session, [Symbol.dispose]: () => session.close() })
+
 describe('a worker session', () => {
   let directory: string
   let session: WorkerSession
@@ -59,7 +61,8 @@ describe('a worker session', () => {
   beforeEach(async () => {
     directory = mkdtempSync(join(tmpdir(), 'ckpt-link-'))
     const address = `ipc://${join(directory, 'worker.sock')}`
-    session = await WorkerSession.bind({ rank: 3, address, token: 'secret', epoch: 7, timeoutMs: 1000 })
+    session = await WorkerSession.bind({ rank: 3, address, epoch: 7, timeoutMs: 1000 })
+    session.admit('secret')
     worker = new Worker(address)
   })
   afterEach(() => {
@@ -94,6 +97,29 @@ describe('a worker session', () => {
     await worker.greet(greeting)
     await expect(session.attach(RING, TOTALS, never)).rejects.toMatchObject({ code, fields: { rank: 3 } })
     expect(await worker.receive()).toMatchObject({ type: 'error', error: { type: code } })
+  })
+
+  it('hears a worker that connected before its token was known, and judges it by that token', async () => {
+    for (const [token, code] of [
+      ['late', undefined],
+      ['guess', 'ENGINE_UNAUTHORIZED'],
+    ] as const) {
+      const address = `ipc://${join(directory, `${token}.sock`)}`
+      using late = disposable(await WorkerSession.bind({ rank: 4, address, epoch: 8, timeoutMs: 5000 }))
+      const early = new Worker(address)
+      await early.greet({ token })
+      let greeted = false
+      const greeting = late.session.greeted(never).then(
+        () => (greeted = true),
+        (error: unknown) => error,
+      )
+      await sleep(100)
+      expect(greeted).toBe(false)
+      late.session.admit('late')
+      if (code === undefined) expect(await greeting).toBe(true)
+      else expect(await greeting).toMatchObject({ code })
+      early.socket.close()
+    }
   })
 
   it('ends when no worker connects', async () => {

@@ -46,7 +46,6 @@ export interface WorkerSessionOptions {
   readonly rank: number
   /** ZeroMQ address to bind, `ipc://…`; its directory must be private to the user. */
   readonly address: string
-  readonly token: string
   readonly epoch: number
   /** Maximum time for the worker to send an answer while it owes one. */
   readonly timeoutMs: number
@@ -67,6 +66,10 @@ export class WorkerSession implements RecordingSession {
   readonly #pending = new Map<number, Pending>()
   readonly #hello: Promise<WorkerGreeting>
   #greet!: { resolve: (greeting: WorkerGreeting) => void; reject: (error: CkptError) => void }
+  #token = ''
+  #admit!: () => void
+  /** Resolves when the worker's token is known: what the worker sends before that waits in the socket. */
+  readonly #admitted = new Promise<void>((resolve) => (this.#admit = resolve))
   #failure: CkptError | undefined
   #sending: Promise<void> = Promise.resolve()
   #sequence = 0
@@ -87,7 +90,7 @@ export class WorkerSession implements RecordingSession {
     this.#hello.catch(() => undefined)
   }
 
-  /** Binds the socket. @throws CkptError `ENGINE_UNREACHABLE` if the address cannot be bound. */
+  /** Binds the socket: a worker can connect from now on, and is heard once {@link admit} was called. @throws CkptError `ENGINE_UNREACHABLE` if the address cannot be bound. */
   static async bind(options: WorkerSessionOptions): Promise<WorkerSession> {
     requireSocketDescriptors(`the socket for the engine worker of rank ${options.rank}`)
     const session = new WorkerSession(options)
@@ -97,9 +100,14 @@ export class WorkerSession implements RecordingSession {
       session.#socket.close()
       throw CkptError.from(error, 'ENGINE_UNREACHABLE', `cannot bind ${options.address}`, { rank: options.rank })
     }
-    session.#remind(session.#missing)
     void session.#receive()
     return session
+  }
+
+  admit(token: string): void {
+    this.#token = token
+    this.#remind(this.#missing)
+    this.#admit()
   }
 
   /** Waits for the worker's greeting. @throws CkptError `ENGINE_UNREACHABLE`. */
@@ -129,9 +137,8 @@ export class WorkerSession implements RecordingSession {
     signal: AbortSignal,
     record = false,
   ): Promise<void> {
-    const { token } = this.#options
     const sent = this.greeted(signal).then(() => {
-      const answer = this.#request({ type: 'attach', token, ring, ...totals, ...(record && { record }) }, 'attach')
+      const answer = this.#request({ type: 'attach', token: this.#token, ring, ...totals, ...(record && { record }) }, 'attach')
       return { answer }
     })
     this.#attachSent = sent.then(() => undefined)
@@ -143,14 +150,14 @@ export class WorkerSession implements RecordingSession {
 
   /** Returns the checked copies that the worker recorded, or the reason why there is no usable recording. */
   async routes(): Promise<Recording | string> {
-    const { routes, reason } = await this.#request({ type: 'routes', token: this.#options.token }, 'routes')
+    const { routes, reason } = await this.#request({ type: 'routes', token: this.#token }, 'routes')
     if (!routes) return reason ?? 'the worker has no recording'
     return checkRecording(routes) ?? routes
   }
 
   /** Returns handles of the recording's storages, or the reason why there are none. */
   async storages(): Promise<readonly StorageHandle[] | string> {
-    const answer = await this.#request({ type: 'storages', token: this.#options.token }, 'storages')
+    const answer = await this.#request({ type: 'storages', token: this.#token }, 'storages')
     return answer.storages ?? answer.reason ?? 'the worker shares no parameters'
   }
 
@@ -238,6 +245,7 @@ export class WorkerSession implements RecordingSession {
     this.fail(new CkptError('INVALID_STATE', `the session of rank ${this.#options.rank} is closed`))
     if (this.#socket.closed) return
     this.#socket.close()
+    this.#admit()
     // ZeroMQ leaves the file: a process that updates for weeks would fill its directory.
     if (this.#options.address.startsWith(IPC)) rmSync(this.#options.address.slice(IPC.length), { force: true })
   }
@@ -281,6 +289,7 @@ export class WorkerSession implements RecordingSession {
 
   async #receive(): Promise<void> {
     const peer = `engine worker of rank ${this.#options.rank}`
+    await this.#admitted
     try {
       for await (const frames of this.#socket) {
         if (frames.length !== 1)
@@ -309,7 +318,7 @@ export class WorkerSession implements RecordingSession {
   }
 
   #handle(message: WorkerMessage, peer: string): void {
-    const { rank, token } = this.#options
+    const { rank } = this.#options
     if (message.type === 'hello') {
       if (this.#greeted)
         throw new CkptError('ENGINE_PROTOCOL', `a second worker greeted rank ${rank}`, { fields: { rank, peer } })
@@ -317,7 +326,7 @@ export class WorkerSession implements RecordingSession {
         const text = `${peer} uses worker protocol ${message.protocol}, but this rank uses ${WORKER_PROTOCOL}`
         throw this.#refuse(new CkptError('ENGINE_PROTOCOL', text, { fields: { rank, peer, field: 'protocol' } }))
       }
-      if (!sameSecret(message.token, token)) {
+      if (!sameSecret(message.token, this.#token)) {
         throw this.#refuse(new CkptError('ENGINE_UNAUTHORIZED', `${peer} presented a wrong token`, { fields: { rank, peer } }))
       }
       this.#greeted = true
