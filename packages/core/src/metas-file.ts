@@ -5,8 +5,7 @@ import { decodeRankMetas, encodeRankMetas } from '@ckpt/rendezvous'
 import { z } from 'zod'
 import { manifestOf } from './manifest.ts'
 import { accessSchema, holdsSecret, restoreAccess, storeAccess } from '@ckpt/p2p'
-import { firstIssue } from '@ckpt/utils'
-import { writeWholeFile } from './whole-file.ts'
+import { firstIssue, writeWholeFile } from '@ckpt/utils'
 
 /** Largest file of saved metas, in bytes: several times that of a million tensors on a thousand ranks. */
 const MAX_FILE_BYTES = 512 * 2 ** 20

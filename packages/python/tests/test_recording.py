@@ -98,9 +98,7 @@ class Engine:
 def compare(
     make: Callable[[], Tensors], load: Load, buckets: Callable[[], list[Tensors]], finish: Finish | None = None
 ) -> Engine:
-    """Records one update and makes the next ones direct over overwritten parameters; their bytes equal those of loading.
-    Another engine's replay from rings gives the same bytes.
-    """
+    """Records one update; direct and replayed updates over overwritten parameters give the same bytes as loading."""
     engine, other = Engine(make(), load, finish), Engine(make(), load, finish)
     apart = Engine(make(), load, finish, "not shared")
     first, second = buckets(), buckets()

@@ -1,5 +1,6 @@
 /**
- * What several packages need and that knows nothing of checkpoints: deadlines, abort signals, polling, frames, HTTP requests, secrets, alignment.
+ * What several packages need and that knows nothing of checkpoints: deadlines, abort signals, polling, frames,
+ * HTTP requests, files, secrets, alignment.
  *
  * @packageDocumentation
  */
@@ -11,3 +12,4 @@ export { firstIssue } from './issue.ts'
 export { poll, type PollOptions } from './poll.ts'
 export { sameSecret } from './same-secret.ts'
 export { aborted, anySignal, onAbort, once } from './signals.ts'
+export { writeWholeFile } from './whole-file.ts'

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Everything about the CUDA engine that can be checked on a GPU machine without Node. Needs g++, cmake and the CUDA toolkit (nvcc,
-# compute-sanitizer), and NCCL for what takes two GPUs: scripts/gpu-checks.sh [check|sanitize|rates]...   (default: all three)
+# compute-sanitizer), and NCCL for what takes two GPUs: native/cuda/test/gpu/run.sh [check|sanitize|rates]...   (default: all three)
 #   check     kernels, pipelines and faults, also without peer access between the GPUs
 #   sanitize  the kernels under compute-sanitizer: memcheck, racecheck, initcheck, synccheck
 #   rates     pipelines against the H2D ceiling, the orders of H2D and broadcasts, with and without peer access, and pinning
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../../../.."
 build=${CKPT_GPU_CHECK_BUILD:-native/cuda/build/check}
 cuda=${CUDA_HOME:-/usr/local/cuda}
 
