@@ -106,11 +106,11 @@ Napi::Value ReadDeviceOf(const Napi::CallbackInfo& info) {
     for (const auto& [source, source_offset, memory, memory_offset, bytes] : ToContiguousCopies(info[3], "copies")) {
       if (source >= sources.size() || source_offset > sources[source]->bytes ||
           bytes > sources[source]->bytes - source_offset) {
-        throw Error(code::kInvalidArgument, "a read leaves its device memory").WithField("source");
+        throw Error(code::kInvalidArgument, "a read is outside its device memory").WithField("source");
       }
       if (memory >= memories.size() || memory_offset > memories[memory]->bytes ||
           bytes > memories[memory]->bytes - memory_offset) {
-        throw Error(code::kInvalidArgument, "a read leaves its host memory").WithField("memory");
+        throw Error(code::kInvalidArgument, "a read is outside its host memory").WithField("memory");
       }
       AppendRows(reads, source, *sources[source], source_offset, *memories[memory], memory_offset, bytes);
     }

@@ -145,7 +145,7 @@ Napi::Value PinHost(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto object = Box<RegistrationObject>::Get(info[0], "registration");
     if (object->registration == nullptr)
-      throw Error(code::kInvalidArgument, "the memory is not to be pinned").WithField("registration");
+      throw Error(code::kInvalidArgument, "the memory was registered without pinning").WithField("registration");
     const std::size_t first = ToUnsigned(info[1], "first");
     const std::size_t last = ToUnsigned(info[2], "last");
     const unsigned threads = ToThreads(info[3]);

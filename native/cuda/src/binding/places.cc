@@ -8,7 +8,7 @@ namespace ckpt::cuda {
 
 Place PlaceOf(const std::shared_ptr<RegistrationObject>& object) {
   if (object->registration == nullptr || !object->registration->pinned()) {
-    throw Error(code::kInvalidArgument, "the host memory is not pinned, the GPU cannot read it").WithField("memories");
+    throw Error(code::kInvalidArgument, "the host memory is not pinned: the GPU cannot read it").WithField("memories");
   }
   return {reinterpret_cast<abi::DevicePointer>(object->data), object->bytes, object};
 }

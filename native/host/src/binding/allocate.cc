@@ -124,7 +124,7 @@ std::uint64_t ToDecimal(const Napi::Value& value, const char* field, const std::
   std::uint64_t number = 0;
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (problem != std::errc{} || end != text.data() + text.size() || text.empty()) {
-    throw Error(code::kMemoryRefused, what + ": " + field + " '" + text + "' is no whole number").WithField(field);
+    throw Error(code::kMemoryRefused, what + ": " + field + " '" + text + "' is not a whole number").WithField(field);
   }
   return number;
 }

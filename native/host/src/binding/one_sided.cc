@@ -53,8 +53,8 @@ Napi::Value Register(const Napi::CallbackInfo& info, TcpServer& server) {
   const auto offset = ToUnsigned(info[1], "offset");
   const auto bytes = ToUnsigned(info[2], "bytes");
   if (offset > mapping->size() || bytes > mapping->size() - offset) {
-    throw Error(code::kInvalidArgument, std::to_string(bytes) + " bytes at " + std::to_string(offset) + " leave the memory (" +
-                                            std::to_string(mapping->size()) + " bytes)")
+    throw Error(code::kInvalidArgument, std::to_string(bytes) + " bytes at " + std::to_string(offset) +
+                                            " are outside the memory (" + std::to_string(mapping->size()) + " bytes)")
         .WithField("bytes");
   }
   const auto* data = mapping->data() + offset;
@@ -146,7 +146,8 @@ Napi::Value Read(const Napi::CallbackInfo& info, const std::shared_ptr<TcpPeer>&
     if (region >= keys.size()) throw invalid("region " + std::to_string(region) + " of " + std::to_string(keys.size()));
     if (memory >= memories.size()) throw invalid("memory " + std::to_string(memory) + " of " + std::to_string(memories.size()));
     if (target > memories[memory]->size() || bytes > memories[memory]->size() - target) {
-      throw invalid(std::to_string(bytes) + " bytes at " + std::to_string(target) + " leave memory " + std::to_string(memory));
+      throw invalid(std::to_string(bytes) + " bytes at " + std::to_string(target) + " are outside memory " +
+                    std::to_string(memory));
     }
     reads.push_back({keys[region], offset, memories[memory]->data() + target, bytes, static_cast<std::uint32_t>(region)});
   }

@@ -12,7 +12,7 @@ namespace {
 void Require(std::uint64_t bytes, const std::vector<Limit>& limits) {
   for (const Limit& limit : limits) {
     if (bytes <= limit.available) continue;
-    throw Error(code::kOutOfMemory, SizeText(bytes) + " of memory were asked for (" + std::to_string(bytes) + " bytes) and " +
+    throw Error(code::kOutOfMemory, SizeText(bytes) + " of memory were requested (" + std::to_string(bytes) + " bytes) and " +
                                         SizeText(limit.available) + " are available: " + limit.Text())
         .WithFile(limit.file);
   }

@@ -18,12 +18,12 @@ constexpr std::uint64_t kLargestSlice = std::uint64_t{8} << 20;
 /// Checks one side of a non-empty copy.
 void CheckSide(std::size_t index, const char* field, const std::vector<std::shared_ptr<Mapping>>& memories, std::size_t memory,
                std::uint64_t offset, std::uint64_t pitch, const StridedCopy& copy) {
-  if (memory >= memories.size()) Refuse(index, std::string("its ") + field + " is no memory of the list", field);
+  if (memory >= memories.size()) Refuse(index, std::string("its ") + field + " is not in the list of memories", field);
   const std::uint64_t size = memories[memory]->size();
   std::uint64_t last = 0;
   if (__builtin_mul_overflow(copy.rows - 1, pitch, &last) || __builtin_add_overflow(last, copy.row_bytes, &last) ||
       !Inside(offset, last, size)) {
-    Refuse(index, std::string("it leaves its ") + field + " of " + std::to_string(size) + " bytes", field);
+    Refuse(index, std::string("it is outside its ") + field + " of " + std::to_string(size) + " bytes", field);
   }
 }
 

@@ -62,7 +62,7 @@ std::uint64_t SumPartOfRows(const SummedRows& rows, const std::byte* data, std::
 /// @throws Error INVALID_ARGUMENT.
 void CheckRange(std::size_t index, const MemoryRange& range, const std::vector<std::shared_ptr<Mapping>>& memories) {
   if (range.memory < memories.size() && Inside(range.offset, range.bytes, memories[range.memory]->size())) return;
-  throw Error(code::kInvalidArgument, "range " + std::to_string(index) + " leaves its memory").WithField("ranges");
+  throw Error(code::kInvalidArgument, "range " + std::to_string(index) + " is outside its memory").WithField("ranges");
 }
 
 [[noreturn]] void RefuseRows(std::size_t index, const char* what) {
@@ -83,7 +83,7 @@ std::uint64_t CheckRows(std::size_t index, const SummedRows& rows, const std::ve
   std::uint64_t bytes = 0;
   if (__builtin_mul_overflow(rows.rows - 1, rows.pitch, &last) || __builtin_add_overflow(last, rows.row_bytes, &last) ||
       __builtin_mul_overflow(rows.rows, rows.row_bytes, &bytes) || !Inside(rows.offset, last, memories[rows.memory]->size())) {
-    RefuseRows(index, "they leave their memory");
+    RefuseRows(index, "the rows are outside their memory");
   }
   return bytes;
 }
@@ -211,7 +211,7 @@ std::vector<std::uint64_t> SumRows(WorkerPool& pool, unsigned threads, const std
 void FillRandom(WorkerPool& pool, unsigned threads, Mapping& memory, std::uint64_t offset, std::uint64_t bytes,
                 std::uint64_t seed, const Cancellation& cancellation) {
   if (!Inside(offset, bytes, memory.size())) {
-    throw Error(code::kInvalidArgument, "the range to fill leaves the memory").WithField("offset");
+    throw Error(code::kInvalidArgument, "the range to fill is outside the memory").WithField("offset");
   }
   Spans spans;
   spans.Add(bytes);

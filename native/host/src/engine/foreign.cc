@@ -45,7 +45,7 @@ std::vector<std::string> StepsOf(const std::string& path, const std::string& wha
     const std::size_t end = std::min(path.find('/', begin), path.size());
     std::string step = path.substr(begin, end - begin);
     if (step.empty() || step == "." || step == ".." || step.size() > NAME_MAX || step.find('\0') != std::string::npos) {
-      Refuse(what, "'" + path + "' is no path beneath /dev/shm", "path");
+      Refuse(what, "'" + path + "' is not a path below /dev/shm", "path");
     }
     steps.push_back(std::move(step));
     begin = end + 1;
@@ -67,7 +67,7 @@ ScopedFd Look(const ShmPlace& place, const std::string& what) {
   if (number == ENOENT || number == ENOTDIR || number == ELOOP) {
     Changed(what, path + " is not there (any more): " + Error::Describe(number), path);
   }
-  throw Error::System(code::kMemoryRefused, what + ": cannot look at " + path, number).WithFile(path).WithField("path");
+  throw Error::System(code::kMemoryRefused, what + ": cannot examine " + path, number).WithFile(path).WithField("path");
 }
 
 /// @throws Error MEMORY_CHANGED unless the process behind /proc/PID (`directory`) is the one that sent the greeting.
@@ -97,7 +97,7 @@ ScopedFd Look(const DescriptorPlace& place, const std::string& what) {
   const ScopedFd proc(::open("/proc", kLook | O_DIRECTORY));
   struct statfs volume{};
   if (!proc || ::fstatfs(proc.get(), &volume) != 0 || volume.f_type != PROC_SUPER_MAGIC) {
-    Refuse(what, "/proc is no proc file system", "pid");
+    Refuse(what, "/proc is not a proc file system", "pid");
   }
   // In another namespace the numbers mean other processes, and /proc may be that of a third namespace.
   if (LinkText(proc.get(), "self") != std::to_string(::getpid())) Refuse(what, "/proc is that of another PID namespace", "pid");
@@ -115,7 +115,7 @@ ScopedFd Look(const DescriptorPlace& place, const std::string& what) {
   CheckStart(directory.get(), place, what);
   if (fd) return fd;
   if (number == ENOENT) Changed(what, path + " is not open (any more)", path);
-  throw Error::System(code::kMemoryRefused, what + ": cannot look at " + path, number).WithFile(path).WithField("descriptor");
+  throw Error::System(code::kMemoryRefused, what + ": cannot examine " + path, number).WithFile(path).WithField("descriptor");
 }
 
 const char* TypeName(mode_t mode) {

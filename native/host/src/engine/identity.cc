@@ -32,7 +32,7 @@ Identity IdentityOf(int fd, const std::string& what) {
 
 std::uint64_t ShmDevice() {
   struct stat status{};
-  if (::stat("/dev/shm", &status) != 0) throw Error::System(code::kUnsupported, "cannot look at /dev/shm", errno);
+  if (::stat("/dev/shm", &status) != 0) throw Error::System(code::kUnsupported, "cannot examine /dev/shm", errno);
   return status.st_dev;
 }
 

@@ -22,7 +22,7 @@ namespace {
 
 std::string CheckName(const std::string& name) {
   if (name.empty() || name.size() > NAME_MAX || name == "." || name == ".." || name.find('/') != std::string::npos) {
-    throw Error(code::kInvalidArgument, "'" + name + "' is no name for shared memory: 1 to 255 bytes without a slash")
+    throw Error(code::kInvalidArgument, "'" + name + "' is not a name for shared memory: 1 to 255 bytes without a slash")
         .WithField("name");
   }
   return "/" + name;

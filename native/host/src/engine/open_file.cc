@@ -41,7 +41,7 @@ Error Refused(const std::string& path, const std::string& why) {
 
 Error CannotOpen(const std::string& path, int number) {
   if (number == ELOOP || number == EXDEV) {
-    return Refused(path, "leads through a link, or out of its directory, since it was looked up: it is not opened");
+    return Refused(path, "now leads through a link or out of its directory: it is not opened");
   }
   return Error::System(code::kCheckpointUnreadable, "cannot open '" + path + "'", number).WithFile(path);
 }

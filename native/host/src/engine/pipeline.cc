@@ -42,11 +42,11 @@ void Pipeline::Release(std::uint32_t bucket) {
   if (stopped_.load()) return;
   auto& released = OwnRing().control->released;
   if (bucket >= delivered_.load()) {
-    throw Error(code::kInvalidArgument, "bucket " + std::to_string(bucket) + " is released before it was delivered")
+    throw Error(code::kInvalidArgument, "bucket " + std::to_string(bucket) + " is released before its delivery")
         .WithField("bucket");
   }
   if (bucket < released.value.load()) {
-    throw Error(code::kInvalidState, "bucket " + std::to_string(bucket) + " was released before").WithField("bucket");
+    throw Error(code::kInvalidState, "bucket " + std::to_string(bucket) + " is already released").WithField("bucket");
   }
   released.Publish(std::uint64_t{bucket} + 1);
 }

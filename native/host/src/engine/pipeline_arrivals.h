@@ -21,7 +21,7 @@ class Arrivals {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (arrived_.at(bucket)) {
-        throw Error(code::kInvalidState, "bucket " + std::to_string(bucket) + " has arrived before").WithField("bucket");
+        throw Error(code::kInvalidState, "bucket " + std::to_string(bucket) + " has already arrived").WithField("bucket");
       }
       arrived_[bucket] = true;
       last_ = std::chrono::steady_clock::now();

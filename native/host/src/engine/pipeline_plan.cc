@@ -47,8 +47,8 @@ void CheckBuckets(const PipelineSpec& spec) {
     }
     for (std::size_t i = 0; i < spec.rings.size(); ++i) {
       if (Inside(bucket.ring_offset, bucket.bytes, spec.rings[i].bytes)) continue;
-      Invalid(name + ": " + Range(bucket.ring_offset, bucket.bytes) + " leave the ring of member " + std::to_string(i) + " (" +
-              std::to_string(spec.rings[i].bytes) + " bytes)");
+      Invalid(name + ": " + Range(bucket.ring_offset, bucket.bytes) + " are outside the ring of member " + std::to_string(i) +
+              " (" + std::to_string(spec.rings[i].bytes) + " bytes)");
     }
     if (bucket.after < -1 || bucket.after >= static_cast<std::int64_t>(b)) {
       Invalid(name + ": after " + std::to_string(bucket.after) + " is not an earlier bucket");
@@ -74,11 +74,11 @@ void CheckCopies(const PipelineSpec& spec) {
         Invalid(name + ": source " + std::to_string(copy.source) + " of " + std::to_string(spec.sources.size()));
       }
       if (!Inside(copy.source_offset, copy.bytes, spec.sources[copy.source].bytes)) {
-        Invalid(name + ": " + Range(copy.source_offset, copy.bytes) + " leave source " + std::to_string(copy.source) + " (" +
-                std::to_string(spec.sources[copy.source].bytes) + " bytes)");
+        Invalid(name + ": " + Range(copy.source_offset, copy.bytes) + " are outside source " + std::to_string(copy.source) +
+                " (" + std::to_string(spec.sources[copy.source].bytes) + " bytes)");
       }
       if (!Inside(copy.bucket_offset, copy.bytes, spec.buckets[b].bytes)) {
-        Invalid(name + ": " + Range(copy.bucket_offset, copy.bytes) + " leave the bucket (" +
+        Invalid(name + ": " + Range(copy.bucket_offset, copy.bytes) + " are outside the bucket (" +
                 std::to_string(spec.buckets[b].bytes) + " bytes)");
       }
     }

@@ -128,10 +128,11 @@ FilesRead ReadFiles(WorkerPool& pool, unsigned threads, const std::vector<FileTo
   for (std::size_t i = 0; i < reads.size(); i++) {
     const ContiguousCopy& read = reads[i];
     const std::string name = "read " + std::to_string(i);
-    if (read.source >= files.size()) throw Error(code::kInvalidArgument, name + ": no such file in the list").WithField("file");
+    if (read.source >= files.size())
+      throw Error(code::kInvalidArgument, name + ": the file is not in the list").WithField("file");
     if (read.destination >= memories.size() ||
         !Inside(read.destination_offset, read.bytes, memories[read.destination]->size())) {
-      throw Error(code::kInvalidArgument, name + " leaves its memory").WithField("memory");
+      throw Error(code::kInvalidArgument, name + " is outside its memory").WithField("memory");
     }
     wanted[read.source] = std::max(wanted[read.source], read.source_offset + read.bytes);
     spans.Add(read.bytes);

@@ -63,7 +63,7 @@ SessionKeys GreetServer(int fd, const EndpointId& expected, const std::string& s
     throw Error(code::kPeerLost, "endpoint " + peer + ": " + what + " (" + step + ")").WithPeer(peer);
   };
   const auto protocol = [&](const std::string& what, const char* field) {
-    return Error(code::kPeerProtocol, "what answers at " + peer + " " + what).WithPeer(peer).WithField(field);
+    return Error(code::kPeerProtocol, "the server at " + peer + " " + what).WithPeer(peer).WithField(field);
   };
   ClientHello hello{kTcpMagic, kTcpProtocol, wishes.protection, wishes.ciphers, 0, expected, {}};
   FillSecurely(hello.nonce.data(), hello.nonce.size());

@@ -180,7 +180,7 @@ bool TcpPeer::Receive(Stream& stream) {
   if (!well(channel.Receive(&header, sizeof header, go_on, number, heard))) return false;
   if (header.id != request.id || (header.status == ReplyStatus::kOk && header.extent != 0) ||
       (header.status != ReplyStatus::kOk && header.extent >= request.group.reads.size())) {
-    Lose(Error(code::kPeerProtocol, "endpoint " + name_ + " sent a reply that was not asked for").WithPeer(name_));
+    Lose(Error(code::kPeerProtocol, "endpoint " + name_ + " sent a reply to no request").WithPeer(name_));
     return false;
   }
   ReplyTrailer trailer{header.status, header.extent};
@@ -231,7 +231,7 @@ bool TcpPeer::MayWait(const Stream& stream) {
 
 void TcpPeer::Break(Io io, int number) {
   if (io == Io::kForged) {
-    return Lose(Error(code::kPeerUnauthorized, "what arrived from endpoint " + name_ +
+    return Lose(Error(code::kPeerUnauthorized, "data from endpoint " + name_ +
                                                    " is not what it sent: it was changed on the way, or in "
                                                    "the endpoint's memory while it was sent")
                     .WithPeer(name_));

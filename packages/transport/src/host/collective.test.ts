@@ -248,10 +248,10 @@ describe('host collective', () => {
     const outside = Float64Array.from(job.copies.segmentOffset).fill(plan.sourceBytes[0]! - 1, 3, 4)
     const past = Float64Array.from(plan.buckets.ringOffset).fill(plan.ringBytes - 1, 2, 3)
     const cases: [object, RegExp][] = [
-      [copies({ segmentOffset: outside }), /copy 3 of bucket 1: .* leave source 0/],
+      [copies({ segmentOffset: outside }), /copy 3 of bucket 1: .* are outside source 0/],
       [copies({ segment: new Uint32Array(job.copies.count).fill(1) }), /copy 0 of bucket 0: source 1 of 1/],
       [copies({ bucketOffset: new Float64Array(job.copies.count) }), /bucket 0: two copies write/],
-      [buckets({ ringOffset: past }), /bucket 2: .* leave the ring of member 0/],
+      [buckets({ ringOffset: past }), /bucket 2: .* are outside the ring of member 0/],
       [buckets({ after: new Int32Array(4).fill(1) }), /bucket 0: after 1 is not an earlier bucket/],
       [buckets({ owner: new Uint32Array(4).fill(5) }), /bucket 0: owner 5 of 1 members/],
       [buckets({ bytes: new Float64Array(2) }), /bytes has 2 entries/],
