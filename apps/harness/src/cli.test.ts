@@ -128,7 +128,7 @@ describe('ckpt update', () => {
       rmSync(other, { recursive: true, force: true })
     }
     const { status, stderr } = await ckpt(['join', '--metas', metas, '--hold', ...args]).finished
-    expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringContaining('without --keep') })
+    expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringContaining('requires --keep') })
   })
 
   it('updates every worker and says what it did', async () => {

@@ -117,7 +117,7 @@ describe('recordings of odd loaders', () => {
     const error = await failure(engine.update(layers()))
     expect(error.code).toBe('DIGEST_MISMATCH')
     expect(error.message).toMatch(
-      /parameter 'model\.layers\.[01]\.(left|right)\.weight' holds other bytes than the engine's own/,
+      /parameter 'model\.layers\.[01]\.(left|right)\.weight' differs from what the engine's own loader writes/,
     )
     const again = await engine.update(layers())
     expect(again).toMatchObject({ equal: true, report: { strategy: 'broadcast' } })
