@@ -71,6 +71,13 @@ export const ERROR_CODES = {
 /** A stable error code: a key of {@link ERROR_CODES}. */
 export type ErrorCode = keyof typeof ERROR_CODES
 
+/** Codes of failed HTTP requests to an engine: it cannot be reached, the connection broke, its answer is too long. */
+export const ENGINE_HTTP_ERRORS = {
+  unreachable: 'ENGINE_UNREACHABLE',
+  lost: 'ENGINE_WORKER_LOST',
+  malformed: 'ENGINE_PROTOCOL',
+} as const satisfies Record<string, ErrorCode>
+
 /** Structured fields that locate an error; all optional, all serialisable. */
 export interface ErrorFields {
   readonly rank?: number

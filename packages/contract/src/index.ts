@@ -3,7 +3,15 @@
  *
  * @packageDocumentation
  */
-export { CkptError, ERROR_CODES, type ErrorCode, type ErrorFields, type ErrorScope, type SerializedError } from './errors.ts'
+export {
+  CkptError,
+  ENGINE_HTTP_ERRORS,
+  ERROR_CODES,
+  type ErrorCode,
+  type ErrorFields,
+  type ErrorScope,
+  type SerializedError,
+} from './errors.ts'
 export { identityChange, identityOf, type FileIdentity, type ReadableFile } from './file-identity.ts'
 export { engineKey } from './engine-key.ts'
 export { requireSocketDescriptors } from './descriptors.ts'

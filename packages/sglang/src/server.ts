@@ -1,9 +1,8 @@
-import { CkptError, type ErrorCode } from '@ckpt/contract'
+import { CkptError, ENGINE_HTTP_ERRORS, type ErrorCode } from '@ckpt/contract'
 import { HttpClient, poll, type HttpAnswer, type HttpLimits } from '@ckpt/utils'
 import { z } from 'zod'
 import type { SglangOptions } from './options.ts'
 
-const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 const outcomeSchema = z.object({ success: z.boolean(), message: z.string() })
 const modelSchema = z.object({ weight_version: z.string() })
 const infoSchema = z.object({ hicache_storage_backend: z.string().nullish() })
@@ -25,7 +24,7 @@ export class SglangServer {
       ...(tls && { tls }),
       ...(apiKey !== undefined && { headers: { authorization: `Bearer ${apiKey}` } }),
     }
-    this.#http = new HttpClient(target, ERROR_CODES)
+    this.#http = new HttpClient(target, ENGINE_HTTP_ERRORS)
   }
 
   /** Name of the server in messages. */

@@ -1,4 +1,4 @@
-import { CkptError } from '@ckpt/contract'
+import { CkptError, ENGINE_HTTP_ERRORS } from '@ckpt/contract'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
 import { firstIssue, HttpClient, poll, type HttpLimits, type HttpTarget } from '@ckpt/utils'
@@ -9,8 +9,6 @@ const HEALTH_TIMEOUT_MS = 5000
 const FIRST_PAUSE_MS = 100
 /** Time in milliseconds for a connector to finish moving keys and values after requests are paused. */
 const MOVING_MS = 3000
-
-const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 
 const resultsSchema = z.object({ results: z.array(z.unknown()) })
 const statusSchema = z
@@ -32,7 +30,7 @@ export class VllmEngine {
   readonly #tell: (event: VllmEvent) => void
 
   constructor(target: HttpTarget, options: Pick<VllmOptions, 'onEvent'>) {
-    this.http = new HttpClient(target, ERROR_CODES)
+    this.http = new HttpClient(target, ENGINE_HTTP_ERRORS)
     this.#tell = options.onEvent ?? (() => undefined)
   }
 

@@ -1,12 +1,17 @@
-import { CkptError, type EngineAdapter, type EngineCall, type EngineStart, type WorkerProtocol } from '@ckpt/contract'
+import {
+  CkptError,
+  ENGINE_HTTP_ERRORS,
+  type EngineAdapter,
+  type EngineCall,
+  type EngineStart,
+  type WorkerProtocol,
+} from '@ckpt/contract'
 import { z } from 'zod'
 import { HttpClient, poll, type HttpLimits } from '@ckpt/utils'
 
 const HEALTH_TIMEOUT_MS = 2000
 /** Maximum delay until a starting engine is noticed. */
 const HEALTH_PAUSE_MS = 50
-const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
-
 const healthSchema = z.object({ device: z.string(), version: z.string().nullable(), dirty: z.boolean() })
 const errorSchema = z.object({ error: z.object({ type: z.string(), message: z.string(), traceback: z.string().optional() }) })
 
@@ -72,7 +77,7 @@ export async function controlRequest(
   body?: unknown,
   options: HttpLimits = {},
 ): Promise<unknown> {
-  const client = new HttpClient({ socketPath }, ERROR_CODES)
+  const client = new HttpClient({ socketPath }, ENGINE_HTTP_ERRORS)
   const { status, text } = await client.request(method, path, body, options)
   let answer: unknown
   try {

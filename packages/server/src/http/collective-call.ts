@@ -1,8 +1,6 @@
-import { CkptError, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
+import { CkptError, ENGINE_HTTP_ERRORS, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
 import { HttpClient } from '@ckpt/utils'
 import type { UpdateRequest } from './schemas.ts'
-
-const ERROR_CODES = { unreachable: 'ENGINE_UNREACHABLE', lost: 'ENGINE_WORKER_LOST', malformed: 'ENGINE_PROTOCOL' } as const
 
 /**
  * Returns the engine of an update request: its workers run checkpoint-engine's stock extension, and are started by one `{
@@ -57,7 +55,10 @@ async function call(
   { signal, rank }: EngineStart,
 ): Promise<void> {
   const { pathname, search } = new URL(url)
-  const client = new HttpClient({ url: new URL('/', url).href, ...(socketPath !== undefined && { socketPath }) }, ERROR_CODES)
+  const client = new HttpClient(
+    { url: new URL('/', url).href, ...(socketPath !== undefined && { socketPath }) },
+    ENGINE_HTTP_ERRORS,
+  )
   try {
     const { status, text } = await client.request('POST', pathname + search, body, { timeoutMs: body.timeout * 1000, signal })
     if (status >= 200 && status < 300) return

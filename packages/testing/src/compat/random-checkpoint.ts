@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { tensorBytes, type DType } from '@ckpt/contract'
 import { writeFile } from '@ckpt/safetensors'
+import { Random } from '../random.ts'
 
 /** Dtypes of both torch and Python's safetensors package. */
 const DTYPES: readonly DType[] = ['BF16', 'F16', 'F32', 'F64', 'F8_E4M3', 'F8_E5M2', 'BOOL', 'U8', 'I8', 'I16', 'I32', 'I64']
@@ -21,15 +22,15 @@ export interface RandomCheckpoint extends Disposable {
  */
 export async function randomCheckpoint(seed: number, bytes: number, files = 3): Promise<RandomCheckpoint> {
   const directory = mkdtempSync(join(tmpdir(), 'ckpt-random-'))
-  const random = mulberry32(seed)
-  const whole = (below: number) => Math.floor(random() * below)
+  const random = new Random(seed)
+  const whole = (below: number) => random.between(0, below - 1)
   const shards = Array.from({ length: files }, () => [] as { name: string; dtype: DType; shape: number[]; data: Uint8Array }[])
   let total = 0
   let count = 0
   while (total < bytes) {
     const dtype = DTYPES[whole(DTYPES.length)]!
     const dimensions = whole(5)
-    const side = Math.max(1, Math.round((1 + random() * 2 ** 20) ** (1 / Math.max(1, dimensions))))
+    const side = Math.max(1, Math.round((1 + random.next() * 2 ** 20) ** (1 / Math.max(1, dimensions))))
     const shape = Array.from({ length: dimensions }, () => 1 + whole(side))
     if (count % 23 === 5) shape.push(0)
     const size = tensorBytes(dtype, shape)
@@ -52,16 +53,5 @@ export async function randomCheckpoint(seed: number, bytes: number, files = 3): 
     bytes: total,
     tensors: count,
     [Symbol.dispose]: () => rmSync(directory, { recursive: true, force: true }),
-  }
-}
-
-/** A small generator of numbers in [0, 1) from a seed (mulberry32, public domain). */
-function mulberry32(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
   }
 }
