@@ -125,5 +125,5 @@ export {
 } from './worker-session.ts'
 export { SteadyProgress, type ByteProgress } from './progress.ts'
 export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages, WorkerStorage } from './direct.ts'
-export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle } from './routes.ts'
+export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle, TensorForm } from './routes.ts'
 export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'

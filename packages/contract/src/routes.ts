@@ -44,7 +44,12 @@ export interface Recording {
   readonly parameters: readonly RoutedParameter[]
   readonly routes: readonly Route[]
   readonly opaque: readonly OpaqueTensor[]
+  /** True if the loader was given tensors without data: no bytes have been compared yet. */
+  readonly rehearsed?: boolean | undefined
 }
+
+/** Name, element type and shape of a tensor. */
+export type TensorForm = Recording['tensors'][number]
 
 /** Handle by which a rank maps a memory with an engine's parameters: shared memory, or CUDA device memory by IPC handle. */
 export type StorageHandle =

@@ -2,7 +2,7 @@ import type { RingHandle } from './device.ts'
 import type { EngineSession } from './engine.ts'
 import type { CkptError } from './errors.ts'
 import type { ProcessName } from './memory-identity.ts'
-import type { Recording, StorageHandle } from './routes.ts'
+import type { Recording, StorageHandle, TensorForm } from './routes.ts'
 
 /**
  * Oldest version of the worker protocol whose recordings are used: its workers sum what they keep, so that it can be compared
@@ -18,6 +18,8 @@ export interface WorkerGreeting {
   readonly state: string | undefined
   /** Id of the recording that it holds and that matches its parameters. */
   readonly routes: string | undefined
+  /** True if it can record what its loader would do with tensors that it is only told about. */
+  readonly rehearses?: boolean
   /** Its process, if it sends data that identifies it. */
   readonly process?: ProcessName | undefined
 }
@@ -54,6 +56,13 @@ export interface RecordingSession extends UpdateSession {
   ): Promise<void>
   /** Returns the checked copies that the worker recorded, or the reason why there is no usable recording. */
   routes(): Promise<Recording | string>
+  /**
+   * Has the worker record what its loader would do with such tensors: nothing is loaded. Resolves to the checked copies, or to
+   * the reason why the loader must see data. Allowed before `attach`.
+   */
+  rehearse(tensors: readonly TensorForm[]): Promise<Recording | string>
+  /** Ends the session of a worker that was only to prepare. */
+  leave(): Promise<void>
   /** Returns handles of the recording's storages, or the reason why there are none. */
   storages(): Promise<readonly StorageHandle[] | string>
   /**

@@ -18,7 +18,7 @@ import { decodeOffer, encodeOffer, type Offer, type Offered } from './offer.ts'
 import { offerSegment } from './peer-memory.ts'
 import { PreparedDirect } from './prepared.ts'
 import type { RemoteAccess } from './remote-reader.ts'
-import { chooseLayer, countUpdate, isChecked, nameRecordings, type DirectCount } from './spot-check.ts'
+import { chooseKinds, chooseLayer, countUpdate, isChecked, nameRecordings, type DirectCount } from './spot-check.ts'
 
 /** Either everything is ready, or the reason to stage the update, with the decision to record it. */
 export type Decision = Direct | Staged
@@ -93,7 +93,8 @@ export class DirectState implements Kept {
   async decide(context: UpdateContext, session: RecordingSession, inputs: DecisionInputs): Promise<Decision> {
     const { provenManifest: manifest, exchanges } = context
     this.#inUse = true
-    const own = await this.#offer(context, session)
+    const layout = layoutKey(manifest)
+    const own = await this.#offer(context, session, layout)
     const blobs = await exchanges.gatherBlobs('direct/offers', own.blob)
     const offers = this.#decode(blobs)
     const refused = offers.filter((offer) => 'refused' in offer)
@@ -103,7 +104,7 @@ export class DirectState implements Kept {
       return this.#stage(`rank ${first!.rank}: ${first!.refused}`, record, context, own, inputs)
     }
     const offered = offers as Offered[]
-    const key = hashOf(JSON.stringify([layoutKey(manifest), blobs.map(({ digest }) => digest)]))
+    const key = hashOf(JSON.stringify([layout, blobs.map(({ digest }) => digest)]))
     // In this case no rank has to wait for another.
     if (inputs.announced.every(({ prepared }) => prepared === key)) {
       if (this.#prepared?.key === key) return this.#direct(this.#prepared.value, offered, context, inputs)
@@ -192,9 +193,11 @@ export class DirectState implements Kept {
       announced.map((one) => one.directs),
     )
     this.#count = { recordings, updates }
-    if (!isChecked(updates, checkEvery)) return { prepared }
+    const rehearsed = offers.some(({ recording }) => recording.rehearsed)
+    if (!isChecked(updates, checkEvery, rehearsed)) return { prepared }
     const opaque = prepared.plan.opaque.map(({ name }) => name)
-    return { prepared, ...choose(provenManifest, opaque, `${recordings} ${updates}`) }
+    const seed = `${recordings} ${updates}`
+    return { prepared, ...choose(provenManifest, opaque, { seed, kinds: rehearsed && updates === 1 }) }
   }
 
   /** Returns the decision to stage. The worker can copy staged tensors itself if it has a recording of such a checkpoint. */
@@ -210,12 +213,14 @@ export class DirectState implements Kept {
     const updates = countUpdate(recording.id, [this.#replays])
     this.#replays = { recordings: recording.id, updates }
     const replayed = { ...staged, replay: recording.id }
-    if (!isChecked(updates, checkEvery)) return replayed
+    const { rehearsed = false } = recording
+    if (!isChecked(updates, checkEvery, rehearsed)) return replayed
     const opaque = recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name)
-    return { ...replayed, ...choose(manifest, opaque, `${recording.id} ${updates}`) }
+    const seed = `${recording.id} ${updates}`
+    return { ...replayed, ...choose(manifest, opaque, { seed, kinds: rehearsed && updates === 1 }) }
   }
 
-  async #offer(context: UpdateContext, session: RecordingSession): Promise<OwnOffer> {
+  async #offer(context: UpdateContext, session: RecordingSession, layout: string): Promise<OwnOffer> {
     const { rank, segments, device, signal } = context
     const refuse = (refused: string, recorded: boolean): OwnOffer => ({ blob: encodeOffer({ rank, refused, recorded }) })
     const recordings = context.kept.of(Recordings)
@@ -223,13 +228,11 @@ export class DirectState implements Kept {
     if (protocol < OLDEST_RECORDING_PROTOCOL) {
       return refuse(`its engine worker uses version ${protocol} of the worker protocol, which cannot record`, true)
     }
-    if (routes === undefined) return refuse('its engine worker has no recording yet', false)
-    if (recordings.isDistrusted(routes)) return refuse('the last update by its recording wrote wrong bytes', false)
     const deviceUuids = nearDevices(context)
     const offered = segments.map(offerSegment)
-    const key = JSON.stringify([routes, offered, deviceUuids, worker])
-    if (this.#own?.key === key) return this.#own.offer
-    const recording = await recordings.byId(session, routes)
+    const keyOf = (recording: string | undefined) => JSON.stringify([layout, recording, offered, deviceUuids, worker])
+    if (this.#own?.key === keyOf(routes)) return this.#own.offer
+    const recording = await this.#recording(context, session, recordings, layout)
     if (typeof recording === 'string') return refuse(recording, false)
     const unable = (refused: string): OwnOffer => ({ ...refuse(refused, true), recording })
     if (device.direct === undefined) return unable(`a ${device.kind} device cannot write into parameters`)
@@ -247,8 +250,30 @@ export class DirectState implements Kept {
       reaches: await device.direct.reaches(deviceUuids),
     })
     const offer = { blob, recording }
-    this.#own = { key, offer }
+    this.#own = { key: keyOf(recording.id), offer }
     return offer
+  }
+
+  /**
+   * Returns the worker's recording; one of such a checkpoint if the worker can rehearse that. @returns the reason if there is none
+   */
+  async #recording(
+    { provenManifest: manifest, signal }: UpdateContext,
+    session: RecordingSession,
+    recordings: Recordings,
+    layout: string,
+  ): Promise<Recording | string> {
+    const { routes, rehearses = false } = await session.greeted(signal)
+    let found: Recording | string = 'its engine worker has no recording yet'
+    if (routes !== undefined) {
+      const distrusted = recordings.isDistrusted(routes)
+      found = distrusted ? 'the last update by its recording wrote wrong bytes' : await recordings.byId(session, routes)
+    }
+    if (!rehearses || (typeof found !== 'string' && recordings.mismatch(found, manifest) === undefined)) return found
+    const rehearsed = await recordings.rehearse(session, manifest, layout)
+    // A loader that cannot be rehearsed is recorded while it loads.
+    if (typeof rehearsed !== 'string') return rehearsed
+    return typeof found === 'string' ? `${found} (${rehearsed})` : found
   }
 }
 
@@ -267,10 +292,14 @@ async function remoteAccess({ provenManifest, reach, timeoutMs }: UpdateContext)
 }
 
 /** Tensors that are copied by routes, or not at all: in both cases the loader must agree. */
-function choose(manifest: Manifest, opaque: readonly string[], seed: string): { check?: SpotCheck } {
+function choose(
+  manifest: Manifest,
+  opaque: readonly string[],
+  { seed, kinds }: { readonly seed: string; readonly kinds: boolean },
+): { check?: SpotCheck } {
   const left = new Set(opaque)
   const candidates = [...heldTensors(manifest)].flatMap(([name, { bytes }]) => (left.has(name) ? [] : [{ name, bytes }]))
-  const check = chooseLayer(candidates, seed)
+  const check = (kinds ? chooseKinds : chooseLayer)(candidates, seed)
   return check === undefined ? {} : { check }
 }
 

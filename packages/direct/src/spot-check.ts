@@ -25,9 +25,33 @@ export function nameRecordings(ids: readonly string[]): string {
   return createHash('sha256').update(JSON.stringify(ids)).digest('hex').slice(0, 32)
 }
 
-/** Returns true for updates that are checked: the second, and then every `every`-th; for none if that is 0. */
-export function isChecked(update: number, every: number): boolean {
-  return every > 0 && (update === 2 || update % every === 0)
+/**
+ * Returns true for updates that are checked: the second, or the first if no bytes were compared while the engine was recorded
+ * (`rehearsed`), and then every `every`-th; for none if that is 0.
+ */
+export function isChecked(update: number, every: number, rehearsed = false): boolean {
+  return every > 0 && (update === (rehearsed ? 1 : 2) || update % every === 0)
+}
+
+/**
+ * Chooses one tensor of each kind by `seed`: names that differ only in numbers are of one kind, as those of all layers' or all
+ * experts' parts are. Equal inputs give the same choice.
+ */
+export function chooseKinds(candidates: readonly Candidate[], seed: string): { layer: string; tensors: string[] } | undefined {
+  const kinds = new Map<string, string[]>()
+  for (const { name, bytes } of candidates) {
+    if (bytes === 0) continue
+    const kind = name.replace(/\d+/g, '#')
+    const known = kinds.get(kind)
+    if (known) known.push(name)
+    else kinds.set(kind, [name])
+  }
+  if (kinds.size === 0) return undefined
+  const tensors = [...kinds].map(([kind, names]) => {
+    const random = createHash('sha256').update(`${seed} ${kind}`).digest()
+    return names.sort(byCode)[random.readUInt32LE(0) % names.length]!
+  })
+  return { layer: 'one of each kind', tensors: tensors.sort(byCode) }
 }
 
 /** Chooses tensors of one layer by `seed`; of a large layer a run of tensors. Equal inputs give the same choice. */

@@ -26,6 +26,7 @@ class QueueThread:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[tuple[Work, threading.Event]] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -34,6 +35,8 @@ class QueueThread:
             try:
                 with torch.no_grad():
                     work()
+            except BaseException as error:
+                self._failure = error
             finally:
                 done.set()
 
@@ -41,6 +44,9 @@ class QueueThread:
         done = threading.Event()
         self._queue.put((work, done))
         assert done.wait(60)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
 
 _pool, _thread_pool, _queue_thread = ThreadPoolExecutor(2), ThreadPool(2), QueueThread()

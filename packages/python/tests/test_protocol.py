@@ -73,7 +73,7 @@ def test_the_wire_has_the_documented_keys() -> None:
     assert msgspec.msgpack.decode(encode(Ok(1, 2, 0.5))) == {"type": "ok", "seq": 1, "epoch": 2, "reloadMs": 0.5}
     assert msgspec.msgpack.decode(encode(Ok(1, 2))) == {"type": "ok", "seq": 1, "epoch": 2}
     hello = {"type": "hello", "protocol": 3, "token": "t", "pid": 3, "engine": "e", "device": "d"}
-    hello |= {"routes": None, "process": None}
+    hello |= {"routes": None, "process": None, "rehearses": False}
     assert msgspec.msgpack.decode(encode(Hello("t", 3, "e", "d"))) == hello
     assert msgspec.msgpack.decode(encode(Error(ErrorInfo("T", "m", "tb"), 1, 2))) == {
         "type": "error",

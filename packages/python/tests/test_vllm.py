@@ -44,7 +44,7 @@ def plain(**fields: object) -> SimpleNamespace:
 
 def test_only_its_own_methods_are_added_to_a_worker() -> None:
     public = [name for name in dir(WorkerExtension) if not name.startswith("__")]
-    assert public == ["ckpt_status", "ckpt_update"]
+    assert public == ["ckpt_prepare", "ckpt_status", "ckpt_update"]
 
 
 @pytest.mark.parametrize(("replica", "rank", "index"), [(0, 1, 1), (2, 1, 9)])

@@ -6,6 +6,10 @@ export class Recordings {
   #recording: Recording | undefined
   /** Id of a recording that led to a wrong update. */
   #distrusted: string | undefined
+  /** Layout of the last checkpoint that its worker's loader could not rehearse. */
+  #unrehearsed: { readonly layout: string; readonly reason: string } | undefined
+  /** Reason not to trust rehearsals any more. */
+  #wrongRehearsal: string | undefined
   /** Last answer of {@link Recordings.mismatch}. */
   #compared: { readonly recording: Recording; readonly manifest: Manifest; readonly mismatch: string | undefined } | undefined
 
@@ -30,8 +34,24 @@ export class Recordings {
     return this.#compared.mismatch
   }
 
+  /**
+   * Returns what the worker's loader would do with such a checkpoint, without loading it; or the reason why it must be loaded to
+   * know. A worker that could not tell is not asked again about the same layout.
+   */
+  async rehearse(session: RecordingSession, manifest: Manifest, layout: string): Promise<Recording | string> {
+    if (this.#wrongRehearsal !== undefined) return this.#wrongRehearsal
+    if (this.#unrehearsed?.layout === layout) return this.#unrehearsed.reason
+    const tensors = [...heldTensors(manifest)].map(([name, { dtype, shape }]) => ({ name, dtype, shape }))
+    const found = await session.rehearse(tensors)
+    const reason = typeof found === 'string' ? found : this.learn(found, manifest)
+    if (reason === undefined) return found
+    this.#unrehearsed = { layout, reason }
+    return reason
+  }
+
   /** Marks a recording as unusable after an update by it wrote wrong parameters. */
   distrust(recording: Recording): void {
+    if (recording.rehearsed) this.#wrongRehearsal = 'the routes of a rehearsal wrote wrong bytes'
     this.#distrusted = recording.id
     this.#recording = undefined
   }

@@ -1,4 +1,4 @@
-import { DTYPES, type Manifest, type Recording } from '@ckpt/contract'
+import { DTYPES, type DType, type Manifest, type Recording } from '@ckpt/contract'
 
 /** Position of a tensor of a manifest on its holder. */
 export interface Holder {
@@ -11,7 +11,7 @@ export interface Holder {
 /** A tensor of a manifest with its holders. */
 export interface Held {
   readonly bytes: number
-  readonly dtype: string
+  readonly dtype: DType
   readonly shape: readonly number[]
   readonly holders: Holder[]
 }

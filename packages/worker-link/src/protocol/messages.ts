@@ -32,6 +32,7 @@ const helloSchema = z.object({
   // The worker's name for its parameters, new whenever they change except by loading; workers without one receive everything.
   state: z.string().max(128).optional(),
   routes: z.string().nullish(),
+  rehearses: z.boolean().optional(),
 })
 
 const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'expected bytes')
@@ -41,12 +42,13 @@ const whole = z.union([count, z.bigint().nonnegative().max(BigInt(Number.MAX_SAF
 const decimal = z.string().regex(/^\d{1,20}$/)
 const dtype = z.enum(DTYPES as [DType, ...DType[]])
 
+/** Name, dtype and shape of a tensor. */
+const formSchema = z.tuple([z.string(), dtype, z.array(whole)])
+
 /** A recording in the answer to `routes`. */
 export const recordingSchema: z.ZodType<Recording> = z.object({
   id: z.string(),
-  tensors: z.array(
-    z.tuple([z.string(), dtype, z.array(whole)]).transform(([name, type, shape]) => ({ name, dtype: type, shape })),
-  ),
+  tensors: z.array(formSchema.transform(([name, type, shape]) => ({ name, dtype: type, shape }))),
   storages: z.array(whole),
   parameters: z.array(
     z
@@ -66,6 +68,7 @@ export const recordingSchema: z.ZodType<Recording> = z.object({
       })),
   ),
   opaque: z.array(z.tuple([whole, z.string()]).transform(([tensor, reason]) => ({ tensor, reason }))),
+  rehearsed: z.boolean().optional(),
 })
 
 /** A storage's handle. */
@@ -131,6 +134,8 @@ const fromRank = z.discriminatedUnion('type', [
   z.object({ type: z.literal('bucket'), ...sequence, bucket: count, tensors: z.array(tensorSchema) }),
   z.object({ type: z.literal('routes'), ...sequence, token: z.string() }),
   z.object({ type: z.literal('storages'), ...sequence, token: z.string() }),
+  z.object({ type: z.literal('rehearse'), ...sequence, token: z.string(), tensors: z.array(formSchema) }),
+  z.object({ type: z.literal('leave'), ...sequence }),
   z.object({
     type: z.literal('direct'),
     ...sequence,
@@ -217,6 +222,7 @@ export function recordingFrame(recording: Recording): object {
       route.dims,
     ]),
     opaque: recording.opaque.map(({ tensor, reason }) => [tensor, reason]),
+    ...(recording.rehearsed && { rehearsed: true }),
   }
 }
 

@@ -6,6 +6,8 @@ import {
   type Recording,
   type RingHandle,
   type RingTensor,
+  type TensorForm,
+  type DType,
   type StorageHandle,
   type Waiting,
   type RecordingSession,
@@ -153,6 +155,22 @@ export class WorkerSession implements RecordingSession {
     const { routes, reason } = await this.#request({ type: 'routes', token: this.#token }, 'routes')
     if (!routes) return reason ?? 'the worker has no recording'
     return checkRecording(routes) ?? routes
+  }
+
+  /**
+   * Has the worker record what its loader would do with such tensors; returns the checked copies, or the reason why that is
+   * impossible.
+   */
+  async rehearse(tensors: readonly TensorForm[]): Promise<Recording | string> {
+    const forms = tensors.map(({ name, dtype, shape }): [string, DType, number[]] => [name, dtype, [...shape]])
+    const { routes, reason } = await this.#request({ type: 'rehearse', token: this.#token, tensors: forms }, 'rehearse')
+    if (!routes) return reason ?? 'the worker has no recording'
+    return checkRecording(routes) ?? routes
+  }
+
+  /** Ends the session of a worker that was only to prepare. */
+  async leave(): Promise<void> {
+    await this.#request({ type: 'leave' }, 'leave')
   }
 
   /** Returns handles of the recording's storages, or the reason why there are none. */
@@ -331,12 +349,13 @@ export class WorkerSession implements RecordingSession {
       }
       this.#greeted = true
       this.#calm()
-      const { pid, process: mark, state, routes } = message
+      const { pid, process: mark, state, routes, rehearses = false } = message
       if (typeof mark === 'string') this.#unwatch = watchProcess(pid, mark, () => this.#died(pid))
       this.#greet.resolve({
         protocol: message.protocol,
         state,
         routes: routes ?? undefined,
+        rehearses,
         ...(typeof mark === 'string' && { process: { pid, mark } }),
       })
       return

@@ -51,6 +51,8 @@ class Hello(Message, frozen=True, tag="hello"):
     routes: str | None = None
     #: Mark with which the rank can check that ``pid`` means this process in its own namespace.
     process: str | None = None
+    #: True if this worker takes ``rehearse``.
+    rehearses: bool = False
 
 
 class Ok(Message, frozen=True, tag="ok", omit_defaults=True):
@@ -154,6 +156,25 @@ class Storages(RankMessage, frozen=True, tag="storages"):
     token: str
 
 
+class Form(msgspec.Struct, array_like=True):
+    """Name, dtype and shape of a tensor."""
+
+    name: Annotated[str, Meta(max_length=65536)]
+    dtype: str
+    shape: Annotated[list[Whole], Meta(max_length=64)]
+
+
+class Rehearse(RankMessage, frozen=True, tag="rehearse"):
+    """Asks for a recording of what the loader would do with these tensors. Nothing is loaded. Answered like ``routes``."""
+
+    token: str
+    tensors: list[Form]
+
+
+class Leave(RankMessage, frozen=True, tag="leave"):
+    """Ends the session of a worker that was told to prepare."""
+
+
 class Direct(RankMessage, frozen=True, tag="direct"):
     """Announces that the rank will write into the storages of the recording that ``routes`` names."""
 
@@ -187,7 +208,7 @@ class Abort(RankMessage, frozen=True, tag="abort"):
     reason: str
 
 
-FromRank = Attach | Bucket | Routes | Storages | Direct | Release | Sums | Commit | Abort | Error
+FromRank = Attach | Bucket | Routes | Storages | Rehearse | Leave | Direct | Release | Sums | Commit | Abort | Error
 FromWorker = Hello | Ok | Error
 
 _encoder = msgspec.msgpack.Encoder()
@@ -209,6 +230,9 @@ def decode_from_rank(frame: bytes | memoryview) -> FromRank:
     if isinstance(message, Bucket):
         for entry in message.tensors:
             _settle_entry(entry)
+    elif isinstance(message, Rehearse):
+        for form in message.tensors:
+            _settle_form(form)
     elif isinstance(message, Attach):
         ring = message.ring
         if ring is not None:
@@ -273,6 +297,17 @@ def _settle_entry(entry: TensorEntry) -> None:
     if size != entry.size:
         described = f"{entry.dtype} of shape {entry.shape} needs {size} bytes, not {entry.size}"
         raise ProtocolError(f"malformed message: {what}: {described}", tensor=entry.name)
+
+
+def _settle_form(form: Form) -> None:
+    what = f"tensor {form.name!r}"
+    if form.dtype not in DTYPE_BITS:
+        raise ProtocolError(f"malformed message: {what} has unknown dtype {form.dtype!r}", tensor=form.name)
+    form.shape = [_whole(length, f"shape of {what}") for length in form.shape]
+    try:
+        tensor_bytes(form.dtype, form.shape)
+    except ValueError as error:
+        raise ProtocolError(f"malformed message: {what}: {error}", tensor=form.name) from error
 
 
 def _whole(value: float, field: str) -> int:

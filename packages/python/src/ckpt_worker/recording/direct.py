@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ..errors import ConflictError, DigestMismatchError, StaleRoutesError, UnsupportedError
+from ..errors import ConflictError, DigestMismatchError, StaleRoutesError, StateError, UnsupportedError
 from .conflicts import TwinCheck
 from .contents import Contents
-from .recording import Recording
+from .recording import Recording, place_of
+from .rehearsal import Described, Rehearsal, ValueReadError, unreached
 from .replay import Replay
 from .settle import Refusal, settle
 from .shared_memory import give_back
 from .spot_check import SpotCheck
 from .sums import RouteSums
 from .tracer import Tracer
+
+#: Loads named tensors without data; returns the parameters that every checkpoint has to reach completely, by name.
+Rehearse = Callable[[Rehearsal, Sequence[tuple[str, torch.Tensor]]], Mapping[str, torch.Tensor]]
 
 
 class DirectState:
@@ -28,16 +32,20 @@ class DirectState:
         touched: Callable[[], None] = lambda: None,
         watched: Callable[[Tracer], None] = lambda tracer: None,
         unshared: str | None = None,
+        rehearse: Rehearse | None = None,
     ) -> None:
         """:param parameters: everything that the engine computes with (parameters and buffers), by name, in its current state.
         :param touched: called before a rank writes: the parameters are not a complete version until the next commit.
         :param watched: called before the first load of a recorded update.
         :param unshared: reason why others must not write into the parameters; the worker then replays recorded copies itself.
+        :param rehearse: lets the engine's loader load tensors that have no data, and returns the parameters that every
+        checkpoint has to reach completely; it raises UnsupportedError with the reason if that is impossible.
         """
         self._parameters = parameters
         self._touched = touched
         self._watched = watched
         self._unshared = unshared
+        self._rehearse = rehearse
         self._replay: Replay | None = None
         self._sums: RouteSums | None = None
         self._recording: Recording | None = None
@@ -59,9 +67,55 @@ class DirectState:
         return self._recording
 
     @property
+    def rehearses(self) -> bool:
+        """True if the loader can be given tensors without data."""
+        return self._rehearse is not None
+
+    @property
     def refusal(self) -> str:
         """Reason why there is no recording."""
         return self._refusal
+
+    def rehearse(self, tensors: Sequence[Described]) -> str | None:
+        """Records what the loader would do with tensors of these names, dtypes and shapes. Nothing is loaded.
+
+        :returns: the reason why that is impossible; an existing recording then stays.
+        :raises StateError: if parameters have changed all the same. They are not a complete version then.
+        """
+        if self._rehearse is None:
+            return "this engine's loader cannot be rehearsed"
+        before = self._parameters()
+        contents = Contents(before)
+        try:
+            return self._rehearsed(self._rehearse, tensors, before)
+        finally:
+            changed = contents.changed(self._parameters())
+            if changed:
+                self._forget("a rehearsal of the loader has changed parameters")
+                self._rehearse = None
+                self._touched()
+                text = f"{len(changed)} parameters ({min(changed)}, …) changed while the loader was rehearsed"
+                raise StateError(f"{text}: it writes in a way that cannot be held off; the next update is recorded instead")
+
+    def _rehearsed(self, rehearse: Rehearse, tensors: Sequence[Described], before: Mapping[str, torch.Tensor]) -> str | None:
+        try:
+            rehearsal = Rehearsal(tensors, frozenset(before))
+            with rehearsal.loads() as named:
+                demanded = rehearse(rehearsal, named)
+            rehearsal.close()
+            after = self._parameters()
+            if {name: place_of(one) for name, one in before.items()} != {name: place_of(one) for name, one in after.items()}:
+                raise Refusal("it replaces parameters")
+            alone = unreached(rehearsal, demanded)
+            if alone:
+                raise Refusal(f"it was not seen to fill {len(alone)} parameters ({min(alone)}, …)")
+            found = settle(rehearsal, after, self._unshared, self._distrusted)
+        except Exception as error:  # a loader may do anything with tensors of this kind
+            kind = "" if isinstance(error, Refusal | UnsupportedError | ValueReadError) else f"{type(error).__name__}: "
+            return f"the loader cannot be rehearsed: {kind}{error}"
+        self._forget("")
+        self._recording = found
+        return None
 
     def watch(self) -> Tracer:
         """Starts recording an update."""
@@ -125,6 +179,8 @@ class DirectState:
             check.run(load, self._parameters)
         except DigestMismatchError:
             self._distrusted.update(dict.fromkeys(check.names, "a spot check found its recorded routes wrong"))
+            if self._recording is not None and self._recording.rehearsed:
+                self._rehearse = None  # with data the loader does something else
             self._forget("a spot check found recorded routes wrong")
             raise
 

@@ -81,6 +81,8 @@ class Recording:
     places: Mapping[str, Place]
     #: Tensors whose bytes must be equal, because they go to one place.
     twins: list[Twins] = field(default_factory=list)
+    #: True if the loader was given tensors without data: no bytes have been compared yet.
+    rehearsed: bool = False
     id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def fits(self, parameters: Mapping[str, torch.Tensor]) -> bool:
@@ -103,4 +105,5 @@ class Recording:
                 for tensor, storage, region in self.routes
             ],
             "opaque": [[tensor, reason] for tensor, reason in self.opaque.items()],
+            **({"rehearsed": True} if self.rehearsed else {}),
         }

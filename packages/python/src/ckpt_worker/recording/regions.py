@@ -125,7 +125,13 @@ def _steps_inside(region: Region, stride: int, extents: Sequence[Extent]) -> int
 
 def extent_of(tensor: torch.Tensor) -> tuple[int, int]:
     """Returns the addresses of a tensor's first byte and of the byte after its last."""
+    address = tensor.data_ptr()
+    return address, address + span_of(tensor)
+
+
+def span_of(tensor: torch.Tensor) -> int:
+    """Returns the bytes from a tensor's first one to its last one."""
     if tensor.numel() == 0:
-        return tensor.data_ptr(), tensor.data_ptr()
+        return 0
     last = sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+    return int(last + 1) * tensor.element_size()

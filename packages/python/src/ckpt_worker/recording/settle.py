@@ -47,7 +47,7 @@ def settle(
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in parameters.values() if t.numel()}
     opaque = {name: reason for name, reason in distrusted.items() if name in tracer.tensors} | tracer.opaque
     copies = _kept(tracer, storages, opaque)
-    changed = _check_digests(copies, storages, opaque)
+    changed = [False] * len(copies) if tracer.rehearsed else _check_digests(copies, storages, opaque)
     check_conflicts(copies, changed, tracer.writes, parameters)
     _check_unseen(tracer, parameters, copies, opaque)
     _check_writes(tracer, copies, parameters, opaque)
@@ -83,6 +83,7 @@ def settle(
         opaque={indices[name]: reason for name, reason in opaque.items()},
         twins=[*twins_of(copies, tracer.tensors, parameters), *tracer.twins],
         handles=handles,
+        rehearsed=tracer.rehearsed,
         places={
             name: place_of(tensor)
             for name, tensor in parameters.items()

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -19,7 +19,7 @@ from ..loading.digest import digest_tensor
 from ..protocol.messages import TensorEntry
 from .contents import Contents
 from .recording import Twins
-from .regions import Extent, Region, extent_of, parts, region_of
+from .regions import Extent, Region, extent_of, parts, region_of, span_of
 from .watched import EXITS, MEMORY, Forks, Watched, here, plain, threads
 
 _aten: Final = torch.ops.aten
@@ -63,6 +63,9 @@ class Written:
 
 class Tracer:
     """Record of the loads of one update, in all participating threads."""
+
+    #: True if nothing was loaded: there are no bytes to compare.
+    rehearsed: ClassVar[bool] = False
 
     def __init__(self, before: frozenset[str] = frozenset()) -> None:
         """:param before: names of the existing parameters."""
@@ -200,7 +203,7 @@ class Tracer:
     def _saw(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, watched: bool) -> None:
         name = func.overloadpacket.__name__
         if watched and here.aside:
-            self.set_aside += [extent_of(t) for t in _written(func, args, kwargs) if t.numel() and _has_memory(t)]
+            self.set_aside += [extent_of(t) for t in written_by(func, args, kwargs) if t.numel() and _has_memory(t)]
             return
         if name in _VALUELESS:
             if not watched and name == "set_":
@@ -212,7 +215,7 @@ class Tracer:
             return
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.numel()]
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        written = list(_written(func, args, kwargs))
+        written = list(written_by(func, args, kwargs))
         reading = [tensor for tensor in inputs if self._in_ring(tensor)]
         if reading and outputs and not written and all(self._in_ring(tensor) or not tensor.numel() for tensor in outputs):
             return  # views
@@ -231,9 +234,7 @@ class Tracer:
             self._guided = self._guided or min(derived)
         for tensor in outputs:
             if derived and tensor.numel() and not self._in_ring(tensor):
-                storage = tensor.untyped_storage()
-                known = self._origin(tensor)
-                self._derived[storage.data_ptr()] = (StorageWeakRef(storage), derived | known)
+                self._derive(tensor, derived)
         for tensor in written:
             self._write(tensor, derived, str(func))
 
@@ -271,7 +272,7 @@ class Tracer:
         if destination.numel() == 0:
             return
         names = self._names(source)
-        reason = _not_bytewise(destination, source)
+        reason = self._not_bytewise(destination, source)
         if reason is not None:
             for name in names:
                 self._mark(name, reason)
@@ -279,7 +280,7 @@ class Tracer:
             return
         source = source.expand(destination.shape)
         storage = destination.untyped_storage()
-        region = region_of(destination, source, source.data_ptr() - self._base, destination.data_ptr() - storage.data_ptr())
+        region = region_of(destination, source, self._position(source), destination.data_ptr() - storage.data_ptr())
         found = list(parts(region, self._extents))
         if any(extent is None for extent, _ in found):
             for name in names:
@@ -295,7 +296,7 @@ class Tracer:
                 tuple(destination.stride()),
                 int(destination.storage_offset()),
                 destination.dtype,
-                digest_tensor(source.contiguous()),
+                self._digest(source),
                 self._guided,
             )
         )
@@ -303,10 +304,15 @@ class Tracer:
     def _write(self, tensor: torch.Tensor, names: frozenset[str], operation: str) -> None:
         if tensor.numel() == 0:
             return
-        storage = tensor.untyped_storage()
         if names:
-            self._derived[storage.data_ptr()] = (StorageWeakRef(storage), names | self._origin(tensor))
-        self.writes.append(Written(StorageWeakRef(storage), *extent_of(tensor), names, operation))
+            self._derive(tensor, names)
+        if tensor.device.type != "meta":
+            self.writes.append(Written(StorageWeakRef(tensor.untyped_storage()), *extent_of(tensor), names, operation))
+
+    def _derive(self, tensor: torch.Tensor, names: frozenset[str]) -> None:
+        key = self._key(tensor)
+        if key is not None:
+            self._derived[key] = (StorageWeakRef(tensor.untyped_storage()), names | self._origin(tensor))
 
     def _mark(self, name: str, reason: str) -> None:
         self.opaque.setdefault(name, reason)
@@ -318,7 +324,8 @@ class Tracer:
 
     def _names(self, tensor: torch.Tensor) -> set[str]:
         """Returns tensors that a tensor over the ring may read."""
-        start, end = (address - self._base for address in extent_of(tensor))
+        start = self._position(tensor)
+        end = start + span_of(tensor)
         first = bisect.bisect_right(self._extents, start, key=lambda extent: extent.start) - 1
         names = set()
         for extent in self._extents[max(first, 0) :]:
@@ -330,12 +337,30 @@ class Tracer:
 
     def _origin(self, tensor: torch.Tensor) -> frozenset[str]:
         """Returns tensors of the ring from which another one was computed."""
-        if tensor.device.type == "meta" or tensor.layout != torch.strided:
-            return frozenset()
-        found = self._derived.get(tensor.untyped_storage().data_ptr())
+        key = self._key(tensor)
+        found = None if key is None else self._derived.get(key)
         if found is None or found[0].expired():
             return frozenset()
         return found[1]
+
+    # Overridden where the tensors have no memory.
+
+    def _position(self, tensor: torch.Tensor) -> int:
+        """Returns the place of a tensor over the ring, in bytes from its start."""
+        return tensor.data_ptr() - self._base
+
+    def _digest(self, source: torch.Tensor) -> torch.Tensor:
+        return digest_tensor(source.contiguous())
+
+    def _key(self, tensor: torch.Tensor) -> int | None:
+        """Returns a name for a tensor's memory; None if it has none."""
+        return tensor.untyped_storage().data_ptr() if _has_memory(tensor) else None
+
+    def _not_bytewise(self, destination: torch.Tensor, source: torch.Tensor) -> str | None:
+        """Returns the reason why copying is more than moving bytes."""
+        if destination.device != source.device:
+            return f"it is copied to {destination.device}"
+        return changes(destination, source)
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
@@ -346,12 +371,10 @@ def _has_memory(tensor: torch.Tensor) -> bool:
     return tensor.device.type != "meta" and tensor.layout == torch.strided
 
 
-def _not_bytewise(destination: torch.Tensor, source: torch.Tensor) -> str | None:
-    """Returns the reason why copying is more than moving bytes."""
+def changes(destination: torch.Tensor, source: torch.Tensor) -> str | None:
+    """Returns the reason why a copy changes bytes."""
     if destination.dtype != source.dtype:
         return f"it is cast from {source.dtype} to {destination.dtype}"
-    if destination.device != source.device:
-        return f"it is copied to {destination.device}"
     if any(t.is_conj() or t.is_neg() for t in (destination, source)):
         return "it is copied with its sign or conjugate changed"
     if any(stride == 0 and count > 1 for count, stride in zip(destination.shape, destination.stride(), strict=True)):
@@ -359,7 +382,8 @@ def _not_bytewise(destination: torch.Tensor, source: torch.Tensor) -> str | None
     return None
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    """Yields the tensors that an operation writes to."""
     for index, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue

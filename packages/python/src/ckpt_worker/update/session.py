@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
-import os
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from ..errors import AbortedError, ProtocolError, StaleRoutesError, StateError, UnauthorizedError, UnsupportedError, WorkerError
+from ..errors import AbortedError, ProtocolError, StaleRoutesError, StateError, UnauthorizedError, WorkerError
 from ..loading.fence import Fence
 from ..protocol.connection import Connection
 from ..protocol.messages import (
@@ -25,8 +23,9 @@ from ..protocol.messages import (
     Error,
     ErrorInfo,
     FromRank,
-    Hello,
+    Leave,
     Ok,
+    Rehearse,
     Release,
     Routes,
     Storages,
@@ -34,8 +33,8 @@ from ..protocol.messages import (
     decode_from_rank,
     sender_of,
 )
-from ..protocol.process import process_mark
 from ..recording import DirectState
+from .describe import check_token, describe, greeting
 from .load import Load, Loader
 
 
@@ -97,8 +96,7 @@ def run_update(
         load = Load(loader, finish, torch.device(device), direct)
         update = _Update(connection, token, load, commit, direct)
         try:
-            known = None if direct is None else direct.id
-            connection.send(Hello(token, os.getpid(), engine, device_uuid, routes=known, process=process_mark()))
+            connection.send(greeting(token, engine, device_uuid, direct))
             return update.run()
         finally:
             update.close()
@@ -188,9 +186,14 @@ class _Update:
             self._load.unmap()
             self._connection.send(Ok(message.seq, message.epoch))
             raise AbortedError(f"the rank aborted the update: {message.reason}")
-        if isinstance(message, Routes | Storages):
-            self._connection.send(self._describe(message))
+        if isinstance(message, Rehearse) and self._attached is not None and not self._prepared:
+            raise StateError("a rehearse came after the attach")
+        if isinstance(message, Routes | Storages | Rehearse):
+            check_token(message.token, self._token)
+            self._connection.send(describe(self._direct, message))
             return None
+        if isinstance(message, Leave):
+            raise StateError("a leave came in an update")
         if isinstance(message, Direct):
             self._current_update(message)
             if self._prepared:
@@ -217,21 +220,6 @@ class _Update:
             return UpdateResult(message.version, load.tensors, load.bytes, load.buckets, self._reload_ms)
         return None
 
-    def _describe(self, message: Routes | Storages) -> Ok:
-        self._check_token(message.token)
-        direct = self._direct
-        if direct is None:
-            return Ok(message.seq, message.epoch, reason="this engine does not allow writes into its parameters")
-        if isinstance(message, Storages):
-            try:
-                return Ok(message.seq, message.epoch, storages=direct.handles())
-            except UnsupportedError as error:
-                return Ok(message.seq, message.epoch, reason=str(error))
-        recording = direct.recording
-        if recording is None:
-            return Ok(message.seq, message.epoch, reason=direct.refusal)
-        return Ok(message.seq, message.epoch, routes=recording.describe())
-
     def _sum(self, message: Sums) -> Ok:
         if not self._prepared or self._direct is None:
             raise StateError("sums of the parameters were requested before the release")
@@ -247,12 +235,8 @@ class _Update:
             raise StateError(f"epoch {message.epoch} is not attached, but epoch {self._attached.epoch} is")
         return self._attached
 
-    def _check_token(self, token: str) -> None:
-        if not hmac.compare_digest(token.encode(), self._token.encode()):
-            raise UnauthorizedError("the rank does not know the run's token")
-
     def _attach(self, message: Attach) -> None:
-        self._check_token(message.token)
+        check_token(message.token, self._token)
         if self._attached is not None and message.epoch == self._attached.epoch:
             raise StateError(f"epoch {message.epoch} is already attached")
         self._load.attach(message)

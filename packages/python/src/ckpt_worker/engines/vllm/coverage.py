@@ -90,7 +90,7 @@ class _Model:
             return
         self._written = {}
         for name, parameter in self._model.named_parameters(remove_duplicate=False):
-            if name not in self._aliases and not _ADAPTER.search(name) and parameter.numel() > 0:
+            if name not in self._aliases and not is_adapter(name) and parameter.numel() > 0:
                 self._storages[name] = parameter.untyped_storage()
                 self._written[self._storages[name]._cdata] = 0
 
@@ -139,6 +139,11 @@ class _Writes(TorchDispatchMode):
 def _is_checked(target: Target) -> bool:
     # Quantised models create parameters that no checkpoint has.
     return target.complete and getattr(target.config, "quantization", None) is None
+
+
+def is_adapter(name: str) -> bool:
+    """Returns True for a parameter of an adapter."""
+    return _ADAPTER.search(name) is not None
 
 
 def bare_name(name: str) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...loading.cuda_driver import device_uuid
-from ...protocol.engine_call import check_listening, endpoint_for, parse_call
+from ...protocol.engine_call import Endpoint, UpdateCall, check_listening, endpoint_for, parse_call
 from .target import Target
-from .update import Served, take_update, worker_index
+from .update import Served, prepare_update, take_update, worker_index
 
 
 class WorkerExtension:
@@ -32,13 +32,9 @@ class WorkerExtension:
         :raises Exception: the errors of :func:`ckpt_worker.run_update`; the parameters may then be partly new
         (``ckpt_status``).
         """
-        parsed = parse_call(call)
+        parsed, endpoint, uuid = _called(self, call)
         assert self.device is not None
-        uuid = device_uuid(self.device)
-        endpoint = endpoint_for(parsed, worker_index(self.vllm_config, self.rank), uuid)
-        check_listening(endpoint.address)
-        model = Target(_model(self.model_runner), self.model_config, parsed.complete)
-        targets = [model, *_drafter(self, parsed.drafter)]
+        targets = _targets(self, parsed)
         with _configured(self.vllm_config):
             result = take_update(parsed, endpoint.address, uuid, targets, self.device, _served(self), self.model_runner)
         drop_computed(self.model_runner)
@@ -51,6 +47,16 @@ class WorkerExtension:
             "buckets": result.buckets,
             "reloadMs": result.reload_ms,
         }
+
+    def ckpt_prepare(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Answers one rank's questions before an update. ``call`` is an :class:`UpdateCall`; the parameters stay as they are.
+
+        :raises Exception: the errors of :func:`ckpt_worker.update.run_prepare`.
+        """
+        parsed, endpoint, uuid = _called(self, call)
+        with _configured(self.vllm_config):
+            recording = prepare_update(parsed, endpoint.address, uuid, _targets(self, parsed), _served(self))
+        return {"rank": endpoint.rank, "recording": recording}
 
     def ckpt_status(self) -> dict[str, Any]:
         """State of the worker: ``version`` of the last commit, and ``dirty`` if an update has failed partway since.
@@ -70,6 +76,21 @@ def drop_computed(runner: Any) -> None:
         reset = getattr(runner, name, None)
         if callable(reset):
             reset()
+
+
+def _called(worker: Any, data: dict[str, Any]) -> tuple[UpdateCall, Endpoint, str]:
+    """Returns the call, the rank that waits for this worker, and the UUID of its GPU."""
+    call = parse_call(data)
+    assert worker.device is not None
+    uuid = device_uuid(worker.device)
+    endpoint = endpoint_for(call, worker_index(worker.vllm_config, worker.rank), uuid)
+    check_listening(endpoint.address)
+    return call, endpoint, uuid
+
+
+def _targets(worker: Any, call: UpdateCall) -> list[Target]:
+    model = Target(_model(worker.model_runner), worker.model_config, call.complete)
+    return [model, *_drafter(worker, call.drafter)]
 
 
 def _served(worker: Any) -> Served:

@@ -28,13 +28,13 @@ def feed(
             seen.append(item[1])
             yield item
 
-    with _without_completeness_checks(), coverage.counting():
+    with without_completeness_checks(), coverage.counting():
         for index, target in enumerate(targets):
             loaded = target.model.load_weights(passing() if index == 0 else iter(bucket))  # type: ignore[operator]
             coverage.saw(index, loaded)
 
 
-def _without_completeness_checks() -> AbstractContextManager[None]:
+def without_completeness_checks() -> AbstractContextManager[None]:
     """Multi-token-prediction models check that each load is a whole checkpoint; a bucket never is."""
     try:
         module = importlib.import_module("vllm.model_executor.model_loader.mtp_validation")

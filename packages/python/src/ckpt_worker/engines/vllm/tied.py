@@ -6,11 +6,13 @@ is already tied. So a checkpoint with two different tensors would give other ans
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from ...errors import ConflictError
 from ...loading.digest import digest
-from ...recording import Tracer
+from ...recording import Rehearsal, Tracer
 from ...recording.conflicts import conflict
 from ...recording.watched import unseen
 from .coverage import bare_name
@@ -55,6 +57,18 @@ class TiedParameters:
             if self._tracer is not None:
                 self._tracer.demand_same(other, name, parameter)
         came[end] = (name, value)
+
+    def rehearse(self, names: Iterable[str], rehearsal: Rehearsal) -> None:
+        """Requires equal bytes, in each update, of tensors for parameters that are one."""
+        came: dict[int, dict[str, str]] = {}
+        for name in names:
+            end = _end(name)
+            if end in self._groups:
+                group, parameter = self._groups[end]
+                for other_end, other in came.get(group, {}).items():
+                    if other_end != end:
+                        rehearsal.demand_same(other, name, parameter)
+                came.setdefault(group, {})[end] = name
 
     def _conflict(self, first: str, second: str, parameter: str) -> ConflictError:
         error = conflict(first, second, parameter)

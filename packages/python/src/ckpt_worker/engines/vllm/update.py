@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 
 from ...protocol.engine_call import UpdateCall
-from ...recording import DirectState, Tracer
-from ...update import UpdateResult, run_update
+from ...recording import DirectState, Rehearsal, Tracer
+from ...update import UpdateResult, run_prepare, run_update
+from .feed import Named
 from .loads import WeightLoad, open_load
 from .placement import check_placement
+from .rehearse import rehearse
 from .target import Target
 
 #: Environment variable that, if 0, prevents ranks from writing into an engine's parameters.
@@ -23,12 +26,14 @@ SHARE: Final = "CKPT_ENGINE_SHARE"
 class _Known:
     """Recordings of some models, kept between updates."""
 
-    def __init__(self, targets: list[Target], unshared: str | None) -> None:
+    def __init__(self, served: Served, targets: list[Target], unshared: str | None) -> None:
+        self._served = served
+        self.targets = targets
         self.models = [target.model for target in targets]
         self.unshared = unshared
         #: State of the running update.
         self.load: WeightLoad | None = None
-        self.state = DirectState(self._tensors, self._touched, self._watched, unshared)
+        self.state = DirectState(self._tensors, self._touched, self._watched, unshared, self._rehearsed)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         found: dict[str, torch.Tensor] = {}
@@ -40,12 +45,17 @@ class _Known:
         return found
 
     def _touched(self) -> None:
-        assert self.load is not None
-        self.load.begin_direct()
+        if self.load is None:
+            self._served.dirty = True
+        else:
+            self.load.begin_direct()
 
     def _watched(self, tracer: Tracer) -> None:
         assert self.load is not None
         self.load.watch(tracer, share=self.unshared is None)
+
+    def _rehearsed(self, rehearsal: Rehearsal, named: Sequence[Named]) -> Mapping[str, torch.Tensor]:
+        return rehearse(self.targets, rehearsal, named)
 
 
 @dataclass
@@ -63,7 +73,8 @@ class Served:
         unshared = f"{SHARE} is 0 in the engine's environment" if os.environ.get(SHARE) == "0" else None
         known = self._known
         if known is None or known.unshared != unshared or [*map(id, known.models)] != [*map(id, models)]:
-            self._known = known = _Known(targets, unshared)
+            self._known = known = _Known(self, targets, unshared)
+        known.targets = targets
         return known
 
 
@@ -111,6 +122,15 @@ def take_update(
             raise
         finally:
             known.load = None
+
+
+def prepare_update(call: UpdateCall, address: str, uuid: str, targets: list[Target], served: Served) -> str | None:
+    """Answers one rank's questions before an update; returns the id of the recording, if there is one. The parameters stay as
+    they are. vLLM's configuration must be the current one.
+    """
+    known = served.known(targets)
+    engine = f"vllm {_version()}"
+    return run_prepare(address, call.token, call.timeout_ms / 1000, known.state, engine=engine, device_uuid=uuid)
 
 
 def worker_index(vllm_config: Any, rank: int) -> int:
