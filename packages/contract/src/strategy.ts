@@ -44,6 +44,11 @@ export type Strategy = UpdateStrategy
 export interface UpdateAttempt {
   /** True if any bytes pass through a ring. */
   readonly usesRing: boolean
+  /**
+   * The own worker, if its recording is known before the bytes move: the comparison of its parameters is then planned meanwhile.
+   * All ranks know theirs, or none does.
+   */
+  readonly known?: CheckedWorker
   plan(): Promise<void>
   /** Creates ring and collective, and hands the ring to the worker. */
   attach(): Promise<void>

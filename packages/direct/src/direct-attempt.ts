@@ -33,6 +33,7 @@ interface ThroughRing {
 /** Writes directly into the parameters; opaque tensors pass through a small ring. */
 export class DirectAttempt implements UpdateAttempt {
   readonly usesRing: boolean
+  readonly known: CheckedWorker
   readonly #context: UpdateContext
   readonly #session: RecordingSession
   readonly #prepared: PreparedDirect
@@ -47,6 +48,7 @@ export class DirectAttempt implements UpdateAttempt {
     this.#prepared = prepared
     this.#check = check
     this.usesRing = prepared.plan.opaque.length > 0
+    this.known = { session, recording: prepared.recording, required: true }
   }
 
   plan(): Promise<void> {
@@ -107,7 +109,7 @@ export class DirectAttempt implements UpdateAttempt {
   }
 
   worker(): Promise<CheckedWorker> {
-    return Promise.resolve({ session: this.#session, recording: this.#prepared.recording, required: true })
+    return Promise.resolve(this.known)
   }
 
   vote(): PreparedTensors {

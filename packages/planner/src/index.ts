@@ -32,7 +32,13 @@ export type {
   Workload,
 } from './simulate/index.ts'
 export { comparedInRing } from './verify/ring-check.ts'
-export { digestOfSum, registeredTensors, type RegisteredTensor, type RegisteredTensors } from './verify/digests.ts'
+export {
+  digestOfSum,
+  expectedSums,
+  registeredTensors,
+  type RegisteredTensor,
+  type RegisteredTensors,
+} from './verify/digests.ts'
 export { findMismatch, planVerify, type Mismatch, type VerifyPlan, type Voucher } from './verify/plan.ts'
 export { decodeReading, encodeReading, type Reading, type TensorList } from './verify/reading.ts'
 export { parameterSums, regionBytes, regionOf, sourceSums, type TensorRegion } from './verify/region.ts'

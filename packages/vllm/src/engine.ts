@@ -14,6 +14,7 @@ const resultsSchema = z.object({ results: z.array(z.unknown()) })
 const statusSchema = z
   .array(z.object({ version: z.string().nullable(), dirty: z.boolean(), connector: z.string().nullable().optional() }))
   .min(1)
+const pausedSchema = z.object({ is_paused: z.boolean() })
 const resetSchema = z.object({ success: z.boolean() })
 
 /** Combined state of all workers of an engine. */
@@ -22,6 +23,11 @@ export interface EngineState {
   readonly version: string | null
   /** True if any worker's parameters are not those of one complete committed version. */
   readonly dirty: boolean
+}
+
+/** A pause of an engine's scheduler. */
+export interface Pause {
+  readonly answered: Promise<void>
 }
 
 /** One vLLM server, by its HTTP API. */
@@ -101,9 +107,33 @@ export class VllmEngine {
     return this.#parse(statusSchema, 'ckpt_status', await this.rpc('ckpt_status', [], limits))
   }
 
-  /** Stops scheduling requests. Returns false if this version does not support it. */
-  pause(mode: 'keep' | 'wait' | 'abort', limits: HttpLimits): Promise<boolean> {
-    return this.#optional('pause', `/pause?mode=${mode}`, limits)
+  /**
+   * Stops scheduling requests; resolves when none is scheduled any more. Undefined if this version does not support it.
+   * `answered` resolves when the engine has answered the request, and must precede the call to resume.
+   */
+  async pause(mode: 'keep' | 'wait' | 'abort', limits: HttpLimits): Promise<Pause | undefined> {
+    const answered = this.#optional('pause', `/pause?mode=${mode}`, limits)
+    answered.catch(() => undefined) // reported to those that wait for it
+    // vLLM answers 20 ms after its scheduler has stopped (0.26), for the sake of outputs that are under way.
+    if (mode === 'keep' && (await this.#stopped(answered, limits))) return { answered: answered.then(() => undefined) }
+    return (await answered) ? { answered: Promise.resolve() } : undefined
+  }
+
+  /** Asks the scheduler until it has stopped. Returns false if `answered` is the one to wait for. */
+  async #stopped(answered: Promise<boolean>, limits: HttpLimits): Promise<boolean> {
+    let over = false
+    const end = () => void (over = true)
+    answered.then(end, end)
+    while (!over) {
+      const paused = await this.#isPaused(limits).catch(() => undefined)
+      if (paused !== false) return paused === true
+    }
+    return false
+  }
+
+  async #isPaused(limits: HttpLimits): Promise<boolean> {
+    const answer = await this.http.request('GET', '/is_paused', undefined, limits)
+    return this.#parse(pausedSchema, '/is_paused', accept('GET /is_paused', this.http.where, answer)).is_paused
   }
 
   async resume(limits: HttpLimits): Promise<void> {

@@ -84,6 +84,7 @@ export function healthy(
       const { endpoints } = args[0] as { endpoints: unknown[] }
       return { body: { results: endpoints.map(() => ({ version: 'a' })) } }
     }
+    if (path === '/is_paused') return { body: { is_paused: true } }
     if (path === '/reset_prefix_cache') return { body: { success: true } }
     if (['/health', '/pause', '/resume'].includes(path)) return OK
     return { status: 404, body: { detail: 'Not Found' } }

@@ -2,8 +2,9 @@ import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError, type EngineStart, type ErrorCode, type WorkerEndpoint } from '@ckpt/contract'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { HttpEngine, healthy, type Reply, type Seen } from './fake-engine.fixture.ts'
 import { vllm, type VllmEvent, type VllmOptions } from './index.ts'
 
@@ -48,11 +49,12 @@ describe('an update', () => {
     })
     expect(engine.asked()).toEqual([
       'POST /pause?mode=keep',
+      'GET /is_paused',
       'POST /collective_rpc',
       'POST /reset_prefix_cache?reset_running_requests=true&reset_external=true',
       'POST /resume',
     ])
-    expect(engine.seen[1]).toMatchObject({
+    expect(engine.seen[2]).toMatchObject({
       headers: { authorization: 'Bearer k', 'x-more': '1' },
       body: {
         method: 'ckpt_update',
@@ -85,6 +87,29 @@ describe('an update', () => {
       [12, 13],
     ])
     expect(await codeOf(() => adapter.start(start(8, endpoints(8, 9, 12))))).toBe('INVALID_ARGUMENT')
+  })
+
+  it.for(['keep', 'wait'] as const)('waits in mode %s for the pause, and resumes after its answer', async (pause) => {
+    const answers = healthy()
+    let answer: () => void = () => undefined
+    let asked = 0
+    await using engine = await HttpEngine.start(async (seen) => {
+      if (seen.path.startsWith('/is_paused')) return { body: { is_paused: ++asked > 2 } }
+      if (seen.path.startsWith('/pause')) await new Promise<void>((resolve) => (answer = resolve))
+      return answers(seen)
+    })
+    const updating = update({ url: engine.url, pause })
+    const calls = () => engine.asked().filter((one) => one === 'POST /collective_rpc').length
+    // The scheduler has stopped, and the answer is still to come.
+    if (pause === 'keep') await vi.waitFor(() => expect(calls()).toBe(1))
+    await vi.waitFor(() => expect(engine.asked().join()).toContain('/pause'))
+    await sleep(50)
+    expect(calls()).toBe(pause === 'keep' ? 1 : 0)
+    expect(engine.asked()).not.toContain('POST /resume')
+    answer()
+    await updating
+    expect(engine.asked().at(-1)).toBe('POST /resume')
+    expect(asked).toBe(pause === 'keep' ? 3 : 0)
   })
 
   it('tells what the version lacks and goes on without', async () => {
@@ -295,7 +320,7 @@ describe('the way to the engine', () => {
     const socketPath = join(directory, 'engine.sock')
     await using engine = await HttpEngine.start(healthy(), { socketPath })
     await update({ socketPath })
-    expect(engine.asked()).toHaveLength(4)
+    expect(engine.asked()).toHaveLength(5)
   })
 
   it('may be TLS with an authority of its own, and is none to a server that it does not know', async ({ skip }) => {

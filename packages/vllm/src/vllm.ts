@@ -1,6 +1,6 @@
 import { CkptError, engineKey, type EngineAdapter, type EngineCall, type EngineStart } from '@ckpt/contract'
-import { onAbort } from '@ckpt/utils'
-import { VllmEngine } from './engine.ts'
+import { onAbort, type HttpLimits } from '@ckpt/utils'
+import { VllmEngine, type Pause } from './engine.ts'
 import { instanceOf, type Instance } from './instance.ts'
 import { EngineLock } from './lock.ts'
 import { checkOptions, type VllmOptions } from './options.ts'
@@ -58,8 +58,8 @@ export function vllm(options: VllmOptions): EngineAdapter {
       try {
         const limits = { timeoutMs: start.timeoutMs, signal: start.signal }
         const mode = options.pause ?? 'keep'
-        const paused = mode !== false && (await engine.pause(mode, limits))
-        const finished = new EngineUpdate(engine, options, start, { instance, paused, key }).run()
+        const pause = mode === false ? undefined : await engine.pause(mode, limits)
+        const finished = new EngineUpdate(engine, options, start, { instance, pause, key }).run()
         const released = finished.finally(() => lock[Symbol.asyncDispose]())
         released.catch(() => undefined) // reported to those that wait for the update; this only silences the unhandled case
         return { finished: released }
@@ -77,20 +77,24 @@ class EngineUpdate {
   readonly #options: VllmOptions
   readonly #start: EngineStart
   readonly #instance: Instance
-  readonly #paused: boolean
+  readonly #pause: Pause | undefined
   readonly #key: string | undefined
 
   constructor(
     engine: VllmEngine,
     options: VllmOptions,
     start: EngineStart,
-    { instance, paused, key }: { readonly instance: Instance; readonly paused: boolean; readonly key: string | undefined },
+    {
+      instance,
+      pause,
+      key,
+    }: { readonly instance: Instance; readonly pause: Pause | undefined; readonly key: string | undefined },
   ) {
     this.#engine = engine
     this.#options = options
     this.#start = start
     this.#instance = instance
-    this.#paused = paused
+    this.#pause = pause
     this.#key = key
   }
 
@@ -100,7 +104,7 @@ class EngineUpdate {
       await this.#call()
     } catch (error) {
       const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
-      if (this.#paused) await this.#resumeIfWhole()
+      if (this.#pause) await this.#resumeIfWhole()
       throw failure
     }
     try {
@@ -108,10 +112,10 @@ class EngineUpdate {
       if (this.#options.resetPrefixCache ?? true) await this.#engine.resetPrefixCache(limits, () => this.#connector())
     } catch (error) {
       const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
-      if (this.#paused) this.#leavePaused('its weights are new, but it may have a cache of the old ones')
+      if (this.#pause) this.#leavePaused('its weights are new, but it may have a cache of the old ones')
       throw failure
     }
-    if (this.#paused) await this.#engine.resume(limits)
+    if (this.#pause) await this.#resume(limits)
   }
 
   /** The engine's connector to an outside store, as far as its workers report it. */
@@ -185,12 +189,18 @@ class EngineUpdate {
     let reason: string
     try {
       const { dirty } = await this.#engine.state({ timeoutMs: QUESTION_MS })
-      if (!dirty) return await this.#engine.resume({ timeoutMs: QUESTION_MS })
+      if (!dirty) return await this.#resume({ timeoutMs: QUESTION_MS })
       reason = 'its weights are partly new'
     } catch (error) {
       reason = `it does not report the version of its weights: ${error instanceof Error ? error.message : String(error)}`
     }
     this.#leavePaused(reason)
+  }
+
+  /** A pause that is still being answered would follow the call to resume. */
+  async #resume(limits: HttpLimits): Promise<void> {
+    await this.#pause?.answered
+    await this.#engine.resume(limits)
   }
 
   #leavePaused(reason: string): void {

@@ -16,7 +16,7 @@ import { namedWait } from './named-wait.ts'
 import { ownAnnouncement } from './own-announcement.ts'
 import type { UpdateRun } from './update-run.ts'
 import { updateContext, type BegunUpdate } from './update-context.ts'
-import { verifyUpdate } from './verify-update.ts'
+import { UpdateVerification } from './verify-update.ts'
 import { vote } from './vote.ts'
 
 /**
@@ -82,8 +82,9 @@ async function inSession(run: UpdateRun, begun: BegunUpdate, wait: Wait, steps: 
     const context = updateContext(run, begun, wait)
     attempt = await run.strategy.begin(context)
     if (run.device.kind === 'host' && attempt.usesRing) assertOneHost(begun.groups)
-    await moveBytes(run, attempt, session, steps)
-    const verification = await verifyUpdate(run, attempt, context, wait, epoch.id)
+    const verifying = new UpdateVerification(run, attempt, context, wait, epoch.id)
+    await moveBytes(run, attempt, session, steps, () => verifying.plan())
+    const verification = await verifying.finish()
     await commit(run, attempt, begun, call, wait)
     steps.end('commitMs')
     run.progress.phase = 'done'
@@ -103,8 +104,14 @@ async function inSession(run: UpdateRun, begun: BegunUpdate, wait: Wait, steps: 
   }
 }
 
-/** Plan, attach, pipeline, release. */
-async function moveBytes(run: UpdateRun, attempt: UpdateAttempt, session: UpdateSession, steps: Steps): Promise<void> {
+/** Plan, attach, pipeline, release; `meanwhile` is called when the bytes begin to move. */
+async function moveBytes(
+  run: UpdateRun,
+  attempt: UpdateAttempt,
+  session: UpdateSession,
+  steps: Steps,
+  meanwhile: () => void,
+): Promise<void> {
   const { progress, signal } = run
   await attempt.plan()
   steps.end('planMs')
@@ -116,7 +123,9 @@ async function moveBytes(run: UpdateRun, attempt: UpdateAttempt, session: Update
   await attempt.attach()
   progress.phase = 'pipeline'
   steps.end('attachMs')
-  await attempt.execute()
+  const executed = attempt.execute()
+  meanwhile()
+  await executed
   // Checks that the bytes read are the registered ones, before any rank votes.
   assertIntact(run)
   attempt.assertIntact?.()

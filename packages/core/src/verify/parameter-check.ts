@@ -14,6 +14,7 @@ import {
   comparedInRing,
   decodeReading,
   encodeReading,
+  expectedSums,
   findMismatch,
   planVerify,
   registeredTensors,
@@ -38,6 +39,17 @@ export interface CheckInputs {
   readonly worker: CheckedWorker | undefined
 }
 
+/** Inputs of {@link ParameterCheck.plan}. */
+export type PlanInputs = Pick<CheckInputs, 'rendezvous' | 'epoch' | 'wait' | 'ranks' | 'manifest'>
+
+/** What is compared, as long as workers keep the same parts of tensors that the same ranks hold. */
+export interface PlannedCheck {
+  readonly key: string
+  readonly plan: VerifyPlan
+  /** Of the ranks whose workers have a recording. */
+  readonly readings: readonly Reading[]
+}
+
 /** Result of the comparison over all engine workers. */
 export interface CheckedParameters {
   readonly routes: number
@@ -46,6 +58,11 @@ export interface CheckedParameters {
   readonly unchecked: readonly string[]
   /** Ranks whose workers have no recording, so that none of their parameters were compared. */
   readonly unread: readonly number[]
+}
+
+/** Registered tensors, with the sums of their words' terms if the metas have digests. */
+interface ComparedTensors extends RegisteredTensors {
+  readonly expected: BigUint64Array | undefined
 }
 
 /** Placeholder for a worker without a recording. */
@@ -57,30 +74,27 @@ const NO_READING: Blob = { digest: 'none', payload: new Uint8Array(0) }
  * "Verification").
  */
 export class ParameterCheck {
-  #tensors: { readonly manifest: Manifest; readonly value: RegisteredTensors } | undefined
+  #tensors: { readonly manifest: Manifest; readonly value: ComparedTensors } | undefined
   #own: { readonly recording: Recording; readonly tensors: RegisteredTensors; readonly blob: Blob } | undefined
-  #plan: { readonly key: string; readonly plan: VerifyPlan; readonly readings: readonly Reading[] } | undefined
+  #plan: PlannedCheck | undefined
 
   /**
    * Compares the parameters; all participating ranks call it and get the same result. Undefined if the metas have no digests.
    *
    * @throws CkptError `DIGEST_MISMATCH` naming the tensor and the ranks, `ROUTES_STALE`.
    */
-  async run(inputs: CheckInputs): Promise<CheckedParameters | undefined> {
+  async run(inputs: CheckInputs, planned?: Promise<PlannedCheck>): Promise<CheckedParameters | undefined> {
     const tensors = this.#registered(inputs.manifest)
-    const { digests } = tensors
-    if (digests === undefined) return undefined
-    const { rendezvous, epoch, wait, worker } = inputs
-    const options = { epoch, ...wait }
+    const { expected } = tensors
+    if (expected === undefined) return undefined
+    const { rendezvous, worker } = inputs
     const own = worker && (await sumsOf(worker, rendezvous.rank))
-    const reading = own ? this.#reading(worker.recording, tensors) : NO_READING
-    const blobs = await rendezvous.allGatherBlobs('verify/readings', reading, options)
-    const { plan, readings } = this.#planned(blobs, inputs, tensors)
+    const { plan, readings } = await (planned ?? this.plan(inputs, own && worker.recording))
     const unread = inputs.ranks.filter((rank) => !readings.some((reading) => reading.rank === rank))
     if (readings.length === 0) return { routes: 0, bytes: 0, unchecked: [], unread }
     const vouched = await vouch(inputs, tensors, plan)
     const sums = await exchangeSums(inputs, plan, readings, own ?? new BigUint64Array(0), vouched)
-    const mismatch = findMismatch(plan, { ...tensors, digests }, readings, sums.own, sums.vouched)
+    const mismatch = findMismatch(plan, expected, readings, sums.own, sums.vouched)
     if (mismatch) {
       const tensor = tensors.names[mismatch.tensor]!
       const text = `tensor ${JSON.stringify(tensor)}: the parameters of the engine workers of ranks ${mismatch.ranks.join(', ')} differ from the registered bytes`
@@ -88,6 +102,20 @@ export class ParameterCheck {
     }
     const unchecked = plan.unchecked.map((tensor) => tensors.names[tensor]!)
     return { routes: plan.routes, bytes: plan.bytes, unchecked, unread }
+  }
+
+  /**
+   * Exchanges which parts of tensors workers keep, and plans what is compared: all participating ranks call it, before {@link run} if
+   * they all know their recordings by then.
+   */
+  async plan(
+    { rendezvous, epoch, wait, ranks, manifest }: PlanInputs,
+    recording: Recording | undefined,
+  ): Promise<PlannedCheck> {
+    const tensors = this.#registered(manifest)
+    const reading = recording ? this.#reading(recording, tensors) : NO_READING
+    const blobs = await rendezvous.allGatherBlobs('verify/readings', reading, { epoch, ...wait })
+    return this.#planned(blobs, ranks, tensors)
   }
 
   /** @throws CkptError `DIGEST_MISMATCH` naming the tensor if two ranks hold different bytes under one name. */
@@ -100,8 +128,11 @@ export class ParameterCheck {
     return comparedInRing(recording, this.#registered(manifest), new Set(ranks))
   }
 
-  #registered(manifest: Manifest): RegisteredTensors {
-    if (this.#tensors?.manifest !== manifest) this.#tensors = { manifest, value: registeredTensors(manifest) }
+  #registered(manifest: Manifest): ComparedTensors {
+    if (this.#tensors?.manifest !== manifest) {
+      const tensors = registeredTensors(manifest)
+      this.#tensors = { manifest, value: { ...tensors, expected: expectedSums(tensors) } }
+    }
     return this.#tensors.value
   }
 
@@ -114,11 +145,7 @@ export class ParameterCheck {
   }
 
   /** The plan is kept as long as workers keep the same parts of tensors that the same ranks hold. */
-  #planned(
-    blobs: readonly Blob[],
-    { ranks }: CheckInputs,
-    tensors: RegisteredTensors,
-  ): { plan: VerifyPlan; readings: readonly Reading[] } {
+  #planned(blobs: readonly Blob[], ranks: readonly number[], tensors: RegisteredTensors): PlannedCheck {
     const layout = createHash('sha256')
     tensors.names.forEach((name, i) => layout.update(`${name}\n${tensors.bytes[i]!} ${tensors.holders[i]!.rank}\n`))
     const key = [layout.digest('hex'), ranks.join(), ...blobs.map(({ digest }) => digest)].join('/')

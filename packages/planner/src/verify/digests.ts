@@ -10,6 +10,18 @@ export function digestOfSum(bytes: number, sum: bigint): bigint {
   return (mix(BigInt(bytes) ^ LENGTH) + sum) & MASK
 }
 
+/** Returns, for each tensor, the sum of its words' terms that its digest implies; undefined if the metas have no digests. */
+export function expectedSums({ bytes, digests }: RegisteredTensors): BigUint64Array | undefined {
+  if (digests === undefined) return undefined
+  const known = new Map<number, bigint>()
+  return digests.map((digest, i) => {
+    const size = bytes[i]!
+    let term = known.get(size)
+    if (term === undefined) known.set(size, (term = digestOfSum(size, 0n)))
+    return digest - term // modulo 2^64, as the array stores it
+  })
+}
+
 function mix(value: bigint): bigint {
   let x = value
   x ^= x >> 32n

@@ -1,5 +1,4 @@
 import type { RegisteredTensors } from './digests.ts'
-import { digestOfSum } from './digests.ts'
 import { isPartition } from './partition.ts'
 import type { Reading } from './reading.ts'
 import { regionBytes, regionKey, type TensorRegion } from './region.ts'
@@ -109,30 +108,64 @@ export interface Mismatch {
   readonly ranks: readonly number[]
 }
 
+/** 64-bit sums as pairs of 32 bits, the lower one first: additions of BigInts take most of the time of a comparison. */
+class Halves {
+  readonly #halves: Uint32Array
+  readonly length: number
+
+  constructor(values: BigUint64Array) {
+    this.#halves = new Uint32Array(values.buffer, values.byteOffset, 2 * values.length)
+    this.length = values.length
+  }
+
+  low(index: number): number {
+    return this.#halves[2 * index]!
+  }
+
+  high(index: number): number {
+    return this.#halves[2 * index + 1]!
+  }
+
+  /** True if value `index` is there and equals value `at` of `other`. */
+  same(index: number, other: Halves, at: number): boolean {
+    return index < this.length && at < other.length && this.low(index) === other.low(at) && this.high(index) === other.high(at)
+  }
+}
+
+const HALF = 2 ** 32
+const NO_SUMS = new Halves(new BigUint64Array(0))
+
 /**
  * Returns the first tensor of which some worker keeps bytes that differ from the registered ones; undefined if all are right.
  *
+ * @param expected by tensor: the sum of its words (`expectedSums`).
  * @param sums by reading: the sum of each route's bytes.
  * @param vouched by rank: the sums of its vouchers' regions, one after the other.
  */
 export function findMismatch(
   plan: VerifyPlan,
-  tensors: RegisteredTensors & { readonly digests: BigUint64Array },
+  expected: BigUint64Array,
   readings: readonly Reading[],
   sums: readonly BigUint64Array[],
   vouched: ReadonlyMap<number, BigUint64Array>,
 ): Mismatch | undefined {
   const ranksOf = (kept: readonly Kept[]) => [...new Set(kept.map(({ reading }) => readings[reading]!.rank))]
-  const sumOf = ({ reading, route }: Kept) => sums[reading]?.[route]
+  const registered = new Halves(expected)
+  const read = sums.map((one) => new Halves(one))
+  const answers = new Map([...vouched].map(([rank, one]) => [rank, new Halves(one)]))
   for (const { tensor, regions, vouch } of plan.checked) {
-    let total = 0n
+    let [low, high] = [0, 0]
     for (const [index, { kept }] of regions.entries()) {
-      const expected = vouch ? vouched.get(vouch.rank)?.[vouch.first + index] : sumOf(kept[0]!)
-      const wrong = kept.filter((one) => expected === undefined || sumOf(one) !== expected)
+      const { reading, route } = kept[0]!
+      const right = vouch ? (answers.get(vouch.rank) ?? NO_SUMS) : (read[reading] ?? NO_SUMS)
+      const at = vouch ? vouch.first + index : route
+      const wrong = kept.filter((one) => !right.same(at, read[one.reading] ?? NO_SUMS, one.route))
       if (wrong.length > 0) return { tensor, ranks: ranksOf(vouch ? wrong : kept) }
-      total += expected!
+      low += right.low(at)
+      high = (high + right.high(at) + Math.floor(low / HALF)) % HALF
+      low %= HALF
     }
-    if (vouch || digestOfSum(tensors.bytes[tensor]!, total) === tensors.digests[tensor]) continue
+    if (vouch || (low === registered.low(tensor) && high === registered.high(tensor))) continue
     return { tensor, ranks: ranksOf(regions.flatMap(({ kept }) => kept)) }
   }
   return undefined
