@@ -1,7 +1,7 @@
 /** One update of running vLLM engines. Start a process a rank: `ckpt launch`, torchrun, or anything that sets RANK and WORLD_SIZE. */
 import { parseArgs } from 'node:util'
 import { CkptError, type UpdateStrategy } from '@ckpt/contract'
-import { ParameterServer, createCudaDevice, type UpdateReport } from '@ckpt/core'
+import { ParameterServer, broadcast, createCudaDevice, type UpdateReport } from '@ckpt/core'
 import { vllm } from '@ckpt/vllm'
 
 const { values } = parseArgs({
@@ -28,9 +28,8 @@ const say = (text: string) => {
 }
 
 /** What `--update` asks for, in order. */
-async function strategies(server: ParameterServer): Promise<(UpdateStrategy | undefined)[]> {
+async function strategies(server: ParameterServer): Promise<UpdateStrategy[]> {
   const everyone = Array.from({ length: server.worldSize }, (_, index) => index)
-  // The package brings its strategy; without it broadcast is all there is.
   const p2p = async () => {
     const name: string = '@ckpt/p2p'
     const loaded = (await import(name)) as { p2p: (options: { ranks: readonly number[] }) => UpdateStrategy }
@@ -38,11 +37,11 @@ async function strategies(server: ParameterServer): Promise<(UpdateStrategy | un
   }
   switch (values.update) {
     case 'broadcast':
-      return [undefined]
+      return [broadcast()]
     case 'p2p':
       return [await p2p()]
     case 'all':
-      return [undefined, await p2p()]
+      return [broadcast(), await p2p()]
     default:
       throw new CkptError('INVALID_ARGUMENT', `--update is broadcast, p2p or all, not ${values.update}`)
   }
@@ -82,7 +81,7 @@ try {
     if (values['save-metas'] !== undefined && rank === 0) await server.saveMetas(values.name, values['save-metas'])
   }
   for (const strategy of await strategies(server)) {
-    say(describe(await server.update(values.name, { engine, ...(strategy && { strategy }) })))
+    say(describe(await server.update(values.name, { engine, strategy })))
   }
   if (values['keep-serving']) {
     say('holding the checkpoint for joiners until a signal comes')

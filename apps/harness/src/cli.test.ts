@@ -135,7 +135,8 @@ describe('ckpt update', () => {
     const { status, stdout, stderr } = await ckpt(update('--version', 'step-1')).finished
     expect({ status, stderr: status === 0 ? '' : stderr }).toEqual({ status: 0, stderr: '' })
     expect(stdout).toContain('version step-1')
-    expect(stdout).toContain('every tensor compared before it was loaded')
+    expect(stdout).toContain('how: staged')
+    expect(stdout).toContain('verified: bytes')
     for (const engine of engines) {
       expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
       expect(await engine.health()).toMatchObject({ version: 'step-1', dirty: false })

@@ -8,7 +8,10 @@ export interface GatherMetasOptions extends CallOptions {
 export interface UpdateOptions extends CallOptions {
   /** Adapter of the inference engine's workers. */
   readonly engine: EngineAdapter
-  /** Default: broadcast to all ranks. See `direct()` for updates that send each engine worker only what it needs. */
+  /**
+   * Default: `auto()`, which sends each engine worker only what it needs if that is possible, and otherwise broadcasts.
+   * `broadcast()` sends everything to every rank and never records the engine's loader.
+   */
   readonly strategy?: UpdateStrategy
   /** Version that the engine reports afterwards (default: the checkpoint's name). */
   readonly version?: string

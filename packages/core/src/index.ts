@@ -23,6 +23,7 @@ export {
   type TimelineStep,
 } from './timeline.ts'
 export { traceEvents, writeTrace, type TraceEvent } from './trace.ts'
+export { broadcast } from '@ckpt/broadcast'
 export { auto, direct, type DirectOptions } from '@ckpt/direct'
 export { controlEngine, controlRequest, type ControlEngineOptions } from '@ckpt/worker-link'
 export { gatherManifest } from './gather.ts'

@@ -42,6 +42,7 @@ const REPORT: UpdateReport = {
   epoch: 7,
   rank: 0,
   strategy: 'broadcast',
+  how: 'broadcast',
   mode: 'pipelined',
   modeReason: '',
   bytes: 1000,

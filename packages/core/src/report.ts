@@ -22,6 +22,8 @@ export interface UpdateReport extends Omit<UpdateOutcome, 'spans'> {
   readonly rank: number
   /** Number of attempts, if more than one (`retry`). */
   readonly attempts?: number
+  /** How the bytes reached the engine workers, and why not directly, in one line. */
+  readonly how: string
   /** Extent of the verification; only `bytes` means that the serving parameters were compared with the registered bytes. */
   readonly verified: VerificationLevel
   /** Comparisons made, and the reason for not making more. */

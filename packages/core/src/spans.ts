@@ -29,6 +29,7 @@ export function describeUpdate(span: Span, report: UpdateReport): void {
     'ckpt.epoch': report.epoch,
     'ckpt.version': report.version,
     'ckpt.strategy': report.strategy,
+    'ckpt.how': report.how,
     'ckpt.mode': report.mode,
     'ckpt.bytes': report.bytes,
     'ckpt.tensors': report.tensors,

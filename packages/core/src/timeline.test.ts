@@ -11,6 +11,7 @@ function reportOf(spans: readonly (readonly [stage: number, bucket: number, star
     epoch: 3,
     rank: 1,
     strategy: 'broadcast',
+    how: 'broadcast',
     mode: 'pipelined',
     modeReason: 'room enough',
     bytes: 1000,

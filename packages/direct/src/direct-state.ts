@@ -38,6 +38,18 @@ export interface Staged {
   readonly check?: SpotCheck
 }
 
+/** Reason why an update could not be prepared. */
+interface Problem {
+  readonly reason: string
+  /** True if the checkpoint differs in kind from the recorded one. */
+  readonly mismatch: boolean
+  /** True if it follows from layout, memory and workers alone, so that it holds as long as these are the same. */
+  readonly lasting: boolean
+}
+
+/** Announced before the key of an update that could not be prepared. */
+const IMPOSSIBLE = 'impossible '
+
 /** Tensors that an update compares with the engine's own loader. */
 export interface SpotCheck {
   readonly layer: string
@@ -67,6 +79,8 @@ export class DirectState implements Kept {
   #own: { readonly key: string; readonly offer: OwnOffer } | undefined
   readonly #offers = new Map<string, Offer>()
   #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
+  /** Last update that could not be prepared on some rank: the same one is not tried again. */
+  #impossible: { readonly key: string; readonly problem: Problem } | undefined
   #watches: (() => void)[] = []
   #count: DirectCount = null
   /** Number of updates that the own worker replayed. */
@@ -76,9 +90,10 @@ export class DirectState implements Kept {
   /** True if a worker whose memory is mapped has died. */
   #stale = false
 
-  /** Prepared layout, memory and workers, in a text that is equal on all ranks. */
+  /** Prepared layout, memory and workers, or those that could not be prepared, in a text that is equal on all ranks. */
   get ready(): string | null {
-    return this.#prepared?.key ?? null
+    const impossible = this.#impossible && IMPOSSIBLE + this.#impossible.key
+    return this.#prepared?.key ?? impossible ?? null
   }
 
   /** Number of direct updates since the engine was recorded. */
@@ -111,8 +126,12 @@ export class DirectState implements Kept {
       const text = 'the prepared update was released meanwhile, because a checkpoint was unregistered'
       throw new CkptError('INVALID_STATE', text)
     }
+    if (this.#impossible?.key === key && inputs.announced.every(({ prepared }) => prepared === IMPOSSIBLE + key)) {
+      return this.#stage(this.#impossible.problem.reason, this.#impossible.problem.mismatch, context, own, inputs)
+    }
     const problems = await exchanges.gather('direct/prepared', await this.#prepare(key, offered, context))
     const failed = problems.find((one) => one !== null)
+    this.#impossible = failed?.lasting ? { key, problem: failed } : undefined
     if (!failed) return this.#direct(this.#prepared!.value, offered, context, inputs)
     await this.release()
     // The checkpoint differs in kind from the recorded one, so this one is recorded.
@@ -156,15 +175,8 @@ export class DirectState implements Kept {
     return offers
   }
 
-  /**
-   * Prepares the update, unless it is already prepared. @returns the reason why that is impossible; `mismatch`: the checkpoint
-   * differs in kind from the recorded one.
-   */
-  async #prepare(
-    key: string,
-    offers: readonly Offered[],
-    context: UpdateContext,
-  ): Promise<{ readonly reason: string; readonly mismatch: boolean } | null> {
+  /** Prepares the update, unless it is already prepared. @returns the reason why that is impossible */
+  async #prepare(key: string, offers: readonly Offered[], context: UpdateContext): Promise<Problem | null> {
     if (this.#prepared?.key === key) return null
     await this.release()
     try {
@@ -176,8 +188,9 @@ export class DirectState implements Kept {
       this.#watches = value.workers.map(({ pid, mark }) => watchProcess(pid, mark, () => this.#died()))
       return null
     } catch (error) {
-      const { message, fields } = CkptError.from(error, 'UNSUPPORTED')
-      return { reason: message, mismatch: fields['mismatch'] === true }
+      const { code, message, fields } = CkptError.from(error, 'UNSUPPORTED')
+      const lasting = code === 'UNSUPPORTED' || code === 'PLAN_INFEASIBLE'
+      return { reason: message, mismatch: fields['mismatch'] === true, lasting }
     }
   }
 
@@ -224,7 +237,8 @@ export class DirectState implements Kept {
     const { rank, segments, device, signal } = context
     const refuse = (refused: string, recorded: boolean): OwnOffer => ({ blob: encodeOffer({ rank, refused, recorded }) })
     const recordings = context.kept.of(Recordings)
-    const { routes, protocol, process: worker } = await session.greeted(signal)
+    const greeting = await session.greeted(signal)
+    const { routes, protocol, process: worker } = greeting
     if (protocol < OLDEST_RECORDING_PROTOCOL) {
       return refuse(`its engine worker uses version ${protocol} of the worker protocol, which cannot record`, true)
     }
@@ -233,7 +247,11 @@ export class DirectState implements Kept {
     const keyOf = (recording: string | undefined) => JSON.stringify([layout, recording, offered, deviceUuids, worker])
     if (this.#own?.key === keyOf(routes)) return this.#own.offer
     const recording = await this.#recording(context, session, recordings, layout)
-    if (typeof recording === 'string') return refuse(recording, false)
+    if (typeof recording === 'string') {
+      const hopeless = recordings.reasonNotToRecord(greeting)
+      return refuse(hopeless ?? recording, hopeless !== undefined)
+    }
+    recordings.countUse()
     const unable = (refused: string): OwnOffer => ({ ...refuse(refused, true), recording })
     if (device.direct === undefined) return unable(`a ${device.kind} device cannot write into parameters`)
     const storages = await session.storages()

@@ -42,7 +42,10 @@ function announce(kept: KeptByRank): DirectAnnouncement {
   return { prepared: ready, directs: count }
 }
 
-/** Direct if the engine's routes are known and usable, otherwise staged and recorded; the report gives the reason. */
-export function auto(): UpdateStrategy {
-  return direct({ required: false })
+/**
+ * The default strategy: direct where the engine can be recorded and the ranks can share memory, replayed where they cannot share
+ * it, otherwise staged. The report's `how` says which, and why.
+ */
+export function auto(options: Omit<DirectOptions, 'required'> = {}): UpdateStrategy {
+  return { ...direct(options), name: 'auto' }
 }

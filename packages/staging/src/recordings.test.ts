@@ -31,3 +31,28 @@ describe('a recording', () => {
     else expect(said).toContain(reason)
   })
 })
+
+describe('a worker whose recordings cannot be used', () => {
+  const greeting = (pid: number) => ({ protocol: 3, state: undefined, routes: undefined, process: { pid, mark: 'm' } })
+  const recorded = (times: number, pid = 1) => {
+    const recordings = new Recordings()
+    for (let i = 0; i < times; i++) recordings.countRecording(greeting(pid), 'w.0 changed')
+    return recordings
+  }
+
+  it('is recorded three times, and not again until it restarts', () => {
+    expect(recorded(2).reasonNotToRecord(greeting(1))).toBeUndefined()
+    const recordings = recorded(3)
+    expect(recordings.reasonNotToRecord(greeting(1))).toMatch(/recorded 3 times in vain \(w\.0 changed\)/)
+    expect(recordings.reasonNotToRecord(greeting(2))).toBeUndefined()
+    recordings.countRecording(greeting(2), 'w.0 changed')
+    expect(recordings.reasonNotToRecord(greeting(2))).toBeUndefined()
+  })
+
+  it('counts from the last recording that was used', () => {
+    const recordings = recorded(2)
+    recordings.countUse()
+    recordings.countRecording(greeting(1), '')
+    expect(recordings.reasonNotToRecord(greeting(1))).toBeUndefined()
+  })
+})

@@ -1,5 +1,17 @@
-import { OLDEST_RECORDING_PROTOCOL, type Manifest, type Recording, type RecordingSession } from '@ckpt/contract'
+import {
+  OLDEST_RECORDING_PROTOCOL,
+  type Manifest,
+  type Recording,
+  type RecordingSession,
+  type WorkerGreeting,
+} from '@ckpt/contract'
 import { heldTensors, recordingMismatch } from '@ckpt/planner'
+
+/**
+ * Number of recordings in a row that could not be used, after which a worker is not recorded again: recording slows an update
+ * down. The first one is in vain for engines that create their parameters then.
+ */
+const MAX_VAIN_RECORDINGS = 3
 
 /** Knowledge of one rank about the recording that its worker holds. */
 export class Recordings {
@@ -12,6 +24,28 @@ export class Recordings {
   #wrongRehearsal: string | undefined
   /** Last answer of {@link Recordings.mismatch}. */
   #compared: { readonly recording: Recording; readonly manifest: Manifest; readonly mismatch: string | undefined } | undefined
+
+  /** Recordings in a row of one worker that no update has used. */
+  #vain = { worker: '', count: 0, result: '' }
+
+  /** Counts a recording; `result` describes it. */
+  countRecording(greeting: WorkerGreeting, result: string): void {
+    const worker = workerName(greeting)
+    const count = worker === this.#vain.worker ? this.#vain.count + 1 : 1
+    this.#vain = { worker, count, result }
+  }
+
+  /** Notes that the worker's recording is still there when an update begins. */
+  countUse(): void {
+    this.#vain = { worker: '', count: 0, result: '' }
+  }
+
+  /** Returns the reason why this worker is not recorded again, if there is one. */
+  reasonNotToRecord(greeting: WorkerGreeting): string | undefined {
+    const { worker, count, result } = this.#vain
+    if (worker !== workerName(greeting) || count < MAX_VAIN_RECORDINGS) return undefined
+    return `its engine worker was recorded ${count} times in vain (${result}), and is not recorded again`
+  }
 
   /**
    * Stores the recording that a worker has just made with a checkpoint. @returns the reason if it does not match that
@@ -77,4 +111,9 @@ export class Recordings {
     const recording = await this.byId(session, routes)
     return typeof recording === 'string' || this.mismatch(recording, manifest) !== undefined ? undefined : recording
   }
+}
+
+/** Returns a name that changes when a worker is restarted, if it says which process it is. */
+function workerName({ process }: WorkerGreeting): string {
+  return `worker ${JSON.stringify(process ?? null)}`
 }

@@ -101,7 +101,7 @@ export class StagedAttempt implements UpdateAttempt {
   }
 
   async release(): Promise<void> {
-    const { session, manifest } = this.#context
+    const { session, manifest, signal } = this.#context
     await session.release()
     if (!this.#record || !canRecord(session)) return
     const recording = await session.routes()
@@ -112,6 +112,7 @@ export class StagedAttempt implements UpdateAttempt {
       const { routes, opaque } = recording
       this.recorded = `recorded: ${routes.length} routes, ${opaque.length} opaque tensors`
     }
+    this.#recordings.countRecording(await session.greeted(signal), this.recorded ?? '')
   }
 
   async worker(): Promise<CheckedWorker | undefined> {

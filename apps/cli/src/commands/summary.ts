@@ -33,6 +33,7 @@ export function summary(report: UpdateReport, ranks: number): string {
     `version ${report.version}: ${report.tensors} tensors, ${formatSize(report.bytes)}, to ${ranks} engine worker${ranks === 1 ? '' : 's'}`,
     `  total ${ms(report.totalMs)}: begin ${ms(steps.beginMs)}, plan ${ms(steps.planMs)}, attach ${ms(steps.attachMs)}, pipeline ${ms(steps.pipelineMs)} (${rate}/s), commit ${ms(steps.commitMs)}`,
     `  stages on rank ${report.rank}: H2D ${ms(stages.h2dMs)}, broadcast ${ms(stages.broadcastMs)}, reload ${ms(stages.reloadMs)}, idle ${ms(stages.idleMs)}`,
+    `  how: ${report.how}`,
     ...(report.pull ? [`  ${pullText(report.pull)}`] : []),
     `  ${report.mode} (${report.modeReason}); ${report.buckets} buckets through a ring of ${formatSize(report.ringBytes)}`,
     ...(report.order?.linksShared ? [`  ${orderText(report.order)}`] : []),

@@ -1,4 +1,4 @@
-import { auto, direct } from '@ckpt/core'
+import { auto, broadcast, direct } from '@ckpt/core'
 import { vllm } from '@ckpt/vllm'
 import { expect } from 'vitest'
 import type { Completion, LocalRanks, VllmServer } from '@ckpt/testing'
@@ -55,7 +55,7 @@ export async function expectDirect({ server, ranks, expected, share: [least, mos
     expect(await server.complete()).toEqual(answers)
   }
   // An update of a different strategy moves nothing: the next one is direct again.
-  await ranks.update('first', { engine, ...SMALL })
+  await ranks.update('first', { engine, strategy: broadcast(), ...SMALL })
   expect(await server.complete()).toEqual(expected[0])
   const [again] = await ranks.update('second', { engine, strategy: auto() })
   expect(again).toMatchObject({ strategy: 'direct' })

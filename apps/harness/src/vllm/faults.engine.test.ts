@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CkptError, type EngineAdapter } from '@ckpt/contract'
+import { broadcast } from '@ckpt/core'
 import { vllm, type VllmEvent } from '@ckpt/vllm'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
@@ -15,7 +16,7 @@ import { expectedFromDisk } from './expected.ts'
 
 const environment = await vllmEnvironment()
 const KEY = 'a key of this test'
-const SMALL = { bucketBytes: 16 * 1024, ringBytes: 256 * 1024 }
+const SMALL = { strategy: broadcast(), bucketBytes: 16 * 1024, ringBytes: 256 * 1024 }
 
 async function failure(promise: Promise<unknown>): Promise<{ error: CkptError; milliseconds: number }> {
   const started = performance.now()

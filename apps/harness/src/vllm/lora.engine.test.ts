@@ -1,4 +1,4 @@
-import { auto } from '@ckpt/core'
+import { auto, broadcast } from '@ckpt/core'
 import { vllm } from '@ckpt/vllm'
 import { expect, it } from 'vitest'
 import { generateModels, LocalRanks, vllmEnvironment, VllmServer } from '@ckpt/testing'
@@ -31,9 +31,9 @@ it('real vLLM with --enable-lora answers as with the same weights from disk, wit
   await ranks.register('first', first)
   await ranks.register('second', second)
   const engine = vllm({ url: server.url, parallelSize: 1 })
-  for (const [turn, strategy] of [undefined, auto(), auto(), auto()].entries()) {
+  for (const [turn, strategy] of [broadcast(), auto(), auto(), auto()].entries()) {
     const name = turn % 2 === 0 ? 'first' : 'second'
-    const [report] = await ranks.update(name, { engine, ...SMALL, ...(strategy && { strategy }) })
+    const [report] = await ranks.update(name, { engine, strategy, ...SMALL })
     expect(report).toMatchObject({ version: name })
     expect(await server.complete(undefined, undefined, 'adapter'), `adapter, update ${turn}`).toEqual(adapted[turn % 2])
     expect(await server.complete(), `update ${turn}`).toEqual(plain[turn % 2])

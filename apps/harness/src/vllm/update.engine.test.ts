@@ -1,3 +1,4 @@
+import { broadcast } from '@ckpt/core'
 import { vllm } from '@ckpt/vllm'
 import { describe, expect, it } from 'vitest'
 import { generateModels, LocalRanks, type ModelFamily, vllmEnvironment, VllmServer } from '@ckpt/testing'
@@ -41,7 +42,7 @@ describe('real vLLM', () => {
       ['second', expected[1]],
       ['first', expected[0]],
     ] as const) {
-      const reports = await ranks.update(name, { engine, ...SMALL })
+      const reports = await ranks.update(name, { engine, strategy: broadcast(), ...SMALL })
       // Every tensor was compared; the expected contents of parameters are unknown without a recording.
       expect(reports[0]).toMatchObject({ verified: 'sources', version: name })
       expect(reports[0]!.buckets).toBeGreaterThan(5)

@@ -1,6 +1,7 @@
 import type { Epoch, OutcomeSpans, UpdateOutcome } from '@ckpt/contract'
 import type { StepTimes, UpdateReport } from '../report.ts'
 import type { Verification } from '../verify/verification.ts'
+import { howOf } from './how.ts'
 import type { UpdateRun } from './update-run.ts'
 
 /** Creates the result of `update`. `startedAt`: `performance.now()` when the first step began. */
@@ -19,6 +20,7 @@ export function makeReport(
     epoch: epoch.id,
     rank: rendezvous.rank,
     ...outcome,
+    how: howOf(outcome),
     verified: verification.level,
     verification,
     digest: held.manifest.digest,

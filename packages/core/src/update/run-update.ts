@@ -59,8 +59,9 @@ export async function runUpdate(run: UpdateRun, epoch: Epoch): Promise<UpdateRep
     steps.end('beginMs')
     run.events.onBegin(announcements)
     const groups = await groupsOf(run, announcements, epoch, wait)
-    // Before any engine is called.
-    if (run.device.kind === 'host' && !strategy.mayNeedNoRing) assertOneHost(groups)
+    // Before any engine is called. Workers with checkpoint-engine's protocol are never written to directly.
+    const needsRing = !strategy.mayNeedNoRing || engine.protocol === 'checkpoint-engine'
+    if (run.device.kind === 'host' && needsRing) assertOneHost(groups)
     assertIntact(run)
     begun = { epoch, announcements, groups, session }
   } catch (error) {

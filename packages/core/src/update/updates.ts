@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { broadcast, broadcastBuckets } from '@ckpt/broadcast'
+import { broadcastBuckets } from '@ckpt/broadcast'
 import {
   CkptError,
   SteadyProgress,
@@ -12,6 +12,7 @@ import {
   type ReservedMemory,
   type Waiting,
 } from '@ckpt/contract'
+import { auto } from '@ckpt/direct'
 import type { CheckpointStore } from '@ckpt/memory'
 import { reachRank, type Serving } from '@ckpt/p2p'
 import type { Logger } from 'pino'
@@ -184,7 +185,7 @@ export class Updates {
     onProgress: ByteProgress,
   ): Promise<UpdateReport> {
     const { checkpoint: name, version } = attempt
-    const { engine, timeoutMs = this.#with.timeoutMs, strategy = broadcast() } = options
+    const { engine, timeoutMs = this.#with.timeoutMs, strategy = auto() } = options
     const { rendezvous, store, observer, log } = this.#with
     const started = performance.now()
     const manifest = await this.#manifest(name, options, { timeoutMs, signal: outer })
@@ -383,7 +384,7 @@ function isLoss(error: unknown): boolean {
   return CkptError.is(error) && (error.code === 'RANK_LOST' || error.code === 'RANK_MISSING' || isLoss(error.cause))
 }
 
-function nameOf({ strategy = broadcast() }: UpdateOptions): string {
+function nameOf({ strategy = auto() }: UpdateOptions): string {
   const { name } = strategy
   return name
 }

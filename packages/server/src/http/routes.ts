@@ -129,8 +129,8 @@ function updateRoute(app: App, server: ParameterServer, options: HttpOptions): v
         timeoutMs: body.timeout * 1000,
         ...(body.ranks.length > 0 && { strategy: strategy!(body.ranks) }),
       })
-      const { version, tensors, bytes, buckets, verified, totalMs, steps } = report
-      return { version, tensors, bytes, buckets, verified, milliseconds: totalMs, steps: { ...steps } }
+      const { version, tensors, bytes, buckets, how, verified, totalMs, steps } = report
+      return { version, tensors, bytes, buckets, how, verified, milliseconds: totalMs, steps: { ...steps } }
     },
   })
 }

@@ -35,6 +35,7 @@ export const updated = z.object({
   tensors: z.number(),
   bytes: z.number(),
   buckets: z.number(),
+  how: z.string(),
   verified: z.enum(['bytes', 'sources', 'none']),
   milliseconds: z.number(),
   steps: z.record(z.string(), z.number()),

@@ -21,6 +21,7 @@ const REPORT: UpdateReport = {
   epoch: 7,
   rank: 0,
   strategy: 'broadcast',
+  how: 'broadcast',
   mode: 'pipelined',
   modeReason: '',
   bytes: 1000,
@@ -55,7 +56,7 @@ describe('a parameter server', () => {
     expect(text).toContain('ckpt_registered_bytes_total{rank="0"} 256')
     expect(text).toContain('ckpt_failures_total{code="CHECKPOINT_EXISTS",rank="0"} 1')
     expect(text).toContain('ckpt_failures_total{code="ENGINE_UNREACHABLE",rank="0"} 1')
-    expect(text).toContain('ckpt_updates_total{engine="unreachable",strategy="broadcast",result="failed",rank="0"} 1')
+    expect(text).toContain('ckpt_updates_total{engine="unreachable",strategy="auto",result="failed",rank="0"} 1')
     expect(text).toContain('ckpt_epoch{rank="0"} 1')
     expect(text).toContain('ckpt_ready{rank="0"} 1')
     expect(text).toContain('ckpt_world_size{rank="0"} 1')

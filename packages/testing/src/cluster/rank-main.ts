@@ -64,12 +64,14 @@ const handlers: Handlers = {
   update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, keep = false, checkEvery, ...options }) {
     const whole = strategy?.startsWith('direct')
       ? direct({ required: strategy === 'direct-required', ...(checkEvery !== undefined && { checkEvery }) })
-      : undefined
+      : broadcast()
     const chosen = ranks ? p2p({ ranks, keep }) : whole
     const engine = controlEngine({ socket: engineSocket, protocol })
-    if (at === undefined) return parameterServer().update(name, { engine, ...options, ...(chosen && { strategy: chosen }) })
+    if (at === undefined) {
+      return parameterServer().update(name, { engine, ...options, ...(strategy !== 'default' && { strategy: chosen }) })
+    }
     hold = new Hold(at.at, at.bucket ?? 0, () => tell(at.at))
-    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(chosen ?? broadcast(), hold) }
+    const held = { engine: heldEngine(engine, hold), strategy: heldStrategy(chosen, hold) }
     return parameterServer().update(name, { ...held, ...options })
   },
   go() {

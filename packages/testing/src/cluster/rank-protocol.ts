@@ -65,8 +65,8 @@ export interface RankUpdate {
   readonly p2p?: readonly number[]
   /** True if they keep it. */
   readonly keep?: boolean
-  /** Default: broadcast. */
-  readonly strategy?: 'broadcast' | 'direct' | 'direct-required'
+  /** Default: broadcast. `default` names none, so that the product's own default applies. */
+  readonly strategy?: 'default' | 'broadcast' | 'direct' | 'direct-required'
   /** Protocol of the engine worker (default: ckpt's own). */
   readonly protocol?: WorkerProtocol
   readonly version?: string

@@ -24,7 +24,8 @@ export interface CompatCheck {
 /** Program that runs checkpoint-engine's stock worker for tests. */
 export const STOCK_WORKER = fileURLToPath(new URL('./check_worker.py', import.meta.url))
 
-const PROTOCOL = { protocol: 'checkpoint-engine', bucketBytes: 2 ** 20 } as const
+/** Without a strategy: the default one must suit these workers. */
+const PROTOCOL = { protocol: 'checkpoint-engine', strategy: 'default', bucketBytes: 2 ** 20 } as const
 const MIB = 2 ** 20
 
 /** Returns the reason why the stock worker cannot run with this interpreter, or undefined. */
@@ -109,6 +110,7 @@ async function severalUpdates(environment: CompatEnvironment, ranks: number): Pr
     const [report] = await cluster.update(name, { ...PROTOCOL, keepAlive: turn === 1 })
     assert.equal(report!.tensors, checkpoint.tensors)
     assert.equal(report!.verified, 'none', 'the stock worker compares no digests')
+    assert.equal(report!.how, 'staged: the engine’s workers use a different protocol')
     assert.ok(report!.buckets > 10)
     await verified(cluster, checkpoint)
     await cluster.all('unregister', () => ({ name }))

@@ -41,6 +41,8 @@ const { values } = parseArgs({
     'exit-direct': { type: 'boolean', default: false },
     // Parameters in memory that no other process can map.
     unshared: { type: 'boolean', default: false },
+    // Drops every recording before the next update, like an engine whose parameters move between updates.
+    forgetful: { type: 'boolean', default: false },
     'stop-at-bucket': { type: 'string' },
     'fail-at-commit': { type: 'boolean', default: false },
     // Number of successful updates before the fault.
@@ -94,7 +96,7 @@ async function update(body: unknown): Promise<Answer> {
       token,
       timeoutMs,
       device: values['device-uuid'],
-      recorded,
+      recorded: recorded && !values.forgetful,
       shared: !values.unshared,
       mutation,
       onDirect: () => (dirty = true),

@@ -31,6 +31,7 @@ function update(totalMs: number, more: Partial<UpdateReport> = {}): UpdateReport
     epoch: 1,
     rank,
     strategy: 'broadcast',
+    how: 'broadcast',
     mode: 'pipelined',
     modeReason: 'room enough',
     bytes: GB40,
