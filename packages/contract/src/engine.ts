@@ -66,6 +66,11 @@ export interface EngineAdapter {
   }): Promise<WorkerState | void>
   /** Starts the workers (on the ranks that must start them; does nothing on others). */
   start(start: EngineStart): Promise<EngineCall>
+  /**
+   * Tells the workers to connect and answer questions, as for an update, but to leave their parameters as they are. Absent if the
+   * engine cannot do that.
+   */
+  prepare?(start: EngineStart): Promise<EngineCall>
 }
 
 /** A tensor in the ring, as the engine worker sees it. */

@@ -31,6 +31,14 @@ export interface UpdateStrategy {
    * @throws CkptError fails the update on all ranks
    */
   begin(context: UpdateContext): Promise<UpdateAttempt>
+  /**
+   * Does what an update of this checkpoint would do before bytes move, and keeps it for that update. All ranks call it at the same
+   * time. Resolves to the reason if such an update cannot be prepared; it may still be possible. Absent if there is nothing to
+   * prepare.
+   */
+  prepare?(context: UpdateContext): Promise<string | undefined>
+  /** Returns true if this rank has everything that `prepare` would make for such a checkpoint. */
+  isPrepared?(kept: KeptByRank, manifest: Manifest, segments: readonly HostMemory[]): boolean
 }
 
 /** @deprecated Since 0.2: use {@link UpdateStrategy}. */

@@ -3,6 +3,31 @@ import type { CallOptions, EngineAdapter, UpdateStrategy, VerificationLevel } fr
 export interface GatherMetasOptions extends CallOptions {
   /** Compute every tensor's digest first (once per registration), so that updates can be verified (default false). */
   readonly digests?: boolean
+  /** Also prepare updates of this engine (`ParameterServer.prepare`). All ranks give one, or none does. */
+  readonly engine?: EngineAdapter
+}
+
+export interface PrepareOptions extends CallOptions {
+  /** Adapter of the inference engine's workers. */
+  readonly engine: EngineAdapter
+  /** The strategy that the update will have (default `auto()`). */
+  readonly strategy?: UpdateStrategy
+  /** As for the update: what is compared is planned in advance. */
+  readonly verify?: VerificationLevel | boolean
+  /** As for the update. */
+  readonly ringBytes?: number
+}
+
+/** What {@link ParameterServer.prepare} did. */
+export interface PrepareReport {
+  /** True if everything is ready that an update makes before bytes move. */
+  readonly prepared: boolean
+  /** True if it had been before: no engine was called. */
+  readonly kept: boolean
+  /** Reason why it is not prepared. The update is possible all the same. */
+  readonly reason?: string
+  /** Time in milliseconds. */
+  readonly milliseconds: number
 }
 
 export interface UpdateOptions extends CallOptions {

@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-export type { GatherMetasOptions, UpdateOptions } from './call-options.ts'
+export type { GatherMetasOptions, PrepareOptions, PrepareReport, UpdateOptions } from './call-options.ts'
 export { ParameterServer } from './parameter-server.ts'
 export { MAX_SOCKET_PATH, RuntimeDir, runtimeCandidates, type RuntimeCandidate } from './runtime-dir.ts'
 export { memoryLimits, type MemoryLimits, type ParameterServerOptions } from './options.ts'

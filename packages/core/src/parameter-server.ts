@@ -4,7 +4,7 @@ import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@c
 import { rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
-import type { GatherMetasOptions, UpdateOptions } from './call-options.ts'
+import type { GatherMetasOptions, PrepareOptions, PrepareReport, UpdateOptions } from './call-options.ts'
 import type { WorkerStatus } from './engine-states.ts'
 import { withDeadline } from '@ckpt/utils'
 import { DEFAULT_TIMEOUT_MS, joinRanks, reportWaiting } from './join-ranks.ts'
@@ -204,14 +204,28 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /**
+   * Does what an update does before bytes move, while the engine serves: its workers tell where their loader puts each tensor,
+   * memory is mapped and pinned, and copies are planned. All ranks call it. It is kept for updates of checkpoints of the same
+   * layout in the same memory, so that only the first call takes long. `update` without it does the same itself.
+   *
+   * @throws CkptError as `update`. What cannot be prepared is no error: the report has the reason.
+   */
+  prepare(name: string, options: PrepareOptions): Promise<PrepareReport> {
+    this.#assertOpen()
+    return this.#updates.prepare(name, options)
+  }
+
+  /**
    * Gathers what every rank holds of `name`; all ranks call it. A rank that did not register the checkpoint takes part with
    * nothing. Metas that have not changed since the last call are not sent again.
    */
   async gatherMetas(name: string, options: GatherMetasOptions = {}): Promise<Manifest> {
     this.#assertOpen()
-    const { digests = false, ...call } = options
+    const { digests = false, engine, ...call } = options
     const manifest = await this.#metas.gather(name, digests, { timeoutMs: this.#timeoutMs, ...call })
     this.activity.gathered(manifest)
+    if (digests) this.#updates.expect(manifest)
+    if (engine) await this.prepare(name, { engine, verify: digests, ...call })
     return manifest
   }
 

@@ -1,11 +1,27 @@
 import { canRecord, CkptError, type UpdateAttempt, type UpdateContext } from '@ckpt/contract'
 import { readAnnouncements } from './announcement.ts'
 import { DirectAttempt } from './direct-attempt.ts'
-import { DirectState, type Decision } from './direct-state.ts'
+import { throughRing } from './through-ring.ts'
+import { DirectState, type Staged } from './direct-state.ts'
 import { FallbackAttempt } from './fallback-attempt.ts'
 
 /** checkpoint-engine's protocol has no messages about parameters; all ranks have the same engine. */
-const OTHER_PROTOCOL: Decision = { reason: 'the engine’s workers use a different protocol', record: false, recorded: true }
+const OTHER_PROTOCOL: Staged = { reason: 'the engine’s workers use a different protocol', record: false, recorded: true }
+
+/** Prepares a direct update; resolves to the reason if the next one would be staged. All ranks do the same. */
+export async function prepareDirect(context: UpdateContext, checkEvery: number): Promise<string | undefined> {
+  const { session, kept } = context
+  if (!canRecord(session)) return OTHER_PROTOCOL.reason
+  const announced = readAnnouncements(context.announced, context.ranks)
+  const decision = await kept.of(DirectState).foresee(context, session, { announced, checkEvery })
+  if ('reason' in decision) return decision.reason
+  const part = throughRing(context, decision)
+  if (part !== undefined) {
+    await context.ring.make(part.planned.plan.ringBytes)
+    await context.ring.join()
+  }
+  return undefined
+}
 
 /**
  * Returns an attempt for this update; all ranks make the same decision between direct and staged.

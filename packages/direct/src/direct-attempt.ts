@@ -2,7 +2,6 @@ import {
   CkptError,
   type CheckedWorker,
   type DirectStats,
-  type PlannedUpdate,
   type PreparedTensors,
   type Recording,
   type RecordingSession,
@@ -13,22 +12,11 @@ import {
   type UpdateContext,
   type UpdateOutcome,
 } from '@ckpt/contract'
-import { subsetOf } from '@ckpt/planner'
-import { planStaged, Recordings, stagedContext, stagedSpans } from '@ckpt/staging'
-import { alignUp } from '@ckpt/utils'
+import { Recordings, stagedContext, stagedSpans } from '@ckpt/staging'
 import { checkReport } from './check-report.ts'
 import type { Direct, SpotCheck } from './direct-state.ts'
 import type { PreparedDirect } from './prepared.ts'
-
-/** Maximum size of the ring for opaque tensors, if none of them is larger. */
-const RING_BYTES = 64 * 2 ** 20
-const PAGE = 4096
-
-/** Part of a direct update that goes through a ring. */
-interface ThroughRing {
-  readonly manifest: UpdateContext['manifest']
-  readonly planned: PlannedUpdate
-}
+import { throughRing, type ThroughRing } from './through-ring.ts'
 
 /** Writes directly into the parameters; opaque tensors pass through a small ring. */
 export class DirectAttempt implements UpdateAttempt {
@@ -38,11 +26,14 @@ export class DirectAttempt implements UpdateAttempt {
   readonly #session: RecordingSession
   readonly #prepared: PreparedDirect
   readonly #check: SpotCheck | undefined
+  readonly #direct: Direct
   #ringed: ThroughRing | undefined
   #staged: StagedContext | undefined
   #result: { readonly stats: DirectStats; readonly startedAt: number; readonly staged?: StagedResult } | undefined
 
-  constructor(context: UpdateContext, session: RecordingSession, { prepared, check }: Direct) {
+  constructor(context: UpdateContext, session: RecordingSession, direct: Direct) {
+    const { prepared, check } = direct
+    this.#direct = direct
     this.#context = context
     this.#session = session
     this.#prepared = prepared
@@ -52,16 +43,7 @@ export class DirectAttempt implements UpdateAttempt {
   }
 
   plan(): Promise<void> {
-    const { manifest, ring, staged } = this.#context
-    const { opaque } = this.#prepared.plan
-    const check = this.#check?.tensors ?? []
-    if (opaque.length + check.length > 0) {
-      const part = subsetOf(manifest, new Set([...opaque.map(({ name }) => name), ...check]))
-      const largest = Math.max(...part.ranks.flatMap(({ tensors }) => [...tensors.bytes]), 0)
-      const wanted = Math.max(RING_BYTES, alignUp(largest, PAGE))
-      const planned = planStaged(this.#context, staged, part, Math.min(ring.limitBytes, wanted))
-      this.#ringed = { manifest: part, planned }
-    }
+    this.#ringed = throughRing(this.#context, this.#direct)
     return Promise.resolve()
   }
 

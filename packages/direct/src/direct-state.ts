@@ -3,6 +3,7 @@ import {
   CkptError,
   OLDEST_RECORDING_PROTOCOL,
   type Blob,
+  type HostMemory,
   type Kept,
   type Manifest,
   type Recording,
@@ -25,6 +26,8 @@ export type Decision = Direct | Staged
 
 export interface Direct {
   readonly prepared: PreparedDirect
+  /** Number of direct updates with this one. */
+  readonly count: DirectCount
   readonly check?: SpotCheck
 }
 
@@ -35,6 +38,8 @@ export interface Staged {
   readonly recorded: boolean
   /** Id of the recording by which the own worker can copy the staged bytes. */
   readonly replay?: string
+  /** Number of updates that the own worker has replayed, with this one. */
+  readonly replays?: DirectCount
   readonly check?: SpotCheck
 }
 
@@ -78,7 +83,7 @@ const OWN_PROCESS = OWN_MARK === undefined ? undefined : { pid: process.pid, mar
 export class DirectState implements Kept {
   #own: { readonly key: string; readonly offer: OwnOffer } | undefined
   readonly #offers = new Map<string, Offer>()
-  #prepared: { readonly key: string; readonly value: PreparedDirect } | undefined
+  #prepared: { readonly key: string; readonly value: PreparedDirect; readonly of: string } | undefined
   /** Last update that could not be prepared on some rank: the same one is not tried again. */
   #impossible: { readonly key: string; readonly problem: Problem } | undefined
   #watches: (() => void)[] = []
@@ -106,6 +111,19 @@ export class DirectState implements Kept {
    * same memory, and for the same workers is reused, as in each step of a training loop that registers into a pool.
    */
   async decide(context: UpdateContext, session: RecordingSession, inputs: DecisionInputs): Promise<Decision> {
+    const decision = await this.foresee(context, session, inputs)
+    if ('prepared' in decision) this.#count = decision.count
+    else if (decision.replays) this.#replays = decision.replays
+    return decision
+  }
+
+  /** Returns true if an update of such a checkpoint, in this memory, is prepared, as far as this rank knows. */
+  isPrepared(manifest: Manifest, segments: readonly HostMemory[]): boolean {
+    return this.#prepared?.of === placeOf(manifest, segments)
+  }
+
+  /** Prepares and decides like {@link decide}, but counts no update. */
+  async foresee(context: UpdateContext, session: RecordingSession, inputs: DecisionInputs): Promise<Decision> {
     const { provenManifest: manifest, exchanges } = context
     this.#inUse = true
     const layout = layoutKey(manifest)
@@ -181,9 +199,10 @@ export class DirectState implements Kept {
     await this.release()
     try {
       const { device, rank, provenManifest: manifest, segments } = context
+      const of = placeOf(context.manifest, segments)
       const remote = await remoteAccess(context)
       const value = await PreparedDirect.make({ device, rank, manifest, segments, offers, remote })
-      this.#prepared = { key, value }
+      this.#prepared = { key, value, of }
       this.#inUse = true
       this.#watches = value.workers.map(({ pid, mark }) => watchProcess(pid, mark, () => this.#died()))
       return null
@@ -205,12 +224,12 @@ export class DirectState implements Kept {
       recordings,
       announced.map((one) => one.directs),
     )
-    this.#count = { recordings, updates }
+    const count = { recordings, updates }
     const rehearsed = offers.some(({ recording }) => recording.rehearsed)
-    if (!isChecked(updates, checkEvery, rehearsed)) return { prepared }
+    if (!isChecked(updates, checkEvery, rehearsed)) return { prepared, count }
     const opaque = prepared.plan.opaque.map(({ name }) => name)
     const seed = `${recordings} ${updates}`
-    return { prepared, ...choose(provenManifest, opaque, { seed, kinds: rehearsed && updates === 1 }) }
+    return { prepared, count, ...choose(provenManifest, opaque, { seed, kinds: rehearsed && updates === 1 }) }
   }
 
   /** Returns the decision to stage. The worker can copy staged tensors itself if it has a recording of such a checkpoint. */
@@ -224,8 +243,7 @@ export class DirectState implements Kept {
     const staged = { reason, record, recorded: !record }
     if (record || recording === undefined || kept.of(Recordings).mismatch(recording, manifest) !== undefined) return staged
     const updates = countUpdate(recording.id, [this.#replays])
-    this.#replays = { recordings: recording.id, updates }
-    const replayed = { ...staged, replay: recording.id }
+    const replayed = { ...staged, replay: recording.id, replays: { recordings: recording.id, updates } }
     const { rehearsed = false } = recording
     if (!isChecked(updates, checkEvery, rehearsed)) return replayed
     const opaque = recording.opaque.map(({ tensor }) => recording.tensors[tensor]!.name)
@@ -319,6 +337,11 @@ function choose(
   const candidates = [...heldTensors(manifest)].flatMap(([name, { bytes }]) => (left.has(name) ? [] : [{ name, bytes }]))
   const check = (kinds ? chooseKinds : chooseLayer)(candidates, seed)
   return check === undefined ? {} : { check }
+}
+
+/** Returns a key of a checkpoint's layout and of this rank's memory of it. */
+function placeOf(manifest: Manifest, segments: readonly HostMemory[]): string {
+  return JSON.stringify([layoutKey(manifest), segments.map(offerSegment)])
 }
 
 function hashOf(text: string): string {

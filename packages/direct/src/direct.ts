@@ -1,5 +1,5 @@
 import { CkptError, type KeptByRank, type UpdateStrategy } from '@ckpt/contract'
-import { beginDirect } from './begin.ts'
+import { beginDirect, prepareDirect } from './begin.ts'
 import type { DirectAnnouncement } from './announcement.ts'
 import { DirectState } from './direct-state.ts'
 
@@ -33,6 +33,8 @@ export function direct({ required = false, checkEvery = 100 }: DirectOptions = {
     mayNeedNoRing: true,
     announce,
     begin: (context) => beginDirect(context, { required, checkEvery }),
+    prepare: (context) => prepareDirect(context, checkEvery),
+    isPrepared: (kept, manifest, segments) => kept.of(DirectState).isPrepared(manifest, segments),
   }
 }
 

@@ -121,10 +121,10 @@ export class VllmEngine {
 
   /** Asks the scheduler until it has stopped. Returns false if `answered` is the one to wait for. */
   async #stopped(answered: Promise<boolean>, limits: HttpLimits): Promise<boolean> {
-    let over = false
-    const end = () => void (over = true)
+    const state = { over: false }
+    const end = () => void (state.over = true)
     answered.then(end, end)
-    while (!over) {
+    while (!state.over) {
       const paused = await this.#isPaused(limits).catch(() => undefined)
       if (paused !== false) return paused === true
     }

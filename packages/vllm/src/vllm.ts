@@ -47,6 +47,21 @@ export function vllm(options: VllmOptions): EngineAdapter {
       // An engine that a different server is updating does not answer; the lock is checked later.
       return engine.state({ timeoutMs: Math.min(timeoutMs, STATE_MS), signal }).catch(() => undefined)
     },
+    ...((options.via ?? 'extension') === 'extension' && {
+      async prepare(start: EngineStart): Promise<EngineCall> {
+        const instance = instanceOf(start.endpoints, start.rank, options.parallelSize)
+        if (instance === undefined || instance.leader !== start.rank) return {}
+        const key = engineKey(options.engineKey)
+        const target = targetOf(start.rank)
+        const engine = new VllmEngine(target, options)
+        const lock = await EngineLock.take(target, engine.http.where)
+        // Requests go on: the workers answer between two steps of the engine.
+        const finished = new EngineUpdate(engine, options, start, { instance, pause: undefined, key }).prepare()
+        const released = finished.finally(() => lock[Symbol.asyncDispose]())
+        released.catch(() => undefined)
+        return { finished: released }
+      },
+    }),
     async start(start: EngineStart): Promise<EngineCall> {
       const instance = instanceOf(start.endpoints, start.rank, options.parallelSize)
       if (instance === undefined || instance.leader !== start.rank) return {}
@@ -98,10 +113,19 @@ class EngineUpdate {
     this.#key = key
   }
 
+  /** Has the workers answer their ranks' questions. */
+  async prepare(): Promise<void> {
+    try {
+      await this.#call('ckpt_prepare')
+    } catch (error) {
+      throw await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
+    }
+  }
+
   async run(): Promise<void> {
     const limits = { timeoutMs: this.#start.timeoutMs }
     try {
-      await this.#call()
+      await this.#call('ckpt_update')
     } catch (error) {
       const failure = await this.#failure(CkptError.from(error, 'ENGINE_WORKER_ERROR'))
       if (this.#pause) await this.#resumeIfWhole()
@@ -128,13 +152,13 @@ class EngineUpdate {
    * Makes the workers' own call. An abort reaches them through the worker protocol; the connection is closed only if that does
    * not end the call.
    */
-  async #call(): Promise<void> {
+  async #call(method: 'ckpt_update' | 'ckpt_prepare'): Promise<void> {
     const { signal } = this.#start
     const late = new AbortController()
     let timer: NodeJS.Timeout | undefined
     const stopListening = onAbort(signal, () => (timer = setTimeout(() => late.abort(signal.reason), ABORT_GRACE_MS)))
     try {
-      const answers = await this.#ask({ signal: late.signal })
+      const answers = await this.#ask(method, { signal: late.signal })
       const workers = this.#instance.endpoints.length
       if (answers !== undefined && answers.length !== workers) {
         const text = `the engine at ${this.#engine.http.where} has ${answers.length} workers, but parallelSize is ${workers}`
@@ -146,14 +170,14 @@ class EngineUpdate {
     }
   }
 
-  async #ask(limits: { signal: AbortSignal }): Promise<readonly unknown[] | undefined> {
+  async #ask(method: 'ckpt_update' | 'ckpt_prepare', limits: { signal: AbortSignal }): Promise<readonly unknown[] | undefined> {
     const { endpoints } = this.#instance
     const { via = 'extension' } = this.#options
     if (via === 'checkpoint-engine') {
       const addresses = Object.fromEntries(endpoints.map(({ deviceUuid, address }) => [deviceUuid, address]))
       return this.#engine.rpc('update_weights_from_ipc', [addresses], limits)
     }
-    if (via === 'extension') return this.#engine.rpc('ckpt_update', [this.#body()], limits)
+    if (via === 'extension') return this.#engine.rpc(method, [this.#body()], limits)
     await this.#engine.post('/init_weight_transfer_engine', { init_info: {} }, limits)
     await this.#engine.post('/start_weight_update', undefined, limits)
     await this.#engine.post('/update_weights', { update_info: { call: this.#body() } }, limits)

@@ -24,6 +24,17 @@ export async function expectDirect({ server, ranks, expected, share: [least, mos
   expect(expected[0]).not.toEqual(expected[1])
   const engine = vllm({ url: server.url, parallelSize: ranks.servers.length })
   const rehearsed = least === 1
+  // Served weights stay as they are.
+  const before = await server.complete()
+  const [prepared] = await ranks.prepare('first', engine)
+  const reason = expect.stringMatching(/no recording yet \(.*into another form/) as string
+  expect(prepared).toMatchObject(rehearsed ? { prepared: true, kept: false } : { prepared: false, reason })
+  expect(await server.complete()).toEqual(before)
+  if (rehearsed)
+    expect(await ranks.prepare('first', engine)).toMatchObject([
+      { prepared: true, kept: true },
+      ...ranks.servers.slice(1).map(() => ({ kept: true })),
+    ])
   const [begun] = await ranks.update('first', { engine, strategy: auto(), ...SMALL })
   if (rehearsed) {
     expect(begun).toMatchObject({ strategy: 'direct', verified: 'bytes' })

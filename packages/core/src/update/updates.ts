@@ -5,7 +5,6 @@ import {
   SteadyProgress,
   type ByteProgress,
   type Device,
-  type Epoch,
   type Manifest,
   type Reach,
   type Rendezvous,
@@ -17,7 +16,7 @@ import type { CheckpointStore } from '@ckpt/memory'
 import { reachRank, type Serving } from '@ckpt/p2p'
 import type { Logger } from 'pino'
 import type { Activity } from '../activity.ts'
-import type { UpdateOptions } from '../call-options.ts'
+import type { PrepareOptions, PrepareReport, UpdateOptions } from '../call-options.ts'
 import { ParameterCheck } from '../verify/parameter-check.ts'
 import { verificationAsked } from '../verify/verification.ts'
 import { EngineStates } from '../engine-states.ts'
@@ -30,21 +29,17 @@ import { describeUpdate, inSpan } from '../spans.ts'
 import type { MemoryLimits } from '../options.ts'
 import type { UpdateReport } from '../report.ts'
 import { RuntimeDir } from '../runtime-dir.ts'
-import { aborted, anySignal, once } from '@ckpt/utils'
+import { anySignal, once } from '@ckpt/utils'
+import { UpdateFailures } from './failures.ts'
 import { KeptParts } from './kept-parts.ts'
-import type { UpdatePhase } from './progress.ts'
+import type { Announcement } from './announcement.ts'
+import { UpdateProgress } from './progress.ts'
 import { updateWithRecovery, type Attempt } from './recovery.ts'
 import { UpdateResources } from './resources.ts'
 import type { UpdateRun } from './update-run.ts'
+import { runPrepare } from './run-prepare.ts'
 import { runUpdate } from './run-update.ts'
 
-/**
- * Devices pass an abort on faster than the rendezvous. A rank waits this long, plus the time for which a lost rank or
- * coordinator may go unnoticed, for the original error before it reports its own.
- */
-const ORIGIN_GRACE_MS = 500
-/** Time in milliseconds for ranks to report if their workers received parts of a failed update. */
-const GIVEN_MS = 2000
 /** Fraction of the free memory that a ring may use by default: the engine's own needs come first. */
 const DEFAULT_FRACTION = 0.5
 
@@ -80,6 +75,7 @@ export class Updates {
   readonly #token = randomBytes(24).toString('base64url')
   /** Known states of the engine workers of all ranks. */
   readonly engines = new EngineStates()
+  readonly #failures: UpdateFailures
   #running: Promise<unknown> | undefined
 
   constructor(options: UpdatesOptions) {
@@ -87,6 +83,14 @@ export class Updates {
     this.#directory = options.directory
     this.#resources = new UpdateResources(options.device)
     this.#nearness = new Nearness(options.device.host)
+    const { rendezvous, log } = options
+    const own = { resources: this.#resources, kept: this.#kept, engines: this.engines }
+    this.#failures = new UpdateFailures({ rendezvous, log, ...own })
+  }
+
+  /** Works out what a manifest's digests imply for parameters, for the update of it. @throws CkptError `DIGEST_MISMATCH`. */
+  expect(manifest: Manifest): void {
+    this.#check.assertConsistent(manifest)
   }
 
   /** Running update, if any; never rejects. */
@@ -110,6 +114,59 @@ export class Updates {
       throw error
     } finally {
       this.#running = undefined
+    }
+  }
+
+  /** See `ParameterServer.prepare`. */
+  async prepare(name: string, options: PrepareOptions): Promise<PrepareReport> {
+    if (this.#running) throw new CkptError('INVALID_STATE', 'an update is running on this rank')
+    const running = this.#prepare(name, options)
+    this.#running = running.catch(() => undefined)
+    try {
+      return await running
+    } finally {
+      this.#running = undefined
+    }
+  }
+
+  async #prepare(name: string, options: PrepareOptions): Promise<PrepareReport> {
+    const started = performance.now()
+    const report = (kept: boolean, reason?: string): PrepareReport => ({
+      prepared: reason === undefined,
+      kept,
+      ...(reason !== undefined && { reason }),
+      milliseconds: performance.now() - started,
+    })
+    const { engine, strategy = auto() } = options
+    if (strategy.prepare === undefined) return report(false, `updates by ${strategy.name} have nothing to prepare`)
+    if (engine.prepare === undefined) return report(false, `a ${engine.name} engine cannot prepare`)
+    const { rendezvous, store } = this.#with
+    const { timeoutMs = this.#with.timeoutMs } = options
+    const outer = anySignal(this.#with.closing, options.signal)
+    const manifest = await this.#manifest(name, options, { timeoutMs, signal: outer })
+    using lease = store.has(name) ? store.lease(name) : NO_LEASE
+    const epoch = await rendezvous.beginEpoch({ timeoutMs, signal: outer })
+    const attempt: Attempt = { checkpoint: name, version: name, progress: new UpdateProgress(false) }
+    const fail = once((thrown) => this.#failures.report(epoch, name, thrown, attempt.progress.phase, outer))
+    let ranks: readonly number[] = []
+    try {
+      const signal = anySignal(outer, epoch.signal)
+      const own = strategy.isPrepared?.(this.#kept, manifest, lease.segments) ?? false
+      const ready = await rendezvous.allGather('prepare/ready', own, { epoch: epoch.id, timeoutMs, signal })
+      const kept = ready.every(Boolean)
+      let reason: string | undefined
+      if (!kept) {
+        const reserve = (segmentBytes: readonly number[]) => store.reserve(name, segmentBytes)
+        const held = { manifest, segments: lease.segments, reserve }
+        const run = await this.#run(attempt, options, held, signal)
+        const onBegin = (announced: readonly Announcement[]) => (ranks = announced.map(({ endpoint }) => endpoint.rank))
+        reason = await runPrepare({ ...run, strategy, events: { onBegin, fail, onWaiting: this.#with.onWaiting } }, epoch)
+      }
+      rendezvous.endEpoch(epoch)
+      await this.#kept.idle()
+      return report(kept, reason)
+    } catch (thrown) {
+      throw await this.#failures.release(await fail(thrown), epoch, engine.name, ranks, attempt, outer)
     }
   }
 
@@ -202,7 +259,7 @@ export class Updates {
       reservation.made = true
       return store.reserve(name, segmentBytes)
     }
-    const fail = once((thrown) => this.#failEpoch(epoch, name, thrown, attempt.progress.phase, outer))
+    const fail = once((thrown) => this.#failures.report(epoch, name, thrown, attempt.progress.phase, outer))
     try {
       const held = { manifest, segments: lease.segments, reserve }
       const run = await this.#run(attempt, options, held, anySignal(outer, epoch.signal))
@@ -231,7 +288,7 @@ export class Updates {
       log.info(summary, 'updated')
       return { ...report, totalMs: performance.now() - started }
     } catch (thrown) {
-      throw await this.#failed(await fail(thrown), epoch, engine.name, ranks, attempt, outer)
+      throw await this.#failures.release(await fail(thrown), epoch, engine.name, ranks, attempt, outer)
     }
   }
 
@@ -300,39 +357,6 @@ export class Updates {
     activity.registered({ name, bytes: pull?.bytes ?? 0, tensors: store.metas(name).tensors.count })
   }
 
-  /** Releases what a failed update may have left half done. @returns the error to throw, with the ranks of dirty workers */
-  async #failed(
-    error: CkptError,
-    epoch: Epoch,
-    engine: string,
-    ranks: readonly number[],
-    { progress }: Attempt,
-    outer: AbortSignal,
-  ): Promise<CkptError> {
-    await this.#resources.release()
-    await this.#kept.release()
-    // The rank where the failure began throws its own error, other ranks the abort that carries it.
-    const abort: unknown = epoch.signal.reason
-    const reported = CkptError.is(abort) && abort.fields.rank !== this.#with.rendezvous.rank ? abort : error
-    const given = await this.#given(ranks, progress.touched, reported, outer)
-    const dirty = this.engines.failed(engine, ranks, progress, reported, given)
-    return dirty.length > 0 ? reported.with({ dirty }) : reported
-  }
-
-  /** Exchanges which ranks' workers received parts of the failed update. */
-  async #given(ranks: readonly number[], own: boolean, why: CkptError, signal: AbortSignal): Promise<Map<number, boolean>> {
-    const { rendezvous } = this.#with
-    const known = new Map(ranks.includes(rendezvous.rank) ? [[rendezvous.rank, own]] : [])
-    // Waiting for a lost rank would be in vain.
-    if (known.size === 0 || ranks.length === 1 || signal.aborted || rendezvous.lost !== undefined || isLoss(why)) return known
-    try {
-      const all = await rendezvous.allGather('update/given', own, { ranks, timeoutMs: GIVEN_MS, signal })
-      return new Map(ranks.map((rank, i) => [rank, all[i]!]))
-    } catch {
-      return known // a rank is lost, or was cancelled: any worker may have received something
-    }
-  }
-
   /** Cleaners of temporary files remove directories that were not used for days: a new one is created then. */
   async #socketDirectory(): Promise<string> {
     if (!this.#directory.isPresent()) {
@@ -349,39 +373,10 @@ export class Updates {
     return { access, endpoints, connect: (rank, options) => reachRank({ checkpoint, access, endpoints }, rank, options) }
   }
 
-  /** Reports the failure to every rank; resolves to the error that this rank throws. */
-  async #failEpoch(
-    epoch: Epoch,
-    checkpoint: string,
-    thrown: unknown,
-    phase: UpdatePhase,
-    outer: AbortSignal,
-  ): Promise<CkptError> {
-    const error = CkptError.from(thrown, 'UPDATE_FAILED').with({
-      rank: this.#with.rendezvous.rank,
-      checkpoint,
-      epoch: epoch.id,
-      phase,
-    })
-    // An abort passed on by a device, or by a library that lost its peer, says little; the rendezvous soon knows the reason and
-    // the lost rank.
-    const peers = error.code === 'ABORTED' ? !outer.aborted : error.code === 'NATIVE_FAILURE' && error.fields.peer !== undefined
-    if (peers) await aborted(epoch.signal, this.#with.rendezvous.lossMs + ORIGIN_GRACE_MS)
-    // Only the rank where the failure began logs it.
-    if (!epoch.signal.aborted) this.#with.log.error({ err: error, checkpoint, epoch: epoch.id }, 'update failed')
-    this.#with.rendezvous.abortEpoch(epoch, error)
-    return error
-  }
-
   async #ringLimit(): Promise<number> {
     const { free } = await this.#with.device.memory()
     return Math.floor(free * (this.#with.limits.fraction ?? DEFAULT_FRACTION))
   }
-}
-
-/** Returns true if a rank, or the coordinator, was lost, according to the error or its causes. */
-function isLoss(error: unknown): boolean {
-  return CkptError.is(error) && (error.code === 'RANK_LOST' || error.code === 'RANK_MISSING' || isLoss(error.cause))
 }
 
 function nameOf({ strategy = auto() }: UpdateOptions): string {

@@ -1,5 +1,6 @@
 import { join } from 'node:path'
-import { ParameterServer, type UpdateOptions, type UpdateReport } from '@ckpt/core'
+import type { EngineAdapter } from '@ckpt/contract'
+import { ParameterServer, type PrepareReport, type UpdateOptions, type UpdateReport } from '@ckpt/core'
 import { freePort } from '../cluster/cluster.ts'
 
 /** Ranks in this process; `await using` ends them. */
@@ -22,6 +23,11 @@ export class LocalRanks implements AsyncDisposable {
   async register(name: string, directory: string): Promise<void> {
     await this.servers[0]!.registerCheckpoint(name, { files: [join(directory, 'model.safetensors')] })
     await Promise.all(this.servers.map((server) => server.gatherMetas(name)))
+  }
+
+  /** Prepares updates of an engine on every rank. */
+  prepare(name: string, engine: EngineAdapter): Promise<PrepareReport[]> {
+    return Promise.all(this.servers.map((server) => server.prepare(name, { engine })))
   }
 
   update(name: string, options: UpdateOptions): Promise<UpdateReport[]> {

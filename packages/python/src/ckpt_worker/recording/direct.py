@@ -117,6 +117,12 @@ class DirectState:
         self._recording = found
         return None
 
+    def warm(self) -> None:
+        """Does once what takes longer the first time in a process: compiling kernels, making tables of what is summed."""
+        found = self.recording
+        if found is not None:
+            self.sums(found.id)
+
     def watch(self) -> Tracer:
         """Starts recording an update."""
         tracer = Tracer(frozenset(self._parameters()))

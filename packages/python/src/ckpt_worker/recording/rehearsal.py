@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..loading.torch_dtypes import from_bytes
 from ..protocol.dtypes import tensor_bytes
+from .operations import changes, written_by
 from .regions import Extent, extent_of
-from .tracer import Tracer, changes, written_by
+from .tracer import Tracer
 from .watched import here, threads
 
 _aten: Final = torch.ops.aten

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ..loading.digest import digest_tensor
 from ..protocol.messages import TensorEntry
 from .contents import Contents
+from .operations import changes, written_by
 from .recording import Twins
 from .regions import Extent, Region, extent_of, parts, region_of, span_of
 from .watched import EXITS, MEMORY, Forks, Watched, here, plain, threads
@@ -369,28 +370,6 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 def _has_memory(tensor: torch.Tensor) -> bool:
     return tensor.device.type != "meta" and tensor.layout == torch.strided
-
-
-def changes(destination: torch.Tensor, source: torch.Tensor) -> str | None:
-    """Returns the reason why a copy changes bytes."""
-    if destination.dtype != source.dtype:
-        return f"it is cast from {source.dtype} to {destination.dtype}"
-    if any(t.is_conj() or t.is_neg() for t in (destination, source)):
-        return "it is copied with its sign or conjugate changed"
-    if any(stride == 0 and count > 1 for count, stride in zip(destination.shape, destination.stride(), strict=True)):
-        return "it is copied to elements that share memory"
-    return None
-
-
-def written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
-    """Yields the tensors that an operation writes to."""
-    for index, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = args[index] if index < len(args) else kwargs.get(argument.name)
-        for leaf in tree_leaves(value):
-            if isinstance(leaf, torch.Tensor):
-                yield leaf
 
 
 class _Operations(TorchDispatchMode):

@@ -70,6 +70,8 @@ def run_prepare(
                 if not isinstance(message, Error):
                     _refuse(connection, frame, error)
                 raise
+            if isinstance(message, Leave):
+                direct.warm()
             connection.send(Ok(message.seq, message.epoch))
             if isinstance(message, Abort):
                 raise AbortedError(f"the rank aborted: {message.reason}")
