@@ -1,5 +1,5 @@
 import type { Timeline, TimelineSpan } from '@ckpt/core'
-import type { BenchResult, Run } from '../result.ts'
+import type { BenchResult, ReferenceRun } from '../result.ts'
 
 const samples = (...values: number[]) => ({
   median: values[Math.floor(values.length / 2)]!,
@@ -41,7 +41,7 @@ function timeline(rank: number, buckets: number): Timeline {
   }
 }
 
-function run(model: string, title: string, buckets: number): Run {
+function run(model: string, title: string, buckets: number): ReferenceRun {
   return {
     model,
     title,
@@ -79,7 +79,7 @@ function run(model: string, title: string, buckets: number): Run {
 }
 
 /** Returns a result with every section filled; `buckets` per run. */
-export function resultFixture(buckets = 40): BenchResult {
+export function resultFixture(buckets = 40): Omit<BenchResult, 'runs'> & { readonly runs: readonly ReferenceRun[] } {
   return {
     schema: 2,
     startedAt: '2026-01-02T03:04:05.678Z',

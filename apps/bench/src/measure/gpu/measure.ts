@@ -1,8 +1,8 @@
 import type { Host } from '@ckpt/contract'
 import type { UpdateReport } from '@ckpt/core'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/testing'
-import { PeerCluster } from '../../peer/ranks.ts'
-import type { PeerRun, Run } from '../../result.ts'
+import { PeerCluster } from '../../peer/cluster.ts'
+import type { PeerRun, ReferenceRun } from '../../result.ts'
 import { timesOf } from '../../statistics.ts'
 import { slowest } from '../updates.ts'
 import { Own, type OwnOptions } from './own.ts'
@@ -19,7 +19,7 @@ export interface GpuMeasurement extends GpuSubject, OwnOptions {
 }
 
 export interface GpuResult {
-  readonly runs: readonly Run[]
+  readonly runs: readonly ReferenceRun[]
   readonly peers: readonly PeerRun[]
 }
 
@@ -84,7 +84,7 @@ async function inTurns(
 }
 
 interface Measured {
-  readonly runs: Run[]
+  readonly runs: ReferenceRun[]
   /** Samples of updates that released everything. */
   readonly released: readonly UpdateReport[][]
 }

@@ -1,7 +1,7 @@
 import { timelineOf, type UpdateReport } from '@ckpt/core'
 import type { GeneratedCheckpoint } from '@ckpt/testing'
 import type { Model } from '@ckpt/models'
-import type { Gpus, PeerRun, Run } from '../../result.ts'
+import type { Gpus, PeerRun, ReferenceRun } from '../../result.ts'
 import { summarize, type Samples } from '../../statistics.ts'
 import { account } from '../account.ts'
 import { lowestLevel, slowest } from '../updates.ts'
@@ -59,8 +59,8 @@ export function gpuRun(
   subject: GpuSubject,
   facts: OwnFacts,
   samples: readonly (readonly UpdateReport[])[],
-  rest: Pick<Run, 'unverifiedMs' | 'peakHostBytes' | 'peakDeviceBytes' | 'variant'> & { growthBytes?: number },
-): Run {
+  rest: Pick<ReferenceRun, 'unverifiedMs' | 'peakHostBytes' | 'peakDeviceBytes' | 'variant'> & { growthBytes?: number },
+): ReferenceRun {
   const { model, checkpoint, ranks } = subject
   const times = samples.map(slowest)
   const updateMs = summarize(times)
@@ -161,7 +161,7 @@ export function comparisons(
 }
 
 /** Returns the time for the bytes that must cross host links, each once, at the rate measured in the same run. */
-function limitOf({ gpus, ranks }: GpuSubject, reports: readonly UpdateReport[]): Run['limit'] {
+function limitOf({ gpus, ranks }: GpuSubject, reports: readonly UpdateReport[]): ReferenceRun['limit'] {
   const bytesPerSecond = gpus.h2dBytesPerSecond
   const bytes = needed(reports)
   const how = `${bytes} bytes over the host links of ${ranks} GPUs, all at once, as measured in this run`
