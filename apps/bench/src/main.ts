@@ -3,7 +3,7 @@ import { freemem } from 'node:os'
 import { resolve } from 'node:path'
 import { MODELS, model as findModel } from '@ckpt/models'
 import { readIndex } from '@ckpt/safetensors'
-import type { Host } from '@ckpt/contract'
+import { CkptError, type Host } from '@ckpt/contract'
 import { createHost, probeCuda } from '@ckpt/transport'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 import { machine } from './machine.ts'
@@ -110,7 +110,7 @@ async function engineBench(): Promise<BenchResult> {
   }
   const wanted: EngineStrategy[] =
     !isGiven('strategy') || strategy === 'auto' ? ['auto'] : strategy === 'all' ? ['auto', 'broadcast'] : ['broadcast']
-  return benchVllm({
+  const measured = benchVllm({
     ...{ ranks, repeat, startTimeoutSeconds: startTimeout, json: files.json },
     backend: (await usesGpus()) ? 'cuda' : 'host',
     strategies: wanted,
@@ -121,6 +121,9 @@ async function engineBench(): Promise<BenchResult> {
     ...(engineArgs !== undefined && { engineArgs }),
     ...(workDir !== undefined && { workDirectory: userPath(workDir) }),
   })
+  return measured.catch((error: unknown) =>
+    program.error(`error: ${CkptError.is(error) ? `${error.code}: ${error.message}` : String(error)}`),
+  )
 }
 
 /** Measures each checkpoint with each strategy that is measured on GPUs. */

@@ -69,7 +69,7 @@ export const program = new Command('bench')
   .addOption(
     new Option(
       '--bytes <size>',
-      'size of each scaled checkpoint; with --engine vllm by default 15.22 GB on GPUs, 16 MB otherwise',
+      'size of each scaled checkpoint; with --engine vllm by default 15.22 GB on GPUs, 8 MB otherwise',
     )
       .argParser(size)
       .default(2 ** 30, '1GiB'),

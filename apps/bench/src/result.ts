@@ -132,7 +132,8 @@ export interface ReferenceRun extends RunFigures {
 export interface EngineRun extends RunFigures {
   readonly engine: 'vllm'
   readonly engineVersion: string
-  readonly quantization: 'none' | 'fp8-block'
+  /** `online-…` if the engine quantizes what the checkpoint does not. */
+  readonly quantization: 'none' | 'fp8-block' | `online-${string}`
   /** Strategy that was requested; `strategy` is the one that the median update used. */
   readonly requested: EngineStrategy
   readonly strategy: string

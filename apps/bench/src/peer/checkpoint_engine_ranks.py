@@ -1,7 +1,7 @@
 """One rank of checkpoint-engine, driven by JSON lines on stdin, answering with one JSON line each on stdout.
 
-Environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT. Argument: the control socket of this rank's engine worker, or the URL of the vLLM server
-whose workers all ranks update together. Times are in milliseconds and those of this rank's call alone.
+Environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT. Argument: the control socket of this rank's engine worker, or the URL of
+the vLLM server whose workers all ranks update together. Times are in milliseconds and those of this rank's call alone.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import { measureVllm } from './measure.ts'
 import { ENGINE_MODELS, type EngineModel } from './shapes.ts'
 
 /** 12 layers of the widest shape, and a size that two cores load and answer quickly. */
-const DEFAULT_BYTES = { cuda: 15_220_000_000, host: 16_000_000 } as const
+const DEFAULT_BYTES = { cuda: 15_220_000_000, host: 8_000_000 } as const
 
 export interface EngineBenchOptions {
   readonly backend: 'host' | 'cuda'
@@ -60,7 +60,7 @@ export async function benchVllm(options: EngineBenchOptions): Promise<BenchResul
     ...(gpus && { gpus }),
     runs: results.flatMap(({ runs }) => runs),
     peers: results.flatMap(({ peers }) => peers),
-    skipped,
+    skipped: [...skipped, ...results.flatMap((result) => result.skipped)],
   }
 }
 

@@ -1,7 +1,9 @@
-"""Writes a Qwen3 checkpoint with random weights that a real engine loads: ``generate_checkpoint.py SHAPE.json DIRECTORY SEED GPU``.
+"""Writes a Qwen3 checkpoint with random weights that a real engine loads.
 
-SHAPE.json holds what ``shapes.ts`` chose. Weights are made on the GPU of that index, on the CPU where it is -1. Checkpoints of one shape differ by
-their seed in every tensor, norms included. Prints one JSON object with the number of tensors and their bytes.
+    python generate_checkpoint.py SHAPE.json DIRECTORY SEED GPU
+
+SHAPE.json holds what ``shapes.ts`` chose. Weights are made on the GPU of that index, on the CPU where it is -1. Checkpoints of
+one shape differ by their seed in every tensor, norms included. Prints one JSON object with the number of tensors and their bytes.
 """
 
 from __future__ import annotations

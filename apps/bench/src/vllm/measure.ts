@@ -3,16 +3,16 @@ import { CkptError } from '@ckpt/contract'
 import { Cluster, type Completion } from '@ckpt/testing'
 import { copyProbe } from '../measure/ceilings.ts'
 import { measureH2d } from '../measure/h2d.ts'
-import type { EngineRun, EngineStrategy, Gpus, PeerRun } from '../result.ts'
+import type { EngineRun, EngineStrategy, Gpus, PeerRun, Skipped } from '../result.ts'
 import { summarize } from '../statistics.ts'
 import { answersOf, idle, sameAnswers } from './answers.ts'
 import { makeCheckpoints, type EngineCheckpoints } from './checkpoints.ts'
 import { Own } from './own.ts'
-import { Peer } from './peer.ts'
+import { Peer, type PeerStep } from './peer.ts'
 import { engineRun, peerRuns, type EngineSubject, type OwnSample, type PeerSample } from './run.ts'
 import { serverFacts, startServers } from './servers.ts'
-import { describeShape, shapeOf, type EngineModel } from './shapes.ts'
-import { planTurns, type Turn } from './turns.ts'
+import { describeShape, quantizationOf, shapeOf, type EngineModel } from './shapes.ts'
+import { planTurns, type PeerTurn, type Turn } from './turns.ts'
 
 export interface EngineMeasurement {
   readonly host: Host
@@ -38,6 +38,8 @@ export interface EngineMeasurement {
 export interface EngineResult {
   readonly runs: readonly EngineRun[]
   readonly peers: readonly PeerRun[]
+  /** Reason why the peer's updates ended early. */
+  readonly skipped: readonly Skipped[]
   readonly gpus?: Gpus
   readonly copyBytesPerSecond: number
 }
@@ -90,7 +92,10 @@ export async function measureVllm(options: EngineMeasurement): Promise<EngineRes
   for (const requested of options.strategies) {
     const isFirst = runs.length === 0
     const turns = planTurns({ repeat: options.repeat, peer: peer !== undefined && isFirst, serving: loop.serving })
-    const { ours, theirs } = await loop.run(requested, turns, async () => void (gpus || rates.push(await copy.read())))
+    const beforeTimed = async () => {
+      if (gpus === undefined) rates.push(await copy.read())
+    }
+    const { ours, theirs } = await loop.run(requested, turns, beforeTimed)
     const resources = await cluster.all('resources', () => undefined)
     const subject: EngineSubject = {
       ...{
@@ -101,7 +106,7 @@ export async function measureVllm(options: EngineMeasurement): Promise<EngineRes
         ranks,
         engine: 'vllm',
         engineVersion: facts.version,
-        quantization: shape.quantization,
+        quantization: quantizationOf(shape, options.engineArguments),
       },
       limit: limitOf(checkpoints, ranks, gpus?.h2dBytesPerSecond, rates),
     }
@@ -110,12 +115,16 @@ export async function measureVllm(options: EngineMeasurement): Promise<EngineRes
     if (peer === undefined || !isFirst) continue
     for (const setting of ['auto', 'kept'] as const) peers.push(...peerRuns(subject, peer.version, setting, ours, theirs))
   }
-  return { runs, peers, ...(gpus && { gpus }), copyBytesPerSecond: Math.max(...rates) }
+  const { peerError } = loop
+  const skipped = peerError === undefined ? [] : [{ what: 'further updates by checkpoint-engine', reason: peerError }]
+  return { runs, peers, skipped, ...(gpus && { gpus }), copyBytesPerSecond: Math.max(...rates) }
 }
 
 /** Makes turns one after the other and compares the server's answers after each. */
 class Loop {
   serving: 'A' | 'B' = 'A'
+  /** Why the peer's update failed; it gets no further turns. */
+  peerError: string | undefined
   readonly #own: Own
   readonly #peer: Peer | undefined
   readonly #right: Right
@@ -158,13 +167,26 @@ class Loop {
         const gap = step.longestTokenGapMs === undefined ? '' : `, longest token gap ${step.longestTokenGapMs.toFixed(0)} ms`
         this.#tell(`${before}: ${strategy} as ${report!.strategy}`, step, `verified ${report!.verified}${gap}`, answersEqual)
       } else {
-        const step = await this.#peer!.step(turn.checkpoint, turn.beside)
+        const step = await this.#peerStep(turn)
+        if (step === undefined) continue
         const answersEqual = await this.#compare(turn)
         theirs.push({ turn, step, answersEqual })
         this.#tell(`${before}: checkpoint-engine (${turn.beside})`, step, '', answersEqual)
       }
     }
     return { ours, theirs }
+  }
+
+  /** Not every engine takes an update from the peer: one that fails ends its turns, and the next update of ours brings everything. */
+  async #peerStep({ checkpoint, beside }: PeerTurn): Promise<PeerStep | undefined> {
+    if (this.peerError !== undefined) return undefined
+    try {
+      return await this.#peer!.step(checkpoint, beside)
+    } catch (error) {
+      this.peerError = error instanceof Error ? error.message : String(error)
+      this.#say(`checkpoint-engine (${beside}) failed: ${this.peerError}`)
+      return undefined
+    }
   }
 
   async #compare({ checkpoint }: Turn): Promise<boolean> {

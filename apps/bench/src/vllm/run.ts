@@ -96,6 +96,7 @@ export function peerRuns(
   const ours = ofKind(own, 'timed').filter(({ turn }) => turn.beside === setting)
   const all = peer.filter(({ turn }) => turn.beside === setting)
   const theirs = ofKind(all, 'timed')
+  if (ours.length === 0 || theirs.length === 0) return []
   const { model, ranks, limit } = subject
   const how = setting === 'auto' ? 'as it comes (auto_pg=True)' : 'auto_pg=False'
   const compare = (what: string, oursMs: Samples, peerMs: Samples, extra: Partial<PeerRun> = {}): PeerRun => ({

@@ -1,6 +1,6 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { CkptError } from '@ckpt/contract'
@@ -50,6 +50,8 @@ export async function startServers(options: ServersOptions): Promise<Servers> {
     rmSync(home, { recursive: true, force: true })
   }
   try {
+    // Alone in a directory, so that nothing else comes onto the path.
+    copyFileSync(EXTENSION, join(home, basename(EXTENSION)))
     const deadline = performance.now() + options.timeoutMs
     const A = await start(options, 'A', home)
     started.push(A)
@@ -91,7 +93,7 @@ function settingsOf(backend: 'host' | 'cuda', home: string): VllmSettings {
   return {
     arguments: [...common, String(CUDA_KV_BYTES), '--max-num-seqs', '8', '--gpu-memory-utilization', '0.4'],
     variables: {
-      PYTHONPATH: vllmPythonPath(dirname(EXTENSION)),
+      PYTHONPATH: vllmPythonPath(home),
       VLLM_SERVER_DEV_MODE: '1',
       HF_HUB_OFFLINE: '1',
       TRANSFORMERS_OFFLINE: '1',

@@ -82,3 +82,13 @@ export function describeShape(shape: Shape): { readonly title: string; readonly 
   const experts = shape.experts === 0 ? '' : ` of ${shape.experts} experts`
   return { title, scale: `${shape.layers} layers${experts}, hidden size ${shape.hidden}` }
 }
+
+/** Form of the engine's weights: the checkpoint's, or the one that vLLM's `--quantization` makes of it while loading. */
+export function quantizationOf(
+  { quantization }: Pick<Shape, 'quantization'>,
+  engineArguments: readonly string[],
+): 'none' | 'fp8-block' | `online-${string}` {
+  const line = engineArguments.join(' ')
+  const online = /(?:^|\s)(?:--quantization|-q)[ =](\S+)/.exec(line)?.[1]
+  return quantization === 'none' && online !== undefined ? `online-${online}` : quantization
+}

@@ -128,7 +128,7 @@ export class VllmServer implements AsyncDisposable {
     this.process = wrap('vLLM', child)
     const { log } = options
     if (log !== undefined)
-      for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => appendFileSync(log, text))
+      for (const stream of [child.stdout, child.stderr]) stream.on('data', (text: string) => appendFileSync(log, text))
     process.on('exit', this.#kill)
   }
 

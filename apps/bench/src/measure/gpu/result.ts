@@ -34,6 +34,8 @@ export interface OwnPreparation extends Preparation {
 export interface OwnFacts extends OwnPreparation {
   /** True if all parameters were right after every update. */
   readonly parametersEqual: boolean
+  /** Times of the registrations that updates had of their own. */
+  readonly registrationsMs: readonly number[]
 }
 
 export interface PeerFacts extends Preparation {
@@ -82,8 +84,8 @@ export function gpuRun(
     gatherMetasMs: facts.gatherMetasMs,
     gatherMetasAgainMs: facts.gatherMetasAgainMs,
     firstAttachMs: facts.firstAttachMs,
-    registerMs: facts.registerMs,
-    freshRegistration: false,
+    registerMs: summarize(facts.registrationsMs).median,
+    freshRegistration: true,
     registerInPlaceMs: facts.registerInPlaceMs,
     updateMs,
     stages: {
@@ -116,7 +118,7 @@ export function gpuRun(
 }
 
 /**
- * Compares both systems. The first updates that keep ring and communicator alternated with the peer's defaults, as many as it
+ * Compares both systems. The peer's updates reuse one registration. The first updates that keep ring and communicator alternated with the peer's defaults, as many as it
  * has samples; the others with its best settings.
  */
 export function comparisons(
@@ -145,6 +147,7 @@ export function comparisons(
       ratioToLimit: peerMs.median / limit,
       peakDeviceBytes: Math.max(...theirs.map(({ peakDeviceBytes }) => peakDeviceBytes)),
       parametersEqual: peer.parametersEqual,
+      freshRegistration: false,
     })
   }
   const { asItComes, atItsBest } = peer
