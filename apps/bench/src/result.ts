@@ -182,6 +182,8 @@ export interface EngineUpdate {
   /** The first one with the strategy, a sample of `updateMs`, or one during which a client streamed tokens. */
   readonly kind: 'first' | 'timed' | 'streamed'
   readonly strategy: string
+  /** The report's own description of how bytes moved, and why not directly. */
+  readonly how: string
   /** Unregistering the earlier checkpoint and registering this one, with digests. */
   readonly registerMs: number
   readonly gatherMetasMs: number

@@ -62,7 +62,8 @@ export class Own {
 
   #update(name: string, strategy: EngineStrategy): Promise<UpdateReport[]> {
     const { cluster, server, ranks } = this.#options
-    const way = strategy === 'auto' ? ({ strategy: 'direct' } as const) : {}
+    // What `update` does without being told is `auto()`.
+    const way = { strategy: strategy === 'auto' ? 'default' : 'broadcast' } as const
     return cluster.all('update', () => ({ name, vllm: { url: server.url, parallelSize: ranks }, verify: true, ...way }))
   }
 

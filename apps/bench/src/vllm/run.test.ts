@@ -12,7 +12,17 @@ const bytes = { needed: 6e9, h2d: 6e9, forwarded: 0, opaque: 1e9, nodeNeeded: 9e
 function reports(totalMs: number, more: Partial<UpdateReport> = {}): UpdateReport[] {
   return [0, 1].map((rank) => ({
     ...{ checkpoint: 'c', version: 'v', epoch: 1, rank, strategy: 'direct', mode: 'serial', modeReason: '' },
-    ...{ bytes: 10e9, tensors: 4, buckets: 0, ringBytes: 0, bucketBytes: 0, verified: 'bytes', digest: 'd', h2dBytes: 0 },
+    ...{
+      bytes: 10e9,
+      tensors: 4,
+      buckets: 0,
+      ringBytes: 0,
+      bucketBytes: 0,
+      verified: 'bytes',
+      digest: 'd',
+      h2dBytes: 0,
+      how: 'direct',
+    },
     verification: { level: 'bytes', bytes: 1, routes: 1, milliseconds: 1 },
     ...{ broadcastBytes: 0, totalMs, startedUs: 0, spans: new Float64Array(), direct: { opaque: [], bytes } },
     steps: { beginMs: 1, planMs: 2, attachMs: 3 + rank, pipelineMs: totalMs - 10, commitMs: 4 },

@@ -133,6 +133,7 @@ function updateOf({ turn, step, answersEqual }: OwnSample): EngineUpdate {
     checkpoint: turn.checkpoint,
     kind: turn.kind,
     strategy: reports[0]!.strategy,
+    how: reports[0]!.how,
     ...{ registerMs, gatherMetasMs, updateMs },
     steps: slowestOf(reports.map(({ steps }) => steps)),
     stages: slowestOf(reports.map(({ stages }) => stages)),
