@@ -43,6 +43,7 @@ const ARROWS = {
     'packages/safetensors',
     'packages/server',
     'packages/transport',
+    'packages/vllm',
     'packages/worker-link',
     'native/rdma',
   ],

@@ -3,9 +3,8 @@ import { freemem } from 'node:os'
 import { resolve } from 'node:path'
 import { MODELS, model as findModel } from '@ckpt/models'
 import { readIndex } from '@ckpt/safetensors'
-import type { Host } from '@ckpt/contract'
+import { CkptError, type Host } from '@ckpt/contract'
 import { createHost, probeCuda } from '@ckpt/transport'
-import { Command, InvalidArgumentError, Option } from 'commander'
 import { generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 import { machine } from './machine.ts'
 import { copyCeiling } from './measure/ceilings.ts'
@@ -14,78 +13,28 @@ import { measureGpu } from './measure/gpu/measure.ts'
 import { measureH2d } from './measure/h2d.ts'
 import { HostRuns, type Scenario } from './measure/host.ts'
 import { measureRegistration } from './measure/registration.ts'
-import { DIRECTORY, outputFiles, writeFiles } from './output/files.ts'
+import { program, type Options } from './options.ts'
+import { outputFiles, writeFiles } from './output/files.ts'
 import { renderTables } from './output/table.ts'
 import { writeTraces } from './output/traces.ts'
 import { comparePlanning, type PlanComparison } from './peer/plan.ts'
 import { interpreter } from './python.ts'
 import { ROW_PARALLEL, generateRowParallel } from './row-parallel.ts'
-import type { BenchResult, GatherRun, PeerRun, RegistrationRun, Run } from './result.ts'
+import {
+  isRight,
+  referenceRuns,
+  type BenchResult,
+  type EngineStrategy,
+  type GatherRun,
+  type PeerRun,
+  type ReferenceRun,
+  type RegistrationRun,
+} from './result.ts'
 import { summarize } from './statistics.ts'
+import { benchVllm } from './vllm/bench.ts'
 
 /** Size of the registration measurement, if the memory allows it. */
 const REGISTRATION_BYTES = 4 * 2 ** 30
-const MATRIX = ['glm-4.5-air', 'qwen3-235b-a22b', 'deepseek-v3.1', 'kimi-k2']
-
-interface Options {
-  readonly model: string[]
-  readonly backend: 'auto' | 'host' | 'cuda'
-  readonly strategy: 'broadcast' | 'p2p' | 'direct' | 'all'
-  readonly ranks: number
-  readonly bytes: number
-  readonly repeat: number
-  readonly peer?: string
-  readonly validate?: boolean
-  readonly bucketBytes?: number
-  readonly chunkBytes?: number
-  readonly checkpoint?: string
-  readonly metricsPort?: number
-  readonly json?: string
-  readonly report?: string
-  readonly trace?: string
-}
-
-function size(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?$/i.exec(text)
-  if (!match) throw new InvalidArgumentError('expected a size such as 2GiB')
-  return Math.round(Number(match[1]) * (match[3] ? 1024 : 1000) ** ' kmgt'.indexOf(match[2]?.toLowerCase() || ' '))
-}
-
-function count(text: string): number {
-  const value = Number(text)
-  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('expected a whole number above 0')
-  return value
-}
-
-const program = new Command('bench')
-  .description('Measures weight updates of published models, scaled down to this machine. Every byte is verified.')
-  .option('--model <name...>', `models, or all: ${MODELS.map(({ id }) => id).join(', ')}; or row-parallel`, MATRIX)
-  .addOption(
-    new Option('--backend <backend>', 'device of the engine parameters').choices(['auto', 'host', 'cuda']).default('auto'),
-  )
-  .addOption(
-    new Option('--strategy <strategy>', 'update strategy').choices(['broadcast', 'p2p', 'direct', 'all']).default('broadcast'),
-  )
-  .addOption(new Option('--ranks <n>', 'ranks, each with an engine worker').argParser(count).default(2))
-  .addOption(new Option('--bytes <size>', 'size of each scaled checkpoint').argParser(size).default(2 ** 30, '1GiB'))
-  .addOption(new Option('--repeat <n>', 'timed updates per model, verified and unverified').argParser(count).default(3))
-  .addOption(new Option('--peer <peer>', 'measure a different system in the same run').choices(['checkpoint-engine']))
-  .option(
-    '--validate',
-    "compare updates (all strategies unless one is given, over 1, 2 and 4 ranks) with the simulator's predictions",
-  )
-  .addOption(new Option('--bucket-bytes <size>', 'preferred bucket size, on GPUs').argParser(size))
-  .addOption(new Option('--chunk-bytes <size>', 'size of the chunks that stages overlap, on GPUs').argParser(size))
-  .option('--checkpoint <dir>', 'use this checkpoint instead of generated ones')
-  .addOption(
-    new Option(
-      '--metrics-port <port>',
-      'serve metrics for Prometheus meanwhile (host backend): rank 0 on this port, the others on the ports after it',
-    ).argParser(count),
-  )
-  .option('--json <file>', `the result as JSON (default: ${DIRECTORY}/bench.json)`)
-  .option('--report <file>', `the result as a self-contained HTML page (default: ${DIRECTORY}/report.html)`)
-  .option('--trace <file>', "write each run's last timed update as a trace for ui.perfetto.dev; one file per run")
 
 const options = program.parse().opts<Options>()
 const userDirectory = process.env['INIT_CWD'] ?? process.cwd()
@@ -97,18 +46,19 @@ const say = (text: string) => {
   else if (process.env['CKPT_BENCH_STEPS']) process.stderr.write(`${(performance.now() / 1000).toFixed(1)} s ${text}\n`)
 }
 
-const result = await bench()
+const result = options.engine === 'vllm' ? await engineBench() : await bench()
 say('')
 process.stdout.write(renderTables(result))
 process.stdout.write(`\n${writeFiles(files, result)}`)
-if (options.trace !== undefined) await writeTraces(userPath(options.trace), result.runs)
-if (result.runs.some((run) => !run.parametersEqual)) process.exitCode = 1
+if (options.trace !== undefined) await writeTraces(userPath(options.trace), referenceRuns(result))
+if (!result.runs.every(isRight)) process.exitCode = 1
 
 async function bench(): Promise<BenchResult> {
   const startedAt = new Date().toISOString()
   // Only the validation runs, unless one strategy is requested.
   const isDefault = program.getOptionValueSource('strategy') === 'default'
   const wanted = options.validate && isDefault ? 'all' : options.strategy
+  if (wanted === 'auto') return program.error('error: --strategy auto needs --engine vllm')
   const strategies = wanted === 'all' ? (['broadcast', 'direct', 'p2p'] as const) : [wanted]
   const onGpus = await usesGpus()
   if (onGpus && wanted === 'p2p') {
@@ -151,12 +101,37 @@ async function bench(): Promise<BenchResult> {
   }
 }
 
+/** Measures real vLLM; options that the user did not give have defaults of their own. */
+async function engineBench(): Promise<BenchResult> {
+  const isGiven = (name: keyof Options) => program.getOptionValueSource(name) !== 'default'
+  const { strategy, ranks, repeat, peer, python, engineArgs, startTimeout, workDir } = options
+  if (isGiven('strategy') && (strategy === 'p2p' || strategy === 'direct')) {
+    program.error(`error: --engine vllm measures --strategy auto, broadcast or all, not ${strategy}`)
+  }
+  const wanted: EngineStrategy[] =
+    !isGiven('strategy') || strategy === 'auto' ? ['auto'] : strategy === 'all' ? ['auto', 'broadcast'] : ['broadcast']
+  const measured = benchVllm({
+    ...{ ranks, repeat, startTimeoutSeconds: startTimeout, json: files.json },
+    backend: (await usesGpus()) ? 'cuda' : 'host',
+    strategies: wanted,
+    peer: peer !== undefined,
+    ...(isGiven('bytes') && { bytes: options.bytes }),
+    ...(isGiven('model') && { models: options.model }),
+    ...(python !== undefined && { python }),
+    ...(engineArgs !== undefined && { engineArgs }),
+    ...(workDir !== undefined && { workDirectory: userPath(workDir) }),
+  })
+  return measured.catch((error: unknown) =>
+    program.error(`error: ${CkptError.is(error) ? `${error.code}: ${error.message}` : String(error)}`),
+  )
+}
+
 /** Measures each checkpoint with each strategy that is measured on GPUs. */
 async function measureOnGpus(
   host: Host,
   scenarios: readonly Scenario[],
-  strategies: readonly Run['strategy'][],
-  runs: Run[],
+  strategies: readonly ReferenceRun['strategy'][],
+  runs: ReferenceRun[],
   peers: PeerRun[],
 ): Promise<NonNullable<BenchResult['gpus']>> {
   const { bucketBytes, chunkBytes, ranks, repeat } = options

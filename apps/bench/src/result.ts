@@ -47,34 +47,52 @@ export interface Gpus {
   readonly h2dEachBytesPerSecond: readonly number[]
 }
 
-export interface Run {
+/** Updates of one checkpoint with one strategy. */
+export type Run = ReferenceRun | EngineRun
+
+/** Fields of every run. */
+interface RunFigures {
   readonly model: string
-  /** On GPUs: `kept` if ring and communicators are kept between updates, `released` if all is released. */
-  readonly variant?: 'kept' | 'released'
   readonly title: string
   /** Part of the model that was kept, as text. */
   readonly scale: string
   readonly backend: 'host' | 'cuda'
-  readonly strategy: 'broadcast' | 'p2p' | 'direct'
   readonly ranks: number
   readonly bytes: number
   readonly tensors: number
-  /** Time of the first one. */
-  readonly gatherMetasMs: number
-  /** Times of later ones, with unchanged metas. */
-  readonly gatherMetasAgainMs?: Samples
-  /** Time of the first update for creating ring and communicator, and for the worker's attach. */
-  readonly firstAttachMs?: number
   readonly registerMs: number
+  readonly gatherMetasMs: number
   /** True if each timed update had its own registration, as in training. */
   readonly freshRegistration: boolean
-  /** Time of pinning files in /dev/shm in place. */
-  readonly registerInPlaceMs?: number
   /** Verified to the level in `verified`; with its own registration, the time includes its digests. */
   readonly updateMs: Samples
   readonly stages: { readonly h2dMs: number; readonly broadcastMs: number; readonly reloadMs: number; readonly idleMs: number }
   /** Steps of the median update, one after the other; the slowest rank of each. */
   readonly steps?: UpdateReport['steps']
+  /** Registration and update together, in a real engine gatherMetas too: the time that a training step waits. */
+  readonly stepMs?: Samples
+  readonly peakDeviceBytes: number
+  readonly peakHostBytes: number
+  readonly limit: { readonly bytesPerSecond: number; readonly updateMs: number; readonly how: string }
+  readonly ratioToLimit: number
+  /** Lowest verification level of the timed updates; `none` if verification was not timed. */
+  readonly verified: VerificationLevel
+  readonly digest: string
+}
+
+/** Updates of the reference engine, whose parameters can be compared byte by byte. */
+export interface ReferenceRun extends RunFigures {
+  /** Absent in results that are older than runs of real engines. */
+  readonly engine?: 'reference'
+  /** On GPUs: `kept` if ring and communicators are kept between updates, `released` if all is released. */
+  readonly variant?: 'kept' | 'released'
+  readonly strategy: 'broadcast' | 'p2p' | 'direct'
+  /** Times of later ones, with unchanged metas. */
+  readonly gatherMetasAgainMs?: Samples
+  /** Time of the first update for creating ring and communicator, and for the worker's attach. */
+  readonly firstAttachMs?: number
+  /** Time of pinning files in /dev/shm in place. */
+  readonly registerInPlaceMs?: number
   /** The same with verification disabled, alternating with the others. */
   readonly unverifiedMs: Samples
   /**
@@ -82,33 +100,21 @@ export interface Run {
    * other.
    */
   readonly verificationCost: number
-  /**
-   * Registration and update together: digests are computed during registration, so this shows the cost of verification for a
-   * training step.
-   */
-  readonly stepMs?: Samples
   readonly unverifiedStepMs?: Samples
   /** Fraction of `unverifiedStepMs` that verification adds: median of pairs. */
   readonly stepVerificationCost?: number
-  readonly peakDeviceBytes: number
   /** Device memory that is missing after all updates of this kind. */
   readonly growthBytes?: number
-  readonly peakHostBytes: number
-  readonly limit: { readonly bytesPerSecond: number; readonly updateMs: number; readonly how: string }
-  readonly ratioToLimit: number
   /** Ratio of each sample to the ceiling measured right before it; absent if the ceiling was measured once. */
   readonly ratios?: Samples
   /** With `--validate`, on the host device: processor time for the parts of updates, right before and after each sample. */
   readonly readings?: readonly (readonly [before: ProcessorReading, after: ProcessorReading])[]
-  /** Lowest verification level of the timed updates; `none` if verification was not timed. */
-  readonly verified: VerificationLevel
   /**
    * True if every byte of the parameters equalled the files after every update: the bench's own comparison, which is not timed.
    */
   readonly parametersEqual: boolean
   /** Bytes of parameters. */
   readonly parameterBytes: number
-  readonly digest: string
   readonly ringBytes: number
   readonly bucketBytes: number
   readonly mode: string
@@ -120,6 +126,74 @@ export interface Run {
   readonly direct?: DirectAccount
   /** Last timed update (on GPUs the median one), a timeline per rank; together at most 4,000 spans. */
   readonly timelines?: readonly Timeline[]
+}
+
+/** Updates of a real inference engine, between two checkpoints of the same shape in turns. */
+export interface EngineRun extends RunFigures {
+  readonly engine: 'vllm'
+  readonly engineVersion: string
+  /** `online-…` if the engine quantizes what the checkpoint does not. */
+  readonly quantization: 'none' | 'fp8-block' | `online-${string}`
+  /** Strategy that was requested; `strategy` is the one that the median update used. */
+  readonly requested: EngineStrategy
+  readonly strategy: string
+  readonly source: 'files'
+  /** The first update of the new engine; absent for strategies measured after another one. */
+  readonly firstUpdateMs?: number
+  /** Effect on requests, in updates during which a client streamed tokens; they are not samples of `updateMs`. */
+  readonly pause?: Pause
+  /** How the bytes of the median update reached the parameters; absent if the report does not tell. */
+  readonly how?: HowBytes
+  /** Reason why the median update was not direct. */
+  readonly fallback?: string
+  /** True if, after every update, greedy answers equalled those of a server that loaded the checkpoint from disk. */
+  readonly answersEqual: boolean
+  /** Every update in order, the first included. */
+  readonly updates: readonly EngineUpdate[]
+}
+
+/** Strategies that the bench of a real engine can request. */
+export type EngineStrategy = 'auto' | 'broadcast'
+
+/** Bytes of the checkpoint by the way that they took; direct bytes count once, however many workers needed them. */
+export interface HowBytes {
+  /** Copied into parameters from where they were registered. */
+  readonly direct: number
+  /** Through the ring, copied as recorded. */
+  readonly replayed: number
+  /** Through the ring and the engine's own loader. */
+  readonly staged: number
+  /** Part of a direct update that went through the ring and the engine's own loader. */
+  readonly opaque: number
+}
+
+export interface Pause {
+  /** Median over updates of the longest time between two tokens of a stream, in milliseconds. */
+  readonly longestTokenGapMs: number
+  /** Longest gap of each update. */
+  readonly gaps: readonly number[]
+  /** Time of the same updates. */
+  readonly updateMs: Samples
+}
+
+/** One update of a real engine; times of the slowest rank in milliseconds. */
+export interface EngineUpdate {
+  readonly checkpoint: 'A' | 'B'
+  /** The first one with the strategy, a sample of `updateMs`, or one during which a client streamed tokens. */
+  readonly kind: 'first' | 'timed' | 'streamed'
+  readonly strategy: string
+  /** The report's own description of how bytes moved, and why not directly. */
+  readonly how: string
+  /** Unregistering the earlier checkpoint and registering this one, with digests. */
+  readonly registerMs: number
+  readonly gatherMetasMs: number
+  readonly updateMs: number
+  readonly steps: UpdateReport['steps']
+  readonly stages: UpdateReport['stages']
+  readonly verified: VerificationLevel
+  readonly answersEqual: boolean
+  /** Set if a client streamed tokens during the update. */
+  readonly longestTokenGapMs?: number
 }
 
 /** Byte counts of a direct update, over all ranks. */
@@ -187,4 +261,25 @@ export interface PeerRun {
   readonly peakDeviceBytes?: number
   /** True if every parameter of the peer's engines had the same digest as in ours. */
   readonly parametersEqual?: boolean
+  /** `vllm` if both systems updated the same server, in turns; absent for the reference engine. */
+  readonly engine?: 'vllm'
+  /** True if each of the peer's updates had its own registration. */
+  readonly freshRegistration?: boolean
+  /** True if the server's answers were right after each of the peer's updates. */
+  readonly answersEqual?: boolean
+}
+
+/** Returns the runs of the reference engine. */
+export function referenceRuns({ runs }: Pick<BenchResult, 'runs'>): ReferenceRun[] {
+  return runs.filter((run) => run.engine !== 'vllm')
+}
+
+/** Returns the runs of real engines. */
+export function engineRuns({ runs }: Pick<BenchResult, 'runs'>): EngineRun[] {
+  return runs.filter((run) => run.engine === 'vllm')
+}
+
+/** Returns true if every comparison of the run found what was expected. */
+export function isRight(run: Run): boolean {
+  return run.engine === 'vllm' ? run.answersEqual : run.parametersEqual
 }

@@ -36,4 +36,14 @@ export { TrainerProcess } from './trainer-process.ts'
 export { vllmEnvironment, type VllmEnvironment } from './vllm/environment.ts'
 export { generateModels, type ModelFamily, type TinyModels, type ModelRequest } from './vllm/models.ts'
 export { LocalRanks } from './vllm/ranks.ts'
-export { type Completion, PROMPTS, TOKENS, VllmServer, type VllmServerOptions, vllmVariables } from './vllm/server.ts'
+export {
+  type Completion,
+  PROMPTS,
+  smallSettings,
+  TOKENS,
+  vllmPythonPath,
+  VllmServer,
+  type VllmServerOptions,
+  type VllmSettings,
+  vllmVariables,
+} from './vllm/server.ts'

@@ -2,7 +2,7 @@ import { statSync } from 'node:fs'
 import type { Host } from '@ckpt/contract'
 import type { GeneratedCheckpoint } from '@ckpt/testing'
 import type { Model } from '@ckpt/models'
-import type { Ceilings, Run, Skipped } from '../result.ts'
+import type { Ceilings, ReferenceRun, Skipped } from '../result.ts'
 import { Calibration, type Beside } from './calibrate.ts'
 import { copyProbe, measureCeilings } from './ceilings.ts'
 import { measureUpdate } from './update.ts'
@@ -29,7 +29,7 @@ const VALIDATED_RANKS = { broadcast: [1, 2, 4], direct: [1, 2, 4], p2p: [1, 2] }
 
 /** Measurements on the host device. */
 export class HostRuns {
-  readonly runs: Run[] = []
+  readonly runs: ReferenceRun[] = []
   readonly skipped: Skipped[] = []
   ceilings: Ceilings | undefined
   readonly #options: HostMeasurement

@@ -1,7 +1,7 @@
 import { timelineOf, type UpdateReport, type VerificationLevel } from '@ckpt/core'
 import type { Model } from '@ckpt/models'
 import type { ProcessorReading } from '@ckpt/planner'
-import type { Run } from '../result.ts'
+import type { ReferenceRun } from '../result.ts'
 import { account } from './account.ts'
 import { poisonAll } from './engines.ts'
 import { summarize } from '../statistics.ts'
@@ -42,7 +42,7 @@ interface Samples {
  * The copy ceiling is measured before every sample, which is then compared with that reading. Updates for the simulator, which
  * does not model verification, are unverified and reuse one registration.
  */
-export async function measureUpdate(options: UpdateMeasurement): Promise<Run | { skipped: string }> {
+export async function measureUpdate(options: UpdateMeasurement): Promise<ReferenceRun | { skipped: string }> {
   const { checkpoint, ranks, repeat, strategy, beside } = options
   const direct = strategy === 'direct'
   if (direct && !inShm(checkpoint) && ranks > 1)
@@ -139,7 +139,7 @@ function runOf(
   updates: Updates,
   samples: Samples,
   resources: readonly { readonly peakResidentBytes: number }[],
-): Run {
+): ReferenceRun {
   const { model, checkpoint, ranks, strategy } = options
   const { verified, unverified, registering, parameterBytes, parametersEqual, readings } = samples
   const times = verified.map(slowest)
@@ -194,7 +194,7 @@ function limitOf(
   { ceilings, parameterBytes }: Samples,
   median: readonly UpdateReport[],
   times: readonly number[],
-): Pick<Run, 'limit' | 'ratioToLimit' | 'ratios'> {
+): Pick<ReferenceRun, 'limit' | 'ratioToLimit' | 'ratios'> {
   const moved = movedBytes(options, median, parameterBytes)
   const limits = ceilings.map((bytesPerSecond) => (moved / bytesPerSecond) * 1000)
   const ratios = summarize(times.map((milliseconds, i) => milliseconds / limits[i]!))
@@ -219,7 +219,7 @@ export function costOf(
   verified: readonly number[],
   unverified: readonly number[],
   registering: { readonly verified: readonly number[]; readonly unverified: readonly number[] },
-): Pick<Run, 'verificationCost' | 'stepMs' | 'unverifiedStepMs' | 'stepVerificationCost'> {
+): Pick<ReferenceRun, 'verificationCost' | 'stepMs' | 'unverifiedStepMs' | 'stepVerificationCost'> {
   const sums = (updates: readonly number[], registrations: readonly number[]) =>
     updates.map((milliseconds, i) => milliseconds + registrations[i]!)
   const pairs = (with_: readonly number[], without: readonly number[]) =>

@@ -3,12 +3,10 @@ import type { Run } from '../result.ts'
 /** Labels each run with its title and enough further data to distinguish it from the others. */
 export function runLabels(runs: readonly Run[]): string[] {
   const short = runs.map(({ title }) => title)
-  const parts = runs.map(({ title, strategy, ranks, backend, variant }) => [
-    title,
-    `${strategy} to ${ranks}`,
-    ...(variant === undefined ? [] : [variant]),
-    backend,
-  ])
+  const parts = runs.map(({ title, strategy, ranks, backend, ...run }) => {
+    const variant = run.engine === 'vllm' ? `vLLM, ${run.requested}` : run.variant
+    return [title, `${strategy} to ${ranks}`, ...(variant === undefined ? [] : [variant]), backend]
+  })
   let labels = short
   for (let length = 2; new Set(labels).size < labels.length && length <= 4; length++) {
     labels = runs.map((_, index) => {

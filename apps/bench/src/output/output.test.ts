@@ -6,7 +6,7 @@ import { afterAll, describe, expect, it } from 'vitest'
 import { outputFiles, writeFiles } from './files.ts'
 import { renderHtml } from './html.ts'
 import { renderJson } from './json.ts'
-import { resultFixture } from './result.fixture.ts'
+import { engineRunFixture, resultFixture } from './result.fixture.ts'
 import { renderTables } from './table.ts'
 import { writeTraces } from './traces.ts'
 
@@ -121,6 +121,29 @@ describe('renderJson', () => {
   it('leaves strings that look like rows of numbers alone', () => {
     const result = { ...resultFixture(), startedAt: '[\n  1,\n  2 ]' }
     expect(JSON.parse(renderJson(result))).toEqual(result)
+  })
+})
+
+describe('runs of a real engine', () => {
+  const figures = ['vllm 0.26.0', '210.0 ms', '5.50 s', '240.0 ms', '1.50', '250.0 ms in updates of 215.0 ms', 'opaque 1.00 GB']
+  const result = { ...resultFixture(), runs: [engineRunFixture()] }
+
+  it('are shown alone, with the pause that requests saw', () => {
+    const page = parse(renderHtml(result))
+    const [row] = page.querySelectorAll('tbody tr').map(({ textContent }) => textContent)
+    for (const figure of figures) expect(row!.replaceAll(/\s+/g, ' ')).toContain(figure)
+    expect(page.querySelectorAll('h2').map(({ textContent }) => textContent)).toContain('Real engines')
+    expect(page.querySelectorAll('.lead').map(({ textContent }) => textContent)[0]).toContain('every answer')
+    const table = renderTables(result).replaceAll(/[\s│]+/g, ' ')
+    for (const figure of ['vllm 0.26.0', '210.0 ms', '5.50 s', '250.0 ms', '1.50', 'bytes, answers equal']) {
+      expect(table).toContain(figure)
+    }
+  })
+
+  it('stand beside runs of the reference engine, and say where an answer was wrong', () => {
+    const both = { ...result, runs: [...resultFixture().runs, { ...engineRunFixture(), answersEqual: false }] }
+    expect(parse(renderHtml(both)).querySelectorAll('.bad')).toHaveLength(2)
+    expect(renderTables(both)).toContain('FAILED')
   })
 })
 

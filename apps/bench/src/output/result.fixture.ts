@@ -1,5 +1,5 @@
 import type { Timeline, TimelineSpan } from '@ckpt/core'
-import type { BenchResult, Run } from '../result.ts'
+import type { BenchResult, EngineRun, ReferenceRun } from '../result.ts'
 
 const samples = (...values: number[]) => ({
   median: values[Math.floor(values.length / 2)]!,
@@ -41,7 +41,7 @@ function timeline(rank: number, buckets: number): Timeline {
   }
 }
 
-function run(model: string, title: string, buckets: number): Run {
+function run(model: string, title: string, buckets: number): ReferenceRun {
   return {
     model,
     title,
@@ -79,7 +79,7 @@ function run(model: string, title: string, buckets: number): Run {
 }
 
 /** Returns a result with every section filled; `buckets` per run. */
-export function resultFixture(buckets = 40): BenchResult {
+export function resultFixture(buckets = 40): Omit<BenchResult, 'runs'> & { readonly runs: readonly ReferenceRun[] } {
   return {
     schema: 2,
     startedAt: '2026-01-02T03:04:05.678Z',
@@ -108,5 +108,29 @@ export function resultFixture(buckets = 40): BenchResult {
       },
     ],
     skipped: [{ what: 'the cuda backend', reason: 'no NVIDIA GPU' }],
+  }
+}
+
+/** Returns a run of a real engine. */
+export function engineRunFixture(): EngineRun {
+  const stages = { h2dMs: 140, broadcastMs: 0, reloadMs: 0, idleMs: 0 }
+  return {
+    ...{ model: 'qwen3-moe', title: 'Qwen3-MoE (BF16)', scale: '12 layers of 128 experts', backend: 'cuda', ranks: 2 },
+    ...{
+      engine: 'vllm',
+      engineVersion: '0.26.0',
+      quantization: 'none',
+      requested: 'auto',
+      strategy: 'direct',
+      source: 'files',
+    },
+    ...{ bytes: 15e9, tensors: 4719, registerMs: 240, gatherMetasMs: 4, freshRegistration: true, firstUpdateMs: 5500 },
+    updateMs: samples(200, 210, 230),
+    stages,
+    pause: { longestTokenGapMs: 250, gaps: [240, 250, 260], updateMs: samples(205, 215, 235) },
+    how: { direct: 14e9, replayed: 0, staged: 0, opaque: 1e9 },
+    ...{ peakDeviceBytes: 0, peakHostBytes: 3e8, ratioToLimit: 1.5, verified: 'bytes', answersEqual: true, digest: 'd' },
+    limit: { bytesPerSecond: 107e9, updateMs: 140, how: '15000000000 bytes over the host links of 2 GPUs' },
+    updates: [],
   }
 }

@@ -1,5 +1,6 @@
 import Table from 'cli-table3'
-import type { BenchResult, DirectAccount, Run } from '../result.ts'
+import { engineRuns, referenceRuns, type BenchResult, type DirectAccount, type ReferenceRun, type Run } from '../result.ts'
+import { engineTable } from './engine-table.ts'
 import { percent, predictRuns } from '../validate.ts'
 import { publishedRows } from './published.ts'
 import { gigabytes, seconds } from './units.ts'
@@ -7,16 +8,19 @@ import { gigabytes, seconds } from './units.ts'
 /** Formats the bench's result for a terminal. */
 export function renderTables(result: BenchResult): string {
   const { machine } = result
+  const runs = referenceRuns(result)
+  const real = engineRuns(result)
   const parts = [
     `${machine.cpu}, ${machine.cores} cores, ${gigabytes(machine.memoryBytes)}, Node ${machine.node}`,
     limits(result),
     '',
-    updates(result.runs),
-    ...orders(result.runs),
+    ...(runs.length > 0 ? [updates(runs)] : []),
+    ...(real.length > 0 ? [engineTable(real)] : []),
+    ...orders(runs),
     published(result.runs),
   ]
-  for (const run of result.runs) if (run.backend === 'cuda') parts.push(onGpu(run))
-  for (const run of result.runs) if (run.direct) parts.push(bytesAccount(run.title, run.direct))
+  for (const run of runs) if (run.backend === 'cuda') parts.push(onGpu(run))
+  for (const run of runs) if (run.direct) parts.push(bytesAccount(run.title, run.direct))
   if (result.registration) {
     const { bytes, registerMs, ofCeiling, freshMs, freshOfCeiling } = result.registration
     const percent = (part: number) => `${(part * 100).toFixed(0)} %`
@@ -35,7 +39,7 @@ export function renderTables(result: BenchResult): string {
       `${peer.what} of ${peer.model} over ${peer.ranks} ranks: ${seconds(peer.oursMs.median)}; ${peer.peer} ${peer.version}: ${seconds(peer.peerMs.median)} (${peer.ratio.toFixed(peer.ratio < 10 ? 2 : 0)} times as long)`,
     )
   }
-  if (result.runs.some(({ readings }) => readings)) parts.push(predictions(result))
+  if (runs.some(({ readings }) => readings)) parts.push(predictions(result))
   for (const { what, reason } of result.skipped) parts.push(`not measured: ${what}: ${reason}`)
   return `${parts.join('\n')}\n`
 }
@@ -47,7 +51,7 @@ function limits({ ceilings, gpus }: BenchResult): string {
   return `${found.join(', ')}, measured in this run`
 }
 
-function updates(runs: readonly Run[]): string {
+function updates(runs: readonly ReferenceRun[]): string {
   const table = new Table({
     head: [
       'model (scaled)',
@@ -90,7 +94,16 @@ function updates(runs: readonly Run[]): string {
 }
 
 /** Formats the times of the median update. */
-function onGpu({ variant, steps, stages, peakDeviceBytes, ringBytes, registerInPlaceMs, gatherMetasMs, ...run }: Run): string {
+function onGpu({
+  variant,
+  steps,
+  stages,
+  peakDeviceBytes,
+  ringBytes,
+  registerInPlaceMs,
+  gatherMetasMs,
+  ...run
+}: ReferenceRun): string {
   const times = (of: object) =>
     Object.entries(of)
       .map(([name, value]) => `${name.replace('Ms', '')} ${seconds(value as number)}`)
@@ -114,7 +127,7 @@ function bytesAccount(title: string, direct: DirectAccount): string {
 }
 
 /** Formats the order in time of H2D and broadcasts, for runs whose links carry both. */
-function orders(runs: readonly Run[]): string[] {
+function orders(runs: readonly ReferenceRun[]): string[] {
   return runs.flatMap(({ title, order }) => (order?.linksShared ? [`${title}: ${order.name}: ${order.reason}`] : []))
 }
 

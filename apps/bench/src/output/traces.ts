@@ -1,12 +1,12 @@
 import { basename, format, parse } from 'node:path'
 import { writeTrace } from '@ckpt/core'
-import type { Run } from '../result.ts'
+import type { ReferenceRun } from '../result.ts'
 
 /**
  * Writes the last timed update of each run: one run to `path` itself, several to one file each, with the run's model (and its
  * position if necessary) before the extension. Resolves to the paths.
  */
-export async function writeTraces(path: string, runs: readonly Run[]): Promise<string[]> {
+export async function writeTraces(path: string, runs: readonly ReferenceRun[]): Promise<string[]> {
   const timed = runs.filter(({ timelines }) => timelines !== undefined)
   const names = timed.map(({ model }) => basename(model))
   const { dir, name, ext } = parse(path)

@@ -1,7 +1,7 @@
 """One rank of checkpoint-engine, driven by JSON lines on stdin, answering with one JSON line each on stdout.
 
-Environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT. Argument: the control socket of this rank's engine worker. Times are in
-milliseconds and those of this rank's call alone.
+Environment: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT. Argument: the control socket of this rank's engine worker, or the URL of
+the vLLM server whose workers all ranks update together. Times are in milliseconds and those of this rank's call alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import traceback
+import urllib.parse
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ class Rank:
 
     def __init__(self, engine: str) -> None:
         self._engine = engine
+        self._request = self._request_server if engine.startswith("http://") else self._request_worker
         self._server = ParameterServer(auto_pg=True)
         self._uuid = self._server._device_uuid
 
@@ -76,15 +78,25 @@ class Rank:
         self._server.update(name, self._request)
         return {"peakDeviceBytes": torch.cuda.max_memory_allocated()}
 
-    def _request(self, sockets: list[tuple[str, str]]) -> None:
+    def _request_server(self, sockets: list[tuple[str, str]]) -> None:
+        """One call for all workers of a vLLM server, made by the first rank."""
+        if os.environ["RANK"] != "0":
+            return
+        body = json.dumps({"method": "update_weights_from_ipc", "args": [dict(sockets)], "timeout": 300})
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(self._engine).netloc, timeout=300)
+        self._post(connection, "/collective_rpc", body, "the vLLM server")
+
+    def _request_worker(self, sockets: list[tuple[str, str]]) -> None:
         body = json.dumps({"address": dict(sockets)[self._uuid], "token": "-", "timeoutMs": 120_000})
-        connection = _UnixConnection(self._engine)
+        self._post(_UnixConnection(self._engine), "/update", body, "the engine worker")
+
+    def _post(self, connection: http.client.HTTPConnection, path: str, body: str, peer: str) -> None:
         try:
-            connection.request("POST", "/update", body, {"content-type": "application/json"})
+            connection.request("POST", path, body, {"content-type": "application/json"})
             answer = connection.getresponse()
             text = answer.read().decode()
             if answer.status != 200:
-                raise RuntimeError(f"the engine worker answered {answer.status}: {text}")
+                raise RuntimeError(f"{peer} answered {answer.status}: {text}")
         finally:
             connection.close()
 

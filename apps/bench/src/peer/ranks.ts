@@ -1,11 +1,8 @@
 import { spawn, type ChildProcess } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { CkptError } from '@ckpt/contract'
-import { EngineProcess, freePort } from '@ckpt/testing'
+import { freePort } from '@ckpt/testing'
 import { z } from 'zod'
 
 const answerSchema = z.union([
@@ -15,7 +12,7 @@ const answerSchema = z.union([
 ])
 type Answer = z.infer<typeof answerSchema>
 
-const script = (name: string) => fileURLToPath(new URL(name, import.meta.url))
+const SCRIPT = fileURLToPath(new URL('./checkpoint_engine_ranks.py', import.meta.url))
 
 /** A rank of checkpoint-engine in a separate process: one call at a time. */
 class PeerRank {
@@ -25,10 +22,10 @@ class PeerRank {
   #stderr = ''
   readonly ready: Promise<Answer>
 
-  constructor(python: string, rank: number, size: number, port: number, engineSocket: string) {
+  constructor(python: string, rank: number, size: number, port: number, engine: string) {
     this.#name = `checkpoint-engine rank ${rank}`
     const where = { RANK: String(rank), WORLD_SIZE: String(size), MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(port) }
-    this.#child = spawn(python, [script('./checkpoint_engine_ranks.py'), engineSocket], {
+    this.#child = spawn(python, [SCRIPT, engine], {
       stdio: ['pipe', 'pipe', 'pipe'],
       env: { ...process.env, ...where },
     })
@@ -77,55 +74,48 @@ class PeerRank {
   }
 }
 
-/** checkpoint-engine from PyPI: a rank and an engine worker per GPU, with the same reference engine as ours. */
-export class PeerCluster implements AsyncDisposable {
-  readonly version: string
-  readonly engines: readonly EngineProcess[]
-  readonly #ranks: readonly PeerRank[]
-  readonly #directory: string
+/** Slowest rank's time of a call, and the maximum device memory that a rank allocated. */
+export interface PeerCall {
+  readonly milliseconds: number
+  readonly peakDeviceBytes: number
+}
 
-  private constructor(version: string, engines: readonly EngineProcess[], ranks: readonly PeerRank[], directory: string) {
-    this.version = version
-    this.engines = engines
+/** Ranks of checkpoint-engine from PyPI, a process each, with one `ParameterServer` that lives as long as the process. */
+export class PeerRanks implements AsyncDisposable {
+  readonly #ranks: readonly PeerRank[]
+  #version = 'unknown'
+
+  private constructor(ranks: readonly PeerRank[]) {
     this.#ranks = ranks
-    this.#directory = directory
   }
 
-  /** @throws CkptError `NATIVE_FAILURE` or `ENGINE_UNREACHABLE` with the output of a process. */
-  static async start(options: { python: string; ranks: number; checkpoint: string }): Promise<PeerCluster> {
-    const { python, ranks: size, checkpoint } = options
-    const directory = mkdtempSync(join(tmpdir(), 'ckpt-peer-'))
+  /**
+   * Starts a rank for each engine: the control socket of the rank's engine worker, or the URL of the vLLM server whose workers
+   * all ranks update together. @throws CkptError `NATIVE_FAILURE` with the output of a process.
+   */
+  static async start(python: string, engines: readonly string[]): Promise<PeerRanks> {
     const port = await freePort()
-    const engines = Array.from(
-      { length: size },
-      (_, rank) =>
-        new EngineProcess({
-          kind: 'python',
-          python,
-          program: script('./checkpoint_engine_worker.py'),
-          device: 'cuda',
-          directory,
-          checkpoint,
-          tpRank: rank,
-          tpSize: size,
-        }),
-    )
-    const ranks = engines.map((engine, rank) => new PeerRank(python, rank, size, port, engine.socket))
+    const ranks = new PeerRanks(engines.map((engine, rank) => new PeerRank(python, rank, engines.length, port, engine)))
     try {
-      const [first] = await Promise.all([...ranks.map((rank) => rank.ready), ...engines.map((engine) => engine.ready(120_000))])
-      const version = first !== undefined && 'version' in first ? first.version : 'unknown'
-      return new PeerCluster(version, engines, ranks, directory)
+      await ranks.#ready()
+      return ranks
     } catch (error) {
-      await stopAll(ranks, engines, directory)
+      await ranks[Symbol.asyncDispose]()
       throw error
     }
   }
 
+  async #ready(): Promise<void> {
+    const [first] = await Promise.all(this.#ranks.map((rank) => rank.ready))
+    if (first !== undefined && 'version' in first) this.#version = first.version
+  }
+
+  get version(): string {
+    return this.#version
+  }
+
   /** Makes one call on every rank at once; the slowest rank's time counts. */
-  async all(
-    call: string,
-    argument: (rank: number) => Record<string, unknown> = () => ({}),
-  ): Promise<{ milliseconds: number; peakDeviceBytes: number }> {
+  async all(call: string, argument: (rank: number) => Record<string, unknown> = () => ({})): Promise<PeerCall> {
     const answers = await Promise.all(this.#ranks.map((rank, index) => rank.call(call, argument(index))))
     return {
       milliseconds: Math.max(...answers.map(({ milliseconds }) => milliseconds)),
@@ -134,11 +124,6 @@ export class PeerCluster implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await stopAll(this.#ranks, this.engines, this.#directory)
+    await Promise.all(this.#ranks.map((rank) => rank.stop()))
   }
-}
-
-async function stopAll(ranks: readonly PeerRank[], engines: readonly EngineProcess[], directory: string): Promise<void> {
-  await Promise.all([...ranks.map((rank) => rank.stop()), ...engines.map((engine) => engine.process.stop())])
-  rmSync(directory, { recursive: true, force: true })
 }

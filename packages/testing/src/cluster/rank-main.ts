@@ -1,22 +1,33 @@
 /** A rank process of a test cluster: makes the calls its parent sends over the IPC channel. */
 import { readFileSync, readdirSync } from 'node:fs'
 import { broadcast } from '@ckpt/broadcast'
-import { CkptError, type Device } from '@ckpt/contract'
+import { CkptError, type Device, type EngineAdapter, type WorkerProtocol } from '@ckpt/contract'
 import { type ParameterServer, controlEngine, direct } from '@ckpt/core'
 import { createParameterServer } from '@ckpt/server'
 import { p2p } from '@ckpt/p2p'
 import { createCudaDevice } from '@ckpt/transport'
+import { vllm } from '@ckpt/vllm'
 import { standInCudaDevice } from './stand-in-device.ts'
 import { ArmedMutation } from '../mutations/armed.ts'
 import { mutableHostDevice } from '../mutations/mutable-device.ts'
 import { Hold, heldEngine, heldStrategy } from './hold-points.ts'
-import type { PointMessage, RankCall, RankCalls, RankReplyMessage, RankRequestMessage, RankResources } from './rank-protocol.ts'
+import type {
+  PointMessage,
+  RankCall,
+  RankCalls,
+  RankReplyMessage,
+  RankRequestMessage,
+  RankResources,
+  RankUpdate,
+} from './rank-protocol.ts'
 
 let server: ParameterServer | undefined
 /** Set if the rank was given one; otherwise it creates its own. */
 let device: Device | undefined
 let hold: Hold | undefined
 const mutation = new ArmedMutation()
+/** Adapters of vLLM servers, by URL. */
+const vllmEngines = new Map<string, EngineAdapter>()
 
 function parameterServer(): ParameterServer {
   if (server) return server
@@ -61,12 +72,23 @@ const handlers: Handlers = {
   async loadMetas({ path }) {
     await parameterServer().loadMetas(path)
   },
-  update({ name, engineSocket, protocol = 'ckpt', hold: at, strategy, p2p: ranks, keep = false, checkEvery, ...options }) {
+  update({
+    name,
+    engineSocket,
+    vllm: engineServer,
+    protocol = 'ckpt',
+    hold: at,
+    strategy,
+    p2p: ranks,
+    keep = false,
+    checkEvery,
+    ...options
+  }) {
     const whole = strategy?.startsWith('direct')
       ? direct({ required: strategy === 'direct-required', ...(checkEvery !== undefined && { checkEvery }) })
       : broadcast()
     const chosen = ranks ? p2p({ ranks, keep }) : whole
-    const engine = controlEngine({ socket: engineSocket, protocol })
+    const engine = engineOf(engineSocket, engineServer, protocol)
     if (at === undefined) {
       return parameterServer().update(name, { engine, ...options, ...(strategy !== 'default' && { strategy: chosen }) })
     }
@@ -90,6 +112,14 @@ const handlers: Handlers = {
   resources: () => Promise.resolve(resources()),
   deviceMemory: () => parameterServer().device.memory(),
   close,
+}
+
+function engineOf(socket: string | undefined, engineServer: RankUpdate['vllm'], protocol: WorkerProtocol): EngineAdapter {
+  if (socket !== undefined) return controlEngine({ socket, protocol })
+  if (engineServer === undefined) throw new CkptError('INVALID_ARGUMENT', 'update needs engineSocket or vllm')
+  const known = vllmEngines.get(engineServer.url) ?? vllm(engineServer)
+  vllmEngines.set(engineServer.url, known)
+  return known
 }
 
 async function close(): Promise<void> {

@@ -59,8 +59,10 @@ export interface RankCalls {
 
 export interface RankUpdate {
   readonly name: string
-  /** Control socket of this rank's engine worker. */
-  readonly engineSocket: string
+  /** Control socket of this rank's engine worker, if it is a reference engine. */
+  readonly engineSocket?: string
+  /** The vLLM server that this rank's worker belongs to. */
+  readonly vllm?: { readonly url: string; readonly parallelSize: number }
   /** Ranks that pull the checkpoint, through p2p. */
   readonly p2p?: readonly number[]
   /** True if they keep it. */

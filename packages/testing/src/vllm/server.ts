@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { appendFileSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -28,6 +28,16 @@ export interface VllmServerOptions {
   readonly env?: Readonly<Record<string, string>>
   /** Class that extends the workers (default: the worker package's). */
   readonly extension?: string
+  /** Arguments and environment of a server that is not as small as those of tests. */
+  readonly settings?: VllmSettings
+  /** File that gets the whole output. */
+  readonly log?: string
+}
+
+/** Arguments of vLLM and environment of its processes. */
+export interface VllmSettings {
+  readonly arguments: readonly string[]
+  readonly variables: Readonly<Record<string, string>>
 }
 
 /** Answer of vLLM: token ids, and log probabilities exactly as printed. */
@@ -51,12 +61,17 @@ export const PROMPTS: readonly (readonly number[])[] = [
 /** Number of tokens of each answer. */
 export const TOKENS = 24
 
+/** Directories that vLLM's processes import the worker package from, before those that are on the path already. */
+export function vllmPythonPath(...more: readonly (string | undefined)[]): string {
+  return [WORKER_SOURCE, ...more, process.env['PYTHONPATH']].filter((path) => path).join(':')
+}
+
 /** Environment that isolates vLLM: its files under `home`, one thread per worker, nothing from the network, no AMX. */
 export function vllmVariables(home: string, more: Readonly<Record<string, string>> = {}): Record<string, string> {
   const { PYTHONPATH, ...rest } = more
   return {
     // This checkout's worker package, whatever the environment has.
-    PYTHONPATH: [WORKER_SOURCE, SITE, PYTHONPATH, process.env['PYTHONPATH']].filter((path) => path).join(':'),
+    PYTHONPATH: vllmPythonPath(SITE, PYTHONPATH),
     VLLM_SERVER_DEV_MODE: '1',
     // Cores are shared with the rest of the test.
     VLLM_CPU_OMP_THREADS_BIND: 'nobind',
@@ -70,7 +85,23 @@ export function vllmVariables(home: string, more: Readonly<Record<string, string
   }
 }
 
-/** A real vLLM server (OpenAI API, development endpoints on) on the CPU, on a port of the loopback interface. */
+/** Arguments and environment of small servers on the CPU, whose files are under `home`. */
+export function smallSettings(home: string, variables: Readonly<Record<string, string>> = {}): VllmSettings {
+  return {
+    arguments: [
+      '--enforce-eager',
+      '--max-model-len',
+      '256',
+      '--max-num-seqs',
+      '4',
+      '--kv-cache-memory-bytes',
+      String(64 * 2 ** 20),
+    ],
+    variables: vllmVariables(home, variables),
+  }
+}
+
+/** A real vLLM server (OpenAI API, development endpoints on), on a port of the loopback interface; on the CPU unless told. */
 export class VllmServer implements AsyncDisposable {
   readonly process: Spawned
   readonly url: string
@@ -83,21 +114,22 @@ export class VllmServer implements AsyncDisposable {
     this.#model = options.model
     this.#home = mkdtempSync(join(tmpdir(), `ckpt-vllm-${process.pid}-`))
     const { tensorParallelSize = 1, extension = 'ckpt_worker.vllm.WorkerExtension', extra = [] } = options
+    const settings = options.settings ?? smallSettings(this.#home, options.env)
     const args = [
       ...['-m', 'vllm.entrypoints.openai.api_server', '--model', options.model, '--load-format', options.loadFormat],
       ...['--host', '127.0.0.1', '--port', String(port), '--tensor-parallel-size', String(tensorParallelSize)],
-      ...['--worker-extension-cls', extension, '--enforce-eager', '--max-model-len', '256', '--max-num-seqs', '4'],
-      ...['--kv-cache-memory-bytes', String(64 * 2 ** 20), '--disable-uvicorn-access-log', ...extra],
+      ...['--worker-extension-cls', extension, '--disable-uvicorn-access-log', ...settings.arguments, ...extra],
     ]
     const child = spawn(options.python, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: {
-        ...process.env,
-        ...vllmVariables(this.#home, options.env),
-      },
+      env: { ...process.env, ...settings.variables },
     })
     child.stdout.setEncoding('utf8').on('data', (text: string) => (this.#output = (this.#output + text).slice(-40_000)))
     this.process = wrap('vLLM', child)
+    const { log } = options
+    if (log !== undefined)
+      for (const stream of [child.stdout, child.stderr]) stream.on('data', (text: string) => appendFileSync(log, text))
+    process.on('exit', this.#kill)
   }
 
   /** Starts a server; `ready` waits for it. */
@@ -123,7 +155,9 @@ export class VllmServer implements AsyncDisposable {
     while (!(await this.#healthy())) {
       const { exitCode, signalCode } = this.process.child
       if (exitCode !== null || signalCode !== null || performance.now() > deadline) {
-        throw new CkptError('ENGINE_UNREACHABLE', `vLLM does not serve (exit ${signalCode ?? exitCode}): ${this.output()}`)
+        const ended = signalCode ?? exitCode
+        const what = ended === null ? `is not healthy after ${Math.round(timeoutMs / 1000)} s` : `exited (${ended})`
+        throw new CkptError('ENGINE_UNREACHABLE', `vLLM at ${this.url} ${what}: ${this.output()}`)
       }
       await sleep(250)
     }
@@ -188,20 +222,33 @@ export class VllmServer implements AsyncDisposable {
 
   /** Ends it and all its processes, and removes its files. */
   async stop(): Promise<void> {
-    const all = this.process.child.pid === undefined ? [] : descendants(this.process.child.pid)
+    const all = this.#processes()
     await this.process.stop('SIGTERM', 8000)
-    for (const pid of all) {
-      try {
-        process.kill(pid, 'SIGKILL')
-      } catch {
-        // Already ended.
-      }
-    }
+    process.off('exit', this.#kill)
+    killAll(all)
     rmSync(this.#home, { recursive: true, force: true })
   }
 
+  #processes(): number[] {
+    const { pid, exitCode, signalCode } = this.process.child
+    return pid === undefined || exitCode !== null || signalCode !== null ? [] : [pid, ...descendants(pid)]
+  }
+
+  /** Ends what would outlive this process. */
+  readonly #kill = () => killAll(this.#processes())
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop()
+  }
+}
+
+function killAll(processes: readonly number[]): void {
+  for (const pid of processes) {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {
+      // Already ended.
+    }
   }
 }
 

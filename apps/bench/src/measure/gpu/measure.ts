@@ -1,8 +1,8 @@
 import type { Host } from '@ckpt/contract'
 import type { UpdateReport } from '@ckpt/core'
 import { Cluster, type GeneratedCheckpoint } from '@ckpt/testing'
-import { PeerCluster } from '../../peer/ranks.ts'
-import type { PeerRun, Run } from '../../result.ts'
+import { PeerCluster } from '../../peer/cluster.ts'
+import type { PeerRun, ReferenceRun } from '../../result.ts'
 import { timesOf } from '../../statistics.ts'
 import { slowest } from '../updates.ts'
 import { Own, type OwnOptions } from './own.ts'
@@ -19,13 +19,13 @@ export interface GpuMeasurement extends GpuSubject, OwnOptions {
 }
 
 export interface GpuResult {
-  readonly runs: readonly Run[]
+  readonly runs: readonly ReferenceRun[]
   readonly peers: readonly PeerRun[]
 }
 
 /**
  * Measures updates of one checkpoint over GPUs: a rank and a Python engine worker each, which keeps its tensor-parallel slices.
- * Before each update all parameters are overwritten. After the first every byte is compared with the files, after every later
+ * Each update has a registration of its own. Before it all parameters are overwritten. After the first every byte is compared with the files, after every later
  * one the digests of all parameters with those of the first. Neither is timed. The slowest rank counts. With a peer, both
  * systems alternate.
  */
@@ -84,7 +84,7 @@ async function inTurns(
 }
 
 interface Measured {
-  readonly runs: Run[]
+  readonly runs: ReferenceRun[]
   /** Samples of updates that released everything. */
   readonly released: readonly UpdateReport[][]
 }
@@ -115,7 +115,7 @@ async function broadcastRuns(
     peakHostBytes: await own.peakHostBytes(),
     peakDeviceBytes: mostLost(without, before),
   }
-  const facts = { ...preparation, parametersEqual: own.parametersEqual }
+  const facts = { ...preparation, parametersEqual: own.parametersEqual, registrationsMs: own.registerMs }
   const runs = [
     gpuRun(options, facts, kept, { ...common, variant: 'kept' }),
     gpuRun(options, facts, released, { ...common, variant: 'released', growthBytes: mostLost(without, after) }),
@@ -140,7 +140,8 @@ async function directRuns(
     growthBytes: mostLost(before, await own.freeBytes()),
     variant: 'kept',
   } as const
-  return { runs: [gpuRun(options, { ...preparation, parametersEqual: own.parametersEqual }, kept, rest)], released: [] }
+  const facts = { ...preparation, parametersEqual: own.parametersEqual, registrationsMs: own.registerMs }
+  return { runs: [gpuRun(options, facts, kept, rest)], released: [] }
 }
 
 const unverified = ({ repeat }: GpuMeasurement, own: Own) =>

@@ -21,6 +21,8 @@ export class Own {
   readonly #options: OwnOptions
   #digests: ReadonlyMap<string, string> = new Map()
   #parametersEqual = true
+  #registrations = 0
+  readonly #registerMs: number[] = []
 
   constructor(cluster: Cluster, options: OwnOptions) {
     this.#cluster = cluster
@@ -37,9 +39,14 @@ export class Own {
     return this.#parametersEqual
   }
 
+  /** Times of the registrations that updates had of their own. */
+  get registerMs(): readonly number[] {
+    return this.#registerMs
+  }
+
   /**
    * Runs everything up to the first timed update. Files are pinned in place and released; then they are copied to pinned
-   * memory, which updates read, because files in place have small pages that some machines read several percent more slowly
+   * memory, as before every update, because files in place have small pages that some machines read several percent more slowly
    * than the memory of the limit. These updates create parameters, ring and communicator, and per-bucket preparations: they are
    * not samples.
    */
@@ -54,7 +61,9 @@ export class Own {
     const gather = async () => slowestOf(await this.#cluster.all('gatherMetas', () => ({ name: NAME })))
     const gatherMetasMs = await gather()
     const gatherMetasAgainMs = await timesOf(repeat, gather)
+    await this.#cluster.all('unregister', () => ({ name: NAME }))
     onStep('first update')
+    await this.#register(true)
     const first = await this.#update(true)
     onStep('comparing every byte with the files')
     const { engines } = this.#cluster
@@ -76,8 +85,12 @@ export class Own {
     }
   }
 
-  /** Updates overwritten parameters once and compares their digests afterwards; verified as by default. */
+  /**
+   * Updates overwritten parameters once, from a registration of its own, and compares their digests afterwards; verified as by
+   * default.
+   */
   async update(keepAlive: boolean, verify?: 'none'): Promise<UpdateReport[]> {
+    this.#registerMs.push(await this.#register(verify !== 'none'))
     await poisonAll(this.#cluster.engines)
     const reports = await this.#update(keepAlive, verify)
     this.#parametersEqual &&= sameDigests(this.#digests, await digestsOf(this.#cluster.engines))
@@ -106,9 +119,23 @@ export class Own {
     return slowestOf(await this.#cluster.register(name, directory, { inPlace }))
   }
 
+  /** Registers the checkpoint like the next training step: under a new name, into the memory of the previous one. */
+  async #register(digests: boolean): Promise<number> {
+    if (this.#registrations > 0) await this.#cluster.all('unregister', () => ({ name: this.#name }))
+    this.#registrations++
+    const name = this.#name
+    const registered = await this.#cluster.register(name, this.#options.checkpoint.directory, { pool: 'shared', digests })
+    await this.#cluster.all('gatherMetas', () => ({ name, digests }))
+    return slowestOf(registered)
+  }
+
+  get #name(): string {
+    return `${NAME}-${this.#registrations}`
+  }
+
   #update(keepAlive: boolean, verify?: 'none'): Promise<UpdateReport[]> {
     const { strategy, bucketBytes, chunkBytes } = this.#options
-    return this.#cluster.update(NAME, {
+    return this.#cluster.update(this.#name, {
       strategy,
       keepAlive,
       ...(verify && { verify }),

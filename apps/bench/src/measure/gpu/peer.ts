@@ -1,7 +1,6 @@
-import { linkSync, mkdirSync, rmSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
 import type { GeneratedCheckpoint } from '@ckpt/testing'
-import type { PeerCluster } from '../../peer/ranks.ts'
+import type { PeerCluster } from '../../peer/cluster.ts'
+import { shareOf, withLinks } from '../../peer/links.ts'
 import { timesOf } from '../../statistics.ts'
 import { digestsOf, poisonAll, sameDigests } from '../engines.ts'
 import type { PeerSample, Preparation } from './result.ts'
@@ -47,7 +46,7 @@ export class Peer {
     const { files } = this.#options.checkpoint
     onStep('the peer registers in place')
     const registerInPlaceMs = await this.#twice('in place', () =>
-      this.#withLinks((links) => this.#register('in place', links, true)),
+      withLinks(this.#options.checkpoint, (links) => this.#register('in place', links, true)),
     )
     await this.#unregister('in place')
     onStep('the peer registers with a copy')
@@ -84,24 +83,9 @@ export class Peer {
     return sample
   }
 
-  async #withLinks<T>(work: (links: readonly string[]) => Promise<T>): Promise<T> {
-    const { directory, files } = this.#options.checkpoint
-    const folder = join(dirname(directory), `${basename(directory)}-links`)
-    mkdirSync(folder, { mode: 0o700 })
-    try {
-      const links = files.map((file) => join(folder, basename(file)))
-      files.forEach((file, index) => linkSync(file, links[index]!))
-      return await work(links)
-    } finally {
-      rmSync(folder, { recursive: true, force: true })
-    }
-  }
-
-  /** The files are divided evenly in order, as this system's users do. */
   async #register(name: string, files: readonly string[], inplace: boolean): Promise<number> {
     const { ranks } = this.#options
-    const first = (rank: number) => Math.round((files.length * rank) / ranks)
-    const share = (rank: number) => files.slice(first(rank), first(rank + 1))
+    const share = (rank: number) => shareOf(files, rank, ranks)
     return (await this.#cluster.all('register', (rank) => ({ name, files: share(rank), inplace }))).milliseconds
   }
 

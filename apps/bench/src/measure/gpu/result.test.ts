@@ -19,6 +19,7 @@ const own: OwnFacts = {
   firstAttachMs: 400,
   parametersEqual: true,
   parameterBytes: 123,
+  registrationsMs: [700, 900, 800],
 }
 
 const GB40 = 40e9
@@ -62,6 +63,7 @@ describe('gpuRun', () => {
     expect(run.limit.updateMs).toBe(400)
     expect(run.ratioToLimit).toBeCloseTo(1.1)
     expect(run.verificationCost).toBeCloseTo(0.1)
+    expect(run).toMatchObject({ freshRegistration: true, registerMs: 800 })
     expect(run.stages).toEqual({ h2dMs: 380, broadcastMs: 101, reloadMs: 440, idleMs: 0 })
     expect(run.timelines?.map(({ rank }) => rank)).toEqual([0, 1])
   })
@@ -107,7 +109,12 @@ describe('comparisons', () => {
       ['first gatherMetas, communicator included', 2],
       ['gatherMetas again', 80],
     ])
-    expect(found[0]).toMatchObject({ ratioToLimit: 1650 / 400, peakDeviceBytes: 1700, parametersEqual: true })
+    expect(found[0]).toMatchObject({
+      ratioToLimit: 1650 / 400,
+      peakDeviceBytes: 1700,
+      parametersEqual: true,
+      freshRegistration: false,
+    })
   })
 
   it('says when the peer’s parameters differed', () => {

@@ -1,7 +1,7 @@
 import { timelineOf, type UpdateReport } from '@ckpt/core'
 import type { GeneratedCheckpoint } from '@ckpt/testing'
 import type { Model } from '@ckpt/models'
-import type { Gpus, PeerRun, Run } from '../../result.ts'
+import type { Gpus, PeerRun, ReferenceRun } from '../../result.ts'
 import { summarize, type Samples } from '../../statistics.ts'
 import { account } from '../account.ts'
 import { lowestLevel, slowest } from '../updates.ts'
@@ -34,6 +34,8 @@ export interface OwnPreparation extends Preparation {
 export interface OwnFacts extends OwnPreparation {
   /** True if all parameters were right after every update. */
   readonly parametersEqual: boolean
+  /** Times of the registrations that updates had of their own. */
+  readonly registrationsMs: readonly number[]
 }
 
 export interface PeerFacts extends Preparation {
@@ -59,8 +61,8 @@ export function gpuRun(
   subject: GpuSubject,
   facts: OwnFacts,
   samples: readonly (readonly UpdateReport[])[],
-  rest: Pick<Run, 'unverifiedMs' | 'peakHostBytes' | 'peakDeviceBytes' | 'variant'> & { growthBytes?: number },
-): Run {
+  rest: Pick<ReferenceRun, 'unverifiedMs' | 'peakHostBytes' | 'peakDeviceBytes' | 'variant'> & { growthBytes?: number },
+): ReferenceRun {
   const { model, checkpoint, ranks } = subject
   const times = samples.map(slowest)
   const updateMs = summarize(times)
@@ -82,8 +84,8 @@ export function gpuRun(
     gatherMetasMs: facts.gatherMetasMs,
     gatherMetasAgainMs: facts.gatherMetasAgainMs,
     firstAttachMs: facts.firstAttachMs,
-    registerMs: facts.registerMs,
-    freshRegistration: false,
+    registerMs: summarize(facts.registrationsMs).median,
+    freshRegistration: true,
     registerInPlaceMs: facts.registerInPlaceMs,
     updateMs,
     stages: {
@@ -116,7 +118,7 @@ export function gpuRun(
 }
 
 /**
- * Compares both systems. The first updates that keep ring and communicator alternated with the peer's defaults, as many as it
+ * Compares both systems. The peer's updates reuse one registration. The first updates that keep ring and communicator alternated with the peer's defaults, as many as it
  * has samples; the others with its best settings.
  */
 export function comparisons(
@@ -145,6 +147,7 @@ export function comparisons(
       ratioToLimit: peerMs.median / limit,
       peakDeviceBytes: Math.max(...theirs.map(({ peakDeviceBytes }) => peakDeviceBytes)),
       parametersEqual: peer.parametersEqual,
+      freshRegistration: false,
     })
   }
   const { asItComes, atItsBest } = peer
@@ -161,7 +164,7 @@ export function comparisons(
 }
 
 /** Returns the time for the bytes that must cross host links, each once, at the rate measured in the same run. */
-function limitOf({ gpus, ranks }: GpuSubject, reports: readonly UpdateReport[]): Run['limit'] {
+function limitOf({ gpus, ranks }: GpuSubject, reports: readonly UpdateReport[]): ReferenceRun['limit'] {
   const bytesPerSecond = gpus.h2dBytesPerSecond
   const bytes = needed(reports)
   const how = `${bytes} bytes over the host links of ${ranks} GPUs, all at once, as measured in this run`

@@ -1,4 +1,4 @@
-import type { BenchResult, PeerRun, Run } from '../../result.ts'
+import { isRight, referenceRuns, type BenchResult, type PeerRun, type Run } from '../../result.ts'
 import { gigabytes, seconds } from '../units.ts'
 import { html, type Markup } from './markup.ts'
 
@@ -47,11 +47,11 @@ export function lead(result: BenchResult): Markup | undefined {
     const times = peer.peerMs.median / run.updateMs.median
     figures.push([`${times.toFixed(1)} ×`, `as fast as ${peer.peer} ${peer.version} at its best, same run, same files`])
   }
-  const verified = result.runs.filter((one) => one.parametersEqual).length
-  figures.push([
-    verified === result.runs.length ? 'every byte' : `${verified} of ${result.runs.length}`,
-    verified === result.runs.length ? 'of every run compared with the files' : 'runs gave the engines the files’ bytes',
-  ])
+  const right = result.runs.filter(isRight).length
+  const real = referenceRuns(result).length === 0
+  if (right < result.runs.length) figures.push([`${right} of ${result.runs.length}`, 'runs gave the engines the files’ bytes'])
+  else if (real) figures.push(['every answer', 'equal to that of a server that loaded the same checkpoint from disk'])
+  else figures.push(['every byte', 'of every run compared with the files'])
   return html`<ul class="lead">
     ${figures.map(([figure, text]) => html`<li><b>${figure}</b><span>${text}</span></li>`)}
   </ul>`

@@ -1,5 +1,5 @@
 import type { Timeline } from '@ckpt/core'
-import type { BenchResult, Run } from '../../result.ts'
+import { referenceRuns, type BenchResult, type ReferenceRun } from '../../result.ts'
 import { percent, predictRuns } from '../../validate.ts'
 import { runLabels } from '../labels.ts'
 import { publishedRows } from '../published.ts'
@@ -16,7 +16,7 @@ const SPANS_A_RUN = 3000
 /** Maximum ranks that are drawn. */
 const RANKS_A_RUN = 16
 
-function rows(head: readonly (string | Markup)[], body: readonly Markup[]): Markup {
+export function rows(head: readonly (string | Markup)[], body: readonly Markup[]): Markup {
   return html`<div class="scroll">
     <table>
       <thead>
@@ -32,7 +32,9 @@ function rows(head: readonly (string | Markup)[], body: readonly Markup[]): Mark
 }
 
 /** Shows the runs, next to published figures for the whole models. */
-export function headline({ runs }: BenchResult): Markup {
+export function headline(result: BenchResult): Markup | undefined {
+  const runs = referenceRuns(result)
+  if (runs.length === 0) return undefined
   const anyPublished = runs.some((run) => publishedRows(run.model).length > 0)
   const body = runs.map((run) => {
     const published = publishedRows(run.model).map(
@@ -107,7 +109,8 @@ export function peers({ peers: measured }: BenchResult): Markup | undefined {
 }
 
 /** Shows the last timed update of each run, rank by rank. */
-export function timelines({ runs }: BenchResult): Markup | undefined {
+export function timelines(result: BenchResult): Markup | undefined {
+  const runs = referenceRuns(result)
   const drawn = runs.filter(hasTimelines)
   if (drawn.length === 0) return undefined
   const maxSpans = Math.min(SPANS_A_RUN, Math.floor(SPANS_A_PAGE / drawn.length))
@@ -122,9 +125,9 @@ export function timelines({ runs }: BenchResult): Markup | undefined {
     ${drawn.map((run) => timeline(run, runLabels(runs)[runs.indexOf(run)]!, maxSpans))}`
 }
 
-type TimedRun = Run & { readonly timelines: readonly Timeline[] }
+type TimedRun = ReferenceRun & { readonly timelines: readonly Timeline[] }
 
-function hasTimelines(run: Run): run is TimedRun {
+function hasTimelines(run: ReferenceRun): run is TimedRun {
   return run.timelines !== undefined && run.timelines.length > 0
 }
 
@@ -144,8 +147,8 @@ function timeline(run: TimedRun, label: string, maxSpans: number): Markup {
 }
 
 /** Shows the bytes that each stage moved. */
-export function bytes({ runs }: BenchResult): Markup | undefined {
-  const body = runs.flatMap(({ title, bytes: whole, moved, ...run }) => {
+export function bytes(result: BenchResult): Markup | undefined {
+  const body = referenceRuns(result).flatMap(({ title, bytes: whole, moved, ...run }) => {
     if (moved === undefined) return []
     const { h2dBytes, broadcastBytes, reloadBytes } = moved
     return html`<tr>
@@ -169,7 +172,7 @@ export function bytes({ runs }: BenchResult): Markup | undefined {
 /** Shows runs next to the simulator's predictions, if rates were measured separately from the updates. */
 export function predictions(result: BenchResult): Markup | undefined {
   const predicted = predictRuns(result)
-  const labels = runLabels(result.runs)
+  const labels = runLabels(referenceRuns(result))
   const body = predicted.flatMap(({ run, prediction }, index) =>
     typeof prediction === 'string'
       ? []
@@ -240,7 +243,7 @@ export function skipped({ skipped: items }: BenchResult): Markup | undefined {
     </dl>`
 }
 
-function verificationText({ verificationCost, stepVerificationCost }: Run): string {
+function verificationText({ verificationCost, stepVerificationCost }: ReferenceRun): string {
   const update = `verification adds ${percent(verificationCost)}`
   return stepVerificationCost === undefined ? update : `${update}, with registration ${percent(stepVerificationCost)}`
 }
