@@ -140,6 +140,8 @@ export interface EngineRun extends RunFigures {
   readonly source: 'files'
   /** The first update of the new engine; absent for strategies measured after another one. */
   readonly firstUpdateMs?: number
+  /** `gatherMetas` before it, which also prepares updates of the engine. */
+  readonly firstGatherMetasMs?: number
   /** Effect on requests, in updates during which a client streamed tokens; they are not samples of `updateMs`. */
   readonly pause?: Pause
   /** How the bytes of the median update reached the parameters; absent if the report does not tell. */

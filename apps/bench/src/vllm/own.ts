@@ -53,7 +53,10 @@ export class Own {
     await cluster.register(name, checkpoints[checkpoint].directory, { pool: 'shared', digests: true })
     this.#registered = name
     const registerMs = performance.now() - started
-    const gathered = await cluster.all('gatherMetas', () => ({ name, digests: true }))
+    // With the engine, so that the first call also prepares updates of it.
+    const { server, ranks } = this.#options
+    const engine = strategy === 'auto' && { vllm: { url: server.url, parallelSize: ranks } }
+    const gathered = await cluster.all('gatherMetas', () => ({ name, digests: true, ...engine }))
     const gatherMetasMs = Math.max(...gathered.map(({ milliseconds }) => milliseconds))
     const update = () => this.#update(name, strategy)
     const found = streamed ? await this.#whileStreaming(update) : { reports: await update() }

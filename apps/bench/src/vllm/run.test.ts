@@ -65,7 +65,16 @@ describe('engineRun', () => {
   it('has the fields of the bench, with the median of the timed updates alone', () => {
     expect(engineRun(subject, 'auto', samples, more)).toMatchObject({
       ...{ engine: 'vllm', engineVersion: '1', quantization: 'none', strategy: 'direct', requested: 'auto', source: 'files' },
-      ...{ freshRegistration: true, ranks: 2, bytes: 10e9, tensors: 4, registerMs: 200, gatherMetasMs: 5, firstUpdateMs: 5000 },
+      ...{
+        freshRegistration: true,
+        ranks: 2,
+        bytes: 10e9,
+        tensors: 4,
+        registerMs: 200,
+        gatherMetasMs: 5,
+        firstUpdateMs: 5000,
+        firstGatherMetasMs: 5,
+      },
       updateMs: { median: 130, min: 120, max: 150, samples: [150, 130, 120] },
       stepMs: { median: 335 },
       stages: { h2dMs: 90, broadcastMs: 0, reloadMs: 0, idleMs: 0 },

@@ -52,7 +52,7 @@ export function engineRun(
     registerMs: times(timed, 'registerMs').median,
     gatherMetasMs: times(timed, 'gatherMetasMs').median,
     freshRegistration: true,
-    ...(more.isFirst && first && { firstUpdateMs: first.step.updateMs }),
+    ...(more.isFirst && first && { firstUpdateMs: first.step.updateMs, firstGatherMetasMs: first.step.gatherMetasMs }),
     updateMs,
     stages: slowestOf(median.map(({ stages }) => stages)),
     steps: slowestOf(median.map(({ steps }) => steps)),

@@ -54,9 +54,10 @@ const handlers: Handlers = {
     return { milliseconds: performance.now() - started }
   },
   unregister: ({ name }) => parameterServer().unregisterCheckpoint(name),
-  async gatherMetas({ name, ...options }) {
+  async gatherMetas({ name, vllm: engineServer, ...options }) {
     const started = performance.now()
-    const manifest = await parameterServer().gatherMetas(name, options)
+    const engine = engineServer && { engine: engineOf(undefined, engineServer, 'ckpt') }
+    const manifest = await parameterServer().gatherMetas(name, { ...options, ...engine })
     const milliseconds = performance.now() - started
     return { milliseconds, tensors: manifest.ranks.reduce((sum, rank) => sum + rank.tensors.count, 0), digest: manifest.digest }
   },

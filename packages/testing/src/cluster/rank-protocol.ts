@@ -34,7 +34,7 @@ export interface RankCalls {
   register: [{ name: string; source: CheckpointSource; options: RegisterOptions; watch?: boolean }, { milliseconds: number }]
   unregister: [{ name: string }, void]
   gatherMetas: [
-    { name: string; digests?: boolean; timeoutMs?: number },
+    { name: string; digests?: boolean; timeoutMs?: number; vllm?: RankUpdate['vllm'] },
     { milliseconds: number; tensors: number; digest: string },
   ]
   saveMetas: [{ name: string; path: string }, void]
