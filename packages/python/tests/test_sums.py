@@ -82,7 +82,7 @@ def test_sums_are_the_formula_whatever_the_form_and_the_pieces(seed: int, limit:
                 end += span + rng.choice([0, 0, 3])
         storages.append(torch.randint(0, 256, (end + 8,), dtype=torch.uint8))
     rng.shuffle(routes)
-    found = RouteSums(recording_of(storages, routes), {str(i): tensor for i, tensor in enumerate(storages)}).compute()
+    found = RouteSums(recording_of(storages, routes), {str(i): tensor for i, tensor in enumerate(storages)}).compute().tolist()
     kept = [bytes(tensor.tolist()) for tensor in storages]
     assert found == [reference(kept[storage], region) for _, storage, region in routes]
 
@@ -92,10 +92,10 @@ def test_parts_of_a_tensor_add_up_to_its_digest() -> None:
     data = torch.randint(0, 256, (rows * pitch,), dtype=torch.uint8)
     left, right = (data.view(rows, pitch)[:, half * 24 : half * 24 + 24].contiguous() for half in (0, 1))
     routes = [Route(0, half, Region(half * 24, 0, 24, (Dim(rows, pitch, 24),))) for half in (0, 1)]
-    sums = RouteSums(recording_of([left, right], routes), {"left": left, "right": right}).compute()
+    sums = RouteSums(recording_of([left, right], routes), {"left": left, "right": right}).compute().tolist()
     length = reference_mix((rows * pitch) ^ 0xFF51AFD7ED558CCD)
     assert (length + sum(sums)) & _MASK == reference_digest(bytes(data.tolist()))
 
 
 def test_nothing_recorded_sums_to_nothing() -> None:
-    assert RouteSums(recording_of([], []), {}).compute() == []
+    assert RouteSums(recording_of([], []), {}).compute().tolist() == []

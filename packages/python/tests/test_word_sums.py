@@ -66,7 +66,7 @@ def test_sums_of_routes_on_a_gpu_are_the_formula() -> None:
         on_gpu = data.to(device)
         recording = recording_of([on_gpu], [Route(*route) for route in routes])
         parts = [reference(data.numpy().tobytes(), region) for _, _, region in routes]
-        assert RouteSums(recording, {"p": on_gpu}).compute() == parts
+        assert RouteSums(recording, {"p": on_gpu}).compute().tolist() == parts
 
 
 @pytest.mark.gpu

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..loading.digest import GOLDEN, chunk_words, mix_
@@ -64,10 +66,8 @@ class RouteSums:
         self._fast = {device: WordSums(device, words) for device, words in fast.items()}
         self._runs = list(_runs(rest))
 
-    def compute(self) -> list[int]:
-        """Returns the sums by route, as unsigned 64-bit integers; waits for the device."""
-        if self._count == 0:
-            return []
+    def compute(self) -> npt.NDArray[np.uint64]:
+        """Returns the sums by route; waits for the device."""
         totals: dict[torch.device, torch.Tensor] = {}
 
         def total_of(device: torch.device) -> torch.Tensor:
@@ -81,11 +81,10 @@ class RouteSums:
             storage = self._storages[run.form.storage]
             _add(run, storage, total_of(storage.device))
         # Each route has its bytes in one storage: in the others' totals its sum is 0.
-        whole = [0] * self._count
+        whole = np.zeros(self._count, dtype=np.uint64)
         for total in totals.values():
-            for index, value in enumerate(total.tolist()):
-                whole[index] += value
-        return [value & (1 << 64) - 1 for value in whole]
+            whole += total.cpu().numpy().view(np.uint64)
+        return whole
 
 
 def unit_of(region: Region) -> int:

@@ -69,6 +69,7 @@ def run_update(
     device_uuid: str = "",
     cancelled: Callable[[], bool] = lambda: False,
     direct: DirectState | None = None,
+    greeted: Callable[[], None] = lambda: None,
 ) -> UpdateResult:
     """Connects to a rank and takes one update from it, to its commit.
 
@@ -84,6 +85,7 @@ def run_update(
     :param cancelled: called a few times a second while waiting; true ends the update.
     :param direct: enables recording of updates and writes of ranks into parameters; the same object for every update of an
     engine.
+    :param greeted: called after the greeting, before any message is taken: the rank goes on meanwhile.
     :raises AbortedError: if the rank aborts the update.
     :raises SilenceError: if the rank sends nothing for ``timeout``.
     :raises PeerLostError: if the rank dies.
@@ -97,6 +99,7 @@ def run_update(
         update = _Update(connection, token, load, commit, direct)
         try:
             connection.send(greeting(token, engine, device_uuid, direct))
+            greeted()
             return update.run()
         finally:
             update.close()

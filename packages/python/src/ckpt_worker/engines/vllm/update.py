@@ -96,29 +96,37 @@ def take_update(
     def commit(version: str) -> None:
         served.version, served.dirty = version, False
 
+    def open_now() -> None:
+        known.load = open_load(targets, device)
+
+    def opened() -> WeightLoad:
+        assert known.load is not None
+        return known.load
+
     check_placement(targets, runner)
     with torch.no_grad():
-        load = open_load(targets, device)
         known = served.known(targets)
-        known.load = load
         try:
             return run_update(
                 address,
                 call.token,
-                load.load,
-                load.finish,
+                lambda tensors: opened().load(tensors),
+                lambda: opened().finish(),
                 device,
                 call.timeout_ms / 1000,
                 commit=commit,
                 engine=f"vllm {_version()}",
                 device_uuid=uuid,
                 direct=known.state,
+                greeted=open_now,
             )
         except BaseException:
-            try:
-                load.abandon()
-            finally:
-                served.dirty |= load.changed
+            load = known.load
+            if load is not None:
+                try:
+                    load.abandon()
+                finally:
+                    served.dirty |= load.changed
             raise
         finally:
             known.load = None
