@@ -31,7 +31,16 @@ const ARROWS = {
   'native/host': ['native/common'],
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
-  'apps/cli': ['packages/core', 'packages/models', 'packages/p2p', 'packages/planner', 'packages/server', 'packages/testing'],
+  'apps/cli': [
+    'packages/core',
+    'packages/models',
+    'packages/p2p',
+    'packages/planner',
+    'packages/server',
+    'packages/sglang',
+    'packages/testing',
+    'packages/vllm',
+  ],
   // The RDMA addon itself is what tests in a VM are about.
   'packages/testing': [
     'packages/broadcast',

@@ -1,7 +1,10 @@
+import { constants } from 'node:os'
 import { CkptError } from '@ckpt/contract'
 
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+
 /**
- * Runs `work` with a signal that SIGINT or SIGTERM aborts, so that it can end cleanly. A second signal, more than a second
+ * Runs `work` with a signal that SIGINT, SIGTERM or SIGHUP aborts, so that it can end cleanly. A second signal, more than a second
  * after the first (a terminal and a launcher may both pass on one Ctrl-C), ends the process at once.
  */
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
@@ -10,14 +13,14 @@ export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>
   const onSignal = (name: NodeJS.Signals) => {
     if (first === 0) {
       first = performance.now()
-      process.exitCode = name === 'SIGINT' ? 130 : 143
+      process.exitCode = 128 + constants.signals[name]
       controller.abort(new CkptError('ABORTED', `interrupted by ${name}`))
-    } else if (performance.now() - first > 1000) process.exit(name === 'SIGINT' ? 130 : 143)
+    } else if (performance.now() - first > 1000) process.exit(128 + constants.signals[name])
   }
-  process.on('SIGINT', onSignal).on('SIGTERM', onSignal)
+  for (const name of SIGNALS) process.on(name, onSignal)
   try {
     return await work(controller.signal)
   } finally {
-    process.off('SIGINT', onSignal).off('SIGTERM', onSignal)
+    for (const name of SIGNALS) process.off(name, onSignal)
   }
 }

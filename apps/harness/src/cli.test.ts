@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -20,6 +20,17 @@ interface Finished {
   readonly signal: NodeJS.Signals | null
   readonly stdout: string
   readonly stderr: string
+}
+
+/** Processes that were started with `mark` in their environment. */
+function processesWith(mark: string): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      return /^\d+$/.test(pid) && readFileSync(`/proc/${pid}/environ`, 'utf8').includes(mark)
+    } catch {
+      return false
+    }
+  })
 }
 
 /** Returns true if the process that `path` is named after is alive and was not started with `mark` in its environment. */
@@ -128,14 +139,14 @@ describe('ckpt update', () => {
       rmSync(other, { recursive: true, force: true })
     }
     const { status, stderr } = await ckpt(['join', '--metas', metas, '--hold', ...args]).finished
-    expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringContaining('requires --keep') })
+    expect({ status, stderr }).toMatchObject({ status: 2, stderr: expect.stringContaining('requires --keep') })
   })
 
   it('updates every worker and says what it did', async () => {
     const { status, stdout, stderr } = await ckpt(update('--version', 'step-1')).finished
     expect({ status, stderr: status === 0 ? '' : stderr }).toEqual({ status: 0, stderr: '' })
     expect(stdout).toContain('version step-1')
-    expect(stdout).toContain('how: staged')
+    expect(stdout).toMatch(/how: (direct|staged, and recorded)/)
     expect(stdout).toContain('verified: bytes')
     for (const engine of engines) {
       expect(await engine.verify(checkpoint.files)).toMatchObject({ verified: true })
@@ -173,7 +184,7 @@ describe('ckpt update', () => {
 
   it('writes one trace of all ranks with --trace', async () => {
     const path = join(directory, 'trace.json')
-    const { status, stderr } = await ckpt(update('--trace', path)).finished
+    const { status, stderr } = await ckpt(update('--trace', path, '--strategy', 'broadcast')).finished
     expect({ status, stderr: status === 0 ? '' : stderr }).toEqual({ status: 0, stderr: '' })
     const { traceEvents } = JSON.parse(readFileSync(path, 'utf8')) as { traceEvents: TraceEvent[] }
     for (const pid of [0, 1]) {
@@ -202,6 +213,26 @@ describe('ckpt update', () => {
     ).finished
     expect(status).toBe(1)
     expect(stderr).toContain('RANK')
+  })
+
+  it.each([
+    ['whose output is cut by head', '"$@" --json | head -1', 0],
+    [
+      'whose terminal is closed',
+      '"$@" --hold > "$DONE" & pid=$!; until [ -s "$DONE" ]; do sleep 0.1; done; kill -HUP $pid; wait $pid',
+      129,
+    ],
+  ])('%s leaves no process and no file', { timeout: 60_000 }, async (_, script, expected) => {
+    const before = new Set(leftovers())
+    const mark = randomUUID()
+    const line = [process.execPath, ...nodeArguments(MAIN), ...update()]
+    const env = { ...process.env, HARNESS_MARK: mark, DONE: join(directory, mark) }
+    const child = spawn('sh', ['-c', script, 'sh', ...line], { env, stdio: ['ignore', 'pipe', 'inherit'] })
+    const [status] = (await once(child, 'close')) as [number]
+    expect(status).toBe(expected)
+    const files = () => leftovers().filter((path) => !before.has(path) && !isOfOthers(path, mark))
+    expect(await staying(files)).toEqual([])
+    expect(await staying(() => processesWith(mark))).toEqual([])
   })
 
   it('leaves nothing behind when it is interrupted at any moment', { timeout: 240_000 }, async () => {

@@ -213,6 +213,18 @@ describe('the environment as it is', { timeout: 180_000 }, () => {
       )
     })
 
+    it('is named on every rank, before anything is read, if one rank’s engine is missing', async () => {
+      const half = join(base, 'half')
+      mkdirSync(half)
+      symlinkSync(engines[0]!.socket, join(half, 'engine-typescript-0.sock'))
+      const { status, stderr } = await run(update(half, '--nproc', '2', '--timeout', '3'))
+      expect(status).toBe(1)
+      expect(stderr).toMatch(/rank 1: waiting for the control engine of rank 1 to answer on .*half.*-1\.sock .*, for 1 s now/)
+      const failures = stderr.match(/ENGINE_UNREACHABLE: waited \d+ ms for the engine worker of rank 1 to answer/g)
+      expect(failures).toHaveLength(2)
+      expect(stderr).not.toContain('register')
+    })
+
     it('is named: ranks that have not come', async () => {
       const env = { RANK: '0', WORLD_SIZE: '3', MASTER_PORT: String(await freePort()) }
       const { status, stderr } = await run(update(places[0]!, '--timeout', '4'), env)

@@ -24,6 +24,7 @@ export {
 } from './timeline.ts'
 export { traceEvents, writeTrace, type TraceEvent } from './trace.ts'
 export { broadcast } from '@ckpt/broadcast'
+export { launchedBy, type Launched } from '@ckpt/rendezvous'
 export { auto, direct, type DirectOptions } from '@ckpt/direct'
 export { controlEngine, controlRequest, type ControlEngineOptions } from '@ckpt/worker-link'
 export { gatherManifest } from './gather.ts'
@@ -35,6 +36,7 @@ export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'
 export {
   createCudaDevice,
   nodeFacts,
+  probeCuda,
   type AddonFacts,
   type HostLimits,
   type CudaDevice,

@@ -6,7 +6,7 @@ import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import type { GatherMetasOptions, PrepareOptions, PrepareReport, UpdateOptions } from './call-options.ts'
 import type { WorkerStatus } from './engine-states.ts'
-import { withDeadline } from '@ckpt/utils'
+import { anySignal, withDeadline } from '@ckpt/utils'
 import { DEFAULT_TIMEOUT_MS, joinRanks, reportWaiting } from './join-ranks.ts'
 import { KnownMetas } from './known-metas.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
@@ -19,6 +19,7 @@ import { serve, Serving } from '@ckpt/p2p'
 import type { UpdateReport } from './report.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 import { Activity } from './activity.ts'
+import { readyEngines } from './update/ready-engine.ts'
 import { Updates } from './update/updates.ts'
 
 const DEFAULT_DRAIN_MS = 30_000
@@ -42,6 +43,7 @@ export class ParameterServer implements AsyncDisposable {
   readonly #log: Logger
   readonly #timeoutMs: number
   readonly #updates: Updates
+  readonly #onWaiting: ReturnType<typeof reportWaiting>
   readonly #closing = new AbortController()
   /** Activity of this rank, for observers. */
   readonly activity = new Activity()
@@ -76,6 +78,7 @@ export class ParameterServer implements AsyncDisposable {
     this.#metas = new KnownMetas({ rendezvous, store: this.#store, serving: this.#serving, deviceUuid: device.uuid })
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
+    this.#onWaiting = reportWaiting(options)
     this.#updates = new Updates({
       rendezvous,
       device,
@@ -89,7 +92,7 @@ export class ParameterServer implements AsyncDisposable {
       timeoutMs: this.#timeoutMs,
       keepAlive: options.keepAlive ?? false,
       directory,
-      onWaiting: reportWaiting(options),
+      onWaiting: this.#onWaiting,
       closing: this.#closing.signal,
     })
   }
@@ -265,6 +268,17 @@ export class ParameterServer implements AsyncDisposable {
    */
   async fetchMetas(name: string, from: FetchOptions): Promise<Manifest> {
     return this.#metas.fetch(name, { timeoutMs: this.#timeoutMs, ...from })
+  }
+
+  /**
+   * Waits until the engines of all ranks answer, so that a missing one is noticed before a checkpoint is read; all ranks call
+   * it. @throws CkptError `ENGINE_UNREACHABLE` naming the rank and the engine's socket or URL, on every rank.
+   */
+  async waitForEngines(engine: UpdateOptions['engine'], options: CallOptions = {}): Promise<void> {
+    this.#assertOpen()
+    const { timeoutMs = this.#timeoutMs, signal } = options
+    const wait = { timeoutMs, signal: anySignal(this.#closing.signal, signal), onWaiting: this.#onWaiting }
+    await readyEngines({ engine, rendezvous: this.#rendezvous, ...wait })
   }
 
   /**

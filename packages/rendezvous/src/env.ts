@@ -2,7 +2,8 @@ import { CkptError, checkSecret, readSecretFile, serviceLink, type Environment }
 
 import { invalid } from './errors.ts'
 import type { JoinOptions } from './options.ts'
-import { torchrunMeeting } from './torchrun.ts'
+import { launchedBy, type Launched } from './launchers.ts'
+import { meetingOf, torchrunMeeting } from './meeting.ts'
 
 const DEFAULT_MASTER_ADDR = '127.0.0.1'
 const DEFAULT_MASTER_PORT = 29_500
@@ -14,14 +15,18 @@ export type GivenOptions = Partial<Pick<JoinOptions, 'rank' | 'worldSize' | 'add
  * Returns the join options from the variables that launchers of distributed jobs set: RANK, WORLD_SIZE, MASTER_ADDR (default
  * 127.0.0.1), MASTER_PORT (default 29500); CKPT_TOKEN, or CKPT_TOKEN_FILE, a file that only its owner, this user or root, may
  * read; CKPT_INSECURE=1 to run without a secret; CKPT_RUN_ID, the run's name. Without RANK and WORLD_SIZE the result is a world
- * of one rank. If torchrun keeps MASTER_PORT for itself, the ranks meet at one of several ports derived from it. Options in
- * `given` override the environment, even broken variables.
+ * of one rank. Where a launcher sets variables of its own instead (mpirun, srun, a LeaderWorkerSet, an indexed Job of Kubernetes),
+ * these supply what is missing. If torchrun keeps MASTER_PORT for itself, or a launcher names no port, the ranks meet at one of
+ * several ports derived from the run. Options in `given` override the environment, even broken variables.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming a variable that is set but broken, or that is missing while others are set.
  */
 export function rendezvousOptionsFromEnv(env: Environment = process.env, given: GivenOptions = {}): JoinOptions {
-  const rank = given.rank ?? integer(env, 'RANK', 0, Number.MAX_SAFE_INTEGER)
-  const worldSize = given.worldSize ?? integer(env, 'WORLD_SIZE', 1, Number.MAX_SAFE_INTEGER) ?? (rank ? undefined : 1)
+  const own = given.rank ?? integer(env, 'RANK', 0, Number.MAX_SAFE_INTEGER)
+  const launched = own === undefined && given.worldSize === undefined ? launchedBy(env) : undefined
+  const rank = own ?? launched?.rank
+  const worldSize =
+    given.worldSize ?? integer(env, 'WORLD_SIZE', 1, Number.MAX_SAFE_INTEGER) ?? launched?.worldSize ?? (rank ? undefined : 1)
   if (worldSize === undefined) throw invalid('WORLD_SIZE', `missing, although RANK=${rank} is set`)
   if (rank === undefined && worldSize > 1) throw invalid('RANK', `missing, although WORLD_SIZE=${worldSize} is set`)
   if (rank !== undefined && given.rank === undefined && rank >= worldSize)
@@ -31,7 +36,7 @@ export function rendezvousOptionsFromEnv(env: Environment = process.env, given: 
     rank: rank ?? 0,
     worldSize,
     ...secret,
-    ...(given.address === undefined && addressFromEnv(env)),
+    ...(given.address === undefined && addressFromEnv(env, launched)),
     ...given,
   }
 }
@@ -44,11 +49,20 @@ function secretFromEnv(env: Environment): Pick<JoinOptions, 'token' | 'insecure'
   return { ...(token !== undefined && { token }), ...(insecure === '1' && { insecure: true }) }
 }
 
-function addressFromEnv(env: Environment): Pick<JoinOptions, 'address' | 'alternatives' | 'run'> {
-  const host = (env['MASTER_ADDR'] ?? DEFAULT_MASTER_ADDR).replace(/^\[(.*)\]$/, '$1')
+function addressFromEnv(
+  env: Environment,
+  launched: Launched | undefined,
+): Pick<JoinOptions, 'address' | 'alternatives' | 'run'> {
+  const named = env['MASTER_ADDR'] ?? launched?.masterAddr
+  if (named === undefined && launched !== undefined && launched.worldSize > 1) {
+    throw invalid('MASTER_ADDR', `missing: ${launched.launcher} does not name the machine of rank 0`)
+  }
+  const host = (named ?? DEFAULT_MASTER_ADDR).replace(/^\[(.*)\]$/, '$1')
   if (!/^[\w.:%-]+$/.test(host)) throw invalid('MASTER_ADDR', `${JSON.stringify(host)} is not a host`)
-  const port = integer(env, 'MASTER_PORT', 1, 65_535) ?? DEFAULT_MASTER_PORT
-  const meeting = torchrunMeeting(env, host, port)
+  const givenPort = integer(env, 'MASTER_PORT', 1, 65_535)
+  const port = givenPort ?? DEFAULT_MASTER_PORT
+  const derived = givenPort === undefined && launched?.run !== undefined
+  const meeting = derived ? meetingOf([launched.launcher, launched.run, host], host) : torchrunMeeting(env, host, port)
   if (meeting === undefined) return { address: `tcp://${host.includes(':') ? `[${host}]` : host}:${port}`, ...runFromEnv(env) }
   const [address, ...alternatives] = meeting.addresses
   const { run: name } = runFromEnv(env)

@@ -7,6 +7,7 @@
 export { fetchPublished, type FetchOptions } from './fetch.ts'
 export { joinRendezvous } from './join.ts'
 export { rendezvousOptionsFromEnv } from './env.ts'
+export { launchedBy, type Launched } from './launchers.ts'
 export { startCoordinator, type CoordinatorHandle } from './coordinator/host.ts'
 export type { CoordinatorOptions, JoinOptions } from './options.ts'
 export { encodeRankMetas } from './metas/encode.ts'

@@ -5,7 +5,7 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import { rendezvousOptionsFromEnv } from './env.ts'
 import { joinRendezvous } from './join.ts'
 import { failure } from './testing/cluster.ts'
-import { torchrunMeeting } from './torchrun.ts'
+import { torchrunMeeting } from './meeting.ts'
 
 const RUN = {
   WORLD_SIZE: '2',

@@ -1,17 +1,21 @@
-import { resolve } from 'node:path'
-import { type ParameterServer, controlEngine, type UpdateOptions, type UpdateReport, type VerificationLevel } from '@ckpt/core'
+import type { EngineAdapter } from '@ckpt/contract'
+import { launchedBy, type ParameterServer, type UpdateOptions, type UpdateReport, type VerificationLevel } from '@ckpt/core'
 import { createParameterServer } from '@ckpt/server'
 import { Option, type Command } from 'commander'
 import { onAbort } from '@ckpt/utils'
+import { addDeviceOption, openDevice, type DeviceChoice } from '../choices/device.ts'
+import { addEngineOptions, chosenEngine, engineOf, type EngineOptions } from '../choices/engine.ts'
 import { printWaiting, stderrLogger } from '../output.ts'
 import { ByteProgress } from '../progress.ts'
 import { parseCount, parseSize } from '../sizes.ts'
+import { UsageError } from '../usage.ts'
+import { userPath } from '../user-path.ts'
 import { launch, type LaunchOptions } from './launch.ts'
 import { summary } from './summary.ts'
 
 /** Common options of `ckpt update` and `ckpt join`. */
-export interface EngineUpdateOptions {
-  readonly engineControl: string
+export interface EngineUpdateOptions extends EngineOptions {
+  readonly device: DeviceChoice
   readonly name: string
   readonly nproc?: number
   readonly version?: string
@@ -29,8 +33,7 @@ export interface EngineUpdateOptions {
 
 /** Adds the common options. */
 export function addEngineUpdateOptions(command: Command): Command {
-  return command
-    .requiredOption('--engine-control <path>', "control socket of a rank's engine worker; {rank} is replaced by the rank")
+  return addDeviceOption(addEngineOptions(command))
     .option('--name <name>', 'name of the checkpoint', 'checkpoint')
     .addOption(
       new Option('--nproc <n>', 'start this many ranks on this machine (default: one, or as set by `ckpt launch`)').argParser(
@@ -55,25 +58,74 @@ export function addEngineUpdateOptions(command: Command): Command {
     .option('--verbose', 'write a log as JSON lines to stderr')
 }
 
-/** Starts this command once per rank, if requested and not yet done. @returns true if it did */
+/**
+ * Starts this command once per rank, if requested and not yet done. Where a launcher has started one process on each of several
+ * machines, each starts its own ranks. @returns true if it did
+ */
 export async function startedRanks(
   { nproc }: Pick<EngineUpdateOptions, 'nproc'>,
   more: Pick<LaunchOptions, 'metricsPort'> = {},
 ): Promise<boolean> {
   if (nproc === undefined || process.env['RANK'] !== undefined) return false
+  const launched = launchedBy(process.env)
+  if (launched !== undefined && launched.localWorldSize > 1) {
+    if (nproc === launched.localWorldSize) return false
+    const text = `--nproc ${nproc}: ${launched.launcher} has started ${launched.localWorldSize} ranks on this machine; expected that number, or no --nproc`
+    throw new UsageError(text)
+  }
   const self = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
-  process.exitCode = await launch(self, { nproc, nnodes: 1, nodeRank: 0, ...more })
+  process.exitCode = await launch(self, { nproc, ...nodesOf(launched), ...more })
   return true
 }
 
-/** Creates this rank's parameter server. */
-export function createServer(
-  { timeout, verbose }: EngineUpdateOptions,
+/** The machines of a launcher's job, one process each. */
+function nodesOf(
+  launched: ReturnType<typeof launchedBy>,
+): Pick<LaunchOptions, 'nnodes' | 'nodeRank' | 'masterAddr' | 'masterPort'> {
+  if (launched === undefined || launched.worldSize === 1) return { nnodes: 1, nodeRank: 0 }
+  const { MASTER_ADDR: masterAddr = launched.masterAddr, MASTER_PORT: port = '29500' } = process.env
+  if (masterAddr === undefined) {
+    throw new UsageError(
+      `MASTER_ADDR is missing: ${launched.launcher} does not name the machine of rank 0; expected its name or address`,
+    )
+  }
+  return { nnodes: launched.worldSize, nodeRank: launched.rank, masterAddr, masterPort: Number(port) }
+}
+
+/** A rank, its engine and its GPU, if it uses one; closed in reverse order. */
+export interface Rank extends AsyncDisposable {
+  readonly server: ParameterServer
+  readonly engine: EngineAdapter
+}
+
+/**
+ * Creates this rank's parameter server, and waits until the engines of all ranks answer: nothing has been read by then. `more`:
+ * further options of the server.
+ */
+export async function createRank(
+  options: EngineUpdateOptions,
   signal: AbortSignal,
-  more: { readonly metricsPort?: number } = {},
-): Promise<ParameterServer> {
+  more: { readonly metricsPort?: number; readonly shareMemory?: boolean } = {},
+): Promise<Rank> {
+  const { timeout, verbose } = options
   const logger = stderrLogger(verbose ? 'debug' : 'silent')
-  return createParameterServer({ timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...more }, { signal })
+  const device = await openDevice(options.device, chosenEngine(options).kind)
+  let server: ParameterServer | undefined
+  const close = async () => {
+    await server?.close()
+    await device?.close()
+  }
+  try {
+    const common = { timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...(device && { device }) }
+    server = await createParameterServer({ ...common, ...more }, { signal })
+    const { rank, worldSize } = server
+    const engine = engineOf(options, worldSize, (text) => void process.stderr.write(`rank ${rank}: ${text}\n`))
+    await server.waitForEngines(engine, { signal })
+    return { server, engine, [Symbol.asyncDispose]: close }
+  } catch (error) {
+    await close()
+    throw error
+  }
 }
 
 /** Returns true if metas need digests for the requested verification. */
@@ -83,7 +135,7 @@ export function digestsWanted({ verify }: Pick<EngineUpdateOptions, 'verify'>): 
 
 /** Runs the update, with its progress bar. */
 export async function updateEngines(
-  server: ParameterServer,
+  { server, engine }: Rank,
   checkpoint: string,
   options: EngineUpdateOptions,
   signal: AbortSignal,
@@ -92,7 +144,7 @@ export async function updateEngines(
   const { bar: title, ...rest } = more
   using bar = new ByteProgress(title, server.rank === 0 && !options.json)
   return await server.update(checkpoint, {
-    engine: controlEngine({ socket: (rank) => options.engineControl.replaceAll('{rank}', String(rank)) }),
+    engine,
     ...(options.verify !== undefined && { verify: options.verify }),
     signal,
     onProgress: (done, total) => bar.update(done, total),
@@ -116,8 +168,9 @@ export function printReport(report: UpdateReport, server: ParameterServer, { jso
   else if (server.rank === 0) process.stdout.write(summary(report, server.worldSize))
 }
 
-/** Resolves when interrupted. */
-export function held(signal: AbortSignal): Promise<void> {
+/** Says that the checkpoint is held, and resolves when interrupted. */
+export function held({ server }: Rank, checkpoint: string, signal: AbortSignal): Promise<void> {
+  if (server.rank === 0) process.stderr.write(`holding ${checkpoint} until SIGINT or SIGTERM\n`)
   return new Promise((resolve) => {
     // A promise alone does not keep a process alive.
     const timer = setInterval(() => undefined, 60_000)
@@ -127,9 +180,4 @@ export function held(signal: AbortSignal): Promise<void> {
     }
     onAbort(signal, over)
   })
-}
-
-/** Resolves a path relative to the caller's directory, also when called through `npm run`. */
-export function userPath(path: string): string {
-  return resolve(process.env['INIT_CWD'] ?? process.cwd(), path)
 }

@@ -1,17 +1,18 @@
-import { CkptError } from '@ckpt/contract'
 import { p2p } from '@ckpt/p2p'
-import type { Command } from 'commander'
+import { Option, type Command } from 'commander'
+import { chosenEngine } from '../choices/engine.ts'
 import { interruptible } from '../interrupt.ts'
+import { UsageError } from '../usage.ts'
+import { userPath } from '../user-path.ts'
 import {
   digestsWanted,
   addEngineUpdateOptions,
-  createServer,
+  createRank,
   handOn,
   held,
   printReport,
   startedRanks,
   updateEngines,
-  userPath,
   type EngineUpdateOptions,
 } from './engine-update.ts'
 
@@ -31,6 +32,7 @@ export function addJoin(program: Command): void {
       '--coordinator <address>',
       'tcp://host:port of the running ranks, to fetch published metas of --name (token: CKPT_JOIN_TOKEN; CKPT_JOIN_RUN_ID if these have a CKPT_RUN_ID)',
     )
+    .addOption(new Option('--strategy <name>', 'joining ranks pull from others (p2p)').choices(['auto', 'p2p']).default('auto'))
     .option('--keep', 'keep pulled bytes in host memory, so that others can join from here (with --hold)')
   addEngineUpdateOptions(command).action(async (options: JoinCommandOptions) => {
     check(options)
@@ -39,18 +41,24 @@ export function addJoin(program: Command): void {
   })
 }
 
-function check({ metas, coordinator, keep, saveMetas, publishMetas, hold }: JoinCommandOptions): void {
-  const refuse = (field: string, message: string): never => {
-    throw new CkptError('INVALID_ARGUMENT', `ckpt join ${message}`, { fields: { field } })
+/** @throws UsageError before any rank is started. */
+function check(options: JoinCommandOptions): void {
+  const { metas, coordinator, keep, saveMetas, publishMetas, hold } = options
+  if ((metas === undefined) === (coordinator === undefined)) {
+    throw new UsageError(
+      `--metas and --coordinator are ${metas === undefined ? 'missing' : 'both given'}; expected one of them`,
+    )
   }
-  if ((metas === undefined) === (coordinator === undefined)) refuse('metas', 'needs either --metas or --coordinator')
   if (!keep && (saveMetas !== undefined || publishMetas || hold)) {
-    refuse('keep', 'requires --keep with --save-metas, --publish-metas or --hold')
+    const option = saveMetas !== undefined ? '--save-metas' : publishMetas ? '--publish-metas' : '--hold'
+    throw new UsageError(`${option} requires --keep: without it no bytes are left that others could pull`)
   }
+  chosenEngine(options)
 }
 
 async function join(options: JoinCommandOptions, signal: AbortSignal): Promise<void> {
-  await using server = await createServer(options, signal)
+  await using rank = await createRank(options, signal)
+  const { server } = rank
   const token = process.env['CKPT_JOIN_TOKEN']
   const run = process.env['CKPT_JOIN_RUN_ID']
   const { checkpoint } =
@@ -62,14 +70,14 @@ async function join(options: JoinCommandOptions, signal: AbortSignal): Promise<v
           ...(token !== undefined && { token }),
           ...(run !== undefined && { run }),
         })
-  const ranks = Array.from({ length: server.worldSize }, (_, rank) => rank)
+  const ranks = Array.from({ length: server.worldSize }, (_, index) => index)
   const { keep = false } = options
   const strategy = p2p({ ranks, keep })
-  const report = await updateEngines(server, checkpoint, options, signal, { bar: 'join', strategy })
+  const report = await updateEngines(rank, checkpoint, options, signal, { bar: 'join', strategy })
   if (keep) {
     await server.gatherMetas(checkpoint, { digests: digestsWanted(options), signal })
     await handOn(server, checkpoint, options)
   }
   printReport(report, server, options)
-  if (options.hold) await held(signal)
+  if (options.hold) await held(rank, checkpoint, signal)
 }

@@ -76,6 +76,8 @@ export async function launch(command: readonly string[], options: LaunchOptions)
         RANK: String(nodeRank * nproc + local),
         LOCAL_RANK: String(local),
         WORLD_SIZE: String(nnodes * nproc),
+        LOCAL_WORLD_SIZE: String(nproc),
+        NODE_RANK: String(nodeRank),
         MASTER_ADDR: masterAddr,
         MASTER_PORT: String(port),
         ...(options.metricsPort !== undefined && { CKPT_METRICS_PORT: String(options.metricsPort + local) }),
@@ -84,7 +86,7 @@ export async function launch(command: readonly string[], options: LaunchOptions)
     }),
   )
   const pass = (signal: NodeJS.Signals) => children.forEach((child) => child.kill(signal))
-  process.on('SIGINT', pass).on('SIGTERM', pass)
+  process.on('SIGINT', pass).on('SIGTERM', pass).on('SIGHUP', pass)
   try {
     let status = 0
     await Promise.all(
@@ -100,7 +102,7 @@ export async function launch(command: readonly string[], options: LaunchOptions)
     )
     return status
   } finally {
-    process.off('SIGINT', pass).off('SIGTERM', pass)
+    process.off('SIGINT', pass).off('SIGTERM', pass).off('SIGHUP', pass)
   }
 }
 

@@ -1,21 +1,28 @@
 import { once } from 'node:events'
 import { checkSecret, readSecretFile } from '@ckpt/contract'
-import { controlEngine, createCudaDevice, type CudaDevice } from '@ckpt/core'
+import type { EngineAdapter } from '@ckpt/contract'
+import type { CudaDevice } from '@ckpt/core'
+import { p2p } from '@ckpt/p2p'
 import { createParameterServer, live, serveHttp, type HttpOptions } from '@ckpt/server'
 import { Option, type Command } from 'commander'
+import { addDeviceOption, openDevice, type DeviceChoice } from '../choices/device.ts'
+import { addEngineOptions, chosenEngine, engineOf, type EngineOptions } from '../choices/engine.ts'
+import { ownPlace } from '../choices/place.ts'
 import { interruptible } from '../interrupt.ts'
 import { stderrLogger } from '../output.ts'
 import { parseCount } from '../sizes.ts'
-import { startedRanks, userPath } from './engine-update.ts'
+import { userPath } from '../user-path.ts'
+import { startedRanks } from './engine-update.ts'
 
-interface ServeCommandOptions {
+interface ServeCommandOptions extends EngineOptions {
   readonly host: string
   readonly port?: number
   readonly uds?: string
   readonly tokenFile?: string
   readonly root?: string
-  readonly backend: 'host' | 'cuda'
-  readonly engineControl?: string
+  readonly device: DeviceChoice
+  /** Older name of `device`. */
+  readonly backend?: DeviceChoice
   readonly engineHost?: readonly string[]
   readonly engineSockets?: readonly string[]
   readonly nproc?: number
@@ -26,7 +33,7 @@ interface ServeCommandOptions {
 
 /** Adds `ckpt serve`. */
 export function addServe(program: Command): void {
-  program
+  const command = program
     .command('serve')
     .description("hold checkpoints and update engines on request, over checkpoint-engine's HTTP API (docs/http-api.md)")
     .option('--host <address>', 'address to listen on; any address other than loopback needs a token and --root', '127.0.0.1')
@@ -38,15 +45,8 @@ export function addServe(program: Command): void {
     .option('--uds <path>', 'unix socket to listen on instead; {rank} is replaced by the rank')
     .option('--token-file <path>', 'file with the bearer token that callers must send (default: CKPT_HTTP_TOKEN)')
     .option('--root <directory>', 'directory that must contain all checkpoint files')
-    .addOption(
-      new Option('--backend <kind>', "device that holds the engine's parameters; with cuda, a rank uses GPU LOCAL_RANK")
-        .choices(['host', 'cuda'])
-        .default('host'),
-    )
-    .option(
-      '--engine-control <path>',
-      "control socket of a rank's engine worker ({rank} is replaced by the rank), instead of update_url and stock workers",
-    )
+    .addOption(new Option('--backend <kind>', 'same as --device').choices(['auto', 'host', 'cuda']))
+  addDeviceOption(addEngineOptions(command))
     .option('--engine-host <host...>', 'further hosts that update_url of a request may name, with or without a port')
     .option(
       '--engine-sockets <directory...>',
@@ -57,22 +57,27 @@ export function addServe(program: Command): void {
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
     .option('--verbose', 'write a log as JSON lines to stderr')
     .action(async (options: ServeCommandOptions) => {
+      if (hasEngine(options)) chosenEngine(options)
       if (await startedRanks(options)) return
       await interruptible((signal) => serve(options, signal))
     })
 }
 
 async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise<void> {
-  const localRank = Number(process.env['LOCAL_RANK'] ?? 0)
+  const { localRank } = ownPlace()
   const logger = stderrLogger(options.verbose ? 'debug' : 'warn')
   let device: CudaDevice | undefined
   try {
-    if (options.backend === 'cuda') device = await createCudaDevice({ index: localRank })
+    const kind = hasEngine(options) ? chosenEngine(options).kind : undefined
+    device = await openDevice(options.backend ?? options.device, kind)
     const timeoutMs = options.timeout * 1000
     const { keepAlive = false } = options
     const server = await createParameterServer({ timeoutMs, logger, keepAlive, ...(device && { device }) }, { signal })
     try {
-      const http = await serveHttp(server, httpOptions(options, server.rank, localRank))
+      const { rank, worldSize } = server
+      const tell = (text: string) => void process.stderr.write(`rank ${rank}: ${text}\n`)
+      const engine = kind === undefined ? undefined : engineOf(options, worldSize, tell)
+      const http = await serveHttp(server, httpOptions(options, { rank, localRank, engine }))
       try {
         process.stdout.write(`${JSON.stringify({ rank: server.rank, listening: http.address, device: server.device.uuid })}\n`)
         if (!signal.aborted) await once(signal, 'abort')
@@ -89,8 +94,17 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
   }
 }
 
-function httpOptions(options: ServeCommandOptions, rank: number, localRank: number): HttpOptions {
-  const { host, port, uds, root, engineControl, engineHost, engineSockets } = options
+/** True if the command line names the engine; otherwise each request does. */
+function hasEngine({ engine, engineControl }: EngineOptions): boolean {
+  return engine !== undefined || engineControl !== undefined
+}
+
+function httpOptions(
+  options: ServeCommandOptions,
+  own: { readonly rank: number; readonly localRank: number; readonly engine: EngineAdapter | undefined },
+): HttpOptions {
+  const { host, port, uds, root, engineHost, engineSockets } = options
+  const { rank, localRank, engine } = own
   const forRank = (path: string) => path.replaceAll('{rank}', String(rank))
   const token = tokenOf(options.tokenFile)
   return {
@@ -102,7 +116,8 @@ function httpOptions(options: ServeCommandOptions, rank: number, localRank: numb
     ...(root !== undefined && { root: userPath(root) }),
     ...(engineHost !== undefined && { engineHosts: engineHost }),
     ...(engineSockets !== undefined && { engineSockets: engineSockets.map((path) => userPath(forRank(path))) }),
-    ...(engineControl !== undefined && { engine: () => controlEngine({ socket: userPath(forRank(engineControl)) }) }),
+    ...(engine !== undefined && { engine: () => engine }),
+    strategy: (ranks) => p2p({ ranks }),
   }
 }
 

@@ -1,17 +1,13 @@
-import { CkptError, type EngineCall, type Epoch, type UpdateSession, type WorkerState } from '@ckpt/contract'
+import { CkptError, type EngineCall, type Epoch, type UpdateSession } from '@ckpt/contract'
 import { openSession, workerAddress } from '@ckpt/worker-link'
 import { assertOneHost } from '../near/nearness.ts'
 import { announce, type Announcement } from './announcement.ts'
 import { namedWait } from './named-wait.ts'
 import { ownAnnouncement } from './own-announcement.ts'
+import { READY_GRACE_MS, readyEngine } from './ready-engine.ts'
 import type { UpdateRun } from './update-run.ts'
 import type { BegunUpdate } from './update-context.ts'
 
-/**
- * Additional time in milliseconds for which ranks whose engines answer wait for the others. So all of them learn that an engine
- * does not answer, and not only that its rank is missing.
- */
-const READY_GRACE_MS = 1000
 /** Deadline of every wait, and the participating ranks if these are not all. */
 export type Wait = { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] }
 
@@ -25,7 +21,7 @@ export async function beginUpdate(run: UpdateRun, epoch: Epoch, wait: Wait): Pro
   const { engine, rendezvous, strategy, timeoutMs } = run
   const { rank } = rendezvous
   const deviceUuid = run.device.uuid
-  const state = await readyEngine(run)
+  const state = await readyEngine({ ...run, onWaiting: run.events.onWaiting })
   const address = workerAddress(engine, { rank, deviceUuid, socketDir: run.worker.socketDir, epoch: epoch.id })
   const endpoint = { rank, deviceUuid, address }
   // Before it is announced: the rank that calls the engine may be ahead of this one, and a worker refuses an address without a listener.
@@ -52,15 +48,6 @@ export async function beginUpdate(run: UpdateRun, epoch: Epoch, wait: Wait): Pro
     session.close()
     throw error
   }
-}
-
-/** Waits until the engine can be updated. @returns the state of its worker, if the engine reports it */
-async function readyEngine({ engine, rendezvous, timeoutMs, signal, events }: UpdateRun): Promise<WorkerState | undefined> {
-  const { rank } = rendezvous
-  const where = engine.where?.(rank)
-  const what = `the ${engine.name} engine of rank ${rank} to answer${where === undefined ? '' : ` on ${where}`} (is it running?)`
-  const state = await namedWait(engine.ready({ rank, timeoutMs, signal }), { what, rank, onWaiting: events.onWaiting })
-  return state ?? undefined
 }
 
 /** Returns which ranks share memory, as they prove it to each other. */
