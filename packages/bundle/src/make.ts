@@ -1,4 +1,4 @@
-import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { addonPackages, type BundledAddon, copyAddons, copyZeromq, glibcOf } from './addons.ts'
@@ -6,6 +6,7 @@ import { bundleJavaScript, ENTRIES } from './javascript.ts'
 import { copyLicenses } from './licenses.ts'
 import { commit, type FileEntry, fileTable } from './manifest.ts'
 import { type BundledNode, copyNode } from './node.ts'
+import { distribution, writeDistribution } from './python.ts'
 import { manifestIn, ROOT } from './root.ts'
 
 const MANIFEST = 'MANIFEST.json'
@@ -78,6 +79,7 @@ async function fill(directory: string, { node, programs }: BundleContents): Prom
     const filter = (path: string) => !path.includes('__pycache__')
     cpSync(join(ROOT, from), join(directory, 'python'), { recursive: true, filter })
   }
+  if (programs === undefined) writeDistribution(join(directory, 'python'))
   cpSync(join(ROOT, 'LICENSE'), join(directory, 'LICENSE'))
   const licenses = join(directory, 'licenses')
   const packages = copyLicenses({ inputs, packages: unbundled, target: licenses })
@@ -99,7 +101,7 @@ async function fill(directory: string, { node, programs }: BundleContents): Prom
     platform: `${process.platform}-${process.arch}`,
     needs: { glibc: `2.${glibc}`, ...(carried === undefined && { node: '>=20.17' }) },
     node: carried?.node ?? null,
-    pythonWorker: /^version = "(.+)"$/m.exec(readFileSync(join(ROOT, 'packages/python/pyproject.toml'), 'utf8'))?.[1] ?? null,
+    pythonWorker: programs === undefined ? distribution().version : null,
     addons,
     packages,
     files,
