@@ -35,9 +35,9 @@ class _UnixConnection(http.client.HTTPConnection):
 class EngineWorker:
     """The reference engine of torch, in a process."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, device: str) -> None:
         self.path = path
-        self.process = subprocess.Popen([sys.executable, "-m", "ckpt_reference", "--control", path])
+        self.process = subprocess.Popen([sys.executable, "-m", "ckpt_reference", "--control", path, "--device", device])
 
     def get(self, path: str) -> Any:
         connection = _UnixConnection(self.path)
@@ -57,10 +57,10 @@ class EngineWorker:
 
 
 @contextlib.contextmanager
-def engine_worker() -> Iterator[EngineWorker]:
+def engine_worker(device: str = "cpu") -> Iterator[EngineWorker]:
     """Starts an engine worker; updates wait until it answers."""
     with tempfile.TemporaryDirectory(prefix="ckpt-test-") as directory:
-        worker = EngineWorker(f"{directory}/engine.sock")
+        worker = EngineWorker(f"{directory}/engine.sock", device)
         try:
             yield worker
         finally:

@@ -193,6 +193,21 @@ def _two_hundred_updates(ps: ParameterServer, engine: EngineWorker) -> None:
     assert len([path for path in left_behind(ps.pid) if not Path(path).is_dir()]) <= 1
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+@pytest.mark.usefixtures("rank_program")
+def test_tensors_on_gpus_are_read_where_they_are() -> None:
+    with engine_worker("cuda:0") as worker, ParameterServer(timeout=60) as ps:
+        assert ps.device == "cuda"
+        for step in (1, 2):
+            named = {name: tensor.cuda() for name, tensor in weights(step).items()} | {"on_the_host": torch.ones(7)}
+            ps.register_checkpoint(f"step-{step}", named_tensors=named)
+            report = ps.update(f"step-{step}", engine=control_engine(worker.path), strategy=ckpt.auto())
+            assert report.verified in ("sources", "bytes")
+            assert worker.digests == digests_of(named)
+            ps.unregister_checkpoint(f"step-{step}")
+
+
 def test_coroutines_do_the_same(engine: EngineWorker) -> None:
     async def steps() -> list[float]:
         done: list[float] = []
