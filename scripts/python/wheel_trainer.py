@@ -35,4 +35,4 @@ wanted = {name: f"{digest(tensor):016x}" for name, tensor in model.state_dict().
 engine.terminate()
 engine.wait(30)
 assert found == wanted, (found, wanted)
-print(f"version {report.version} of {report.tensors} tensors, verified: {report.verified}")
+print(f"version {report.version} of {report.tensors} tensors, verified: {report.verified}, {report.how}")

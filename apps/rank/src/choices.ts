@@ -1,5 +1,5 @@
 import { CkptError, type EngineAdapter, type UpdateStrategy } from '@ckpt/contract'
-import { controlEngine, direct } from '@ckpt/core'
+import { auto, broadcast, controlEngine, direct } from '@ckpt/core'
 import { p2p } from '@ckpt/p2p'
 import { sglang } from '@ckpt/sglang'
 import { vllm, type VllmEvent } from '@ckpt/vllm'
@@ -42,8 +42,11 @@ export function engineOf(description: EngineDescription, onEvent: (event: VllmEv
 export function strategyOf(description: StrategyDescription | undefined): UpdateStrategy | undefined {
   switch (description?.kind) {
     case undefined:
+      return undefined
+    case 'auto':
+      return auto()
     case 'broadcast':
-      return undefined // what core does by itself
+      return broadcast()
     case 'direct': {
       const { kind: _, ...options } = description
       return direct(defined(options))

@@ -48,6 +48,7 @@ export const engineSchema = z.discriminatedUnion('kind', [vllmSchema, sglangSche
 export type EngineDescription = z.infer<typeof engineSchema>
 
 export const strategySchema = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('auto') }),
   z.strictObject({ kind: z.literal('broadcast') }),
   z.strictObject({ kind: z.literal('direct'), required: z.boolean().optional(), checkEvery: z.number().optional() }),
   z.strictObject({ kind: z.literal('p2p'), ranks: z.array(count), keep: z.boolean().optional() }),

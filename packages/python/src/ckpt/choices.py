@@ -143,7 +143,7 @@ def control_engine(socket: ByRank) -> Engine:
 
 
 def broadcast() -> Strategy:
-    """Moves every tensor to every rank, through each rank's ring, into its engine worker. This is the default."""
+    """Moves every tensor to every rank, through each rank's ring, into its engine worker, and never records its loader."""
     return Strategy("broadcast", {})
 
 
@@ -157,8 +157,8 @@ def direct(*, required: bool | None = None, check_every: int | None = None) -> S
 
 
 def auto() -> Strategy:
-    """Direct if the engine's routes are known and usable, otherwise staged and recorded; the report gives the reason."""
-    return direct()
+    """Direct if that is possible, otherwise replayed or staged; ``how`` of the report says which, and why. The default."""
+    return Strategy("auto", {})
 
 
 def p2p(ranks: Sequence[int], *, keep: bool | None = None) -> Strategy:

@@ -245,7 +245,7 @@ class ParameterServer:
         """Moves a checkpoint into the engine's workers; all ranks call it with the same options. Gathers metas if necessary.
 
         :param engine: :func:`vllm`, :func:`sglang` or :func:`control_engine`.
-        :param strategy: :func:`broadcast` (default), :func:`direct`, :func:`auto` or :func:`p2p`.
+        :param strategy: :func:`auto` (default), :func:`broadcast`, :func:`direct` or :func:`p2p`.
         :param version: what the engine reports afterwards (default: the checkpoint's name).
         :param verify: extent of the comparison: ``bytes``, ``sources`` or ``none``; True: as much as needs no recording.
         :param ring_bytes: largest ring; ``bucket_bytes``, ``chunk_bytes``: preferred sizes (defaults: chosen from free memory).

@@ -49,6 +49,8 @@ class UpdateReport(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     rank: int
     #: Strategy that finally moved the bytes: a direct update may have been staged.
     strategy: str
+    #: How the bytes reached the engine workers, and why not directly, in one line.
+    how: str
     mode: str
     mode_reason: str
     #: Size of the checkpoint's tensors, in bytes.
