@@ -1,4 +1,4 @@
-import { CkptError, type Device, type Manifest } from '@ckpt/contract'
+import { CkptError, type Device, type EngineAdapter, type Manifest } from '@ckpt/contract'
 import { createCudaDevice, tensorCount, type ParameterServer } from '@ckpt/core'
 import { createParameterServer } from '@ckpt/server'
 import { probeCuda } from '@ckpt/transport'
@@ -6,7 +6,7 @@ import type { Logger } from 'pino'
 import { engineOf, strategyOf } from './choices.ts'
 import { defined } from './defined.ts'
 import { offeredTensors } from './offered-tensors.ts'
-import type { Arguments, Verb } from './schemas.ts'
+import type { Arguments, EngineDescription, Verb } from './schemas.ts'
 
 /** What a call may use. */
 export interface CallContext {
@@ -54,8 +54,19 @@ export class Rank {
     },
     unregister: ({ name, ...options }) => this.#rank().unregisterCheckpoint(name, defined(options)),
     releasePool: (options) => this.#rank().releasePool(defined(options)),
-    gatherMetas: async ({ name, ...options }, { signal }) =>
-      summary(await this.#rank().gatherMetas(name, { ...defined(options), signal })),
+    gatherMetas: async ({ name, engine, ...options }, { signal }) =>
+      summary(
+        await this.#rank().gatherMetas(name, { ...defined(options), signal, ...(engine && { engine: this.#engine(engine) }) }),
+      ),
+    prepare: ({ name, engine, strategy, ...options }, { signal }) => {
+      const chosen = strategyOf(strategy)
+      return this.#rank().prepare(name, {
+        ...defined(options),
+        engine: this.#engine(engine),
+        signal,
+        ...(chosen && { strategy: chosen }),
+      })
+    },
     getMetas: ({ name }) => Promise.resolve(summary(this.#rank().getMetas(name))),
     saveMetas: ({ name, path }) => this.#rank().saveMetas(name, path),
     loadMetas: async ({ path }) => summary(await this.#rank().loadMetas(path)),
@@ -66,9 +77,7 @@ export class Rank {
       const chosen = strategyOf(strategy)
       const { spans: _, ...report } = await this.#rank().update(name, {
         ...defined(options),
-        engine: engineOf(engine, (event) =>
-          this.#log[event.kind === 'unsupported' || event.kind === 'left-paused' ? 'warn' : 'info'](event, 'vllm'),
-        ),
+        engine: this.#engine(engine),
         signal,
         ...(chosen && { strategy: chosen }),
         ...(onProgress && { onProgress }),
@@ -91,6 +100,12 @@ export class Rank {
     this.#device = undefined
     await server?.close()
     await device?.close()
+  }
+
+  #engine(description: EngineDescription): EngineAdapter {
+    return engineOf(description, (event) =>
+      this.#log[event.kind === 'unsupported' || event.kind === 'left-paused' ? 'warn' : 'info'](event, 'vllm'),
+    )
   }
 
   #rank(): ParameterServer {

@@ -76,6 +76,9 @@ def test_updates_may_be_direct_and_of_files(ps: ParameterServer, engine: EngineW
     ps.unregister_checkpoint("files")
     ps.register_checkpoint("files", named_tensors=weights(8).items())
     ps.update("files", engine=control_engine(engine.path), strategy=ckpt.direct(check_every=5))
+    ready = ps.prepare("files", engine=control_engine(engine.path), verify="bytes")
+    assert (ready.prepared, ready.reason) == (False, "a control engine cannot prepare")
+    assert ps.gather_metas("files", engine=control_engine(engine.path)).ranks == 1
     second = ps.update("files", engine=control_engine(engine.path), strategy=ckpt.auto(), version="8", verify="bytes")
     assert (first.strategy, first.direct) == ("broadcast", None)
     assert (second.strategy, second.verified, second.version) == ("direct", "bytes", "8")

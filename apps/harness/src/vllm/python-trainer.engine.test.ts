@@ -21,6 +21,8 @@ url, *models = sys.argv[1:]
 with ParameterServer() as ps:
     for path in models:
         ps.register_checkpoint("step", named_tensors=load_file(path))
+        ready = ps.prepare("step", engine=vllm(url))
+        assert ready.prepared, ready
         report = ps.update("step", engine=vllm(url))
         ps.unregister_checkpoint("step")
         print(report.version, report.strategy, report.verified)

@@ -18,7 +18,7 @@ from .async_parameter_server import AsyncParameterServer
 from .choices import Engine, Strategy, Tls, auto, broadcast, control_engine, direct, p2p, sglang, vllm
 from .errors import CheckpointError, CkptError, EngineError, OperationError, RankError
 from .parameter_server import ParameterServer
-from .reports import Health, Metas, StageTimes, StepTimes, UpdateReport, WorkerState
+from .reports import Health, Metas, PrepareReport, StageTimes, StepTimes, UpdateReport, WorkerState
 
 __all__ = [
     "AsyncParameterServer",
@@ -30,6 +30,7 @@ __all__ = [
     "Metas",
     "OperationError",
     "ParameterServer",
+    "PrepareReport",
     "RankError",
     "StageTimes",
     "StepTimes",

@@ -15,7 +15,7 @@ from .choices import Engine, Strategy
 from .client import Client, Event, Progress
 from .errors import CkptError, error
 from .parameter_server import CANCEL_WITHIN, END_WITHIN, START_TIMEOUT, TICK, outcome
-from .reports import Created, Health, Metas, UpdateReport, WorkerState
+from .reports import Created, Health, Metas, PrepareReport, UpdateReport, WorkerState
 from .requests import OnProgress, Request, StrPath, Verify
 
 if TYPE_CHECKING:
@@ -154,9 +154,39 @@ class AsyncParameterServer:
         """See :meth:`ParameterServer.release_pool`."""
         await self._run(requests.release_pool(force))
 
-    async def gather_metas(self, name: str, *, digests: bool = False, timeout: float | None = None) -> Metas:
+    async def gather_metas(
+        self,
+        name: str,
+        *,
+        digests: bool = False,
+        engine: Engine | None = None,
+        timeout: float | None = None,
+    ) -> Metas:
         """See :meth:`ParameterServer.gather_metas`."""
-        return await self._run(requests.gather_metas(name, digests, timeout))
+        return await self._run(requests.gather_metas(name, digests, engine, timeout, self.world_size))
+
+    async def prepare(
+        self,
+        name: str,
+        *,
+        engine: Engine,
+        strategy: Strategy | None = None,
+        verify: Verify = True,
+        ring_bytes: int | None = None,
+        timeout: float | None = None,
+    ) -> PrepareReport:
+        """See :meth:`ParameterServer.prepare`."""
+        return await self._run(
+            requests.prepare(
+                name,
+                engine=engine,
+                strategy=strategy,
+                verify=verify,
+                ring_bytes=ring_bytes,
+                timeout=timeout,
+                world_size=self.world_size,
+            )
+        )
 
     async def get_metas(self, name: str) -> Metas:
         """See :meth:`ParameterServer.get_metas`."""
@@ -236,6 +266,7 @@ class AsyncParameterServer:
         if self._started is None or self._started[0].is_foreign:
             return
         client, _ = self._started
+        client.closing = True
         with contextlib.suppress(CkptError):
             await _run(client, requests.close())
         await asyncio.to_thread(client.end)

@@ -58,6 +58,8 @@ class Client:
         self._lost: CkptError | None = None
         self._heard = time.monotonic()
         self._ended = self._stuck = False
+        #: Set before the program is told to end: its end is expected then.
+        self.closing = False
         self._ready = threading.Event()
         self.process.socket.settimeout(SILENCE)
         self._reader = threading.Thread(target=self._read, name="ckpt-rank", daemon=True)
@@ -172,7 +174,9 @@ class Client:
         except CkptError as reason:
             self._fail(reason)
         except (OSError, EOFError):
-            self._fail(error("INVALID_STATE", "the parameter server is closed") if self._ended else self.process.lost())
+            self._fail(
+                error("INVALID_STATE", "the parameter server is closed") if self._ended or self.closing else self.process.lost()
+            )
         except Exception as reason:
             failure = error("RANK_LOST", f"the rank program sent what cannot be read: {reason}", pid=self.process.pid)
             failure.__cause__ = reason

@@ -14,7 +14,7 @@ from . import requests
 from .choices import Engine, Strategy
 from .client import Client, Event, Progress, Result
 from .errors import CkptError
-from .reports import Health, Metas, UpdateReport, WorkerState
+from .reports import Health, Metas, PrepareReport, UpdateReport, WorkerState
 from .requests import OnProgress, Request, StrPath, Verify
 
 if TYPE_CHECKING:
@@ -190,12 +190,47 @@ class ParameterServer:
         """Releases the shared pool's idle memory. :raises CheckpointError: ``CHECKPOINT_IN_USE`` unless forced."""
         self._run(requests.release_pool(force))
 
-    def gather_metas(self, name: str, *, digests: bool = False, timeout: float | None = None) -> Metas:
+    def gather_metas(
+        self,
+        name: str,
+        *,
+        digests: bool = False,
+        engine: Engine | None = None,
+        timeout: float | None = None,
+    ) -> Metas:
         """Gathers what every rank holds of ``name``; all ranks call it, also those that hold nothing.
 
         :param digests: compute every tensor's digest first (once for each registration).
+        :param engine: also prepare updates of this engine (:meth:`prepare`); all ranks give one, or none does.
         """
-        return self._run(requests.gather_metas(name, digests, timeout))
+        return self._run(requests.gather_metas(name, digests, engine, timeout, self.world_size))
+
+    def prepare(
+        self,
+        name: str,
+        *,
+        engine: Engine,
+        strategy: Strategy | None = None,
+        verify: Verify = True,
+        ring_bytes: int | None = None,
+        timeout: float | None = None,
+    ) -> PrepareReport:
+        """Does what an update does before bytes move, while the engine serves; all ranks call it.
+
+        It is kept for updates of checkpoints of the same layout in the same memory, so that only the first call takes long.
+        ``update`` without it does the same itself. What cannot be prepared is no error: the report has the reason.
+        """
+        return self._run(
+            requests.prepare(
+                name,
+                engine=engine,
+                strategy=strategy,
+                verify=verify,
+                ring_bytes=ring_bytes,
+                timeout=timeout,
+                world_size=self.world_size,
+            )
+        )
 
     def get_metas(self, name: str) -> Metas:
         """Returns the metas that were last gathered or loaded. :raises CheckpointError: ``CHECKPOINT_UNKNOWN``."""
@@ -288,6 +323,7 @@ class ParameterServer:
         """Leaves the other ranks, releases everything and ends the rank program. Calling it again does nothing."""
         if self._client.is_foreign:
             return
+        self._client.closing = True
         with contextlib.suppress(CkptError):
             self._run(requests.close())
         self._client.end()

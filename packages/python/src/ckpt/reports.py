@@ -85,6 +85,18 @@ class UpdateReport(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     kept: dict[str, Any] | None = None
 
 
+class PrepareReport(msgspec.Struct, frozen=True):
+    """What :meth:`ParameterServer.prepare` did."""
+
+    #: True if everything is ready that an update makes before bytes move.
+    prepared: bool
+    #: True if it had been before: no engine was called.
+    kept: bool
+    milliseconds: float
+    #: Reason why it is not prepared. The update is possible all the same.
+    reason: str | None = None
+
+
 class WorkerState(msgspec.Struct, frozen=True):
     """Known state of one engine worker."""
 

@@ -11,7 +11,7 @@ import msgspec
 
 from .choices import Engine, Strategy, without_none
 from .errors import error
-from .reports import Created, Health, Metas, UpdateReport, WorkerState
+from .reports import Created, Health, Metas, PrepareReport, UpdateReport, WorkerState
 
 if TYPE_CHECKING:
     import torch
@@ -161,9 +161,35 @@ def release_pool(force: bool) -> Request[None]:
     return Request("releasePool", {"force": force}, None)
 
 
-def gather_metas(name: str, digests: bool, timeout: float | None) -> Request[Metas]:
-    arguments = {"name": name, "digests": digests, "timeoutMs": _milliseconds(timeout, "timeout")}
+def gather_metas(name: str, digests: bool, engine: Engine | None, timeout: float | None, world_size: int) -> Request[Metas]:
+    arguments = {
+        "name": name,
+        "digests": digests,
+        "engine": None if engine is None else engine.describe(world_size),
+        "timeoutMs": _milliseconds(timeout, "timeout"),
+    }
     return Request("gatherMetas", without_none(arguments), Metas)
+
+
+def prepare(
+    name: str,
+    *,
+    engine: Engine,
+    strategy: Strategy | None,
+    verify: Verify,
+    ring_bytes: int | None,
+    timeout: float | None,
+    world_size: int,
+) -> Request[PrepareReport]:
+    arguments = {
+        "name": name,
+        "engine": engine.describe(world_size),
+        "strategy": None if strategy is None else strategy.describe(),
+        "verify": _level(verify),
+        "ringBytes": ring_bytes,
+        "timeoutMs": _milliseconds(timeout, "timeout"),
+    }
+    return Request("prepare", without_none(arguments), PrepareReport)
 
 
 def get_metas(name: str) -> Request[Metas]:
@@ -209,7 +235,7 @@ def update(
         "engine": engine.describe(world_size),
         "strategy": None if strategy is None else strategy.describe(),
         "version": version,
-        "verify": None if verify is True else "none" if verify is False else verify,
+        "verify": _level(verify),
         "ringBytes": ring_bytes,
         "bucketBytes": bucket_bytes,
         "chunkBytes": chunk_bytes,
@@ -231,6 +257,10 @@ def health() -> Request[Health]:
 
 def close() -> Request[None]:
     return Request("close", {}, None)
+
+
+def _level(verify: Verify) -> str | None:
+    return None if verify is True else "none" if verify is False else verify
 
 
 def _milliseconds(seconds: float | None, field: str) -> float | None:
