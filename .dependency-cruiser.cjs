@@ -66,6 +66,7 @@ const ARROWS = {
     'packages/transport',
     'packages/worker-link',
   ],
+  'apps/rank': ['packages/core', 'packages/p2p', 'packages/server', 'packages/sglang', 'packages/transport', 'packages/vllm'],
   'apps/bench': [
     'packages/core',
     'packages/models',

@@ -4,7 +4,20 @@ import globals from 'globals'
 import tseslint from 'typescript-eslint'
 
 export default tseslint.config(
-  { ignores: ['**/node_modules/', '**/dist/', '**/build/', '**/.turbo/', '.venv/', '.cache/', 'out/', 'bundle/', '**/.*/'] },
+  {
+    ignores: [
+      '**/node_modules/',
+      '**/dist/',
+      '**/build/',
+      '**/.turbo/',
+      '.venv/',
+      '.cache/',
+      'out/',
+      'bundle/',
+      'wheels/',
+      '**/.*/',
+    ],
+  },
   { linterOptions: { reportUnusedDisableDirectives: 'error' } },
   js.configs.recommended,
   { rules: { 'max-lines': ['error', 400] } },

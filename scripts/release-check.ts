@@ -1,17 +1,20 @@
 /** Everything a release does but publishing: `npm run release:check [-- --only STEP,…] [--out DIR] [--keep]` */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { packageManagerEnv } from './lib/pnpm.mjs'
 import { run } from './lib/process.mjs'
 import { ROOT, sourceArguments } from './lib/root.mjs'
 import { turboBuild } from './lib/turbo.ts'
+import { pythonLacks } from './lib/python.ts'
+import { checkWheel } from './lib/wheel-check.ts'
+import { buildWheels } from './lib/wheels.ts'
 import { audit, type Finding } from './release/audit.ts'
 import { lintTarball } from './release/lint.ts'
 import { packAll, type Packed, publicPackages } from './release/pack.ts'
 
-const STEPS = ['build', 'pack', 'lint', 'install', 'readme', 'sbom', 'audit', 'source', 'publish']
+const STEPS = ['build', 'pack', 'lint', 'install', 'readme', 'sbom', 'audit', 'wheels', 'source', 'publish']
 const { values } = parseArgs({
   options: { only: { type: 'string' }, out: { type: 'string' }, keep: { type: 'boolean' }, help: { type: 'boolean' } },
 })
@@ -34,6 +37,7 @@ try {
   await step('readme', readme)
   await step('sbom', sbom)
   await step('audit', () => audit(join(scratch, 'project')))
+  await step('wheels', wheels)
   await step('source', source)
   await step('publish', publish)
 } finally {
@@ -42,11 +46,11 @@ try {
 }
 process.exitCode = failures > 0 ? 1 : 0
 
-async function step(name: string, action: () => Promise<Finding | void>): Promise<void> {
+async function step(name: string, action: () => Promise<Finding | string | void>): Promise<void> {
   if (steps.includes(name)) await perform(name, action)
 }
 
-async function perform(name: string, action: () => Promise<Finding | void>): Promise<void> {
+async function perform(name: string, action: () => Promise<Finding | string | void>): Promise<void> {
   if (failures > 0) return
   const start = performance.now()
   try {
@@ -123,6 +127,14 @@ async function sbom(): Promise<string> {
   const missing = packed.filter(({ name }) => !components.some(({ group, name: part }) => `${group}/${part}` === name))
   if (missing.length > 0) throw new Error(`the SBOM lacks ${missing.map(({ name }) => name).join(', ')}`)
   return `${components.length} components, CycloneDX ${specVersion}`
+}
+
+/** The Python distribution: its platform wheel works in a new environment, without Node on the PATH. */
+async function wheels(): Promise<Finding | string> {
+  const reason = pythonLacks(['hatchling', 'torch', 'zmq', 'msgspec'])
+  if (reason !== undefined) return { skipped: reason }
+  const { platform } = await buildWheels(out)
+  return `${basename(platform)}, ${(statSync(platform).size / 1e6).toFixed(1)} MB: ${await checkWheel(platform)}`
 }
 
 /** Without platform packages the addons are built from what their tarballs carry. */

@@ -117,6 +117,14 @@ describe('the bundle, without Node on the PATH', () => {
     if (absent !== undefined) context.skip(`no Python engine: ${absent}`)
     const program = 'import ckpt_reference.__main__ as engine, ckpt_worker; print(engine.__file__); print(ckpt_worker.__file__)'
     const { stdout } = await run(pythonInterpreter(), ['-c', program], { env: { ...env, PYTHONPATH: join(bundle, 'python') } })
+    const plugins =
+      'import importlib.metadata as m; d = m.distribution("ckpt"); print(d.locate_file(""), *sorted(e.group for e in d.entry_points))'
+    const registered = await run(pythonInterpreter(), ['-c', plugins], { env: { ...env, PYTHONPATH: join(bundle, 'python') } })
+    expect(registered.stdout.split(/\s/).filter(Boolean)).toEqual([
+      join(bundle, 'python'),
+      'sglang.srt.plugins',
+      'vllm.general_plugins',
+    ])
     const site = join(bundle, 'python')
     expect(stdout).toBe(`${site}/ckpt_reference/__main__.py\n${site}/ckpt_worker/__init__.py\n`)
   })

@@ -1,4 +1,5 @@
 export { addonPackages, copyAddons, copyZeromq } from './addons.ts'
 export { bundleJavaScript } from './javascript.ts'
+export { makeBundle, type BundleContents, type BundleManifest } from './make.ts'
 export { type FetchedNode, fetchNode } from './node.ts'
 export { ROOT } from './root.ts'

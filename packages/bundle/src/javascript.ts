@@ -4,9 +4,10 @@ import { basename, dirname, join, relative, resolve } from 'node:path'
 import { ROOT } from './root.ts'
 
 /** What a user of the bundle starts or imports, and the source of each. */
-const ENTRIES = new Map([
+export const ENTRIES: ReadonlyMap<string, string> = new Map([
   ['ckpt', 'apps/cli/src/main.ts'],
   ['ckpt-bench', 'apps/bench/src/main.ts'],
+  ['rank', 'apps/rank/src/main.ts'],
   ['core', 'packages/core/src/index.ts'],
   ['server', 'packages/server/src/index.ts'],
 ])

@@ -6,12 +6,13 @@ import { archive } from './archive.ts'
 import { makeBundle } from './make.ts'
 import { ROOT } from './root.ts'
 
-const USAGE = `usage: pnpm bundle [--out DIR] [--archive] [--no-node | --raw-node] [--max-size SIZE]
+const USAGE = `usage: pnpm bundle [--out DIR] [--archive] [--no-node | --raw-node] [--programs NAMES] [--max-size SIZE]
 
   --out DIR        where the bundle goes (default: bundle/ in the repository); an older bundle there is replaced
   --archive        also one file beside it: ckpt-VERSION-PLATFORM.tar.xz (.tar.gz where xz is missing)
   --no-node        leave Node out: the node has its own, 20.17 or newer
   --raw-node       put Node in uncompressed: quicker to make and to start the first time, 98 MB larger
+  --programs NAMES put in only these programs, separated by commas (rank: what the Python package ckpt starts), and no Python packages
   --max-size SIZE  fail when the archive, or the directory where none is made, is larger (default: 60MiB; none with --raw-node alone)
 `
 const DEFAULT_MAX_SIZE = '60MiB'
@@ -32,6 +33,7 @@ async function main(args: string[]): Promise<number> {
       archive: { type: 'boolean' },
       'no-node': { type: 'boolean' },
       'raw-node': { type: 'boolean' },
+      programs: { type: 'string' },
       'max-size': { type: 'string' },
       help: { type: 'boolean' },
     },
@@ -46,7 +48,10 @@ async function main(args: string[]): Promise<number> {
     return 2
   }
   const out = values.out === undefined ? join(ROOT, 'bundle') : resolve(process.env['INIT_CWD'] ?? process.cwd(), values.out)
-  const manifest = await makeBundle(out, values['no-node'] ? 'none' : values['raw-node'] ? 'raw' : 'packed')
+  const manifest = await makeBundle(out, {
+    node: values['no-node'] ? 'none' : values['raw-node'] ? 'raw' : 'packed',
+    ...(values.programs !== undefined && { programs: values.programs.split(',') }),
+  })
   for (const { name } of manifest.addons.filter(({ built }) => !built)) log(`without ${name}: it is not built here`)
   let size = directorySize(out)
   log(`${out}: ${megabytes(size)}, ${Object.keys(manifest.files).length} files, needs glibc ${manifest.needs.glibc}`)

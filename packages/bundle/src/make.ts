@@ -1,11 +1,12 @@
-import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { addonPackages, type BundledAddon, copyAddons, copyZeromq, glibcOf } from './addons.ts'
-import { bundleJavaScript } from './javascript.ts'
+import { bundleJavaScript, ENTRIES } from './javascript.ts'
 import { copyLicenses } from './licenses.ts'
 import { commit, type FileEntry, fileTable } from './manifest.ts'
 import { type BundledNode, copyNode } from './node.ts'
+import { distribution, writeDistribution } from './python.ts'
 import { manifestIn, ROOT } from './root.ts'
 
 const MANIFEST = 'MANIFEST.json'
@@ -17,6 +18,13 @@ const PYTHON = ['packages/python/src', 'packages/testing/python/src']
 
 /** How Node goes into a bundle. */
 export type NodeKind = 'packed' | 'raw' | 'none'
+
+/** What goes into a bundle. */
+export interface BundleContents {
+  readonly node: NodeKind
+  /** Names of programs and libraries (default: all, with the Python packages). */
+  readonly programs?: readonly string[]
+}
 
 /** `MANIFEST.json` of a bundle. */
 export interface BundleManifest {
@@ -37,16 +45,18 @@ export interface BundleManifest {
 
 /**
  * Makes the bundle at `out`, in place of an older one. Layout: `bin/` commands, `lib/` JavaScript and, under `node_modules`, what
- * loads native code, `node/` Node, `python/` the worker package and the reference engine, `licenses/`, `SHA256SUMS`, `MANIFEST.json`.
- * @throws Error when `out` holds something that is no bundle
+ * loads native code, `node/` Node, `python/` the Python package and the reference engine, `licenses/`, `SHA256SUMS`, `MANIFEST.json`.
+ * @throws Error when `out` holds something that is no bundle, or there is no such program
  */
-export async function makeBundle(out: string, node: NodeKind): Promise<BundleManifest> {
+export async function makeBundle(out: string, contents: BundleContents): Promise<BundleManifest> {
+  const unknown = contents.programs?.find((name) => !ENTRIES.has(name))
+  if (unknown !== undefined) throw new Error(`there is no program ${unknown}, only ${[...ENTRIES.keys()].join(', ')}`)
   if (existsSync(out) && !existsSync(join(out, MANIFEST)) && readdirSync(out).length > 0) {
     throw new Error(`${out} exists and is no bundle: name another place, or remove it`)
   }
   const part = `${out}.part-${process.pid}`
   try {
-    const manifest = await fill(part, node)
+    const manifest = await fill(part, contents)
     rmSync(out, { recursive: true, force: true })
     renameSync(part, out)
     return manifest
@@ -55,19 +65,21 @@ export async function makeBundle(out: string, node: NodeKind): Promise<BundleMan
   }
 }
 
-async function fill(directory: string, node: NodeKind): Promise<BundleManifest> {
+async function fill(directory: string, { node, programs }: BundleContents): Promise<BundleManifest> {
   const lib = join(directory, 'lib')
   const modules = join(lib, 'node_modules')
   mkdirSync(modules, { recursive: true })
   const external = ['zeromq', ...addonPackages().map(({ name }) => name)]
-  const inputs = await bundleJavaScript({ outdir: lib, external })
+  const first = new Map([...ENTRIES].filter(([name]) => programs?.includes(name) ?? true))
+  const inputs = await bundleJavaScript({ outdir: lib, external, first })
   const addons = copyAddons(modules)
   const unbundled = copyZeromq(modules)
-  copyCommands(join(directory, 'bin'))
-  for (const from of PYTHON) {
+  copyCommands(join(directory, 'bin'), programs)
+  for (const from of programs === undefined ? PYTHON : []) {
     const filter = (path: string) => !path.includes('__pycache__')
     cpSync(join(ROOT, from), join(directory, 'python'), { recursive: true, filter })
   }
+  if (programs === undefined) writeDistribution(join(directory, 'python'))
   cpSync(join(ROOT, 'LICENSE'), join(directory, 'LICENSE'))
   const licenses = join(directory, 'licenses')
   const packages = copyLicenses({ inputs, packages: unbundled, target: licenses })
@@ -89,7 +101,7 @@ async function fill(directory: string, node: NodeKind): Promise<BundleManifest> 
     platform: `${process.platform}-${process.arch}`,
     needs: { glibc: `2.${glibc}`, ...(carried === undefined && { node: '>=20.17' }) },
     node: carried?.node ?? null,
-    pythonWorker: /^version = "(.+)"$/m.exec(readFileSync(join(ROOT, 'packages/python/pyproject.toml'), 'utf8'))?.[1] ?? null,
+    pythonWorker: programs === undefined ? distribution().version : null,
     addons,
     packages,
     files,
@@ -98,9 +110,15 @@ async function fill(directory: string, node: NodeKind): Promise<BundleManifest> 
   return manifest
 }
 
-function copyCommands(target: string): void {
-  cpSync(fileURLToPath(new URL('./bin', import.meta.url)), target, { recursive: true })
-  for (const name of readdirSync(target)) chmodSync(join(target, name), 0o755)
+/** Copies the commands of the programs (default: all), and the one that starts Node. */
+function copyCommands(target: string, programs?: readonly string[]): void {
+  const from = fileURLToPath(new URL('./bin', import.meta.url))
+  mkdirSync(target, { recursive: true })
+  for (const name of readdirSync(from)) {
+    if (name !== 'ckpt-node' && programs?.includes(name) === false) continue
+    cpSync(join(from, name), join(target, name))
+    chmodSync(join(target, name), 0o755)
+  }
 }
 
 function copyTo(from: string, to: string): void {

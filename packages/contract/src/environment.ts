@@ -5,6 +5,7 @@ export type Environment = Readonly<Record<string, string | undefined>>
 
 /** All variables that this project reads at run time, including those of launchers and other projects. */
 export const VARIABLES = [
+  'CKPT_BUNDLE',
   'CKPT_CACHE_DIR',
   'CKPT_CUDA_LIBRARY',
   'CKPT_DIRECT_ENGINE_BYTES',

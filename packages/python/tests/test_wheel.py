@@ -26,6 +26,8 @@ for name in sys.argv[2:]:
 
 #: Names that users write: in programs, on vLLM's command line, in calls of their own engines.
 WRITTEN = [
+    "ckpt:ParameterServer",
+    "ckpt:AsyncParameterServer",
     "ckpt_worker:run_update",
     "ckpt_worker.vllm:WorkerExtension",
     "ckpt_worker.sglang:register",
@@ -39,20 +41,20 @@ WRITTEN = [
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, unpacked."""
     scratch = tmp_path_factory.mktemp("wheel")
-    for name in ("src", "pyproject.toml", "README.md"):
+    for name in ("src", "pyproject.toml", "hatch_build.py", "README.md"):
         copy = shutil.copytree if (HOME / name).is_dir() else shutil.copy
         copy(HOME / name, scratch / name)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(scratch / "dist")]
     subprocess.run(build, cwd=scratch, check=True, capture_output=True, timeout=120)
-    [wheel] = (scratch / "dist").glob("ckpt_worker-*.whl")
+    [wheel] = (scratch / "dist").glob("ckpt-*-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(scratch / "site")
     return scratch / "site"
 
 
-def test_it_has_the_worker_and_not_the_reference_engine(site: Path) -> None:
+def test_it_has_client_and_worker_and_not_the_reference_engine(site: Path) -> None:
     files = {path.relative_to(site) for path in site.rglob("*") if path.is_file()}
-    package = {path for path in files if path.parts[0] == "ckpt_worker"}
+    package = {path for path in files if path.parts[0] in ("ckpt", "ckpt_worker")}
     source = {path.relative_to(HOME / "src") for path in (HOME / "src").rglob("*") if path.suffix != ".pyc" and path.is_file()}
     assert package == source
     assert PurePath("ckpt_worker/py.typed") in package

@@ -13,7 +13,7 @@ const QUESTION_MS = 15_000
 const STATE_MS = 2000
 
 /**
- * Updates a running vLLM server. Its workers need this project's extension (`pip install ckpt-worker`, then
+ * Updates a running vLLM server. Its workers need this project's extension (`pip install ckpt`, then
  * `VLLM_SERVER_DEV_MODE=1 vllm serve … --worker-extension-cls ckpt_worker.vllm.WorkerExtension`).
  *
  * One rank of each instance makes one call that covers all of the instance's workers. Requests are paused around it, and the prefix cache is

@@ -13,7 +13,7 @@ import importlib.metadata as m, importlib.util as u, json, os, sys
 def version(name, module=None):
     spec = u.find_spec(module or name.replace('-', '_'))
     if spec is None: return None
-    try: return m.version(name)
+    try: return m.version('ckpt' if name == 'ckpt_worker' else name)
     except m.PackageNotFoundError: return 'version unknown'
 def nccl():
     spec = u.find_spec('nvidia')

@@ -91,7 +91,7 @@ class Publication:
         self.close()
 
 
-def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Publication:
+def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False, label: str | None = None) -> Publication:
     """Makes tensors readable for the ranks of this machine. Waits until all writes to them on their GPUs are done.
 
     CUDA tensors stay where they are: no byte is copied, and tensors of one allocation share one handle. CPU tensors are copied
@@ -101,6 +101,7 @@ def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Pub
     they
         are left out, and ``skipped`` of the result names them. Every other entry must be a tensor.
     :param make_contiguous: copy tensors that are not contiguous; otherwise they are refused.
+    :param label: beginning of the shared memory's name (default: a name with this process's id).
     :raises LayoutError: naming the tensor that cannot be published, the reason, and a remedy.
     :raises UnsupportedError: naming the tensor: its memory cannot be shared (expandable segments), or there is no CUDA driver.
     """
@@ -118,7 +119,11 @@ def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Pub
             "not published, because they hold no weights: %s", ", ".join(f"{name!r} ({why})" for name, why in skipped.items())
         )
     memories: list[dict[str, Any]] = []
-    places = _place_on_host({name: entry.tensor for name, entry in ready.items() if not entry.tensor.is_cuda}, memories)
+    places = _place_on_host(
+        {name: entry.tensor for name, entry in ready.items() if not entry.tensor.is_cuda},
+        memories,
+        label or f"ckpt-trainer-{os.getpid()}-",
+    )
     on_gpus = {name: entry.tensor for name, entry in ready.items() if entry.tensor.is_cuda}
     try:
         places |= _export(on_gpus, memories)
@@ -133,7 +138,9 @@ def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False) -> Pub
     return Publication(memories, published, list(on_gpus.values()), skipped)
 
 
-def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+def _place_on_host(
+    tensors: Mapping[str, torch.Tensor], memories: list[dict[str, Any]], label: str
+) -> dict[str, tuple[int, int]]:
     """Copies CPU tensors to one new piece of shared memory that only the user can access."""
     places: dict[str, tuple[int, int]] = {}
     end = 0
@@ -143,8 +150,8 @@ def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str,
     if not places:
         return places
     total = max(end, _ALIGNMENT)
-    label = f"ckpt-trainer-{os.getpid()}-{secrets.token_hex(6)}"
-    path = os.path.join(SHM_DIRECTORY, label)
+    shared = f"{label}{secrets.token_hex(6)}"
+    path = os.path.join(SHM_DIRECTORY, shared)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         # Allocated now, so that a lack of memory is an error here and not a signal during the copy.
@@ -163,7 +170,7 @@ def _place_on_host(tensors: Mapping[str, torch.Tensor], memories: list[dict[str,
         identity = MemoryIdentity.of(descriptor)
     finally:
         os.close(descriptor)
-    memories.append({"kind": "shared", "name": label, "bytes": total, "device": identity.device, "inode": identity.inode})
+    memories.append({"kind": "shared", "name": shared, "bytes": total, "device": identity.device, "inode": identity.inode})
     return places
 
 

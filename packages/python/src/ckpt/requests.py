@@ -1,0 +1,283 @@
+"""The calls as data, for :class:`ParameterServer` and :class:`AsyncParameterServer` alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import msgspec
+
+from .choices import Engine, Strategy, without_none
+from .errors import error
+from .reports import Created, Health, Metas, PrepareReport, UpdateReport, WorkerState
+
+if TYPE_CHECKING:
+    import torch
+
+    from ckpt_worker.trainer import Publication
+
+    #: A state dictionary, or pairs such as those of ``model.named_parameters()``.
+    NamedTensors = Mapping[str, Any] | Iterable[tuple[str, torch.Tensor]]
+
+T = TypeVar("T")
+
+#: Path of a file, as programs write it.
+StrPath = str | os.PathLike[str]
+#: Called with the bytes that are done, and their total.
+OnProgress = Callable[[int, int], None]
+Verify = Literal["bytes", "sources", "none"] | bool
+
+
+@dataclass(frozen=True)
+class Request(Generic[T]):
+    """A call on the rank program."""
+
+    verb: str
+    arguments: Mapping[str, Any]
+    result: type[T] | None
+    on_progress: OnProgress | None = None
+
+    def decode(self, value: Any) -> T:
+        """Returns the result of the call."""
+        if self.result is None:
+            return None  # type: ignore[return-value]
+        return msgspec.convert(value, self.result)
+
+
+def create(
+    *,
+    rank: int | None,
+    world_size: int | None,
+    rendezvous: str | None,
+    token: str | None,
+    insecure: bool | None,
+    elastic: bool | None,
+    device: str,
+    keep_alive: bool | None,
+    share_memory: bool | None,
+    timeout: float | None,
+    heartbeat: float | None,
+    heartbeat_timeout: float | None,
+    threads: int | None,
+    serve: bool,
+) -> Request[Created]:
+    arguments = {
+        "rank": rank,
+        "worldSize": world_size,
+        "rendezvous": rendezvous,
+        "token": token,
+        "insecure": insecure,
+        "elastic": elastic,
+        "device": device,
+        "keepAlive": keep_alive,
+        "shareMemory": share_memory,
+        "timeoutMs": _milliseconds(timeout, "timeout"),
+        "heartbeatMs": _milliseconds(heartbeat, "heartbeat"),
+        "heartbeatTimeoutMs": _milliseconds(heartbeat_timeout, "heartbeat_timeout"),
+        "threads": threads,
+        "serve": None if serve else False,
+    }
+    return Request("create", without_none(arguments), Created)
+
+
+def offer(
+    label: str,
+    files: Sequence[StrPath] | None,
+    directory: StrPath | None,
+    named_tensors: NamedTensors | None,
+    make_contiguous: bool,
+) -> Publication | None:
+    """Checks that there is one source, and publishes tensors if they are it. The caller closes the publication.
+
+    :raises CkptError: ``INVALID_ARGUMENT``; naming the tensor for one that cannot be published.
+    """
+    given = [
+        name
+        for name, value in (("files", files), ("directory", directory), ("named_tensors", named_tensors))
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise error("INVALID_ARGUMENT", f"give one of files, directory and named_tensors, not {given or 'none'}", field="files")
+    if named_tensors is None:
+        return None
+    from ckpt_worker.errors import WorkerError
+    from ckpt_worker.trainer import publish
+
+    try:
+        return publish(_mapping(named_tensors), make_contiguous=make_contiguous, label=label)
+    except WorkerError as reason:
+        named = {} if reason.tensor is None else {"tensor": reason.tensor}
+        raise error(reason.code, str(reason), **named) from reason
+
+
+def register(
+    name: str,
+    *,
+    files: Sequence[StrPath] | None,
+    directory: StrPath | None,
+    publication: Publication | None,
+    pool: Literal["private", "shared"] | None,
+    in_place: bool | None,
+    remove_files: bool | None,
+    share: tuple[int, int] | None,
+    digests: bool | None,
+    on_progress: OnProgress | None,
+    timeout: float | None,
+    device: str,
+) -> Request[None]:
+    if publication is not None:
+        rows = [[t.name, t.dtype, t.shape, t.memory, t.offset, t.size] for t in publication.tensors]
+        source: dict[str, Any] = {"offer": {"memories": publication.memories, "tensors": rows}}
+        if in_place is None:
+            # The memory was made for this registration: no need for a second copy of it.
+            own = all(memory["kind"] == "shared" for memory in publication.memories)
+            in_place = own and bool(rows) and device == "host" and pool != "shared"
+        remove_files = True if in_place else None
+    elif files is not None:
+        source = {"files": [os.path.abspath(file) for file in files]}
+    else:
+        assert directory is not None
+        source = {"directory": os.path.abspath(directory)}
+    arguments = {
+        "name": name,
+        "source": source,
+        "pool": pool,
+        "inPlace": in_place,
+        "removeFiles": remove_files,
+        "share": None if share is None else {"index": share[0], "count": share[1]},
+        "digests": digests,
+        "timeoutMs": _milliseconds(timeout, "timeout"),
+    }
+    return Request("register", without_none(arguments), None, on_progress)
+
+
+def unregister(name: str, force: bool) -> Request[None]:
+    return Request("unregister", {"name": name, "force": force}, None)
+
+
+def release_pool(force: bool) -> Request[None]:
+    return Request("releasePool", {"force": force}, None)
+
+
+def gather_metas(name: str, digests: bool, engine: Engine | None, timeout: float | None, world_size: int) -> Request[Metas]:
+    arguments = {
+        "name": name,
+        "digests": digests,
+        "engine": None if engine is None else engine.describe(world_size),
+        "timeoutMs": _milliseconds(timeout, "timeout"),
+    }
+    return Request("gatherMetas", without_none(arguments), Metas)
+
+
+def prepare(
+    name: str,
+    *,
+    engine: Engine,
+    strategy: Strategy | None,
+    verify: Verify,
+    ring_bytes: int | None,
+    timeout: float | None,
+    world_size: int,
+) -> Request[PrepareReport]:
+    arguments = {
+        "name": name,
+        "engine": engine.describe(world_size),
+        "strategy": None if strategy is None else strategy.describe(),
+        "verify": _level(verify),
+        "ringBytes": ring_bytes,
+        "timeoutMs": _milliseconds(timeout, "timeout"),
+    }
+    return Request("prepare", without_none(arguments), PrepareReport)
+
+
+def get_metas(name: str) -> Request[Metas]:
+    return Request("getMetas", {"name": name}, Metas)
+
+
+def save_metas(name: str, path: StrPath) -> Request[None]:
+    return Request("saveMetas", {"name": name, "path": os.path.abspath(path)}, None)
+
+
+def load_metas(path: StrPath) -> Request[Metas]:
+    return Request("loadMetas", {"path": os.path.abspath(path)}, Metas)
+
+
+def publish_metas(name: str) -> Request[None]:
+    return Request("publishMetas", {"name": name}, None)
+
+
+def fetch_metas(name: str, address: str, token: str | None, run: str | None, timeout: float | None) -> Request[Metas]:
+    arguments = {"name": name, "address": address, "token": token, "run": run, "timeoutMs": _milliseconds(timeout, "timeout")}
+    return Request("fetchMetas", without_none(arguments), Metas)
+
+
+def update(
+    name: str,
+    *,
+    engine: Engine,
+    strategy: Strategy | None,
+    version: str | None,
+    verify: Verify,
+    ring_bytes: int | None,
+    bucket_bytes: int | None,
+    chunk_bytes: int | None,
+    keep_alive: bool | None,
+    retry: int | None,
+    rollback: bool | None,
+    on_progress: OnProgress | None,
+    timeout: float | None,
+    world_size: int,
+) -> Request[UpdateReport]:
+    arguments = {
+        "name": name,
+        "engine": engine.describe(world_size),
+        "strategy": None if strategy is None else strategy.describe(),
+        "version": version,
+        "verify": _level(verify),
+        "ringBytes": ring_bytes,
+        "bucketBytes": bucket_bytes,
+        "chunkBytes": chunk_bytes,
+        "keepAlive": keep_alive,
+        "retry": retry,
+        "rollback": rollback,
+        "timeoutMs": _milliseconds(timeout, "timeout"),
+    }
+    return Request("update", without_none(arguments), UpdateReport, on_progress)
+
+
+def engine_states() -> Request[list[WorkerState]]:
+    return Request("engineStates", {}, list[WorkerState])
+
+
+def health() -> Request[Health]:
+    return Request("health", {}, Health)
+
+
+def close() -> Request[None]:
+    return Request("close", {}, None)
+
+
+def _level(verify: Verify) -> str | None:
+    return None if verify is True else "none" if verify is False else verify
+
+
+def _milliseconds(seconds: float | None, field: str) -> float | None:
+    if seconds is None:
+        return None
+    if not 0 < seconds < float("inf"):
+        raise error("INVALID_ARGUMENT", f"{field}: {seconds} is not a time in seconds", field=field)
+    return seconds * 1000
+
+
+def _mapping(tensors: NamedTensors) -> Mapping[str, Any]:
+    if isinstance(tensors, Mapping):
+        return tensors
+    pairs = list(tensors)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise error("INVALID_ARGUMENT", f"tensor {twice!r}: the name appears twice", tensor=twice, field="named_tensors")
+    return found
