@@ -229,6 +229,10 @@ class Session {
       case 'sums':
         // Answered in `answer`.
         return
+      case 'rehearse':
+      case 'leave':
+        // Its greeting does not say that it takes them.
+        throw new CkptError('ENGINE_PROTOCOL', `a ${message.type} came to a worker that cannot rehearse`)
       case 'direct':
         if (!this.#attached) throw new CkptError('ENGINE_PROTOCOL', 'direct before attach')
         if (message.routes !== parameters.recording.id)
