@@ -57,6 +57,11 @@ class Coverage:
         """Counts operations of this thread inside the block."""
         return _Writes([model for model in self._models if model is not None])
 
+    @property
+    def may_have_seen_writes(self) -> bool:
+        """False if certainly no parameter was written to so far."""
+        return any(model is None or model.has_writes for model in self._models)
+
     def trust(self) -> None:
         """Marks that the update has the same tensors as a checked one: none is missing, though not all are loaded."""
         self._models = [None for _ in self._models]
@@ -100,6 +105,11 @@ class _Model:
         key = tensor.untyped_storage()._cdata
         if key in self._written:
             self._written[key] += tensor.numel()
+
+    @property
+    def has_writes(self) -> bool:
+        """True if any parameter was written to."""
+        return any((self._written or {}).values())
 
     def missing(self) -> set[str]:
         """Returns parameters that received no element and are still the same."""

@@ -5,8 +5,8 @@ backend does). A layer is created again in checkpoint form, loaded, processed, a
 stay. Until a layer is complete vLLM only *refers* to its tensors. They are in the ring, which is overwritten next, so tensors
 that are still referenced after a bucket are copied.
 
-In a recorded update, and in those that follow from it, layers whose parameters have the checkpoint's form are loaded in place
-(:mod:`.live`): only there can a copy be recorded that a rank could make itself.
+Layers whose parameters have the checkpoint's form are loaded in place (:mod:`.live`): vLLM's reload runs each loader twice, and
+wraps all loaders of a layer again at each tensor. Only there can a copy be recorded that a rank could make itself.
 """
 
 from __future__ import annotations
@@ -77,12 +77,15 @@ class LayerwiseLoad:
     def load(self, tensors: Iterable[Named]) -> None:
         """Loads complete layers, and copies the rest out of the ring."""
         if self._waiting is None:
+            self._find_live()
             self._experts.set_aside()
         waiting = self._begin()
-        # The first tensor for a serving layer changes it.
-        self.changed |= bool(self._live)
         seen: list[torch.Tensor] = []
-        feed(self._targets, tensors, self._coverage, self._tied, seen)
+        try:
+            feed(self._targets, tensors, self._coverage, self._tied, seen)
+        finally:
+            # The first tensor for a serving layer changes it.
+            self.changed |= bool(self._live) and self._coverage.may_have_seen_writes
         ring = {address_of(tensor) for tensor in seen if tensor.numel() > 0}
         seen.clear()
         self._detach(waiting, ring)
