@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { chooseLayer, countUpdate, isChecked, nameRecordings, type Candidate } from './spot-check.ts'
+import { chooseKinds, chooseLayer, countUpdate, isChecked, nameRecordings, type Candidate } from './spot-check.ts'
 
 const MIB = 2 ** 20
 const tensor = fc.record({
@@ -29,6 +29,19 @@ describe('spot checks', () => {
     )
   })
 
+  it('take one tensor of each kind after a rehearsal, the same in whichever order they are given', () => {
+    fc.assert(
+      fc.property(candidates, fc.string(), (given: Candidate[], seed) => {
+        const kindOf = (name: string) => name.replaceAll(/[0-9]+/g, '#')
+        const kinds = new Set(given.filter(({ bytes }) => bytes > 0).map(({ name }) => kindOf(name)))
+        const chosen = chooseKinds(given, seed)
+        expect(chooseKinds([...given].reverse(), seed)).toEqual(chosen)
+        expect(new Set(chosen?.tensors.map(kindOf))).toEqual(kinds)
+        expect(chosen?.tensors.length ?? 0).toBe(kinds.size)
+      }),
+    )
+  })
+
   it('come to every tensor in time', () => {
     const given = Array.from({ length: 12 }, (_, i) => ({ name: `model.layers.${i % 4}.part${i}`, bytes: 30 * MIB }))
     const seen = new Set<string>()
@@ -40,6 +53,7 @@ describe('spot checks', () => {
     const checked = (every: number) => Array.from({ length: 301 }, (_, i) => i).filter((n) => n > 0 && isChecked(n, every))
     expect(checked(100)).toEqual([2, 100, 200, 300])
     expect(checked(0)).toEqual([])
+    expect([1, 2, 3, 100].filter((n) => isChecked(n, 100, true))).toEqual([1, 100])
     expect(checked(1)).toHaveLength(300)
   })
 

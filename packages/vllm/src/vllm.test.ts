@@ -112,6 +112,20 @@ describe('an update', () => {
     expect(asked).toBe(pause === 'keep' ? 3 : 0)
   })
 
+  it('is prepared without a pause, by one call of an instance’s first rank', async () => {
+    await using engine = await HttpEngine.start(healthy())
+    const adapter = vllm({ url: engine.url, parallelSize: 2, engineKey: 'a key of this test' })
+    for (const rank of [0, 1]) await (await adapter.prepare!(start(rank, endpoints(0, 1)))).finished
+    expect(engine.asked()).toEqual(['POST /collective_rpc'])
+    expect(engine.seen[0]!.body).toMatchObject({
+      method: 'ckpt_prepare',
+      args: [{ key: 'a key of this test', token: 'secret' }],
+    })
+    for (const via of ['checkpoint-engine', 'weight-transfer'] as const) {
+      expect(vllm({ url: engine.url, parallelSize: 2, via }).prepare).toBeUndefined()
+    }
+  })
+
   it('tells what the version lacks and goes on without', async () => {
     const answers = healthy()
     await using engine = await HttpEngine.start((seen) =>
