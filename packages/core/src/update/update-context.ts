@@ -13,6 +13,11 @@ export interface BegunUpdate {
   readonly session: UpdateSession
 }
 
+/** Returns the participating ranks that hold what the manifest says of them: none if its ranks are those of another run. */
+export function holdersOf({ joining, ranks }: Pick<UpdateContext, 'joining' | 'ranks'>): readonly number[] {
+  return joining ? [] : ranks
+}
+
 /** Creates the strategy's context. */
 export function updateContext(
   run: UpdateRun,
@@ -59,7 +64,8 @@ export function updateContext(
     verify: {
       level: verify.level,
       record: verify.record,
-      comparedInRing: (recording) => verify.check.comparedInRing(recording, held.manifest, ranks),
+      comparedInRing: (recording) =>
+        verify.check.comparedInRing(recording, held.manifest, holdersOf({ joining: held.joining, ranks })),
     },
     ...(failed && { failed }),
     timeoutMs,

@@ -1,6 +1,7 @@
 import { CkptError, type UpdateAttempt, type UpdateContext } from '@ckpt/contract'
 import type { PlannedCheck, PlanInputs } from '../verify/parameter-check.ts'
 import { verificationOf, type Verification } from '../verify/verification.ts'
+import { holdersOf } from './update-context.ts'
 import type { UpdateRun } from './update-run.ts'
 
 /** Compares parameters with the registered bytes, if requested and if a recording maps them. */
@@ -21,7 +22,8 @@ export class UpdateVerification {
     this.#run = run
     this.#attempt = attempt
     this.#context = context
-    this.#inputs = { rendezvous: run.rendezvous, epoch, wait, ranks: context.ranks, manifest: context.manifest }
+    const { ranks, manifest } = context
+    this.#inputs = { rendezvous: run.rendezvous, epoch, wait, ranks, holders: holdersOf(context), manifest }
   }
 
   /** Plans the comparison while the bytes move, if all ranks know what their workers keep. */

@@ -31,6 +31,8 @@ export interface CheckInputs {
   readonly wait: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] }
   /** Participating ranks, ascending. */
   readonly ranks: readonly number[]
+  /** Those that hold what the manifest says of them; none if it describes another run's ranks. */
+  readonly holders: readonly number[]
   readonly manifest: Manifest
   /** Memory that this rank registered. */
   readonly segments: readonly HostMemory[]
@@ -40,7 +42,7 @@ export interface CheckInputs {
 }
 
 /** Inputs of {@link ParameterCheck.plan}. */
-export type PlanInputs = Pick<CheckInputs, 'rendezvous' | 'epoch' | 'wait' | 'ranks' | 'manifest'>
+export type PlanInputs = Pick<CheckInputs, 'rendezvous' | 'epoch' | 'wait' | 'ranks' | 'holders' | 'manifest'>
 
 /** What is compared, as long as workers keep the same parts of tensors that the same ranks hold. */
 export interface PlannedCheck {
@@ -108,14 +110,12 @@ export class ParameterCheck {
    * Exchanges which parts of tensors workers keep, and plans what is compared: all participating ranks call it, before {@link run} if
    * they all know their recordings by then.
    */
-  async plan(
-    { rendezvous, epoch, wait, ranks, manifest }: PlanInputs,
-    recording: Recording | undefined,
-  ): Promise<PlannedCheck> {
+  async plan(inputs: PlanInputs, recording: Recording | undefined): Promise<PlannedCheck> {
+    const { rendezvous, epoch, wait, manifest } = inputs
     const tensors = this.#registered(manifest)
     const reading = recording ? this.#reading(recording, tensors) : NO_READING
     const blobs = await rendezvous.allGatherBlobs('verify/readings', reading, { epoch, ...wait })
-    return this.#planned(blobs, ranks, tensors)
+    return this.#planned(blobs, inputs, tensors)
   }
 
   /** @throws CkptError `DIGEST_MISMATCH` naming the tensor if two ranks hold different bytes under one name. */
@@ -124,8 +124,8 @@ export class ParameterCheck {
   }
 
   /** Names of the tensors that a worker must compare in the ring, although its parameters are read back afterwards. */
-  comparedInRing(recording: Recording, manifest: Manifest, ranks: readonly number[]): ReadonlySet<string> {
-    return comparedInRing(recording, this.#registered(manifest), new Set(ranks))
+  comparedInRing(recording: Recording, manifest: Manifest, holders: readonly number[]): ReadonlySet<string> {
+    return comparedInRing(recording, this.#registered(manifest), new Set(holders))
   }
 
   #registered(manifest: Manifest): ComparedTensors {
@@ -145,15 +145,15 @@ export class ParameterCheck {
   }
 
   /** The plan is kept as long as workers keep the same parts of tensors that the same ranks hold. */
-  #planned(blobs: readonly Blob[], ranks: readonly number[], tensors: RegisteredTensors): PlannedCheck {
+  #planned(blobs: readonly Blob[], { ranks, holders }: PlanInputs, tensors: RegisteredTensors): PlannedCheck {
     const layout = createHash('sha256')
     tensors.names.forEach((name, i) => layout.update(`${name}\n${tensors.bytes[i]!} ${tensors.holders[i]!.rank}\n`))
-    const key = [layout.digest('hex'), ranks.join(), ...blobs.map(({ digest }) => digest)].join('/')
+    const key = [layout.digest('hex'), ranks.join(), holders.join(), ...blobs.map(({ digest }) => digest)].join('/')
     if (this.#plan?.key === key) return this.#plan
     const readings = blobs.flatMap(({ payload }, i) =>
       payload.byteLength === 0 ? [] : [decodeReading(ranks[i]!, payload, tensors)],
     )
-    this.#plan = { key, readings, plan: planVerify(tensors, readings, new Set(ranks)) }
+    this.#plan = { key, readings, plan: planVerify(tensors, readings, new Set(holders)) }
     return this.#plan
   }
 }
