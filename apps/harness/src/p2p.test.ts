@@ -172,6 +172,26 @@ describe('p2p', { timeout: 180_000 }, () => {
     await expectVerified(fifth)
   })
 
+  it('compares no memory of a receiver that has the number of a source', async () => {
+    // Its workers keep parts of scales whose sums do not add up to the tensors' digests: a rank that holds the tensor would vouch.
+    using scaled = await generateCheckpoint(host, model('deepseek-v3.1'), 48 * MIB, 22n, 'p2p-scaled')
+    const metas = join(directory, 'scaled.json')
+    await using source = await Cluster.start({ ranks: 2, timeoutMs: 20_000, heartbeatTimeoutMs: 2000 })
+    await source.register('a', scaled.directory)
+    await source.all('gatherMetas', () => ({ name: 'a', digests: true }))
+    await source.ranks[0]!.call('saveMetas', { name: 'a', path: metas })
+    await using cluster = await Cluster.start({
+      ranks: 2,
+      timeoutMs: 20_000,
+      engine: { kind: 'typescript', checkpoint: scaled.directory },
+    })
+    const reports = await join_(cluster, metas, { verify: true })
+    expect(reports.map(({ verified }) => verified)).toEqual(['sources', 'sources'])
+    for (const engine of cluster.engines) {
+      expect(await engine.verify(scaled.files)).toMatchObject({ verified: true, mismatches: [] })
+    }
+  })
+
   it('names the tensors that a killed source alone held', async () => {
     const metas = join(directory, 'metas-alone')
     await using old = await owners(2, metas)
