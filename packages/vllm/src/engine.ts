@@ -1,7 +1,7 @@
 import { CkptError, ENGINE_HTTP_ERRORS } from '@ckpt/contract'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { z } from 'zod'
-import { firstIssue, HttpClient, poll, type HttpLimits, type HttpTarget } from '@ckpt/utils'
+import { firstIssue, HttpClient, poll, withDeadline, type HttpLimits, type HttpTarget } from '@ckpt/utils'
 import { accept, engineError } from './answers.ts'
 import type { VllmEvent, VllmOptions } from './options.ts'
 
@@ -29,6 +29,10 @@ export interface EngineState {
 export interface Pause {
   readonly answered: Promise<void>
 }
+
+const noop = () => undefined
+/** Deadline in milliseconds of a pause for which the caller gives none. */
+const PAUSE_MS = 60_000
 
 /** One vLLM server, by its HTTP API. */
 export class VllmEngine {
@@ -112,11 +116,14 @@ export class VllmEngine {
    * `answered` resolves when the engine has answered the request, and must precede the call to resume.
    */
   async pause(mode: 'keep' | 'wait' | 'abort', limits: HttpLimits): Promise<Pause | undefined> {
-    const answered = this.#optional('pause', `/pause?mode=${mode}`, limits)
-    answered.catch(() => undefined) // reported to those that wait for it
+    const { timeoutMs = PAUSE_MS, signal } = limits
+    // Not aborted in mode `keep`: its answer comes soon, and a resume must not come before it.
+    const answered = this.#optional('pause', `/pause?mode=${mode}`, mode === 'keep' ? { timeoutMs } : limits)
+    const over = answered.then(noop, noop)
     // vLLM answers 20 ms after its scheduler has stopped (0.26), for the sake of outputs that are under way.
-    if (mode === 'keep' && (await this.#stopped(answered, limits))) return { answered: answered.then(() => undefined) }
-    return (await answered) ? { answered: Promise.resolve() } : undefined
+    if (mode === 'keep' && (await this.#stopped(answered, limits))) return { answered: over }
+    const there = await withDeadline(answered, { what: `the engine at ${this.http.where} to pause`, timeoutMs, signal })
+    return there ? { answered: over } : undefined
   }
 
   /** Asks the scheduler until it has stopped. Returns false if `answered` is the one to wait for. */

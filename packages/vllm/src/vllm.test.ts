@@ -112,6 +112,22 @@ describe('an update', () => {
     expect(asked).toBe(pause === 'keep' ? 3 : 0)
   })
 
+  it('that is aborted before the pause is answered resumes an engine that is whole, after that answer', async () => {
+    const answers = healthy({ ckpt_status: () => ({ body: { results: [{ version: 'a', dirty: false }] } }) })
+    const stop = new AbortController()
+    await using engine = await HttpEngine.start(async (seen) => {
+      if (seen.path.startsWith('/pause')) await sleep(300)
+      const { method } = (seen.body ?? {}) as { method?: string }
+      if (method !== 'ckpt_update') return answers(seen)
+      stop.abort(new CkptError('ABORTED', 'of this test'))
+      return { status: 500, body: { error: 'the rank aborted' } }
+    })
+    const adapter = vllm({ url: engine.url, parallelSize: 1, engineKey: false })
+    const call = await adapter.start(start(0, endpoints(0), { signal: stop.signal }))
+    await expect(call.finished).rejects.toThrow('the rank aborted')
+    expect(engine.asked().at(-1)).toBe('POST /resume')
+  })
+
   it('is prepared without a pause, by one call of an instance’s first rank', async () => {
     await using engine = await HttpEngine.start(healthy())
     const adapter = vllm({ url: engine.url, parallelSize: 2, engineKey: 'a key of this test' })
