@@ -185,7 +185,7 @@ describe('p2p', { timeout: 180_000 }, () => {
       timeoutMs: 20_000,
       engine: { kind: 'typescript', checkpoint: scaled.directory },
     })
-    const reports = await join_(cluster, metas, { verify: true })
+    const reports = await join_(cluster, metas, { verify: 'bytes' })
     expect(reports.map(({ verified }) => verified)).toEqual(['sources', 'sources'])
     for (const engine of cluster.engines) {
       expect(await engine.verify(scaled.files)).toMatchObject({ verified: true, mismatches: [] })
