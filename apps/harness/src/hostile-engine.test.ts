@@ -83,9 +83,13 @@ it(
       // Only a rank that may not write into parameters sends all of them, and only a rank whose update failed aborts it.
       const fails = at?.asked === 'abort' || at?.asked === FAILING
       const staged = fails || at?.asked === 'bucket'
-      const known = !staged && at?.asked !== 'routes' ? true : random.pick([true, false])
-      const strategy = known && at?.asked !== 'routes' ? 'direct' : random.pick(['direct', 'broadcast'] as const)
-      ask(rank, { kind: 'update', version: `v${trial}`, timeoutMs: SILENT_MS, strategy })
+      // Only a rank that does not know the answer yet asks for a rehearsal, and only one that prepares leaves.
+      const rehearses = at?.asked === 'rehearse'
+      const known = !staged && !rehearses && at?.asked !== 'routes' ? true : !rehearses && random.pick([true, false])
+      const strategy = (known || rehearses) && at?.asked !== 'routes' ? 'direct' : random.pick(['direct', 'broadcast'] as const)
+      const leaves = at?.asked === 'leave'
+      const way = { strategy, fresh: rehearses || leaves, prepare: leaves }
+      ask(rank, { kind: 'update', version: `v${trial}`, timeoutMs: SILENT_MS, ...way })
       const started = await next<{ address: string; token: string }>(rank, 'start')
       // A recording that the rank does not know yet, so that it asks for everything.
       parameters.renewRecording()
@@ -94,6 +98,7 @@ it(
         ...{ host, rings, parameters, address: started.address, token: started.token, device: '' },
         recorded: known,
         shared: !staged,
+        rehearses,
         timeoutMs: 3 * SILENT_MS,
         before(message) {
           if (fails && message.type === 'bucket') throw new Error('an honest failure')

@@ -1,6 +1,15 @@
 /** Requests to a rank under attack. */
 export type Asked =
-  | { readonly kind: 'update'; readonly version: string; readonly timeoutMs: number; readonly strategy: 'direct' | 'broadcast' }
+  | {
+      readonly kind: 'update'
+      readonly version: string
+      readonly timeoutMs: number
+      readonly strategy: 'direct' | 'broadcast'
+      /** By a parameter server that knows nothing of the engine yet. */
+      readonly fresh: boolean
+      /** Only prepares the update. */
+      readonly prepare: boolean
+    }
   | { readonly kind: 'mark'; readonly name: string }
 
 /** Result of an update: a report, or an error. */

@@ -44,6 +44,8 @@ export interface UpdateSessionOptions {
   readonly mutation?: ArmedMutation
   /** True if ranks are told where the parameters lie (default true). */
   readonly shared?: boolean
+  /** True if it takes `rehearse`, and answers with its recording. */
+  readonly rehearses?: boolean
   /**
    * Returns the messages sent in place of a message, and of the answer to `asked` (for hostile engines; default: the message).
    */
@@ -110,7 +112,7 @@ export async function runUpdateSession(options: UpdateSessionOptions): Promise<U
   }
 }
 
-function helloOf({ token, device, recorded, parameters, state }: UpdateSessionOptions): WorkerMessage {
+function helloOf({ token, device, recorded, parameters, state, rehearses }: UpdateSessionOptions): WorkerMessage {
   const mark = processMark()
   return {
     type: 'hello',
@@ -123,6 +125,7 @@ function helloOf({ token, device, recorded, parameters, state }: UpdateSessionOp
     // Until an update was recorded: this engine knows its routes, but a rank should request them as it does elsewhere.
     ...(recorded && { routes: parameters.recording.id }),
     ...(state !== undefined && { state }),
+    ...(rehearses && { rehearses }),
   }
 }
 
@@ -184,6 +187,10 @@ class Session {
         }
         return { type: 'ok', seq, epoch, routes: recordingFrame(recording) }
       }
+      if (message.type === 'rehearse' && this.#options.rehearses) {
+        this.#checkToken(message.token)
+        return { type: 'ok', seq, epoch, routes: recordingFrame({ ...this.#options.parameters.recording, rehearsed: true }) }
+      }
       if (message.type === 'sums') {
         if (message.routes !== this.#options.parameters.recording.id)
           throw new CkptError('ROUTES_STALE', 'the rank knows a different recording')
@@ -229,10 +236,12 @@ class Session {
       case 'sums':
         // Answered in `answer`.
         return
-      case 'rehearse':
       case 'leave':
+        this.outcome = { version: undefined, touched: this.touched, reason: 'the rank has left' }
+        return
+      case 'rehearse':
         // Its greeting does not say that it takes them.
-        throw new CkptError('ENGINE_PROTOCOL', `a ${message.type} came to a worker that cannot rehearse`)
+        throw new CkptError('ENGINE_PROTOCOL', 'a rehearse came to a worker that cannot rehearse')
       case 'direct':
         if (!this.#attached) throw new CkptError('ENGINE_PROTOCOL', 'direct before attach')
         if (message.routes !== parameters.recording.id)
