@@ -39,6 +39,23 @@ describe('the default strategy', { timeout: 120_000 }, () => {
     for (const how of later) expect(how).toMatch(/^staged: segment \d of rank \d is in memory that no other rank can map/)
   })
 
+  it('does not use a recording again after an update by it wrote wrong bytes', async () => {
+    await using cluster = await Cluster.start({
+      ranks: 2,
+      timeoutMs: 30_000,
+      engine: { kind: 'typescript', checkpoint: checkpoint.directory },
+    })
+    await cluster.register('a', checkpoint.directory, { inPlace: true })
+    const update = async () => (await cluster.update('a', { strategy: 'default', verify: true }))[0]!.how
+    await update()
+    expect(await update()).toBe('direct')
+    await cluster.engines[0]!.mutate({ kind: 'parameter', seed: 1 })
+    await expect(update()).rejects.toMatchObject({ code: 'DIGEST_MISMATCH' })
+    await Promise.all(cluster.engines.map((one) => one.poison()))
+    expect(await update()).toMatch(/^staged, and recorded .* the last update by its recording wrote wrong bytes/)
+    for (const one of cluster.engines) expect(await one.verify(checkpoint.files)).toMatchObject({ verified: true })
+  })
+
   it('no longer records a worker that never keeps its recording', async () => {
     const how = await updates(5, { inPlace: true }, '--forgetful')
     expect(how.slice(0, 3).every((one) => one.startsWith('staged, and recorded'))).toBe(true)

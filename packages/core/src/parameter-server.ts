@@ -207,9 +207,9 @@ export class ParameterServer implements AsyncDisposable {
   }
 
   /**
-   * Does what an update does before bytes move, while the engine serves: its workers tell where their loader puts each tensor,
-   * memory is mapped and pinned, and copies are planned. All ranks call it. It is kept for updates of checkpoints of the same
-   * layout in the same memory, so that only the first call takes long. `update` without it does the same itself.
+   * Does what an update does before bytes move: the engine's workers tell where their loader puts each tensor (its requests
+   * wait meanwhile), memory is mapped and pinned, and copies are planned. All ranks call it. It is kept for updates of checkpoints of
+   * the same layout in the same memory, so that only the first call takes long. `update` without it does the same itself.
    *
    * @throws CkptError as `update`. What cannot be prepared is no error: the report has the reason.
    */

@@ -263,7 +263,8 @@ export class DirectState implements Kept {
     const deviceUuids = nearDevices(context)
     const offered = segments.map(offerSegment)
     const keyOf = (recording: string | undefined) => JSON.stringify([layout, recording, offered, deviceUuids, worker])
-    if (this.#own?.key === keyOf(routes)) return this.#own.offer
+    const distrusted = routes !== undefined && recordings.isDistrusted(routes)
+    if (!distrusted && this.#own?.key === keyOf(routes)) return this.#own.offer
     const recording = await this.#recording(context, session, recordings, layout)
     if (typeof recording === 'string') {
       const hopeless = recordings.reasonNotToRecord(greeting)

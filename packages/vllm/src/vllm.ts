@@ -55,7 +55,7 @@ export function vllm(options: VllmOptions): EngineAdapter {
         const target = targetOf(start.rank)
         const engine = new VllmEngine(target, options)
         const lock = await EngineLock.take(target, engine.http.where)
-        // Requests go on: the workers answer between two steps of the engine.
+        // Requests need no pause: they wait while the workers answer, and the weights stay as they are.
         const finished = new EngineUpdate(engine, options, start, { instance, pause: undefined, key }).prepare()
         const released = finished.finally(() => lock[Symbol.asyncDispose]())
         released.catch(() => undefined)

@@ -209,10 +209,11 @@ def _moves(source: torch.Tensor, kwargs: Mapping[str, Any]) -> bool:
 
 def unreached(rehearsal: Rehearsal, parameters: Mapping[str, torch.Tensor]) -> list[str]:
     """Returns names of parameters of which the loader leaves elements alone, as far as it could be seen."""
+    # A copy made twice reaches no more: what is counted is where it goes.
+    made = {(copied.address, region.destination, region.size) for copied in rehearsal.copies for _, region in copied.parts}
     copies: dict[int, list[tuple[int, int]]] = {}
-    for copied in rehearsal.copies:
-        for _, region in copied.parts:
-            copies.setdefault(copied.address, []).append((copied.address + region.destination, region.size))
+    for address, destination, size in made:
+        copies.setdefault(address, []).append((address + destination, size))
     found = []
     for name, tensor in parameters.items():
         if tensor.numel() == 0:
