@@ -10,9 +10,10 @@ import torch
 
 from ckpt_worker import AbortedError, DirectState, ProtocolError, UnauthorizedError
 from ckpt_worker.update import run_prepare
+from loaders import Tensors
 from rank import TOKEN, Rank, in_thread
 from test_recording import zeros
-from test_rehearsal import Rehearsed, Tensors
+from test_rehearsal import Rehearsed
 
 FORMS = [["a", "BF16", [4, 6]], ["b", "BF16", [6]]]
 
