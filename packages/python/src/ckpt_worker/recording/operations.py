@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.utils._pytree import tree_leaves
+
+#: Operations whose results do not depend on the values of their inputs, or that move no bytes.
+VALUELESS: Final = frozenset(
+    {"set_", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_empty", "new_zeros"}
+    | {"new_ones", "new_full", "new_empty_strided", "is_same_size", "is_pinned", "sym_size", "sym_stride", "sym_numel"}
+    | {"sym_storage_offset", "record_stream"}
+)
 
 
 def changes(destination: torch.Tensor, source: torch.Tensor) -> str | None:

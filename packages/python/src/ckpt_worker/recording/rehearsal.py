@@ -66,7 +66,7 @@ class Rehearsal(Tracer):
         """Yields the tensors for the loader; whatever it does inside the block, in its threads too, is noted and not done."""
         self._open = True
         try:
-            with _pointers.refused(), threads.followed(self):
+            with no_addresses(), threads.followed(self):
                 yield self._named
         finally:
             self._open = False
@@ -165,7 +165,6 @@ class _Pointers:
 
     @contextlib.contextmanager
     def refused(self) -> Iterator[None]:
-        """Refuses them inside the block, in all threads."""
         with self._lock:
             self._users += 1
             if self._users == 1:
@@ -186,6 +185,11 @@ def _data_ptr(tensor: torch.Tensor) -> int:
 
 
 _pointers: Final = _Pointers()
+
+
+def no_addresses() -> contextlib.AbstractContextManager[None]:
+    """Refuses addresses of tensors without memory inside the block, in all threads."""
+    return _pointers.refused()
 
 
 class _Rehearsed(TorchDispatchMode):

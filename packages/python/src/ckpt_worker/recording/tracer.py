@@ -18,18 +18,12 @@ from torch.utils._pytree import tree_leaves
 from ..loading.digest import digest_tensor
 from ..protocol.messages import TensorEntry
 from .contents import Contents
-from .operations import changes, written_by
+from .operations import VALUELESS, changes, written_by
 from .recording import Twins
 from .regions import Extent, Region, extent_of, parts, region_of, span_of
 from .watched import EXITS, MEMORY, Forks, Watched, here, plain, threads
 
 _aten: Final = torch.ops.aten
-#: Operations whose results do not depend on the values of their inputs, or that move no bytes.
-_VALUELESS: Final = frozenset(
-    {"set_", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_empty", "new_zeros"}
-    | {"new_ones", "new_full", "new_empty_strided", "is_same_size", "is_pinned", "sym_size", "sym_stride", "sym_numel"}
-    | {"sym_storage_offset", "record_stream"}
-)
 
 
 @dataclass(frozen=True)
@@ -206,7 +200,7 @@ class Tracer:
         if watched and here.aside:
             self.set_aside += [extent_of(t) for t in written_by(func, args, kwargs) if t.numel() and _has_memory(t)]
             return
-        if name in _VALUELESS:
+        if name in VALUELESS:
             if not watched and name == "set_":
                 self._escape(set().union(*(self._names(t) for t in _tensors(args) if self._in_ring(t))), "Tensor.set_")
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -27,7 +27,7 @@ class Coverage:
     def __init__(self, targets: list[Target]) -> None:
         """Call before layers change their form."""
         self._targets = targets
-        self._models = [_Model(target.model) if _is_checked(target) else None for target in targets]
+        self._models = [_Model(target) if target.complete else None for target in targets]
         self.active = True
 
     def begin(self) -> None:
@@ -66,11 +66,16 @@ class Coverage:
         """Marks that the update has the same tensors as a checked one: none is missing, though not all are loaded."""
         self._models = [None for _ in self._models]
 
-    def check(self) -> None:
-        """:raises LayoutError: naming parameters that would keep their old values."""
+    def check(self, whole: Iterable[torch.nn.Module] = ()) -> None:
+        """Checks all layers of models that are not quantised. Quantised models have parameters that no checkpoint has.
+
+        :param whole: layers of quantised models that a checkpoint has whole, or not at all.
+        :raises LayoutError: naming parameters that would keep their old values.
+        """
         self.active = False
+        layers = set(whole)
         for model in self._models:
-            missing = set() if model is None else model.missing()
+            missing = set() if model is None else model.missing(layers)
             if missing:
                 some = ", ".join(sorted(missing)[:5])
                 text = f"the checkpoint has no tensors for {len(missing)} parameters of the model: {some}"
@@ -80,8 +85,9 @@ class Coverage:
 class _Model:
     """One model's parameters, and the writes to them."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._model = model
+    def __init__(self, target: Target) -> None:
+        self._model = model = target.model
+        self._quantised = getattr(target.config, "quantization", None) is not None
         names = {name for name, _ in model.named_parameters()}
         #: Further names of parameters that already have one.
         self._aliases = {name for name, _ in model.named_parameters(remove_duplicate=False)} - names
@@ -111,14 +117,14 @@ class _Model:
         """True if any parameter was written to."""
         return any((self._written or {}).values())
 
-    def missing(self) -> set[str]:
+    def missing(self, whole: Collection[torch.nn.Module]) -> set[str]:
         """Returns parameters that received no element and are still the same."""
         written = self._written
         if written is None:
             self.begin()
             written = self._written or {}
         now = dict(self._model.named_parameters(remove_duplicate=False))
-        return {
+        alone = {
             name
             for name, storage in self._storages.items()
             if written[storage._cdata] == 0
@@ -126,6 +132,11 @@ class _Model:
             and now[name].untyped_storage()._cdata == storage._cdata
             and bare_name(name) not in self.named
         }
+        if not self._quantised:
+            return alone
+        layers = {name: layer for name, layer in self._model.named_modules() if layer in whole}
+        begun = {_layer(name) for name in self._storages if name not in alone}
+        return {name for name in alone if _layer(name) in begun and _layer(name) in layers}
 
 
 class _Writes(TorchDispatchMode):
@@ -146,9 +157,8 @@ class _Writes(TorchDispatchMode):
         return result
 
 
-def _is_checked(target: Target) -> bool:
-    # Quantised models create parameters that no checkpoint has.
-    return target.complete and getattr(target.config, "quantization", None) is None
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def is_adapter(name: str) -> bool:

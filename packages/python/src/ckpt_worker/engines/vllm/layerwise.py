@@ -23,7 +23,8 @@ from ...recording.watched import address_of
 from .coverage import Coverage
 from .experts import ExpertKernels
 from .feed import Named, feed
-from .live import live_layers, process, share_early
+from .forms import CheckpointForms, process
+from .live import is_converted, live_layers, share_early
 from .target import Target
 from .tied import TiedParameters
 
@@ -55,8 +56,10 @@ class LayerwiseLoad:
         self._experts = ExpertKernels(target.model for target in targets)
         # Layers that wait for tensors; None before the first load and after the end.
         self._waiting: list[torch.nn.Module] | None = None
-        # Layers that are loaded in place.
+        # Layers that are loaded in place; those among them whose parameters lack what their loaders need.
         self._live: list[torch.nn.Module] = []
+        self._converted: list[torch.nn.Module] = []
+        self._forms = CheckpointForms(tools.info)
         self._tracer: Tracer | None = None
         self.changed = False
 
@@ -66,7 +69,7 @@ class LayerwiseLoad:
         self._tracer = tracer
         self._tied.watch(tracer)
         if share and share_early(self._live):
-            process(self._live)
+            self._process_live()
 
     def begin_direct(self) -> None:
         """Called before a rank writes into parameters, or recorded copies are replayed."""
@@ -79,6 +82,7 @@ class LayerwiseLoad:
         if self._waiting is None:
             self._find_live()
             self._experts.set_aside()
+            self._forms.present(self._converted)
         waiting = self._begin()
         seen: list[torch.Tensor] = []
         try:
@@ -93,6 +97,15 @@ class LayerwiseLoad:
     def _find_live(self) -> None:
         info, kept = self._tools.info, self._experts.kept
         self._live = [layer for target in self._targets for layer in live_layers(target.model, info, kept)]
+        self._converted = [layer for layer in self._live if is_converted(layer)]
+
+    def _process_live(self) -> None:
+        converted = set(self._converted)
+        for layer in self._live:
+            if layer not in converted:
+                process(layer)
+        self._forms.present(self._converted)
+        self._forms.process()
 
     def _parts(self) -> Iterator[tuple[torch.nn.Module, Target]]:
         """Returns the models for vLLM's tools: all of their layers except the live ones."""
@@ -131,10 +144,10 @@ class LayerwiseLoad:
 
     def finish(self) -> None:
         """Processes the remaining layers at the end, after checking that nothing is missing."""
-        self._coverage.check()
+        self._coverage.check(self._forms.layers)
         self.changed = True
         # Attention comes last, with the rest, because some of it computes with its layers' parameters.
-        process(self._live)
+        self._process_live()
         idle = [layer for layer in self._begin() if self._tools.info(layer).load_numel <= 0]
         self._experts.put_back(idle)
         for part, target in self._parts():
@@ -145,6 +158,7 @@ class LayerwiseLoad:
 
     def abandon(self) -> None:
         """Gives incomplete layers their old parameters back."""
+        self._forms.restore()
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return

@@ -1,8 +1,9 @@
 """Layers whose serving parameters have the form of the checkpoint: these can be written in place.
 
-vLLM's CPU backend packs the weights of linear layers and drops the parameters, and quantised layers are transposed and
-rescaled. On GPUs nearly everything of a model that is not quantised stays as it was loaded. After their parameters were
-written, the layers' own post-processing runs as after the first load: it renews derived values.
+vLLM's CPU backend packs the weights of linear layers and drops the parameters, and many quantised layers are transposed and
+rescaled. On GPUs nearly everything of a model that is not quantised stays as it was loaded, and so do layers in FP8 blocks on
+most kernels (:mod:`.processing`). After their parameters were written, the layers' own post-processing runs as after the first
+load: it renews derived values.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 from ...errors import UnsupportedError
 from ...recording.shared_memory import is_shared, move_to_shared
+from .processing import altered
 
 #: Methods that keep parameters in the checkpoint's form, or convert them again on every call.
 _METHODS: Final = (
@@ -40,15 +42,10 @@ def live_layers(
     return [layer for layer in model.modules() if not excepted(layer) and _is_live(layer, info(layer), methods)]
 
 
-def process(layers: Iterable[torch.nn.Module]) -> None:
-    """Renews values derived from parameters that were written in place."""
-    for layer in layers:
-        method = getattr(layer, "quant_method", None)
-        if method is None:
-            continue
-        if hasattr(layer, "_already_called_process_weights_after_loading"):
-            del layer._already_called_process_weights_after_loading
-        method.process_weights_after_loading(layer)
+def is_converted(layer: torch.nn.Module) -> bool:
+    """Returns True for a live layer whose parameters lack what their loaders need: see :class:`.forms.CheckpointForms`."""
+    method = getattr(layer, "quant_method", None)
+    return method is not None and type(method) not in tuple(_methods())
 
 
 def share_early(layers: Iterable[torch.nn.Module]) -> bool:
@@ -82,9 +79,6 @@ def _methods() -> Iterator[type]:
 
 
 def _is_live(layer: torch.nn.Module, info: Any, methods: tuple[type, ...]) -> bool:
-    method = getattr(layer, "quant_method", None)
-    if method is not None and type(method) not in methods:
-        return False
     # Attention: vLLM restores its scales and processes it when all other layers are done.
     if callable(getattr(layer, "process_weights_after_loading", None)):
         return False
@@ -100,7 +94,8 @@ def _is_live(layer: torch.nn.Module, info: Any, methods: tuple[type, ...]) -> bo
             tensor = tensors.get(name)
             if tensor is None or tensor.is_meta or _form(tensor) != _form(meta):
                 return False
-    return True
+    method = getattr(layer, "quant_method", None)
+    return method is None or type(method) in methods or altered(layer, form) is None
 
 
 def _form(tensor: torch.Tensor) -> tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]:

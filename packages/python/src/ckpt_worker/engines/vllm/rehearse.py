@@ -12,8 +12,10 @@ from ...recording import Rehearsal
 from .coverage import is_adapter
 from .experts import ExpertKernels
 from .feed import Named, without_completeness_checks
+from .forms import CheckpointForms
 from .layerwise import reload_tools
-from .live import live_layers
+from .live import is_converted, live_layers
+from .processing import conversion
 from .target import Target
 from .tied import TiedParameters
 
@@ -23,12 +25,16 @@ def rehearse(targets: list[Target], rehearsal: Rehearsal, named: Sequence[Named]
 
     :raises UnsupportedError: with the reason, if a layer's parameters are in another form than its loader expects.
     """
-    _check_form(targets)
+    forms, converted = _check_form(targets)
     TiedParameters(targets).rehearse([name for name, _ in named], rehearsal)
-    with without_completeness_checks(), torch.no_grad():
-        for target in targets:
-            with _kept(target.model):
-                target.model.load_weights(iter(named))  # type: ignore[operator]
+    try:
+        forms.present(converted)
+        with without_completeness_checks(), torch.no_grad():
+            for target in targets:
+                with _kept(target.model):
+                    target.model.load_weights(iter(named))  # type: ignore[operator]
+    finally:
+        forms.restore()
     return {
         f"{index}: {name}": parameter.data
         for index, target in enumerate(targets)
@@ -37,20 +43,25 @@ def rehearse(targets: list[Target], rehearsal: Rehearsal, named: Sequence[Named]
     }
 
 
-def _check_form(targets: list[Target]) -> None:
+def _check_form(targets: list[Target]) -> tuple[CheckpointForms, list[torch.nn.Module]]:
+    converted: list[torch.nn.Module] = []
     tools = reload_tools()
     if tools is None:
         raise UnsupportedError("this version of vLLM does not keep the form in which layers are loaded")
     for target in targets:
         if not target.complete:
             raise UnsupportedError("a checkpoint may leave parameters out")
-        live = set(live_layers(target.model, tools.info, ExpertKernels([target.model]).kept))
+        live = set(found := live_layers(target.model, tools.info, ExpertKernels([target.model]).kept))
         for name, layer in target.model.named_modules():
             # One that was packed has an empty parameter.
             if layer not in live and next(layer.parameters(recurse=False), None) is not None:
+                why = conversion(layer)
                 raise UnsupportedError(
                     f"vLLM has brought {name!r} ({type(layer).__name__}) into another form than the checkpoint's"
+                    + (f": {why}" if why else "")
                 )
+        converted += [layer for layer in found if is_converted(layer)]
+    return CheckpointForms(tools.info), converted
 
 
 @contextlib.contextmanager
