@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import socket
@@ -17,6 +18,7 @@ _REFUSED, _CONNECTED, _OTHERWISE = 3, 4, 5
 
 def _connect(path: Path, spare: int) -> int:
     """Result of a connection with ``spare`` open files left."""
+    gc.collect()  # shared memory that other tests have left would give its descriptors back later
     limit = len(os.listdir("/proc/self/fd")) - 1 + spare
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     try:

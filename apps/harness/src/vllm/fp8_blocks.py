@@ -1,11 +1,12 @@
 """vLLM's own layers in FP8 blocks, as its kernels for GPUs leave them: what is loaded in place, rehearsed and copied by routes,
 held against a model that vLLM loads and processes itself.
 
-    python fp8_blocks.py MODEL KERNEL ANSWER.json
+    python fp8_blocks.py MODEL KERNEL SCALES ANSWER.json
 
-MODEL: directory with a config.json of a Qwen3 MoE in FP8 blocks. KERNEL: class of the linear layers' kernel. Nothing is computed
-with the weights: the kernels' processing after loading is the same without a GPU. ANSWER.json: {"refusal", "opaque", "routes",
-"different": {way: [parameters]}, "moved": [parameters whose object or memory is another one]}.
+MODEL: directory with a config.json of a Qwen3 MoE in FP8 blocks. KERNEL: class of the linear layers' kernel. SCALES: element type
+of the checkpoint's scales. Nothing is computed with the weights: the kernels' processing after loading is the same without a GPU.
+ANSWER.json: {"refusal", "opaque", "routes", "different": {way: [parameters]}, "loaded": tensors that the loader had in each
+update by routes, "moved": [parameters whose object or memory is another one]}.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def as_on_gpus(kernel: str) -> None:
     UnquantizedLinearMethod.process_weights_after_loading = lambda self, layer: None
 
 
-def checkpoint(config: dict[str, Any], seed: int) -> list[Named]:
+def checkpoint(config: dict[str, Any], seed: int, scale: torch.dtype) -> list[Named]:
     """Random weights, with the bytes of FP8 as they come, and positive scales."""
     generator = torch.Generator().manual_seed(seed)
     found: list[Named] = []
@@ -95,7 +96,7 @@ def checkpoint(config: dict[str, Any], seed: int) -> list[Named]:
             generator=generator,
             dtype=torch.float32,
         )
-        found.append((f"{name}.weight_scale_inv", scales))
+        found.append((f"{name}.weight_scale_inv", scales.to(scale)))
 
     plain("model.embed_tokens", config["vocab_size"], hidden)
     plain("lm_head", config["vocab_size"], hidden)
@@ -173,27 +174,33 @@ class Trial:
             load.load(iter(tensors[first : first + BUCKET]))
         load.finish()
 
-    def replay(self, tensors: list[Named]) -> None:
-        """Copies by routes, and by nothing else."""
+    def replay(self, tensors: list[Named]) -> int:
+        """Copies by routes and casts; returns the number of tensors that are left for the loader, as a worker does it."""
         recording = self.state.recording
         assert recording is not None
         self.state.begin(recording.id)
-        load, replay = self.load(), self.state.replay()
+        load, replay, casts = self.load(), self.state.replay(), self.state.casts()
         load.begin_direct()
+        count = 0
         for name, tensor in tensors:
             ring = flat_bytes(tensor.contiguous()).clone()
             entry = TensorEntry(
                 name, DTYPE_NAMES[tensor.dtype], list(tensor.shape), 0, ring.numel()
             )
-            left = replay.run(ring, [entry])
-            assert not left, left
+            opaque = [(name, tensor)] if name in replay.run(ring, [entry]) else []
+            left = casts.run(ring, [entry], opaque)
+            load.load(iter(left))
+            casts.compare(ring, [entry])
+            count += len(left)
         load.finish()
+        return count
 
 
-def main(directory: str, kernel: str, answer: str) -> None:
+def main(directory: str, kernel: str, scales: str, answer: str) -> None:
     """Runs all of it."""
     as_on_gpus(kernel)
     config = json.loads((Path(directory) / "config.json").read_text())
+    scale: torch.dtype = getattr(torch, scales)
     vllm = EngineArgs(
         model=directory, skip_tokenizer_init=True, enforce_eager=True, max_model_len=256
     ).create_engine_config()
@@ -202,7 +209,7 @@ def main(directory: str, kernel: str, answer: str) -> None:
         vllm.compilation_config.static_forward_context.clear()
         model = initialize_model(vllm)
         record_metadata_for_reloading(model)
-        model.load_weights(iter(checkpoint(config, seed)))
+        model.load_weights(iter(checkpoint(config, seed, scale)))
         process_weights_after_loading(model, vllm.model_config, torch.device("cpu"))
         return model
 
@@ -218,22 +225,25 @@ def main(directory: str, kernel: str, answer: str) -> None:
         }
         described = [
             (name, DTYPE_NAMES[tensor.dtype], list(tensor.shape))
-            for name, tensor in checkpoint(config, 1)
+            for name, tensor in checkpoint(config, 1, scale)
         ]
         refusal = trial.state.rehearse(described)
         ways = {"rehearsed": different(trial.model, expected[1])}
-        trial.stage(checkpoint(config, 2))
+        trial.stage(checkpoint(config, 2, scale))
         ways["loaded in place"] = different(trial.model, expected[2])
         recording = trial.state.recording
+        loaded_by_loader: list[int] = []
         if recording is not None:
-            trial.replay(checkpoint(config, 3))
-            ways["copied"] = different(trial.model, expected[3])
+            for seed in (3, 2):
+                loaded_by_loader.append(trial.replay(checkpoint(config, seed, scale)))
+                ways[f"copied, {seed}"] = different(trial.model, expected[seed])
         now = dict(trial.model.named_parameters())
         found = {
             "refusal": refusal,
             "opaque": 0 if recording is None else len(recording.opaque),
             "routes": 0 if recording is None else len(recording.routes),
             "different": ways,
+            "loaded": loaded_by_loader,
             "moved": [
                 name
                 for name, (old, at) in objects.items()

@@ -1,5 +1,6 @@
 """Records the copies of a loader, at the level of tensor operations: docs/direct.md."""
 
+from .casts import CastReplay
 from .conflicts import TwinCheck
 from .contents import Contents
 from .direct import DirectState
@@ -9,4 +10,15 @@ from .replay import Replay
 from .spot_check import SpotCheck
 from .tracer import Tracer
 
-__all__ = ["Contents", "DirectState", "Recording", "Rehearsal", "Replay", "SpotCheck", "Tracer", "TwinCheck", "no_addresses"]
+__all__ = [
+    "CastReplay",
+    "Contents",
+    "DirectState",
+    "Recording",
+    "Rehearsal",
+    "Replay",
+    "SpotCheck",
+    "Tracer",
+    "TwinCheck",
+    "no_addresses",
+]

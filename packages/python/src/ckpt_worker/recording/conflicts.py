@@ -12,7 +12,7 @@ from ..protocol.messages import TensorEntry
 from .overlaps import overlapping
 from .recording import Twins
 from .regions import Region, extent_of
-from .tracer import Copied, Written
+from .seen import Copied, Written
 
 
 def check_conflicts(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import ConflictError, DigestMismatchError, StaleRoutesError, StateError, UnsupportedError
+from .casts import CastReplay
 from .conflicts import TwinCheck
 from .contents import Contents
 from .recording import Recording, place_of
@@ -47,11 +48,14 @@ class DirectState:
         self._unshared = unshared
         self._rehearse = rehearse
         self._replay: Replay | None = None
+        self._casts: CastReplay | None = None
         self._sums: RouteSums | None = None
         self._recording: Recording | None = None
         self._refusal = "no update was recorded"
         #: Tensors whose routes were found wrong, with reasons.
         self._distrusted: dict[str, str] = {}
+        #: Parameters that a recorded update has changed in a way that could not be seen.
+        self._unexplained: set[str] = set()
 
     @property
     def id(self) -> str | None:
@@ -133,6 +137,9 @@ class DirectState:
     def loaded(self, tracer: Tracer) -> None:
         """Called after the last load of a recorded update, before its post-processing."""
         tracer.hold_against(self._parameters())
+        # Equal bytes would hide the same write the next time.
+        self._unexplained |= {*tracer.unexplained}
+        tracer.unexplained = sorted(self._unexplained)
 
     def record(self, tracer: Tracer) -> None:
         """Replaces the recording with the new one.
@@ -164,6 +171,13 @@ class DirectState:
         if self._replay is None:
             self._replay = Replay(found, self._parameters())
         return self._replay
+
+    def casts(self) -> CastReplay:
+        """Returns the casts that this worker makes instead of its loader. Raises StaleRoutesError."""
+        found = self._known()
+        if self._casts is None:
+            self._casts = CastReplay(found.casts, self._parameters())
+        return self._casts
 
     def begin(self, recording: str) -> TwinCheck:
         """Called before parameters are written, by a rank or by a replay. Show the update's tensors to the result.
@@ -210,7 +224,7 @@ class DirectState:
         give_back(storage for address, storage in storages.items() if address not in used)
 
     def _forget(self, why: str) -> None:
-        self._recording, self._replay, self._sums, self._refusal = None, None, None, why
+        self._recording, self._replay, self._casts, self._sums, self._refusal = None, None, None, None, why
 
     def _known(self) -> Recording:
         found = self.recording

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .casts import Cast
 from .regions import Region
 
 
@@ -83,6 +84,8 @@ class Recording:
     twins: list[Twins] = field(default_factory=list)
     #: True if the loader was given tensors without data: no bytes have been compared yet.
     rehearsed: bool = False
+    #: What the loader does to opaque tensors that it only casts. No rank is told: the worker does it itself.
+    casts: list[Cast] = field(default_factory=list)
     id: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def fits(self, parameters: Mapping[str, torch.Tensor]) -> bool:

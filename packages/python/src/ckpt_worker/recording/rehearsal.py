@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..loading.torch_dtypes import from_bytes
 from ..protocol.dtypes import tensor_bytes
-from .operations import changes, written_by
+from .operations import written_by
 from .regions import Extent, extent_of
 from .tracer import Tracer
 from .watched import here, threads
@@ -119,7 +119,7 @@ class Rehearsal(Tracer):
         return result
 
     def _touches(self, tensor: torch.Tensor) -> set[str]:
-        return self._names(tensor) if self._in_ring(tensor) else set(self._origin(tensor))
+        return self._names(tensor) if self._in_ring(tensor) else set(self._origins.computed(tensor))
 
     def _is_made(self, tensor: torch.Tensor) -> bool:
         if tensor.layout != torch.strided:
@@ -141,8 +141,8 @@ class Rehearsal(Tracer):
     def _digest(self, source: torch.Tensor) -> torch.Tensor:
         return _NONE
 
-    def _not_bytewise(self, destination: torch.Tensor, source: torch.Tensor) -> str | None:
-        return changes(destination, source)  # the tensors of an update are on the parameters' device
+    def _away(self, destination: torch.Tensor, source: torch.Tensor) -> bool:
+        return False  # the tensors of an update are on the parameters' device
 
     def _key(self, tensor: torch.Tensor) -> int | None:
         # The results of computations with the tensors have no data either: they are known by their storage.

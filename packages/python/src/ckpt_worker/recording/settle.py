@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,12 +14,14 @@ import torch
 from ..errors import UnsupportedError
 from ..loading.digest import digest_tensor
 from ..protocol.dtypes import DTYPE_BITS
+from .casts import CAST, Cast
 from .conflicts import check_conflicts, twins_of
 from .overlaps import overlapping
 from .recording import Parameter, Recording, Route, place_of
 from .regions import Region, extent_of
+from .seen import Copied
 from .storages import share
-from .tracer import Copied, Tracer
+from .tracer import Tracer
 
 #: Maximum number of two-dimensional copies for a tensor's routes; more of them cost more than loading it.
 _MOST_COPIES: Final = 65536
@@ -55,6 +59,7 @@ def settle(
     for found in by_storage.values():
         for index in overlapping([region for _, region in found]):
             opaque.setdefault(found[index][0], "another copy writes to some of the same bytes")
+    casts = _casts(tracer, storages, by_storage, distrusted)
     used = [address for address, found in by_storage.items() if any(name not in opaque for name, _ in found)]
     if not used:
         reasons = sorted(set(opaque.values()))[:3]
@@ -74,6 +79,7 @@ def settle(
         if name not in opaque
     ]
     moved = {storage.data_ptr(): index for index, storage in now.values()}
+    written = {*moved, *(storages[cast.storage].data_ptr() for cast in casts)}
     return Recording(
         tensors=[(name, dtype, shape) for name, (dtype, shape) in tracer.tensors.items()],
         storages=[storage.nbytes() for _, storage in now.values()],
@@ -84,12 +90,56 @@ def settle(
         twins=[*twins_of(copies, tracer.tensors, parameters), *tracer.twins],
         handles=handles,
         rehearsed=tracer.rehearsed,
+        casts=[cast._replace(storage=storages[cast.storage].data_ptr()) for cast in casts],
         places={
             name: place_of(tensor)
             for name, tensor in parameters.items()
-            if tensor.numel() and tensor.untyped_storage().data_ptr() in moved
+            if tensor.numel() and tensor.untyped_storage().data_ptr() in written
         },
     )
+
+
+def _casts(
+    tracer: Tracer,
+    storages: Mapping[int, torch.UntypedStorage],
+    by_storage: Mapping[int, list[tuple[str, Region]]],
+    distrusted: Mapping[str, str],
+) -> list[Cast]:
+    """Returns the casts of tensors with which nothing else was done, to places to which nothing else was written."""
+    if tracer.unexplained or tracer.forked:
+        return []
+    beyond = (
+        tracer.computed | tracer.escaped | distrusted.keys() | {name for copied in tracer.copies for name, _ in copied.parts}
+    )
+    written: list[tuple[int, int, str]] = []
+    for write in tracer.writes:
+        if write.operation != CAST:
+            beyond |= write.names
+        if not write.storage.expired():
+            written.append((write.start, write.end, min(write.names) if write.operation == CAST else ""))
+    for address, found in by_storage.items():
+        written += [(address + region.destination, address + region.destination_end, name) for name, region in found]
+    written.sort()
+    starts = [start for start, _, _ in written]
+    # The end of the longest one so far: before the first that ends too early, nothing overlaps.
+    reached = [*itertools.accumulate((end for _, end, _ in written), max)]
+    kept: dict[str, list[Cast]] = {}
+    for seen in tracer.casts:
+        cast = seen.cast
+        start, end = cast.storage + cast.region.destination, cast.storage + cast.region.destination_end
+        index = bisect.bisect_left(starts, end) - 1
+        while index >= 0 and reached[index] > start:
+            if written[index][1] > start and written[index][2] != cast.tensor:
+                beyond.add(cast.tensor)
+            index -= 1
+        if seen.guided or seen.storage.expired() or cast.storage not in storages:
+            beyond.add(cast.tensor)
+            continue
+        kept.setdefault(cast.tensor, []).append(cast)
+    # Types differ where one tensor goes to two parameters: it is converted only once.
+    return [
+        cast for name, casts in kept.items() if name not in beyond and len({one.dtype for one in casts}) == 1 for cast in casts
+    ]
 
 
 def _reserve(tracer: Tracer) -> int:

@@ -6,7 +6,6 @@ import bisect
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import torch
@@ -17,43 +16,16 @@ from torch.utils._pytree import tree_leaves
 
 from ..loading.digest import digest_tensor
 from ..protocol.messages import TensorEntry
+from .casts import CAST, Cast, SeenCast, can_cast
 from .contents import Contents
 from .operations import VALUELESS, changes, written_by
+from .origins import Origins
 from .recording import Twins
-from .regions import Extent, Region, extent_of, parts, region_of, span_of
+from .regions import Extent, extent_of, parts, region_of, span_of
+from .seen import Copied, Written
 from .watched import EXITS, MEMORY, Forks, Watched, here, plain, threads
 
 _aten: Final = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Copied:
-    """A copy out of the ring, byte for byte."""
-
-    parts: list[tuple[str, Region]]
-    #: The storage written to, and its address at that time.
-    storage: StorageWeakRef
-    address: int
-    #: Shape, strides and offset of the destination in its storage, in elements of ``dtype``.
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-    dtype: torch.dtype
-    #: Digest of the copied bytes, in the order of the shape; 0-dimensional.
-    digest: torch.Tensor
-    #: True if the loader had read values of tensors before.
-    guided: str | None
-
-
-@dataclass(frozen=True)
-class Written:
-    """Any other write: addresses of its bytes, and the tensors from which it was computed."""
-
-    storage: StorageWeakRef
-    start: int
-    end: int
-    names: frozenset[str]
-    operation: str
 
 
 class Tracer:
@@ -88,7 +60,10 @@ class Tracer:
         self.writes: list[Written] = []
         #: Reason why a tensor is opaque; the first one applies.
         self.opaque: dict[str, str] = {}
-        self._derived: dict[int, tuple[StorageWeakRef, frozenset[str]]] = {}
+        #: Copies that change the element type; and tensors that are opaque for other reasons too.
+        self.casts: list[SeenCast] = []
+        self.computed: set[str] = set()
+        self._origins = Origins(self._key)
         self._guided: str | None = None
         self._base = self._end = 0
         self._extents: list[Extent] = []
@@ -181,7 +156,7 @@ class Tracer:
             with self._lock, torch._C.DisableTorchFunction():
                 for tensor in tree_leaves(plain(values)):
                     if isinstance(tensor, torch.Tensor) and tensor.numel():
-                        for name in self._names(tensor) if self._in_ring(tensor) else self._origin(tensor):
+                        for name in self._names(tensor) if self._in_ring(tensor) else self._origins.computed(tensor):
                             self._mark(name, reason)
             yield
         finally:
@@ -221,15 +196,23 @@ class Tracer:
             names |= self._names(tensor)
         for one in names:
             self._mark(one, f"it is computed with: {func}")
+        if not func.is_view:
+            # Whoever reads a parameter may write it elsewhere. One that is only written to is no input.
+            for tensor in inputs:
+                if not any(tensor is other for other in written):
+                    for one in self._origins.copied(tensor):
+                        self._mark(one, f"the memory that it was copied to is read: {func}")
         for tensor in inputs:
-            names |= self._origin(tensor)
+            names |= self._origins.computed(tensor)
         derived = frozenset(names)
+        if not func.is_view:
+            self.computed |= derived
         # In an unwatched thread the further use of the result is not seen.
         if derived and (not watched or not outputs or torch.Tag.dynamic_output_shape in func.tags):
             self._guided = self._guided or min(derived)
         for tensor in outputs:
             if derived and tensor.numel() and not self._in_ring(tensor):
-                self._derive(tensor, derived)
+                self._origins.compute(tensor, derived)
         for tensor in written:
             self._write(tensor, derived, str(func))
 
@@ -241,7 +224,7 @@ class Tracer:
             names: set[str] = set()
             for tensor in tensors:
                 if tensor.numel() and _has_memory(tensor):
-                    names |= self._names(tensor) if self._in_ring(tensor) else self._origin(tensor)
+                    names |= self._names(tensor) if self._in_ring(tensor) else self._inside(tensor)
             if func in MEMORY and watched:
                 self.held |= names
             else:
@@ -269,9 +252,12 @@ class Tracer:
         names = self._names(source)
         reason = self._not_bytewise(destination, source)
         if reason is not None:
+            cast = self._cast(destination, source)
             for name in names:
-                self._mark(name, reason)
-            self._write(destination, frozenset(names), "aten.copy_.default")
+                self.opaque.setdefault(name, reason)
+            if not cast:
+                self.computed |= names
+            self._write(destination, frozenset(names), CAST if cast else "aten.copy_.default")
             return
         source = source.expand(destination.shape)
         storage = destination.untyped_storage()
@@ -282,6 +268,7 @@ class Tracer:
                 self._mark(name, "bytes beside it are copied with it")
             self._write(destination, frozenset(names), "aten.copy_.default")
             return
+        self._origins.copy(destination, names)
         self.copies.append(
             Copied(
                 [(extent.name, part) for extent, part in found if extent is not None],
@@ -296,21 +283,32 @@ class Tracer:
             )
         )
 
+    def _cast(self, destination: torch.Tensor, source: torch.Tensor) -> bool:
+        """Notes a copy that converts elements of one tensor; returns False if it is no such copy."""
+        if not can_cast(destination, source) or self._away(destination, source):
+            return False
+        start, size = self._position(source), source.element_size()
+        extent = self._extents[bisect.bisect_right(self._extents, start, key=lambda one: one.start) - 1]
+        if not extent.start <= start <= start + span_of(source) <= extent.end or (start - extent.start) % size:
+            return False
+        storage = destination.untyped_storage()
+        at = (start - extent.start) // size * destination.element_size()
+        region = region_of(destination, source.expand(destination.shape), at, destination.data_ptr() - storage.data_ptr())
+        cast = Cast(extent.name, destination.dtype, storage.data_ptr(), region)
+        self.casts.append(SeenCast(cast, StorageWeakRef(storage), self._guided is not None))
+        return True
+
     def _write(self, tensor: torch.Tensor, names: frozenset[str], operation: str) -> None:
         if tensor.numel() == 0:
             return
         if names:
-            self._derive(tensor, names)
+            self._origins.compute(tensor, names)
         if tensor.device.type != "meta":
             self.writes.append(Written(StorageWeakRef(tensor.untyped_storage()), *extent_of(tensor), names, operation))
 
-    def _derive(self, tensor: torch.Tensor, names: frozenset[str]) -> None:
-        key = self._key(tensor)
-        if key is not None:
-            self._derived[key] = (StorageWeakRef(tensor.untyped_storage()), names | self._origin(tensor))
-
     def _mark(self, name: str, reason: str) -> None:
         self.opaque.setdefault(name, reason)
+        self.computed.add(name)
 
     def _in_ring(self, tensor: Any) -> bool:
         if not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta" or tensor.layout != torch.strided:
@@ -330,13 +328,9 @@ class Tracer:
                 names.add(extent.name)
         return names
 
-    def _origin(self, tensor: torch.Tensor) -> frozenset[str]:
-        """Returns tensors of the ring from which another one was computed."""
-        key = self._key(tensor)
-        found = None if key is None else self._derived.get(key)
-        if found is None or found[0].expired():
-            return frozenset()
-        return found[1]
+    def _inside(self, tensor: torch.Tensor) -> frozenset[str]:
+        """Returns tensors of the ring whose values are in the memory of another one."""
+        return self._origins.computed(tensor) | self._origins.copied(tensor)
 
     # Overridden where the tensors have no memory.
 
@@ -353,9 +347,11 @@ class Tracer:
 
     def _not_bytewise(self, destination: torch.Tensor, source: torch.Tensor) -> str | None:
         """Returns the reason why copying is more than moving bytes."""
-        if destination.device != source.device:
-            return f"it is copied to {destination.device}"
-        return changes(destination, source)
+        return f"it is copied to {destination.device}" if self._away(destination, source) else changes(destination, source)
+
+    def _away(self, destination: torch.Tensor, source: torch.Tensor) -> bool:
+        """Returns True if the copy goes to another device."""
+        return destination.device != source.device
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:

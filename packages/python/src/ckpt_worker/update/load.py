@@ -12,7 +12,7 @@ from ..loading.bucket import open_bucket
 from ..loading.fence import Fence, lane_for
 from ..loading.ring import Ring, open_ring
 from ..protocol.messages import Attach, Bucket, Direct
-from ..recording import DirectState, Replay, SpotCheck, Tracer, TwinCheck
+from ..recording import CastReplay, DirectState, Replay, SpotCheck, Tracer, TwinCheck
 
 Named = tuple[str, torch.Tensor]
 #: Takes the tensors of one bucket. They are in the ring: copy what is needed, keep none of them, write to none of them.
@@ -33,6 +33,7 @@ class Load:
         self._ring: Ring | None = None
         self._tracer: Tracer | None = None
         self._replay: Replay | None = None
+        self._casts: CastReplay | None = None
         self._twins: TwinCheck | None = None
         self._spot: SpotCheck | None = None
         self.tensors = self.bytes = self.buckets = 0
@@ -44,7 +45,7 @@ class Load:
         self.unmap()
         self._ring = None if message.ring is None else open_ring(message.ring, self._device)
         self._tracer = self._direct.watch() if message.record and self._direct is not None else None
-        self._replay, self._twins, self._spot = None, None, None
+        self._replay, self._casts, self._twins, self._spot = None, None, None, None
         self.tensors = self.bytes = self.buckets = 0
 
     def begin_direct(self, message: Direct) -> int | None:
@@ -64,6 +65,7 @@ class Load:
         self._twins = self._direct.begin(message.routes)
         self._spot = SpotCheck(message.check) if message.check else None
         self._replay = self._direct.replay() if message.replay else None
+        self._casts = self._direct.casts()
         return None if self._replay is None else self._replay.tensors
 
     def bucket(self, message: Bucket, attached: Attach) -> Fence:
@@ -85,6 +87,8 @@ class Load:
                     feed = self._feed(given)
                     self._loader(feed)
                     feed.close()
+                if self._casts is not None:
+                    self._casts.compare(self._ring.data, message.tensors)
             fence = self._lane.fence()
         self.current = None
         self.buckets += 1
@@ -137,10 +141,10 @@ class Load:
             self._spot.keep(named)
         if self._replay is not None:
             left = self._replay.run(ring.data, message.tensors)
-            return [one for one in named if one[0] in left]
-        if self._spot is not None:
-            return [one for one in named if one[0] not in self._spot.names]
-        return named
+            named = [one for one in named if one[0] in left]
+        elif self._spot is not None:
+            named = [one for one in named if one[0] not in self._spot.names]
+        return named if self._casts is None else self._casts.run(ring.data, message.tensors, named)
 
     def _watch(self, message: Bucket, named: list[Named], ring: Ring) -> contextlib.AbstractContextManager[list[Named]]:
         """Returns the tensors for the loader, watched if the update is recorded."""

@@ -7,6 +7,7 @@ memory. Afterwards the layers are processed again, because kernels may keep refe
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
@@ -103,9 +104,7 @@ def _over(serving: torch.nn.Parameter, noted: torch.Tensor, layer: torch.nn.Modu
     memory = serving.data.as_strided(noted.size(), noted.stride())
     memory.__class__ = noted.__class__
     memory.__dict__ = noted.__dict__.copy()
-    try:
+    with contextlib.suppress(ImportError, AttributeError):
         # What vLLM noted refers to its layer by a stand-in.
         importlib.import_module("vllm.model_executor.model_loader.reload.sanitize").restore_layer_refs(memory, layer)
-    except (ImportError, AttributeError):
-        pass
     return cast(torch.nn.Parameter, memory)

@@ -1,9 +1,10 @@
 """Finds out, without data, if a layer's post-processing leaves the memory of its parameters as it was loaded.
 
-Quantised layers are processed after loading: some kernels need other forms, others take the parameters as they are and only wrap
-them in new objects (FP8 in blocks on most kernels). The processing runs here on a twin of the layer whose parameters are on
-torch's meta device: it shows which operations it would do, and which memory it would keep. If it writes to no parameter, computes
-nothing with them and keeps their memory, then what serves is what was loaded, byte for byte, and nothing is derived from it.
+Quantised layers are processed after loading: some kernels need other forms, others take the parameters as they are and only
+wrap them in new objects (FP8 in blocks on most kernels). The processing runs here on a twin of the layer whose parameters are
+on torch's meta device: it shows which operations it would do, and which memory it would keep. If it writes to no parameter,
+computes nothing with them and keeps their memory, then what serves is what was loaded, byte for byte, and nothing is derived
+from it.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ _distrusted: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 
 def altered(layer: torch.nn.Module, noted: Noted) -> str | None:
-    """Returns the reason why the processing of a layer does not leave its parameters as they were loaded, or cannot be shown to;
-    None if it does. Nothing is changed.
+    """Returns the reason why the processing of a layer does not leave its parameters as they were loaded, or cannot be shown
+    to; None if it does. Nothing is changed.
 
     :param layer: its parameters have the names and forms of ``noted`` now.
     """
@@ -74,7 +75,7 @@ def _run(layer: torch.nn.Module, noted: Noted) -> str | None:
         with unseen(), torch.no_grad(), no_addresses(), _Processing(tensors.values()):
             twin.quant_method.process_weights_after_loading(twin)  # type: ignore[union-attr,operator]
     except Exception as error:  # any engine's kernel may do anything
-        return str(error) if isinstance(error, _Altered) else f"{type(error).__name__}: {error}"
+        return str(error) if isinstance(error, _AlteredError) else f"{type(error).__name__}: {error}"
     after = {**twin._parameters, **twin._buffers}
     for name, place in kept.items():
         tensor = after.get(name)
@@ -123,12 +124,12 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
     return storage, tensor.storage_offset(), tensor.dtype, tuple(tensor.shape), tuple(tensor.stride())
 
 
-class _Altered(Exception):
+class _AlteredError(Exception):
     """The processing does more than to keep the parameters."""
 
 
 class _Processing(TorchDispatchMode):
-    """Stops at the first operation that writes to memory which the processing has not made, or that computes with a parameter."""
+    """Stops at the first operation that writes to memory which the processing has not made, or computes with a parameter."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -139,14 +140,14 @@ class _Processing(TorchDispatchMode):
         kwargs = kwargs or {}
         for tensor in written_by(func, args, kwargs):
             if tensor.numel() and not self._is_made(tensor):
-                raise _Altered(f"it writes to a tensor of the layer: {func}")
+                raise _AlteredError(f"it writes to a tensor of the layer: {func}")
         result = func(*args, **kwargs)
         reads = any(self._is_parameter(leaf) for leaf in tree_leaves((args, kwargs)))
         for leaf in tree_leaves(result):
             if not isinstance(leaf, torch.Tensor) or self._is_parameter(leaf) or leaf.layout != torch.strided:
                 continue
             if reads and leaf.numel() and func.overloadpacket.__name__ not in VALUELESS:
-                raise _Altered(f"it computes with a parameter: {func}")
+                raise _AlteredError(f"it computes with a parameter: {func}")
             if not func.is_view:
                 storage = leaf.untyped_storage()
                 self._made[storage._cdata] = StorageWeakRef(storage)
