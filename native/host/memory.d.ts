@@ -16,6 +16,8 @@ export type NativePlace =
 /** Mapped memory; created only by the addon. */
 export interface NativeMemory {
   readonly bytes: number
+  /** Where it is in this process; 0 once it is closed. */
+  readonly address: number
   readonly kind: 'anonymous' | 'shared' | 'file'
   readonly name: string | undefined
   readonly locked: boolean

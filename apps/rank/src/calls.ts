@@ -1,5 +1,5 @@
 import { CkptError, type Device, type EngineAdapter, type Manifest } from '@ckpt/contract'
-import { createCudaDevice, tensorCount, type ParameterServer } from '@ckpt/core'
+import { createCudaDevice, tensorCount, type Fill, type ParameterServer } from '@ckpt/core'
 import { createParameterServer } from '@ckpt/server'
 import { probeCuda } from '@ckpt/transport'
 import type { Logger } from 'pino'
@@ -13,6 +13,8 @@ export interface CallContext {
   /** Aborted when the client cancels the call, or ends. */
   readonly signal: AbortSignal
   readonly onProgress?: (done: number, total: number) => void
+  /** Lets the client write to this process's memory. Resolves when the client has written, and rejects when it never will. */
+  readonly fill: Fill
 }
 
 type Handlers = { readonly [V in Verb]: (options: Arguments<V>, context: CallContext) => Promise<unknown> }
@@ -40,11 +42,11 @@ export class Rank {
       const { rank, worldSize } = this.#server
       return { rank, worldSize, device: this.#server.device.kind, deviceUuid: this.#server.device.uuid }
     },
-    register: async ({ name, source, timeoutMs, ...options }, { signal, onProgress }) => {
+    register: async ({ name, source, timeoutMs, ...options }, { signal, onProgress, fill }) => {
       const timed = timeoutMs === undefined ? undefined : deadline(timeoutMs, `the registration of ${name}`)
       await this.#rank().registerCheckpoint(
         name,
-        'offer' in source ? offeredTensors(source.offer) : 'files' in source ? defined(source) : source,
+        'offer' in source ? offeredTensors(source.offer, fill) : 'files' in source ? defined(source) : source,
         {
           ...defined(options),
           signal: timed === undefined ? signal : AbortSignal.any([signal, timed]),

@@ -23,6 +23,8 @@ const fromClient = z.discriminatedUnion('type', [
     progress: z.boolean(),
   }),
   z.object({ type: z.literal('cancel'), id: z.int() }),
+  /** The answer to `fill`; `error` if the client could not write. */
+  z.object({ type: z.literal('filled'), id: z.int(), error: z.string().optional() }),
 ])
 
 /** A message from the client. */
@@ -34,6 +36,8 @@ export type RankMessage =
   | { readonly type: 'result'; readonly id: number; readonly value: unknown }
   | { readonly type: 'error'; readonly id: number; readonly error: SerializedError }
   | { readonly type: 'progress'; readonly id: number; readonly done: number; readonly total: number }
+  /** The client writes its tensors to these addresses of this process, and answers `filled`. */
+  | { readonly type: 'fill'; readonly id: number; readonly addresses: readonly number[] }
   /** Sent every second while a call is running: the program is neither stopped nor stuck. */
   | { readonly type: 'alive' }
 

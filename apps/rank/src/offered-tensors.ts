@@ -1,14 +1,17 @@
 import { CkptError, isDType, shown } from '@ckpt/contract'
-import type { CheckpointSource } from '@ckpt/core'
+import type { CheckpointSource, Fill } from '@ckpt/core'
 import type { Offer } from './schemas.ts'
 
 /**
  * Returns the tensors of an offer as a source of a registration.
  *
+ * @param fill lets the client write tensors that are in memory of its own
+ *
  * @throws CkptError `INVALID_ARGUMENT` naming the tensor and the field.
  */
-export function offeredTensors({ memories, tensors }: Offer): CheckpointSource {
+export function offeredTensors({ memories, tensors }: Offer, fill: Fill): CheckpointSource {
   const places = memories.map((memory) => {
+    if (memory.kind === 'client') return memory
     if (memory.kind === 'cuda') return { ...memory, handle: Buffer.from(memory.handle, 'base64') }
     const { name, bytes, device, inode } = memory
     const identity = device !== undefined && inode !== undefined ? { device, inode, bytes } : undefined
@@ -23,11 +26,14 @@ export function offeredTensors({ memories, tensors }: Offer): CheckpointSource {
         throw invalid(name, 'offset', `bytes ${offset} to ${offset + bytes} are outside a memory of ${place.bytes} bytes`)
       }
       const data =
-        place.kind === 'cuda'
-          ? { device: { handle: place.handle, offset }, uuid: place.deviceUuid }
-          : { shared: place.name, offset, ...(place.identity && { identity: place.identity }) }
+        place.kind === 'client'
+          ? ({ fill: true } as const)
+          : place.kind === 'cuda'
+            ? { device: { handle: place.handle, offset }, uuid: place.deviceUuid }
+            : { shared: place.name, offset, ...(place.identity && { identity: place.identity }) }
       return { name, dtype, shape, data }
     }),
+    fill,
   }
 }
 

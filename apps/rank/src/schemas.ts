@@ -64,6 +64,8 @@ const memorySchema = z.discriminatedUnion('kind', [
     device: z.string().optional(),
     inode: z.string().optional(),
   }),
+  /** Memory of the client's own, from which it writes to this process's. */
+  z.object({ kind: z.literal('client'), bytes: count }),
   z.object({ kind: z.literal('cuda'), handle: z.string(), deviceUuid: z.string(), bytes: count }),
 ])
 

@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net'
 import { CkptError } from '@ckpt/contract'
 import { firstIssue } from '@ckpt/utils'
+import type { Fill } from '@ckpt/core'
 import type { Rank } from './calls.ts'
 import {
   clientFrames,
@@ -22,6 +23,8 @@ export class Session {
   readonly #socket: Socket
   readonly #rank: Rank
   readonly #running = new Map<number, AbortController>()
+  /** What ends the wait for the client that writes to this process's memory, by call. */
+  readonly #filling = new Map<number, (error: string | undefined) => void>()
   readonly #frames = clientFrames()
   readonly #onEnd: (reason: string) => void
   readonly #alive: NodeJS.Timeout
@@ -45,6 +48,8 @@ export class Session {
     clearInterval(this.#alive)
     for (const controller of this.#running.values()) controller.abort(new CkptError('ABORTED', reason))
     this.#socket.removeAllListeners('data')
+    // A client that ends stops to write first.
+    for (const filled of this.#filling.values()) filled(reason)
   }
 
   /** Sends what was not sent yet. */
@@ -66,6 +71,10 @@ export class Session {
   #handle(message: ClientMessage): void {
     if (message.type === 'cancel') {
       this.#running.get(message.id)?.abort(new CkptError('ABORTED', 'the caller cancelled the call'))
+      return
+    }
+    if (message.type === 'filled') {
+      this.#filling.get(message.id)?.(message.error)
       return
     }
     const { id } = message
@@ -98,7 +107,19 @@ export class Session {
       throw new CkptError('INVALID_ARGUMENT', `${verb}: ${field}: ${message}`, { fields: { field } })
     }
     const handler = this.#rank.handlers[verb as Verb] as (options: unknown, context: object) => Promise<unknown>
-    return handler(parsed.data, { signal, ...(progress && { onProgress: this.#progress(id) }) })
+    return handler(parsed.data, { signal, fill: this.#fill(id), ...(progress && { onProgress: this.#progress(id) }) })
+  }
+
+  /** Waits for the client, even if the call is aborted: it may be writing. */
+  #fill(id: number): Fill {
+    return async (places) => {
+      const error = await new Promise<string | undefined>((resolve) => {
+        this.#filling.set(id, resolve)
+        this.#send({ type: 'fill', id, addresses: places.map(({ memory, offset }) => memory.address! + offset) })
+      })
+      this.#filling.delete(id)
+      if (error !== undefined) throw new CkptError('NATIVE_FAILURE', `the client did not write its tensors: ${error}`)
+    }
   }
 
   /** Reports at most every 50 ms, and the end. */

@@ -8,6 +8,8 @@ import type { ForeignMemory, MemoryIdentity } from './memory-identity.ts'
  */
 export interface HostMemory {
   readonly bytes: number
+  /** Where it is in this process, for those that write to it from outside; 0 once it is closed. */
+  readonly address?: number
   readonly kind: 'anonymous' | 'shared' | 'file'
   /** Name in /dev/shm (without the leading slash) of `shared` memory; path of a `file`, and of `anonymous` memory that is shareable. */
   readonly name: string | undefined

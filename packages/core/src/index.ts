@@ -32,7 +32,7 @@ export { decodeMetas, encodeMetas, readMetas, writeMetas, type Metas } from './m
 export type { ServeOptions } from '@ckpt/p2p'
 export { manifestOf, tensorCount } from './manifest.ts'
 export type { MemoryLimit } from '@ckpt/contract'
-export type { CheckpointSource, RegisterOptions } from '@ckpt/memory'
+export type { CheckpointSource, Fill, Place, RegisterOptions } from '@ckpt/memory'
 export {
   createCudaDevice,
   nodeFacts,

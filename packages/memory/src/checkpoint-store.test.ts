@@ -277,6 +277,8 @@ describe('register from tensors', () => {
       [t('bad', { shared: 'ckpt-not-there' }), 'name', false],
       [t('bad', { shared: '../etc/passwd' }), 'shared', true],
       [t('bad', { memory }), 'inPlace', true],
+      [t('bad', { fill: true }), 'fill', false],
+      [t('bad', { fill: true }), 'inPlace', true],
     ] as const) {
       const error = await failure(() =>
         store.register('x', { tensors: inPlace ? [bad] : [good, bad] }, { inPlace, pool: inPlace ? 'private' : 'shared' }),

@@ -319,7 +319,7 @@ export class CheckpointStore {
     if ('tensors' in source) {
       const specs = tensorSpecs(source.tensors)
       checkCarried(specs, {})
-      loaded = await (inPlace ? mapTensors(specs, context) : loadTensors(specs, context))
+      loaded = await (inPlace ? mapTensors(specs, context) : loadTensors(specs, context, source.fill))
     } else {
       loaded = await registerFiles(source, { inPlace, share: options.share }, context)
     }

@@ -14,4 +14,4 @@ export {
 } from './checkpoint-store.ts'
 export { Reservation } from './reservation.ts'
 export { shareOf, type FileShare } from './share.ts'
-export type { CheckpointSource, NamedTensorInput, TensorData, TensorInput } from './source.ts'
+export type { CheckpointSource, Fill, NamedTensorInput, Place, TensorData, TensorInput } from './source.ts'

@@ -1,10 +1,12 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate } from 'node:timers/promises'
 import { CkptError, type Host } from '@ckpt/contract'
 import { createHost } from '@ckpt/transport'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { CheckpointStore } from './checkpoint-store.ts'
+import type { Fill, Place } from './source.ts'
 import { bytesOf, contents, failure, file, fromDisk, hostWith, MIB } from './fixtures.ts'
 
 let host: Host
@@ -23,6 +25,45 @@ beforeEach(() => {
 })
 afterEach(async () => {
   await store.close()
+})
+
+describe('tensors that the caller writes', () => {
+  const bytes = [3, 0, 2 * MIB]
+  const tensors = bytes.map((size, i) => ({ name: `${i}`, dtype: 'U8' as const, shape: [size], data: { fill: true } as const }))
+
+  it('have addresses in memory that stays until they are written, even if the registration is aborted', async () => {
+    for (const pool of ['private', 'shared'] as const) {
+      const abort = new AbortController()
+      const places: Place[] = []
+      let write = (): void => undefined
+      const written = new Promise<void>((resolve) => (write = resolve))
+      const fill: Fill = (given) => {
+        places.push(...given)
+        return written
+      }
+      const registering = failure(() => store.register('x', { tensors, fill }, { pool, signal: abort.signal }))
+      await vi.waitFor(() => expect(places).toHaveLength(bytes.length))
+      abort.abort()
+      await setImmediate()
+      expect(places.map((place) => [place.bytes, place.memory.address! > 0])).toEqual(bytes.map((size) => [size, true]))
+      places[2]!.memory.view(places[2]!.offset, 1).fill(1)
+      write()
+      expect((await registering).code).toBe('ABORTED')
+      if (pool === 'private') expect(places.map(({ memory }) => memory.address)).toEqual([0, 0, 0])
+    }
+  })
+
+  it('are registered with what was written, beside others', async () => {
+    const fill: Fill = (places) => {
+      for (const [i, { memory, offset, bytes: size }] of places.entries()) memory.view(offset, size).fill(i + 1)
+      return Promise.resolve()
+    }
+    const other = { name: 'other', dtype: 'U8' as const, shape: [2], data: Uint8Array.of(8, 9) }
+    await store.register('x', { tensors: [other, ...tensors], fill })
+    const found = contents(store, 'x')
+    expect(found.get('other')).toBe(Buffer.of(8, 9).toString('base64'))
+    for (const [i, size] of bytes.entries()) expect(found.get(`${i}`)).toBe(Buffer.alloc(size, i + 1).toString('base64'))
+  })
 })
 
 describe('leases', () => {

@@ -16,7 +16,7 @@ import { allocateAll, type Block, type BlockPool } from './block-pool.ts'
 import { copyFromDevices } from './device-copies.ts'
 import { layoutFiles, layoutTensors, type Layout } from './layout.ts'
 import type { FileShare } from './share.ts'
-import { checkRange, type TensorSpec } from './source.ts'
+import { checkRange, type Fill, type TensorSpec } from './source.ts'
 
 const SHARED_MEMORY_DIRECTORY = '/dev/shm/'
 /** Bytes that JavaScript copies before it yields to other work: a millisecond or two. */
@@ -84,14 +84,15 @@ export async function loadFiles(shares: readonly FileShare[], opened: OpenedChec
   return { ...loaded, digests }
 }
 
-/** Copies tensors into memory. On failure all memory is released. */
-export async function loadTensors(specs: readonly TensorSpec[], context: LoadContext): Promise<Loaded> {
+/** Copies tensors into memory, or lets `fill` write them. On failure all memory is released. */
+export async function loadTensors(specs: readonly TensorSpec[], context: LoadContext, fill?: Fill): Promise<Loaded> {
   const layout = layoutTensors(specs, context.segmentLimit)
   const onDevices = specs.some(({ data }) => data.kind === 'device')
   const reader = onDevices ? deviceReader(specs, context) : undefined
   return filled(layout, context, true, async (memories) => {
     const opened = new Map<string, HostMemory>()
     try {
+      await fillPlaces(specs, layout, memories, context, fill)
       await copyFromMemories(specs, layout, memories, context, opened)
       if (reader !== undefined) await copyFromDevices(specs, layout, memories, reader, context)
       await copyFromBuffers(specs, layout, memories, context)
@@ -150,7 +151,7 @@ async function copyFromMemories(
   const indexOf = new Map<HostMemory, number>()
   const copies: StridedCopy[] = []
   for (const [i, { name, bytes, data }] of specs.entries()) {
-    if (data.kind === 'bytes' || data.kind === 'device') continue
+    if (data.kind === 'bytes' || data.kind === 'device' || data.kind === 'fill') continue
     let memory: HostMemory
     if (data.kind === 'memory') memory = data.memory
     else {
@@ -217,6 +218,28 @@ async function copyFromBuffers(
       throwIfAborted(signal)
     }
   }
+}
+
+async function fillPlaces(
+  specs: readonly TensorSpec[],
+  layout: Layout,
+  segments: readonly HostMemory[],
+  { signal }: LoadContext,
+  fill: Fill | undefined,
+): Promise<void> {
+  const places = specs.flatMap(({ data, bytes }, i) => {
+    if (data.kind !== 'fill') return []
+    const { segment, offset } = layout.tensors[i]!
+    return { memory: segments[segment]!, offset, bytes }
+  })
+  if (places.length === 0) return
+  if (fill === undefined) {
+    const { name } = specs.find(({ data }) => data.kind === 'fill')!
+    throw new CkptError('INVALID_ARGUMENT', `tensor ${JSON.stringify(name)}: the source has no fill, which would write it`, {
+      fields: { tensor: name, field: 'fill' },
+    })
+  }
+  await fill(places, signal)
 }
 
 /** Maps files in /dev/shm in place: each file, including its header, is a segment. */

@@ -21,6 +21,8 @@ export type TensorData =
   | { readonly shared: string; readonly offset?: number; readonly identity?: MemoryIdentity }
   /** GPU memory of a different process: the CUDA IPC handle (64 bytes) of its allocation, and the tensor's offset in it. */
   | { readonly device: { readonly handle: Uint8Array; readonly offset?: number }; readonly uuid: string }
+  /** Written by the source's `fill`. */
+  | { readonly fill: true }
   /** GPU memory of this process. Work that writes it must have finished, and it must stay unchanged until it is registered. */
   | { readonly devicePointer: bigint; readonly uuid: string }
 
@@ -36,6 +38,19 @@ export interface NamedTensorInput extends TensorInput {
   readonly name: string
 }
 
+/** Memory for a tensor, which `fill` writes. */
+export interface Place {
+  readonly memory: HostMemory
+  readonly offset: number
+  readonly bytes: number
+}
+
+/**
+ * Writes the tensors whose data is `{ fill: true }`, in their order. The memory stays until the promise settles, even if the
+ * registration is aborted.
+ */
+export type Fill = (places: readonly Place[], signal: AbortSignal) => Promise<void>
+
 /** Source of a registered checkpoint. */
 export type CheckpointSource =
   /**
@@ -45,7 +60,7 @@ export type CheckpointSource =
   | { readonly files: readonly string[]; readonly root?: string }
   /** A directory with safetensors files, an index or a single file (see `readIndex` of `@ckpt/safetensors`). */
   | { readonly directory: string }
-  | { readonly tensors: Readonly<Record<string, TensorInput>> | Iterable<NamedTensorInput> }
+  | { readonly tensors: Readonly<Record<string, TensorInput>> | Iterable<NamedTensorInput>; readonly fill?: Fill }
   /**
    * Unix socket of a Python trainer that serves its tensors (docs/trainers.md). `timeoutMs` is its longest time to answer
    * (default 60,000).
@@ -62,6 +77,7 @@ export interface TensorSpec {
     | { readonly kind: 'bytes'; readonly bytes: Uint8Array }
     | { readonly kind: 'memory'; readonly memory: HostMemory; readonly offset: number }
     | { readonly kind: 'shared'; readonly name: string; readonly offset: number; readonly identity?: MemoryIdentity }
+    | { readonly kind: 'fill' }
     | { readonly kind: 'device'; readonly source: DeviceSource; readonly offset: number }
 }
 
@@ -101,6 +117,7 @@ function dataOf(name: string, data: TensorData, bytes: number): TensorSpec['data
       : new Uint8Array(data as ArrayBuffer)
     return { kind: 'bytes', bytes: view }
   }
+  if ('fill' in data) return { kind: 'fill' }
   if ('devicePointer' in data) {
     const { devicePointer: pointer, uuid: deviceUuid } = data
     if (pointer <= 0n && bytes > 0) throw invalid(name, 'devicePointer', `${pointer} is not a device pointer`)

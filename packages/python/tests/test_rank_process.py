@@ -59,7 +59,7 @@ import ctypes, os, signal, sys, torch
 from ckpt import ParameterServer, requests
 ps = ParameterServer(device="cpu")
 ps.register_checkpoint("a", named_tensors={"w": torch.ones(1000)}, pool="shared")
-offer = requests.offer(ps._client.process.label, None, None, {"w": torch.ones(1000)}, False)
+offer = requests.offer(ps._client.process.label, None, None, {"w": torch.ones(1000)}, False, True)
 # The C library's own fork runs no hooks of Python's: the child keeps everything open.
 fork = {"none": lambda: -1, "python": os.fork, "c": ctypes.CDLL(None).fork}[sys.argv[1]]
 child = fork()

@@ -33,11 +33,12 @@ const char* KindName(Mapping::Kind kind) {
 void Memory::Register(Napi::Env env, Napi::Object) {
   const Napi::Function constructor =
       DefineClass(env, kConstructor,
-                  {InstanceAccessor<&Memory::GetBytes>("bytes"), InstanceAccessor<&Memory::GetKind>("kind"),
-                   InstanceAccessor<&Memory::GetName>("name"), InstanceAccessor<&Memory::GetLocked>("locked"),
-                   InstanceAccessor<&Memory::GetLockError>("lockError"), InstanceAccessor<&Memory::GetIdentity>("identity"),
-                   InstanceMethod<&Memory::CheckIntact>("checkIntact"), InstanceMethod<&Memory::Window>("window"),
-                   InstanceMethod<&Memory::Unlink>("unlink"), InstanceMethod<&Memory::Close>("close")});
+                  {InstanceAccessor<&Memory::GetBytes>("bytes"), InstanceAccessor<&Memory::GetAddress>("address"),
+                   InstanceAccessor<&Memory::GetKind>("kind"), InstanceAccessor<&Memory::GetName>("name"),
+                   InstanceAccessor<&Memory::GetLocked>("locked"), InstanceAccessor<&Memory::GetLockError>("lockError"),
+                   InstanceAccessor<&Memory::GetIdentity>("identity"), InstanceMethod<&Memory::CheckIntact>("checkIntact"),
+                   InstanceMethod<&Memory::Window>("window"), InstanceMethod<&Memory::Unlink>("unlink"),
+                   InstanceMethod<&Memory::Close>("close")});
   Environment::Of(env).Keep(kConstructor, constructor);
 }
 
@@ -76,6 +77,11 @@ Memory::Memory(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Memory>(info),
 
 Napi::Value Memory::GetBytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(bytes_));
+}
+
+Napi::Value Memory::GetAddress(const Napi::CallbackInfo& info) {
+  // An address of a user's memory has 47 bits.
+  return Napi::Number::New(info.Env(), mapping_ ? static_cast<double>(reinterpret_cast<std::uintptr_t>(mapping_->data())) : 0);
 }
 
 Napi::Value Memory::GetKind(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), KindName(kind_)); }

@@ -38,6 +38,7 @@ class Memory : public Napi::ObjectWrap<Memory> {
   };
 
   Napi::Value GetBytes(const Napi::CallbackInfo& info);
+  Napi::Value GetAddress(const Napi::CallbackInfo& info);
   Napi::Value GetKind(const Napi::CallbackInfo& info);
   Napi::Value GetName(const Napi::CallbackInfo& info);
   Napi::Value GetLocked(const Napi::CallbackInfo& info);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -124,13 +125,14 @@ class AsyncParameterServer:
         """See :meth:`ParameterServer.register_checkpoint`."""
         client, created = self._own()
         client.check_process()
-        publication = await _in_thread(
-            lambda: requests.offer(client.process.label, files, directory, named_tensors, make_contiguous),
-            undo=lambda made: None if made is None else made.close(),
-        )
-        with publication or contextlib.nullcontext():
-            await self._run(
-                requests.register(
+        tensors = requests.mapping(named_tensors)
+        for share_host in requests.ways(in_place, client.can_write):
+            publication = await _in_thread(
+                functools.partial(requests.offer, client.process.label, files, directory, tensors, make_contiguous, share_host),
+                undo=lambda made: None if made is None else made.close(),
+            )
+            with publication or contextlib.nullcontext():
+                request = requests.register(
                     name,
                     files=files,
                     directory=directory,
@@ -144,7 +146,13 @@ class AsyncParameterServer:
                     timeout=timeout,
                     device=created.device,
                 )
-            )
+                try:
+                    await self._run(request)
+                except CkptError:
+                    if not request.is_refused:
+                        raise
+                else:
+                    return
 
     async def unregister_checkpoint(self, name: str, *, force: bool = False) -> None:
         """See :meth:`ParameterServer.unregister_checkpoint`."""
@@ -317,7 +325,7 @@ async def _run(client: Client, request: Request[T]) -> T:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     started = time.monotonic()
-    call = client.start(request.verb, request.arguments, deliver, request.on_progress is not None)
+    call = client.start(request.verb, request.arguments, deliver, request.on_progress is not None, request.writes)
     try:
         while True:
             try:
@@ -331,7 +339,7 @@ async def _run(client: Client, request: Request[T]) -> T:
                 continue
             break
     except BaseException:
-        if client.cancel(call):
+        if await asyncio.shield(asyncio.to_thread(client.cancel, call)):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(_end(events), CANCEL_WITHIN)
         raise

@@ -8,13 +8,14 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from .errors import CkptError, deserialize, error
+from .host_writes import HostWrites
 from .process import RankProcess
 
 #: Version of the messages.
@@ -54,6 +55,10 @@ class Client:
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._running: dict[int, Callable[[Event], None]] = {}
+        #: Tensors to write, by the call that registers them.
+        self._writes: dict[int, HostWrites] = {}
+        #: False once the system has refused to write to the program's memory: tensors pass through shared memory then.
+        self.can_write = True
         self._next = 0
         self._lost: CkptError | None = None
         self._heard = time.monotonic()
@@ -87,8 +92,17 @@ class Client:
         """True in a process that was forked since."""
         return os.getpid() != self._process_id
 
-    def start(self, verb: str, arguments: Mapping[str, Any], deliver: Callable[[Event], None], progress: bool) -> int:
+    def start(
+        self,
+        verb: str,
+        arguments: Mapping[str, Any],
+        deliver: Callable[[Event], None],
+        progress: bool,
+        writes: HostWrites | None,
+    ) -> int:
         """Starts a call and returns its id. ``deliver`` gets its events, from a thread of this object.
+
+        :param writes: tensors that are written to the program's memory when it asks for them
 
         :raises CkptError: if the program has ended.
         """
@@ -101,16 +115,20 @@ class Client:
             call = self._next
             self._next += 1
             self._running[call] = deliver
+            if writes is not None:
+                self._writes[call] = writes
         try:
             self._send({"type": "call", "id": call, "verb": verb, "arguments": arguments, "progress": progress})
         except BaseException:
             with self._lock:
                 self._running.pop(call, None)
+                self._writes.pop(call, None)
             raise
         return call
 
     def cancel(self, call: int) -> bool:
         """Asks the program to end a call early; returns True if its answer can be expected soon."""
+        self._stop_writes([call])
         if self._stuck or self._lost is not None:
             return False
         with contextlib.suppress(CkptError):
@@ -143,6 +161,8 @@ class Client:
             if self._ended:
                 return
             self._ended = True
+            writing = list(self._writes)
+        self._stop_writes(writing)
         if within is None:
             self.process.end()
         else:
@@ -154,6 +174,27 @@ class Client:
     def forget(self) -> None:
         """Closes this process's copies of files, in a child that was forked."""
         self.process.forget()
+
+    def _stop_writes(self, calls: Iterable[int]) -> None:
+        """Returns when nothing is written any more for these calls: only then may the program release its memory."""
+        for call in calls:
+            writes = self._writes.get(call)
+            if writes is not None:
+                writes.stop()
+
+    def _write(self, call: int, addresses: list[float], deliver: Callable[[Event], None]) -> None:
+        with self._lock:
+            writes = self._writes.get(call)
+        if writes is None:
+            return
+        total = writes.size
+        reason = writes.write(
+            self.process.pid, [int(address) for address in addresses], lambda done: deliver(Progress(done, total))
+        )
+        if writes.refused:
+            self.can_write = False
+        with contextlib.suppress(CkptError):
+            self._send({"type": "filled", "id": call} | ({} if reason is None else {"error": reason}))
 
     def _send(self, message: Mapping[str, Any]) -> None:
         body = msgspec.msgpack.encode(message)
@@ -174,6 +215,8 @@ class Client:
         except CkptError as reason:
             self._fail(reason)
         except (OSError, EOFError):
+            # Its process id may belong to another process once its end was noticed.
+            self._stop_writes(list(self._writes))
             self._fail(
                 error("INVALID_STATE", "the parameter server is closed") if self._ended or self.closing else self.process.lost()
             )
@@ -211,6 +254,11 @@ class Client:
             self._ready.set()
         elif kind == "progress":
             self._deliver(call, Progress(int(message["done"]), int(message["total"])), last=False)
+        elif kind == "fill":
+            with self._lock:
+                deliver = self._running.get(call, lambda _: None)
+            arguments = (call, message["addresses"], deliver)
+            threading.Thread(target=self._write, args=arguments, name="ckpt-fill", daemon=True).start()
         elif kind == "result":
             self._deliver(call, Result(_with_whole_numbers(message.get("value"))), last=True)
         elif kind == "error":
@@ -219,6 +267,8 @@ class Client:
     def _deliver(self, call: int, event: Event, *, last: bool) -> None:
         with self._lock:
             deliver = self._running.pop(call, None) if last else self._running.get(call)
+            if last:
+                self._writes.pop(call, None)
         if deliver is not None:
             deliver(event)
 

@@ -145,11 +145,10 @@ class ParameterServer:
         :param files: safetensors files that together hold it.
         :param directory: a directory with safetensors files, an index or a single file.
         :param named_tensors: a state dictionary, or pairs of name and tensor. CUDA tensors are read by CUDA IPC, CPU tensors
-            are copied to shared memory (docs/trainers.md).
+            are written to the rank's memory (docs/trainers.md).
         :param pool: ``private`` memory is released on unregistering, ``shared`` memory stays for the next checkpoint (default
             private).
-        :param in_place: use files in /dev/shm where they are. Default for CPU tensors: their shared memory is used in place
-            if the rank has no GPU and ``pool`` is private.
+        :param in_place: use files in /dev/shm where they are; CPU tensors are copied to shared memory, which is used in place.
         :param remove_files: remove files that are used in place from /dev/shm once registered.
         :param share: (index, count): take only this part of the files; for ranks that are all given the same ones.
         :param digests: compute the digests that verify updates while files are read (default true).
@@ -160,10 +159,11 @@ class ParameterServer:
         :raises OperationError: ``INVALID_ARGUMENT`` naming the tensor that cannot be published, ``OUT_OF_MEMORY``.
         """
         self._client.check_process()
-        publication = requests.offer(self._client.process.label, files, directory, named_tensors, make_contiguous)
-        with publication or contextlib.nullcontext():
-            self._run(
-                requests.register(
+        tensors = requests.mapping(named_tensors)
+        for share_host in requests.ways(in_place, self._client.can_write):
+            publication = requests.offer(self._client.process.label, files, directory, tensors, make_contiguous, share_host)
+            with publication or contextlib.nullcontext():
+                request = requests.register(
                     name,
                     files=files,
                     directory=directory,
@@ -177,7 +177,13 @@ class ParameterServer:
                     timeout=timeout,
                     device=self.device,
                 )
-            )
+                try:
+                    self._run(request)
+                except CkptError:
+                    if not request.is_refused:
+                        raise
+                else:
+                    return
 
     def unregister_checkpoint(self, name: str, *, force: bool = False) -> None:
         """Releases a checkpoint's memory; the name is free at once.
@@ -340,7 +346,7 @@ class ParameterServer:
     def _run(self, request: Request[T]) -> T:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         started = time.monotonic()
-        call = self._client.start(request.verb, request.arguments, events.put, request.on_progress is not None)
+        call = self._client.start(request.verb, request.arguments, events.put, request.on_progress is not None, request.writes)
         try:
             while True:
                 try:

@@ -11,6 +11,7 @@ import msgspec
 
 from .choices import Engine, Strategy, without_none
 from .errors import error
+from .host_writes import HostWrites
 from .reports import Created, Health, Metas, PrepareReport, UpdateReport, WorkerState
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class Request(Generic[T]):
     arguments: Mapping[str, Any]
     result: type[T] | None
     on_progress: OnProgress | None = None
+    #: Tensors that the program lets this process write to its memory.
+    writes: HostWrites | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """True if the system did not let this process write the tensors."""
+        return self.writes is not None and self.writes.refused
 
     def decode(self, value: Any) -> T:
         """Returns the result of the call."""
@@ -86,11 +94,13 @@ def offer(
     label: str,
     files: Sequence[StrPath] | None,
     directory: StrPath | None,
-    named_tensors: NamedTensors | None,
+    named_tensors: Mapping[str, Any] | None,
     make_contiguous: bool,
+    share_host: bool,
 ) -> Publication | None:
     """Checks that there is one source, and publishes tensors if they are it. The caller closes the publication.
 
+    :param share_host: copy CPU tensors to shared memory; otherwise they are to be written to the program's memory.
     :raises CkptError: ``INVALID_ARGUMENT``; naming the tensor for one that cannot be published.
     """
     given = [
@@ -106,10 +116,15 @@ def offer(
     from ckpt_worker.trainer import publish
 
     try:
-        return publish(_mapping(named_tensors), make_contiguous=make_contiguous, label=label)
+        return publish(named_tensors, make_contiguous=make_contiguous, label=label, share_host=share_host)
     except WorkerError as reason:
         named = {} if reason.tensor is None else {"tensor": reason.tensor}
         raise error(reason.code, str(reason), **named) from reason
+
+
+def ways(in_place: bool | None, can_write: bool) -> list[bool]:
+    """Returns, in order, if CPU tensors are shared to be registered: the second way is for a system that refuses the first."""
+    return [False, True] if can_write and in_place is not True else [True]
 
 
 def register(
@@ -130,7 +145,7 @@ def register(
     if publication is not None:
         rows = [[t.name, t.dtype, t.shape, t.memory, t.offset, t.size] for t in publication.tensors]
         source: dict[str, Any] = {"offer": {"memories": publication.memories, "tensors": rows}}
-        if in_place is None:
+        if in_place is None and not publication.unshared:
             # The memory was made for this registration: no need for a second copy of it.
             own = all(memory["kind"] == "shared" for memory in publication.memories)
             in_place = own and bool(rows) and device == "host" and pool != "shared"
@@ -150,7 +165,8 @@ def register(
         "digests": digests,
         "timeoutMs": _milliseconds(timeout, "timeout"),
     }
-    return Request("register", without_none(arguments), None, on_progress)
+    writes = HostWrites(publication.unshared) if publication is not None and publication.unshared else None
+    return Request("register", without_none(arguments), None, on_progress, writes)
 
 
 def unregister(name: str, force: bool) -> Request[None]:
@@ -271,8 +287,12 @@ def _milliseconds(seconds: float | None, field: str) -> float | None:
     return seconds * 1000
 
 
-def _mapping(tensors: NamedTensors) -> Mapping[str, Any]:
-    if isinstance(tensors, Mapping):
+def mapping(tensors: NamedTensors | None) -> Mapping[str, Any] | None:
+    """Returns tensors by name.
+
+    :raises OperationError: ``INVALID_ARGUMENT`` for a name that appears twice.
+    """
+    if tensors is None or isinstance(tensors, Mapping):
         return tensors
     pairs = list(tensors)
     found = dict(pairs)

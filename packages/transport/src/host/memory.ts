@@ -21,6 +21,10 @@ export class NativeHostMemory implements HostMemory {
     handles.set(this, memory)
   }
 
+  get address(): number {
+    return this.#memory.address
+  }
+
   get locked(): boolean {
     return this.#memory.locked
   }

@@ -10,7 +10,7 @@ import logging
 import mmap
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
@@ -52,12 +52,15 @@ class Publication:
         tensors: list[PublishedTensor],
         held: list[torch.Tensor],
         skipped: Mapping[str, str] | None = None,
+        unshared: Sequence[torch.Tensor] = (),
     ) -> None:
         #: Shared memory, in the form of docs/trainers.md.
         self.memories = memories
         self.tensors = tensors
         #: Entries of the dictionary that hold no weights and were left out, with reasons, by name.
         self.skipped: Mapping[str, str] = skipped or {}
+        #: CPU tensors of ``memories`` of the kind ``client``, in the order of ``tensors``: nobody else can read them.
+        self.unshared = unshared
         self._held = held
         self._process = os.getpid()
 
@@ -76,7 +79,7 @@ class Publication:
 
         In a process forked since, the shared memory stays, because it belongs to the parent.
         """
-        self._held = []
+        self._held, self.unshared = [], ()
         if os.getpid() != self._process:
             return
         for memory in self.memories:
@@ -91,7 +94,9 @@ class Publication:
         self.close()
 
 
-def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False, label: str | None = None) -> Publication:
+def publish(
+    tensors: Mapping[str, Any], *, make_contiguous: bool = False, label: str | None = None, share_host: bool = True
+) -> Publication:
     """Makes tensors readable for the ranks of this machine. Waits until all writes to them on their GPUs are done.
 
     CUDA tensors stay where they are: no byte is copied, and tensors of one allocation share one handle. CPU tensors are copied
@@ -102,6 +107,8 @@ def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False, label:
         are left out, and ``skipped`` of the result names them. Every other entry must be a tensor.
     :param make_contiguous: copy tensors that are not contiguous; otherwise they are refused.
     :param label: beginning of the shared memory's name (default: a name with this process's id).
+    :param share_host: copy CPU tensors to shared memory (default); otherwise they are only described, and whoever publishes
+        them moves their bytes.
     :raises LayoutError: naming the tensor that cannot be published, the reason, and a remedy.
     :raises UnsupportedError: naming the tensor: its memory cannot be shared (expandable segments), or there is no CUDA driver.
     """
@@ -119,11 +126,13 @@ def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False, label:
             "not published, because they hold no weights: %s", ", ".join(f"{name!r} ({why})" for name, why in skipped.items())
         )
     memories: list[dict[str, Any]] = []
-    places = _place_on_host(
-        {name: entry.tensor for name, entry in ready.items() if not entry.tensor.is_cuda},
-        memories,
-        label or f"ckpt-trainer-{os.getpid()}-",
-    )
+    on_host = {name: entry.tensor for name, entry in ready.items() if not entry.tensor.is_cuda}
+    if share_host:
+        places = _place_on_host(on_host, memories, label or f"ckpt-trainer-{os.getpid()}-")
+    else:
+        places = dict.fromkeys(on_host, (0, 0))
+        if on_host:
+            memories.append({"kind": "client", "bytes": max(tensor.nbytes for tensor in on_host.values())})
     on_gpus = {name: entry.tensor for name, entry in ready.items() if entry.tensor.is_cuda}
     try:
         places |= _export(on_gpus, memories)
@@ -135,7 +144,8 @@ def publish(tensors: Mapping[str, Any], *, make_contiguous: bool = False, label:
         memory, offset = places[name]
         size = entry.tensor.numel() * entry.tensor.element_size()
         published.append(PublishedTensor(name, entry.dtype, entry.shape, memory, offset, size))
-    return Publication(memories, published, list(on_gpus.values()), skipped)
+    unshared = [] if share_host else list(on_host.values())
+    return Publication(memories, published, list(on_gpus.values()), skipped, unshared)
 
 
 def _place_on_host(
