@@ -300,14 +300,15 @@ export class DirectState implements Kept {
     recordings: Recordings,
     layout: string,
   ): Promise<Recording | string> {
-    const { routes, rehearses = false } = await session.greeted(signal)
+    const greeting = await session.greeted(signal)
+    const { routes, rehearses = false } = greeting
     let found: Recording | string = 'its engine worker has no recording yet'
     if (routes !== undefined) {
       const distrusted = recordings.isDistrusted(routes)
       found = distrusted ? 'the last update by its recording wrote wrong bytes' : await recordings.byId(session, routes)
     }
     if (!rehearses || (typeof found !== 'string' && recordings.mismatch(found, manifest) === undefined)) return found
-    const rehearsed = await recordings.rehearse(session, manifest, layout)
+    const rehearsed = await recordings.rehearse(session, greeting, manifest, layout)
     // A loader that cannot be rehearsed is recorded while it loads.
     if (typeof rehearsed !== 'string') return rehearsed
     return typeof found === 'string' ? `${found} (${rehearsed})` : found

@@ -1,4 +1,4 @@
-import { tensorTable, type Manifest, type Recording } from '@ckpt/contract'
+import { tensorTable, type Manifest, type Recording, type RecordingSession } from '@ckpt/contract'
 import { describe, expect, it } from 'vitest'
 import { Recordings } from './recordings.ts'
 
@@ -54,5 +54,36 @@ describe('a worker whose recordings cannot be used', () => {
     recordings.countUse()
     recordings.countRecording(greeting(1), '')
     expect(recordings.reasonNotToRecord(greeting(1))).toBeUndefined()
+  })
+})
+
+describe('a worker that cannot rehearse', () => {
+  const greeting = (pid: number) => ({ protocol: 3, state: undefined, routes: undefined, process: { pid, mark: 'm' } })
+  const manifest = manifestOf('a')
+
+  /** A worker that gives these answers, and how often it was asked. */
+  function asked(...answers: readonly (Recording | string)[]) {
+    const recordings = new Recordings()
+    let count = 0
+    const session = { rehearse: () => Promise.resolve(answers[count++]!) } as unknown as RecordingSession
+    const ask = (pid: number, layout = 'l') => recordings.rehearse(session, greeting(pid), manifest, layout)
+    return { recordings, ask, count: () => count }
+  }
+
+  it('is asked again about another layout, and after a restart', async () => {
+    const { ask, count } = asked('reads values', 'reads values', recordingOf('a'))
+    for (const layout of ['l', 'l', 'm', 'm']) expect(await ask(1, layout)).toBe('reads values')
+    expect(count()).toBe(2)
+    expect(await ask(2, 'm')).toEqual(recordingOf('a'))
+  })
+
+  it('or whose rehearsal wrote wrong bytes, is not trusted until it restarts', async () => {
+    const rehearsed = { ...recordingOf('a'), rehearsed: true }
+    const { recordings, ask, count } = asked(rehearsed, rehearsed)
+    await ask(1)
+    recordings.distrust(rehearsed)
+    expect(await ask(1, 'm')).toMatch('wrote wrong bytes')
+    expect(count()).toBe(1)
+    expect(await ask(2)).toEqual(rehearsed)
   })
 })

@@ -18,9 +18,11 @@ export class Recordings {
   #recording: Recording | undefined
   /** Id of a recording that led to a wrong update. */
   #distrusted: string | undefined
-  /** Layout of the last checkpoint that its worker's loader could not rehearse. */
+  /** Worker to which the following two apply: another process may load in another way. */
+  #rehearser = ''
+  /** Layout of the last checkpoint that the worker's loader could not rehearse. */
   #unrehearsed: { readonly layout: string; readonly reason: string } | undefined
-  /** Reason not to trust rehearsals any more. */
+  /** Reason not to trust the worker's rehearsals any more. */
   #wrongRehearsal: string | undefined
   /** Last answer of {@link Recordings.mismatch}. */
   #compared: { readonly recording: Recording; readonly manifest: Manifest; readonly mismatch: string | undefined } | undefined
@@ -70,9 +72,19 @@ export class Recordings {
 
   /**
    * Returns what the worker's loader would do with such a checkpoint, without loading it; or the reason why it must be loaded to
-   * know. A worker that could not tell is not asked again about the same layout.
+   * know. A worker that could not tell is not asked again about the same layout until it restarts.
    */
-  async rehearse(session: RecordingSession, manifest: Manifest, layout: string): Promise<Recording | string> {
+  async rehearse(
+    session: RecordingSession,
+    greeting: WorkerGreeting,
+    manifest: Manifest,
+    layout: string,
+  ): Promise<Recording | string> {
+    const worker = workerName(greeting)
+    if (worker !== this.#rehearser) {
+      this.#rehearser = worker
+      this.#unrehearsed = this.#wrongRehearsal = undefined
+    }
     if (this.#wrongRehearsal !== undefined) return this.#wrongRehearsal
     if (this.#unrehearsed?.layout === layout) return this.#unrehearsed.reason
     const tensors = [...heldTensors(manifest)].map(([name, { dtype, shape }]) => ({ name, dtype, shape }))
