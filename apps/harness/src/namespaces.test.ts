@@ -2,11 +2,10 @@ import { spawnSync } from 'node:child_process'
 import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { CkptError } from '@ckpt/contract'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Cluster, generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
+import { Cluster, generateCheckpoint, type GeneratedCheckpoint, IsolatedHosts } from '@ckpt/testing'
 
 // Containers of one host: the same host name, and separate namespaces. Process ids, descriptor numbers and names in /dev/shm
 // coincide.
@@ -33,6 +32,9 @@ afterAll(() => {
   rmSync(copies, { recursive: true })
 })
 const copyOf = ({ directory }: GeneratedCheckpoint): string => join(copies, directory.split('/').at(-1)!)
+
+const filesOf = (checkpoint: GeneratedCheckpoint): string[] =>
+  checkpoint.files.map((file) => join(copyOf(checkpoint), file.slice(checkpoint.directory.length + 1)))
 
 function unavailable([command, ...args]: readonly string[]): string | undefined {
   const probe = spawnSync(command!, [...args, 'true'], { encoding: 'utf8' })
@@ -72,41 +74,52 @@ describe('ranks in PID namespaces of their own, where all are process 1', () => 
 
 describe('ranks of one host name', () => {
   it.for(['broadcast', 'p2p', 'direct'] as const)(
-    'with a /dev/shm of their own fail a %s update before any engine is given anything',
+    'that share no /dev/shm with others pull what those hold, in a %s update',
     { timeout: 240_000 },
     async (strategy, { skip }) => {
-      const why = unavailable(SHM)
-      if (why !== undefined) skip(`no mount namespaces: ${why}`)
+      const made = await IsolatedHosts.create({ count: 1, net: false, pid: false, ipc: false, name: false })
+      if ('problem' in made) return skip(made.problem)
+      await using apart = made
       await using cluster = await Cluster.start({
         ranks: 3,
         timeoutMs: 60_000,
         env: () => ({ CKPT_P2P_ADDRESS: '127.0.0.1' }),
-        through: (rank) => (rank === 1 ? SHM : []),
+        through: (rank) => (rank === 1 ? apart.hosts[0]!.through : []),
         engine: { kind: 'typescript', checkpoint: copyOf(before) },
       })
-      await cluster.register('after', copyOf(after))
-      await cluster.all('gatherMetas', () => ({ name: 'after', digests: true }))
       const update = strategy === 'p2p' ? { p2p: [0, 1, 2] } : { strategy }
-      const outcomes = await cluster.settle('update', (rank) => ({
-        name: 'after',
-        engineSocket: cluster.engines[rank]!.socket,
-        ...update,
-      }))
-      for (const outcome of outcomes) {
-        const thrown: unknown = outcome.status === 'rejected' ? outcome.reason : undefined
-        // The first rank that detected it may have informed the others before they detected it themselves.
-        const error: unknown = CkptError.is(thrown, 'ABORTED') ? thrown.cause : thrown
-        expect(CkptError.is(error, 'UNSUPPORTED'), String(thrown)).toBe(true)
-        const { fields, message } = error as CkptError
-        expect(fields['ranks']).toEqual([1])
-        expect(fields['dirty']).toBeUndefined()
-        expect(message).toMatch(/\/dev\/shm.*rank 1.*ranks 0, 2.*--ipc/)
-      }
-      for (const states of await cluster.all('engineStates', () => undefined)) {
-        expect(states.every(({ dirty }) => !dirty)).toBe(true)
+      for (const checkpoint of [after, before, after]) {
+        await cluster.register('c', copyOf(checkpoint))
+        await cluster.all('gatherMetas', () => ({ name: 'c', digests: true }))
+        await Promise.all(cluster.engines.map((engine) => engine.poison()))
+        for (const report of await cluster.update('c', update)) expect(report.verified).toBeTruthy()
+        for (const engine of cluster.engines) {
+          expect(await engine.verify(filesOf(checkpoint))).toMatchObject({ verified: true, mismatches: [] })
+        }
+        await cluster.all('unregister', () => ({ name: 'c' }))
       }
     },
   )
+
+  it('whose engine has a /dev/shm of its own say so', { timeout: 240_000 }, async ({ skip }) => {
+    const why = unavailable(SHM)
+    if (why !== undefined) skip(`no mount namespaces: ${why}`)
+    // `unshare` separates a rank from its engine, too.
+    await using cluster = await Cluster.start({
+      ranks: 2,
+      timeoutMs: 60_000,
+      env: () => ({ CKPT_P2P_ADDRESS: '127.0.0.1' }),
+      through: (rank) => (rank === 1 ? SHM : []),
+      engine: { kind: 'typescript', checkpoint: copyOf(before) },
+    })
+    await cluster.register('after', copyOf(after))
+    const updates = (rank: number) =>
+      ({ name: 'after', engineSocket: cluster.engines[rank]!.socket, strategy: 'broadcast' }) as const
+    const outcomes = await cluster.settle('update', updates)
+    expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected'])
+    const reasons = outcomes.map((outcome) => outcome.status === 'rejected' ? (outcome.reason as Error).message : '')
+    for (const reason of reasons) expect(reason).toMatch(/engine worker of rank 1.*\/dev\/shm\/ckpt-/)
+  })
 
   it('with an IPC namespace of their own, but one /dev/shm, are near each other', { timeout: 240_000 }, async ({ skip }) => {
     const why = unavailable(IPC)

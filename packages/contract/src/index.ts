@@ -85,17 +85,14 @@ export type {
   WorkerProtocol,
   WorkerState,
 } from './engine.ts'
+export type { AccessPoint, RankAccess, Reach, ReachedRank } from './reach.ts'
 export type {
-  AccessPoint,
   CheckedWorker,
   Exchanges,
   FailedAttempt,
   Kept,
   KeptByRank,
   PreparedTensors,
-  RankAccess,
-  Reach,
-  ReachedRank,
   ReservedMemory,
   RingAccess,
   // Kept for one minor version.

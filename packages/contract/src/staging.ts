@@ -1,13 +1,14 @@
 import type { Collective, PipelineStats, Ring } from './device.ts'
 import type { EngineSession, RingTensor } from './engine.ts'
-import type { HostMemory } from './host.ts'
+import type { Host, HostMemory } from './host.ts'
 import type { Manifest } from './manifest.ts'
 import type { CopyColumns, TransferPlan } from './plan.ts'
+import type { Reach } from './reach.ts'
 import type { PullReport } from './update-report.ts'
 
 /** Options of a plan of buckets. Sizes in bytes. */
 export interface PlanOptions {
-  /** Participating ranks; all of the manifest's by default. */
+  /** Ranks of the collective that moves the buckets; all of the manifest's by default. */
   readonly ranks?: readonly number[]
   /** Maximum size of the ring: the minimum over the ranks. */
   readonly ringBytes: number
@@ -55,6 +56,10 @@ export interface StagedContext extends PlannedUpdate {
   readonly session: EngineSession
   /** This rank's segments of the checkpoint, by segment index; leased for the whole update. */
   readonly segments: readonly HostMemory[]
+  /** Makes and copies host memory. */
+  readonly host: Host
+  /** Returns access to the ranks that hold the checkpoint, for buckets that are pulled. */
+  readonly reach: () => Promise<Reach>
   readonly timeoutMs: number
   readonly signal: AbortSignal
   /** Called with the bytes that this rank's worker has loaded so far. */

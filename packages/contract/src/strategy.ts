@@ -2,7 +2,7 @@ import type { Collective, Device, Exchange, Ring } from './device.ts'
 import type { EngineSession, WorkerEndpoint } from './engine.ts'
 import type { HostMemory } from './host.ts'
 import type { Manifest } from './manifest.ts'
-import type { EndpointDescriptor, OneSided, OneSidedPeer, RegionDescriptor } from './one-sided.ts'
+import type { Reach } from './reach.ts'
 import type { Blob } from './rendezvous.ts'
 import type { Recording } from './routes.ts'
 import type { StagedWay } from './staging.ts'
@@ -164,9 +164,14 @@ export interface RingAccess {
   readonly bucketBytes: number | null
   readonly maxBucketBytes: number
   readonly chunkBytes: number
+  /**
+   * Ranks whose collective `join` joins, ascending: all participating ones, or those of them that share memory with this rank if
+   * the device's collectives need that. The latter pull what other ranks hold.
+   */
+  readonly members: readonly number[]
   /** Creates a ring of exactly this many bytes. */
   make(bytes: number): Promise<Ring>
-  /** Joins the collective of the participating ranks; all of them call it. */
+  /** Joins the collective of `members`; all of them call it. */
   join(): Promise<Collective>
 }
 
@@ -204,37 +209,4 @@ export interface ReservedMemory {
   register(tensors: readonly TensorMeta[], digests?: BigUint64Array): void
   /** Releases the memory, unless it has been registered. */
   release(): void
-}
-
-/** An endpoint through which one rank's segments of a checkpoint can be read. Plain JSON. */
-export interface AccessPoint {
-  readonly endpoint: EndpointDescriptor
-  /** Regions by segment index. Their keys belong to one registration of the checkpoint; a later one has different keys. */
-  readonly regions: readonly RegionDescriptor[]
-  /** Number of that registration among all that the endpoint has served, from 1; absent if it was not reported. */
-  readonly generation?: number
-  /** Secret that the endpoint requires a proof of. */
-  readonly secret: string
-}
-
-/** Access for other ranks to what one rank holds of a checkpoint. */
-export interface RankAccess {
-  readonly rank: number
-  /** Access points, best first; a reader takes the first of a kind that it supports. Empty if the rank serves nothing. */
-  readonly points: readonly AccessPoint[]
-}
-
-/** Access to the ranks of a manifest. */
-export interface Reach {
-  readonly access: readonly RankAccess[]
-  /** This rank's endpoints, to connect from. */
-  readonly endpoints: readonly OneSided[]
-  /** @throws CkptError as for `reachRank` of `@ckpt/p2p`. */
-  connect(rank: number, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<ReachedRank>
-}
-
-/** A connected rank, and the access data for its memory. */
-export interface ReachedRank {
-  readonly peer: OneSidedPeer
-  readonly point: AccessPoint
 }

@@ -1,19 +1,12 @@
-import type { HostMemory, Manifest, ReservedMemory, TensorMeta, TransferPlan, UpdateContext } from '@ckpt/contract'
+import type { Manifest, ReservedMemory, TensorMeta, TransferPlan, UpdateContext } from '@ckpt/contract'
 import { bucketTensors } from '@ckpt/planner'
+import type { KeptPlaces } from '@ckpt/staging'
 import { alignUp } from '@ckpt/utils'
 
 /** Largest segment, unless one bucket is larger: the same size as for checkpoints registered from files. */
 const SEGMENT_BYTES = 8 * 2 ** 30
 /** Buckets begin at pages, which later registrations or copies may require. */
 const PAGE = 4096
-
-/** Positions of the buckets that a receiver keeps, by their turn among those it pulls. */
-export interface KeptPlaces {
-  readonly memories: readonly HostMemory[]
-  /** Index into `memories`. */
-  readonly segment: Uint32Array
-  readonly offset: Float64Array
-}
 
 /** Memory for the buckets that this rank pulls and keeps in an update, and their registration once the update has succeeded. */
 export class Keeper {

@@ -1,9 +1,7 @@
 import { CkptError, type StagedWay, type UpdateAttempt, type UpdateContext, type UpdateStrategy } from '@ckpt/contract'
 import { planP2p } from '@ckpt/planner'
-import { StagedAttempt } from '@ckpt/staging'
+import { noCopies, pullBuckets, StagedAttempt } from '@ckpt/staging'
 import { Keeper } from './keeper.ts'
-import { noCopies } from './landing.ts'
-import { pullBuckets, type PullOptions } from './pull-buckets.ts'
 
 /** Options of the p2p strategy. */
 export interface P2pOptions {
@@ -38,16 +36,20 @@ export function p2p({ ranks, keep = false }: P2pOptions): UpdateStrategy {
 }
 
 async function begin(context: UpdateContext, keep: boolean): Promise<UpdateAttempt> {
-  const { reach, device, reserve, joining } = context
-  const pull = { reach: await reach(), host: device.host }
-  if (!keep) return new StagedAttempt(context, pulledBuckets(joining, pull))
+  const { reserve, joining } = context
+  // Endpoints are created before the engine's worker is given anything.
+  await context.reach()
+  if (!keep) return new StagedAttempt(context, pulledBuckets(joining))
   // Kept bytes must be complete, so everything that a previous attempt transferred is pulled again.
   const { failed: _, ...whole } = context
-  return new KeepingAttempt(whole, joining, { ...pull, keeper: new Keeper(reserve) })
+  return new KeepingAttempt(whole, joining, new Keeper(reserve))
 }
 
+/** Moves every bucket from ranks of another run into the rings of all participating ranks. */
+export const joiningBuckets: StagedWay = pulledBuckets(true)
+
 /** `joining`: the receivers are not ranks of the manifest. */
-function pulledBuckets(joining: boolean, options: PullOptions): StagedWay {
+function pulledBuckets(joining: boolean, keeper?: Keeper): StagedWay {
   return {
     name: 'p2p',
     variant: joining ? 'joining' : 'within',
@@ -55,7 +57,8 @@ function pulledBuckets(joining: boolean, options: PullOptions): StagedWay {
       const plan = planP2p(manifest, { ...rest, ranks, joining })
       return { plan, copies: noCopies(plan.buckets.count) }
     },
-    run: (context) => pullBuckets(context, options),
+    run: (context) =>
+      pullBuckets(context, { holds: false, ...(keeper && { keep: (plan, manifest, own) => keeper.place(plan, manifest, own) }) }),
   }
 }
 
@@ -63,9 +66,9 @@ function pulledBuckets(joining: boolean, options: PullOptions): StagedWay {
 class KeepingAttempt extends StagedAttempt {
   readonly #keeper: Keeper
 
-  constructor(context: UpdateContext, joining: boolean, options: PullOptions & { readonly keeper: Keeper }) {
-    super(context, pulledBuckets(joining, options))
-    this.#keeper = options.keeper
+  constructor(context: UpdateContext, joining: boolean, keeper: Keeper) {
+    super(context, pulledBuckets(joining, keeper))
+    this.#keeper = keeper
   }
 
   committed(): void {

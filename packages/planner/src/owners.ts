@@ -14,12 +14,13 @@ export interface Share {
  * assigned in runs (so that copies stay contiguous) such that the owners' bytes are as equal as their holders allow.
  *
  * @param members Ranks that may own tensors, ascending.
+ * @param near Those of them that own what they hold, before all others.
  * @throws CkptError `INVALID_ARGUMENT` naming a tensor that no member holds, or whose copies differ.
  */
-export function chooseOwners(manifest: Manifest, members: readonly number[]): Share[] {
+export function chooseOwners(manifest: Manifest, members: readonly number[], near: readonly number[] = members): Share[] {
   const replicas = findReplicas(manifest)
   const allowed = new Set(members)
-  const skip = replicas.length === 0 ? undefined : assign(manifest, replicas, allowed)
+  const skip = replicas.length === 0 ? undefined : assign(manifest, replicas, allowed, new Set(near))
   const shares: Share[] = []
   manifest.ranks.forEach(({ rank, tensors }, position) => {
     const skipped = skip?.[position]
@@ -42,12 +43,19 @@ function unowned(tensor: string, rank: number): CkptError {
 }
 
 /** Marks, for each rank, the rows that a different rank moves. */
-function assign(manifest: Manifest, replicas: readonly Replica[], allowed: ReadonlySet<number>): Uint8Array[] {
+function assign(
+  manifest: Manifest,
+  replicas: readonly Replica[],
+  allowed: ReadonlySet<number>,
+  near: ReadonlySet<number>,
+): Uint8Array[] {
   const skip = manifest.ranks.map(({ tensors }) => new Uint8Array(tensors.count))
   const load = manifest.ranks.map(({ tensors }) => sum(tensors.bytes))
   for (const { holders, bytes } of replicas) for (const holder of holders) load[holder]! -= bytes
   const groups = groupByHolders(replicas).flatMap((group): Group[] => {
-    const members = group[0]!.holders.filter((holder) => allowed.has(manifest.ranks[holder]!.rank))
+    const { holders } = group[0]!
+    const close = holders.filter((holder) => near.has(manifest.ranks[holder]!.rank))
+    const members = close.length > 0 ? close : holders.filter((holder) => allowed.has(manifest.ranks[holder]!.rank))
     const bytes = group.reduce((total, replica) => total + replica.bytes, 0)
     return members.length === 0 ? [] : [{ replicas: group, members, bytes, parts: members.map(() => 0) }]
   })

@@ -1,7 +1,7 @@
 import { CkptError, type Manifest, type TransferPlan, tensorAt } from '@ckpt/contract'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { bucketTensors, copiesFor, planBroadcast, planP2p } from './index.ts'
+import { bucketTensors, copiesFor, planBroadcast, planP2p, planWithin } from './index.ts'
 import { manifestOf, manifests } from './manifests.fixture.ts'
 
 const RING = 64 * 1024
@@ -18,9 +18,13 @@ function withoutUndefined<T extends object>(value: T): { [K in keyof T]: Exclude
   }
 }
 
-const cases = fc.tuple(manifests, options, fc.boolean()).map(([manifest, chosen, p2p]) => {
+const kinds = fc.constantFrom('broadcast' as const, 'p2p' as const, 'within' as const)
+const cases = fc.tuple(manifests, options, kinds).map(([manifest, chosen, kind]) => {
   const settings = withoutUndefined(chosen)
-  const plan = () => (p2p ? planP2p(manifest, { ...settings, ranks: [0] }) : planBroadcast(manifest, settings))
+  const plan = () => {
+    if (kind === 'p2p') return planP2p(manifest, { ...settings, ranks: [0] })
+    return kind === 'within' ? planWithin(manifest, { ...settings, ranks: [0] }) : planBroadcast(manifest, settings)
+  }
   return { manifest, settings, plan }
 })
 
@@ -205,6 +209,34 @@ function structuredCloneManifest(manifest: Manifest): Manifest {
 
 const tensor = (name: string, bytes: number, more: { gap?: number; jump?: boolean } = {}) =>
   ({ name, dtype: 'U8', shape: [bytes], gap: 0, jump: false, ...more }) as const
+
+describe('planWithin', () => {
+  it('lets ranks of one host copy what they hold, and pull the rest once, in equal parts', () => {
+    const hosts = fc.array(fc.integer({ min: 0, max: 2 }), { minLength: 6, maxLength: 6 })
+    fc.assert(
+      fc.property(manifests, options, hosts, (manifest, chosen, places) => {
+        const own = manifest.ranks.map(({ rank }) => rank).filter((rank) => places[rank] === places[0])
+        const plan = planWithin(manifest, { ...withoutUndefined(chosen), ranks: own })
+        const held = new Set<string>()
+        for (const rank of own)
+          for (const name of distinctTensors({ ...manifest, ranks: [manifest.ranks[rank]!] }).keys()) held.add(name)
+        const pulled = new Map(own.map((rank) => [rank, 0]))
+        let largest = 0
+        for (let bucket = 0; bucket < plan.buckets.count; bucket++) {
+          const [owner, receiver] = [plan.buckets.owner[bucket]!, plan.buckets.receiver[bucket]!]
+          if (own.includes(owner)) expect(receiver).toBe(owner)
+          else {
+            pulled.set(receiver, pulled.get(receiver)! + plan.buckets.bytes[bucket]!)
+            largest = Math.max(largest, plan.buckets.bytes[bucket]!)
+          }
+          for (const { name } of bucketTensors(plan, manifest, bucket)) expect(own.includes(owner)).toBe(held.has(name))
+        }
+        expect(Math.max(...pulled.values()) - Math.min(...pulled.values())).toBeLessThanOrEqual(largest)
+      }),
+      RUNS,
+    )
+  })
+})
 
 describe('planBroadcast', () => {
   it('makes a bucket of contiguous tensors one copy', () => {

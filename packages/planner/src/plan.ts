@@ -51,6 +51,27 @@ export function planP2p(manifest: Manifest, options: P2pPlanOptions): TransferPl
   return plan(manifest, 'p2p', ranks, known, receive, ranks.length, resolved)
 }
 
+/**
+ * Plans the part of some ranks in an update that reaches all: those that share memory, where others do not. What they hold they
+ * copy themselves; everything else they pull, each bucket once, and share among themselves. Pure and deterministic; errors as for
+ * {@link planBroadcast}.
+ */
+export function planWithin(manifest: Manifest, options: PlanOptions & { readonly ranks: readonly number[] }): TransferPlan {
+  const known = knownRanks(manifest)
+  const ranks = resolveRanks(options.ranks, known)
+  const endpoint = (rank: number): Endpoint => ({ rank, nics: [`rank-${rank}`] })
+  const inside = new Set(ranks)
+  const receive = ({ owner, bytes }: ReceiverInput): Uint32Array => {
+    const pulled = [...owner.keys()].filter((bucket) => !inside.has(owner[bucket]!))
+    const away = { owner: Uint32Array.from(pulled, (b) => owner[b]!), bytes: Float64Array.from(pulled, (b) => bytes[b]!) }
+    const { receiver } = assignReceivers({ ...away, sources: known.map(endpoint), receivers: ranks.map(endpoint) })
+    const all = owner.slice()
+    pulled.forEach((bucket, index) => (all[bucket] = receiver[index]!))
+    return all
+  }
+  return plan(manifest, 'broadcast', ranks, known, receive, ranks.length, resolveOptions(options))
+}
+
 type ReceiverInput = { readonly owner: Uint32Array; readonly bytes: Float64Array }
 
 function plan(
@@ -62,7 +83,7 @@ function plan(
   lanes: number | undefined,
   options: ResolvedOptions,
 ): TransferPlan {
-  const shares = chooseOwners(manifest, members)
+  const shares = chooseOwners(manifest, members, members.length > ranks.length && strategy === 'broadcast' ? ranks : members)
   const sizes = chooseSizes(manifest, shares, lanes ?? shares.length, options, lanes)
   const { rounds, buckets, items } = orderInRounds(packShares(manifest, shares, sizes.bucketBytes))
   let bucketsBytes = 0

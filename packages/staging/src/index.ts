@@ -3,6 +3,9 @@
  *
  * @packageDocumentation
  */
+export { noCopies, type KeptPlaces } from './pull/landing.ts'
+export { pullBuckets, type PullOptions } from './pull/pull-buckets.ts'
+export { isSourceFailure } from './pull/source-failure.ts'
 export { Recordings } from './recordings.ts'
 export { runPipeline, type PipelineParts } from './run-pipeline.ts'
 export { planStaged, stagedContext } from './staged-context.ts'

@@ -4,13 +4,13 @@ import { PlanCache } from './plan-cache.ts'
 
 /** Plans all of a manifest's tensors, for a ring of at most `ringBytes`. */
 export function planStaged(
-  { kept, rank, ranks, ring }: UpdateContext,
+  { kept, rank, ring }: UpdateContext,
   way: StagedWay,
   manifest: Manifest,
   ringBytes = ring.limitBytes,
 ): PlannedUpdate {
   return kept.of(PlanCache).plan(way, manifest, rank, {
-    ranks,
+    ranks: ring.members,
     ringBytes,
     ...(ring.bucketBytes !== null && { preferredBucketBytes: ring.bucketBytes }),
     maxBucketBytes: ring.maxBucketBytes,
@@ -49,6 +49,8 @@ export async function stagedContext(
     collective,
     session: loading,
     segments,
+    host: context.device.host,
+    reach: context.reach,
     timeoutMs,
     signal,
     ...(onProgress && { onProgress }),

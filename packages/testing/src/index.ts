@@ -8,6 +8,7 @@ export { Cluster, type ClusterOptions, freePort, freePorts } from './cluster/clu
 export { EngineProcess, type EngineProcessOptions } from './cluster/engine-process.ts'
 export type { RankPoint } from './cluster/hold-points.ts'
 export { createHostPair, type HostPair, type NamespaceHost } from './cluster/hosts.ts'
+export { IsolatedHosts, type IsolatedHost, type IsolatedHostsOptions, type Isolation } from './cluster/isolated-hosts.ts'
 export { namedHost, noNamedHosts } from './cluster/named-host.ts'
 export { atPoint, nodeArguments, SOURCE_FLAGS, type Spawned, spawnSource, wrap } from './cluster/processes.ts'
 export { RankProcess } from './cluster/rank-process.ts'

@@ -88,20 +88,3 @@ export function provenHosts(manifest: Manifest, groups: ReadonlyMap<number, numb
   const ranks = manifest.ranks.map((one) => ({ ...one, host: `${one.host}/${groups.get(one.rank) ?? `alone ${one.rank}`}` }))
   return { ...manifest, ranks }
 }
-
-/**
- * Checks that ranks whose rings are in host memory can all map them.
- *
- * @throws CkptError `UNSUPPORTED` naming the ranks that share no memory with the first one
- */
-export function assertOneHost(groups: ReadonlyMap<number, number>): void {
-  const [first] = groups.values()
-  const apart = [...groups].filter(([, group]) => group !== first).map(([rank]) => rank)
-  if (apart.length === 0) return
-  const others = [...groups].filter(([, group]) => group === first).map(([rank]) => rank)
-  const name = (ranks: readonly number[]) => `rank${ranks.length > 1 ? 's' : ''} ${ranks.join(', ')}`
-  const text =
-    `the host device moves buckets through /dev/shm, which ${name(apart)} and ${name(others)} do not share: ` +
-    'give containers of one host a common /dev/shm and user (--ipc, one volume), or update one host by itself (p2p reads from others)'
-  throw new CkptError('UNSUPPORTED', text, { fields: { ranks: apart, field: 'host' } })
-}

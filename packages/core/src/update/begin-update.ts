@@ -1,6 +1,5 @@
 import { CkptError, type EngineCall, type Epoch, type UpdateSession } from '@ckpt/contract'
 import { openSession, workerAddress } from '@ckpt/worker-link'
-import { assertOneHost } from '../near/nearness.ts'
 import { announce, type Announcement } from './announcement.ts'
 import { namedWait } from './named-wait.ts'
 import { ownAnnouncement } from './own-announcement.ts'
@@ -18,7 +17,7 @@ export function waitOf({ timeoutMs, signal, strategy }: UpdateRun): Wait {
 
 /** Opens the socket for this rank's worker, and exchanges who takes part. The caller closes the session. */
 export async function beginUpdate(run: UpdateRun, epoch: Epoch, wait: Wait): Promise<BegunUpdate> {
-  const { engine, rendezvous, strategy, timeoutMs } = run
+  const { engine, rendezvous, timeoutMs } = run
   const { rank } = rendezvous
   const deviceUuid = run.device.uuid
   const state = await readyEngine({ ...run, onWaiting: run.events.onWaiting })
@@ -39,9 +38,6 @@ export async function beginUpdate(run: UpdateRun, epoch: Epoch, wait: Wait): Pro
     session.admit(announcements[0]!.token)
     run.events.onBegin(announcements)
     const groups = await groupsOf(run, announcements, epoch, wait)
-    // Before any engine is called. Workers with checkpoint-engine's protocol are never written to directly.
-    const needsRing = !strategy.mayNeedNoRing || engine.protocol === 'checkpoint-engine'
-    if (run.device.kind === 'host' && needsRing) assertOneHost(groups)
     assertIntact(run)
     return { epoch, announcements, groups, session }
   } catch (error) {

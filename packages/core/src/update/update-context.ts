@@ -31,8 +31,11 @@ export function updateContext(
   const { timeoutMs, signal } = wait
   const ranks = announcements.map(({ endpoint }) => endpoint.rank)
   const options = { epoch: epoch.id, ...wait }
-  // If a rank has lost its ring or collective, all ranks create them again.
-  const fresh = announcements.some(({ generation }) => generation !== resources.generation)
+  const members = run.device.kind === 'host' ? ranks.filter((one) => groups.get(one) === groups.get(rank)) : ranks
+  // If a member has lost its ring or collective, all members create them again.
+  const fresh = announcements.some(
+    ({ endpoint, generation }) => members.includes(endpoint.rank) && generation !== resources.generation,
+  )
   return {
     ...held,
     rank,
@@ -48,13 +51,16 @@ export function updateContext(
     ring: {
       ...ring,
       limitBytes: Math.min(...announcements.map(({ ringLimit }) => ringLimit)),
+      members,
       make: async (bytes) => {
         if (fresh) await resources.release()
         return resources.ring(bytes)
       },
       join: () => {
-        const exchange = <T>(key: string, value: T): Promise<T[]> => rendezvous.allGather(`collective/${key}`, value, options)
-        return resources.collective(ranks, rank, exchange, timeoutMs, signal)
+        const among = { ...options, ranks: members }
+        const exchange = <T>(key: string, value: T): Promise<T[]> =>
+          rendezvous.allGather(`collective/${members[0]}/${key}`, value, among)
+        return resources.collective(members, rank, exchange, timeoutMs, signal)
       },
     },
     exchanges: {

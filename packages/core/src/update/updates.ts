@@ -13,7 +13,7 @@ import {
 } from '@ckpt/contract'
 import { auto } from '@ckpt/direct'
 import type { CheckpointStore } from '@ckpt/memory'
-import { reachRank, type Serving } from '@ckpt/p2p'
+import { joiningBuckets, reachRank, type Serving } from '@ckpt/p2p'
 import type { Logger } from 'pino'
 import type { Activity } from '../activity.ts'
 import type { PrepareOptions, PrepareReport, UpdateOptions } from '../call-options.ts'
@@ -323,6 +323,7 @@ export class Updates {
   ): Promise<Omit<UpdateRun, 'strategy' | 'events'>> {
     const { rendezvous, device, metas, limits } = this.#with
     const { preferred } = device
+    const joining = metas.isForeign(name)
     return {
       rendezvous,
       device,
@@ -331,9 +332,14 @@ export class Updates {
       held: {
         ...held,
         reach: () => this.#reach(name),
-        joining: metas.isForeign(name),
+        joining,
       },
-      keep: { resources: this.#resources, strategies: this.#kept, nearness: this.#nearness, staged: broadcastBuckets },
+      keep: {
+        resources: this.#resources,
+        strategies: this.#kept,
+        nearness: this.#nearness,
+        staged: joining ? joiningBuckets : broadcastBuckets,
+      },
       ring: {
         limitBytes: options.ringBytes ?? (await this.#ringLimit()),
         bucketBytes: options.bucketBytes ?? null,

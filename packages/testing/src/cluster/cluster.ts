@@ -10,6 +10,8 @@ import type { RankCall, RankCalls, RankUpdate } from './rank-protocol.ts'
 
 export interface ClusterOptions {
   readonly ranks: number
+  /** IP address of the coordinator (default 127.0.0.1). */
+  readonly coordinator?: string
   readonly keepAlive?: boolean
   readonly shareMemory?: boolean
   readonly timeoutMs?: number
@@ -59,7 +61,8 @@ export class Cluster implements AsyncDisposable {
   }
 
   static async start(options: ClusterOptions): Promise<Cluster> {
-    const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')), `tcp://127.0.0.1:${await freePort()}`)
+    const address = `tcp://${options.coordinator ?? '127.0.0.1'}:${await freePort()}`
+    const cluster = new Cluster(options, mkdtempSync(join(tmpdir(), 'ckpt-cluster-')), address)
     try {
       await Promise.all([...cluster.ranks.map((rank) => rank.ready), ...cluster.engines.map((engine) => engine.ready())])
       await Promise.all(cluster.ranks.map((rank) => cluster.#create(rank)))

@@ -7,7 +7,7 @@ import {
   type Reach,
   type ReachedRank,
 } from '@ckpt/contract'
-import { isSourceFailure } from './reach.ts'
+import { isSourceFailure } from './source-failure.ts'
 import { staleSource, staleText } from './stale.ts'
 
 /** Destination of one bucket's bytes. */
@@ -22,6 +22,8 @@ export interface SourcesOptions {
   readonly reach: Reach
   /** Returns the reads of a bucket without the ranks in `lost`. */
   readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
+  /** Rank whose bytes need no connection, and how they are copied. */
+  readonly own?: { readonly rank: number; copy(runs: PullRuns, place: Place): Promise<void> }
   readonly timeoutMs: number
   readonly signal: AbortSignal
 }
@@ -41,6 +43,7 @@ export class Sources {
 
   /** Connects to a rank, unless that has begun before; a failure is reported when it is read from. */
   connect(rank: number): void {
+    if (rank === this.#options.own?.rank) return
     this.#peer(rank).catch(() => undefined)
   }
 
@@ -70,8 +73,10 @@ export class Sources {
     await Promise.all(peers.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value.peer.close()] : [])))
   }
 
-  async #readRuns(runs: PullRuns, { memory, offset }: Place): Promise<void> {
-    const { timeoutMs, signal } = this.#options
+  async #readRuns(runs: PullRuns, place: Place): Promise<void> {
+    const { own, timeoutMs, signal } = this.#options
+    if (runs.rank === own?.rank) return own.copy(runs, place)
+    const { memory, offset } = place
     const { peer, point } = await this.#peer(runs.rank)
     const transfers = ContiguousCopies.from(
       Array.from({ length: runs.count }, (_, i) => ({

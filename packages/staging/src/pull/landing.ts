@@ -1,6 +1,5 @@
 import type { CopyColumns, Host, HostMemory, StagedContext, TransferPlan } from '@ckpt/contract'
 import { alignUp } from '@ckpt/utils'
-import type { KeptPlaces } from './keeper.ts'
 import type { Place } from './sources.ts'
 
 /** Maximum number of bounce buffers of a receiver: one that is filled, one that is copied and two that wait. */
@@ -19,6 +18,14 @@ export interface Landing {
   /** Maximum number of own buckets that are being read or wait to be copied. */
   readonly slots: number
   close(): void
+}
+
+/** Positions of the buckets that a receiver keeps, by their turn among those it pulls. */
+export interface KeptPlaces {
+  readonly memories: readonly HostMemory[]
+  /** Index into `memories`. */
+  readonly segment: Uint32Array
+  readonly offset: Float64Array
 }
 
 /** Lands directly in the ring, if it is in host memory. */

@@ -1,10 +1,17 @@
-import { CkptError, type Host, type Reach, type StagedContext, type StagedResult } from '@ckpt/contract'
+import {
+  CkptError,
+  StridedCopies,
+  type Manifest,
+  type PullRuns,
+  type StagedContext,
+  type StagedResult,
+  type TransferPlan,
+} from '@ckpt/contract'
 import { pullOf } from '@ckpt/planner'
-import { runPipeline } from '@ckpt/staging'
-import type { Keeper } from './keeper.ts'
-import { bounceLanding, keptLanding, ringLanding } from './landing.ts'
+import { runPipeline } from '../run-pipeline.ts'
+import { bounceLanding, keptLanding, ringLanding, type KeptPlaces } from './landing.ts'
 import { Puller } from './puller.ts'
-import { Sources } from './sources.ts'
+import { Sources, type Place } from './sources.ts'
 
 /**
  * Time in milliseconds without bytes after which a source is replaced; at most half the update's own deadline, so that a
@@ -15,11 +22,10 @@ const SILENT_MS = 30_000
 
 /** Options for a receiver's reads. */
 export interface PullOptions {
-  readonly reach: Reach
-  /** Creates memory that the device copies from. */
-  readonly host: Host
-  /** Keeps the pulled bytes. */
-  readonly keeper?: Keeper
+  /** This rank is one of the manifest: what it holds itself is copied. */
+  readonly holds: boolean
+  /** Returns the places of pulled buckets whose bytes stay. */
+  readonly keep?: (plan: TransferPlan, manifest: Manifest, own: readonly number[]) => Promise<KeptPlaces>
 }
 
 /**
@@ -32,8 +38,9 @@ export interface PullOptions {
  * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors without a remaining source, or the error of the first other
  * failure.
  */
-export async function pullBuckets(context: StagedContext, { reach, host, keeper }: PullOptions): Promise<StagedResult> {
-  const { plan, manifest, ring, rank, timeoutMs, signal } = context
+export async function pullBuckets(context: StagedContext, { holds, keep }: PullOptions): Promise<StagedResult> {
+  const { plan, manifest, ring, rank, host, timeoutMs, signal } = context
+  const reach = await context.reach()
   if (reach.endpoints.length === 0) {
     throw new CkptError('UNSUPPORTED', 'this rank has no one-sided endpoint to pull with', { fields: { rank } })
   }
@@ -45,12 +52,13 @@ export async function pullBuckets(context: StagedContext, { reach, host, keeper 
     checkpoint: manifest.checkpoint,
     reach,
     pullOf: (bucket, lost) => pullOf(plan, manifest, bucket, lost),
+    ...(holds && { own: { rank, copy: (runs, place) => copyOwn(context, runs, place) } }),
     timeoutMs: Math.min(timeoutMs / 2, SILENT_MS),
     signal: AbortSignal.any([signal, stopped.signal]),
   })
   for (const bucket of own) sources.connect(owner[bucket]!)
-  const landing = keeper
-    ? keptLanding(context, await keeper.place(plan, manifest, own), own)
+  const landing = keep
+    ? keptLanding(context, await keep(plan, manifest, own), own)
     : ring.place
       ? ringLanding(context, ring.place)
       : await bounceLanding(context, host, own)
@@ -74,4 +82,21 @@ export async function pullBuckets(context: StagedContext, { reach, host, keeper 
     await sources.close()
     landing.close()
   }
+}
+
+/** Copies what this rank holds itself. */
+async function copyOwn({ host, segments }: StagedContext, runs: PullRuns, { memory, offset }: Place): Promise<void> {
+  const copies = StridedCopies.from(
+    Array.from({ length: runs.count }, (_, i) => ({
+      source: runs.segment[i]!,
+      sourceOffset: runs.segmentOffset[i]!,
+      sourcePitch: 0,
+      destination: segments.length,
+      destinationOffset: offset + runs.bucketOffset[i]!,
+      destinationPitch: 0,
+      rowBytes: runs.bytes[i]!,
+      rows: 1,
+    })),
+  )
+  await host.copy([...segments, memory], copies)
 }

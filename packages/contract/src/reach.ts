@@ -1,0 +1,34 @@
+import type { EndpointDescriptor, OneSided, OneSidedPeer, RegionDescriptor } from './one-sided.ts'
+
+/** An endpoint through which one rank's segments of a checkpoint can be read. Plain JSON. */
+export interface AccessPoint {
+  readonly endpoint: EndpointDescriptor
+  /** Regions by segment index. Their keys belong to one registration of the checkpoint; a later one has different keys. */
+  readonly regions: readonly RegionDescriptor[]
+  /** Number of that registration among all that the endpoint has served, from 1; absent if it was not reported. */
+  readonly generation?: number
+  /** Secret that the endpoint requires a proof of. */
+  readonly secret: string
+}
+
+/** Access for other ranks to what one rank holds of a checkpoint. */
+export interface RankAccess {
+  readonly rank: number
+  /** Access points, best first; a reader takes the first of a kind that it supports. Empty if the rank serves nothing. */
+  readonly points: readonly AccessPoint[]
+}
+
+/** Access to the ranks of a manifest. */
+export interface Reach {
+  readonly access: readonly RankAccess[]
+  /** This rank's endpoints, to connect from. */
+  readonly endpoints: readonly OneSided[]
+  /** @throws CkptError as for `reachRank` of `@ckpt/p2p`. */
+  connect(rank: number, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<ReachedRank>
+}
+
+/** A connected rank, and the access data for its memory. */
+export interface ReachedRank {
+  readonly peer: OneSidedPeer
+  readonly point: AccessPoint
+}
