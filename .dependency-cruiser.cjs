@@ -36,6 +36,7 @@ const ARROWS = {
     'packages/models',
     'packages/p2p',
     'packages/planner',
+    'packages/safetensors',
     'packages/server',
     'packages/sglang',
     'packages/testing',

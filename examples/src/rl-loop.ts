@@ -30,7 +30,7 @@ try {
   if (model === undefined) throw new Error('give --model DIRECTORY (as the engine was started with), or --demo')
   const url = demo?.url ?? values.url
   const policy = await Policy.read(model, Number(values.seed))
-  await using server = await ParameterServer.create({ rank: 0, worldSize: 1, rendezvous: 'tcp://127.0.0.1:0' })
+  await using server = await ParameterServer.create({ rank: 0, worldSize: 1 })
   const engine = vllm({ url, parallelSize: 1 })
 
   /** Has the engine serve the policy as it is now. */

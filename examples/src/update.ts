@@ -1,7 +1,8 @@
 /** One update of running vLLM engines. Start a process a rank: `ckpt launch`, torchrun, or anything that sets RANK and WORLD_SIZE. */
 import { parseArgs } from 'node:util'
 import { CkptError, type UpdateStrategy } from '@ckpt/contract'
-import { ParameterServer, broadcast, createCudaDevice, type UpdateReport } from '@ckpt/core'
+import { ParameterServer, broadcast, controlEngine, createCudaDevice, type UpdateReport } from '@ckpt/core'
+import { p2p } from '@ckpt/p2p'
 import { vllm } from '@ckpt/vllm'
 
 const { values } = parseArgs({
@@ -10,6 +11,7 @@ const { values } = parseArgs({
     name: { type: 'string', default: 'my-checkpoint' },
     url: { type: 'string', default: 'http://127.0.0.1:8000' },
     uds: { type: 'string' },
+    control: { type: 'string' },
     'parallel-size': { type: 'string', default: '8' },
     update: { type: 'string', default: 'broadcast' },
     'load-metas': { type: 'string' },
@@ -28,20 +30,15 @@ const say = (text: string) => {
 }
 
 /** What `--update` asks for, in order. */
-async function strategies(server: ParameterServer): Promise<UpdateStrategy[]> {
-  const everyone = Array.from({ length: server.worldSize }, (_, index) => index)
-  const p2p = async () => {
-    const name: string = '@ckpt/p2p'
-    const loaded = (await import(name)) as { p2p: (options: { ranks: readonly number[] }) => UpdateStrategy }
-    return loaded.p2p({ ranks: everyone })
-  }
+function strategies(server: ParameterServer): UpdateStrategy[] {
+  const ranks = Array.from({ length: server.worldSize }, (_, index) => index)
   switch (values.update) {
     case 'broadcast':
       return [broadcast()]
     case 'p2p':
-      return [await p2p()]
+      return [p2p({ ranks })]
     case 'all':
-      return [broadcast(), await p2p()]
+      return [broadcast(), p2p({ ranks })]
     default:
       throw new CkptError('INVALID_ARGUMENT', `--update is broadcast, p2p or all, not ${values.update}`)
   }
@@ -56,13 +53,17 @@ function describe(report: UpdateReport): string {
 const device = values.backend === 'cuda' ? await createCudaDevice({ index: Number(process.env['LOCAL_RANK'] ?? 0) }) : undefined
 try {
   await using server = await ParameterServer.create({ timeoutMs, ...(device && { device }) })
-  const engine = vllm({
-    ...(values.uds === undefined ? { url: values.url } : { socketPath: values.uds }),
-    parallelSize,
-    onEvent: (event) => {
-      if (event.kind !== 'waiting') say(JSON.stringify(event))
-    },
-  })
+  const { control } = values
+  const engine =
+    control !== undefined
+      ? controlEngine({ socket: (index) => control.replaceAll('{rank}', String(index)) })
+      : vllm({
+          ...(values.uds === undefined ? { url: values.url } : { socketPath: values.uds }),
+          parallelSize,
+          onEvent: (event) => {
+            if (event.kind !== 'waiting') say(JSON.stringify(event))
+          },
+        })
   if (values['load-metas'] !== undefined) {
     const metas = await server.loadMetas(values['load-metas'])
     say(`metas of ${metas.checkpoint}, held by ${metas.ranks.length} ranks`)
@@ -80,7 +81,7 @@ try {
     say(`gathered metas in ${((performance.now() - gathering) / 1000).toFixed(2)} s`)
     if (values['save-metas'] !== undefined && rank === 0) await server.saveMetas(values.name, values['save-metas'])
   }
-  for (const strategy of await strategies(server)) {
+  for (const strategy of strategies(server)) {
     say(describe(await server.update(values.name, { engine, strategy })))
   }
   if (values['keep-serving']) {

@@ -1,4 +1,5 @@
 import type { Waiting } from '@ckpt/contract'
+import { tell } from './terminal/progress.ts'
 import { destination, pino, type Logger } from 'pino'
 
 /**
@@ -29,5 +30,5 @@ export function stderrLogger(level: 'debug' | 'warn' | 'silent'): Logger {
 /** Reports on stderr what this rank waits for. */
 export function printWaiting({ what, sinceMs, rank }: Waiting): void {
   const who = rank === undefined ? '' : `rank ${rank}: `
-  process.stderr.write(`${who}waiting for ${what}, for ${Math.round(sinceMs / 1000)} s now\n`)
+  tell(`${who}waiting for ${what}, for ${Math.round(sinceMs / 1000)} s now`)
 }

@@ -1,7 +1,12 @@
 import { CkptError } from '@ckpt/contract'
-import { Command, CommanderError } from 'commander'
+import { Command, CommanderError, Option } from 'commander'
 import manifest from '../package.json' with { type: 'json' }
+import { applyConfig, chooseAlternatives } from './config/apply-config.ts'
+import { readConfigFile } from './config/config-file.ts'
+import { sections } from './config/config-schema.ts'
 import { addCompat } from './commands/compat.ts'
+import { addCompletion } from './commands/completion.ts'
+import { addConfig } from './commands/config.ts'
 import { addDoctor } from './commands/doctor.ts'
 import { addJoin } from './commands/join.ts'
 import { addLaunch } from './commands/launch.ts'
@@ -9,11 +14,12 @@ import { addPlan } from './commands/plan.ts'
 import { addStatus } from './commands/status.ts'
 import { addServe } from './commands/serve.ts'
 import { addUpdate } from './commands/update.ts'
+import { addWatch } from './commands/watch.ts'
 import { checkBundle } from './doctor/bundle.ts'
 import { UsageError, USAGE_STATUS } from './usage.ts'
 
-/** Runs a command line; `arguments_` come after the program's name. Sets the exit status. */
-export async function run(arguments_: readonly string[]): Promise<void> {
+/** Creates the program with all its commands. */
+export function createProgram(): Command {
   const program = new Command('ckpt')
     .description('Updates the weights of running LLM inference engines in place.')
     .version(manifest.version, '-V, --version', 'print the version')
@@ -28,11 +34,26 @@ export async function run(arguments_: readonly string[]): Promise<void> {
   addJoin(program)
   addDoctor(program)
   addCompat(program)
+  addWatch(program)
+  addConfig(program)
+  addCompletion(program)
+  for (const command of sections(program)) command.addOption(configOption())
+  program.hook('preSubcommand', (_, command) => {
+    if (!sections(program).includes(command)) return
+    const file = readConfigFile(configFileIn(program.args.slice(1)) ?? nonEmpty(process.env['CKPT_CONFIG']))
+    if (file !== undefined) applyConfig(program, command, file)
+  })
+  program.hook('preAction', (_, command) => chooseAlternatives(command))
   // The doctor reports more about a damaged bundle.
   program.hook('preAction', (_, command) => {
     if (command.name() !== 'doctor') checkBundle(process.argv[1]!)
   })
+  return program
+}
 
+/** Runs a command line; `arguments_` come after the program's name. Sets the exit status. */
+export async function run(arguments_: readonly string[]): Promise<void> {
+  const program = createProgram()
   try {
     await program.parseAsync(arguments_, { from: 'user' })
   } catch (error) {
@@ -41,6 +62,24 @@ export async function run(arguments_: readonly string[]): Promise<void> {
     if (!(error instanceof CommanderError)) process.stderr.write(failureText(error))
   }
 }
+
+function configOption(): Option {
+  return new Option(
+    '--config <file>',
+    'file with options (default: CKPT_CONFIG, otherwise ckpt.yaml here; schema: ckpt config)',
+  )
+}
+
+/** Returns the file that a command line names before it is parsed. */
+function configFileIn(words: readonly string[]): string | undefined {
+  const end = words.indexOf('--')
+  const own = end === -1 ? words : words.slice(0, end)
+  const at = own.findLastIndex((word) => word === '--config' || word.startsWith('--config='))
+  if (at === -1) return undefined
+  return own[at] === '--config' ? own[at + 1] : own[at]!.slice('--config='.length)
+}
+
+const nonEmpty = (text: string | undefined): string | undefined => (text === '' ? undefined : text)
 
 function inOneLine(message: string): string {
   return message

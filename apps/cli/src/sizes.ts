@@ -28,12 +28,29 @@ export function formatSize(bytes: number): string {
   return `${(bytes / step[0]).toFixed(2)} ${step[1]}`
 }
 
+/** Smallest number that each parser of {@link parseCount} accepts. */
+const SMALLEST = new WeakMap<object, number>()
+
 /** Returns a parser of whole numbers of at least `minimum`. */
 export function parseCount(minimum: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text)
+  const parse = (text: string): number => {
+    const value = text.trim() === '' ? NaN : Number(text)
     if (!Number.isSafeInteger(value) || value < minimum)
       throw new InvalidArgumentError(`expected a whole number of at least ${minimum}`)
     return value
   }
+  SMALLEST.set(parse, minimum)
+  return parse
+}
+
+/** Returns a parser of ports. */
+export function parsePort(text: string): number {
+  const value = parseCount(1)(text)
+  if (value > 65_535) throw new InvalidArgumentError('expected a port from 1 to 65535')
+  return value
+}
+
+/** Returns the smallest number that a parser of {@link parseCount} accepts; undefined for other parsers. */
+export function smallestOf(parse: object): number | undefined {
+  return SMALLEST.get(parse)
 }

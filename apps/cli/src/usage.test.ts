@@ -10,6 +10,7 @@ const ENGINE = ['--engine', 'control=/run/{rank}.sock']
 const UPDATE = ['update', FILE, ...ENGINE]
 const JOIN = ['join', '--metas', FILE, ...ENGINE]
 const VLLM = ['--engine', 'vllm=http://127.0.0.1:8000']
+const HTTPS = ['--engine', 'vllm=https://127.0.0.1:8000']
 const LAUNCHERS = /^(?:RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_|OMPI_|SLURM_|LWS_|JOB_COMPLETION_INDEX)/
 
 /** Command line, and what the message must contain: the option, and what was expected. */
@@ -78,6 +79,34 @@ const MISTAKES: readonly (readonly [line: readonly string[], ...expected: string
   [['serve', '--engine', 'vllm=a'], '--engine', 'begins with http:// or https://'],
   [['serve', '--engine', 'control=/run/a.sock', '--nproc', '2'], '2 ranks need a socket each'],
   [['serve', '--port', 'http'], '--port', 'a whole number of at least 1'],
+  [['serve', '--port', '99999'], '--port', 'a port from 1 to 65535'],
+  [['update', FILE, ...VLLM, '--api-key-file', join(HERE, 'no-key')], '--api-key-file', 'ENOENT', 'expected a file'],
+  [['update', FILE, ...VLLM, '--api-key', 'two words'], '--api-key', 'printable characters without spaces'],
+  [['update', FILE, ...VLLM, '--api-key', 'k', '--api-key-file', FILE], '--api-key and --api-key-file are both given'],
+  [[...UPDATE, '--api-key-file', FILE], '--api-key-file', 'control sockets take no key'],
+  [['update', FILE, ...VLLM, '--tls-ca', FILE], '--tls-ca', 'expected a URL that begins with https://'],
+  [['update', FILE, ...HTTPS, '--tls-ca', FILE], '--tls-ca', 'expected a PEM file'],
+  [['update', FILE, ...HTTPS, '--tls-cert', FILE], '--tls-cert requires --tls-key', 'expected both'],
+  [['update', FILE, ...HTTPS, '--tls-key', FILE], '--tls-key requires --tls-cert', 'expected both'],
+  [[...UPDATE, '--config', join(HERE, 'no.yaml')], '--config', 'cannot be read'],
+  [['config', '--check', join(HERE, 'no.yaml')], 'cannot be read', 'ENOENT'],
+  [['watch', ...ENGINE], "missing required argument 'directory'"],
+  [['watch', join(HERE, 'nothing'), ...ENGINE], '<directory>', 'no such directory'],
+  [['watch', FILE, ...ENGINE], '<directory>', 'expected one that holds a directory for each version'],
+  [['watch', 's3://bucket/run', ...ENGINE], '<directory> s3://bucket/run', 'expected a directory of this machine'],
+  [['watch', HERE], '--engine is missing'],
+  [['watch', HERE, ...ENGINE, '--interval', '0'], '--interval', 'a whole number of at least 1'],
+  [['watch', HERE, ...ENGINE, '--ready-file', 'a/b'], '--ready-file', 'expected a name'],
+  [['completion', 'powershell'], "'shell'", 'bash, zsh, fish'],
+  [['completion'], "missing required argument 'shell'"],
+  [['compat', '--backend', 'tpu'], '--backend', 'cuda, stand-in'],
+  [['launch', '--nproc', '1', '--nnodes', '2', '--', 'true'], '--master-port is missing', '--nnodes 2'],
+  [['launch', '--nproc', '1', '--node-rank', '1', '--', 'true'], '--node-rank 1', 'below --nnodes, 1'],
+  [['plan', '--gpus', '5000'], '--gpus 5000', '4096 at most'],
+  [['plan', '--gpus', '10', '--tp', '4'], '--gpus 10', 'a multiple of --tp, 4'],
+  [['plan', '--model', 'gpt-2'], '--model', 'kimi-k2'],
+  [['plan', '--topology', 'abacus'], '--topology abacus', 'expected GPU-NxRATEg'],
+  [['status'], '--engine-control <path>', 'not specified'],
   [['serve', '--backend', 'tpu'], '--backend', 'auto, host, cuda'],
   [['launch', '--nproc', 'two', '--', 'true'], '--nproc', 'a whole number of at least 1'],
   [['launch', '--', 'true'], '--nproc <n>', 'not specified'],

@@ -142,6 +142,21 @@ describe('the environment as it is', { timeout: 180_000 }, () => {
     })
   })
 
+  it('mpirun: two runs side by side each update their own engines', async ({ skip }) => {
+    if (!can('mpirun', '--version')) skip('no mpirun: apt-get install openmpi-bin')
+    const env = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
+    const mpirun = ['mpirun', '--oversubscribe', '--bind-to', 'none', '-n', String(RANKS)]
+    const runs = await Promise.all(
+      places.map((place, index) => run([...mpirun, ...update(place), '--version', `mpi-${index}`], env)),
+    )
+    for (const [index, { status, stdout, stderr }] of runs.entries()) {
+      expect({ status, stderr: status === 0 ? '' : stderr }).toEqual({ status: 0, stderr: '' })
+      expect(stdout).toContain(`version mpi-${index}: `)
+      expect(stdout).toContain('to 2 engine workers')
+    }
+    expect(await engines[RANKS]!.health()).toMatchObject({ version: 'mpi-1', dirty: false })
+  })
+
   it('without IPv4, ranks meet and update', async ({ skip }) => {
     const script =
       'ip link set lo up && ip -4 addr flush dev lo && ip -6 addr show dev lo | grep -q ::1 && ! ip -4 addr show | grep -q inet && exec "$@"'

@@ -6,6 +6,7 @@
 import { execFile } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
@@ -14,8 +15,8 @@ import { transform } from 'esbuild'
 
 const BYTES = 48 * 2 ** 20
 const RUN_TIMEOUT_MS = 120_000
-/** What the README has instead of an address and a path of this machine. */
-const ADDRESS = 'tcp://10.0.0.1:29500'
+/** What the README has instead of paths of this machine. */
+const DIRECTORY = '/models/step-42'
 const SOCKET = '/run/engine/${rank}.sock'
 
 const [project, size = '2'] = process.argv.slice(2)
@@ -29,9 +30,14 @@ const engines = ranks.map((tpRank) => {
 try {
   await Promise.all(engines.map((engine) => engine.ready()))
   writeFileSync(join(project, 'update.mjs'), await program())
-  const options = { cwd: project, timeout: RUN_TIMEOUT_MS }
   const run = promisify(execFile)
-  const outcomes = await Promise.all(ranks.map((rank) => run(process.execPath, ['update.mjs', String(rank)], options)))
+  const port = String(20_000 + (process.pid % 20_000))
+  const outcomes = await Promise.all(
+    ranks.map((rank) => {
+      const env = { ...process.env, RANK: String(rank), WORLD_SIZE: String(ranks.length), MASTER_PORT: port }
+      return run(process.execPath, ['update.mjs'], { cwd: project, timeout: RUN_TIMEOUT_MS, env })
+    }),
+  )
   for (const engine of engines) {
     const { mismatches } = await engine.verify(checkpoint.files)
     if (mismatches.length > 0)
@@ -50,20 +56,26 @@ try {
   await Promise.all(engines.map((engine) => engine.process.stop()))
 }
 
-/** What each rank runs: the README's lines, with this machine's address and sockets, as plain JavaScript. */
+/** The README's lines, with this machine's checkpoint and sockets; each rank runs them as plain JavaScript. */
 async function program(): Promise<string> {
   const readme = readFileSync(new URL('../../../README.md', import.meta.url), 'utf8')
   const lines = /## Use it[\s\S]*?```ts\n([\s\S]*?)```/.exec(readme)?.[1]
   if (lines === undefined) throw new Error('README.md has no TypeScript under "Use it"')
-  for (const text of [ADDRESS, SOCKET]) if (!lines.includes(text)) throw new Error(`README's lines no longer have ${text}`)
-  const port = 20_000 + (process.pid % 20_000)
+  for (const text of [DIRECTORY, SOCKET]) if (!lines.includes(text)) throw new Error(`README's lines no longer have ${text}`)
+  await compiles(lines)
   const sockets = JSON.stringify(engines.map(({ socket }) => socket))
-  const text = [
-    'const rank = Number(process.argv[2])',
-    `const worldSize = ${ranks.length}`,
-    `const files = ${JSON.stringify(checkpoint.files)}.filter((_, index) => index % worldSize === rank)`,
-    lines.replace(ADDRESS, `tcp://127.0.0.1:${port}`).replace(`\`${SOCKET}\``, `${sockets}[rank]`),
-  ].join('\n')
+  const text = lines.replace(DIRECTORY, checkpoint.directory).replace(`\`${SOCKET}\``, `${sockets}[rank]!`)
   // Node 20 and 22 cannot parse `await using`: compiled as a user's build would.
   return (await transform(text, { loader: 'ts', target: 'node20', format: 'esm' })).code
+}
+
+/** Checks the types of the lines as they stand, with the packages of the project. */
+async function compiles(lines: string): Promise<void> {
+  writeFileSync(join(project!, 'update.ts'), lines)
+  const tsc = fileURLToPath(new URL('../../../node_modules/typescript/bin/tsc', import.meta.url))
+  const language = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2022,esnext.disposable,dom']
+  const args = [tsc, '--noEmit', '--skipLibCheck', ...language, '--types', '', 'update.ts']
+  await promisify(execFile)(process.execPath, args, { cwd: project, timeout: RUN_TIMEOUT_MS }).catch((error: unknown) => {
+    throw new Error(`README's lines do not compile: ${(error as { stdout: string }).stdout}`)
+  })
 }

@@ -5,11 +5,14 @@ export type Environment = Readonly<Record<string, string | undefined>>
 
 /** All variables that this project reads at run time, including those of launchers and other projects. */
 export const VARIABLES = [
+  'CKPT_API_KEY',
   'CKPT_BUNDLE',
   'CKPT_CACHE_DIR',
+  'CKPT_CONFIG',
   'CKPT_CUDA_LIBRARY',
   'CKPT_DIRECT_ENGINE_BYTES',
   'CKPT_DIRECT_TOGETHER',
+  'CKPT_ENGINE',
   'CKPT_ENGINE_KEY',
   'CKPT_ENGINE_KEY_FILE',
   'CKPT_HTTP_TOKEN',

@@ -11,10 +11,11 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { execFile, execFileSync } from 'node:child_process'
+import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it, onTestFinished } from 'vitest'
 import { engineKey } from './engine-key.ts'
 import { checkSecret, readSecretFile, userSecretFile } from './secrets.ts'
 
@@ -65,6 +66,28 @@ describe('a file of a secret', () => {
     chownSync(path, NOBODY, NOBODY)
     expect(() => readSecretFile(path, 'x')).toThrow(/belongs to user 65534/)
     expect(() => readSecretFile(join(directory, 'link'), 'x')).toThrow(/belongs to user 65534/)
+  })
+
+  it('of root may be readable by a group of this process, with a warning, and by no other', async ({ skip }) => {
+    if (!root) skip('only root can make such a file')
+    const path = join(directory, 'secret')
+    write(KEY)(path)
+    chmodSync(directory, 0o755)
+    chownSync(path, 0, NOBODY)
+    chmodSync(path, 0o440)
+    expect(() => readSecretFile(path, 'x')).toThrow(/can be read by others/)
+    const groups = process.getgroups!()
+    process.setgroups!([NOBODY])
+    onTestFinished(() => process.setgroups!(groups))
+    const warned = once(process, 'warning')
+    expect(readSecretFile(path, 'x')).toBe(KEY)
+    expect(await warned).toMatchObject([
+      { message: `x: ${path} can be read by group ${NOBODY}, as secrets of Kubernetes with an fsGroup can` },
+    ])
+    for (const mode of [0o460, 0o444, 0o450]) {
+      chmodSync(path, mode)
+      expect(() => readSecretFile(path, 'x')).toThrow(/can be read by others/)
+    }
   })
 
   it('is of at least 16 characters', () => {

@@ -9,6 +9,7 @@ import {
   openSync,
   readSync,
   rmSync,
+  type Stats,
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
@@ -31,8 +32,9 @@ export function checkSecret(secret: string, field: string): string {
 }
 
 /**
- * Reads a secret from a file that only its owner may read, who must be this process's user or root. The checks apply to the
- * opened file. White space around the secret is dropped.
+ * Reads a secret from a file that only its owner may read, who must be this process's user or root. A file of root may also be
+ * readable by a group of this process, with a warning. The checks apply to the opened file. White space around the secret is
+ * dropped.
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the field and the file.
  */
@@ -50,7 +52,11 @@ export function readSecretFile(path: string, field: string): string {
     const user = process.geteuid!()
     if (!stat.isFile()) throw refuse('is not a file')
     if (stat.uid !== user && stat.uid !== 0) throw refuse(`belongs to user ${stat.uid}, not to this user (${user}) or root`)
-    if ((stat.mode & 0o077) !== 0) throw refuse('can be read by others; make it mode 0600')
+    if (isReadByOwnGroup(stat)) {
+      process.emitWarning(`${field}: ${path} can be read by group ${stat.gid}, as secrets of Kubernetes with an fsGroup can`, {
+        code: 'GROUP_READS_SECRET',
+      })
+    } else if ((stat.mode & 0o077) !== 0) throw refuse('can be read by others; make it mode 0600')
     if (stat.size > MAX_FILE_BYTES) throw refuse(`holds ${stat.size} bytes, more than the ${MAX_FILE_BYTES} of a secret`)
     const bytes = Buffer.alloc(MAX_FILE_BYTES)
     const text = bytes.toString('utf8', 0, readSync(file, bytes, 0, MAX_FILE_BYTES, 0)).trim()
@@ -64,6 +70,15 @@ export function readSecretFile(path: string, field: string): string {
   } finally {
     if (file !== undefined) closeSync(file)
   }
+}
+
+/**
+ * True for a file of root that only a group of this process may read besides: Kubernetes makes files of secrets so for pods with
+ * an fsGroup, and the pod cannot change them.
+ */
+function isReadByOwnGroup({ uid, gid, mode }: Stats): boolean {
+  const groups = [process.getegid!(), ...process.getgroups!()]
+  return uid === 0 && gid !== 0 && (mode & 0o077) === 0o040 && groups.includes(gid)
 }
 
 /**

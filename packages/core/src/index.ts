@@ -12,6 +12,7 @@ export type { RankObserver } from './observers.ts'
 export type { WorkerStatus } from './engine-states.ts'
 export type { Verification } from './verify/verification.ts'
 export type { StepTimes, UpdateReport } from './report.ts'
+export { CkptError, type ErrorCode } from '@ckpt/contract'
 export type { DirectReport, OpaqueReport, StageTimes, VerificationLevel } from '@ckpt/contract'
 export {
   STAGES,

@@ -11,7 +11,7 @@ import { DEFAULT_TIMEOUT_MS, joinRanks, reportWaiting } from './join-ranks.ts'
 import { KnownMetas } from './known-metas.ts'
 import { readMetas, writeMetas } from './metas-file.ts'
 import { memoryLimits, variablesRead, type MemoryLimits, type ParameterServerOptions } from './options.ts'
-import type { Health } from './health.ts'
+import { healthOf, type Health } from './health.ts'
 import { Observers, type RankObserver } from './observers.ts'
 import { inSpan } from './spans.ts'
 import { RuntimeDir } from './runtime-dir.ts'
@@ -298,9 +298,17 @@ export class ParameterServer implements AsyncDisposable {
    * own report. Large clusters join neighbouring spans, so that the ranks together send at most 200,000.
    */
   async gatherTimelines(report: UpdateReport, options: CallOptions = {}): Promise<Timeline[]> {
-    this.#assertOpen()
     const timeline = timelineOf(report, { maxSpans: Math.floor(GATHERED_SPANS / this.worldSize) })
-    return this.#rendezvous.allGather('timelines', timeline, { timeoutMs: this.#timeoutMs, ...options })
+    return this.exchange('timelines', timeline, options)
+  }
+
+  /**
+   * Returns every rank's value, ascending by rank; all ranks call it with the same key. For small values that JSON can express,
+   * such as what the ranks do next. @throws CkptError `RANK_MISSING` naming the ranks that did not call it, `RANK_LOST`.
+   */
+  async exchange<T>(key: string, value: T, options: CallOptions = {}): Promise<T[]> {
+    this.#assertOpen()
+    return this.#rendezvous.allGather(`exchange/${key}`, value, { timeoutMs: this.#timeoutMs, ...options })
   }
 
   /** Reports to `observer` what this rank does from now on, until it is closed. */
@@ -320,23 +328,13 @@ export class ParameterServer implements AsyncDisposable {
 
   /** Returns this rank's readiness for an update, and the engines that it knows to need one. */
   health(): Health {
-    const { lost } = this.#rendezvous
-    const reasons = [
-      ...(this.#closed ? ['closed'] : this.#draining ? ['draining'] : []),
-      ...(lost && !this.#closed ? [`membership lost: ${lost.message}`] : []),
-    ]
-    const state = this.#closed
-      ? 'closed'
-      : this.#draining
-        ? 'draining'
-        : lost
-          ? 'not ready'
-          : this.#updates.running
-            ? 'updating'
-            : 'ready'
-    const dirty = this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
-    // eslint-disable-next-line @typescript-eslint/no-deprecated -- for one minor version
-    return { rank: this.rank, worldSize: this.worldSize, state, reasons, hindrances: reasons, dirty }
+    return healthOf({
+      rendezvous: this.#rendezvous,
+      isClosed: this.#closed !== undefined,
+      isDraining: this.#draining,
+      isUpdating: this.#updates.running !== undefined,
+      dirty: this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : [])),
+    })
   }
 
   /**

@@ -94,6 +94,26 @@ def test_a_file_that_others_could_know_is_no_key(
         parse_call({**CALL, "key": KEY})
 
 
+@as_root
+def test_a_file_of_root_may_be_readable_by_an_own_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    secret(path, mode=0o440)
+    os.chown(path, 0, NOBODY)
+    monkeypatch.setenv(FILE_VARIABLE, str(path))
+    with pytest.raises(UnauthorizedError, match="can be read by others"):
+        engine_key.engine_key()
+    groups = os.getgroups()
+    os.setgroups([NOBODY])
+    try:
+        with pytest.warns(RuntimeWarning, match=f"group {NOBODY}"):
+            assert engine_key.engine_key() == path.read_text().strip()
+        path.chmod(0o460)
+        with pytest.raises(UnauthorizedError, match="can be read by others"):
+            engine_key.engine_key()
+    finally:
+        os.setgroups(groups)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -30,6 +30,16 @@ describe('the launcher of a rank', () => {
       { RANK: '5', WORLD_SIZE: '8', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '4', GROUP_RANK: '1' },
       { launcher: 'RANK', rank: 5, worldSize: 8, localRank: 1, localWorldSize: 4, node: 1 },
     ],
+    [
+      'Ray Train',
+      { RANK: '3', WORLD_SIZE: '4', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '2', NODE_RANK: '1', MASTER_ADDR: '10.0.0.1' },
+      { launcher: 'RANK', rank: 3, worldSize: 4, localRank: 1, localWorldSize: 2, node: 1 },
+    ],
+    [
+      'a pod of a JobSet',
+      { JOB_COMPLETION_INDEX: '1', WORLD_SIZE: '2', JOBSET_NAME: 'update', MASTER_ADDR: 'update-ranks-0-0.update' },
+      { launcher: 'Kubernetes', rank: 1, worldSize: 2, localRank: 0, localWorldSize: 1, node: 1 },
+    ],
     ['RANK alone', { RANK: '1', WORLD_SIZE: '2' }, { rank: 1, worldSize: 2, localRank: 0, localWorldSize: 2, node: 0 }],
     ['srun', SRUN, { launcher: 'srun', rank: 9, worldSize: 12, localRank: 1, localWorldSize: 4, node: 1, masterAddr: 'gpu07' }],
     ['srun on one node', { ...SRUN, SLURM_STEP_NUM_NODES: '1' }, { masterAddr: 'localhost', run: '77.3' }],

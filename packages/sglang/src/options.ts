@@ -5,6 +5,8 @@ export interface SglangTls {
   readonly ca?: string
   readonly cert?: string
   readonly key?: string
+  /** Name that the server's certificate must contain (default: the host of the URL). */
+  readonly servername?: string
 }
 
 /** Address of SGLang, and actions around an update. */

@@ -6,6 +6,7 @@ import { InvalidArgumentError, Option, type Command } from 'commander'
 import { parseCount } from '../sizes.ts'
 import { UsageError } from '../usage.ts'
 import { userPath } from '../user-path.ts'
+import { accessOf, addAccessOptions, type AccessOptions } from './engine-access.ts'
 import { fillIn, ownPlace, placeholdersIn, placeOfRank, type Place } from './place.ts'
 
 const KINDS = ['vllm', 'sglang', 'sglang-plugin', 'checkpoint-engine', 'control'] as const
@@ -19,7 +20,7 @@ export interface EngineChoice {
   readonly where: string
 }
 
-export interface EngineOptions {
+export interface EngineOptions extends AccessOptions {
   readonly engine?: EngineChoice
   /** Older form of `--engine control=PATH`. */
   readonly engineControl?: string
@@ -28,12 +29,14 @@ export interface EngineOptions {
 
 /** Adds the options that select an engine. */
 export function addEngineOptions(command: Command): Command {
-  return command
+  const withEngine = command
     .addOption(
       new Option(
         '--engine <kind=address>',
         "engine to update: vllm=URL (with this project's worker extension), sglang=URL (checkpoint-engine's workers), sglang-plugin=URL (this project's), checkpoint-engine=URL (vLLM with checkpoint-engine's workers), control=PATH (a control socket for each rank). A path in place of a URL is a unix socket; {rank}, {local_rank}, {node} and {instance} are replaced",
-      ).argParser(parseEngine),
+      )
+        .argParser(parseEngine)
+        .env('CKPT_ENGINE'),
     )
     .addOption(
       new Option(
@@ -42,6 +45,7 @@ export function addEngineOptions(command: Command): Command {
       ).argParser(parseCount(1)),
     )
     .option('--engine-control <path>', 'same as --engine control=PATH')
+  return addAccessOptions(withEngine)
 }
 
 /** Parses `KIND=ADDRESS`. @throws InvalidArgumentError */
@@ -66,6 +70,7 @@ export function chosenEngine(options: EngineOptions & { readonly nproc?: number 
   }
   const choice = engine ?? (engineControl === undefined ? undefined : ({ kind: 'control', where: engineControl } as const))
   if (choice === undefined) throw new UsageError(`--engine is missing; ${EXPECTED}`)
+  accessOf(options, choice)
   const shown = `${choice.kind}=${choice.where}`
   const place = ownPlace(nproc)
   const placeholders = placeholdersIn(choice.where, '--engine')
@@ -95,6 +100,7 @@ export function engineOf(options: EngineOptions, worldSize: number, tell: (text:
   const place = { ...ownPlace(), worldSize }
   const parallelSize = options.parallelSize ?? sameAddress(choice, place)
   const socket = choice.kind === 'control' || isPath(choice.where)
+  const access = accessOf(options, choice)
   const address = (rank: number) => {
     const filled = fillIn(choice.where, placeOfRank(rank, place), parallelSize)
     return socket ? userPath(filled) : filled
@@ -104,6 +110,7 @@ export function engineOf(options: EngineOptions, worldSize: number, tell: (text:
     return vllm({
       ...(socket ? { socketPath: address } : { url: address }),
       parallelSize,
+      ...access,
       ...(choice.kind === 'checkpoint-engine' && { via: 'checkpoint-engine' }),
       onEvent: (event) => tellEvent(event, tell),
     })
@@ -111,6 +118,7 @@ export function engineOf(options: EngineOptions, worldSize: number, tell: (text:
   return sglang({
     ...(socket ? { url: 'http://localhost', socketPath: address } : { url: address }),
     parallelSize,
+    ...access,
     protocol: choice.kind === 'sglang' ? 'checkpoint-engine' : 'ckpt',
   })
 }

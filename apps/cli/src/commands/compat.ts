@@ -1,9 +1,9 @@
 import { CkptError } from '@ckpt/contract'
-import type { Command } from 'commander'
+import { Option, type Command } from 'commander'
 
 interface CompatOptions {
   readonly python: string
-  readonly backend: string
+  readonly backend: 'cuda' | 'stand-in'
   readonly json?: boolean
 }
 
@@ -23,14 +23,13 @@ export function addCompat(program: Command): void {
       "update checkpoint-engine's own stock worker on this machine in every way that it knows, and compare every byte; part of the bundle and of a clone",
     )
     .option('--python <interpreter>', 'interpreter with torch and checkpoint-engine', process.env['CKPT_PYTHON'] ?? 'python3')
-    .option('--backend <backend>', 'cuda: on the GPUs of this machine; stand-in: host memory in their place', 'cuda')
+    .addOption(
+      new Option('--backend <backend>', 'cuda: on the GPUs of this machine; stand-in: host memory in their place')
+        .choices(['cuda', 'stand-in'])
+        .default('cuda'),
+    )
     .option('--json', 'print JSON')
     .action(async ({ python, backend, json }: CompatOptions) => {
-      if (backend !== 'cuda' && backend !== 'stand-in') {
-        throw new CkptError('INVALID_ARGUMENT', `--backend is ${backend}, neither cuda nor stand-in`, {
-          fields: { field: 'backend' },
-        })
-      }
       const outcomes: Outcome[] = []
       for await (const outcome of outcomesOf(python, backend)) {
         outcomes.push(outcome)

@@ -6,41 +6,52 @@ import { onAbort } from '@ckpt/utils'
 import { addDeviceOption, openDevice, type DeviceChoice } from '../choices/device.ts'
 import { addEngineOptions, chosenEngine, engineOf, type EngineOptions } from '../choices/engine.ts'
 import { printWaiting, stderrLogger } from '../output.ts'
-import { ByteProgress } from '../progress.ts'
 import { parseCount, parseSize } from '../sizes.ts'
+import { RankProgress, tell } from '../terminal/progress.ts'
 import { UsageError } from '../usage.ts'
 import { userPath } from '../user-path.ts'
 import { launch, type LaunchOptions } from './launch.ts'
 import { summary } from './summary.ts'
 
-/** Common options of `ckpt update` and `ckpt join`. */
-export interface EngineUpdateOptions extends EngineOptions {
+/** Options of ranks that update engines. */
+export interface RankOptions extends EngineOptions {
   readonly device: DeviceChoice
-  readonly name: string
   readonly nproc?: number
-  readonly version?: string
   /** False with `--no-verify`. */
   readonly verify?: VerificationLevel | false
   readonly ringSize?: number
   readonly bucketSize?: number
   readonly timeout: number
-  readonly saveMetas?: string
-  readonly publishMetas?: boolean
-  readonly hold?: boolean
   readonly json?: boolean
   readonly verbose?: boolean
 }
 
-/** Adds the common options. */
+/** Common options of `ckpt update` and `ckpt join`. */
+export interface EngineUpdateOptions extends RankOptions {
+  readonly name: string
+  readonly version?: string
+  readonly saveMetas?: string
+  readonly publishMetas?: boolean
+  readonly hold?: boolean
+}
+
+/** Adds the options of one update. */
 export function addEngineUpdateOptions(command: Command): Command {
+  return addRankOptions(command.option('--name <name>', 'name of the checkpoint', 'checkpoint'))
+    .option('--version <version>', "version that the engine serves afterwards (default: the checkpoint's name)")
+    .option('--save-metas <file>', 'write the gathered metas to a file, for `ckpt join --metas` (rank 0)')
+    .option('--publish-metas', 'publish the gathered metas at the coordinator, for `ckpt join --coordinator`')
+    .option('--hold', 'keep the checkpoint afterwards, until interrupted, so that others can join from it')
+}
+
+/** Adds the options of ranks that update engines, once or repeatedly. */
+export function addRankOptions(command: Command): Command {
   return addDeviceOption(addEngineOptions(command))
-    .option('--name <name>', 'name of the checkpoint', 'checkpoint')
     .addOption(
       new Option('--nproc <n>', 'start this many ranks on this machine (default: one, or as set by `ckpt launch`)').argParser(
         parseCount(1),
       ),
     )
-    .option('--version <version>', "version that the engine serves afterwards (default: the checkpoint's name)")
     .addOption(
       new Option(
         '--verify <level>',
@@ -51,9 +62,6 @@ export function addEngineUpdateOptions(command: Command): Command {
     .addOption(new Option('--ring-size <size>', 'maximum memory of the ring, such as 1GiB').argParser(parseSize))
     .addOption(new Option('--bucket-size <size>', 'preferred bucket size, such as 64MiB').argParser(parseSize))
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
-    .option('--save-metas <file>', 'write the gathered metas to a file, for `ckpt join --metas` (rank 0)')
-    .option('--publish-metas', 'publish the gathered metas at the coordinator, for `ckpt join --coordinator`')
-    .option('--hold', 'keep the checkpoint afterwards, until interrupted, so that others can join from it')
     .option('--json', 'print one JSON line per rank instead of a summary')
     .option('--verbose', 'write a log as JSON lines to stderr')
 }
@@ -63,7 +71,7 @@ export function addEngineUpdateOptions(command: Command): Command {
  * machines, each starts its own ranks. @returns true if it did
  */
 export async function startedRanks(
-  { nproc }: Pick<EngineUpdateOptions, 'nproc'>,
+  { nproc }: Pick<RankOptions, 'nproc'>,
   more: Pick<LaunchOptions, 'metricsPort'> = {},
 ): Promise<boolean> {
   if (nproc === undefined || process.env['RANK'] !== undefined) return false
@@ -74,7 +82,7 @@ export async function startedRanks(
     throw new UsageError(text)
   }
   const self = [process.execPath, ...process.execArgv, ...process.argv.slice(1)]
-  process.exitCode = await launch(self, { nproc, ...nodesOf(launched), ...more })
+  process.exitCode = await launch(self, { nproc, ...nodesOf(launched), ...more, showProgress: true })
   return true
 }
 
@@ -103,7 +111,7 @@ export interface Rank extends AsyncDisposable {
  * further options of the server.
  */
 export async function createRank(
-  options: EngineUpdateOptions,
+  options: RankOptions,
   signal: AbortSignal,
   more: { readonly metricsPort?: number; readonly shareMemory?: boolean } = {},
 ): Promise<Rank> {
@@ -119,7 +127,7 @@ export async function createRank(
     const common = { timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...(device && { device }) }
     server = await createParameterServer({ ...common, ...more }, { signal })
     const { rank, worldSize } = server
-    const engine = engineOf(options, worldSize, (text) => void process.stderr.write(`rank ${rank}: ${text}\n`))
+    const engine = engineOf(options, worldSize, (text) => tell(`rank ${rank}: ${text}`))
     await server.waitForEngines(engine, { signal })
     return { server, engine, [Symbol.asyncDispose]: close }
   } catch (error) {
@@ -129,7 +137,7 @@ export async function createRank(
 }
 
 /** Returns true if metas need digests for the requested verification. */
-export function digestsWanted({ verify }: Pick<EngineUpdateOptions, 'verify'>): boolean {
+export function digestsWanted({ verify }: Pick<RankOptions, 'verify'>): boolean {
   return verify !== false && verify !== 'none'
 }
 
@@ -137,16 +145,16 @@ export function digestsWanted({ verify }: Pick<EngineUpdateOptions, 'verify'>): 
 export async function updateEngines(
   { server, engine }: Rank,
   checkpoint: string,
-  options: EngineUpdateOptions,
-  signal: AbortSignal,
+  options: RankOptions & { readonly version?: string },
+  signal: AbortSignal | undefined,
   more: Partial<UpdateOptions> & { readonly bar: string },
 ): Promise<UpdateReport> {
   const { bar: title, ...rest } = more
-  using bar = new ByteProgress(title, server.rank === 0 && !options.json)
+  using bar = new RankProgress(title, server, !options.json)
   return await server.update(checkpoint, {
     engine,
     ...(options.verify !== undefined && { verify: options.verify }),
-    signal,
+    ...(signal !== undefined && { signal }),
     onProgress: (done, total) => bar.update(done, total),
     ...(options.version !== undefined && { version: options.version }),
     ...(options.ringSize !== undefined && { ringBytes: options.ringSize }),
@@ -162,7 +170,7 @@ export async function handOn(server: ParameterServer, checkpoint: string, option
   if (options.publishMetas) server.publishMetas(checkpoint)
 }
 
-export function printReport(report: UpdateReport, server: ParameterServer, { json }: EngineUpdateOptions): void {
+export function printReport(report: UpdateReport, server: ParameterServer, { json }: RankOptions): void {
   const { spans: _, ...rest } = report
   if (json) process.stdout.write(`${JSON.stringify(rest)}\n`)
   else if (server.rank === 0) process.stdout.write(summary(report, server.worldSize))
@@ -170,7 +178,7 @@ export function printReport(report: UpdateReport, server: ParameterServer, { jso
 
 /** Says that the checkpoint is held, and resolves when interrupted. */
 export function held({ server }: Rank, checkpoint: string, signal: AbortSignal): Promise<void> {
-  if (server.rank === 0) process.stderr.write(`holding ${checkpoint} until SIGINT or SIGTERM\n`)
+  if (server.rank === 0) tell(`holding ${checkpoint} until SIGINT or SIGTERM`)
   return new Promise((resolve) => {
     // A promise alone does not keep a process alive.
     const timer = setInterval(() => undefined, 60_000)

@@ -5,11 +5,12 @@ import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { constants } from 'node:os'
 import { join } from 'node:path'
-import { CkptError } from '@ckpt/contract'
 import { RuntimeDir } from '@ckpt/core'
 import { Option, type Command } from 'commander'
 import getPort, { portNumbers } from 'get-port'
-import { parseCount } from '../sizes.ts'
+import { AllRanksProgress } from '../terminal/progress.ts'
+import { parseCount, parsePort } from '../sizes.ts'
+import { UsageError } from '../usage.ts'
 
 export interface LaunchOptions {
   readonly nproc: number
@@ -20,6 +21,8 @@ export interface LaunchOptions {
   readonly masterPort?: number
   /** Port on which the first rank of this node serves metrics; the others use the ports after it. */
   readonly metricsPort?: number
+  /** Show the progress that ranks of this program report (default false). */
+  readonly showProgress?: boolean
 }
 
 const GRACE_MS = 5000
@@ -35,9 +38,7 @@ export function addLaunch(program: Command): void {
     .addOption(new Option('--nnodes <n>', 'nodes').argParser(parseCount(1)).default(1))
     .addOption(new Option('--node-rank <n>', 'index of this node').argParser(parseCount(0)).default(0))
     .option('--master-addr <host>', 'address of rank 0 (default: the loopback interface, on a single node)')
-    .addOption(
-      new Option('--master-port <port>', 'port of rank 0 (default: a free one on a single node)').argParser(parseCount(1)),
-    )
+    .addOption(new Option('--master-port <port>', 'port of rank 0 (default: a free one on a single node)').argParser(parsePort))
     .addOption(
       new Option(
         '--metrics-port <port>',
@@ -59,8 +60,9 @@ export async function launch(command: readonly string[], options: LaunchOptions)
   for (const field of ['masterPort', 'masterAddr'] as const) {
     if (nnodes === 1 || options[field] !== undefined) continue
     const option = field === 'masterPort' ? '--master-port' : '--master-addr'
-    throw new CkptError('INVALID_ARGUMENT', `${option} is needed with more than one node`, { fields: { field } })
+    throw new UsageError(`${option} is missing; expected it with --nnodes ${nnodes}`)
   }
+  if (nodeRank >= nnodes) throw new UsageError(`--node-rank ${nodeRank}: expected a number below --nnodes, ${nnodes}`)
   const masterAddr = options.masterAddr ?? (await loopback())
   using directory = await RuntimeDir.create()
   const tokenFile = join(directory.path, 'token')
@@ -70,7 +72,7 @@ export async function launch(command: readonly string[], options: LaunchOptions)
   const port = options.masterPort ?? (await freePort(masterAddr))
   const children = Array.from({ length: nproc }, (_, local) =>
     spawn(command[0]!, command.slice(1), {
-      stdio: 'inherit',
+      stdio: options.showProgress ? ['inherit', 'inherit', 'inherit', 'ipc'] : 'inherit',
       env: {
         ...process.env,
         RANK: String(nodeRank * nproc + local),
@@ -85,6 +87,8 @@ export async function launch(command: readonly string[], options: LaunchOptions)
       },
     }),
   )
+  const progress = new AllRanksProgress(nproc)
+  if (options.showProgress) for (const child of children) progress.watch(child)
   const pass = (signal: NodeJS.Signals) => children.forEach((child) => child.kill(signal))
   process.on('SIGINT', pass).on('SIGTERM', pass).on('SIGHUP', pass)
   try {
@@ -93,6 +97,7 @@ export async function launch(command: readonly string[], options: LaunchOptions)
       children.map(async (child, local) => {
         const code = await exitStatus(child, command[0]!)
         if (code === 0) return
+        progress.end()
         if (status === 0) {
           status = code
           if (code < 128) process.stderr.write(`ckpt launch: rank ${nodeRank * nproc + local} exited with status ${code}\n`)
@@ -102,6 +107,7 @@ export async function launch(command: readonly string[], options: LaunchOptions)
     )
     return status
   } finally {
+    progress.end()
     process.off('SIGINT', pass).off('SIGTERM', pass).off('SIGHUP', pass)
   }
 }

@@ -1,5 +1,6 @@
+import { CkptError } from '@ckpt/contract'
 import { MODELS } from '@ckpt/models'
-import { LOADERS, topology, type Simulation } from '@ckpt/planner'
+import { LOADERS, topology, type Rates, type Simulation } from '@ckpt/planner'
 import { Option, type Command } from 'commander'
 import { readProfile } from '../plan/profile.ts'
 import { describePublished, publishedScenarios } from '../plan/published.ts'
@@ -7,6 +8,7 @@ import { STRATEGIES, SYSTEMS, simulateAll } from '../plan/scenario.ts'
 import { describe } from '../plan/text.ts'
 import { describeValidation, validate } from '../plan/validate.ts'
 import { parseCount } from '../sizes.ts'
+import { UsageError } from '../usage.ts'
 
 interface PlanOptions {
   readonly model: string
@@ -31,7 +33,7 @@ export function addPlan(program: Command): void {
   program
     .command('plan')
     .description("simulate updates of a model's full-size checkpoint with the real plans; nothing is moved")
-    .option('--model <model>', MODELS.map(({ id }) => id).join(', '), 'kimi-k2')
+    .addOption(new Option('--model <model>', 'model').choices(MODELS.map(({ id }) => id)).default('kimi-k2'))
     .addOption(new Option('--gpus <n>', `GPUs, one rank each; ${MAX_GPUS} at most`).argParser(parseCount(1)).default(256))
     .addOption(new Option('--tp <n>', 'GPUs of one engine').argParser(parseCount(1)).default(16))
     .option('--topology <name>', 'hosts of eight GPUs: GPU-NxRATEg, GPU one of h20, h100, h200, h800', 'h20-8x400g')
@@ -44,6 +46,16 @@ export function addPlan(program: Command): void {
     .option('--markdown', 'print tables as Markdown')
     .option('--json', 'print JSON')
     .action(run)
+}
+
+/** @throws UsageError naming the option */
+function topologyOf({ topology: name, engine }: PlanOptions): Rates {
+  try {
+    return topology(name, engine)
+  } catch (error) {
+    if (!CkptError.is(error, 'INVALID_ARGUMENT')) throw error
+    throw new UsageError(`--topology ${name}: ${error.message}`)
+  }
 }
 
 function run(options: PlanOptions): void {
@@ -60,9 +72,10 @@ function run(options: PlanOptions): void {
     print({ schema: 1, rows }, () => describePublished(rows, markdown))
     return
   }
-  if (options.gpus > MAX_GPUS) throw new RangeError(`--gpus can be ${MAX_GPUS} at most`)
-  if (options.gpus % options.tp !== 0) throw new RangeError(`--gpus must be a multiple of --tp (${options.tp})`)
-  const named = topology(options.topology, options.engine)
+  if (options.gpus > MAX_GPUS) throw new UsageError(`--gpus ${options.gpus}: expected ${MAX_GPUS} at most`)
+  if (options.gpus % options.tp !== 0)
+    throw new UsageError(`--gpus ${options.gpus}: expected a multiple of --tp, ${options.tp}`)
+  const named = topologyOf(options)
   const rates = options.profile === undefined ? named : readProfile(options.profile, named)
   const { model, gpus, tp } = options
   const simulations = simulateAll(

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { networkInterfaces } from 'node:os'
 import { checkSecret, readSecretFile } from '@ckpt/contract'
 import type { EngineAdapter } from '@ckpt/contract'
 import type { CudaDevice } from '@ckpt/core'
@@ -10,7 +11,7 @@ import { addEngineOptions, chosenEngine, engineOf, type EngineOptions } from '..
 import { ownPlace } from '../choices/place.ts'
 import { interruptible } from '../interrupt.ts'
 import { stderrLogger } from '../output.ts'
-import { parseCount } from '../sizes.ts'
+import { parseCount, parsePort } from '../sizes.ts'
 import { userPath } from '../user-path.ts'
 import { startedRanks } from './engine-update.ts'
 
@@ -39,7 +40,7 @@ export function addServe(program: Command): void {
     .option('--host <address>', 'address to listen on; any address other than loopback needs a token and --root', '127.0.0.1')
     .addOption(
       new Option('--port <port>', 'port of the first rank on this machine; the other ranks use the ports after it').argParser(
-        parseCount(1),
+        parsePort,
       ),
     )
     .option('--uds <path>', 'unix socket to listen on instead; {rank} is replaced by the rank')
@@ -80,6 +81,7 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
       const http = await serveHttp(server, httpOptions(options, { rank, localRank, engine }))
       try {
         process.stdout.write(`${JSON.stringify({ rank: server.rank, listening: http.address, device: server.device.uuid })}\n`)
+        if (isEverywhere(options)) tell(`listening on all addresses of this machine: ${ownAddresses().join(', ')}`)
         if (!signal.aborted) await once(signal, 'abort')
         await server.drain() // first, so that a running update ends cleanly and its caller gets an answer
       } finally {
@@ -92,6 +94,15 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
   } finally {
     await device?.close()
   }
+}
+
+/** True for an address that stands for all of this machine's. */
+function isEverywhere({ host, uds }: Pick<ServeCommandOptions, 'host' | 'uds'>): boolean {
+  return uds === undefined && (host === '0.0.0.0' || host === '::')
+}
+
+function ownAddresses(): string[] {
+  return Object.values(networkInterfaces()).flatMap((addresses = []) => addresses.map(({ address }) => address))
 }
 
 /** True if the command line names the engine; otherwise each request does. */

@@ -5,8 +5,8 @@ import { chosenEngine } from '../choices/engine.ts'
 import { fillIn, ownPlace, placeholdersIn } from '../choices/place.ts'
 import { sharesMemory, STRATEGIES, strategyOf, type StrategyChoice } from '../choices/strategy.ts'
 import { interruptible } from '../interrupt.ts'
-import { ByteProgress } from '../progress.ts'
-import { parseCount } from '../sizes.ts'
+import { parseCount, parsePort } from '../sizes.ts'
+import { RankProgress } from '../terminal/progress.ts'
 import { UsageError } from '../usage.ts'
 import { userPath } from '../user-path.ts'
 import {
@@ -63,7 +63,7 @@ export function addUpdate(program: Command): void {
       new Option(
         '--metrics-port <port>',
         'serve metrics for Prometheus meanwhile: the first rank of this node on this port, the others on the ports after it',
-      ).argParser(parseCount(1)),
+      ).argParser(parsePort),
     )
     .option('--trace <file>', 'write a trace of all ranks for ui.perfetto.dev or chrome://tracing (rank 0)')
     .action(async (paths: string[], given: UpdateCommandOptions) => {
@@ -121,7 +121,7 @@ async function update(options: UpdateCommandOptions, signal: AbortSignal): Promi
   const { server } = rank
   const first = server.rank === 0
   {
-    using bar = new ByteProgress('register', first && !options.json)
+    using bar = new RankProgress('register', server, !options.json)
     const { source, ...how } = sourceOf(options)
     await server.registerCheckpoint(options.name, source, {
       ...how,

@@ -5,6 +5,7 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod'
 import { z } from 'zod'
 import { tensorCount, type ParameterServer } from '@ckpt/core'
 import { operatorAnswers } from '../metrics/operator-answers.ts'
+import { callerGone } from './caller-gone.ts'
 import { collectiveCall } from './collective-call.ts'
 import { engineTarget } from './engine-targets.ts'
 import type { HttpOptions } from './options.ts'
@@ -99,8 +100,9 @@ function gatherRoute(app: App, server: ParameterServer): void {
       params: checkpointParams,
       response: { 200: gathered, ...FAILURES },
     },
-    async handler({ params }) {
-      const manifest = await server.gatherMetas(params.name)
+    async handler({ params, raw }, reply) {
+      // An abandoned call would take part in the next one of the other ranks.
+      const manifest = await server.gatherMetas(params.name, { signal: callerGone(raw, reply.raw) })
       const bytes = manifest.ranks.reduce((sum, rank) => sum + rank.tensors.bytes.reduce((a, b) => a + b, 0), 0)
       return { tensors: tensorCount(manifest), bytes, ranks: manifest.ranks.length, digest: manifest.digest }
     },

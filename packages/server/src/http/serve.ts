@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import swagger from '@fastify/swagger'
 import { CkptError } from '@ckpt/contract'
 import { fastify, type FastifyInstance } from 'fastify'
@@ -28,7 +29,7 @@ const BACKLOG = 4096
 
 /** The listening HTTP API of one rank. */
 export interface HttpServer extends AsyncDisposable {
-  /** `http://host:port`, or the path of the unix socket. */
+  /** `http://address:port`, where 0.0.0.0 and [::] are all addresses of this machine, or the path of the unix socket. */
   readonly address: string
   /** Accepts no further requests, waits for running ones, and removes the socket. */
   close(): Promise<void>
@@ -138,6 +139,12 @@ function hasBody({ headers }: IncomingMessage): boolean {
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }
 
+/** Address on which a server listens: 0.0.0.0 and :: are all of this machine. */
+function shownAddress(server: Server): string {
+  const { address, port } = server.address() as AddressInfo
+  return `${address.includes(':') ? `[${address}]` : address}:${port}`
+}
+
 /** Returns the listening address, and a function that removes the socket. */
 async function listen(
   app: FastifyInstance,
@@ -145,7 +152,10 @@ async function listen(
   backlog: number,
 ): Promise<{ address: string; remove: () => void }> {
   const { socketPath, host = DEFAULT_HOST, port = 0 } = options
-  if (socketPath === undefined) return { address: await app.listen({ host, port, backlog }), remove: () => undefined }
+  if (socketPath === undefined) {
+    await app.listen({ host, port, backlog })
+    return { address: `http://${shownAddress(app.server)}`, remove: () => undefined }
+  }
   const remove = await listenPrivately(socketPath, (path) => app.listen({ path, backlog }))
   return { address: socketPath, remove }
 }

@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import stat
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +68,10 @@ def _read(path: Path) -> str:
             raise refuse("is not a file")
         if status.st_uid not in (user, 0):
             raise refuse(f"belongs to user {status.st_uid}, not to this user ({user}) or root")
-        if status.st_mode & 0o077:
+        if _read_by_own_group(status):
+            text = f"can be read by group {status.st_gid}, as secrets of Kubernetes with an fsGroup can"
+            warnings.warn(f"{FILE_VARIABLE}: {path} {text}", RuntimeWarning, stacklevel=2)
+        elif status.st_mode & 0o077:
             raise refuse("can be read by others; make it mode 0600")
         if status.st_size > _MAX_FILE_BYTES:
             raise refuse(f"holds {status.st_size} bytes, more than the {_MAX_FILE_BYTES} of a secret")
@@ -77,6 +81,14 @@ def _read(path: Path) -> str:
     if len(text) < MIN_LENGTH:
         raise refuse(f"holds {len(text)} characters, which can be guessed; use at least {MIN_LENGTH}")
     return text
+
+
+def _read_by_own_group(status: os.stat_result) -> bool:
+    """True for a file of root that only a group of this process may read besides: Kubernetes makes files of secrets so for pods
+    with an fsGroup, and the pod cannot change them.
+    """
+    groups = {os.getegid(), *os.getgroups()}
+    return status.st_uid == 0 and status.st_gid in groups - {0} and status.st_mode & 0o077 == 0o040
 
 
 def _user_key(directory: Path) -> str:

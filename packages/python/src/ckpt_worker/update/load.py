@@ -11,6 +11,7 @@ from ..errors import ProtocolError, StateError, UnsupportedError
 from ..loading.bucket import open_bucket
 from ..loading.fence import Fence, lane_for
 from ..loading.ring import Ring, open_ring
+from ..loading.threads import bounded_threads, free_processors
 from ..protocol.messages import Attach, Bucket, Direct
 from ..recording import CastReplay, DirectState, Replay, SpotCheck, Tracer, TwinCheck
 
@@ -30,6 +31,7 @@ class Load:
         self._device = device
         self._direct = direct
         self._lane = lane_for(device)
+        self._threads = free_processors()
         self._ring: Ring | None = None
         self._tracer: Tracer | None = None
         self._replay: Replay | None = None
@@ -80,7 +82,7 @@ class Load:
         self.bytes += sum(entry.size for entry in message.tensors)
         if self.tensors > attached.tensors or self.bytes > attached.size:
             raise ProtocolError(f"more arrived than the announced {attached.tensors} tensors, {attached.size} bytes")
-        with self._lane.loads():
+        with self._lane.loads(), bounded_threads(self._threads):
             named = self._left_for_loader(message, self._ring)
             if named or (self._replay is None and self._spot is None):
                 with self._watch(message, named, self._ring) as given:
