@@ -84,6 +84,13 @@ export class Activity extends EventEmitter<{ change: [] }> {
     return this.#history
   }
 
+  /** Adds updates of an earlier process, newest first, behind those of this one. */
+  restore(earlier: readonly PastUpdate[]): void {
+    this.#history.push(...earlier.slice(0, MAX_HISTORY - this.#history.length))
+    for (let at = MAX_TIMELINES; at < this.#history.length; at++) this.#history[at] = withoutTimeline(this.#history[at]!)
+    this.emit('change')
+  }
+
   registered(checkpoint: HeldCheckpoint): void {
     this.#checkpoints.set(checkpoint.name, checkpoint)
     this.emit('change')
@@ -141,10 +148,11 @@ export class Activity extends EventEmitter<{ change: [] }> {
     this.#history.unshift(update)
     this.#history.length = Math.min(this.#history.length, MAX_HISTORY)
     const old = this.#history[MAX_TIMELINES]
-    if (old?.timeline !== undefined) {
-      const { timeline: _, ...rest } = old
-      this.#history[MAX_TIMELINES] = rest
-    }
+    if (old !== undefined) this.#history[MAX_TIMELINES] = withoutTimeline(old)
     this.emit('change')
   }
+}
+
+function withoutTimeline({ timeline: _, ...rest }: PastUpdate): PastUpdate {
+  return rest
 }

@@ -3,7 +3,7 @@ import { checkSecret, readSecretFile } from '@ckpt/contract'
 import type { EngineAdapter } from '@ckpt/contract'
 import type { CudaDevice } from '@ckpt/core'
 import { p2p } from '@ckpt/p2p'
-import { createParameterServer, live, serveHttp, type HttpOptions } from '@ckpt/server'
+import { createParameterServer, liveWith, serveHttp, type HttpOptions } from '@ckpt/server'
 import { Option, type Command } from 'commander'
 import { addDeviceOption, openDevice, type DeviceChoice } from '../choices/device.ts'
 import { addEngineOptions, chosenEngine, engineOf, type EngineOptions } from '../choices/engine.ts'
@@ -20,6 +20,7 @@ interface ServeCommandOptions extends EngineOptions {
   readonly uds?: string
   readonly tokenFile?: string
   readonly root?: string
+  readonly history?: string
   readonly device: DeviceChoice
   /** Older name of `device`. */
   readonly backend?: DeviceChoice
@@ -44,6 +45,7 @@ export function addServe(program: Command): void {
     )
     .option('--uds <path>', 'unix socket to listen on instead; {rank} is replaced by the rank')
     .option('--token-file <path>', 'file with the bearer token that callers must send (default: CKPT_HTTP_TOKEN)')
+    .option('--history <path>', 'file that keeps the history of the live page across restarts; {rank} is replaced by the rank')
     .option('--root <directory>', 'directory that must contain all checkpoint files')
     .addOption(new Option('--backend <kind>', 'same as --device').choices(['auto', 'host', 'cuda']))
   addDeviceOption(addEngineOptions(command))
@@ -103,13 +105,13 @@ function httpOptions(
   options: ServeCommandOptions,
   own: { readonly rank: number; readonly localRank: number; readonly engine: EngineAdapter | undefined },
 ): HttpOptions {
-  const { host, port, uds, root, engineHost, engineSockets } = options
+  const { host, port, uds, root, engineHost, engineSockets, history } = options
   const { rank, localRank, engine } = own
   const forRank = (path: string) => path.replaceAll('{rank}', String(rank))
   const token = tokenOf(options.tokenFile)
   return {
     host,
-    plugins: [live],
+    plugins: [liveWith(history === undefined ? {} : { history: userPath(forRank(history)) })],
     ...(port !== undefined && { port: port + localRank }),
     ...(uds !== undefined && { socketPath: userPath(forRank(uds)) }),
     ...(token !== undefined && { token }),

@@ -1,4 +1,4 @@
-import type { Timeline } from '@ckpt/core'
+import { STAGES, type Timeline } from '@ckpt/core'
 import { referenceRuns, type BenchResult, type ReferenceRun, type Run } from '../../result.ts'
 import { percent, predictRuns } from '../../validate.ts'
 import { comparisonOf } from '../comparison.ts'
@@ -139,13 +139,16 @@ export function timelines(result: BenchResult): Markup | undefined {
   const runs = referenceRuns(result)
   const drawn = runs.filter(hasTimelines)
   if (drawn.length === 0) return undefined
+  const had = STAGES.filter((_, stage) =>
+    drawn.some((run) => run.timelines.some(({ spans }) => spans.some(([of]) => of === stage))),
+  )
   const maxSpans = Math.min(SPANS_A_RUN, Math.floor(SPANS_A_PAGE / drawn.length))
   return html`<h2>Where the time went</h2>
     <p>
       The last timed update of each run. Bars of one stage that lie closer together than can be drawn are joined.
       <span class="key"
-        ><span style="--swatch: var(--step)">steps of the update</span><span style="--swatch: var(--h2d)">H2D</span>
-        <span style="--swatch: var(--broadcast)">broadcast</span><span style="--swatch: var(--reload)">reload</span></span
+        ><span style="--swatch: var(--step)">steps of the update</span>
+        ${had.map((name) => html`<span style="--swatch: var(--${name.toLowerCase()})">${name}</span>`)}</span
       >
     </p>
     ${drawn.map((run) => timeline(run, runLabels(runs)[runs.indexOf(run)]!, maxSpans))}`

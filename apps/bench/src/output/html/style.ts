@@ -2,13 +2,13 @@
 export const STYLE = `
 :root {
   color-scheme: light dark; --page: #fff; --text: #1a1c20; --quiet: #5b616b; --line: #d9dce1; --good: #17713b; --bad: #b3261e;
-  --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #b3261e; --ours: #2f6fd0; --theirs: #9aa1ac;
+  --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --pull: #7b4fc9; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #b3261e; --ours: #2f6fd0; --theirs: #9aa1ac;
   font: 15px/1.5 system-ui, sans-serif;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #15171b; --text: #e6e8ec; --quiet: #9ba2ad; --line: #363b44; --good: #6cc690; --bad: #f2837b;
-    --h2d: #6ea3f2; --broadcast: #f0a848; --reload: #5fc08b; --step: #5b626d; --step-other: #3f454e; --limit: #f2837b; --ours: #6ea3f2; --theirs: #7b8390;
+    --h2d: #6ea3f2; --broadcast: #f0a848; --reload: #5fc08b; --pull: #b294f2; --step: #5b626d; --step-other: #3f454e; --limit: #f2837b; --ours: #6ea3f2; --theirs: #7b8390;
   }
 }
 * { box-sizing: border-box }
@@ -44,7 +44,7 @@ pre { overflow: auto; max-height: 30rem; font-size: .75rem; padding: .75rem; bor
 @media print {
   :root {
     color-scheme: light; --page: #fff; --text: #000; --quiet: #444; --line: #bbb; --good: #0f5c2e; --bad: #8c1a14;
-    --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #8c1a14; --ours: #2f6fd0; --theirs: #9aa1ac;
+    --h2d: #2f6fd0; --broadcast: #d97706; --reload: #2c8c5a; --pull: #7b4fc9; --step: #9aa1ac; --step-other: #c6cbd3; --limit: #8c1a14; --ours: #2f6fd0; --theirs: #9aa1ac;
     font-size: 10pt;
   }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }

@@ -4,6 +4,7 @@ import { PassThrough } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { ParameterServer } from '@ckpt/core'
 import type { HttpPlugin } from '../options.ts'
+import { HistoryFile } from './history-file.ts'
 import { livePage } from './page.ts'
 
 /** Minimum interval in milliseconds between notifications of a page. */
@@ -108,6 +109,24 @@ function keepAlive(stream: PassThrough, socket: Socket): () => void {
     stream.write(': \n\n')
   }, HEARTBEAT_MS)
   return () => clearInterval(heartbeat)
+}
+
+/** Options of the live page. */
+export interface LiveOptions {
+  /** File that keeps the history of updates across restarts of the process (default: none; it is lost). */
+  readonly history?: string
+}
+
+/** Returns the plugin {@link live} with options. */
+export function liveWith({ history }: LiveOptions): HttpPlugin {
+  return async (app, server) => {
+    if (history !== undefined) {
+      const file = new HistoryFile(history)
+      await file.keep(server.activity)
+      app.addHook('onClose', () => file.settled())
+    }
+    await live(app, server)
+  }
 }
 
 /**
