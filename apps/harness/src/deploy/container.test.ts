@@ -24,19 +24,20 @@ exec ckpt update --engine 'control=/run/ckpt/engine-{rank}.sock' --nproc 2 --tim
 `
 
 describe('the steps of deploy/Containerfile, as its user, with a read-only root', { timeout: 240_000 }, () => {
-  let directory: string
+  let directory: string | undefined
   let opt: string
   let models: string
   beforeAll(async () => {
     if (why !== undefined) return
-    directory = mkdtempSync(join(tmpdir(), 'ckpt-container-'))
-    chmodSync(directory, 0o755)
-    opt = join(directory, 'opt')
+    const made = mkdtempSync(join(tmpdir(), 'ckpt-container-'))
+    directory = made
+    chmodSync(made, 0o755)
+    opt = join(made, 'opt')
     const bundle = image.builds.find((line) => line.startsWith('npm run bundle -- '))!
     const args = bundle.split(' ').slice(4)
     expect(args.slice(-2)).toEqual(['--out', '/opt/ckpt'])
     execFileSync(process.execPath, [...MAKE, ...args.slice(0, -1), opt], { stdio: ['ignore', 'ignore', 'inherit'] })
-    models = join(directory, 'models')
+    models = join(made, 'models')
     using checkpoint = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 96 * 2 ** 20, 5n, 'container')
     cpSync(checkpoint.directory, models, { recursive: true })
     // A claim that everybody may read.
@@ -49,7 +50,7 @@ describe('the steps of deploy/Containerfile, as its user, with a read-only root'
 
   let count = 0
   const run = (shm: string, program: readonly string[]) => {
-    const root = join(directory, `root-${count++}`)
+    const root = join(directory!, `root-${count++}`)
     mkdirSync(root)
     const { status, stdout, stderr } = runContained(image, { root, opt, models, shm }, program)
     return { status, stdout, stderr }

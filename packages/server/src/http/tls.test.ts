@@ -4,7 +4,7 @@ import { get as httpsGet, type RequestOptions } from 'node:https'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { TLSSocket } from 'node:tls'
+import type { TLSSocket } from 'node:tls'
 import { ParameterServer } from '@ckpt/core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { serveHttp } from './serve.ts'
@@ -30,7 +30,7 @@ describe('the HTTP API with TLS', () => {
   let directory: string
   let first: { cert: string; key: string } | undefined
   let second: typeof first
-  let server: ParameterServer
+  let server: ParameterServer | undefined
   const ended: (() => Promise<void>)[] = []
   beforeAll(() => {
     directory = mkdtempSync(join(tmpdir(), 'ckpt-tls-'))
@@ -48,14 +48,15 @@ describe('the HTTP API with TLS', () => {
   })
 
   const serve = async (tls: { cert: string; key: string }, maxConnections = 64) => {
-    const http = await serveHttp(server, { tls, token: TOKEN, maxConnections })
+    const http = await serveHttp(server!, { tls, token: TOKEN, maxConnections })
     ended.push(() => http.close())
     return http.address
   }
   const get = (url: string, options: RequestOptions) =>
     new Promise<{ status: number; subject: string }>((resolve, reject) => {
       httpsGet(url, { ...options, agent: false }, (response) => {
-        const subject = (response.socket as TLSSocket).getPeerCertificate().subject.CN as string
+        const { socket } = response as unknown as { socket: Pick<TLSSocket, 'getPeerCertificate'> }
+        const subject = socket.getPeerCertificate().subject.CN as string
         response.resume().on('end', () => resolve({ status: response.statusCode!, subject }))
       }).on('error', reject)
     })
@@ -105,6 +106,6 @@ describe('the HTTP API with TLS', () => {
     writeFileSync(missing, 'not a key')
     await expect(serve({ cert: first!.cert, key: missing })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
     const socketPath = join(directory, 'api.sock')
-    await expect(serveHttp(server, { tls: first!, socketPath })).rejects.toThrow(/unix socket/)
+    await expect(serveHttp(server!, { tls: first!, socketPath })).rejects.toThrow(/unix socket/)
   })
 })
