@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events'
-import type { CkptError, Manifest } from '@ckpt/contract'
+import type { CkptError, Manifest, RankAccess } from '@ckpt/contract'
 import type { UpdateReport } from './report.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 
@@ -8,6 +8,8 @@ export interface Member {
   readonly rank: number
   readonly host: string
   readonly device: string
+  /** How others can read its memory, best first: kind and address. Empty if it holds nothing that was gathered. */
+  readonly links?: readonly string[]
 }
 
 /** A checkpoint that this rank holds. */
@@ -100,8 +102,14 @@ export class Activity extends EventEmitter<{ change: [] }> {
     if (this.#checkpoints.delete(name)) this.emit('change')
   }
 
-  gathered({ ranks }: Manifest): void {
-    this.#members = ranks.map(({ rank, host, deviceUuid }) => ({ rank, host, device: deviceUuid }))
+  gathered({ ranks }: Manifest, access: readonly RankAccess[] = []): void {
+    this.#members = ranks.map(({ rank, host, deviceUuid }) => {
+      const points = access.find((one) => one.rank === rank)?.points ?? []
+      const links = points.map(({ endpoint: { kind, addresses, nics } }) =>
+        [kind, addresses[0], ...nics].filter(Boolean).join(' '),
+      )
+      return { rank, host, device: deviceUuid, links }
+    })
     this.emit('change')
   }
 

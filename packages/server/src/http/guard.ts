@@ -7,8 +7,8 @@ import type { HttpOptions } from './options.ts'
 import { fromOwnUser } from './peer-user.ts'
 
 export const DEFAULT_HOST = '127.0.0.1'
-/** Paths that need no token: they only reveal that the process is up; the page at /live contains no data. */
-const OPEN_PATHS = new Set(['/v1/healthz', '/live'])
+/** Paths that need no token: they only reveal that the process is up; the pages contain no data. */
+const OPEN_PATHS = new Set(['/v1/healthz', '/live', '/cluster'])
 
 /** @throws CkptError `INVALID_ARGUMENT` if other machines could use the API without restriction. */
 export function checkExposure({ host = DEFAULT_HOST, socketPath, token, root, tls }: HttpOptions): void {

@@ -1,7 +1,5 @@
-/** Script of the page: reads the event stream and draws. Text is inserted only as text, never as markup. */
-export const LIVE_SCRIPT = String.raw`
-const SVG = 'http://www.w3.org/2000/svg'
-const STAGES = ['H2D', 'broadcast', 'reload', 'pull']
+/** What the scripts of the pages share. Text is inserted only as text, never as markup. */
+export const COMMON_SCRIPT = String.raw`
 const token = new URLSearchParams(location.hash.slice(1)).get('token')
 const at = (id) => document.getElementById(id)
 
@@ -11,17 +9,12 @@ function element(name, attributes = {}, ...children) {
   made.append(...children)
   return made
 }
-function shape(name, attributes, text) {
-  const made = document.createElementNS(SVG, name)
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value)
-  if (text !== undefined) made.textContent = text
-  return made
-}
 function table(head, rows, none) {
   if (rows.length === 0) return element('p', { class: 'quiet' }, none)
   // On a narrow page each row is a card whose cells repeat their columns' names.
   const cells = (row) => row.map((cell, index) => {
-    const made = cell instanceof Node && cell.nodeName === 'TD' ? cell : element('td', String(cell).length < 20 ? { class: 'short' } : {}, cell)
+    const made = cell instanceof Node && cell.nodeName === 'TD' ? cell : element('td', {}, cell)
+    if (made.textContent.length < 20) made.classList.add('short')
     made.setAttribute('data-label', head[index])
     return made
   })
@@ -31,6 +24,31 @@ function table(head, rows, none) {
 const size = (bytes) => bytes >= 1e9 ? (bytes / 1e9).toFixed(2) + ' GB' : (bytes / 1e6).toFixed(1) + ' MB'
 const time = (ms) => ms >= 1000 ? (ms / 1000).toFixed(2) + ' s' : ms.toFixed(1) + ' ms'
 const clock = (ms) => new Date(ms).toDateString() === new Date().toDateString() ? new Date(ms).toLocaleTimeString() : new Date(ms).toLocaleString()
+const headers = token ? { authorization: 'Bearer ' + token } : {}
+// The token stays in the part of the address that no server sees.
+at('other').href += location.hash
+function refusal(answer) {
+  return new Error(answer.status === 401 ? 'a token is needed: open this page as ' + location.pathname + '#token=…' : 'the server answers ' + answer.status)
+}
+/** Does it again and again; failures are shown. */
+async function repeat(work) {
+  for (;;) {
+    try { await work() } catch (error) { at('connection').textContent = 'not connected: ' + error.message + '; trying again' }
+    await new Promise((resolve) => setTimeout(resolve, 1000))
+  }
+}
+`
+
+/** Script of the page of one rank: reads the event stream and draws. */
+export const LIVE_SCRIPT = String.raw`
+const SVG = 'http://www.w3.org/2000/svg'
+const STAGES = ['H2D', 'broadcast', 'reload', 'pull']
+function shape(name, attributes, text) {
+  const made = document.createElementNS(SVG, name)
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value)
+  if (text !== undefined) made.textContent = text
+  return made
+}
 const room = () => Math.max(280, at('running').clientWidth)
 
 function loads(running, now) {
@@ -89,8 +107,8 @@ function draw(state) {
       : element('td', { class: 'good' }, 'serves ' + one.version + ', ' + size(one.bytes))]), 'no update yet'))
 }
 async function follow() {
-  const answer = await fetch('/v1/live/events', { headers: token ? { authorization: 'Bearer ' + token } : {} })
-  if (!answer.ok) throw new Error(answer.status === 401 ? 'a token is needed: open this page as /live#token=…' : 'the server answers ' + answer.status)
+  const answer = await fetch('/v1/live/events', { headers })
+  if (!answer.ok) throw refusal(answer)
   at('connection').textContent = 'connected'
   let text = ''
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
@@ -104,8 +122,5 @@ async function follow() {
     if (last) draw(JSON.parse(last.slice(6)))
   }
 }
-for (;;) {
-  try { await follow() } catch (error) { at('connection').textContent = 'not connected: ' + error.message + '; trying again' }
-  await new Promise((resolve) => setTimeout(resolve, 1000))
-}
+await repeat(follow)
 `
