@@ -1,6 +1,7 @@
 /**
  * Makes an environment with everything the Python packages need: `.venv`, or with --vllm `.cache/vllm/venv`, which has vLLM for the CPU and the
- * worker package, for tests of the real engine (about 3.5 GB on disk). Quick when there is nothing to do.
+ * worker package, for tests of the real engine (about 3.5 GB on disk), or with --deploy `.cache/deploy/venv`, which has what renders and
+ * validates the Helm chart (about 350 MB on disk). Quick when there is nothing to do.
  *
  * What comes from PyPI is compared with the hashes in scripts/python/*.lock; which build of torch is used, and how it was checked, is printed.
  * CKPT_TORCH_INDEX: an index with the torch build to prefer (a CPU build, say; with --vllm PyTorch's own by default).
@@ -15,14 +16,25 @@ import { installDistribution, installLocked, installTorch, PipError, PYTHON } fr
 import { ROOT } from './lib/root.mjs'
 
 const vllm = process.argv.includes('--vllm')
+const deploy = process.argv.includes('--deploy')
 const [worker] = PYTHON_PACKAGES
-const wanted = vllm
-  ? { name: 'vLLM', venv: '.cache/vllm/venv', minor: 11, lock: 'vllm.lock', packages: [worker!], torch: torchForVllm }
-  : { name: '.venv', venv: '.venv', minor: 10, lock: 'requirements.lock', packages: PYTHON_PACKAGES, torch: torchHere }
+const chart = {
+  name: '.cache/deploy/venv',
+  venv: '.cache/deploy/venv',
+  minor: 10,
+  lock: 'deploy.lock',
+  packages: [],
+  torch: () => '',
+}
+const wanted = deploy
+  ? chart
+  : vllm
+    ? { name: 'vLLM', venv: '.cache/vllm/venv', minor: 11, lock: 'vllm.lock', packages: [worker!], torch: torchForVllm }
+    : { name: '.venv', venv: '.venv', minor: 10, lock: 'requirements.lock', packages: PYTHON_PACKAGES, torch: torchHere }
 const index = process.env['CKPT_TORCH_INDEX'] || undefined
 const venv = join(ROOT, wanted.venv)
 const python = join(venv, 'bin/python')
-const stampFile = vllm ? join(venv, '../stamp') : join(venv, '.ckpt-stamp')
+const stampFile = vllm || deploy ? join(venv, '../stamp') : join(venv, '.ckpt-stamp')
 
 const stamp = wantedStamp(basePython())
 if (existsSync(python) && existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) {
@@ -38,7 +50,7 @@ if (!runs(python, ['-m', 'pip', '--version'])) {
 try {
   if (vllm) process.stdout.write('installing vLLM (about 3.5 GB on disk)\n')
   installLocked(python, wanted.lock)
-  process.stdout.write(`${wanted.torch()}\n`)
+  if (!deploy) process.stdout.write(`${wanted.torch()}\n`)
   for (const directory of wanted.packages) installDistribution(python, directory)
 } catch (error) {
   if (!(error instanceof PipError)) throw error
@@ -73,7 +85,7 @@ function basePython(): string {
 /** Digest of all that decides what the environment holds. */
 function wantedStamp(base: string): string {
   const hash = createHash('sha256').update(base).update(ROOT)
-  const locks = [wanted.lock, ...(vllm ? [] : ['torch.lock'])].map((file) => join(PYTHON, file))
+  const locks = [wanted.lock, ...(vllm || deploy ? [] : ['torch.lock'])].map((file) => join(PYTHON, file))
   for (const file of [...locks, ...wanted.packages.map((directory) => join(directory, 'pyproject.toml'))]) {
     hash.update('\0').update(readFileSync(file))
   }

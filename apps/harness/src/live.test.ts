@@ -1,20 +1,17 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
-import { chromium } from 'playwright-core'
+import { checkPage, noBrowser, startBrowser } from '@ckpt/testing/pages'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { EngineProcess, freePort, generateCheckpoint, nodeArguments } from '@ckpt/testing'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const TOKEN = 'a token of sixteen letters'
-const PLACES = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome', '/opt/google/chrome/chrome']
-const browserPath = [process.env['CKPT_BROWSER'] ?? '', ...PLACES].find((path) => path !== '' && existsSync(path))
-
 /** The page as a reader sees it: sections by their heading. Runs in the page, so it is text. */
 const SECTIONS = `Object.fromEntries([...document.querySelectorAll('section')].map((section) => [section.querySelector('h2').textContent, section.innerText]))`
 
@@ -30,7 +27,7 @@ describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
   })
 
   /** One rank with its API, and an engine worker whose first update fails. */
-  async function served(checkpoint: string): Promise<{ origin: string; engine: EngineProcess }> {
+  async function served(checkpoint: string): Promise<{ origin: string; engine: EngineProcess; restart(): Promise<string> }> {
     const engine = new EngineProcess({
       kind: 'typescript',
       directory,
@@ -41,28 +38,34 @@ describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
     })
     ended.push(() => engine.process.stop())
     await engine.ready()
-    const args = ['serve', '--engine-control', engine.socket, '--port', String(await freePort()), '--root', checkpoint]
-    const where = { RANK: '0', WORLD_SIZE: '1', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(await freePort()) }
-    const child = spawn(process.execPath, [...nodeArguments(MAIN), ...args], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-      env: { ...process.env, ...where, CKPT_HTTP_TOKEN: TOKEN, CKPT_TOKEN: 'a secret of the run' },
-    })
-    ended.push(async () => {
-      if (child.exitCode !== null) return
-      const exited = once(child, 'exit')
-      child.kill('SIGTERM')
-      await exited
-    })
-    let printed = ''
-    child.stdout.setEncoding('utf8').on('data', (text: string) => (printed += text))
-    await expect.poll(() => printed.includes('\n'), { timeout: 30_000 }).toBe(true)
-    return { origin: (JSON.parse(printed) as { listening: string }).listening, engine }
+    const history = join(directory, 'history-{rank}.json')
+    const args = ['serve', '--engine-control', engine.socket, '--root', checkpoint, '--history', history]
+    let stop = () => Promise.resolve()
+    ended.push(() => stop())
+    const start = async () => {
+      const where = { RANK: '0', WORLD_SIZE: '1', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(await freePort()) }
+      const child = spawn(process.execPath, [...nodeArguments(MAIN), ...args, '--port', String(await freePort())], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+        env: { ...process.env, ...where, CKPT_HTTP_TOKEN: TOKEN, CKPT_TOKEN: 'a secret of the run' },
+      })
+      stop = async () => {
+        if (child.exitCode !== null) return
+        const exited = once(child, 'exit')
+        child.kill('SIGTERM')
+        await exited
+      }
+      let printed = ''
+      child.stdout.setEncoding('utf8').on('data', (text: string) => (printed += text))
+      await expect.poll(() => printed.includes('\n'), { timeout: 30_000 }).toBe(true)
+      return (JSON.parse(printed) as { listening: string }).listening
+    }
+    return { origin: await start(), engine, restart: () => stop().then(start) }
   }
 
-  it('shows checkpoints, a failed update and the dirty engine it leaves, and the next one with its timeline', async (context) => {
-    if (browserPath === undefined) context.skip('no browser: install chromium, or name one by CKPT_BROWSER')
+  it('shows checkpoints, a failed update and the dirty engine it leaves, the next one with its timeline, and both after a restart', async (context) => {
+    if (noBrowser !== undefined) context.skip(noBrowser)
     using checkpoint = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 96 * 2 ** 20, 6n, 'live')
-    const { origin, engine } = await served(checkpoint.directory)
+    const { origin, engine, restart } = await served(checkpoint.directory)
     const call = async (method: string, path: string, body?: unknown) => {
       const answer = await fetch(`${origin}/v1/checkpoints/step-1${path}`, {
         method,
@@ -71,7 +74,7 @@ describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
       })
       return answer.status
     }
-    const browser = await chromium.launch({ executablePath: browserPath!, args: ['--no-sandbox', '--disable-gpu'] })
+    const browser = await startBrowser()
     ended.push(() => browser.close())
     const page = await browser.newPage()
     const problems: string[] = []
@@ -124,7 +127,16 @@ describe('the live page of ckpt serve', { timeout: 120_000 }, () => {
       'Checkpoints on this rank': expect.stringContaining('none is registered') as string,
     })
     expect(problems).toEqual([])
-    const picture = process.env['CKPT_LIVE_PICTURE']
-    if (picture !== undefined) await page.screenshot({ path: picture, fullPage: true })
+    expect(await checkPage(page, 'live')).toEqual([])
+
+    // The history is that of the process before, with its timeline; a file of something else stops the next one.
+    await page.goto(`${await restart()}/live#token=${encodeURIComponent(TOKEN)}`)
+    await expectSoon(sections).toMatchObject({
+      History: expect.stringMatching(/serves step-1[^]*injected failure at bucket 2/) as string,
+      Update: expect.stringContaining('the last successful one: step-1') as string,
+    })
+    expect(await page.locator('#running svg rect.reload').count()).toBeGreaterThan(0)
+    expect(JSON.parse(readFileSync(join(directory, 'history-0.json'), 'utf8'))).toMatchObject({ schema: 1 })
+    expect(problems).toEqual([])
   })
 })

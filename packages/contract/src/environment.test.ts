@@ -60,7 +60,7 @@ describe('variables that Kubernetes sets', () => {
 it('every variable that sources read is in the list', () => {
   /** Of builds, tests and benchmarks; or no variable at all. */
   const others =
-    /^CKPT_(?:AEGIS_|AVX|BENCH_|BUILT_|FIND|CHECK_|FUZZ|FAULTS_|GPU_|SANITIZE|SGLANG|VLLM_|TORCH_|ENGINE_(?:ONLY|SHARE|TESTS)|MEMBER|NAME|PRINT|DECLARE|RESOLVE|RESULTS|READ_BYTES|P2P_BYTES|KERNELS_IMAGE|LIVE_PICTURE|QUIET|SKIP_BUILD|SOAK_|BROWSER|\w+_FUNCTIONS)/
+    /^CKPT_(?:AEGIS_|AVX|BENCH_|BUILT_|FIND|CHECK_|FUZZ|FAULTS_|GPU_|SANITIZE|SGLANG|VLLM_|TORCH_|ENGINE_(?:ONLY|SHARE|TESTS)|MEMBER|NAME|PRINT|DECLARE|RESOLVE|RESULTS|READ_BYTES|P2P_BYTES|KERNELS_IMAGE|LIVE_PICTURE|QUIET|SKIP_BUILD|SOAK_|BROWSER|PICTURES|\w+_FUNCTIONS)/
   const found = new Set<string>()
   const visit = (directory: string): void => {
     for (const entry of readdirSync(directory, { withFileTypes: true })) {

@@ -123,4 +123,4 @@ export {
 export { SteadyProgress, type ByteProgress } from './progress.ts'
 export type { DirectCopies, DirectDevice, DirectJob, DirectStats, MappedStorages, WorkerStorage } from './direct.ts'
 export type { OpaqueTensor, Recording, Route, RoutedParameter, StorageHandle, TensorForm } from './routes.ts'
-export type { Blob, CallOptions, Epoch, GatherOptions, Rendezvous } from './rendezvous.ts'
+export type { Blob, CallOptions, Epoch, GatherOptions, RankReport, Rendezvous } from './rendezvous.ts'

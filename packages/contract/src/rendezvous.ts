@@ -26,6 +26,20 @@ export interface Epoch {
   readonly signal: AbortSignal
 }
 
+/** What the coordinator knows of one rank. */
+export interface RankReport {
+  readonly rank: number
+  /** Name of its host, and its process there. */
+  readonly host: string
+  readonly pid: number
+  /** Reason why it is no longer a member; undefined while it is one. */
+  readonly lost?: string
+  /** Milliseconds since its last message. */
+  readonly silentMs: number
+  /** Payload of its last {@link Rendezvous.report}, if there was one. */
+  readonly payload?: Uint8Array
+}
+
 /** Communication between ranks: small messages only. */
 export interface Rendezvous {
   readonly rank: number
@@ -46,6 +60,10 @@ export interface Rendezvous {
    * know the run's token. It is sent once, without an acknowledgement.
    */
   publish(key: string, payload: Uint8Array): void
+  /** Tells the coordinator about this rank, replacing what it was told before: at most 16 KiB, without an acknowledgement. */
+  report?(payload: Uint8Array): void
+  /** Returns what the coordinator knows of each rank that has joined, ascending by rank. @throws CkptError `RANK_LOST`, `TIMEOUT`. */
+  reports?(options?: CallOptions): Promise<RankReport[]>
   barrier(key: string, options?: GatherOptions): Promise<void>
   /** Starts an epoch together with the other ranks. */
   beginEpoch(options?: GatherOptions): Promise<Epoch>

@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events'
-import type { CkptError, Manifest } from '@ckpt/contract'
+import type { CkptError, Manifest, RankAccess } from '@ckpt/contract'
 import type { UpdateReport } from './report.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 
@@ -8,6 +8,8 @@ export interface Member {
   readonly rank: number
   readonly host: string
   readonly device: string
+  /** How others can read its memory, best first: kind and address. Empty if it holds nothing that was gathered. */
+  readonly links?: readonly string[]
 }
 
 /** A checkpoint that this rank holds. */
@@ -84,6 +86,13 @@ export class Activity extends EventEmitter<{ change: [] }> {
     return this.#history
   }
 
+  /** Adds updates of an earlier process, newest first, behind those of this one. */
+  restore(earlier: readonly PastUpdate[]): void {
+    this.#history.push(...earlier.slice(0, MAX_HISTORY - this.#history.length))
+    for (let at = MAX_TIMELINES; at < this.#history.length; at++) this.#history[at] = withoutTimeline(this.#history[at]!)
+    this.emit('change')
+  }
+
   registered(checkpoint: HeldCheckpoint): void {
     this.#checkpoints.set(checkpoint.name, checkpoint)
     this.emit('change')
@@ -93,8 +102,14 @@ export class Activity extends EventEmitter<{ change: [] }> {
     if (this.#checkpoints.delete(name)) this.emit('change')
   }
 
-  gathered({ ranks }: Manifest): void {
-    this.#members = ranks.map(({ rank, host, deviceUuid }) => ({ rank, host, device: deviceUuid }))
+  gathered({ ranks }: Manifest, access: readonly RankAccess[] = []): void {
+    this.#members = ranks.map(({ rank, host, deviceUuid }) => {
+      const points = access.find((one) => one.rank === rank)?.points ?? []
+      const links = points.map(({ endpoint: { kind, addresses, nics } }) =>
+        [kind, addresses[0], ...nics].filter(Boolean).join(' '),
+      )
+      return { rank, host, device: deviceUuid, links }
+    })
     this.emit('change')
   }
 
@@ -141,10 +156,11 @@ export class Activity extends EventEmitter<{ change: [] }> {
     this.#history.unshift(update)
     this.#history.length = Math.min(this.#history.length, MAX_HISTORY)
     const old = this.#history[MAX_TIMELINES]
-    if (old?.timeline !== undefined) {
-      const { timeline: _, ...rest } = old
-      this.#history[MAX_TIMELINES] = rest
-    }
+    if (old !== undefined) this.#history[MAX_TIMELINES] = withoutTimeline(old)
     this.emit('change')
   }
+}
+
+function withoutTimeline({ timeline: _, ...rest }: PastUpdate): PastUpdate {
+  return rest
 }

@@ -1,4 +1,5 @@
-import type { Rendezvous } from '@ckpt/contract'
+import type { CkptError } from '@ckpt/contract'
+import type { WorkerStatus } from './engine-states.ts'
 
 /** A rank's health; `GET /healthz` and `GET /readyz` of `@ckpt/server` answer with it. */
 export interface Health {
@@ -13,21 +14,24 @@ export interface Health {
   readonly dirty: readonly number[]
 }
 
-/** Describes a rank from what it does. */
-export function healthOf(rank: {
-  readonly rendezvous: Pick<Rendezvous, 'rank' | 'worldSize' | 'lost'>
-  readonly isClosed: boolean
-  readonly isDraining: boolean
-  readonly isUpdating: boolean
-  readonly dirty: readonly number[]
-}): Health {
-  const { isClosed, isDraining, isUpdating, dirty } = rank
-  const { rank: index, worldSize, lost } = rank.rendezvous
+/** Returns the health of a rank. */
+export function healthOf(
+  server: { readonly rank: number; readonly worldSize: number; engineStates(): WorkerStatus[] },
+  facts: {
+    readonly phase: 'open' | 'draining' | 'closed'
+    /** Reason why it is no longer a member of its world. */
+    readonly lost: CkptError | undefined
+    readonly updating: boolean
+  },
+): Health {
+  const { rank, worldSize } = server
+  const { phase, lost, updating } = facts
+  const dirty = server.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : []))
   const reasons = [
-    ...(isClosed ? ['closed'] : isDraining ? ['draining'] : []),
-    ...(lost && !isClosed ? [`membership lost: ${lost.message}`] : []),
+    ...(phase === 'open' ? [] : [phase]),
+    ...(lost && phase !== 'closed' ? [`membership lost: ${lost.message}`] : []),
   ]
-  const state = isClosed ? 'closed' : isDraining ? 'draining' : lost ? 'not ready' : isUpdating ? 'updating' : 'ready'
+  const open = lost ? 'not ready' : updating ? 'updating' : 'ready'
   // eslint-disable-next-line @typescript-eslint/no-deprecated -- for one minor version
-  return { rank: index, worldSize, state, reasons, hindrances: reasons, dirty }
+  return { rank, worldSize, state: phase === 'open' ? open : phase, reasons, hindrances: reasons, dirty }
 }

@@ -1,7 +1,15 @@
 import type { Span } from '@opentelemetry/api'
-import { CkptError, refuseServiceLinks, type CallOptions, type Device, type Manifest, type Rendezvous } from '@ckpt/contract'
+import {
+  CkptError,
+  refuseServiceLinks,
+  type CallOptions,
+  type Device,
+  type Manifest,
+  type RankReport,
+  type Rendezvous,
+} from '@ckpt/contract'
 import { CheckpointStore, type CheckpointSource, type RegisterOptions } from '@ckpt/memory'
-import { rendezvousOptionsFromEnv, type FetchOptions } from '@ckpt/rendezvous'
+import type { FetchOptions } from '@ckpt/rendezvous'
 import { createHostDevice } from '@ckpt/transport'
 import { pino, type Logger } from 'pino'
 import type { GatherMetasOptions, PrepareOptions, PrepareReport, UpdateOptions } from './call-options.ts'
@@ -15,7 +23,8 @@ import { healthOf, type Health } from './health.ts'
 import { Observers, type RankObserver } from './observers.ts'
 import { inSpan } from './spans.ts'
 import { RuntimeDir } from './runtime-dir.ts'
-import { serve, Serving } from '@ckpt/p2p'
+import { Serving } from '@ckpt/p2p'
+import { rankEndpoints } from './rank-endpoints.ts'
 import type { UpdateReport } from './report.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 import { Activity } from './activity.ts'
@@ -69,12 +78,7 @@ export class ParameterServer implements AsyncDisposable {
       ...(readDevice && { reader: { readDevice: (request) => readDevice.call(device, request) } }),
     })
     const note = (error: CkptError) => this.#log.warn({ err: error }, 'an endpoint cannot serve')
-    this.#serving = new Serving(async () => {
-      if (options.serve === false) return []
-      const { rendezvous: met } = options
-      const meetingPoint = typeof met === 'string' ? met : rendezvousOptionsFromEnv(process.env).address
-      return serve(options.serve ?? {}, process.env, meetingPoint, note)
-    }, note)
+    this.#serving = new Serving(() => rankEndpoints(options, note), note)
     this.#metas = new KnownMetas({ rendezvous, store: this.#store, serving: this.#serving, deviceUuid: device.uuid })
     this.#log = (options.logger ?? pino({ level: 'silent' })).child({ rank: rendezvous.rank })
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS
@@ -226,7 +230,7 @@ export class ParameterServer implements AsyncDisposable {
     this.#assertOpen()
     const { digests = false, engine, ...call } = options
     const manifest = await this.#metas.gather(name, digests, { timeoutMs: this.#timeoutMs, ...call })
-    this.activity.gathered(manifest)
+    this.activity.gathered(manifest, this.#metas.access(name))
     if (digests) this.#updates.expect(manifest)
     if (engine) await this.prepare(name, { engine, verify: digests, ...call })
     return manifest
@@ -328,13 +332,18 @@ export class ParameterServer implements AsyncDisposable {
 
   /** Returns this rank's readiness for an update, and the engines that it knows to need one. */
   health(): Health {
-    return healthOf({
-      rendezvous: this.#rendezvous,
-      isClosed: this.#closed !== undefined,
-      isDraining: this.#draining,
-      isUpdating: this.#updates.running !== undefined,
-      dirty: this.engineStates().flatMap((worker) => (worker.dirty ? worker.rank : [])),
-    })
+    const phase = this.#closed ? 'closed' : this.#draining ? 'draining' : 'open'
+    return healthOf(this, { phase, lost: this.#rendezvous.lost, updating: this.#updates.running !== undefined })
+  }
+
+  /** Tells the coordinator about this rank, for {@link ParameterServer.reports}: at most 16 KiB; the latest report counts. */
+  report(payload: Uint8Array): void {
+    this.#rendezvous.report?.(payload)
+  }
+
+  /** Returns what the coordinator knows of each rank that has joined. @throws CkptError `RANK_LOST`, `TIMEOUT`. */
+  async reports(options: CallOptions = {}): Promise<RankReport[]> {
+    return (await this.#rendezvous.reports?.(options)) ?? []
   }
 
   /**

@@ -67,7 +67,7 @@ async function enter(options: JoinOptions, withinMs?: number): Promise<RankRende
       left(),
       signal,
     )
-    return new RankRendezvous({ rank, coordinator, timeoutMs }, session)
+    return new RankRendezvous({ rank, coordinator, token: settings.token, timeoutMs }, session)
   } catch (error) {
     await session?.close(coordinatorLost(at, !standalone, 'was not joined'))
     await host?.close()

@@ -6,7 +6,8 @@
  */
 export { createParameterServer, type ServedOptions } from './create.ts'
 export { collectiveCall } from './http/collective-call.ts'
-export { live } from './http/live/plugin.ts'
+export type { TlsFiles } from './http/tls-files.ts'
+export { live, liveWith, type LiveOptions } from './http/live/plugin.ts'
 export type { HttpOptions, HttpPlugin } from './http/options.ts'
 export type { UpdateRequest } from './http/schemas.ts'
 export { serveHttp, type HttpServer } from './http/serve.ts'

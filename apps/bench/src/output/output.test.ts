@@ -60,8 +60,9 @@ describe('renderHtml', () => {
 
   it('draws every span of every rank on the track of its stage', () => {
     const figures = [...document.querySelectorAll('figure svg')]
-    expect(figures).toHaveLength(3)
-    for (const figure of figures.slice(1)) {
+    // Each is drawn for wide and for narrow pages.
+    expect(figures).toHaveLength(6)
+    for (const figure of figures.slice(2)) {
       for (const stage of ['h2d', 'broadcast', 'reload'])
         expect(figure.querySelectorAll(`rect[fill="var(--${stage})"]`)).toHaveLength(2 * 40)
       for (const rect of figure.querySelectorAll('rect')) expect(Number(rect.getAttribute('width'))).toBeGreaterThanOrEqual(0)
@@ -101,6 +102,58 @@ describe('renderHtml', () => {
       'Comparison with the limit',
       'Machine and ceilings',
     ])
+  })
+
+  it('compares each update with its own limit, in the tile, the bar, the whisker and the table', () => {
+    const result = resultFixture()
+    // Medians of times and of limits belong to different updates: 96.1 ms over 53.6 ms is not the middle ratio.
+    const times = [84, 96.1, 120]
+    const limits = [70, 53.6, 40]
+    const ratios = times.map((time, index) => time / limits[index]!)
+    const run = {
+      ...result.runs[0]!,
+      updateMs: { median: 96.1, min: 84, max: 120, samples: times },
+      limit: { ...result.runs[0]!.limit, updateMs: 53.6 },
+      ratioToLimit: ratios[1]!,
+      ratios: { median: ratios[1]!, min: ratios[0]!, max: ratios[2]!, samples: ratios },
+    }
+    const skewed = { ...run, ratioToLimit: 1.23, ratios: { median: 1.23, min: 1.1, max: 1.79, samples: [1.1, 1.23, 1.79] } }
+    for (const [one, ratio, limit] of [
+      [run, '1.79', '53.6 ms'],
+      [skewed, '1.23', '78.1 ms'],
+    ] as const) {
+      const shown = parse(renderHtml({ ...result, runs: [one], peers: [] }))
+      const [time, ratioTile] = [...shown.querySelectorAll('ul.lead li')].map(({ textContent }) => textContent)
+      expect(time).toContain('96.1 ms')
+      expect(ratioTile).toContain(`${ratio} ×`)
+      expect(ratioTile).toContain(`: ${limit},`)
+      const [row] = [...shown.querySelectorAll('tbody tr')].map(({ textContent }) => textContent)
+      expect(row).toContain(`${limit}for the update of 96.1 ms`)
+      const [chart] = [...shown.querySelectorAll('figure svg')]
+      expect(chart!.textContent).toContain(ratio)
+      // Bar and whisker have one scale: the bar ends between the ticks of the fastest and the slowest.
+      const [bar] = [...chart!.querySelectorAll('rect')].map(
+        (rect) => Number(rect.getAttribute('x')) + Number(rect.getAttribute('width')),
+      )
+      const [[fast], [slow]] = [...chart!.querySelectorAll('[data-mark="tick"]')].map((group) =>
+        [...group.querySelectorAll('line')].map((line) => Number(line.getAttribute('x1'))),
+      ) as [number[], number[]]
+      const scale = (bar! - Number(chart!.querySelectorAll('rect')[0]!.getAttribute('x'))) / Number(ratio)
+      expect((fast! - bar!) / scale + Number(ratio)).toBeCloseTo(one.ratios.min, 1)
+      expect((slow! - bar!) / scale + Number(ratio)).toBeCloseTo(one.ratios.max, 1)
+    }
+  })
+
+  it('has no track for a stage that no rank had, and no chart without runs', () => {
+    const result = resultFixture()
+    const timelines = result.runs[0]!.timelines!.map((one) => ({ ...one, spans: one.spans.filter(([stage]) => stage !== 1) }))
+    const page = parse(renderHtml({ ...result, runs: [{ ...result.runs[0]!, timelines }] }))
+    const charts = [...page.querySelectorAll('figure svg')].slice(2)
+    for (const { textContent } of charts) {
+      expect(textContent).toContain('reload')
+      expect(textContent).not.toContain('broadcast')
+    }
+    expect(parse(renderHtml({ ...result, runs: [] })).querySelectorAll('svg')).toHaveLength(0)
   })
 
   it('stays below 2 MB with thousands of spans in dozens of runs', () => {

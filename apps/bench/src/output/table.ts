@@ -1,5 +1,6 @@
 import Table from 'cli-table3'
 import { engineRuns, referenceRuns, type BenchResult, type DirectAccount, type ReferenceRun, type Run } from '../result.ts'
+import { comparisonOf } from './comparison.ts'
 import { engineTable } from './engine-table.ts'
 import { percent, predictRuns } from '../validate.ts'
 import { publishedRows } from './published.ts'
@@ -85,12 +86,17 @@ function updates(runs: readonly ReferenceRun[]): string {
       ]
         .filter(Boolean)
         .join('\n'),
-      seconds(run.limit.updateMs),
-      run.ratioToLimit.toFixed(2),
+      limitText(run),
+      comparisonOf(run).ratio.toFixed(2),
       run.parametersEqual ? run.verified : 'FAILED',
     ])
   }
   return table.toString()
+}
+
+function limitText(run: ReferenceRun): string {
+  const { updateMs, limitMs, each } = comparisonOf(run)
+  return each ? `${seconds(limitMs)} (for ${seconds(updateMs)})` : seconds(limitMs)
 }
 
 /** Formats the times of the median update. */

@@ -4,7 +4,7 @@ import { checkSecret, readSecretFile } from '@ckpt/contract'
 import type { EngineAdapter } from '@ckpt/contract'
 import type { CudaDevice } from '@ckpt/core'
 import { p2p } from '@ckpt/p2p'
-import { createParameterServer, live, serveHttp, type HttpOptions } from '@ckpt/server'
+import { createParameterServer, liveWith, serveHttp, type HttpOptions } from '@ckpt/server'
 import { Option, type Command } from 'commander'
 import { addDeviceOption, openDevice, type DeviceChoice } from '../choices/device.ts'
 import { addEngineOptions, chosenEngine, engineOf, type EngineOptions } from '../choices/engine.ts'
@@ -12,6 +12,7 @@ import { ownPlace } from '../choices/place.ts'
 import { interruptible } from '../interrupt.ts'
 import { stderrLogger } from '../output.ts'
 import { parseCount, parsePort } from '../sizes.ts'
+import { UsageError } from '../usage.ts'
 import { userPath } from '../user-path.ts'
 import { startedRanks } from './engine-update.ts'
 
@@ -21,6 +22,10 @@ interface ServeCommandOptions extends EngineOptions {
   readonly uds?: string
   readonly tokenFile?: string
   readonly root?: string
+  readonly tlsCert?: string
+  readonly tlsKey?: string
+  readonly metricsPort?: number
+  readonly history?: string
   readonly device: DeviceChoice
   /** Older name of `device`. */
   readonly backend?: DeviceChoice
@@ -45,6 +50,15 @@ export function addServe(program: Command): void {
     )
     .option('--uds <path>', 'unix socket to listen on instead; {rank} is replaced by the rank')
     .option('--token-file <path>', 'file with the bearer token that callers must send (default: CKPT_HTTP_TOKEN)')
+    .option('--tls-cert <path>', 'certificate chain in PEM: serve HTTPS; replaced files are read again within ten seconds')
+    .option('--tls-key <path>', 'private key of the certificate, in PEM')
+    .addOption(
+      new Option(
+        '--metrics-port <port>',
+        'also serve metrics and probes without a token: the first rank of this machine on this port, the others on the ports after it',
+      ).argParser(parseCount(1)),
+    )
+    .option('--history <path>', 'file that keeps the history of the live page across restarts; {rank} is replaced by the rank')
     .option('--root <directory>', 'directory that must contain all checkpoint files')
     .addOption(new Option('--backend <kind>', 'same as --device').choices(['auto', 'host', 'cuda']))
   addDeviceOption(addEngineOptions(command))
@@ -59,7 +73,9 @@ export function addServe(program: Command): void {
     .option('--verbose', 'write a log as JSON lines to stderr')
     .action(async (options: ServeCommandOptions) => {
       if (hasEngine(options)) chosenEngine(options)
-      if (await startedRanks(options)) return
+      tlsOf(options)
+      const { metricsPort } = options
+      if (await startedRanks(options, metricsPort === undefined ? {} : { metricsPort })) return
       await interruptible((signal) => serve(options, signal))
     })
 }
@@ -73,7 +89,11 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
     device = await openDevice(options.backend ?? options.device, kind)
     const timeoutMs = options.timeout * 1000
     const { keepAlive = false } = options
-    const server = await createParameterServer({ timeoutMs, logger, keepAlive, ...(device && { device }) }, { signal })
+    const metricsPort = options.metricsPort === undefined ? {} : { metricsPort: options.metricsPort + localRank }
+    const server = await createParameterServer(
+      { timeoutMs, logger, keepAlive, ...metricsPort, ...(device && { device }) },
+      { signal },
+    )
     try {
       const { rank, worldSize } = server
       const tell = (text: string) => void process.stderr.write(`rank ${rank}: ${text}\n`)
@@ -114,22 +134,30 @@ function httpOptions(
   options: ServeCommandOptions,
   own: { readonly rank: number; readonly localRank: number; readonly engine: EngineAdapter | undefined },
 ): HttpOptions {
-  const { host, port, uds, root, engineHost, engineSockets } = options
+  const { host, port, uds, root, engineHost, engineSockets, history } = options
   const { rank, localRank, engine } = own
   const forRank = (path: string) => path.replaceAll('{rank}', String(rank))
   const token = tokenOf(options.tokenFile)
+  const tls = tlsOf(options)
   return {
     host,
-    plugins: [live],
+    plugins: [liveWith(history === undefined ? {} : { history: userPath(forRank(history)) })],
     ...(port !== undefined && { port: port + localRank }),
     ...(uds !== undefined && { socketPath: userPath(forRank(uds)) }),
     ...(token !== undefined && { token }),
+    ...(tls !== undefined && { tls }),
     ...(root !== undefined && { root: userPath(root) }),
     ...(engineHost !== undefined && { engineHosts: engineHost }),
     ...(engineSockets !== undefined && { engineSockets: engineSockets.map((path) => userPath(forRank(path))) }),
     ...(engine !== undefined && { engine: () => engine }),
     strategy: (ranks) => p2p({ ranks }),
   }
+}
+
+function tlsOf({ tlsCert, tlsKey }: Pick<ServeCommandOptions, 'tlsCert' | 'tlsKey'>): HttpOptions['tls'] {
+  if (tlsCert !== undefined && tlsKey !== undefined) return { cert: userPath(tlsCert), key: userPath(tlsKey) }
+  if (tlsCert === undefined && tlsKey === undefined) return undefined
+  throw new UsageError(`--tls-${tlsKey === undefined ? 'key' : 'cert'} is missing; expected certificate and key together`)
 }
 
 function tokenOf(file: string | undefined): string | undefined {

@@ -308,7 +308,7 @@ export class Updates {
     // If all ranks take part, metas are always gathered again: a rank may have registered again, and unchanged metas are not
     // sent again.
     const manifest = receivers ? metas.get(name) : await metas.gather(name, verify !== 'none', wait)
-    if (!receivers) activity.gathered(manifest)
+    if (!receivers) activity.gathered(manifest, metas.access(name))
     if (verify !== 'none') this.#check.assertConsistent(manifest)
     if (tensorCount(manifest) > 0) return manifest
     throw new CkptError('CHECKPOINT_UNKNOWN', `no rank has registered ${name}`, { fields: { checkpoint: name } })

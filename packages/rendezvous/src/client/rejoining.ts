@@ -1,4 +1,4 @@
-import type { Blob, CallOptions, CkptError, Epoch, GatherOptions, Rendezvous } from '@ckpt/contract'
+import type { Blob, CallOptions, CkptError, Epoch, GatherOptions, RankReport, Rendezvous } from '@ckpt/contract'
 
 import type { RankRendezvous } from './rendezvous.ts'
 
@@ -51,6 +51,14 @@ export class RejoiningRendezvous implements Rendezvous {
 
   publish(key: string, payload: Uint8Array): void {
     this.#member.publish(key, payload)
+  }
+
+  report(payload: Uint8Array): void {
+    this.#member.report(payload)
+  }
+
+  reports(options?: CallOptions): Promise<RankReport[]> {
+    return this.#member.reports(options)
   }
 
   barrier(key: string, options?: GatherOptions): Promise<void> {

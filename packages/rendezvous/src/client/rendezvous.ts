@@ -1,8 +1,17 @@
-import { CkptError, type Blob, type Epoch, type GatherOptions, type Rendezvous } from '@ckpt/contract'
+import {
+  CkptError,
+  type Blob,
+  type CallOptions,
+  type Epoch,
+  type GatherOptions,
+  type RankReport,
+  type Rendezvous,
+} from '@ckpt/contract'
 
+import { decodeReports, MAX_REPORT_BYTES, REPORT_KEY, REPORTS_KEY } from '../coordinator/rank-reports.ts'
 import { invalid } from '../errors.ts'
 import { checkTimeout } from '../options.ts'
-import { pack, protocolError, unpack, type GatherKind } from '../wire/messages.ts'
+import { pack, PROTOCOL, protocolError, unpack, type GatherKind } from '../wire/messages.ts'
 import { MAX_FRAME_BYTES } from '../wire/socket.ts'
 import type { Session } from './session.ts'
 import { describeWait, type Gathered, type Wait } from './waits.ts'
@@ -16,6 +25,8 @@ export interface RankIdentity {
   readonly rank: number
   /** Name of the coordinator, for errors. */
   readonly coordinator: string
+  /** Secret of the run. */
+  readonly token: string
   /** Default deadline in milliseconds. */
   readonly timeoutMs: number
 }
@@ -76,6 +87,18 @@ export class RankRendezvous implements Rendezvous {
     if (key.length > MAX_KEY) throw invalid('key', `${key.length} characters, at most ${MAX_KEY}`)
     if (this.#session.ended) throw this.#session.ended
     this.#session.send({ type: 'publish', key }, payload)
+  }
+
+  report(payload: Uint8Array): void {
+    if (payload.byteLength > MAX_REPORT_BYTES)
+      throw invalid('payload', `${payload.byteLength} bytes, at most ${MAX_REPORT_BYTES}`)
+    this.publish(REPORT_KEY, payload)
+  }
+
+  async reports({ timeoutMs = this.#identity.timeoutMs }: CallOptions = {}): Promise<RankReport[]> {
+    const { token, coordinator } = this.#identity
+    const payload = await this.#session.fetch({ type: 'fetch', protocol: PROTOCOL, token, key: REPORTS_KEY }, timeoutMs)
+    return decodeReports(payload, coordinator)
   }
 
   async allGatherBlobs(key: string, blob: Blob, options?: GatherOptions): Promise<Blob[]> {

@@ -51,7 +51,9 @@ export class Session {
   #everybody: readonly number[] = []
   #stopHeartbeat: () => void = () => undefined
   #ended: CkptError | undefined
+  #fetched: Promise<Uint8Array | undefined> = Promise.resolve(undefined)
   #onFarewell: () => void = () => undefined
+  #onPublished: (payload: Uint8Array | undefined) => void = () => undefined
   #onWelcome: (error?: CkptError) => void = () => undefined
 
   /** `lost` creates the error for a lost coordinator. */
@@ -115,6 +117,32 @@ export class Session {
     } finally {
       settle()
     }
+  }
+
+  /** Sends `fetch`, and waits for the answer; one at a time. @throws CkptError `TIMEOUT`, or the reason why this membership ended. */
+  fetch(message: Extract<RankMessage, { type: 'fetch' }>, timeoutMs: number): Promise<Uint8Array | undefined> {
+    this.#fetched = this.#fetched
+      .catch(() => undefined)
+      .then(() => {
+        if (this.#ended) throw this.#ended
+        return new Promise<Uint8Array | undefined>((resolve, reject) => {
+          const stop = startDeadline(timeoutMs, () => {
+            const { ended } = this
+            reject(
+              ended ??
+                new CkptError('TIMEOUT', `no answer from ${this.#peer} within ${timeoutMs} ms`, {
+                  fields: { peer: this.#peer },
+                }),
+            )
+          })
+          this.#onPublished = (payload) => {
+            stop()
+            resolve(payload)
+          }
+          this.send(message)
+        })
+      })
+    return this.#fetched
   }
 
   #tell(what: string, sinceMs: number, ranks: readonly number[]): void {
@@ -194,7 +222,9 @@ export class Session {
         this.#onWelcome()
         return
       case 'beat':
+        return
       case 'published':
+        this.#onPublished(message.found ? payloads[0] : undefined)
         return
       case 'gathered':
         this.#gathered(message, payloads)

@@ -23,6 +23,7 @@ import { Gathers, type Contribution, type Gather } from './gathers.ts'
 import { Applicants } from './applicants.ts'
 import { overLimit, Publications } from './limits.ts'
 import { Members, taken, type Member } from './members.ts'
+import { RankReports, REPORT_KEY, REPORTS_KEY } from './rank-reports.ts'
 
 /**
  * A message may be in flight when its sender dies: only messages this many milliseconds after the request for its place count.
@@ -50,6 +51,7 @@ export class Coordinator {
   readonly #applicants = new Applicants()
   #everybody: readonly number[] = []
   readonly #published = new Publications()
+  readonly #reports = new RankReports()
 
   /** `onSilent` gets the connection of each member that was lost because no complete message came from it. */
   constructor(settings: Settings, send: SendTo, onSilent: (peer: string) => void = () => undefined) {
@@ -146,7 +148,8 @@ export class Coordinator {
         this.#deliver(member, message.id, message.digests)
         return
       case 'publish':
-        this.#published.put(message.key, frames[1]!)
+        if (message.key === REPORT_KEY) this.#reports.put(member, frames[1]!)
+        else this.#published.put(message.key, frames[1]!)
         return
       case 'cancel': {
         const gather = this.#gathers.waitOf(member, message.id)
@@ -213,7 +216,7 @@ export class Coordinator {
     const refuse = (why: string) => new CkptError('RENDEZVOUS_REJECTED', `${key} may not be fetched: ${why}`)
     if (!sameSecret(token, this.#settings.token)) throw refuse('the token differs from that of this run')
     if (protocol !== PROTOCOL) throw refuse(`it uses protocol ${protocol}, this coordinator ${PROTOCOL}`)
-    const payload = this.#published.get(key)
+    const payload = key === REPORTS_KEY ? this.#reports.encode(this.#members.all()) : this.#published.get(key)
     this.#tell(peer, { type: 'published', key, found: payload !== undefined }, payload ? [payload] : [])
   }
 

@@ -33,6 +33,11 @@ export class Members {
     return [...this.#byRank.values()].filter((member) => member.gone === undefined)
   }
 
+  /** The latest incarnation of each rank that has joined, ascending by rank. */
+  all(): Member[] {
+    return [...this.#byRank.values()].sort((a, b) => a.rank - b.rank)
+  }
+
   /** Returns the incarnation of the rank that is, or was just now, alive elsewhere, as far as known. */
   rivalOf(peer: string, { rank, incarnation }: JoinMessage): Member | undefined {
     const known = this.#byRank.get(rank)

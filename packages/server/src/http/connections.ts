@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
 import { FirstRequests, type FirstRequestOptions } from './first-requests.ts'
 
 /** Maximum number of connections, whatever the limit of open files. */
@@ -66,11 +67,11 @@ export class Connections {
     return this.#all.reduce((sum, { size }) => sum + size, 0)
   }
 
-  /** Watches a server that is not listening yet. */
-  watch(server: Server): void {
+  /** Watches a server that is not listening yet; of one with TLS, connections whose handshake is done (`secureConnection`). */
+  watch(server: Server, event: 'connection' | 'secureConnection' = 'connection'): void {
     // Node's own listener attaches a parser.
-    const parsers = server.listeners('connection') as ((socket: Socket) => void)[]
-    server.removeAllListeners('connection')
+    const parsers = server.listeners(event) as ((socket: Socket) => void)[]
+    server.removeAllListeners(event)
     const first = new FirstRequests({
       mayCall: this.#mayCall ?? (() => false),
       crowd: this.#mayCall ? this.most / 4 : 0,
@@ -83,9 +84,10 @@ export class Connections {
         socket.resume()
       },
     })
-    server.on('connection', (socket: Socket) => {
+    server.on(event, (socket: Socket) => {
       if (this.#accept(socket)) first.read(socket)
     })
+    if (event === 'secureConnection') limitHandshakes(server, this.most)
     const sweep = setInterval(() => this.#sweep(), SWEEP_MS)
     sweep.unref()
     server.on('close', () => clearInterval(sweep))
@@ -213,8 +215,23 @@ export class Connections {
 
 /** Ends a connection at once, so that the system keeps nothing of it; this is not possible for unix sockets. */
 function reset(socket: Socket): void {
-  if (socket.remoteFamily === undefined) socket.destroy()
+  if (socket.remoteFamily === undefined || socket instanceof TLSSocket) socket.destroy()
   else socket.resetAndDestroy()
+}
+
+/** Ends the oldest connections whose TLS handshake is not done, so that at most `most` of them exist. */
+function limitHandshakes(server: Server, most: number): void {
+  const waiting = new Map<string, Socket>()
+  const name = ({ remoteAddress, remotePort }: Socket) => `${remoteAddress} ${remotePort}`
+  server.prependListener('connection', (socket: Socket) => {
+    const key = name(socket)
+    waiting.set(key, socket)
+    socket.once('close', () => waiting.get(key) === socket && waiting.delete(key))
+    if (waiting.size <= most) return
+    const [oldest] = waiting.values()
+    if (oldest !== undefined) reset(oldest)
+  })
+  server.on('secureConnection', (socket: Socket) => waiting.delete(name(socket)))
 }
 
 /** Returns the first one in order of arrival, if it fulfils the condition. */

@@ -7,11 +7,15 @@ import type { HttpOptions } from './options.ts'
 import { fromOwnUser } from './peer-user.ts'
 
 export const DEFAULT_HOST = '127.0.0.1'
-/** Paths that need no token: they only reveal that the process is up; the page at /live contains no data. */
-const OPEN_PATHS = new Set(['/v1/healthz', '/live'])
+/** Paths that need no token: they only reveal that the process is up; the pages contain no data. */
+const OPEN_PATHS = new Set(['/v1/healthz', '/live', '/cluster'])
 
 /** @throws CkptError `INVALID_ARGUMENT` if other machines could use the API without restriction. */
-export function checkExposure({ host = DEFAULT_HOST, socketPath, token, root }: HttpOptions): void {
+export function checkExposure({ host = DEFAULT_HOST, socketPath, token, root, tls }: HttpOptions): void {
+  if (tls !== undefined && socketPath !== undefined) {
+    const text = `TLS on the unix socket ${socketPath}: only its user can open it, so give it a port, or no certificate`
+    throw new CkptError('INVALID_ARGUMENT', text, { fields: { field: 'tls' } })
+  }
   if (token !== undefined) checkSecret(token, 'token')
   if (socketPath !== undefined || isLoopback(host)) return
   for (const [field, value] of Object.entries({ token, root })) {

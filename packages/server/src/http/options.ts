@@ -2,6 +2,7 @@ import type { EngineAdapter, UpdateStrategy } from '@ckpt/contract'
 import type { FastifyInstance } from 'fastify'
 import type { ParameterServer } from '@ckpt/core'
 import type { UpdateRequest } from './schemas.ts'
+import type { TlsFiles } from './tls-files.ts'
 
 /** Adds further routes to the API, with the same authorisation. */
 export type HttpPlugin = (app: FastifyInstance, server: ParameterServer) => void | Promise<void>
@@ -14,6 +15,11 @@ export interface HttpOptions {
   readonly port?: number
   /** Unix socket to listen on instead; only the user may open it. */
   readonly socketPath?: string
+  /**
+   * Certificate and key for HTTPS (default: none, plain HTTP). Files that are replaced are read again within ten seconds; open
+   * connections keep theirs. Not with `socketPath`.
+   */
+  readonly tls?: TlsFiles
   /** Bearer token that every request except the health check must carry. */
   readonly token?: string
   /**

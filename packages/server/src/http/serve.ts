@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import swagger from '@fastify/swagger'
 import { CkptError } from '@ckpt/contract'
@@ -11,6 +12,7 @@ import { DEFAULT_HOST, checkExposure, isOpen, refusal, showsRight } from './guar
 import type { HttpOptions } from './options.ts'
 import { listenPrivately } from './private-socket.ts'
 import { checkpointRoutes } from './routes.ts'
+import { readTls, watchTls, type TlsFiles } from './tls-files.ts'
 
 /** Version of the routes, not of this package. */
 const API_VERSION = '1.0.0'
@@ -29,7 +31,10 @@ const BACKLOG = 4096
 
 /** The listening HTTP API of one rank. */
 export interface HttpServer extends AsyncDisposable {
-  /** `http://address:port`, where 0.0.0.0 and [::] are all addresses of this machine, or the path of the unix socket. */
+  /**
+   * `http://address:port` (`https:` with TLS), where 0.0.0.0 and [::] are all addresses of this machine, or the path of the unix
+   * socket.
+   */
   readonly address: string
   /** Accepts no further requests, waits for running ones, and removes the socket. */
   close(): Promise<void>
@@ -65,7 +70,7 @@ export async function serveHttp(server: ParameterServer, options: HttpOptions = 
 async function api(server: ParameterServer, options: HttpOptions, connections: Connections): Promise<FastifyInstance> {
   const app = fastify({
     bodyLimit: options.bodyLimit ?? DEFAULT_BODY_LIMIT,
-    serverFactory: (handler) => listener(handler, connections),
+    serverFactory: (handler) => listener(handler, connections, options.tls),
     forceCloseConnections: 'idle',
     routerOptions: { maxParamLength: 512 },
     return503OnClosing: true,
@@ -96,18 +101,30 @@ async function api(server: ParameterServer, options: HttpOptions, connections: C
   return app
 }
 
-function listener(handler: RequestListener, connections: Connections): Server {
-  const http = createServer(
-    {
-      headersTimeout: HEADERS_TIMEOUT_MS,
-      requestTimeout: REQUEST_TIMEOUT_MS,
-      keepAliveTimeout: KEEP_ALIVE_MS,
-      connectionsCheckingInterval: 1000,
-    },
-    (request, response) => connections.begin(request, response, () => handler(request, response)),
+function listener(handler: RequestListener, connections: Connections, tls: TlsFiles | undefined): Server {
+  const timeouts = {
+    headersTimeout: HEADERS_TIMEOUT_MS,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    connectionsCheckingInterval: 1000,
+  }
+  const begin: RequestListener = (request, response) => connections.begin(request, response, () => handler(request, response))
+  if (tls === undefined) {
+    const http = createServer(timeouts, begin)
+    connections.watch(http)
+    return http
+  }
+  // A handshake is part of the request's head.
+  const https = createTlsServer(
+    { ...timeouts, ...readTls(tls), handshakeTimeout: HEADERS_TIMEOUT_MS, minVersion: 'TLSv1.2' },
+    begin,
   )
-  connections.watch(http)
-  return http
+  connections.watch(https, 'secureConnection')
+  https.on(
+    'close',
+    watchTls(tls, (context) => https.setSecureContext(context)),
+  )
+  return https
 }
 
 /** Answers only permitted callers, and keeps only their connections. */
@@ -151,10 +168,10 @@ async function listen(
   options: HttpOptions,
   backlog: number,
 ): Promise<{ address: string; remove: () => void }> {
-  const { socketPath, host = DEFAULT_HOST, port = 0 } = options
+  const { socketPath, host = DEFAULT_HOST, port = 0, tls } = options
   if (socketPath === undefined) {
     await app.listen({ host, port, backlog })
-    return { address: `http://${shownAddress(app.server)}`, remove: () => undefined }
+    return { address: `http${tls ? 's' : ''}://${shownAddress(app.server)}`, remove: () => undefined }
   }
   const remove = await listenPrivately(socketPath, (path) => app.listen({ path, backlog }))
   return { address: socketPath, remove }

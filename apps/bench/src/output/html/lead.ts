@@ -1,4 +1,5 @@
 import { isRight, referenceRuns, type BenchResult, type PeerRun, type Run } from '../../result.ts'
+import { comparisonOf } from '../comparison.ts'
 import { gigabytes, seconds } from '../units.ts'
 import { html, type Markup } from './markup.ts'
 
@@ -15,7 +16,7 @@ export function peerUpdates(peers: readonly PeerRun[], model: string): PeerRun[]
 
 /** Returns the page's main result: the run closest to its limit, with the peer's best result. */
 export function leadOf({ runs, peers }: BenchResult): Lead | undefined {
-  const [run] = [...runs].sort((a, b) => a.ratioToLimit - b.ratioToLimit)
+  const [run] = [...runs].sort((a, b) => comparisonOf(a).ratio - comparisonOf(b).ratio)
   if (run === undefined) return undefined
   const [peer] = peerUpdates(peers, run.model).sort((a, b) => a.peerMs.median - b.peerMs.median)
   return { run, ...(peer && { peer }) }
@@ -23,7 +24,7 @@ export function leadOf({ runs, peers }: BenchResult): Lead | undefined {
 
 /** Describes how close the other runs were to their limits. */
 function range(runs: readonly Run[]): string {
-  const ratios = runs.map(({ ratioToLimit }) => ratioToLimit.toFixed(2)).sort((a, b) => Number(a) - Number(b))
+  const ratios = runs.map((run) => comparisonOf(run).ratio.toFixed(2)).sort((a, b) => Number(a) - Number(b))
   return ratios[0] === ratios.at(-1) ? '' : `; all runs: ${ratios[0]} to ${ratios.at(-1)}`
 }
 
@@ -32,15 +33,13 @@ export function lead(result: BenchResult): Markup | undefined {
   const found = leadOf(result)
   if (found === undefined) return undefined
   const { run, peer } = found
+  const { updateMs, limitMs, ratio } = comparisonOf(run)
   const where = run.backend === 'cuda' ? 'GPU' : 'rank'
   const figures: [string, string][] = [
+    [seconds(updateMs), `for ${gigabytes(run.bytes)} of ${run.title} to ${run.ranks} ${where}${run.ranks === 1 ? '' : 's'}`],
     [
-      seconds(run.updateMs.median),
-      `for ${gigabytes(run.bytes)} of ${run.title} to ${run.ranks} ${where}${run.ranks === 1 ? '' : 's'}`,
-    ],
-    [
-      `${run.ratioToLimit.toFixed(2)} ×`,
-      `the least time that this machine could take, measured in the same run${range(result.runs)}`,
+      `${ratio.toFixed(2)} ×`,
+      `the least time that this machine could take: ${seconds(limitMs)}, measured in the same run${range(result.runs)}`,
     ],
   ]
   if (peer !== undefined) {

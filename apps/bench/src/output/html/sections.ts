@@ -1,10 +1,11 @@
-import type { Timeline } from '@ckpt/core'
-import { referenceRuns, type BenchResult, type ReferenceRun } from '../../result.ts'
+import { STAGES, type Timeline } from '@ckpt/core'
+import { referenceRuns, type BenchResult, type ReferenceRun, type Run } from '../../result.ts'
 import { percent, predictRuns } from '../../validate.ts'
+import { comparisonOf } from '../comparison.ts'
 import { runLabels } from '../labels.ts'
 import { publishedRows } from '../published.ts'
 import { gigabytes, seconds } from '../units.ts'
-import { limitBars, timelineChart } from './charts.ts'
+import { limitBars, timelineCharts } from './charts.ts'
 import { html, type Markup } from './markup.ts'
 
 /**
@@ -16,19 +17,40 @@ const SPANS_A_RUN = 3000
 /** Maximum ranks that are drawn. */
 const RANKS_A_RUN = 16
 
-export function rows(head: readonly (string | Markup)[], body: readonly Markup[]): Markup {
-  return html`<div class="scroll">
-    <table>
-      <thead>
-        <tr>
-          ${head.map((cell) => html`<th scope="col">${cell}</th>`)}
-        </tr>
-      </thead>
-      <tbody>
-        ${body}
-      </tbody>
-    </table>
-  </div>`
+type Cell = string | number | Markup
+
+/**
+ * Renders a table whose first column names the rows. On a narrow page each row becomes a card, whose cells repeat their
+ * columns' names.
+ */
+export function rows(head: readonly string[], body: readonly (readonly Cell[])[]): Markup {
+  return html`<table>
+    <thead>
+      <tr>
+        ${head.map((cell) => html`<th scope="col">${cell}</th>`)}
+      </tr>
+    </thead>
+    <tbody>
+      ${body.map(
+        ([name, ...cells]) =>
+          html`<tr>
+            <th scope="row">${name}</th>
+            ${cells.map((cell, index) => html`<td data-label="${head[index + 1]}">${cell}</td>`)}
+          </tr>`,
+      )}
+    </tbody>
+  </table>`
+}
+
+/** Formats the least time for a run's updates. */
+export function limitCell(run: Run): Markup {
+  const { updateMs, limitMs, each } = comparisonOf(run)
+  return html`${seconds(limitMs)}${each ? html`<small>for the update of ${seconds(updateMs)}</small>` : undefined}`
+}
+
+/** Formats the result of the comparison with what was expected. */
+export function verdictCell(right: boolean, verified: string): Markup {
+  return right ? html`<span class="good">${verified}</span>` : html`<span class="bad">FAILED</span>`
 }
 
 /** Shows the runs, next to published figures for the whole models. */
@@ -40,26 +62,24 @@ export function headline(result: BenchResult): Markup | undefined {
     const published = publishedRows(run.model).map(
       (row) => html`${row.broadcastSeconds.toFixed(2)} s<small>${row.devices}</small>`,
     )
-    return html`<tr>
-      <th scope="row">${run.title}<small>${run.scale}</small></th>
-      <td>
-        ${run.strategy}<small>${run.backend}, ${run.ranks} ranks${run.variant === undefined ? '' : `, ${run.variant}`}</small>
-      </td>
-      <td>${gigabytes(run.bytes)}<small>${run.tensors.toLocaleString('en')} tensors</small></td>
-      <td>
-        ${seconds(run.updateMs.median)}<small
+    return [
+      html`${run.title}<small>${run.scale}</small>`,
+      html`${run.strategy}<small
+          >${run.backend}, ${run.ranks} ranks${run.variant === undefined ? '' : `, ${run.variant}`}</small
+        >`,
+      html`${gigabytes(run.bytes)}<small>${run.tensors.toLocaleString('en')} tensors</small>`,
+      html`${seconds(run.updateMs.median)}<small
           >${gigabytes((run.bytes / run.updateMs.median) * 1000)}/s; ${run.updateMs.samples.length} samples,
           ${seconds(run.updateMs.min)} to ${seconds(run.updateMs.max)}</small
-        >
-      </td>
-      <td>${seconds(run.unverifiedMs.median)}<small>${verificationText(run)}</small></td>
-      <td>${seconds(run.registerMs)}</td>
-      <td>${seconds(run.gatherMetasMs)}</td>
-      <td>${seconds(run.limit.updateMs)}</td>
-      <td>${run.ratioToLimit.toFixed(2)}</td>
-      <td>${run.parametersEqual ? html`<span class="good">${run.verified}</span>` : html`<span class="bad">FAILED</span>`}</td>
-      ${anyPublished ? html`<td>${published.length === 0 ? '–' : published}</td>` : undefined}
-    </tr>`
+        >`,
+      html`${seconds(run.unverifiedMs.median)}<small>${verificationText(run)}</small>`,
+      seconds(run.registerMs),
+      seconds(run.gatherMetasMs),
+      limitCell(run),
+      comparisonOf(run).ratio.toFixed(2),
+      verdictCell(run.parametersEqual, run.verified),
+      ...(anyPublished ? [published.length === 0 ? '–' : html`${published}`] : []),
+    ]
   })
   const head = [
     'model',
@@ -74,17 +94,26 @@ export function headline(result: BenchResult): Markup | undefined {
     'verified',
   ]
   if (!anyPublished) return rows(head, body)
-  return html`${rows([...head, html`published<small>checkpoint-engine, whole model, broadcast</small>`], body)}
-    <p class="quiet">The published figures are for whole models on other machines: for orientation, not for comparison.</p>`
+  return html`${rows([...head, 'published'], body)}
+    <p class="quiet">
+      The published figures are those of checkpoint-engine for broadcasts of whole models on other machines: for orientation,
+      not for comparison.
+    </p>`
 }
 
 /** Shows bars of the runs relative to their limits. */
-export function limits({ runs, peers: others }: BenchResult): Markup {
+export function limits({ runs, peers: others }: BenchResult): Markup | undefined {
+  if (runs.length === 0) return undefined
+  const each = runs.some((run) => comparisonOf(run).each)
   const how = [...new Set(runs.map(({ limit }) => limit.how.replace(/^\d+ bytes/, 'the bytes')))]
   return html`<h2>Comparison with the limit</h2>
     <p>
-      Median of the timed updates over the least time this machine could take; the whisker spans the fastest and the slowest
-      sample. The limit is: ${how.join('; ')}.
+      ${
+        each
+          ? 'Each timed update over the least time that this machine could take, measured right before it: the bar is the median of these ratios, the whisker spans all of them.'
+          : 'Median of the timed updates over the least time this machine could take; the whisker spans the fastest and the slowest sample.'
+      }
+      The limit is: ${how.join('; ')}.
     </p>
     <figure>${limitBars(runs, others)}</figure>`
 }
@@ -92,18 +121,15 @@ export function limits({ runs, peers: others }: BenchResult): Markup {
 /** Shows other systems measured in the same run. */
 export function peers({ peers: measured }: BenchResult): Markup | undefined {
   if (measured.length === 0) return undefined
-  const body = measured.map(
-    (peer) =>
-      html`<tr>
-        <th scope="row">${peer.peer} ${peer.version}</th>
-        <td>${peer.what}</td>
-        <td>${peer.model}</td>
-        <td>${peer.ranks}</td>
-        <td>${seconds(peer.oursMs.median)}</td>
-        <td>${seconds(peer.peerMs.median)}</td>
-        <td>${peer.ratio.toFixed(1)} ×</td>
-      </tr>`,
-  )
+  const body = measured.map((peer) => [
+    `${peer.peer} ${peer.version}`,
+    peer.what,
+    peer.model,
+    peer.ranks,
+    seconds(peer.oursMs.median),
+    seconds(peer.peerMs.median),
+    `${peer.ratio.toFixed(1)} ×`,
+  ])
   return html`<h2>Other systems in the same run</h2>
     ${rows(['system', 'what', 'model', 'ranks', 'ckpt', 'that system', 'it takes'], body)}`
 }
@@ -113,13 +139,16 @@ export function timelines(result: BenchResult): Markup | undefined {
   const runs = referenceRuns(result)
   const drawn = runs.filter(hasTimelines)
   if (drawn.length === 0) return undefined
+  const had = STAGES.filter((_, stage) =>
+    drawn.some((run) => run.timelines.some(({ spans }) => spans.some(([of]) => of === stage))),
+  )
   const maxSpans = Math.min(SPANS_A_RUN, Math.floor(SPANS_A_PAGE / drawn.length))
   return html`<h2>Where the time went</h2>
     <p>
       The last timed update of each run. Bars of one stage that lie closer together than can be drawn are joined.
       <span class="key"
-        ><span style="--swatch: var(--step)">steps of the update</span><span style="--swatch: var(--h2d)">H2D</span>
-        <span style="--swatch: var(--broadcast)">broadcast</span><span style="--swatch: var(--reload)">reload</span></span
+        ><span style="--swatch: var(--step)">steps of the update</span>
+        ${had.map((name) => html`<span style="--swatch: var(--${name.toLowerCase()})">${name}</span>`)}</span
       >
     </p>
     ${drawn.map((run) => timeline(run, runLabels(runs)[runs.indexOf(run)]!, maxSpans))}`
@@ -137,7 +166,7 @@ function timeline(run: TimedRun, label: string, maxSpans: number): Markup {
   const left = run.timelines.length - shown.length
   return html`<h3>${label}</h3>
     <figure>
-      ${timelineChart(shown, maxSpans)}
+      ${timelineCharts(shown, maxSpans)}
       <figcaption>
         Busiest rank of the median update: H2D ${seconds(stages.h2dMs)}, broadcast ${seconds(stages.broadcastMs)}, reload
         ${seconds(stages.reloadMs)}, idle ${seconds(stages.idleMs)}. Mode:
@@ -151,16 +180,8 @@ export function bytes(result: BenchResult): Markup | undefined {
   const body = referenceRuns(result).flatMap(({ title, bytes: whole, moved, ...run }) => {
     if (moved === undefined) return []
     const { h2dBytes, broadcastBytes, reloadBytes } = moved
-    return html`<tr>
-      <th scope="row">${title}</th>
-      <td>${gigabytes(whole)}</td>
-      <td>${gigabytes(h2dBytes)}</td>
-      <td>${gigabytes(broadcastBytes)}</td>
-      <td>${gigabytes(reloadBytes)}</td>
-      <td>${gigabytes(h2dBytes + broadcastBytes + reloadBytes)}</td>
-      <td>${gigabytes(run.peakDeviceBytes)}</td>
-      <td>${gigabytes(run.peakHostBytes)}</td>
-    </tr>`
+    const sizes = [whole, h2dBytes, broadcastBytes, reloadBytes, h2dBytes + broadcastBytes + reloadBytes]
+    return [[title, ...[...sizes, run.peakDeviceBytes, run.peakHostBytes].map(gigabytes)]]
   })
   if (body.length === 0) return undefined
   const head = ['model', 'checkpoint', 'H2D', 'broadcast', 'reload', 'together', 'ring, a rank', 'host memory, a rank']
@@ -176,12 +197,14 @@ export function predictions(result: BenchResult): Markup | undefined {
   const body = predicted.flatMap(({ run, prediction }, index) =>
     typeof prediction === 'string'
       ? []
-      : html`<tr>
-          <th scope="row">${labels[index]}</th>
-          <td>${seconds(run.updateMs.median)}<small>${seconds(run.updateMs.min)} to ${seconds(run.updateMs.max)}</small></td>
-          <td>${seconds(prediction.totalMs)}</td>
-          <td>${percent(prediction.error)}</td>
-        </tr>`,
+      : [
+          [
+            labels[index]!,
+            html`${seconds(run.updateMs.median)}<small>${seconds(run.updateMs.min)} to ${seconds(run.updateMs.max)}</small>`,
+            seconds(prediction.totalMs),
+            percent(prediction.error),
+          ],
+        ],
   )
   if (body.length === 0) return undefined
   return html`<h2>Simulated</h2>

@@ -1,10 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { ParameterServer } from '@ckpt/core'
 import type { HttpPlugin } from '../options.ts'
-import { livePage } from './page.ts'
+import { clusterState, reportRank } from './cluster.ts'
+import { HistoryFile } from './history-file.ts'
+import { clusterPage, livePage } from './page.ts'
 
 /** Minimum interval in milliseconds between notifications of a page. */
 const INTERVAL_MS = 100
@@ -110,25 +112,56 @@ function keepAlive(stream: PassThrough, socket: Socket): () => void {
   return () => clearInterval(heartbeat)
 }
 
+/** Options of the live page. */
+export interface LiveOptions {
+  /** File that keeps the history of updates across restarts of the process (default: none; it is lost). */
+  readonly history?: string
+}
+
+/** Returns the plugin {@link live} with options. */
+export function liveWith({ history }: LiveOptions): HttpPlugin {
+  return async (app, server) => {
+    if (history !== undefined) {
+      const file = new HistoryFile(history)
+      await file.keep(server.activity)
+      app.addHook('onClose', () => file.settled())
+    }
+    await live(app, server)
+  }
+}
+
 /**
  * A page at `/live` that shows this rank's members, checkpoints, updates and engines as they change; `GET /v1/live` returns the
  * same as JSON, `GET /v1/live/events` as a stream of server-sent events. With a token, open `/live#token=…`: the page itself
- * contains no data.
+ * contains no data. `/cluster` and `GET /v1/cluster` show every rank of the world.
  */
 export const live: HttpPlugin = (app: FastifyInstance, server: ParameterServer) => {
   const streams = new EventStreams(server)
+  const stopReporting = reportRank(server)
+  app.addHook('onClose', () => {
+    stopReporting()
+    return Promise.resolve()
+  })
   app.addHook('preClose', () => {
     streams.endAll()
     return Promise.resolve()
   })
 
-  app.get('/live', { schema: { hide: true } }, (_, reply) => {
+  const send = (reply: FastifyReply, page: (nonce: string) => string) => {
     const nonce = randomBytes(16).toString('base64')
     const policy = `default-src 'none'; connect-src 'self'; style-src 'nonce-${nonce}'; script-src 'nonce-${nonce}'`
     void reply.header('content-security-policy', `${policy}; base-uri 'none'; frame-ancestors 'none'`)
     void reply.header('cache-control', 'no-store')
-    return reply.type('text/html; charset=utf-8').send(livePage(nonce))
-  })
+    return reply.type('text/html; charset=utf-8').send(page(nonce))
+  }
+  app.get('/live', { schema: { hide: true } }, (_, reply) => send(reply, livePage))
+  app.get('/cluster', { schema: { hide: true } }, (_, reply) => send(reply, clusterPage))
+
+  app.get(
+    '/v1/cluster',
+    { schema: { summary: 'Every rank of the world: membership, engines, links, last update' } },
+    async (_, reply) => reply.type('application/json').send(JSON.stringify(await clusterState(server))),
+  )
 
   app.get(
     '/v1/live',
