@@ -27,6 +27,7 @@ try {
   const never = join(scratch, 'never.txt')
   writeFileSync(never, NOT_WITH_VLLM.map((name) => `${name}; sys_platform == 'never'\n`).join(''))
   save('vllm', await compile('vllm', { more: ['--override', never] }), (name) => !NOT_WITH_VLLM.includes(name))
+  save('trainers', await compile('trainers', { more: ['--override', never] }), (name) => !OF_TORCH.test(name))
   save('libaegis-build', await compile('libaegis-build'))
   save('libaegis', await compile('libaegis', { more: ['--no-deps'] }))
 } finally {

@@ -1,4 +1,4 @@
-"""Actors and rollout workers for verl's checkpoint manager: verl's own classes, without a model engine or an inference engine."""
+"""Actors and rollout workers for verl's checkpoint manager: verl's classes, without a model or an inference engine."""
 
 from __future__ import annotations
 
