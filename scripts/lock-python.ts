@@ -28,6 +28,7 @@ try {
   writeFileSync(never, NOT_WITH_VLLM.map((name) => `${name}; sys_platform == 'never'\n`).join(''))
   save('vllm', await compile('vllm', { more: ['--override', never] }), (name) => !NOT_WITH_VLLM.includes(name))
   save('deploy', await compile('deploy', { python: '3.10' }))
+  save('trainers', await compile('trainers', { more: ['--override', never] }), (name) => !OF_TORCH.test(name))
   save('libaegis-build', await compile('libaegis-build'))
   save('libaegis', await compile('libaegis', { more: ['--no-deps'] }))
 } finally {

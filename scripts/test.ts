@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util'
 import { checks } from './lib/checks.ts'
 import { addResults, noResults, report } from './lib/results.ts'
 import { ROOT } from './lib/root.mjs'
-import { engineTests, nativeTests, nodeTests, pythonTests, rdmaTests, unitTests } from './lib/suites.ts'
+import { engineTests, nativeTests, nodeTests, pythonTests, rdmaTests, trainerTests, unitTests } from './lib/suites.ts'
 import { capabilities } from './lib/system.mjs'
 
 const SUITES = {
@@ -17,6 +17,7 @@ const SUITES = {
   rdma: rdmaTests,
   nodes: nodeTests,
   engine: engineTests,
+  trainers: trainerTests,
 }
 type Suite = keyof typeof SUITES
 
@@ -48,6 +49,9 @@ try {
   }
 } finally {
   rmSync(results, { recursive: true, force: true })
+}
+if (chosen.includes('python') && !chosen.includes('trainers')) {
+  process.stdout.write('\nNot run: tests with training frameworks: they have a command of their own, `npm run test:trainers`\n')
 }
 if (chosen.includes('unit')) {
   const { gpu, engine } = capabilities(ROOT)

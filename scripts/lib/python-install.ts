@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ROOT } from './root.mjs'
 
@@ -20,9 +21,33 @@ interface Report {
 /** Failure of pip, with the last line that it printed. */
 export class PipError extends Error {}
 
+/** Packages that have no wheel, and are built from their sources, whose hashes are known, with what is installed. */
+const FROM_SOURCE = ['antlr4-python3-runtime']
+
 /** Installs a lock file of scripts/python into the environment of an interpreter. */
 export function installLocked(python: string, file: string): void {
-  pip(python, [...LOCKED, '--requirement', join(PYTHON, file)])
+  const sources = FROM_SOURCE.filter((name) => new RegExp(`^${name}==`, 'm').test(readFileSync(join(PYTHON, file), 'utf8')))
+  if (sources.length === 0) return void pip(python, [...LOCKED, '--requirement', join(PYTHON, file)])
+  const [wheels, built] = parts(readFileSync(join(PYTHON, file), 'utf8'), sources)
+  const directory = mkdtempSync(join(tmpdir(), 'ckpt-lock-'))
+  try {
+    for (const [name, text, more] of [
+      ['wheels.txt', wheels, ['--only-binary', ':all:']],
+      ['sources.txt', built, ['--no-build-isolation', '--no-binary', sources.join(',')]],
+    ] as const) {
+      writeFileSync(join(directory, name), text)
+      pip(python, ['install', '--require-hashes', '--no-deps', ...more, '--requirement', join(directory, name)])
+    }
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+/** Divides a lock file: the entries of other packages, and those of `names`. */
+function parts(lock: string, names: readonly string[]): [string, string] {
+  const entries = lock.split(/\n(?=[a-z\d])/i)
+  const own = (entry: string): boolean => names.some((name) => entry.startsWith(`${name}==`))
+  return [entries.filter((entry) => !own(entry)).join('\n'), entries.filter(own).join('\n')]
 }
 
 /** Installs a package of this tree, to be used from where it lies. */

@@ -41,6 +41,26 @@ export async function engineTests({ results, filters }: SuiteOptions): Promise<R
   return vitest(join(results, 'engine.xml'), 'engine', ['--project', 'engine', ...filters], { env })
 }
 
+/** Tests with training frameworks (verl with Ray, TRL and others), where their environment can be made. */
+export async function trainerTests({ results, filters }: SuiteOptions): Promise<Results> {
+  const args = [...sourceArguments('scripts/setup-python.ts'), '--trainers']
+  const { code, output } = await run(process.execPath, args, { tee: true })
+  if (code !== 0) {
+    const total = noResults()
+    const reason = /^SKIP trainers: (.*)$/m.exec(output)?.[1] ?? 'setting them up failed'
+    total.skipped.push({ name: 'tests with training frameworks', reason })
+    return total
+  }
+  const file = join(results, 'trainers.xml')
+  const cwd = join(ROOT, 'packages/python/trainers')
+  const python = join(ROOT, '.cache/trainers/venv/bin/python')
+  const ended = await run(python, ['-m', 'pytest', '-q', `--junitxml=${file}`, ...filters], {
+    cwd,
+    timeoutMs: SUITE_TIMEOUT_MS,
+  })
+  return readJUnit([file], 'trainers', ended)
+}
+
 /** What a Node can break, on other Nodes. */
 export async function nodeTests({ results, filters }: SuiteOptions): Promise<Results> {
   const total = noResults()

@@ -1,11 +1,12 @@
 import { CkptError, type Device, type EngineAdapter, type Manifest } from '@ckpt/contract'
-import { createCudaDevice, tensorCount, type Fill, type ParameterServer } from '@ckpt/core'
+import { createCudaDevice, tensorCount, type ParameterServer } from '@ckpt/core'
 import { createParameterServer } from '@ckpt/server'
 import { probeCuda } from '@ckpt/transport'
 import type { Logger } from 'pino'
 import { engineOf, strategyOf } from './choices.ts'
 import { defined } from './defined.ts'
 import { offeredTensors } from './offered-tensors.ts'
+import type { Ask } from './messages.ts'
 import type { Arguments, EngineDescription, Verb } from './schemas.ts'
 
 /** What a call may use. */
@@ -13,8 +14,8 @@ export interface CallContext {
   /** Aborted when the client cancels the call, or ends. */
   readonly signal: AbortSignal
   readonly onProgress?: (done: number, total: number) => void
-  /** Lets the client write to this process's memory. Resolves when the client has written, and rejects when it never will. */
-  readonly fill: Fill
+  /** Asks the client for something. Resolves when it is done, and rejects when it cannot be. */
+  readonly ask: (ask: Ask) => Promise<void>
 }
 
 type Handlers = { readonly [V in Verb]: (options: Arguments<V>, context: CallContext) => Promise<unknown> }
@@ -42,11 +43,11 @@ export class Rank {
       const { rank, worldSize } = this.#server
       return { rank, worldSize, device: this.#server.device.kind, deviceUuid: this.#server.device.uuid }
     },
-    register: async ({ name, source, timeoutMs, ...options }, { signal, onProgress, fill }) => {
+    register: async ({ name, source, timeoutMs, ...options }, { signal, onProgress, ask }) => {
       const timed = timeoutMs === undefined ? undefined : deadline(timeoutMs, `the registration of ${name}`)
       await this.#rank().registerCheckpoint(
         name,
-        'offer' in source ? offeredTensors(source.offer, fill) : 'files' in source ? defined(source) : source,
+        'offer' in source ? offeredTensors(source.offer, ask) : 'files' in source ? defined(source) : source,
         {
           ...defined(options),
           signal: timed === undefined ? signal : AbortSignal.any([signal, timed]),
@@ -56,15 +57,19 @@ export class Rank {
     },
     unregister: ({ name, ...options }) => this.#rank().unregisterCheckpoint(name, defined(options)),
     releasePool: (options) => this.#rank().releasePool(defined(options)),
-    gatherMetas: async ({ name, engine, ...options }, { signal }) =>
+    gatherMetas: async ({ name, engine, ...options }, { signal, ask }) =>
       summary(
-        await this.#rank().gatherMetas(name, { ...defined(options), signal, ...(engine && { engine: this.#engine(engine) }) }),
+        await this.#rank().gatherMetas(name, {
+          ...defined(options),
+          signal,
+          ...(engine && { engine: this.#engine(engine, ask) }),
+        }),
       ),
-    prepare: ({ name, engine, strategy, ...options }, { signal }) => {
+    prepare: ({ name, engine, strategy, ...options }, { signal, ask }) => {
       const chosen = strategyOf(strategy)
       return this.#rank().prepare(name, {
         ...defined(options),
-        engine: this.#engine(engine),
+        engine: this.#engine(engine, ask),
         signal,
         ...(chosen && { strategy: chosen }),
       })
@@ -75,11 +80,11 @@ export class Rank {
     publishMetas: ({ name }) => Promise.resolve(this.#rank().publishMetas(name)),
     fetchMetas: async ({ name, ...from }, { signal }) =>
       summary(await this.#rank().fetchMetas(name, { ...defined(from), signal })),
-    update: async ({ name, engine, strategy, ...options }, { signal, onProgress }) => {
+    update: async ({ name, engine, strategy, ...options }, { signal, onProgress, ask }) => {
       const chosen = strategyOf(strategy)
       const { spans: _, ...report } = await this.#rank().update(name, {
         ...defined(options),
-        engine: this.#engine(engine),
+        engine: this.#engine(engine, ask),
         signal,
         ...(chosen && { strategy: chosen }),
         ...(onProgress && { onProgress }),
@@ -104,8 +109,8 @@ export class Rank {
     await device?.close()
   }
 
-  #engine(description: EngineDescription): EngineAdapter {
-    return engineOf(description, (event) =>
+  #engine(description: EngineDescription, ask: CallContext['ask']): EngineAdapter {
+    return engineOf(description, ask, (event) =>
       this.#log[event.kind === 'unsupported' || event.kind === 'left-paused' ? 'warn' : 'info'](event, 'vllm'),
     )
   }

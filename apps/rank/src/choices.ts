@@ -1,18 +1,24 @@
-import { CkptError, type EngineAdapter, type UpdateStrategy } from '@ckpt/contract'
+import { CkptError, type EngineAdapter, type UpdateStrategy, type WorkerProtocol } from '@ckpt/contract'
 import { auto, broadcast, controlEngine, direct } from '@ckpt/core'
 import { p2p } from '@ckpt/p2p'
 import { sglang } from '@ckpt/sglang'
 import { vllm, type VllmEvent } from '@ckpt/vllm'
 import { defined } from './defined.ts'
+import type { Ask } from './messages.ts'
 import type { EngineDescription, StrategyDescription } from './schemas.ts'
 
 /**
  * Returns the adapter of a described engine.
  *
+ * @param ask lets the client call an engine that only it can call
  * @param onEvent receives what vLLM's adapter reports
  * @throws CkptError `INVALID_ARGUMENT` naming the option.
  */
-export function engineOf(description: EngineDescription, onEvent: (event: VllmEvent) => void): EngineAdapter {
+export function engineOf(
+  description: EngineDescription,
+  ask: (ask: Ask) => Promise<void>,
+  onEvent: (event: VllmEvent) => void,
+): EngineAdapter {
   switch (description.kind) {
     case 'vllm': {
       const { kind: _, url, socketPath, tls, ...options } = description
@@ -35,7 +41,35 @@ export function engineOf(description: EngineDescription, onEvent: (event: VllmEv
     }
     case 'control':
       return controlEngine({ socket: byRank(description.socket, 'socket') })
+    case 'client':
+      return clientEngine(description.protocol, ask)
   }
+}
+
+function clientEngine(protocol: WorkerProtocol, ask: (ask: Ask) => Promise<void>): EngineAdapter {
+  return {
+    name: 'client',
+    protocol,
+    ready: () => Promise.resolve(),
+    start({ rank, endpoints, token, timeoutMs, signal }) {
+      const finished = Promise.race([
+        ask({ what: 'engine', rank, endpoints, token, timeoutMs }),
+        // Its workers are told by their ranks; a call that is made elsewhere may end later.
+        aborted(signal),
+      ])
+      finished.catch(() => undefined) // reported to those that wait for the update
+      return Promise.resolve({ finished })
+    },
+  }
+}
+
+/** Rejects when a signal is aborted. */
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const end = (): void => reject(CkptError.from(signal.reason, 'ABORTED'))
+    if (signal.aborted) end()
+    else signal.addEventListener('abort', end, { once: true })
+  })
 }
 
 /** Returns the described strategy; undefined for the default. @throws CkptError `INVALID_ARGUMENT` naming the option. */

@@ -1,4 +1,4 @@
-import type { SerializedError } from '@ckpt/contract'
+import type { SerializedError, WorkerEndpoint } from '@ckpt/contract'
 import { CkptError, checkMessagePack } from '@ckpt/contract'
 import { firstIssue, FrameReader } from '@ckpt/utils'
 import { Packr, Unpackr } from 'msgpackr'
@@ -23,12 +23,25 @@ const fromClient = z.discriminatedUnion('type', [
     progress: z.boolean(),
   }),
   z.object({ type: z.literal('cancel'), id: z.int() }),
-  /** The answer to `fill`; `error` if the client could not write. */
-  z.object({ type: z.literal('filled'), id: z.int(), error: z.string().optional() }),
+  /** The client has done what it was asked for, or could not. */
+  z.object({ type: z.literal('done'), ask: z.int(), error: z.string().optional() }),
 ])
 
 /** A message from the client. */
 export type ClientMessage = z.infer<typeof fromClient>
+
+/** What the program asks its client for. */
+export type Ask =
+  /** To write its tensors to these addresses of the program's memory. */
+  | { readonly what: 'fill'; readonly addresses: readonly number[] }
+  /** To start the workers of an engine that only the client can call, and to wait for their end. */
+  | {
+      readonly what: 'engine'
+      readonly rank: number
+      readonly endpoints: readonly WorkerEndpoint[]
+      readonly token: string
+      readonly timeoutMs: number
+    }
 
 /** A message from the rank program. */
 export type RankMessage =
@@ -36,8 +49,8 @@ export type RankMessage =
   | { readonly type: 'result'; readonly id: number; readonly value: unknown }
   | { readonly type: 'error'; readonly id: number; readonly error: SerializedError }
   | { readonly type: 'progress'; readonly id: number; readonly done: number; readonly total: number }
-  /** The client writes its tensors to these addresses of this process, and answers `filled`. */
-  | { readonly type: 'fill'; readonly id: number; readonly addresses: readonly number[] }
+  /** A request to the client, in a call of its own; it answers `done`. */
+  | ({ readonly type: 'ask'; readonly id: number; readonly ask: number } & Ask)
   /** Sent every second while a call is running: the program is neither stopped nor stuck. */
   | { readonly type: 'alive' }
 

@@ -1,15 +1,16 @@
 import { CkptError, isDType, shown } from '@ckpt/contract'
-import type { CheckpointSource, Fill } from '@ckpt/core'
+import type { CheckpointSource } from '@ckpt/core'
+import type { Ask } from './messages.ts'
 import type { Offer } from './schemas.ts'
 
 /**
  * Returns the tensors of an offer as a source of a registration.
  *
- * @param fill lets the client write tensors that are in memory of its own
+ * @param ask lets the client write tensors that are in memory of its own
  *
  * @throws CkptError `INVALID_ARGUMENT` naming the tensor and the field.
  */
-export function offeredTensors({ memories, tensors }: Offer, fill: Fill): CheckpointSource {
+export function offeredTensors({ memories, tensors }: Offer, ask: (ask: Ask) => Promise<void>): CheckpointSource {
   const places = memories.map((memory) => {
     if (memory.kind === 'client') return memory
     if (memory.kind === 'cuda') return { ...memory, handle: Buffer.from(memory.handle, 'base64') }
@@ -33,7 +34,7 @@ export function offeredTensors({ memories, tensors }: Offer, fill: Fill): Checkp
             : { shared: place.name, offset, ...(place.identity && { identity: place.identity }) }
       return { name, dtype, shape, data }
     }),
-    fill,
+    fill: (places) => ask({ what: 'fill', addresses: places.map(({ memory, offset }) => memory.address! + offset) }),
   }
 }
 

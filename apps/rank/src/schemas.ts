@@ -43,7 +43,10 @@ const sglangSchema = z.strictObject({
 
 const controlSchema = z.strictObject({ kind: z.literal('control'), socket: byRank })
 
-export const engineSchema = z.discriminatedUnion('kind', [vllmSchema, sglangSchema, controlSchema])
+/** An engine that the client calls itself. */
+const clientSchema = z.strictObject({ kind: z.literal('client'), protocol: z.enum(['ckpt', 'checkpoint-engine']) })
+
+export const engineSchema = z.discriminatedUnion('kind', [vllmSchema, sglangSchema, controlSchema, clientSchema])
 /** Description of an engine. */
 export type EngineDescription = z.infer<typeof engineSchema>
 

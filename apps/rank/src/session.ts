@@ -1,12 +1,12 @@
 import type { Socket } from 'node:net'
 import { CkptError } from '@ckpt/contract'
 import { firstIssue } from '@ckpt/utils'
-import type { Fill } from '@ckpt/core'
-import type { Rank } from './calls.ts'
+import type { CallContext, Rank } from './calls.ts'
 import {
   clientFrames,
   decodeClientMessage,
   RANK_PROTOCOL,
+  type Ask,
   rankFrame,
   type ClientMessage,
   type RankMessage,
@@ -23,8 +23,9 @@ export class Session {
   readonly #socket: Socket
   readonly #rank: Rank
   readonly #running = new Map<number, AbortController>()
-  /** What ends the wait for the client that writes to this process's memory, by call. */
-  readonly #filling = new Map<number, (error: string | undefined) => void>()
+  /** What ends the waits for the client's answers. */
+  readonly #asked = new Map<number, (error: string | undefined) => void>()
+  #asks = 0
   readonly #frames = clientFrames()
   readonly #onEnd: (reason: string) => void
   readonly #alive: NodeJS.Timeout
@@ -48,8 +49,8 @@ export class Session {
     clearInterval(this.#alive)
     for (const controller of this.#running.values()) controller.abort(new CkptError('ABORTED', reason))
     this.#socket.removeAllListeners('data')
-    // A client that ends stops to write first.
-    for (const filled of this.#filling.values()) filled(reason)
+    // A client that ends stops to write to this process's memory first.
+    for (const done of this.#asked.values()) done(reason)
   }
 
   /** Sends what was not sent yet. */
@@ -73,8 +74,8 @@ export class Session {
       this.#running.get(message.id)?.abort(new CkptError('ABORTED', 'the caller cancelled the call'))
       return
     }
-    if (message.type === 'filled') {
-      this.#filling.get(message.id)?.(message.error)
+    if (message.type === 'done') {
+      this.#asked.get(message.ask)?.(message.error)
       return
     }
     const { id } = message
@@ -106,20 +107,26 @@ export class Session {
       const { field, message } = firstIssue(parsed.error)
       throw new CkptError('INVALID_ARGUMENT', `${verb}: ${field}: ${message}`, { fields: { field } })
     }
-    const handler = this.#rank.handlers[verb as Verb] as (options: unknown, context: object) => Promise<unknown>
-    return handler(parsed.data, { signal, fill: this.#fill(id), ...(progress && { onProgress: this.#progress(id) }) })
+    const handler = this.#rank.handlers[verb as Verb] as (options: unknown, context: CallContext) => Promise<unknown>
+    return handler(parsed.data, {
+      signal,
+      ask: (ask) => this.#ask(id, ask),
+      ...(progress && { onProgress: this.#progress(id) }),
+    })
   }
 
-  /** Waits for the client, even if the call is aborted: it may be writing. */
-  #fill(id: number): Fill {
-    return async (places) => {
-      const error = await new Promise<string | undefined>((resolve) => {
-        this.#filling.set(id, resolve)
-        this.#send({ type: 'fill', id, addresses: places.map(({ memory, offset }) => memory.address! + offset) })
-      })
-      this.#filling.delete(id)
-      if (error !== undefined) throw new CkptError('NATIVE_FAILURE', `the client did not write its tensors: ${error}`)
-    }
+  /** Waits for the client, even if the call is aborted: it may be writing to this process's memory. */
+  async #ask(id: number, ask: Ask): Promise<void> {
+    const number = this.#asks++
+    const error = await new Promise<string | undefined>((resolve) => {
+      this.#asked.set(number, resolve)
+      this.#send({ type: 'ask', id, ask: number, ...ask })
+    })
+    this.#asked.delete(number)
+    if (error === undefined) return
+    throw ask.what === 'fill'
+      ? new CkptError('NATIVE_FAILURE', `the client did not write its tensors: ${error}`)
+      : new CkptError('ENGINE_WORKER_ERROR', `the client's call of its engine failed: ${error}`)
   }
 
   /** Reports at most every 50 ms, and the end. */

@@ -16,7 +16,11 @@
 
 from .async_parameter_server import AsyncParameterServer
 from .choices import Engine, Strategy, Tls, auto, broadcast, control_engine, direct, p2p, sglang, vllm
+from .engines import local_engine, requested_engine
 from .errors import CheckpointError, CkptError, EngineError, OperationError, RankError
+from .gather import gather
+from .lora import load_adapter, merged
+from .names import rename_tensors
 from .parameter_server import ParameterServer
 from .reports import Health, Metas, PrepareReport, StageTimes, StepTimes, UpdateReport, WorkerState
 
@@ -42,7 +46,13 @@ __all__ = [
     "broadcast",
     "control_engine",
     "direct",
+    "gather",
+    "load_adapter",
+    "local_engine",
+    "merged",
     "p2p",
+    "rename_tensors",
+    "requested_engine",
     "sglang",
     "vllm",
 ]

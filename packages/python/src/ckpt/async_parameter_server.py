@@ -125,7 +125,7 @@ class AsyncParameterServer:
         """See :meth:`ParameterServer.register_checkpoint`."""
         client, created = self._own()
         client.check_process()
-        tensors = requests.mapping(named_tensors)
+        tensors = requests.mapping(named_tensors, self.world_size)
         for share_host in requests.ways(in_place, client.can_write):
             publication = await _in_thread(
                 functools.partial(requests.offer, client.process.label, files, directory, tensors, make_contiguous, share_host),
@@ -325,7 +325,7 @@ async def _run(client: Client, request: Request[T]) -> T:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     started = time.monotonic()
-    call = client.start(request.verb, request.arguments, deliver, request.on_progress is not None, request.writes)
+    call = client.start(request.verb, request.arguments, deliver, request.on_progress is not None, request.services)
     try:
         while True:
             try:

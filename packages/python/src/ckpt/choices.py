@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 #: One value, one per rank, or a function of the rank.
@@ -24,11 +24,37 @@ class Tls:
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """Address at which one rank waits for its engine worker."""
+
+    rank: int
+    device_uuid: str
+    #: ZeroMQ address, ``ipc://…``.
+    address: str
+
+
+@dataclass(frozen=True)
+class EngineStart:
+    """What an engine's workers need to take one update."""
+
+    #: The rank that starts them.
+    rank: int
+    #: Of all ranks that take part, ascending.
+    endpoints: Sequence[Endpoint]
+    #: The run's token, which workers show and require.
+    token: str
+    #: Longest silence of a rank, in seconds.
+    timeout: float
+
+
+@dataclass(frozen=True)
 class Engine:
     """An inference engine; made by :func:`vllm`, :func:`sglang` or :func:`control_engine`."""
 
     kind: str
     options: Mapping[str, Any]
+    #: For an engine that this process calls itself: starts its workers, and returns when they have ended.
+    call: Callable[[EngineStart], None] | None = field(default=None, compare=False)
 
     def describe(self, world_size: int) -> dict[str, Any]:
         """Returns the form that the rank program reads."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from .choices import Endpoint, EngineStart
 from .errors import CkptError, deserialize, error
 from .host_writes import HostWrites
 from .process import RankProcess
@@ -42,6 +43,16 @@ class Result:
     value: Any
 
 
+@dataclass(frozen=True)
+class Services:
+    """What a call offers to the program while it runs."""
+
+    #: Tensors that are written to the program's memory.
+    writes: HostWrites | None = None
+    #: Starts the workers of an engine, and returns when they have ended.
+    engine: Callable[[EngineStart], None] | None = None
+
+
 #: What a call receives: any number of times its progress, then its result or its error.
 Event = Progress | Result | CkptError
 
@@ -55,8 +66,8 @@ class Client:
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._running: dict[int, Callable[[Event], None]] = {}
-        #: Tensors to write, by the call that registers them.
-        self._writes: dict[int, HostWrites] = {}
+        #: What the program may ask for, by call.
+        self._services: dict[int, Services] = {}
         #: False once the system has refused to write to the program's memory: tensors pass through shared memory then.
         self.can_write = True
         self._next = 0
@@ -98,12 +109,11 @@ class Client:
         arguments: Mapping[str, Any],
         deliver: Callable[[Event], None],
         progress: bool,
-        writes: HostWrites | None,
+        services: Services,
     ) -> int:
         """Starts a call and returns its id. ``deliver`` gets its events, from a thread of this object.
 
-        :param writes: tensors that are written to the program's memory when it asks for them
-
+        :param services: what the program may ask for
         :raises CkptError: if the program has ended.
         """
         self.check_process()
@@ -115,14 +125,13 @@ class Client:
             call = self._next
             self._next += 1
             self._running[call] = deliver
-            if writes is not None:
-                self._writes[call] = writes
+            self._services[call] = services
         try:
             self._send({"type": "call", "id": call, "verb": verb, "arguments": arguments, "progress": progress})
         except BaseException:
             with self._lock:
                 self._running.pop(call, None)
-                self._writes.pop(call, None)
+                self._services.pop(call, None)
             raise
         return call
 
@@ -161,7 +170,7 @@ class Client:
             if self._ended:
                 return
             self._ended = True
-            writing = list(self._writes)
+            writing = list(self._services)
         self._stop_writes(writing)
         if within is None:
             self.process.end()
@@ -178,23 +187,25 @@ class Client:
     def _stop_writes(self, calls: Iterable[int]) -> None:
         """Returns when nothing is written any more for these calls: only then may the program release its memory."""
         for call in calls:
-            writes = self._writes.get(call)
-            if writes is not None:
-                writes.stop()
+            services = self._services.get(call)
+            if services is not None and services.writes is not None:
+                services.writes.stop()
 
-    def _write(self, call: int, addresses: list[float], deliver: Callable[[Event], None]) -> None:
-        with self._lock:
-            writes = self._writes.get(call)
-        if writes is None:
-            return
-        total = writes.size
-        reason = writes.write(
-            self.process.pid, [int(address) for address in addresses], lambda done: deliver(Progress(done, total))
-        )
-        if writes.refused:
-            self.can_write = False
+    def _serve(self, message: Mapping[str, Any], services: Services, deliver: Callable[[Event], None]) -> None:
+        """Does what the program asks for, and answers."""
+        reason: str | None
+        if message["what"] == "fill" and services.writes is not None:
+            writes = services.writes
+            addresses = [int(address) for address in message["addresses"]]
+            reason = writes.write(self.process.pid, addresses, lambda done: deliver(Progress(done, writes.size)))
+            if writes.refused:
+                self.can_write = False
+        elif message["what"] == "engine" and services.engine is not None:
+            reason = _start(services.engine, message)
+        else:
+            reason = f"this client has no {message['what']}"
         with contextlib.suppress(CkptError):
-            self._send({"type": "filled", "id": call} | ({} if reason is None else {"error": reason}))
+            self._send({"type": "done", "ask": message["ask"]} | ({} if reason is None else {"error": reason}))
 
     def _send(self, message: Mapping[str, Any]) -> None:
         body = msgspec.msgpack.encode(message)
@@ -216,7 +227,7 @@ class Client:
             self._fail(reason)
         except (OSError, EOFError):
             # Its process id may belong to another process once its end was noticed.
-            self._stop_writes(list(self._writes))
+            self._stop_writes(list(self._services))
             self._fail(
                 error("INVALID_STATE", "the parameter server is closed") if self._ended or self.closing else self.process.lost()
             )
@@ -254,11 +265,11 @@ class Client:
             self._ready.set()
         elif kind == "progress":
             self._deliver(call, Progress(int(message["done"]), int(message["total"])), last=False)
-        elif kind == "fill":
+        elif kind == "ask":
             with self._lock:
-                deliver = self._running.get(call, lambda _: None)
-            arguments = (call, message["addresses"], deliver)
-            threading.Thread(target=self._write, args=arguments, name="ckpt-fill", daemon=True).start()
+                services, deliver = self._services.get(call, Services()), self._running.get(call, lambda _: None)
+            arguments = (message, services, deliver)
+            threading.Thread(target=self._serve, args=arguments, name="ckpt-serve", daemon=True).start()
         elif kind == "result":
             self._deliver(call, Result(_with_whole_numbers(message.get("value"))), last=True)
         elif kind == "error":
@@ -268,7 +279,7 @@ class Client:
         with self._lock:
             deliver = self._running.pop(call, None) if last else self._running.get(call)
             if last:
-                self._writes.pop(call, None)
+                self._services.pop(call, None)
         if deliver is not None:
             deliver(event)
 
@@ -280,6 +291,16 @@ class Client:
         self._ready.set()
         for deliver in running:
             deliver(reason)
+
+
+def _start(engine: Callable[[EngineStart], None], message: Mapping[str, Any]) -> str | None:
+    """Calls an engine. Returns the reason for which it failed."""
+    endpoints = [Endpoint(int(one["rank"]), one["deviceUuid"], one["address"]) for one in message["endpoints"]]
+    try:
+        engine(EngineStart(int(message["rank"]), endpoints, message["token"], message["timeoutMs"] / 1000))
+    except Exception as reason:
+        return f"{type(reason).__name__}: {reason}"
+    return None
 
 
 def _with_whole_numbers(value: Any) -> Any:

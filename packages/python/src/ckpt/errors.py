@@ -77,6 +77,11 @@ class CkptError(Exception):
         """The exception that caused this one."""
         return self.__cause__
 
+    @cause.setter
+    def cause(self, value: BaseException | None) -> None:
+        # Ray derives a class from this one for a remote failure, and sets it to the exception of the remote process.
+        self.__cause__ = value
+
     @property
     def scope(self) -> Scope:
         """What has to be rebuilt: only the operation, an engine worker, a rank, or the registered checkpoint."""

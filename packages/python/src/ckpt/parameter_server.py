@@ -159,7 +159,7 @@ class ParameterServer:
         :raises OperationError: ``INVALID_ARGUMENT`` naming the tensor that cannot be published, ``OUT_OF_MEMORY``.
         """
         self._client.check_process()
-        tensors = requests.mapping(named_tensors)
+        tensors = requests.mapping(named_tensors, self.world_size)
         for share_host in requests.ways(in_place, self._client.can_write):
             publication = requests.offer(self._client.process.label, files, directory, tensors, make_contiguous, share_host)
             with publication or contextlib.nullcontext():
@@ -346,7 +346,9 @@ class ParameterServer:
     def _run(self, request: Request[T]) -> T:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         started = time.monotonic()
-        call = self._client.start(request.verb, request.arguments, events.put, request.on_progress is not None, request.writes)
+        call = self._client.start(
+            request.verb, request.arguments, events.put, request.on_progress is not None, request.services
+        )
         try:
             while True:
                 try:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import msgspec
 
 from .choices import Engine, Strategy, without_none
+from .client import Services
 from .errors import error
+from .gather import check_world, gather, has_shards
 from .host_writes import HostWrites
 from .reports import Created, Health, Metas, PrepareReport, UpdateReport, WorkerState
 
@@ -41,6 +43,13 @@ class Request(Generic[T]):
     on_progress: OnProgress | None = None
     #: Tensors that the program lets this process write to its memory.
     writes: HostWrites | None = None
+    #: Engine that the program lets this process call.
+    engine: Engine | None = None
+
+    @property
+    def services(self) -> Services:
+        """What the program may ask for meanwhile."""
+        return Services(self.writes, None if self.engine is None else self.engine.call)
 
     @property
     def is_refused(self) -> bool:
@@ -184,7 +193,7 @@ def gather_metas(name: str, digests: bool, engine: Engine | None, timeout: float
         "engine": None if engine is None else engine.describe(world_size),
         "timeoutMs": _milliseconds(timeout, "timeout"),
     }
-    return Request("gatherMetas", without_none(arguments), Metas)
+    return Request("gatherMetas", without_none(arguments), Metas, engine=engine)
 
 
 def prepare(
@@ -205,7 +214,7 @@ def prepare(
         "ringBytes": ring_bytes,
         "timeoutMs": _milliseconds(timeout, "timeout"),
     }
-    return Request("prepare", without_none(arguments), PrepareReport)
+    return Request("prepare", without_none(arguments), PrepareReport, engine=engine)
 
 
 def get_metas(name: str) -> Request[Metas]:
@@ -260,7 +269,7 @@ def update(
         "rollback": rollback,
         "timeoutMs": _milliseconds(timeout, "timeout"),
     }
-    return Request("update", without_none(arguments), UpdateReport, on_progress)
+    return Request("update", without_none(arguments), UpdateReport, on_progress, engine=engine)
 
 
 def engine_states() -> Request[list[WorkerState]]:
@@ -287,17 +296,26 @@ def _milliseconds(seconds: float | None, field: str) -> float | None:
     return seconds * 1000
 
 
-def mapping(tensors: NamedTensors | None) -> Mapping[str, Any] | None:
-    """Returns tensors by name.
+def mapping(tensors: NamedTensors | None, world_size: int) -> Mapping[str, Any] | None:
+    """Returns tensors by name; of sharded ones this rank's part of the whole tensors, which all ranks gather together.
 
     :raises OperationError: ``INVALID_ARGUMENT`` for a name that appears twice.
     """
-    if tensors is None or isinstance(tensors, Mapping):
-        return tensors
+    if tensors is None:
+        return None
+    if isinstance(tensors, Mapping):
+        return _gathered(tensors, world_size)
     pairs = list(tensors)
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
         raise error("INVALID_ARGUMENT", f"tensor {twice!r}: the name appears twice", tensor=twice, field="named_tensors")
-    return found
+    return _gathered(found, world_size)
+
+
+def _gathered(tensors: Mapping[str, Any], world_size: int) -> Mapping[str, Any]:
+    if not has_shards(tensors):
+        return tensors
+    check_world(world_size)
+    return gather(tensors)

@@ -17,3 +17,8 @@ def register() -> None:
     # Earlier interfaces passed a loader to `receive_weights`, without a notification of the end of loading.
     if BACKEND not in factory._registry and hasattr(base, "start_weight_update"):
         factory.register_engine(BACKEND, "ckpt_worker.engines.vllm.native", "CkptWeightTransferEngine")
+    trainers = getattr(
+        importlib.import_module("vllm.distributed.weight_transfer.factory"), "WeightTransferTrainerFactory", None
+    )
+    if trainers is not None and BACKEND not in trainers._registry:
+        trainers.register_engine(BACKEND, "ckpt.integrations.vllm", "CkptTrainerWeightTransferEngine")
