@@ -20,6 +20,7 @@ const vllm = process.argv.includes('--vllm')
 const deploy = process.argv.includes('--deploy')
 const trainers = process.argv.includes('--trainers')
 const large = vllm || trainers
+const optional = large || deploy
 const [worker] = PYTHON_PACKAGES
 const KINDS = {
   vllm: { name: 'vLLM', venv: '.cache/vllm/venv', minor: 11, lock: 'vllm.lock', packages: [worker!], torch: torchForCpu },
@@ -31,15 +32,21 @@ const KINDS = {
     packages: PYTHON_PACKAGES,
     torch: torchForCpu,
   },
-  deploy: { name: '.cache/deploy/venv', venv: '.cache/deploy/venv', minor: 10, lock: 'deploy.lock', packages: [], torch: undefined },
+  deploy: {
+    name: '.cache/deploy/venv',
+    venv: '.cache/deploy/venv',
+    minor: 10,
+    lock: 'deploy.lock',
+    packages: [],
+    torch: undefined,
+  },
   own: { name: '.venv', venv: '.venv', minor: 10, lock: 'requirements.lock', packages: PYTHON_PACKAGES, torch: torchHere },
 }
 const wanted = KINDS[vllm ? 'vllm' : trainers ? 'trainers' : deploy ? 'deploy' : 'own']
-    : { name: '.venv', venv: '.venv', minor: 10, lock: 'requirements.lock', packages: PYTHON_PACKAGES, torch: torchHere }
 const index = process.env['CKPT_TORCH_INDEX'] || undefined
 const venv = join(ROOT, wanted.venv)
 const python = join(venv, 'bin/python')
-const stampFile = large || deploy ? join(venv, '../stamp') : join(venv, '.ckpt-stamp')
+const stampFile = optional ? join(venv, '../stamp') : join(venv, '.ckpt-stamp')
 
 const stamp = wantedStamp(basePython())
 if (existsSync(python) && existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) {
@@ -82,7 +89,7 @@ function basePython(): string {
   const { status, stdout } = spawnSync('python3', ['-c', code], { encoding: 'utf8' })
   if (status !== 0) stop('python3 is missing; on Debian and Ubuntu: apt-get install python3 python3-venv')
   if (!stdout.startsWith('True')) stop(`Python 3.${wanted.minor} or newer is needed, python3 is ${stdout.split(' ')[1]}`)
-  if (optional && (process.platform !== 'linux' || process.arch !== 'x64'))
+  if (large && (process.platform !== 'linux' || process.arch !== 'x64'))
     stop(`there is no build of ${wanted.name} for ${process.platform} ${process.arch}`)
   return stdout.trim()
 }
@@ -90,7 +97,7 @@ function basePython(): string {
 /** Digest of all that decides what the environment holds. */
 function wantedStamp(base: string): string {
   const hash = createHash('sha256').update(base).update(ROOT)
-  const locks = [wanted.lock, ...(large || deploy ? [] : ['torch.lock'])].map((file) => join(PYTHON, file))
+  const locks = [wanted.lock, ...(optional ? [] : ['torch.lock'])].map((file) => join(PYTHON, file))
   for (const file of [...locks, ...wanted.packages.map((directory) => join(directory, 'pyproject.toml'))]) {
     hash.update('\0').update(readFileSync(file))
   }
