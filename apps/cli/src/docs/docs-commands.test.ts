@@ -57,7 +57,7 @@ function here(words: readonly string[]): string[] {
   const replaced: string[] = []
   for (let at = 0; at < words.length; at++) {
     const word = words[at]!
-    if (['--parallel-size', '--tls-ca', '--port', '--uds', '--device'].includes(word)) at++
+    if (['--parallel-size', '--engine-tls-ca', '--port', '--uds', '--device'].includes(word)) at++
     else if (word === '--engine' && /^(?:vllm|sglang|control)/.test(words[at + 1] ?? '')) {
       replaced.push(word, `control=${join(directory, 'engine-typescript-{rank}.sock')}`)
       at++
