@@ -74,7 +74,7 @@ async function compiles(lines: string): Promise<void> {
   writeFileSync(join(project!, 'update.ts'), lines)
   const tsc = fileURLToPath(new URL('../../../node_modules/typescript/bin/tsc', import.meta.url))
   const language = ['--strict', '--module', 'nodenext', '--target', 'es2022', '--lib', 'es2022,esnext.disposable,dom']
-  const args = [tsc, '--noEmit', '--skipLibCheck', ...language, '--types', '', 'update.ts']
+  const args = [tsc, '--noEmit', '--skipLibCheck', ...language, 'update.ts']
   await promisify(execFile)(process.execPath, args, { cwd: project, timeout: RUN_TIMEOUT_MS }).catch((error: unknown) => {
     throw new Error(`README's lines do not compile: ${(error as { stdout: string }).stdout}`)
   })

@@ -8,10 +8,10 @@ import type { EngineChoice } from './engine.ts'
 export interface AccessOptions {
   readonly apiKey?: string
   readonly apiKeyFile?: string
-  readonly tlsCa?: string
-  readonly tlsCert?: string
-  readonly tlsKey?: string
-  readonly tlsServername?: string
+  readonly engineTlsCa?: string
+  readonly engineTlsCert?: string
+  readonly engineTlsKey?: string
+  readonly engineTlsServername?: string
 }
 
 /** Access as the adapters take it. */
@@ -21,7 +21,12 @@ export interface EngineAccess {
 }
 
 /** Options for `https:` engines, by their names on the command line. */
-const TLS = { tlsCa: '--tls-ca', tlsCert: '--tls-cert', tlsKey: '--tls-key', tlsServername: '--tls-servername' } as const
+const TLS = {
+  engineTlsCa: '--engine-tls-ca',
+  engineTlsCert: '--engine-tls-cert',
+  engineTlsKey: '--engine-tls-key',
+  engineTlsServername: '--engine-tls-servername',
+} as const
 
 /** Adds the options with which engines are reached. */
 export function addAccessOptions(command: Command): Command {
@@ -33,21 +38,22 @@ export function addAccessOptions(command: Command): Command {
       ).env('CKPT_API_KEY'),
     )
     .option('--api-key-file <file>', "file that holds the engine's --api-key")
-    .option('--tls-ca <file>', 'certificate authority of an https:// engine, PEM (default: those of the system)')
-    .option('--tls-cert <file>', 'own certificate for an https:// engine, PEM; with --tls-key')
-    .option('--tls-key <file>', 'key of --tls-cert, PEM')
-    .option('--tls-servername <name>', "name that the engine's certificate must contain (default: the host of the URL)")
+    .option('--engine-tls-ca <file>', 'certificate authority of an https:// engine, PEM (default: those of the system)')
+    .option('--engine-tls-cert <file>', 'own certificate for an https:// engine, PEM; with --engine-tls-key')
+    .option('--engine-tls-key <file>', 'key of --engine-tls-cert, PEM')
+    .option('--engine-tls-servername <name>', "name that the engine's certificate must contain (default: the host of the URL)")
 }
 
 /** Reads what the options name. @throws UsageError naming the option and what was expected. */
 export function accessOf(options: AccessOptions, { kind, where }: EngineChoice): EngineAccess {
-  const { apiKey, apiKeyFile, tlsCert, tlsKey, tlsServername } = options
+  const { apiKey, apiKeyFile, engineTlsCert, engineTlsKey, engineTlsServername } = options
   const used = (Object.keys(TLS) as (keyof typeof TLS)[]).find((name) => options[name] !== undefined)
   if (used !== undefined && !where.startsWith('https://')) {
     throw new UsageError(`${TLS[used]}: --engine ${kind}=${where} uses no TLS; expected a URL that begins with https://`)
   }
-  if ((tlsCert === undefined) !== (tlsKey === undefined)) {
-    const [given, missing] = tlsCert === undefined ? ['--tls-key', '--tls-cert'] : ['--tls-cert', '--tls-key']
+  if ((engineTlsCert === undefined) !== (engineTlsKey === undefined)) {
+    const [given, missing] =
+      engineTlsCert === undefined ? ['--engine-tls-key', '--engine-tls-cert'] : ['--engine-tls-cert', '--engine-tls-key']
     throw new UsageError(`${given} requires ${missing}; expected both`)
   }
   if (kind === 'control' && (apiKey ?? apiKeyFile) !== undefined) {
@@ -63,10 +69,10 @@ export function accessOf(options: AccessOptions, { kind, where }: EngineChoice):
     throw new UsageError(`${option}: expected one line of printable characters without spaces`)
   }
   const tls = {
-    ...(options.tlsCa !== undefined && { ca: pem('--tls-ca', options.tlsCa) }),
-    ...(tlsCert !== undefined && { cert: pem('--tls-cert', tlsCert) }),
-    ...(tlsKey !== undefined && { key: pem('--tls-key', tlsKey) }),
-    ...(tlsServername !== undefined && { servername: tlsServername }),
+    ...(options.engineTlsCa !== undefined && { ca: pem('--engine-tls-ca', options.engineTlsCa) }),
+    ...(engineTlsCert !== undefined && { cert: pem('--engine-tls-cert', engineTlsCert) }),
+    ...(engineTlsKey !== undefined && { key: pem('--engine-tls-key', engineTlsKey) }),
+    ...(engineTlsServername !== undefined && { servername: engineTlsServername }),
   }
   return { ...(key !== undefined && { apiKey: key }), ...(used !== undefined && { tls }) }
 }

@@ -42,7 +42,7 @@ afterAll(async () => {
 
 /** Runs a program of this repository; its own exit status is the caller's to judge. */
 async function run(program: string, args: readonly string[], cwd = directory) {
-  const options = { cwd, timeout: 170_000, maxBuffer: 1 << 26, env: { ...process.env, INIT_CWD: directory } }
+  const options = { cwd, timeout: 500_000, maxBuffer: 1 << 26, env: { ...process.env, INIT_CWD: directory } }
   return promisify(execFile)(process.execPath, [...nodeArguments(program), ...args], options).then(
     ({ stdout, stderr }) => ({ status: 0, stdout, stderr }),
     (error: unknown) => {
@@ -57,7 +57,7 @@ function here(words: readonly string[]): string[] {
   const replaced: string[] = []
   for (let at = 0; at < words.length; at++) {
     const word = words[at]!
-    if (['--parallel-size', '--tls-ca', '--port', '--uds', '--device'].includes(word)) at++
+    if (['--parallel-size', '--engine-tls-ca', '--port', '--uds', '--device'].includes(word)) at++
     else if (word === '--engine' && /^(?:vllm|sglang|control)/.test(words[at + 1] ?? '')) {
       replaced.push(word, `control=${join(directory, 'engine-typescript-{rank}.sock')}`)
       at++
@@ -188,7 +188,7 @@ async function parse(words: readonly string[]): Promise<void> {
 const ran = new Set<string>()
 
 describe('the commands of the pages', () => {
-  it.for(documentedCommands())('$page: $text', { timeout: 180_000 }, async ({ text, notRun }, { skip }) => {
+  it.for(documentedCommands())('$page: $text', { timeout: 600_000 }, async ({ text, notRun }, { skip }) => {
     const line = ckptLine(text) ?? /^source <\(ckpt (.*)\)$/.exec(text)?.[1]
     if (line !== undefined) {
       const words = wordsOf(line)
