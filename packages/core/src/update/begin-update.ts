@@ -1,5 +1,6 @@
 import { CkptError, type EngineCall, type Epoch, type UpdateSession } from '@ckpt/contract'
 import { openSession, workerAddress } from '@ckpt/worker-link'
+import { unreachable, unreachableForAny } from '../near/reachable.ts'
 import { announce, type Announcement } from './announcement.ts'
 import { namedWait } from './named-wait.ts'
 import { ownAnnouncement } from './own-announcement.ts'
@@ -17,7 +18,7 @@ export function waitOf({ timeoutMs, signal, strategy }: UpdateRun): Wait {
 
 /** Opens the socket for this rank's worker, and exchanges who takes part. The caller closes the session. */
 export async function beginUpdate(run: UpdateRun, epoch: Epoch, wait: Wait): Promise<BegunUpdate> {
-  const { engine, rendezvous, timeoutMs } = run
+  const { engine, rendezvous, strategy, timeoutMs } = run
   const { rank } = rendezvous
   const deviceUuid = run.device.uuid
   const state = await readyEngine({ ...run, onWaiting: run.events.onWaiting })
@@ -38,12 +39,37 @@ export async function beginUpdate(run: UpdateRun, epoch: Epoch, wait: Wait): Pro
     session.admit(announcements[0]!.token)
     run.events.onBegin(announcements)
     const groups = await groupsOf(run, announcements, epoch, wait)
+    const members = membersOf(run, announcements, groups)
+    const apart = members.length < announcements.length ? await apartFrom(run, members, epoch, wait) : undefined
+    // Before any engine is called. Workers with checkpoint-engine's protocol are never written to directly.
+    if (apart && (!strategy.mayNeedNoRing || engine.protocol === 'checkpoint-engine')) throw apart
     assertIntact(run)
-    return { epoch, announcements, groups, session }
+    return { epoch, announcements, groups, members, apart, session }
   } catch (error) {
     session.close()
     throw error
   }
+}
+
+/** Returns the ranks of this rank's collective: those of the host device map each other's rings. */
+function membersOf(
+  { rendezvous, device }: UpdateRun,
+  announcements: readonly Announcement[],
+  groups: ReadonlyMap<number, number>,
+): readonly number[] {
+  const ranks = announcements.map(({ endpoint }) => endpoint.rank)
+  return device.kind === 'host' ? ranks.filter((rank) => groups.get(rank) === groups.get(rendezvous.rank)) : ranks
+}
+
+/** Returns the reason why some rank can neither map nor read what others hold. */
+async function apartFrom(
+  { rendezvous, held: { manifest, joining, reach } }: UpdateRun,
+  members: readonly number[],
+  epoch: Epoch,
+  wait: Wait,
+): Promise<CkptError | undefined> {
+  const own = unreachable({ rank: rendezvous.rank, manifest, joining, members, reach: await reach() })
+  return unreachableForAny(own, (key, value) => rendezvous.allGather(key, value, { epoch: epoch.id, ...wait }))
 }
 
 /** Returns which ranks share memory, as they prove it to each other. */

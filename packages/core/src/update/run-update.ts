@@ -1,6 +1,5 @@
 import { CkptError, type EngineCall, type Epoch, type UpdateAttempt, type UpdateSession } from '@ckpt/contract'
 import { onAbort, withDeadline } from '@ckpt/utils'
-import { assertReachable } from '../near/reachable.ts'
 import type { StepTimes, UpdateReport } from '../report.ts'
 import { assertIntact, beginUpdate, startEngine, waitOf, type Wait } from './begin-update.ts'
 import { makeReport } from './make-report.ts'
@@ -35,7 +34,7 @@ async function inSession(run: UpdateRun, begun: BegunUpdate, wait: Wait, steps: 
     call = await startEngine(run, begun)
     const context = updateContext(run, begun, wait)
     attempt = await run.strategy.begin(context)
-    if (attempt.usesRing) await assertReachable(context)
+    if (attempt.usesRing && begun.apart) throw begun.apart
     const verifying = new UpdateVerification(run, attempt, context, wait, epoch.id)
     await moveBytes(run, attempt, session, steps, () => verifying.plan())
     const verification = await verifying.finish()

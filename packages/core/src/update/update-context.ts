@@ -1,4 +1,4 @@
-import type { Epoch, UpdateContext, UpdateSession } from '@ckpt/contract'
+import type { CkptError, Epoch, UpdateContext, UpdateSession } from '@ckpt/contract'
 import { provenHosts } from '../near/nearness.ts'
 import type { Announcement } from './announcement.ts'
 import type { UpdateRun } from './update-run.ts'
@@ -10,6 +10,10 @@ export interface BegunUpdate {
   readonly announcements: readonly Announcement[]
   /** Groups of ranks that have proved that they share memory. */
   readonly groups: ReadonlyMap<number, number>
+  /** Ranks of this rank's collective, ascending. */
+  readonly members: readonly number[]
+  /** Reason why some rank can neither map nor read what others hold: then nothing can go through rings. */
+  readonly apart: CkptError | undefined
   readonly session: UpdateSession
 }
 
@@ -21,7 +25,7 @@ export function holdersOf({ joining, ranks }: Pick<UpdateContext, 'joining' | 'r
 /** Creates the strategy's context. */
 export function updateContext(
   run: UpdateRun,
-  { epoch, announcements, groups, session }: BegunUpdate,
+  { epoch, announcements, groups, members, session }: BegunUpdate,
   wait: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] },
 ): UpdateContext {
   const { rendezvous, held, keep, ring, verify, failed } = run
@@ -31,7 +35,6 @@ export function updateContext(
   const { timeoutMs, signal } = wait
   const ranks = announcements.map(({ endpoint }) => endpoint.rank)
   const options = { epoch: epoch.id, ...wait }
-  const members = run.device.kind === 'host' ? ranks.filter((one) => groups.get(one) === groups.get(rank)) : ranks
   // If a member has lost its ring or collective, all members create them again.
   const fresh = announcements.some(
     ({ endpoint, generation }) => members.includes(endpoint.rank) && generation !== resources.generation,
