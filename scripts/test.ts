@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util'
 import { checks } from './lib/checks.ts'
 import { addResults, noResults, report } from './lib/results.ts'
 import { ROOT } from './lib/root.mjs'
-import { engineTests, nativeTests, nodeTests, pythonTests, rdmaTests, unitTests } from './lib/suites.ts'
+import { engineTests, hostTests, nativeTests, nodeTests, pythonTests, rdmaTests, unitTests } from './lib/suites.ts'
 import { capabilities } from './lib/system.mjs'
 
 const SUITES = {
@@ -17,6 +17,7 @@ const SUITES = {
   rdma: rdmaTests,
   nodes: nodeTests,
   engine: engineTests,
+  hosts: hostTests,
 }
 type Suite = keyof typeof SUITES
 
