@@ -62,11 +62,17 @@ async function start(context: Pick<TestContext, 'skip'>, options: HostsOptions, 
 }
 
 /** Registers one of the checkpoints, updates all engines, and compares every parameter with the files. */
-async function updated(cluster: Cluster, turn: number, update: Parameters<Cluster['update']>[1]) {
+async function updated(
+  cluster: Cluster,
+  turn: number,
+  update: Parameters<Cluster['update']>[1],
+  onPoisoned?: (digests: unknown) => void,
+) {
   const checkpoint = checkpoints[turn % checkpoints.length]!
   await cluster.register('c', checkpoint.directory)
   await cluster.all('gatherMetas', () => ({ name: 'c', digests: true }))
   await Promise.all(cluster.engines.map((engine) => engine.poison()))
+  onPoisoned?.(await digestsOf(cluster))
   const reports = await cluster.update('c', update)
   for (const report of reports) expect(report.verified, JSON.stringify(update)).toBeTruthy()
   for (const engine of cluster.engines) {
@@ -75,6 +81,8 @@ async function updated(cluster: Cluster, turn: number, update: Parameters<Cluste
   await cluster.all('unregister', () => ({ name: 'c' }))
   return reports
 }
+
+const digestsOf = (cluster: Cluster) => Promise.all(cluster.engines.map((engine) => engine.digests()))
 
 const allStrategies = (ranks: number): Parameters<Cluster['update']>[1][] => [
   { strategy: 'broadcast' },
@@ -110,14 +118,16 @@ describe('hosts that do not share', { timeout: 240_000 }, () => {
     await using made = await start(context, { count: 2, ...options }, [0, 1])
     const { cluster } = made
     for (const [turn, update] of allStrategies(2).entries()) {
-      const outcome = await updated(cluster, turn, update).catch((error: unknown) => error)
+      let poisoned: unknown
+      const outcome = await updated(cluster, turn, update, (digests) => (poisoned = digests)).catch((error: unknown) => error)
       if (!CkptError.is(outcome)) {
         if (outcome instanceof Error) throw outcome
         continue
       }
       expect(outcome.code, outcome.message).toBe('UNSUPPORTED')
       expect(outcome.message).toMatch(/\/dev\/shm|PID namespace|temporary|network/)
-      for (const engine of cluster.engines) expect(await engine.health()).toMatchObject({ dirty: false })
+      // Refused before any engine is given a byte.
+      expect(await digestsOf(cluster)).toEqual(poisoned)
       await cluster.settle('unregister', () => ({ name: 'c' }))
     }
   })

@@ -94,6 +94,8 @@ export class NamespaceHost {
     const { bytesPerSecond } = this.#options
     this.link('up')
     for (const direction of ['in', 'out'] as const) this.#shape(direction, rateOf(bytesPerSecond))
+    // Addresses that could not be found while it was cut are looked for again.
+    network(this.#namespaces.pid, 'ip', 'neigh', 'flush', 'dev', 'eth0')
   }
 
   /** Ends all of its processes at once, like a loss of power; for hosts with process ids of their own. */
@@ -130,9 +132,9 @@ export class NamespaceHost {
   }
 }
 
-/** Queueing discipline of a rate. Bursts of 256 KiB, and a queue of a tenth of a second. */
+/** Queueing discipline of a rate. Bursts of 256 KiB, and a queue of a second: packets wait rather than being lost. */
 function rateOf(bytesPerSecond: number | undefined): readonly string[] {
   if (bytesPerSecond === undefined) return ['pfifo', 'limit', '1000']
-  const queue = Math.max(2 ** 18, Math.ceil(bytesPerSecond / 10))
+  const queue = Math.max(2 ** 20, bytesPerSecond)
   return ['tbf', 'rate', `${Math.round(bytesPerSecond * 8)}bit`, 'burst', String(2 ** 18), 'limit', String(queue)]
 }
