@@ -1,4 +1,4 @@
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { CkptError } from '@ckpt/contract'
@@ -8,6 +8,8 @@ import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vit
 import {
   Cluster,
   clockProblem,
+  copyCheckpoint,
+  type CopiedCheckpoint,
   generateCheckpoint,
   Hosts,
   type HostSettings,
@@ -19,17 +21,14 @@ const SIZE = 24 * 2 ** 20
 
 /** Checkpoints outside of /dev/shm, which the hosts do not share. */
 let directory: string
-let checkpoints: { readonly directory: string; readonly files: readonly string[]; readonly bytes: number }[]
+let checkpoints: CopiedCheckpoint[]
 beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), 'ckpt-hosts-'))
   const host = createHost()
   checkpoints = await Promise.all(
     [1n, 1_000_000n].map(async (seed, index) => {
       using made = await generateCheckpoint(host, model('qwen3-30b-a3b'), SIZE, seed, `hosts-${index}`)
-      const copy = join(directory, String(index))
-      cpSync(made.directory, copy, { recursive: true })
-      const files = made.files.map((file) => join(copy, file.slice(made.directory.length + 1)))
-      return { directory: copy, files, bytes: made.bytes }
+      return copyCheckpoint(made, join(directory, String(index)))
     }),
   )
 })

@@ -1,10 +1,18 @@
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Cluster, generateCheckpoint, Hosts, hostsProblem, type NamespaceHost } from '@ckpt/testing'
+import {
+  Cluster,
+  copyCheckpoint,
+  type CopiedCheckpoint,
+  generateCheckpoint,
+  Hosts,
+  hostsProblem,
+  type NamespaceHost,
+} from '@ckpt/testing'
 
 const MIB = 2 ** 20
 const SIZE = 8 * MIB
@@ -17,7 +25,7 @@ const problem = hostsProblem()
 
 describe('joiners of one source, each on a host with the same link', { timeout: 240_000 }, () => {
   let directory: string
-  let checkpoint: { readonly directory: string; readonly files: readonly string[]; readonly bytes: number }
+  let checkpoint: CopiedCheckpoint
   let hosts: Hosts | undefined
   let source: Cluster | undefined
   let metas: string
@@ -40,13 +48,7 @@ describe('joiners of one source, each on a host with the same link', { timeout: 
     directory = mkdtempSync(join(tmpdir(), 'ckpt-join-'))
     metas = join(directory, 'metas')
     using made = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), SIZE, 3n, 'join')
-    const copy = join(directory, 'checkpoint')
-    cpSync(made.directory, copy, { recursive: true })
-    checkpoint = {
-      directory: copy,
-      files: made.files.map((file) => join(copy, file.slice(made.directory.length + 1))),
-      bytes: made.bytes,
-    }
+    checkpoint = copyCheckpoint(made, join(directory, 'checkpoint'))
     hosts = await Hosts.create({ count: JOINERS + 1, link: LINK })
     await startSource()
   })

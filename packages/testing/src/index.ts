@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+export { copyCheckpoint, type CopiedCheckpoint } from './checkpoint/copy.ts'
 export { generateCheckpoint, type GeneratedCheckpoint, generateTensors } from './checkpoint/generate.ts'
 export { Cluster, type ClusterOptions, freePort, freePorts } from './cluster/cluster.ts'
 export { EngineProcess, type EngineProcessOptions } from './cluster/engine-process.ts'

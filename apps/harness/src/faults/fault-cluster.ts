@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,7 +7,7 @@ import {
   EngineProcess,
   FaultyLink,
   freePort,
-  type GeneratedCheckpoint,
+  type CopiedCheckpoint,
   type Hosts,
   type NamespaceHost,
   RankProcess,
@@ -19,7 +20,7 @@ export interface FaultClusterOptions {
   readonly windowMs: number
   /** Deadline of every wait, in milliseconds. */
   readonly timeoutMs: number
-  readonly checkpoint: GeneratedCheckpoint
+  readonly checkpoint: CopiedCheckpoint
   /**
    * Uses rank r and a Python engine worker on GPU r, instead of the host device. Faults inside the worker are not available
    * there.
@@ -49,6 +50,8 @@ export class FaultCluster {
   /** Processes that the campaign has ended. */
   readonly dead = new Set<number>()
   readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-faults-'))
+  /** Secret of ranks that connect over a network. */
+  readonly #token = randomBytes(24).toString('base64url')
   #port = 0
 
   private constructor(options: FaultClusterOptions) {
@@ -216,6 +219,7 @@ export class FaultCluster {
           rank,
           worldSize: this.size,
           address: this.links[rank]?.address ?? `tcp://${this.hostOf(0)?.address ?? '127.0.0.1'}:${this.#port}`,
+          ...(this.options.hosts && { token: this.#token }),
           keepAlive: false,
           timeoutMs,
           heartbeatMs: Math.max(20, Math.floor(windowMs / 10)),

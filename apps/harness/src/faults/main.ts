@@ -1,9 +1,11 @@
 /** Fault campaigns; `--help` lists the options. Exit code 1 if an invariant was broken. */
-import { writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
-import { clockProblem, generateCheckpoint, Hosts, hostsProblem } from '@ckpt/testing'
+import { clockProblem, copyCheckpoint, generateCheckpoint, Hosts, hostsProblem } from '@ckpt/testing'
 import { catalogue, runCampaign } from './campaign.ts'
 import { POINTS } from './fault.ts'
 import { STRATEGIES } from './fault-cluster.ts'
@@ -98,7 +100,10 @@ const noClock = onHosts ? clockProblem() : undefined
 if (noClock !== undefined) process.stdout.write(`not run: clock 5 minutes ahead: ${noClock}\n`)
 const ahead = (index: number) => (index === hostCount - 1 && noClock === undefined ? { clockSeconds: 300 } : {})
 await using hosts = onHosts ? await Hosts.create({ count: hostCount, each: ahead }) : undefined
-using checkpoint = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 8 * 2 ** 20, BigInt(options.seed), 'faults')
+using generated = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 8 * 2 ** 20, BigInt(options.seed), 'faults')
+// Temporary files of this process are seen from all hosts, unlike /dev/shm.
+const copy = mkdtempSync(join(tmpdir(), 'ckpt-faults-'))
+const checkpoint = onHosts ? copyCheckpoint(generated, copy) : generated
 const outside = outsideBecause()
 const limit = (options.windowMs + 1000) / 1000
 process.stdout.write(
@@ -122,6 +127,7 @@ const campaign = await runCampaign({
     if (values.verbose) for (const what of errors) process.stdout.write(`       - ${what}\n`)
   },
 })
+rmSync(copy, { recursive: true })
 const { results } = campaign
 const broken = results.filter(({ breaks }) => breaks.length > 0).length
 const seconds = (performance.now() - started) / 1000
