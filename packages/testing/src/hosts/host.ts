@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { clockEnvironment, Namespaces, network, type Isolation, type NamespaceOptions } from './namespaces.ts'
 
 /** Place of a host on the switch. */
@@ -119,6 +120,12 @@ export class NamespaceHost {
     const { port, bytesPerSecond, address } = this.#options
     if (port === undefined) return
     const inside = String(this.#namespaces.pid)
+    // The link of the host's last life may not have ended yet.
+    try {
+      if (isThere(port)) network(port.pid, 'ip', 'link', 'del', port.name)
+    } catch (error) {
+      if (isThere(port)) throw error
+    }
     network(port.pid, 'ip', 'link', 'add', port.name, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', inside)
     network(port.pid, 'ip', 'link', 'set', port.name, 'master', 'sw', 'up')
     network(this.#namespaces.pid, 'ip', 'addr', 'add', `${address}/24`, 'dev', 'eth0')
@@ -130,6 +137,10 @@ export class NamespaceHost {
     const [pid, device] = direction === 'in' ? [this.#port.pid, this.#port.name] : [this.#namespaces.pid, 'eth0']
     network(pid, 'tc', 'qdisc', 'replace', 'dev', device, 'root', ...discipline)
   }
+}
+
+function isThere({ pid, name }: SwitchPort): boolean {
+  return readFileSync(`/proc/${pid}/net/dev`, 'utf8').includes(`${name}:`)
 }
 
 /** Queueing discipline of a rate. Bursts of 256 KiB, and a queue of a second: packets wait rather than being lost. */

@@ -67,8 +67,8 @@ export class Namespaces {
     holder.stdout.on('data', (data: Buffer) => (output.text += String(data)))
     holder.stderr.on('data', (data: Buffer) => (output.problem += String(data)))
     holder.once('error', (error) => (output.problem += error.message))
-    for (const end = Date.now() + READY_MS; !output.text.includes('ready'); await delay(5)) {
-      if (holder.exitCode === null && holder.pid !== undefined && Date.now() < end) continue
+    for (const end = performance.now() + READY_MS; !output.text.includes('ready'); await delay(5)) {
+      if (holder.exitCode === null && holder.pid !== undefined && performance.now() < end) continue
       holder.kill('SIGKILL')
       throw new Error(output.problem.trim() || `unshare ended with ${holder.exitCode}`)
     }
