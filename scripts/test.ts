@@ -6,7 +6,16 @@ import { parseArgs } from 'node:util'
 import { checks } from './lib/checks.ts'
 import { addResults, noResults, report } from './lib/results.ts'
 import { ROOT } from './lib/root.mjs'
-import { engineTests, nativeTests, nodeTests, pythonTests, rdmaTests, trainerTests, unitTests } from './lib/suites.ts'
+import {
+  engineTests,
+  hostTests,
+  nativeTests,
+  nodeTests,
+  pythonTests,
+  rdmaTests,
+  trainerTests,
+  unitTests,
+} from './lib/suites.ts'
 import { capabilities } from './lib/system.mjs'
 
 const SUITES = {
@@ -18,6 +27,7 @@ const SUITES = {
   nodes: nodeTests,
   engine: engineTests,
   trainers: trainerTests,
+  hosts: hostTests,
 }
 type Suite = keyof typeof SUITES
 

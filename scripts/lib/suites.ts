@@ -18,6 +18,11 @@ const ON_OTHER_NODES = [
   ...['packages/rendezvous/src/cluster', 'packages/rendezvous/src/descriptors', 'packages/rendezvous/src/torchrun'],
   ...['packages/core/src/observe', 'packages/core/src/parameter-server', 'apps/harness/src/update.test.ts'],
 ]
+/** Tests on hosts out of namespaces; all of them are among the unit tests, too. */
+const ON_HOSTS = [
+  ...['packages/testing/src/hosts', 'apps/harness/src/hosts', 'apps/harness/src/namespaces', 'apps/harness/src/p2p-hosts'],
+  ...['apps/harness/src/direct-hosts', 'apps/harness/src/faults/host-campaign'],
+]
 const SANITIZERS = ['address', 'thread']
 
 /** What a suite is told. */
@@ -72,6 +77,11 @@ export async function nodeTests({ results, filters }: SuiteOptions): Promise<Res
     addResults(total, await vitest(path, `Node ${version}`, chosen, { env, node }))
   }
   return total
+}
+
+/** Tests on two and three hosts out of namespaces, where they are allowed; elsewhere each says why not. */
+export function hostTests({ results, filters }: SuiteOptions): Promise<Results> {
+  return vitest(join(results, 'hosts.xml'), 'hosts', filters.length > 0 ? filters : ON_HOSTS)
 }
 
 interface VitestOptions {

@@ -1,4 +1,4 @@
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
@@ -9,9 +9,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import {
   Cluster,
   type ClusterOptions,
-  createHostPair,
   generateCheckpoint,
-  type HostPair,
+  Hosts,
+  hostsProblem,
   type NamespaceHost,
   SOURCE_FLAGS,
 } from '@ckpt/testing'
@@ -23,31 +23,30 @@ const ROUNDS = quiet ? 8 : 2
 const UPDATES = 8
 const host = createHost()
 
-const inside = ({ namespace }: NamespaceHost): string[] => ['nsenter', `--net=/run/netns/${namespace}`]
+/** Networks of their own, with one machine's memory and files. */
+const NETWORKS = { shm: false, tmp: false, ipc: false, pid: false, name: false }
+const problem = hostsProblem(NETWORKS)
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!
 
 describe('two hosts', { timeout: 120_000 }, () => {
-  let pair: HostPair | undefined
-  let problem: string | undefined
-  beforeAll(() => {
-    const made = createHostPair()
-    if ('problem' in made) ({ problem } = made)
-    else pair = made
+  let pair: Hosts | undefined
+  beforeAll(async () => {
+    if (problem === undefined) pair = await Hosts.create({ count: 2, ...NETWORKS })
   })
-  afterAll(() => pair?.[Symbol.dispose]())
+  afterAll(() => pair?.[Symbol.asyncDispose]())
 
   /**
    * A cluster on one of the hosts, which has its own core if there are two. The second host represents another machine: it
    * yields to this test's own process, which would otherwise move to the first host's core while that is measured.
    */
   const on = (which: 0 | 1, ranks: number, directory: string, more: Partial<ClusterOptions> = {}) => {
-    const machine = pair!.hosts[which]
+    const machine = pair!.hosts[which]!
     const core = availableParallelism() > 1 ? ['taskset', '-c', String(which)] : []
     const priority = which === 1 ? ['nice', '-n', '10'] : []
     return Cluster.start({
       ranks,
       timeoutMs: 30_000,
-      through: [...inside(machine), ...core, ...priority],
+      through: [...machine.through, ...core, ...priority],
       env: () => ({ CKPT_P2P_ADDRESS: machine.address }),
       engine: { kind: 'typescript', checkpoint: directory },
       ...more,
@@ -128,10 +127,10 @@ describe('two hosts', { timeout: 120_000 }, () => {
     if (spawnSync('iperf3', ['--version']).status !== 0) skip('no iperf3')
     const bytes = Number(process.env['CKPT_READ_BYTES'] ?? 512 * MIB)
     const streams = 2
-    const [serving, reading] = pair!.hosts
+    const [serving, reading] = pair!.hosts as readonly [NamespaceHost, NamespaceHost]
     const program = new URL('./strangers/one-sided.child.ts', import.meta.url).pathname
     const start = (where: NamespaceHost, command: string, args: readonly string[]): ChildProcess =>
-      spawn('nsenter', [`--net=/run/netns/${where.namespace}`, command, ...args], { stdio: ['pipe', 'pipe', 'inherit'] })
+      where.spawn(command, args, { stdio: ['pipe', 'pipe', 'inherit'] })
     const node = (where: NamespaceHost, args: readonly string[]) =>
       start(where, process.execPath, [...SOURCE_FLAGS, program, ...args])
     const server = node(serving, ['serve', `${serving.address}:0`, String(bytes)])

@@ -85,7 +85,7 @@ export type {
   WorkerProtocol,
   WorkerState,
 } from './engine.ts'
-export type { AccessPoint, RankAccess, Reach, ReachedRank } from './reach.ts'
+export type { AccessPoint, OpenedMemory, RankAccess, Reach, ReachedRank, SpreadAccess } from './reach.ts'
 export type {
   CheckedWorker,
   Exchanges,

@@ -1,3 +1,4 @@
+import type { HostMemory } from './host.ts'
 import type { EndpointDescriptor, OneSided, OneSidedPeer, RegionDescriptor } from './one-sided.ts'
 
 /** An endpoint through which one rank's segments of a checkpoint can be read. Plain JSON. */
@@ -25,6 +26,25 @@ export interface Reach {
   readonly endpoints: readonly OneSided[]
   /** @throws CkptError as for `reachRank` of `@ckpt/p2p`. */
   connect(rank: number, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<ReachedRank>
+}
+
+/** Access of an update's ranks to each other while it runs. */
+export interface SpreadAccess {
+  /** Participating ranks by shared memory, in the order of their first ranks. */
+  readonly groups: readonly (readonly number[])[]
+  /** Exchanges one value of each participating rank, in the order of the ranks. */
+  gather<T>(key: string, value: T): Promise<T[]>
+  /** Opens memory to the other ranks, by all of this rank's endpoints. */
+  open(memory: HostMemory): Promise<OpenedMemory>
+  /** @throws CkptError as {@link Reach.connect}. */
+  connect(access: RankAccess, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<ReachedRank>
+}
+
+/** Memory that other ranks can read. */
+export interface OpenedMemory {
+  readonly points: readonly AccessPoint[]
+  /** Closes it; resolves when nothing of it is being read any more. */
+  close(): Promise<void>
 }
 
 /** A connected rank, and the access data for its memory. */

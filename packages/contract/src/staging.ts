@@ -3,7 +3,7 @@ import type { EngineSession, RingTensor } from './engine.ts'
 import type { Host, HostMemory } from './host.ts'
 import type { Manifest } from './manifest.ts'
 import type { CopyColumns, TransferPlan } from './plan.ts'
-import type { Reach } from './reach.ts'
+import type { Reach, SpreadAccess } from './reach.ts'
 import type { PullReport } from './update-report.ts'
 
 /** Options of a plan of buckets. Sizes in bytes. */
@@ -60,6 +60,8 @@ export interface StagedContext extends PlannedUpdate {
   readonly host: Host
   /** Returns access to the ranks that hold the checkpoint, for buckets that are pulled. */
   readonly reach: () => Promise<Reach>
+  /** Access of the participating ranks to each other, if not all of them share memory. */
+  readonly spread?: SpreadAccess
   readonly timeoutMs: number
   readonly signal: AbortSignal
   /** Called with the bytes that this rank's worker has loaded so far. */

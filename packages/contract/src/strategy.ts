@@ -2,7 +2,7 @@ import type { Collective, Device, Exchange, Ring } from './device.ts'
 import type { EngineSession, WorkerEndpoint } from './engine.ts'
 import type { HostMemory } from './host.ts'
 import type { Manifest } from './manifest.ts'
-import type { Reach } from './reach.ts'
+import type { Reach, SpreadAccess } from './reach.ts'
 import type { Blob } from './rendezvous.ts'
 import type { Recording } from './routes.ts'
 import type { StagedWay } from './staging.ts'
@@ -139,6 +139,8 @@ export interface UpdateContext {
   readonly exchanges: Exchanges
   /** Returns access to the ranks that hold the checkpoint; endpoints are created on the first call. */
   readonly reach: () => Promise<Reach>
+  /** Access of the participating ranks to each other, if not all of them share memory. */
+  readonly spread?: SpreadAccess
   /** True if the participating ranks are not ranks of the manifest. */
   readonly joining: boolean
   /**

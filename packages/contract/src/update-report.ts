@@ -72,6 +72,8 @@ export interface PullReport {
   readonly busyMs: number
   /** Bytes by rank of the manifest. */
   readonly sources: readonly { readonly rank: number; readonly bytes: number }[]
+  /** Bytes by rank of this update: receivers on other hosts, which had read them from the sources; absent if there were none. */
+  readonly receivers?: readonly { readonly rank: number; readonly bytes: number }[]
   /** Ranks that could not be read from (any more), with the reason. */
   readonly lost: readonly { readonly rank: number; readonly code: string; readonly message: string }[]
 }

@@ -58,7 +58,10 @@ function pulledBuckets(joining: boolean, keeper?: Keeper): StagedWay {
       return { plan, copies: noCopies(plan.buckets.count) }
     },
     run: (context) =>
-      pullBuckets(context, { holds: false, ...(keeper && { keep: (plan, manifest, own) => keeper.place(plan, manifest, own) }) }),
+      pullBuckets(context, {
+        holds: false,
+        ...(keeper && { keep: (plan, manifest, own) => keeper.place(plan, manifest, own) }),
+      }),
   }
 }
 

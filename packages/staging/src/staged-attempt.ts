@@ -6,6 +6,8 @@ import {
   type OutcomeSpans,
   type PlannedUpdate,
   type PreparedTensors,
+  type PullReport,
+  type PullStats,
   type Recording,
   type RecordingSession,
   type Ring,
@@ -146,7 +148,7 @@ export class StagedAttempt implements UpdateAttempt {
       mode: plan.mode,
       modeReason: plan.modeReason,
       ...(stats.order && { order: stats.order }),
-      ...(pull && { pull: { bytes: pull.bytes, busyMs: pull.busyMs, sources: pull.sources, lost: pull.lost } }),
+      ...(pull && { pull: reportOf(pull) }),
       bytes: whole.totalBytes,
       tensors: this.#context.manifest.ranks.reduce((sum, { tensors }) => sum + tensors.count, 0),
       ...(plan !== whole && {
@@ -182,6 +184,10 @@ export class StagedAttempt implements UpdateAttempt {
     const recording = await this.#recordings.usable(session, manifest, signal)
     return recording && verify.comparedInRing(recording)
   }
+}
+
+function reportOf({ spans: _, ...report }: PullStats): PullReport {
+  return report
 }
 
 /** Spans of the bytes that went through a ring. */

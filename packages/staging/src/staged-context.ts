@@ -51,6 +51,7 @@ export async function stagedContext(
     segments,
     host: context.device.host,
     reach: context.reach,
+    ...(context.spread && { spread: context.spread }),
     timeoutMs,
     signal,
     ...(onProgress && { onProgress }),

@@ -1,6 +1,7 @@
 import { Random } from '@ckpt/testing'
 import type { Fault, Point } from './fault.ts'
 import { FaultCluster, type FaultClusterOptions, type StrategyName } from './fault-cluster.ts'
+import { HOST_FAULTS } from './host-faults.ts'
 import { LINK_FAULTS, PULL_FAULTS } from './link-faults.ts'
 import { MEMORY_FAULTS } from './memory-faults.ts'
 import { PROCESS_FAULTS } from './process-faults.ts'
@@ -15,6 +16,8 @@ export interface Selection {
   readonly only?: readonly string[]
   readonly point?: Point
   readonly strategy?: StrategyName
+  /** Only faults of hosts and their links, which need hosts. */
+  readonly onHosts?: boolean
 }
 
 export interface CampaignOptions extends FaultClusterOptions, Selection {
@@ -34,19 +37,22 @@ export type Case =
   | { readonly kind: 'register'; readonly fault: RegisterFault }
 
 /** Returns the selected faults at every possible point on this machine, and the faults that cannot run. */
-export function catalogue({ only = [''], point, strategy }: Selection): { cases: Case[]; missing: Campaign['missing'] } {
+export function catalogue({ only = [''], point, strategy, onHosts = false }: Selection): {
+  cases: Case[]
+  missing: Campaign['missing']
+} {
   const outside = outsideBecause()
   const missing: { fault: string; reason: string }[] = []
   const cases: Case[] = []
   const wanted = (name: string) => only.some((text) => name.includes(text))
-  const common = [...PROCESS_FAULTS, ...LINK_FAULTS, ...PULL_FAULTS, ...WORKER_FAULTS]
-  for (const fault of [...common, ...MEMORY_FAULTS]) {
+  const common = onHosts ? HOST_FAULTS : [...PROCESS_FAULTS, ...LINK_FAULTS, ...PULL_FAULTS, ...WORKER_FAULTS]
+  for (const fault of [...common, ...(onHosts ? [] : MEMORY_FAULTS)]) {
     if (!wanted(fault.name) || (strategy && fault.strategies?.includes(strategy) === false)) continue
     const points = fault.points.filter((one) => point === undefined || one === point)
     if (outside !== undefined && !common.includes(fault)) missing.push({ fault: fault.name, reason: outside })
     else cases.push(...points.map((one) => ({ kind: 'update' as const, fault, point: one })))
   }
-  for (const fault of REGISTER_FAULTS) {
+  for (const fault of onHosts ? [] : REGISTER_FAULTS) {
     if (!wanted(fault.name) || (point !== undefined && point !== 'register')) continue
     const reason =
       fault.missing?.() ?? (fault.name === 'disk read error' && !canMountDisks() ? 'file systems cannot be mounted' : undefined)
@@ -62,7 +68,7 @@ export function catalogue({ only = [''], point, strategy }: Selection): { cases:
  */
 export async function runCampaign(options: CampaignOptions): Promise<Campaign> {
   const random = new Random(options.seed)
-  const { cases, missing } = catalogue(options)
+  const { cases, missing } = catalogue({ ...options, onHosts: options.hosts !== undefined })
   const results: TrialResult[] = []
   let cluster = await FaultCluster.start(options)
   const alone = outsideBecause() === undefined

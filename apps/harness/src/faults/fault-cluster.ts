@@ -1,8 +1,18 @@
+import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { UpdateReport } from '@ckpt/core'
-import { EngineProcess, FaultyLink, freePort, type GeneratedCheckpoint, RankProcess, type RankUpdate } from '@ckpt/testing'
+import {
+  EngineProcess,
+  FaultyLink,
+  freePort,
+  type CopiedCheckpoint,
+  type Hosts,
+  type NamespaceHost,
+  RankProcess,
+  type RankUpdate,
+} from '@ckpt/testing'
 
 export interface FaultClusterOptions {
   readonly ranks: number
@@ -10,13 +20,15 @@ export interface FaultClusterOptions {
   readonly windowMs: number
   /** Deadline of every wait, in milliseconds. */
   readonly timeoutMs: number
-  readonly checkpoint: GeneratedCheckpoint
+  readonly checkpoint: CopiedCheckpoint
   /**
    * Uses rank r and a Python engine worker on GPU r, instead of the host device. Faults inside the worker are not available
    * there.
    */
   readonly gpus?: { readonly python: string }
   readonly bucketBytes?: number
+  /** Hosts for the ranks, in turn; without them all ranks are processes of this machine. */
+  readonly hosts?: Hosts
 }
 
 /** Strategy of an update. */
@@ -38,6 +50,8 @@ export class FaultCluster {
   /** Processes that the campaign has ended. */
   readonly dead = new Set<number>()
   readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-faults-'))
+  /** Secret of ranks that connect over a network. */
+  readonly #token = randomBytes(24).toString('base64url')
   #port = 0
 
   private constructor(options: FaultClusterOptions) {
@@ -51,8 +65,10 @@ export class FaultCluster {
       const all = Array.from({ length: options.ranks }, (_, rank) => rank)
       await Promise.all(
         all.map(async (rank) => {
-          cluster.links[rank] = rank === 0 ? undefined : await FaultyLink.open(cluster.#port)
-          cluster.pulls[rank] = await FaultyLink.open(0)
+          if (options.hosts === undefined) {
+            cluster.links[rank] = rank === 0 ? undefined : await FaultyLink.open(cluster.#port)
+            cluster.pulls[rank] = await FaultyLink.open(0)
+          }
           await Promise.all([cluster.#startRank(rank), cluster.#startEngine(rank)])
         }),
       )
@@ -71,6 +87,12 @@ export class FaultCluster {
 
   get everybody(): number[] {
     return Array.from({ length: this.size }, (_, rank) => rank)
+  }
+
+  /** Host of a rank, if the ranks are on hosts. */
+  hostOf(rank: number): NamespaceHost | undefined {
+    const hosts = this.options.hosts?.hosts
+    return hosts?.[rank % hosts.length]
   }
 
   /** Process ids of running processes. */
@@ -128,6 +150,7 @@ export class FaultCluster {
    */
   async heal(lost: readonly number[]): Promise<void> {
     for (const link of [...this.links, ...this.pulls]) link?.restore()
+    for (const host of this.options.hosts?.hosts ?? []) host.restore()
     const ended = this.everybody.filter((rank) => !isRunning(this.ranks[rank]!))
     const leaving = lost.filter((rank) => !ended.includes(rank))
     // Rank 0 last, because it runs the coordinator.
@@ -162,8 +185,13 @@ export class FaultCluster {
     rmSync(this.#directory, { recursive: true, force: true })
   }
 
+  #through(rank: number): { through?: readonly string[] } {
+    const host = this.hostOf(rank)
+    return host === undefined ? {} : { through: host.through }
+  }
+
   async #startRank(rank: number): Promise<void> {
-    this.ranks[rank] = new RankProcess(rank)
+    this.ranks[rank] = new RankProcess(rank, this.#through(rank))
     await this.ranks[rank].ready
   }
 
@@ -176,6 +204,7 @@ export class FaultCluster {
       checkpoint: directory,
       tpRank: rank,
       tpSize: this.size,
+      ...this.#through(rank),
     })
     await this.engines[rank].ready()
   }
@@ -184,18 +213,19 @@ export class FaultCluster {
     const { windowMs, timeoutMs } = this.options
     await Promise.all(
       ranks.map(async (rank) => {
-        const pulls = this.pulls[rank]!
-        pulls.target = await freePort()
+        const pulls = this.pulls[rank]
+        if (pulls) pulls.target = await freePort()
         await this.ranks[rank]!.call('create', {
           rank,
           worldSize: this.size,
-          address: this.links[rank]?.address ?? `tcp://127.0.0.1:${this.#port}`,
+          address: this.links[rank]?.address ?? `tcp://${this.hostOf(0)?.address ?? '127.0.0.1'}:${this.#port}`,
+          ...(this.options.hosts && { token: this.#token }),
           keepAlive: false,
           timeoutMs,
           heartbeatMs: Math.max(20, Math.floor(windowMs / 10)),
           heartbeatTimeoutMs: windowMs,
           shareMemory: true,
-          serve: { listen: [`127.0.0.1:${pulls.target}`], advertise: [`127.0.0.1:${pulls.port}`] },
+          ...(pulls && { serve: { listen: [`127.0.0.1:${pulls.target}`], advertise: [`127.0.0.1:${pulls.port}`] } }),
           ...(this.options.gpus ? { gpu: rank } : { threads: 1 }),
         })
       }),

@@ -109,9 +109,18 @@ function leftoversNow(cluster: FaultCluster, alone: boolean, sharedBefore: numbe
           .map((file) => `socket ${path}/${file} was left`),
       )
   }
+  for (const rank of cluster.everybody) {
+    const host = cluster.hostOf(rank)
+    if (host) breaks.push(...ringsOf(host.path('/dev/shm')).map((name) => `/dev/shm/${name} was left on ${host.name}`))
+  }
   const more = sharedBytes() - beaconBytes() - sharedBefore
   if (alone && more > 0) breaks.push(`${more} bytes of device memory (/dev/shm) were left`)
   return breaks
+}
+
+/** Names of device memory in a directory. Process ids there are those of its host. */
+function ringsOf(directory: string): string[] {
+  return readdirSync(directory).filter((name) => /^ckpt-\d+-/.test(name))
 }
 
 /**

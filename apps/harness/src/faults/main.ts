@@ -1,9 +1,11 @@
 /** Fault campaigns; `--help` lists the options. Exit code 1 if an invariant was broken. */
-import { writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
-import { generateCheckpoint } from '@ckpt/testing'
+import { clockProblem, copyCheckpoint, generateCheckpoint, Hosts, hostsProblem } from '@ckpt/testing'
 import { catalogue, runCampaign } from './campaign.ts'
 import { POINTS } from './fault.ts'
 import { STRATEGIES } from './fault-cluster.ts'
@@ -18,6 +20,7 @@ hangs, that all survivors learn the cause in time, that nothing is left behind, 
   --trials N          total number of faults (default 60)
   --seed S            the same seed gives the same faults, points, strategies, victims and delays (default: from the clock)
   --ranks N           ranks, each with an engine worker (default 3)
+  --hosts N           ranks on N hosts out of namespaces, the last one's clock 5 minutes ahead, and faults of hosts and their links
   --window MS         silence after which a rank is lost (default 1000)
   --timeout MS        deadline of every wait (default 4000)
   --only TEXT[,TEXT]  only faults whose name contains one of these
@@ -33,6 +36,7 @@ const { values } = parseArgs({
     trials: { type: 'string', default: '60' },
     seed: { type: 'string', default: String(Date.now() % 1e6) },
     ranks: { type: 'string', default: '3' },
+    hosts: { type: 'string' },
     window: { type: 'string', default: '1000' },
     timeout: { type: 'string', default: '4000' },
     only: { type: 'string', default: '' },
@@ -57,7 +61,7 @@ function oneOf<T extends string>(name: string, names: readonly T[], value: strin
   process.exit(2)
 }
 
-function number(name: 'trials' | 'seed' | 'ranks' | 'window' | 'timeout', least: number): number {
+function number(name: 'trials' | 'seed' | 'ranks' | 'hosts' | 'window' | 'timeout', least: number): number {
   const value = Number(values[name])
   if (Number.isSafeInteger(value) && value >= least) return value
   process.stderr.write(`--${name} takes an integer from ${least}, not ${values[name]}\n`)
@@ -73,14 +77,33 @@ const options = {
 }
 const point = oneOf('point', POINTS, values.point)
 const strategy = oneOf('strategy', STRATEGIES, values.strategy)
-const selection = { only: values.only.split(','), ...(point && { point }), ...(strategy && { strategy }) }
+const onHosts = values.hosts !== undefined
+const hostCount = onHosts ? number('hosts', 2) : 0
+const selection = {
+  onHosts,
+  only: values.only.split(','),
+  ...(point && { point }),
+  ...(strategy && { strategy }),
+}
 await enterSandbox()
 if (values.list) {
   process.stdout.write(`${listOf(catalogue(selection))}\n`)
   process.exit(0)
 }
 
-using checkpoint = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 8 * 2 ** 20, BigInt(options.seed), 'faults')
+const problem = onHosts ? hostsProblem() : undefined
+if (problem !== undefined) {
+  process.stdout.write(`SKIP ${problem}\n`)
+  process.exit(0)
+}
+const noClock = onHosts ? clockProblem() : undefined
+if (noClock !== undefined) process.stdout.write(`not run: clock 5 minutes ahead: ${noClock}\n`)
+const ahead = (index: number) => (index === hostCount - 1 && noClock === undefined ? { clockSeconds: 300 } : {})
+await using hosts = onHosts ? await Hosts.create({ count: hostCount, each: ahead }) : undefined
+using generated = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 8 * 2 ** 20, BigInt(options.seed), 'faults')
+// Temporary files of this process are seen from all hosts, unlike /dev/shm.
+const copy = mkdtempSync(join(tmpdir(), 'ckpt-faults-'))
+const checkpoint = onHosts ? copyCheckpoint(generated, copy) : generated
 const outside = outsideBecause()
 const limit = (options.windowMs + 1000) / 1000
 process.stdout.write(
@@ -91,6 +114,7 @@ const started = performance.now()
 const campaign = await runCampaign({
   ...options,
   checkpoint,
+  ...(hosts && { hosts }),
   ...selection,
   onResult(result) {
     const { trial, fault, point, strategy, victim, state, codes, errorMs, totalMs, breaks, errors } = result
@@ -103,6 +127,7 @@ const campaign = await runCampaign({
     if (values.verbose) for (const what of errors) process.stdout.write(`       - ${what}\n`)
   },
 })
+rmSync(copy, { recursive: true })
 const { results } = campaign
 const broken = results.filter(({ breaks }) => breaks.length > 0).length
 const seconds = (performance.now() - started) / 1000

@@ -3,8 +3,8 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
-import { generateCheckpoint, mutationsOf, noNamedHosts, Random, type Way, WAYS } from '@ckpt/testing'
-import { MutationCluster } from './mutation-cluster.ts'
+import { generateCheckpoint, hostsProblem, mutationsOf, Random, type Way, WAYS } from '@ckpt/testing'
+import { MutationCluster, REMOTE } from './mutation-cluster.ts'
 import { runMutations, type MutationTrial } from './mutation-trials.ts'
 
 const USAGE = `usage: mutations [options]
@@ -56,7 +56,7 @@ const missing: string[] = []
 const results: MutationTrial[] = []
 process.stdout.write(`${trials} faults, seed ${seed}, ${ranks} ranks\n`)
 for (const [index, way] of ways.entries()) {
-  const problem = way === 'remote' ? noNamedHosts() : undefined
+  const problem = way === 'remote' ? hostsProblem(REMOTE) : undefined
   if (problem === undefined) results.push(...(await trialsOf(way, share(index))))
   else missing.push(`${way}: ${problem}`)
 }

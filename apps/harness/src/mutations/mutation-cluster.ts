@@ -5,12 +5,16 @@ import type { UpdateReport } from '@ckpt/core'
 import {
   Cluster,
   type GeneratedCheckpoint,
+  Hosts,
+  type Isolation,
   type Mutation,
-  namedHost,
   type Random,
   type Verification,
   type Way,
 } from '@ckpt/testing'
+
+/** The hosts of `remote` updates differ by their names alone. */
+export const REMOTE: Isolation = { net: false, shm: false, tmp: false, ipc: false, pid: false }
 
 export interface MutationClusterOptions {
   readonly way: Way
@@ -27,12 +31,20 @@ export class MutationCluster implements AsyncDisposable {
   /** Holds the checkpoints, in p2p updates. */
   readonly #owners: Cluster
   readonly #checkpoints: readonly GeneratedCheckpoint[]
+  readonly #hosts: Hosts | undefined
   readonly #directory = mkdtempSync(join(tmpdir(), 'ckpt-mutations-'))
   #turn = 0
   #recorded = false
   #name: string | undefined
 
-  private constructor(way: Way, cluster: Cluster, owners: Cluster, checkpoints: readonly GeneratedCheckpoint[]) {
+  private constructor(
+    way: Way,
+    cluster: Cluster,
+    owners: Cluster,
+    checkpoints: readonly GeneratedCheckpoint[],
+    hosts: Hosts | undefined,
+  ) {
+    this.#hosts = hosts
     this.way = way
     this.#cluster = cluster
     this.#owners = owners
@@ -40,12 +52,13 @@ export class MutationCluster implements AsyncDisposable {
   }
 
   static async start({ way, checkpoints, ranks }: MutationClusterOptions): Promise<MutationCluster> {
+    const hosts = way === 'remote' ? await Hosts.create({ count: 2, ...REMOTE }) : undefined
     const cluster = await Cluster.start({
       ranks,
       mutable: true,
       timeoutMs: 120_000,
-      ...(way === 'remote' && {
-        through: (rank: number) => namedHost(rank === ranks - 1 ? 'ckpt-b' : 'ckpt-a'),
+      ...(hosts && {
+        through: (rank: number) => hosts.hosts[rank === ranks - 1 ? 1 : 0]!.through,
         env: () => ({ CKPT_P2P_ADDRESS: '127.0.0.1' }),
       }),
       engine: {
@@ -56,13 +69,14 @@ export class MutationCluster implements AsyncDisposable {
     })
     try {
       const owners = way === 'p2p' ? await Cluster.start({ ranks, timeoutMs: 120_000 }) : cluster
-      const made = new MutationCluster(way, cluster, owners, checkpoints)
+      const made = new MutationCluster(way, cluster, owners, checkpoints, hosts)
       await made.register(made.next())
       await made.update()
       made.#recorded = true
       return made
     } catch (error) {
       await cluster.close()
+      await hosts?.[Symbol.asyncDispose]()
       throw error
     }
   }
@@ -118,6 +132,7 @@ export class MutationCluster implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#owners !== this.#cluster) await this.#owners.close()
     await this.#cluster.close()
+    await this.#hosts?.[Symbol.asyncDispose]()
     rmSync(this.#directory, { recursive: true, force: true })
   }
 }

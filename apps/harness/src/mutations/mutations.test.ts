@@ -1,13 +1,13 @@
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { describe, expect, it } from 'vitest'
-import { generateCheckpoint, mutationsOf, noNamedHosts, Random, WAYS } from '@ckpt/testing'
-import { MutationCluster } from './mutation-cluster.ts'
+import { generateCheckpoint, hostsProblem, mutationsOf, Random, WAYS } from '@ckpt/testing'
+import { MutationCluster, REMOTE } from './mutation-cluster.ts'
 import { runMutations } from './mutation-trials.ts'
 
 describe('a single wrong byte or copy is found before the commit', () => {
   it.for(WAYS)('in %s updates', { timeout: 600_000 }, async (way, { skip }) => {
-    const problem = way === 'remote' ? noNamedHosts() : undefined
+    const problem = way === 'remote' ? hostsProblem(REMOTE) : undefined
     if (problem !== undefined) skip(problem)
     const host = createHost()
     const [shape, bytes] = [model('qwen3-30b-a3b'), 2 * 2 ** 20]

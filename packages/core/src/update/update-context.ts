@@ -28,7 +28,8 @@ export function updateContext(
   { epoch, announcements, groups, members, session }: BegunUpdate,
   wait: { readonly timeoutMs: number; readonly signal: AbortSignal; readonly ranks?: readonly number[] },
 ): UpdateContext {
-  const { rendezvous, held, keep, ring, verify, failed } = run
+  const { rendezvous, keep, ring, verify, failed } = run
+  const { opening, ...held } = run.held
   const { onProgress } = run.events
   const { resources } = keep
   const { rank } = rendezvous
@@ -39,8 +40,10 @@ export function updateContext(
   const fresh = announcements.some(
     ({ endpoint, generation }) => members.includes(endpoint.rank) && generation !== resources.generation,
   )
+  const gather = <T>(key: string, value: T): Promise<T[]> => rendezvous.allGather(key, value, options)
   return {
     ...held,
+    ...(members.length < ranks.length && { spread: { ...opening, gather, groups: byMemory(ranks, groups) } }),
     rank,
     ranks,
     provenManifest: provenHosts(held.manifest, groups),
@@ -67,7 +70,7 @@ export function updateContext(
       },
     },
     exchanges: {
-      gather: (key, value) => rendezvous.allGather(key, value, options),
+      gather,
       gatherBlobs: (key, blob) => rendezvous.allGatherBlobs(key, blob, options),
     },
     verify: {
@@ -81,4 +84,16 @@ export function updateContext(
     signal,
     ...(onProgress && { onProgress }),
   }
+}
+
+/** Returns the ranks of each group, in the order of their first ranks. */
+function byMemory(ranks: readonly number[], groups: ReadonlyMap<number, number>): readonly (readonly number[])[] {
+  const members = new Map<number | undefined, number[]>()
+  for (const rank of ranks) {
+    const group = groups.get(rank)
+    const others = members.get(group)
+    if (others === undefined) members.set(group, [rank])
+    else others.push(rank)
+  }
+  return [...members.values()]
 }

@@ -5,6 +5,7 @@ import type {
   HostMemory,
   Manifest,
   Rendezvous,
+  SpreadAccess,
   StagedWay,
   UpdateContext,
   UpdateStrategy,
@@ -43,6 +44,8 @@ export interface UpdateRun {
 
 /** The checkpoint, and this rank's part of it. */
 export interface HeldCheckpoint extends Pick<UpdateContext, 'reach' | 'joining' | 'reserve'> {
+  /** Opens memory to the other ranks of an update, and connects to what they opened. */
+  readonly opening: Pick<SpreadAccess, 'open' | 'connect'>
   readonly manifest: Manifest
   /** Memories by segment index; empty if this rank holds nothing of it. */
   readonly segments: readonly HostMemory[]

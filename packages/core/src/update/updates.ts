@@ -13,7 +13,7 @@ import {
 } from '@ckpt/contract'
 import { auto } from '@ckpt/direct'
 import type { CheckpointStore } from '@ckpt/memory'
-import { joiningBuckets, reachRank, type Serving } from '@ckpt/p2p'
+import { joiningBuckets, openingOf, reachRank, type Serving } from '@ckpt/p2p'
 import type { Logger } from 'pino'
 import type { Activity } from '../activity.ts'
 import type { PrepareOptions, PrepareReport, UpdateOptions } from '../call-options.ts'
@@ -332,6 +332,7 @@ export class Updates {
       held: {
         ...held,
         reach: () => this.#reach(name),
+        opening: openingOf(this.#with.serving, name),
         joining,
       },
       keep: {

@@ -12,6 +12,7 @@ import { runPipeline } from '../run-pipeline.ts'
 import { bounceLanding, keptLanding, ringLanding, type KeptPlaces } from './landing.ts'
 import { Puller } from './puller.ts'
 import { Sources, type Place } from './sources.ts'
+import { isReceiver, Spread } from './spread.ts'
 
 /**
  * Time in milliseconds without bytes after which a source is replaced; at most half the update's own deadline, so that a
@@ -33,7 +34,7 @@ export interface PullOptions {
  *
  * Bytes arrive in the ring itself if it is in host memory. Otherwise they arrive in a few pinned buffers (or, if they are kept,
  * in the memory that stays), from which the device copies them while the next ones arrive. A lost source is replaced by other
- * ranks that hold the same tensors.
+ * ranks that hold the same tensors. Receivers on many hosts read from each other, too (see {@link Spread}).
  *
  * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors without a remaining source, or the error of the first other
  * failure.
@@ -48,15 +49,21 @@ export async function pullBuckets(context: StagedContext, { holds, keep }: PullO
   const own = Array.from({ length: plan.buckets.count }, (_, bucket) => bucket).filter((bucket) => receiver[bucket] === rank)
   // Reads do not stop by themselves if the pipeline has failed for a different reason.
   const stopped = new AbortController()
+  let spread: Spread | undefined
   const sources = new Sources({
     checkpoint: manifest.checkpoint,
-    reach,
-    pullOf: (bucket, lost) => pullOf(plan, manifest, bucket, lost),
+    reach: {
+      ...reach,
+      connect: (one, options) => (isReceiver(one) ? spread!.connect(one, options) : reach.connect(one, options)),
+    },
+    pullOf: (bucket, lost) => spread?.pullOf(bucket, lost) ?? pullOf(plan, manifest, bucket, lost),
+    copied: async (bucket, place) => (await spread?.copy(bucket, place)) ?? false,
     ...(holds && { own: { rank, copy: (runs, place) => copyOwn(context, runs, place) } }),
     timeoutMs: Math.min(timeoutMs / 2, SILENT_MS),
     signal: AbortSignal.any([signal, stopped.signal]),
   })
   for (const bucket of own) sources.connect(owner[bucket]!)
+  if (!holds) spread = await Spread.begin(context, own, sources)
   const landing = keep
     ? keptLanding(context, await keep(plan, manifest, own), own)
     : ring.place
@@ -74,12 +81,14 @@ export async function pullBuckets(context: StagedContext, { holds, keep }: PullO
         if (receiver[bucket] === rank) puller.delivered()
       },
     })
+    await spread?.over()
     return { ...result, pull: puller.stats(result.startedAt) }
   } finally {
     stopped.abort(new CkptError('ABORTED', 'the pipeline is over'))
     // No byte may arrive in ring or buffers once they are released.
     await puller.stop()
     await sources.close()
+    await spread?.close()
     landing.close()
   }
 }

@@ -1,6 +1,7 @@
 import { CkptError, type PipelineRun, type PullStats } from '@ckpt/contract'
 import type { Landing } from './landing.ts'
 import type { Sources } from './sources.ts'
+import { isReceiver } from './spread.ts'
 
 /** Concurrent reads: enough for several sources, few enough that each of them makes progress. */
 const READS = 6
@@ -54,12 +55,17 @@ export class Puller {
   }
 
   stats(startedAt: number): PullStats {
-    const sources = [...this.#sources.bytes].map(([rank, bytes]) => ({ rank, bytes })).sort((a, b) => a.rank - b.rank)
+    const read = [...this.#sources.bytes].map(([rank, bytes]) => ({ rank, bytes })).sort((a, b) => a.rank - b.rank)
+    const sources = read.filter(({ rank }) => !isReceiver(rank))
+    const receivers = read.filter(({ rank }) => isReceiver(rank)).reverse()
     return {
-      bytes: sources.reduce((sum, source) => sum + source.bytes, 0),
+      bytes: read.reduce((sum, source) => sum + source.bytes, 0),
       busyMs: this.#busyMs,
       sources,
-      lost: [...this.#sources.lost].map(([rank, { code, message }]) => ({ rank, code, message })),
+      ...(receivers.length > 0 && { receivers: receivers.map(({ rank, bytes }) => ({ rank: -1 - rank, bytes })) }),
+      lost: [...this.#sources.lost]
+        .filter(([rank]) => !isReceiver(rank))
+        .map(([rank, { code, message }]) => ({ rank, code, message })),
       spans: Float64Array.from(this.#spans, (value, index) => (index % 3 === 0 ? value : value - startedAt)),
     }
   }

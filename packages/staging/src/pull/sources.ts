@@ -8,6 +8,7 @@ import {
   type ReachedRank,
 } from '@ckpt/contract'
 import { isSourceFailure } from './source-failure.ts'
+import { isReceiver } from './spread.ts'
 import { staleSource, staleText } from './stale.ts'
 
 /** Destination of one bucket's bytes. */
@@ -24,6 +25,8 @@ export interface SourcesOptions {
   readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
   /** Rank whose bytes need no connection, and how they are copied. */
   readonly own?: { readonly rank: number; copy(runs: PullRuns, place: Place): Promise<void> }
+  /** Copies a bucket that is in this process already; resolves to false for all others. */
+  readonly copied?: (bucket: number, place: Place) => Promise<boolean>
   readonly timeoutMs: number
   readonly signal: AbortSignal
 }
@@ -53,6 +56,7 @@ export class Sources {
    * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors without a remaining source, and the reasons; `ABORTED`.
    */
   async read(bucket: number, place: Place): Promise<void> {
+    if (await this.#options.copied?.(bucket, place)) return
     for (;;) {
       const { from, missing } = this.#options.pullOf(bucket, new Set(this.lost.keys()))
       if (missing.length > 0) throw this.#exhausted(bucket, missing)
@@ -113,7 +117,7 @@ export class Sources {
 
   #exhausted(bucket: number, missing: readonly string[]): CkptError {
     const { checkpoint } = this.#options
-    const reasons = [...this.lost]
+    const reasons = [...this.lost].filter(([rank]) => !isReceiver(rank))
     // Nothing was ever read from them, so these metas describe memory that no longer exists.
     const stale = reasons.every(([rank, error]) => error.code !== 'PEER_LOST' || !this.bytes.has(rank))
     const named = missing.slice(0, 5).join(', ') + (missing.length > 5 ? ` and ${missing.length - 5} more` : '')
@@ -124,7 +128,13 @@ export class Sources {
       `no source is left for ${named} of ${checkpoint} (bucket ${bucket}): ${why}`,
       {
         cause: reasons[0]?.[1],
-        fields: { checkpoint, tensor: missing[0]!, tensors: missing.slice(0, 100), ranks: [...this.lost.keys()], sources },
+        fields: {
+          checkpoint,
+          tensor: missing[0]!,
+          tensors: missing.slice(0, 100),
+          ranks: reasons.map(([rank]) => rank),
+          sources,
+        },
       },
     )
   }
