@@ -1,8 +1,23 @@
 import { describe, expect, it } from 'vitest'
-import { advertisedAddresses, hostOf, interfaceAddresses, isLoopbackHost, listeningAddresses, type Interfaces } from './addresses.ts'
+import {
+  advertisedAddresses,
+  hostOf,
+  interfaceAddresses,
+  isLoopbackHost,
+  listeningAddresses,
+  type Interfaces,
+} from './addresses.ts'
 
 const one = (address: string, internal = false) =>
-  ({ address, internal, family: address.includes(':') ? 'IPv6' : 'IPv4', netmask: '', mac: '', cidr: null, scopeid: 0 }) as never
+  ({
+    address,
+    internal,
+    family: address.includes(':') ? 'IPv6' : 'IPv4',
+    netmask: '',
+    mac: '',
+    cidr: null,
+    scopeid: 0,
+  }) as never
 const machine: Interfaces = {
   lo: [one('127.0.0.1', true), one('::1', true)],
   eth0: [one('fe80::1'), one('2001:db8::10'), one('198.18.0.1')],

@@ -23,7 +23,11 @@ export const INTERFACE_VARIABLE = 'CKPT_INTERFACE'
 const REMEDY = `set ${INTERFACE_VARIABLE} or CKPT_P2P_ADDRESS`
 
 /** Returns the addresses to listen on, without brackets unless a port follows. @throws CkptError `INVALID_ARGUMENT`. */
-export async function listeningAddresses({ listen, interface: names, meetingPoint }: AddressChoice): Promise<readonly string[]> {
+export async function listeningAddresses({
+  listen,
+  interface: names,
+  meetingPoint,
+}: AddressChoice): Promise<readonly string[]> {
   if (listen !== undefined) {
     for (const address of listen) await assertResolved(hostOf(address), `CKPT_P2P_ADDRESS (or serve.listen): ${address}`)
     return listen
@@ -155,7 +159,9 @@ async function routeTo(address: string, port: number): Promise<string> {
   try {
     return await new Promise<string>((resolve, reject) => {
       socket.once('error', reject)
-      socket.connect(port, address, () => resolve(socket.address().address))
+      socket.once('connect', () => resolve(socket.address().address))
+      // A callback would get errors as well, in place of the event.
+      socket.connect(port, address)
     })
   } finally {
     socket.close()
