@@ -7,6 +7,7 @@ import {
   type ReachedRank,
 } from '@ckpt/contract'
 import { isSourceFailure } from '@ckpt/staging'
+import { hostOf, INTERFACE_VARIABLE, isLoopbackHost } from './serving/addresses.ts'
 
 /** Time in milliseconds after which a connection attempt counts the source as lost. */
 const CONNECT_MS = 10_000
@@ -44,9 +45,23 @@ export async function reachRank(
       if (!isSourceFailure(error)) throw error
     }
   }
-  if (failure !== undefined) throw CkptError.from(failure, 'PEER_LOST')
+  if (failure !== undefined) throw loopbackOnly(points, rank, failure) ?? CkptError.from(failure, 'PEER_LOST')
   const kinds = points.map((point) => point.endpoint.kind).join(', ') || 'nothing'
   throw new CkptError('UNSUPPORTED', `rank ${rank} serves ${checkpoint} over ${kinds}, which this rank cannot read from`, {
     fields: { ranks: [rank], checkpoint },
   })
+}
+
+/**
+ * Returns the error for a rank that offers only addresses of the loopback interface, which lead to this machine itself;
+ * undefined for others.
+ */
+function loopbackOnly(points: readonly AccessPoint[], rank: number, cause: unknown): CkptError | undefined {
+  const addresses = points.flatMap(({ endpoint }) => endpoint.addresses)
+  if (!addresses.every((address) => isLoopbackHost(hostOf(address)))) return undefined
+  const { code, message } = CkptError.from(cause, 'PEER_LOST')
+  const text =
+    `${message}. Rank ${rank} offers its memory only at ${addresses.join(', ')}, which only programs of its own machine reach: if that is ` +
+    `a different machine, start it with ${INTERFACE_VARIABLE} (such as eth0) or CKPT_P2P_ADDRESS, and save the metas again`
+  return new CkptError(code, text, { cause, fields: CkptError.from(cause, 'PEER_LOST').fields })
 }

@@ -5,7 +5,7 @@
  */
 export { createHost } from './host/host.ts'
 export { createHostDevice, type HostDeviceOptions } from './host/device.ts'
-export { Presence, type Beacon } from './host/presence.ts'
+export { bootId, Presence, type Beacon } from './host/presence.ts'
 export { removeStaleRings } from './host/ring.ts'
 export { removeAtEnd } from './leftovers.ts'
 export { probeCuda } from './cuda/addon.ts'

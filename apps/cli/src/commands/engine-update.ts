@@ -13,6 +13,10 @@ import { userPath } from '../user-path.ts'
 import { launch, type LaunchOptions } from './launch.ts'
 import { summary } from './summary.ts'
 
+/** Help of the option `--interface`, which `ckpt serve` has, too. */
+export const INTERFACE_HELP =
+  'network interfaces on which other hosts read from this rank, such as eth0; syntax of NCCL_SOCKET_IFNAME (default: CKPT_INTERFACE, otherwise the one towards the coordinator)'
+
 /** Options of ranks that update engines. */
 export interface RankOptions extends EngineOptions {
   readonly device: DeviceChoice
@@ -22,6 +26,7 @@ export interface RankOptions extends EngineOptions {
   readonly ringSize?: number
   readonly bucketSize?: number
   readonly timeout: number
+  readonly interface?: string
   readonly json?: boolean
   readonly verbose?: boolean
 }
@@ -62,6 +67,7 @@ export function addRankOptions(command: Command): Command {
     .addOption(new Option('--ring-size <size>', 'maximum memory of the ring, such as 1GiB').argParser(parseSize))
     .addOption(new Option('--bucket-size <size>', 'preferred bucket size, such as 64MiB').argParser(parseSize))
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
+    .option('--interface <names>', INTERFACE_HELP)
     .option('--json', 'print one JSON line per rank instead of a summary')
     .option('--verbose', 'write a log as JSON lines to stderr')
 }
@@ -124,7 +130,8 @@ export async function createRank(
     await device?.close()
   }
   try {
-    const common = { timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...(device && { device }) }
+    const serve = options.interface === undefined ? {} : { serve: { interface: options.interface } }
+    const common = { timeoutMs: timeout * 1000, logger, onWaiting: printWaiting, ...(device && { device }), ...serve }
     server = await createParameterServer({ ...common, ...more }, { signal })
     const { rank, worldSize } = server
     const engine = engineOf(options, worldSize, (text) => tell(`rank ${rank}: ${text}`))

@@ -14,7 +14,7 @@ import { stderrLogger } from '../output.ts'
 import { parseCount, parsePort } from '../sizes.ts'
 import { UsageError } from '../usage.ts'
 import { userPath } from '../user-path.ts'
-import { startedRanks } from './engine-update.ts'
+import { INTERFACE_HELP, startedRanks } from './engine-update.ts'
 
 interface ServeCommandOptions extends EngineOptions {
   readonly host: string
@@ -33,6 +33,7 @@ interface ServeCommandOptions extends EngineOptions {
   readonly engineSockets?: readonly string[]
   readonly nproc?: number
   readonly keepAlive?: boolean
+  readonly interface?: string
   readonly timeout: number
   readonly verbose?: boolean
 }
@@ -68,6 +69,7 @@ export function addServe(program: Command): void {
       "directories that may contain the uds of a request (default: with --uds, the socket's own directory)",
     )
     .addOption(new Option('--nproc <n>', 'start this many ranks on this machine').argParser(parseCount(1)))
+    .option('--interface <names>', INTERFACE_HELP)
     .option('--keep-alive', 'keep ring and communicator between updates')
     .addOption(new Option('--timeout <seconds>', 'deadline of every wait').argParser(parseCount(1)).default(120))
     .option('--verbose', 'write a log as JSON lines to stderr')
@@ -90,8 +92,9 @@ async function serve(options: ServeCommandOptions, signal: AbortSignal): Promise
     const timeoutMs = options.timeout * 1000
     const { keepAlive = false } = options
     const metricsPort = options.metricsPort === undefined ? {} : { metricsPort: options.metricsPort + localRank }
+    const reached = options.interface === undefined ? {} : { serve: { interface: options.interface } }
     const server = await createParameterServer(
-      { timeoutMs, logger, keepAlive, ...metricsPort, ...(device && { device }) },
+      { timeoutMs, logger, keepAlive, ...metricsPort, ...(device && { device }), ...reached },
       { signal },
     )
     try {

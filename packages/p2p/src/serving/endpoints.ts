@@ -1,19 +1,23 @@
-import { createSocket } from 'node:dgram'
-import { lookup } from 'node:dns/promises'
-import { isIP, isIPv6 } from 'node:net'
-import { networkInterfaces } from 'node:os'
+import { isIPv6 } from 'node:net'
 import { CkptError } from '@ckpt/contract'
 import { createTcpEndpoint, type TcpProtection } from '@ckpt/transport'
+import { advertisedAddresses, INTERFACE_VARIABLE, listeningAddresses } from './addresses.ts'
 import { rdmaUseOf, serveRdma, type RdmaUse } from './rdma.ts'
 import { newSecret, type ServedEndpoint } from './serving.ts'
 
 /** Options for serving what this rank holds to joining ranks; missing options come from the environment. */
 export interface ServeOptions {
   /**
-   * `host:port` to listen on, or only a host. Default: `CKPT_P2P_ADDRESS`, several separated by commas; otherwise the address
-   * at which the other ranks reach this machine, so loopback if all are on this machine. Port 0 selects a free port.
+   * `host:port` to listen on, or only a host. Default: `CKPT_P2P_ADDRESS`, several separated by commas; otherwise the addresses of
+   * `interface`; otherwise the address at which the other ranks reach this machine, so loopback if they meet on its loopback
+   * interface. Port 0 selects a free port.
    */
   readonly listen?: readonly string[]
+  /**
+   * Interfaces to listen on, with the syntax of NCCL_SOCKET_IFNAME: prefixes of names separated by commas, `=` for exact names,
+   * `^` to exclude (default: `CKPT_INTERFACE`). One address of each is used: IPv4, or IPv6 where that is the only one.
+   */
+  readonly interface?: string
   /** Addresses under which peers reach it, if these differ from the listening ones (default: `CKPT_P2P_ADVERTISE`). */
   readonly advertise?: readonly string[]
   /** Secret that readers have to prove (default: `CKPT_P2P_SECRET`, otherwise a random one, which travels with the metas). */
@@ -51,8 +55,12 @@ export async function serve(
   meetingPoint: string | undefined,
   note: (problem: CkptError) => void,
 ): Promise<ServedEndpoint[]> {
-  const listen = options.listen ?? list(environment['CKPT_P2P_ADDRESS']) ?? [await addressTowards(meetingPoint)]
-  const advertise = options.advertise ?? list(environment['CKPT_P2P_ADVERTISE'])
+  const listen = await listeningAddresses({
+    listen: options.listen ?? (options.interface === undefined ? list(environment['CKPT_P2P_ADDRESS']) : undefined),
+    interface: options.interface ?? environment[INTERFACE_VARIABLE],
+    meetingPoint,
+  })
+  const advertise = options.advertise ?? list(environment['CKPT_P2P_ADVERTISE']) ?? (await advertisedAddresses(listen))
   const secret = options.secret ?? secretOf(environment) ?? newSecret()
   const use = rdmaUseOf(options.rdma, environment)
   const hosts = (advertise ?? listen).map((address) => withPort(address).replace(/:\d+$/, ''))
@@ -120,37 +128,4 @@ function list(text: string | undefined): string[] | undefined {
 function withPort(address: string): string {
   if (isIPv6(address)) return `[${address}]:0`
   return /:\d+$/.test(address) ? address : `${address}:0`
-}
-
-/** Returns the loopback address of this machine: a machine without IPv4 has only the IPv6 one. */
-function loopback(): string {
-  const has4 = Object.values(networkInterfaces()).some((list) => list?.some(({ address }) => address === '127.0.0.1'))
-  return has4 ? '127.0.0.1' : '::1'
-}
-
-async function familyOf(host: string): Promise<number> {
-  if (isIP(host) !== 0) return isIP(host)
-  const { family } = await lookup(host).catch((error: unknown) => {
-    throw CkptError.from(error, 'INVALID_ARGUMENT', `the name ${host} has no address: set CKPT_P2P_ADDRESS`)
-  })
-  return family
-}
-
-/** Returns this machine's address on the route to the ranks' meeting point; loopback if that is on this machine, or unknown. */
-async function addressTowards(meetingPoint: string | undefined): Promise<string> {
-  const match = meetingPoint === undefined ? null : /^tcp:\/\/(.+):(\d+)$/.exec(meetingPoint)
-  const host = match?.[1]?.replace(/^\[|\]$/g, '') ?? 'localhost'
-  if (['*', '0.0.0.0', '::', 'localhost'].includes(host)) return loopback()
-  // Nothing is sent: connecting a datagram socket only looks up the route.
-  const socket = createSocket((await familyOf(host)) === 6 ? 'udp6' : 'udp4')
-  try {
-    return await new Promise<string>((resolve, reject) => {
-      socket.once('error', reject)
-      socket.connect(Number(match?.[2] ?? 1), host, () => resolve(socket.address().address))
-    })
-  } catch (error) {
-    throw CkptError.from(error, 'INVALID_ARGUMENT', `no address of this machine leads to ${host}: set CKPT_P2P_ADDRESS`)
-  } finally {
-    socket.close()
-  }
 }

@@ -91,7 +91,8 @@ function proof(nonce: Uint8Array, by: Beacon, to: Beacon): string {
     .digest('base64')
 }
 
-function bootId(): string {
+/** Returns the id of the current boot of the kernel, the same for all containers of one machine; empty if it is not reported. */
+export function bootId(): string {
   try {
     return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
   } catch {
