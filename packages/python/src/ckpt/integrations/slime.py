@@ -2,7 +2,7 @@
 
 Trainer: ``--custom-update-weight-post-write-path ckpt.integrations.slime.publish`` offers the files of a written version.
 Engine: ``--sglang-custom-pull-weights-pre-read-hook ckpt.integrations.slime.fetch`` gets those that its machine lacks. The
-engine's processes need ``CKPT_PUBLISHED``, the addresses where trainers publish, ``tcp://host:port`` with commas between; each
+engine's processes need ``CKPT_PUBLISHED``, the addresses where trainers publish, ``host:port`` with commas between; each
 trainer machine has one of them in ``CKPT_PUBLISH``. Both need the same ``CKPT_TOKEN``.
 """
 
@@ -28,6 +28,8 @@ PUBLISH: Final = "CKPT_PUBLISH"
 PUBLISHED: Final = "CKPT_PUBLISHED"
 #: Versions that stay published: engines may still read the previous one.
 _KEPT: Final = 2
+#: Time in seconds for a trainer machine to answer.
+_ANSWER: Final = 60.0
 
 _publisher: ParameterServer | None = None
 _published: list[str] = []
@@ -40,7 +42,7 @@ def publish(args: Any, version_dir: str, rollout_engines: Any) -> None:
         return
     if _publisher is None:
         address = _variable(PUBLISH)
-        _publisher = ParameterServer(rank=0, world_size=1, rendezvous=address, device="cpu", share_memory=True)
+        _publisher = ParameterServer(rank=0, world_size=1, rendezvous=f"tcp://{address}", device="cpu", elastic=True)
     directory = Path(version_dir)
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     if not files:
@@ -72,7 +74,7 @@ def fetch(source_dir: str, target_version: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as directory:
         for address in _variable(PUBLISHED).split(","):
-            _fetch(name, address.strip(), Path(directory) / "files")
+            _fetch(name, f"tcp://{address.strip()}", Path(directory) / "files")
         with contextlib.suppress(OSError):  # another process of this machine was faster
             os.rename(Path(directory) / "files", target)
     if not target.exists():
@@ -89,8 +91,8 @@ def _fetch(name: str, address: str, directory: Path) -> None:
             place.write_bytes(memoryview(tensor.numpy()))  # type: ignore[arg-type]
 
     directory.mkdir(exist_ok=True)
-    with ParameterServer(rank=0, world_size=1, device="cpu", insecure=True, serve=False) as ps:
-        ps.fetch_metas(name, address, token=os.environ.get("CKPT_TOKEN"))
+    with ParameterServer(rank=0, world_size=1, device="cpu", insecure=True) as ps:
+        ps.fetch_metas(name, address, token=os.environ.get("CKPT_TOKEN"), timeout=_ANSWER)
         ps.update(name, engine=local_engine(write), strategy=p2p([0]))
 
 
@@ -104,5 +106,5 @@ def _content(path: Path) -> torch.Tensor:
 def _variable(name: str) -> str:
     value = os.environ.get(name)
     if not value:
-        raise error("INVALID_ARGUMENT", f"{name} is not set: on {socket.gethostname()} it must be tcp://host:port", field=name)
+        raise error("INVALID_ARGUMENT", f"{name} is not set: on {socket.gethostname()} it must be host:port", field=name)
     return value
