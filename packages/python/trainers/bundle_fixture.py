@@ -36,4 +36,6 @@ def no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if not program.name.startswith(("node", "npm", "npx")):
             (directory / program.name).symlink_to(program)
     monkeypatch.setenv("PATH", str(directory))
+    # Engines and trainers of one test share the processors: threads that wait for each other would take all of them.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert shutil.which("node") is None

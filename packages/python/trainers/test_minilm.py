@@ -37,7 +37,7 @@ save_file({name: tensor.contiguous() for name, tensor in state.items()}, sys.arg
 
 def run(program: Path, *arguments: str | Path, through: tuple[str, ...] = ()) -> None:
     command = [sys.executable, *through, program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
