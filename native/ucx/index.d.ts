@@ -60,6 +60,8 @@ export class UcxWorker {
   private constructor()
   /** Where peers find it. */
   readonly address: Buffer
+  /** Transports that UCX found and may use, each with its device, such as `rc_mlx5/mlx5_0:1`. */
+  readonly transports: readonly string[]
   readonly handle: Handle<'worker'>
   /**
    * Registers memory for local use and for peers.
@@ -93,8 +95,8 @@ export class UcxRegion {
 export class UcxConnection {
   private constructor()
   readonly handle: Handle<'connection'>
-  /** Transports that it uses, as `ucp_ep_print_info` describes them. */
-  readonly description: string
+  /** Transports that it uses, each with its device, such as `rc_mlx5/mlx5_0:1`. */
+  readonly transports: readonly string[]
   readonly alive: boolean
   /** Fails running batches with `ABORTED`. */
   close(): void

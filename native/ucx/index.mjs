@@ -35,6 +35,14 @@ const underWay = new Set()
 /** Buffers of open regions, by region: otherwise nothing might hold what UCX reads and writes. */
 const buffers = new WeakMap()
 
+/** Transports and devices in what `ucp_context_print_info` and `ucp_ep_print_info` write. */
+const RESOURCE = /resource +\d+ .* (\w+\/\S+)$/gm
+const LANE = /lane\[\d+\]: +\d+:(\w+\/\S+?)(?:\.\d+)? md/gm
+
+function named(text, pattern) {
+  return [...new Set([...text.matchAll(pattern)].map((match) => match[1]))]
+}
+
 export class UcxRegion {
   #handle
   #closed
@@ -64,7 +72,7 @@ export class UcxConnection {
 
   constructor({ handle, description }) {
     this.#handle = handle
-    this.description = description
+    this.transports = named(description, LANE)
   }
 
   get handle() {
@@ -84,9 +92,10 @@ export class UcxWorker {
   #handle
   #closed
 
-  constructor({ handle, address }) {
+  constructor({ handle, address, resources }) {
     this.#handle = handle
     this.address = address
+    this.transports = named(resources, RESOURCE)
   }
 
   get handle() {

@@ -30,6 +30,8 @@ describe('UCX bindings', () => {
     const ours = Buffer.alloc(10_000)
     const [region, local] = [await owner.registerMemory(theirs), await reader.registerMemory(ours)]
     const connection = await reader.connect(owner.address, { timeoutMs: 20_000 })
+    expect(owner.transports).toContain('tcp/lo')
+    expect(connection.transports).toEqual([expect.stringMatching(/^tcp\/\w+$/)])
     const request = { connection, remotes: [region], local: [local], transfers: Float64Array.of(0, 0, 0, 0, 10_000) }
     expect(await transfer('read', request)).toBe(10_000)
     expect(ours.equals(theirs)).toBe(true)

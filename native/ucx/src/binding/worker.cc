@@ -30,7 +30,7 @@ Napi::Value Probe(const Napi::CallbackInfo& info) {
            });
 }
 
-/// createWorker(transports): Promise<{ handle, address }>
+/// createWorker(transports): Promise<{ handle, address, resources }>
 Napi::Value CreateWorker(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const std::string transports = ToText(info[0], "transports");
@@ -48,6 +48,7 @@ Napi::Value CreateWorker(const Napi::CallbackInfo& info) {
               });
               Napi::Object result = Napi::Object::New(env);
               result.Set("address", ToBuffer(env, object->worker->loop()->address()));
+              result.Set("resources", object->worker->loop()->resources());
               result.Set("handle", Box<WorkerObject>::Wrap(env, std::move(object)));
               return result;
             });

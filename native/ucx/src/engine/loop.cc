@@ -55,6 +55,7 @@ void Loop::Open(const std::string& transports) {
     context_ = nullptr;
     throw Failure(transports.empty() ? "ucp_init" : "ucp_init with UCX_TLS=" + transports, status);
   }
+  resources_ = Printed([this](std::FILE* stream) { api_.ucp_context_print_info(context_, stream); });
   ucp_worker_params_t worker_params{};
   worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   worker_params.thread_mode = UCS_THREAD_MODE_SERIALIZED;

@@ -40,6 +40,8 @@ class Loop : public std::enable_shared_from_this<Loop> {
 
   /// Address of the worker for its peers.
   const std::string& address() const { return address_; }
+  /// Devices and transports of this process, as UCX describes them.
+  const std::string& resources() const { return resources_; }
 
   // Any thread.
 
@@ -105,6 +107,7 @@ class Loop : public std::enable_shared_from_this<Loop> {
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;
   std::string address_;
+  std::string resources_;
 
   std::mutex mutex_;
   std::deque<std::function<void(Loop&)>> commands_;

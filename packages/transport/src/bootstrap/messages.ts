@@ -22,7 +22,9 @@ export const failed = z.object({ type: z.literal('failed'), seq: whole, message:
 export const closed = z.object({ type: z.literal('closed'), keys: z.array(z.string()) })
 
 /** Requests of the connecting side; every request has one answer with its `seq`. */
-export type Asked = { readonly seq: number } & ({ readonly type: 'resolve'; readonly keys: string[] } | { readonly type: string })
+export type Asked = { readonly seq: number } & (
+  { readonly type: 'resolve'; readonly keys: string[] } | { readonly type: string }
+)
 
 /** Answers and notifications of the serving side. */
 export type Told = z.infer<typeof failed> | z.infer<typeof closed> | { readonly type: string; readonly seq: number }

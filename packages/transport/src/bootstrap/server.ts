@@ -23,7 +23,8 @@ export interface ConversationServerOptions<Question extends Asked, Answer extend
   readonly dialect: Dialect<Question, Answer>
   readonly id: string
   readonly secret: string
-  open(): Session<Question, Answer>
+  /** Called for each new connection; `hangUp` ends it. */
+  open(hangUp: () => void): Session<Question, Answer>
 }
 
 /** Server on which peers prove the secret, and ask an endpoint what they need to know before they use its wire. */
@@ -94,7 +95,7 @@ class ServedPeer<Question extends Asked, Answer extends Told> {
   constructor(socket: Socket, options: ConversationServerOptions<Question, Answer>, events: PeerEvents) {
     this.#socket = socket
     this.#options = options
-    this.#session = options.open()
+    this.#session = options.open(() => socket.destroy())
     this.#events = events
     this.#channel = new Channel(socket, 'server')
     this.#proofTimer = setTimeout(() => socket.destroy(), PROOF_MS)
@@ -159,8 +160,7 @@ class ServedPeer<Question extends Asked, Answer extends Told> {
     const { seq } = message
     this.#work = Promise.resolve(this.#session.answer(message)).then(
       (value) => this.tell({ ...value, seq } as unknown as Told),
-      (error: unknown) =>
-        this.tell({ type: 'failed', seq, message: error instanceof Error ? error.message : String(error) }),
+      (error: unknown) => this.tell({ type: 'failed', seq, message: error instanceof Error ? error.message : String(error) }),
     )
   }
 }
