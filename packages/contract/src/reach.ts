@@ -1,4 +1,5 @@
 import type { EndpointDescriptor, OneSided, OneSidedPeer, RegionDescriptor } from './one-sided.ts'
+import type { MeasuredWire } from './update-report.ts'
 
 /** An endpoint through which one rank's segments of a checkpoint can be read. Plain JSON. */
 export interface AccessPoint {
@@ -31,4 +32,6 @@ export interface Reach {
 export interface ReachedRank {
   readonly peer: OneSidedPeer
   readonly point: AccessPoint
+  /** Rates by which this wire was chosen; absent if there was only one. */
+  readonly measured?: readonly MeasuredWire[]
 }

@@ -13,6 +13,7 @@ import { memorySection } from './memory.ts'
 import { parseFree, parseTopology } from './nvidia-smi.ts'
 import { askPython, pythonSection } from './python.ts'
 import { rdmaSection } from './rdma.ts'
+import { ucxSection } from './ucx.ts'
 import { renderJson, renderText } from './render.ts'
 import { systemFiles } from './system-files.ts'
 
@@ -325,6 +326,18 @@ describe('rdma', () => {
     expect(find(section, 'rdma.access').status).toBe('missing')
     expect(find(section, 'rdma.verbs')).toMatchObject({ status: 'missing', found: 'libibverbs is not installed' })
     expect(find(section, 'rdma.choice')).toMatchObject({ status: 'missing', found: 'no port' })
+  })
+})
+
+describe('ucx', () => {
+  it('tells which library it is, or what is missing', () => {
+    const found = { available: true, problem: undefined, path: '/opt/libucp.so.0', version: '1.22.0' }
+    expect(ucxSection({ ucx: found }).checks).toMatchObject([{ status: 'ok', found: 'UCX 1.22.0 (/opt/libucp.so.0)' }])
+    const none = { available: false, problem: 'UCX is not installed', path: undefined, version: undefined }
+    expect(ucxSection({ ucx: none }).checks).toMatchObject([
+      { status: 'missing', found: 'UCX is not installed', remedy: expect.stringMatching(/libucx0/) },
+    ])
+    expect(ucxSection({ ucx: undefined }).checks).toMatchObject([{ status: 'missing', remedy: 'see addon.ucx' }])
   })
 })
 

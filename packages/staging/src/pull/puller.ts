@@ -54,7 +54,8 @@ export class Puller {
   }
 
   stats(startedAt: number): PullStats {
-    const sources = [...this.#sources.bytes].map(([rank, bytes]) => ({ rank, bytes })).sort((a, b) => a.rank - b.rank)
+    const { bytes: read, wires } = this.#sources
+    const sources = [...read].map(([rank, bytes]) => ({ rank, bytes, ...wires.get(rank)! })).sort((a, b) => a.rank - b.rank)
     return {
       bytes: sources.reduce((sum, source) => sum + source.bytes, 0),
       busyMs: this.#busyMs,

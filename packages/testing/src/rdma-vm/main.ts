@@ -94,11 +94,16 @@ function jobs(folder: string): readonly Job[] {
       guests: [
         {
           name: 'guest',
-          script: `loopback\n${wires}\ncode=0\nnode lib/bindings.mjs || code=1\nnode lib/endpoint.mjs || code=1\nnode lib/update.mjs || code=1\nexit $code`,
+          script: `loopback\n${wires}\ncode=0\nfor program in bindings endpoint update ucx; do node lib/$program.mjs || code=1; done\nexit $code`,
           cores: 2,
           memoryMiB: 2048,
         },
       ],
+    },
+    {
+      name: 'ucxdev',
+      timeoutMs: 400_000,
+      guests: [{ name: 'guest', script: `loopback\n${wires}\nnode lib/ucx.mjs`, cores: 2, memoryMiB: 2048 }],
     },
     { name: 'pair', timeoutMs: 400_000, guests: [pair('owner', 1, 'joiner'), pair('joiner', 2, 'owner')] },
   ]
