@@ -45,8 +45,9 @@ Napi::Value RegisterViews(const Napi::CallbackInfo& info) {
     const auto device = Box<DeviceObject>::Get(info[0], "device");
     const auto [data, bytes] = ToRange(info[1]);
     const Access access = ToAccess(info[2]);
-    return Register(info.Env(),
-                    [context = device->context, data = data, bytes = bytes, access] { return Region::Host(context, data, bytes, access); });
+    return Register(info.Env(), [context = device->context, data = data, bytes = bytes, access] {
+      return Region::Host(context, data, bytes, access);
+    });
   });
 }
 

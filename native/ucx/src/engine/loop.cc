@@ -317,7 +317,7 @@ void Loop::Finish(Transfer& transfer) {
     if (key != nullptr) api_.ucp_rkey_destroy(key);
   }
   transfer.keys.clear();
-  transfer.done(transfer.complete() ? nullptr : transfer.error, transfer.moved);
+  transfer.End();
 }
 
 void Loop::CheckDeadlines() {
@@ -361,7 +361,7 @@ void Loop::Abandon() {
   Release();
   for (const auto& transfer : std::exchange(active_, {})) {
     transfer->Fail(Closed());
-    transfer->done(transfer->complete() ? nullptr : transfer->error, transfer->moved);
+    transfer->End();
   }
   links_.clear();
 }

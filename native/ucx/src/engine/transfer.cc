@@ -55,4 +55,10 @@ void Transfer::Fail(const Error& reason) {
   if (error == nullptr) error = std::make_exception_ptr(reason);
 }
 
+void Transfer::End() {
+  // The error is handed on, not shared: whoever gets it may release it on a different thread.
+  std::exception_ptr reason = std::exchange(error, nullptr);
+  done(complete() ? nullptr : std::move(reason), moved);
+}
+
 }  // namespace ckpt::ucx

@@ -51,6 +51,8 @@ struct Transfer {
   /// Hands out no more pieces: the batch ends with `error`, or with the first one it got. An error after the last byte changes
   /// nothing.
   void Fail(const Error& error);
+  /// Calls `done`.
+  void End();
   bool complete() const { return moved == pieces.bytes() && (flushed || batch.direction == Direction::kRead); }
 
   const Batch batch;

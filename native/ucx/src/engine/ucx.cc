@@ -13,7 +13,7 @@ constexpr const char* kFile = "libucp.so.0";
 std::vector<std::string> Candidates() {
   const char* named = std::getenv("CKPT_UCX_LIBRARY");
   if (named == nullptr || *named == '\0') return {kFile};
-  struct stat status {};
+  struct stat status{};
   const bool directory = stat(named, &status) == 0 && S_ISDIR(status.st_mode);
   return {directory ? std::string(named) + "/" + kFile : named};
 }
@@ -37,6 +37,13 @@ int KeepLog(const char*, unsigned, const char*, int level, const void*, const ch
   return 0;
 }
 
+/// UCX would patch libc's functions for memory (a crash in a process whose threads are using them, and under ThreadSanitizer),
+/// to keep registrations that it makes itself. Ours are explicit.
+Library OpenLibrary() {
+  setenv("UCX_MEM_EVENTS", "no", 0);
+  return Library::Open(Candidates());
+}
+
 }  // namespace
 
 const Ucx& Ucx::Get() {
@@ -51,14 +58,14 @@ const UcxApi& Ucx::Api() {
   return ucx.api_;
 }
 
-Ucx::Ucx() : library_(Library::Open(Candidates())) {
+Ucx::Ucx() : library_(OpenLibrary()) {
   if (!library_.is_open()) {
     problem_ = "UCX is not installed (" + library_.DescribeAttempts() +
                "); on Debian and Ubuntu: apt-get install libucx0; or set CKPT_UCX_LIBRARY to the directory of " + kFile;
     return;
   }
   std::string missing;
-#define CKPT_RESOLVE(name)                                                 \
+#define CKPT_RESOLVE(name)                                                   \
   api_.name = reinterpret_cast<decltype(api_.name)>(library_.Symbol(#name)); \
   if (api_.name == nullptr) missing += std::string(missing.empty() ? "" : ", ") + #name;
   CKPT_UCX_FUNCTIONS(CKPT_RESOLVE)

@@ -59,7 +59,8 @@ void Worker::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-Connection::Connection(std::shared_ptr<Loop> loop, const std::string& address, std::int64_t timeout_ns) : loop_(std::move(loop)) {
+Connection::Connection(std::shared_ptr<Loop> loop, const std::string& address, std::int64_t timeout_ns)
+    : loop_(std::move(loop)) {
   link_ = loop_->Call([&address](Loop& on) { return on.Connect(address); });
   // A flush ends when the peer has answered.
   Batch batch;
@@ -67,8 +68,8 @@ Connection::Connection(std::shared_ptr<Loop> loop, const std::string& address, s
   batch.link = link_;
   batch.timeout_ns = timeout_ns;
   std::promise<std::exception_ptr> ended;
-  const auto greeting = std::make_shared<Transfer>(std::move(batch), nullptr,
-                                                   [&ended](std::exception_ptr error, std::uint64_t) { ended.set_value(error); });
+  const auto greeting = std::make_shared<Transfer>(
+      std::move(batch), nullptr, [&ended](std::exception_ptr error, std::uint64_t) { ended.set_value(error); });
   if (!loop_->Post([greeting](Loop& on) { on.Start(greeting); })) throw Loop::Closed();
   if (const std::exception_ptr error = ended.get_future().get(); error != nullptr) {
     Close();

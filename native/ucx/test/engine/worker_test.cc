@@ -1,6 +1,5 @@
 #include "worker.h"
 
-
 #include <cstring>
 #include <vector>
 
@@ -22,9 +21,9 @@ struct Ended {
 
 Ended Run(const std::shared_ptr<Loop>& loop, Batch batch, bool cancel = false) {
   std::promise<Ended> ended;
-  const auto transfer = std::make_shared<Transfer>(std::move(batch), nullptr, [&](std::exception_ptr error, std::uint64_t bytes) {
-    ended.set_value({std::move(error), bytes});
-  });
+  const auto transfer = std::make_shared<Transfer>(
+      std::move(batch), nullptr,
+      [&](std::exception_ptr error, std::uint64_t bytes) { ended.set_value({std::move(error), bytes}); });
   loop->Post([&](Loop& on) {
     on.Start(transfer);
     if (cancel) Loop::Cancel(*transfer);
@@ -49,7 +48,8 @@ bool Missing() {
 
 std::vector<std::uint8_t> Numbered(std::size_t bytes, int seed) {
   std::vector<std::uint8_t> result(bytes);
-  for (std::size_t i = 0; i < bytes; i++) result[i] = static_cast<std::uint8_t>((i * 2654435761u + static_cast<unsigned>(seed)) >> 7);
+  for (std::size_t i = 0; i < bytes; i++)
+    result[i] = static_cast<std::uint8_t>((i * 2654435761u + static_cast<unsigned>(seed)) >> 7);
   return result;
 }
 

@@ -100,11 +100,6 @@ function jobs(folder: string): readonly Job[] {
         },
       ],
     },
-    {
-      name: 'ucxdev',
-      timeoutMs: 400_000,
-      guests: [{ name: 'guest', script: `loopback\n${wires}\nnode lib/ucx.mjs`, cores: 2, memoryMiB: 2048 }],
-    },
     { name: 'pair', timeoutMs: 400_000, guests: [pair('owner', 1, 'joiner'), pair('joiner', 2, 'owner')] },
   ]
 }

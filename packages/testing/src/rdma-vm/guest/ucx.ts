@@ -9,15 +9,16 @@ const MIB = 2 ** 20
 const SECRET = 'a secret of the run 0123456789'
 const CONNECT = { secret: SECRET, timeoutMs: 60_000 }
 const LISTEN = { listen: '127.0.0.1:0', secret: SECRET }
-/** Of the device: 268 ms for an answer, three times again. Emulated machines are slow to answer. */
-const ENV = { UCX_TLS: 'rc_v,ud_v', UCX_RC_TIMEOUT: '270ms', UCX_RC_RETRY_COUNT: '3', UCX_RC_VERBS_TIMEOUT: '270ms' }
+/** UCX agrees on queue pairs over TCP here: this kernel's soft-RoCE does not answer over UD, which UCX uses otherwise. */
+const ENV = { UCX_TLS: 'rc_verbs,tcp', UCX_RC_VERBS_TIMEOUT: '270ms', UCX_RC_VERBS_RETRY_COUNT: '3' }
+const devices = (name: string) => ({ UCX_NET_DEVICES: `${name}:1,lo` })
 
 const { problem } = await probeUcx()
 if (problem !== undefined) {
   console.log(`SKIP UCX endpoints: ${problem}`)
   process.exit(0)
 }
-Object.assign(process.env, ENV, { UCX_NET_DEVICES: 'xa_rxe:1' })
+Object.assign(process.env, ENV, devices('rxe0'))
 
 const host = createHost()
 const memory = await host.allocate({ bytes: 16 * MIB, lock: false })
@@ -35,21 +36,14 @@ function whole(region: RegionDescriptor, into: HostMemory, times = 1) {
 }
 
 async function start() {
-  const owner = new Owner({ ...ENV, UCX_NET_DEVICES: 'xb_rxe:1' })
+  const owner = new Owner({ ...ENV, ...devices('rxe0') })
   const peer = await endpoint.connect(await owner.call('startUcx', LISTEN), CONNECT)
   return { owner, peer }
 }
 
-await test('UCX moves over reliable connections of the device, and nothing else', async () => {
+await test('UCX moves bytes over reliable connections of the device', async () => {
   const { owner, peer } = await start()
-  expect(
-    peer.transports.length > 0 && peer.transports.every((name) => /^(rc|ud)_verbs\/xa_rxe:1$/.test(name)),
-    `transports ${peer.transports.join(', ')}`,
-  )
-  expect(
-    peer.transports.some((name) => name.startsWith('rc_')),
-    `no RC among ${peer.transports.join(', ')}`,
-  )
+  expect(peer.transports.includes('rc_verbs/rxe0:1'), `transports ${peer.transports.join(', ')}`)
   await peer.close()
   await owner.stop()
   return peer.transports.join(', ')
@@ -89,9 +83,9 @@ await endpoint.close()
 
 await test('READ at 1 MiB over UCX, beside verbs and ib_read_bw on the same device', async () => {
   const times = 96
-  process.env['UCX_NET_DEVICES'] = 'rxe0:1'
+  Object.assign(process.env, devices('rxe0'))
   const { nics } = chooseNics((await probeRdma()).devices, { PS_P2P_STORE_RDMA_DEVICES: 'rxe0' })
-  const owners = [new Owner({ ...ENV, UCX_NET_DEVICES: 'rxe0:1' }), new Owner()]
+  const owners = [new Owner({ ...ENV, ...devices('rxe0') }), new Owner()]
   const readers: OneSided[] = [
     await createUcxEndpoint({ ...LISTEN, pieceBytes: MIB }),
     await createRdmaEndpoint({ ...LISTEN, nics, queuePairs: 1, connection: { timeout: 16, retries: 3 } }),
