@@ -66,7 +66,8 @@ export async function fastestOf<One extends Candidate>(
     return { chosen: best.candidate, measured }
   } finally {
     const chosen = best?.candidate
-    await Promise.all(candidates.map((one) => (one === chosen && !signal.aborted ? undefined : one.peer.close())))
+    const others = candidates.filter((one) => one !== chosen || signal.aborted)
+    await Promise.all(others.map(({ peer }) => peer.close()))
     memory.close()
   }
 }

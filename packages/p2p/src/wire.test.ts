@@ -1,5 +1,5 @@
 import { CkptError, type HostMemory, type OneSided, type RankAccess } from '@ckpt/contract'
-import { createHost, createTcpEndpoint, createUcxEndpoint, probeUcx } from '@ckpt/transport'
+import { createHost, createTcpEndpoint, createUcxEndpoint, endsProcesses, probeUcx } from '@ckpt/transport'
 import { afterEach, describe, expect, it } from 'vitest'
 import { reachRank } from './reach.ts'
 import { serve } from './serving/endpoints.ts'
@@ -10,7 +10,8 @@ const secret = 'a secret for tests, long enough'
 const host = createHost()
 const memories: HostMemory[] = []
 const endpoints: OneSided[] = []
-const { problem: missing } = await probeUcx().catch((error: Error) => ({ problem: error.message }))
+const { problem, version } = await probeUcx()
+const missing = version !== undefined && endsProcesses(version) ? `UCX ${version} can end the process` : problem
 const signal = new AbortController().signal
 const note = (problem: CkptError): never => {
   throw problem

@@ -6,7 +6,7 @@ import { hostAddon } from './addon.ts'
 import { cudaAddon, probeCuda } from './cuda/addon.ts'
 import { chooseNics, type RdmaChoice } from './rdma/choose.ts'
 import { probeRdma } from './rdma/probe.ts'
-import { probeUcx } from './ucx/endpoint.ts'
+import { endsProcesses, probeUcx } from './ucx/endpoint.ts'
 
 /** Availability of one of the native addons here. */
 export interface AddonFacts {
@@ -25,6 +25,12 @@ export interface HostLimits {
   readonly cpus: number
 }
 
+/** The UCX library here. */
+export interface UcxFacts extends UcxProbe {
+  /** True if `CKPT_WIRE=auto` does not use it, because it can end the process when a connection fails. */
+  readonly endsProcesses: boolean
+}
+
 /** Facts about this machine from the native side. */
 export interface NodeFacts {
   readonly addons: readonly AddonFacts[]
@@ -35,7 +41,7 @@ export interface NodeFacts {
   /** libibverbs and devices; undefined if the RDMA addon cannot be loaded. */
   readonly rdma: RdmaProbe | undefined
   /** The UCX library; undefined if the UCX addon cannot be loaded. */
-  readonly ucx: UcxProbe | undefined
+  readonly ucx: UcxFacts | undefined
   /** The ports that would be used, or the reason why none can be; undefined without devices. */
   readonly rdmaChoice: RdmaChoice | { readonly problem: string } | undefined
 }
@@ -55,9 +61,14 @@ export async function nodeFacts(env: Readonly<Record<string, string | undefined>
     limits: host!.problem === undefined ? hostLimits() : undefined,
     cuda: cuda!.problem === undefined ? await probeCuda() : undefined,
     rdma: found,
-    ucx: ucx!.problem === undefined ? await probeUcx() : undefined,
+    ucx: ucx!.problem === undefined ? await ucxFacts() : undefined,
     rdmaChoice: found === undefined || found.devices.length === 0 ? undefined : choiceOf(found, env),
   }
+}
+
+async function ucxFacts(): Promise<UcxFacts> {
+  const found = await probeUcx()
+  return { ...found, endsProcesses: found.version !== undefined && endsProcesses(found.version) }
 }
 
 function hostLimits(): HostLimits {

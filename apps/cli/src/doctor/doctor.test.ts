@@ -331,9 +331,17 @@ describe('rdma', () => {
 
 describe('ucx', () => {
   it('tells which library it is, or what is missing', () => {
-    const found = { available: true, problem: undefined, path: '/opt/libucp.so.0', version: '1.22.0' }
+    const found = { available: true, problem: undefined, path: '/opt/libucp.so.0', version: '1.22.0', endsProcesses: false }
     expect(ucxSection({ ucx: found }).checks).toMatchObject([{ status: 'ok', found: 'UCX 1.22.0 (/opt/libucp.so.0)' }])
-    const none = { available: false, problem: 'UCX is not installed', path: undefined, version: undefined }
+    const old = { ...found, version: '1.13.1', endsProcesses: true }
+    expect(ucxSection({ ucx: old }).checks).toMatchObject([{ status: 'warn', remedy: expect.stringMatching(/1\.14/) }])
+    const none = {
+      available: false,
+      problem: 'UCX is not installed',
+      path: undefined,
+      version: undefined,
+      endsProcesses: false,
+    }
     expect(ucxSection({ ucx: none }).checks).toMatchObject([
       { status: 'missing', found: 'UCX is not installed', remedy: expect.stringMatching(/libucx0/) },
     ])

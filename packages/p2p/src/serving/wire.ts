@@ -1,5 +1,5 @@
 import { CkptError } from '@ckpt/contract'
-import { createUcxEndpoint, probeUcx } from '@ckpt/transport'
+import { createUcxEndpoint, endsProcesses, probeUcx } from '@ckpt/transport'
 import { RDMA_VARIABLE, rdmaUseOf, type RdmaServeOptions, type RdmaUse } from './rdma.ts'
 import type { ServedEndpoint } from './serving.ts'
 
@@ -61,8 +61,12 @@ export async function serveUcx(
     )
   }
   try {
-    const { problem } = await probeUcx()
+    const { problem, version } = await probeUcx()
     if (problem !== undefined && use === 'auto') return []
+    if (version !== undefined && endsProcesses(version) && use === 'auto') {
+      const text = `auto does not use UCX ${version}, which can end the process when a connection fails: install 1.14 or newer`
+      throw new CkptError('UNSUPPORTED', text)
+    }
     const endpoint = await createUcxEndpoint({
       listen: `${listen}:0`,
       advertise: advertise.map((host) => `${host}:0`),

@@ -159,7 +159,7 @@ class ServedPeer<Question extends Asked, Answer extends Told> {
     }
     const { seq } = message
     this.#work = Promise.resolve(this.#session.answer(message)).then(
-      (value) => this.tell({ ...value, seq } as unknown as Told),
+      (value) => this.tell({ ...value, seq }),
       (error: unknown) => this.tell({ type: 'failed', seq, message: error instanceof Error ? error.message : String(error) }),
     )
   }

@@ -52,6 +52,15 @@ export async function probeUcx(): Promise<UcxProbe> {
 }
 
 /**
+ * True for versions of UCX that end the process if a connection fails, or is closed, before it is complete: an assertion that
+ * 1.14 no longer has.
+ */
+export function endsProcesses(version: string): boolean {
+  const [major = 0, minor = 0] = version.split('.').map(Number)
+  return major < 1 || (major === 1 && minor < 14)
+}
+
+/**
  * Creates an endpoint whose regions peers read and write over UCX. Peers prove the secret to it over TCP, and get the worker's
  * address and the keys of regions over that connection, encrypted.
  *

@@ -83,7 +83,7 @@ export class UcxPeer implements OneSidedPeer {
     const local = await Promise.all(memories.map((memory) => this.#options.regionOf(memory)))
     // While the memories were registered, a region may have been closed.
     this.#refuseClosed(asked)
-    if (this.#end !== undefined) throw this.#end
+    this.#assertAlive()
     const stop = new AbortController()
     const moving = this.#move(direction, request, { regions, local, stop })
     const running: Running = { keys: new Set(asked.map(({ key }) => key)), stop, ended: moving.catch(() => undefined) }
@@ -92,7 +92,7 @@ export class UcxPeer implements OneSidedPeer {
       return { bytes: await moving, milliseconds: performance.now() - started }
     } catch (error) {
       const failure = fromNative(error)
-      if (this.#end !== undefined) throw this.#end
+      this.#assertAlive()
       this.#refuseClosed(asked)
       if (signal?.aborted) throw this.#aborted(signal)
       const lost = CkptError.is(failure) ? failure.with({ peer: this.descriptor.id }) : failure
@@ -132,7 +132,7 @@ export class UcxPeer implements OneSidedPeer {
 
   /** Returns the locations of the request's regions; asked once per region. @throws CkptError `REGION_REFUSED`. */
   async #resolve({ regions, timeoutMs }: OneSidedRequest): Promise<ResolvedRegion[]> {
-    if (this.#end !== undefined) throw this.#end
+    this.#assertAlive()
     const unknown = regions.map(({ key }) => key).filter((key) => !this.#regions.has(key))
     if (unknown.length > 0) {
       const found = await this.#client.resolve(unknown, timeoutMs)
@@ -161,6 +161,10 @@ export class UcxPeer implements OneSidedPeer {
     for (const { stop } of using) stop.abort()
     await Promise.all(using.map(({ ended }) => ended))
     await this.#client.release(keys, RELEASE_MS)
+  }
+
+  #assertAlive(): void {
+    if (this.#end !== undefined) throw this.#end
   }
 
   #aborted(signal: AbortSignal): CkptError {
