@@ -10,7 +10,11 @@ const SECRET = 'a secret of the run 0123456789'
 const CONNECT = { secret: SECRET, timeoutMs: 60_000 }
 const LISTEN = { listen: '127.0.0.1:0', secret: SECRET }
 /** UCX agrees on queue pairs over TCP here: this kernel's soft-RoCE does not answer over UD, which UCX uses otherwise. */
-const ENV = { UCX_TLS: 'rc_verbs,tcp', UCX_RC_VERBS_TIMEOUT: '270ms', UCX_RC_VERBS_RETRY_COUNT: '3' }
+const ENV = {
+  UCX_TLS: 'rc_verbs,tcp',
+  UCX_RC_VERBS_TIMEOUT: '270ms',
+  UCX_RC_VERBS_RETRY_COUNT: '3',
+}
 const devices = (name: string) => ({ UCX_NET_DEVICES: `${name}:1,lo` })
 
 const { problem } = await probeUcx()
