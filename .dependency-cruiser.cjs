@@ -31,6 +31,7 @@ const ARROWS = {
   'native/host': ['native/common'],
   'native/cuda': ['native/common'],
   'native/rdma': ['native/common'],
+  'native/ucx': ['native/common'],
   'apps/cli': [
     'packages/core',
     'packages/models',

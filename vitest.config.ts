@@ -1,3 +1,5 @@
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import { defineConfig } from 'vitest/config'
 import { JUnitWithReasons } from './scripts/lib/junit-reporter.ts'
 
@@ -6,7 +8,24 @@ const source = {
   resolve: { conditions: ['@ckpt/source'] },
   ssr: { resolve: { conditions: ['@ckpt/source', 'node', 'import', 'default'] } },
 }
-const common = { pool: 'forks' as const, testTimeout: 60_000, hookTimeout: 60_000, execArgv: ['--expose-gc'] }
+const common = {
+  pool: 'forks' as const,
+  testTimeout: 60_000,
+  hookTimeout: 60_000,
+  execArgv: ['--expose-gc'],
+  env: { CKPT_UCX_LIBRARY: process.env['CKPT_UCX_LIBRARY'] ?? newestUcx() ?? '' },
+}
+
+/** The directory of the UCX in the Python environment, if there is one: it is newer than the system's. */
+function newestUcx(): string | undefined {
+  const lib = join(import.meta.dirname, '.venv/lib')
+  try {
+    const pythons = readdirSync(lib).filter((name) => name.startsWith('python'))
+    return pythons.map((name) => join(lib, name, 'site-packages/libucx/lib')).find((folder) => readdirSync(folder).length > 0)
+  } catch {
+    return undefined
+  }
+}
 
 /** Where `npm test` wants the results as JUnit. */
 const junit = process.env['CKPT_JUNIT']

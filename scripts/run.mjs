@@ -9,6 +9,7 @@ import { ensureSetup, SetupError } from './setup.mjs'
 const PROGRAMS = {
   bench: 'apps/bench/src/main.ts',
   'bench:tcp': 'apps/bench/src/tcp-cost.ts',
+  'bench:wires': 'apps/bench/src/wires.ts',
   bundle: 'packages/bundle/src/main.ts',
   ckpt: 'apps/cli/src/main.ts',
   faults: 'apps/harness/src/faults/main.ts',

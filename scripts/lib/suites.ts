@@ -108,6 +108,9 @@ export async function nativeTests({ results }: SuiteOptions): Promise<Results> {
   if (!hasHeader('infiniband/verbs.h')) {
     total.skipped.push({ name: 'native/rdma', reason: 'infiniband/verbs.h is missing; apt-get install libibverbs-dev' })
   }
+  if (!hasHeader('ucp/api/ucp.h')) {
+    total.skipped.push({ name: 'native/ucx', reason: 'ucp/api/ucp.h is missing; apt-get install libucx-dev' })
+  }
   for (const name of SANITIZERS) {
     const file = join(results, `${name}.xml`)
     let ended = { code: 1, signal: null as NodeJS.Signals | null }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { CkptError } from '@ckpt/contract'
 import { model } from '@ckpt/models'
-import { createHost } from '@ckpt/transport'
+import { createHost, endsProcesses, probeUcx } from '@ckpt/transport'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Cluster, type ClusterOptions, generateCheckpoint, type GeneratedCheckpoint } from '@ckpt/testing'
 
@@ -54,6 +54,20 @@ describe('p2p', { timeout: 180_000 }, () => {
     )
     return error.code === 'ABORTED' && CkptError.is(error.cause) ? error.cause : error
   }
+
+  it('over UCX, where it is: the bytes and the report say so', async (context) => {
+    const { version, problem } = await probeUcx()
+    if (version === undefined) return context.skip(problem)
+    if (endsProcesses(version)) return context.skip(`UCX ${version} can end the process`)
+    const env = () => ({ CKPT_WIRE: 'ucx', CKPT_TRUSTED_NETWORK: '1', UCX_TLS: 'tcp' })
+    await using cluster = await start(2, { env })
+    await cluster.ranks[0]!.call('register', { name: 'a', source: { directory: checkpoint.directory }, options: {} })
+    await cluster.all('gatherMetas', () => ({ name: 'a', digests: true }))
+    const request = { name: 'a', engineSocket: cluster.engines[1]!.socket, p2p: [1] }
+    const report = await cluster.ranks[1]!.call('update', request)
+    expect(report.pull!.sources).toEqual([{ rank: 0, bytes: report.pull!.bytes, wire: 'ucx' }])
+    expect(await cluster.engines[1]!.verify(checkpoint.files)).toMatchObject({ verified: true })
+  })
 
   it('ranks of one world pull from the others, which take no part', async () => {
     await using cluster = await start(4)

@@ -108,6 +108,8 @@ export type {
   DirectReport,
   OpaqueReport,
   OutcomeSpans,
+  MeasuredWire,
+  PulledSource,
   PullReport,
   StageTimes,
   UpdateOutcome,

@@ -2,7 +2,7 @@ import type { ContiguousCopies } from './copy-lists.ts'
 import type { HostMemory, TransferStats } from './host.ts'
 
 /** Transport of an endpoint. */
-export type OneSidedKind = 'tcp' | 'rdma'
+export type OneSidedKind = 'tcp' | 'rdma' | 'ucx'
 
 /**
  * Address data with which peers find an endpoint. Plain JSON and small; it holds no secret, and nothing of it is ever executed.

@@ -1,5 +1,6 @@
 import type { HostMemory } from './host.ts'
 import type { EndpointDescriptor, OneSided, OneSidedPeer, RegionDescriptor } from './one-sided.ts'
+import type { MeasuredWire } from './update-report.ts'
 
 /** An endpoint through which one rank's segments of a checkpoint can be read. Plain JSON. */
 export interface AccessPoint {
@@ -51,4 +52,6 @@ export interface OpenedMemory {
 export interface ReachedRank {
   readonly peer: OneSidedPeer
   readonly point: AccessPoint
+  /** Rates by which this wire was chosen; absent if there was only one. */
+  readonly measured?: readonly MeasuredWire[]
 }

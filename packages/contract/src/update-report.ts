@@ -1,4 +1,5 @@
 import type { PipelineOrder } from './device.ts'
+import type { OneSidedKind } from './one-sided.ts'
 import type { PipelineMode } from './plan.ts'
 
 /**
@@ -65,13 +66,30 @@ export interface DirectReport {
   readonly how?: string
 }
 
+/** Rate of a wire in a short measurement. */
+export interface MeasuredWire {
+  readonly kind: OneSidedKind
+  readonly bytesPerSecond: number
+}
+
+/** What one rank pulled from another. */
+export interface PulledSource {
+  /** Rank of the manifest. */
+  readonly rank: number
+  readonly bytes: number
+  /** Wire that moved the bytes. */
+  readonly wire: OneSidedKind
+  /** Rates of the wires that both ranks have; absent if they have only one. */
+  readonly measured?: readonly MeasuredWire[]
+}
+
 /** Bytes that one rank pulled from others. */
 export interface PullReport {
   readonly bytes: number
   /** Time in which at least one read was in flight, in milliseconds. */
   readonly busyMs: number
-  /** Bytes by rank of the manifest. */
-  readonly sources: readonly { readonly rank: number; readonly bytes: number }[]
+  /** By rank of the manifest. */
+  readonly sources: readonly PulledSource[]
   /** Bytes by rank of this update: receivers on other hosts, which had read them from the sources; absent if there were none. */
   readonly receivers?: readonly { readonly rank: number; readonly bytes: number }[]
   /** Ranks that could not be read from (any more), with the reason. */

@@ -51,5 +51,6 @@ export {
   type RdmaDeviceInfo,
   type RdmaNic,
   type RdmaProbe,
+  type UcxFacts,
 } from '@ckpt/transport'
 export type { Activity, HeldCheckpoint, Member, PastUpdate, RunningUpdate } from './activity.ts'

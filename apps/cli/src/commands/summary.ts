@@ -1,3 +1,4 @@
+import type { PulledSource } from '@ckpt/contract'
 import type { UpdateReport } from '@ckpt/core'
 import { formatSize } from '../sizes.ts'
 
@@ -8,9 +9,16 @@ function orderText({ name, chunkBytes, reason }: NonNullable<UpdateReport['order
 
 /** Describes what was pulled, and from which ranks. */
 function pullText({ bytes, busyMs, sources, lost }: NonNullable<UpdateReport['pull']>): string {
-  const from = sources.map((source) => `rank ${source.rank} ${formatSize(source.bytes)}`).join(', ')
+  const from = sources.map((source) => `rank ${source.rank} ${formatSize(source.bytes)} over ${wireText(source)}`).join(', ')
   const gone = lost.map(({ rank, code }) => `; lost rank ${rank} (${code})`).join('')
   return `pulled ${formatSize(bytes)} in ${busyMs.toFixed(1)} ms: ${from}${gone}`
+}
+
+/** Names a wire, and the rates by which it was chosen. */
+function wireText({ wire, measured }: PulledSource): string {
+  if (measured === undefined) return wire
+  const rates = measured.map(({ kind, bytesPerSecond }) => `${kind} ${(bytesPerSecond / 1e9).toFixed(2)} GB/s`)
+  return `${wire} (measured: ${rates.join(', ')})`
 }
 
 function attemptsText({ attempts, kept }: UpdateReport): string {

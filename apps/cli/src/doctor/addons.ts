@@ -8,6 +8,11 @@ const INPUTS: Readonly<Record<string, { readonly what: string; readonly lacks: s
     lacks: 'no RDMA',
     install: 'apt-get install libibverbs-dev (Fedora: rdma-core-devel)',
   },
+  libucx: {
+    what: "UCX's headers",
+    lacks: 'no UCX',
+    install: 'apt-get install libucx-dev (Fedora: ucx-devel)',
+  },
   nvcc: {
     what: 'nvcc',
     lacks: 'no kernels for GPUs: digests and small copies are slower there',

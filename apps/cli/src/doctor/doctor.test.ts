@@ -13,6 +13,7 @@ import { memorySection } from './memory.ts'
 import { parseFree, parseTopology } from './nvidia-smi.ts'
 import { askPython, pythonSection } from './python.ts'
 import { rdmaSection } from './rdma.ts'
+import { ucxSection } from './ucx.ts'
 import { renderJson, renderText } from './render.ts'
 import { systemFiles } from './system-files.ts'
 
@@ -325,6 +326,26 @@ describe('rdma', () => {
     expect(find(section, 'rdma.access').status).toBe('missing')
     expect(find(section, 'rdma.verbs')).toMatchObject({ status: 'missing', found: 'libibverbs is not installed' })
     expect(find(section, 'rdma.choice')).toMatchObject({ status: 'missing', found: 'no port' })
+  })
+})
+
+describe('ucx', () => {
+  it('tells which library it is, or what is missing', () => {
+    const found = { available: true, problem: undefined, path: '/opt/libucp.so.0', version: '1.22.0', endsProcesses: false }
+    expect(ucxSection({ ucx: found }).checks).toMatchObject([{ status: 'ok', found: 'UCX 1.22.0 (/opt/libucp.so.0)' }])
+    const old = { ...found, version: '1.13.1', endsProcesses: true }
+    expect(ucxSection({ ucx: old }).checks).toMatchObject([{ status: 'warn', remedy: expect.stringMatching(/1\.14/) }])
+    const none = {
+      available: false,
+      problem: 'UCX is not installed',
+      path: undefined,
+      version: undefined,
+      endsProcesses: false,
+    }
+    expect(ucxSection({ ucx: none }).checks).toMatchObject([
+      { status: 'missing', found: 'UCX is not installed', remedy: expect.stringMatching(/libucx0/) },
+    ])
+    expect(ucxSection({ ucx: undefined }).checks).toMatchObject([{ status: 'missing', remedy: 'see addon.ucx' }])
   })
 })
 

@@ -10,6 +10,7 @@ import { askNvidiaSmi } from './nvidia-smi.ts'
 import { askPython, pythonSection } from './python.ts'
 import { rdmaSection } from './rdma.ts'
 import { systemFiles } from './system-files.ts'
+import { ucxSection } from './ucx.ts'
 
 /** Runs all checks of `ckpt doctor` on this machine. */
 export async function examine(options: { python: string; environment: NodeJS.ProcessEnv; script: string }): Promise<Section[]> {
@@ -32,6 +33,7 @@ export async function examine(options: { python: string; environment: NodeJS.Pro
     addonsSection(facts),
     gpusSection({ cuda: facts.cuda, smi, files, environment, pythonNccl }),
     rdmaSection(files, facts),
+    ucxSection(facts),
     pythonSection(python),
     variables,
   ]

@@ -1,5 +1,6 @@
 #include "ckpt/napi/environment.h"
 #include "ckpt/napi/numbers.h"
+#include "ckpt/napi/views.h"
 #include "objects.h"
 
 namespace ckpt::rdma {
@@ -42,25 +43,11 @@ Napi::Value Register(Napi::Env env, Make make) {
 Napi::Value RegisterViews(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&]() -> Napi::Value {
     const auto device = Box<DeviceObject>::Get(info[0], "device");
-    if (!info[1].IsArray()) throw Error(ckpt::code::kInvalidArgument, "views must be an array").WithField("memory");
-    const auto views = info[1].As<Napi::Array>();
-    std::uint8_t* data = nullptr;
-    std::size_t bytes = 0;
-    for (std::uint32_t i = 0; i < views.Length(); i++) {
-      const Napi::Value value = views.Get(i);
-      if (!value.IsBuffer())
-        throw Error(ckpt::code::kInvalidArgument, "the memory must be given as buffers").WithField("memory");
-      const auto view = value.As<Napi::Buffer<std::uint8_t>>();
-      if (i == 0) data = view.Data();
-      if (view.Data() != data + bytes) {
-        throw Error(ckpt::code::kInvalidArgument, "the buffers do not follow each other in memory").WithField("memory");
-      }
-      bytes += view.Length();
-    }
-    if (bytes == 0) throw Error(ckpt::code::kInvalidArgument, "there are no bytes to register").WithField("memory");
+    const auto [data, bytes] = ToRange(info[1]);
     const Access access = ToAccess(info[2]);
-    return Register(info.Env(),
-                    [context = device->context, data, bytes, access] { return Region::Host(context, data, bytes, access); });
+    return Register(info.Env(), [context = device->context, data = data, bytes = bytes, access] {
+      return Region::Host(context, data, bytes, access);
+    });
   });
 }
 

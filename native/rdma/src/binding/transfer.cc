@@ -1,11 +1,9 @@
 #include "../engine/transfer.h"
 
-#include <algorithm>
 #include <future>
-#include <limits>
 
-#include "ckpt/napi/copies.h"
 #include "ckpt/napi/environment.h"
+#include "ckpt/napi/remote_copies.h"
 #include "objects.h"
 
 namespace ckpt::rdma {
@@ -61,19 +59,6 @@ std::vector<Remote> ToRemotes(const Napi::Object& request) {
   std::vector<Remote> remotes(array.ElementLength() / kRemoteColumns);
   for (std::size_t i = 0; i < remotes.size(); i++) remotes[i] = {array[i * kRemoteColumns], array[i * kRemoteColumns + 1]};
   return remotes;
-}
-
-/// Contiguous copies whose sources are the peer's regions, and whose destinations are local memories.
-std::vector<RemoteCopy> ToRemoteCopies(const Napi::Value& value) {
-  std::vector<RemoteCopy> copies;
-  for (const auto& [region, region_offset, memory, memory_offset, bytes] : ToContiguousCopies(value, "transfers")) {
-    // Indices that are too large for any list are refused with the others.
-    const auto index = [](std::size_t number) {
-      return static_cast<std::uint32_t>(std::min<std::size_t>(number, std::numeric_limits<std::uint32_t>::max()));
-    };
-    copies.push_back({index(region), region_offset, index(memory), memory_offset, bytes});
-  }
-  return copies;
 }
 
 /// transfer(request, cancellation, onProgress): Promise<bytes>. A thread of the environment's pool waits for the batch's end.

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "context.h"
-#include "pieces.h"
+#include "ckpt/pieces.h"
 
 namespace ckpt::rdma {
 

@@ -8,7 +8,7 @@
 #include <mutex>
 #include <vector>
 
-#include "pieces.h"
+#include "ckpt/pieces.h"
 #include "queue_pair.h"
 #include "region.h"
 #include "work_error.h"

@@ -1,6 +1,6 @@
 // What of the engine needs no device: batches cut into pieces, GIDs, the meaning of statuses, a library that is or is not
 // there.
-#include "pieces.h"
+#include "ckpt/pieces.h"
 
 #include <doctest/doctest.h>
 

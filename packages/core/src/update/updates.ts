@@ -377,7 +377,8 @@ export class Updates {
   async #reach(checkpoint: string): Promise<Reach> {
     const access = this.#with.metas.access(checkpoint)
     const endpoints = (await this.#with.serving.endpoints()).map(({ endpoint }) => endpoint)
-    return { access, endpoints, connect: (rank, options) => reachRank({ checkpoint, access, endpoints }, rank, options) }
+    const { host } = this.#with.device
+    return { access, endpoints, connect: (rank, options) => reachRank({ checkpoint, access, endpoints, host }, rank, options) }
   }
 
   async #ringLimit(): Promise<number> {

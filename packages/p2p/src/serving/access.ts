@@ -7,7 +7,7 @@ const detail = z.union([text, z.number(), z.boolean(), z.array(text).max(256), z
 
 const pointSchema = z.object({
   endpoint: z.object({
-    kind: z.enum(['tcp', 'rdma']),
+    kind: z.enum(['tcp', 'rdma', 'ucx']),
     protocol: z.int().nonnegative(),
     id: z.string().regex(/^[0-9a-f]{32}$/),
     addresses: z.array(text).min(1).max(256),

@@ -2,8 +2,9 @@ import { isIPv6 } from 'node:net'
 import { CkptError } from '@ckpt/contract'
 import { createTcpEndpoint, type TcpProtection } from '@ckpt/transport'
 import { advertisedAddresses, INTERFACE_VARIABLE, listeningAddresses } from './addresses.ts'
-import { rdmaUseOf, serveRdma, type RdmaUse } from './rdma.ts'
+import { serveRdma, type RdmaUse } from './rdma.ts'
 import { newSecret, type ServedEndpoint } from './serving.ts'
+import { serveUcx, wireUsesOf, type WireUse } from './wire.ts'
 
 /** Options for serving what this rank holds to joining ranks; missing options come from the environment. */
 export interface ServeOptions {
@@ -39,13 +40,19 @@ export interface ServeOptions {
    * `off`: only TCP; `require`: only RDMA. Selection of devices: docs/rdma.md.
    */
   readonly rdma?: RdmaUse
+  /**
+   * What moves bytes between ranks (default: `CKPT_WIRE`, otherwise `auto`). `auto`: whatever both ranks have, and of several the
+   * one that a short measurement finds fastest; UCX is among them only on a trusted network (`protection` `none`). `ucx`, `verbs`,
+   * `tcp`: only that.
+   */
+  readonly wire?: WireUse
 }
 
 /** Name of the variable that holds the secret if metas files should not contain it. */
 export const SECRET_VARIABLE = 'CKPT_P2P_SECRET'
 
 /**
- * Creates this rank's endpoints from the options and the environment, best first: RDMA if it can be used, and TCP.
+ * Creates this rank's endpoints from the options and the environment, best first: RDMA and UCX if they can be used, and TCP.
  * `meetingPoint`: `tcp://host:port` where the ranks meet. `note` receives the reason if RDMA is not used although there are
  * devices.
  */
@@ -62,20 +69,23 @@ export async function serve(
   })
   const advertise = options.advertise ?? list(environment['CKPT_P2P_ADVERTISE']) ?? (await advertisedAddresses(listen))
   const secret = options.secret ?? secretOf(environment) ?? newSecret()
-  const use = rdmaUseOf(options.rdma, environment)
+  const uses = wireUsesOf(options, environment)
+  const protection = options.protection ?? protectionOf(environment)
   const hosts = (advertise ?? listen).map((address) => withPort(address).replace(/:\d+$/, ''))
   const bound = withPort(listen[0]!).replace(/:\d+$/, '')
-  const rdma = await serveRdma({ use, listen: bound, advertise: hosts, secret }, environment, note)
-  if (use === 'require') return rdma
+  const common = { listen: bound, advertise: hosts, secret }
+  const made = await serveRdma({ use: uses.rdma, ...common }, environment, note)
+  made.push(...(await serveUcx({ use: uses.ucx, ...common }, protection === 'none', note)))
+  if (!uses.tcp) return made
   const endpoint = createTcpEndpoint({
     listen: listen.map(withPort),
     secret,
     ...(advertise && { advertise: advertise.map(withPort) }),
     niceness: options.niceness ?? nicenessOf(environment),
-    protection: options.protection ?? protectionOf(environment),
+    protection,
     ...(options.streams !== undefined && { streams: options.streams }),
   })
-  return [...rdma, { endpoint, secret }]
+  return [...made, { endpoint, secret }]
 }
 
 /** Returns the secret from the environment. @throws CkptError `INVALID_ARGUMENT` if it is too short. */

@@ -55,7 +55,8 @@ export class Puller {
   }
 
   stats(startedAt: number): PullStats {
-    const read = [...this.#sources.bytes].map(([rank, bytes]) => ({ rank, bytes })).sort((a, b) => a.rank - b.rank)
+    const { bytes, wires } = this.#sources
+    const read = [...bytes].map(([rank, size]) => ({ rank, bytes: size, ...wires.get(rank)! })).sort((a, b) => a.rank - b.rank)
     const sources = read.filter(({ rank }) => !isReceiver(rank))
     const receivers = read.filter(({ rank }) => isReceiver(rank)).reverse()
     return {

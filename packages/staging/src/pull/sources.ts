@@ -3,6 +3,7 @@ import {
   ContiguousCopies,
   type BucketPull,
   type HostMemory,
+  type PulledSource,
   type PullRuns,
   type Reach,
   type ReachedRank,
@@ -39,6 +40,8 @@ export class Sources {
   readonly lost = new Map<number, CkptError>()
   /** Bytes read by rank. */
   readonly bytes = new Map<number, number>()
+  /** Wires of the ranks that bytes were read from. */
+  readonly wires = new Map<number, Pick<PulledSource, 'wire' | 'measured'>>()
 
   constructor(options: SourcesOptions) {
     this.#options = options
@@ -81,7 +84,8 @@ export class Sources {
     const { own, timeoutMs, signal } = this.#options
     if (runs.rank === own?.rank) return own.copy(runs, place)
     const { memory, offset } = place
-    const { peer, point } = await this.#peer(runs.rank)
+    const { peer, point, measured } = await this.#peer(runs.rank)
+    this.wires.set(runs.rank, { wire: point.endpoint.kind, ...(measured && { measured }) })
     const transfers = ContiguousCopies.from(
       Array.from({ length: runs.count }, (_, i) => ({
         source: runs.segment[i]!,

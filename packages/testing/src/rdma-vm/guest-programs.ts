@@ -2,7 +2,7 @@ import { cpSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { addonPackages, bundleJavaScript, copyAddons, copyZeromq, ROOT } from '@ckpt/bundle'
 
-const PROGRAMS = ['bindings', 'endpoint', 'pair', 'update']
+const PROGRAMS = ['bindings', 'endpoint', 'pair', 'ucx', 'update']
 
 /** Puts what guests run, and what it needs, into `job/lib`. */
 export async function copyGuestPrograms(job: string): Promise<void> {

@@ -30,6 +30,8 @@ interface Job {
   readonly name: string
   readonly timeoutMs: number
   readonly guests: readonly Guest[]
+  /** True for a job that runs only if `--only` names it. */
+  readonly named?: boolean
 }
 
 /** What has been tested, as the attributes and children of JUnit's `testcase`. */
@@ -60,7 +62,7 @@ async function runJobs(cache: string): Promise<void> {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => process.exit(1))
   await copyGuestPrograms(folder)
   for (const one of jobs(folder)) {
-    if (values.only === undefined || values.only === one.name) await runJob(files, folder, one)
+    if (values.only === undefined ? one.named !== true : values.only === one.name) await runJob(files, folder, one)
   }
 }
 
@@ -94,11 +96,18 @@ function jobs(folder: string): readonly Job[] {
       guests: [
         {
           name: 'guest',
-          script: `loopback\n${wires}\ncode=0\nnode lib/bindings.mjs || code=1\nnode lib/endpoint.mjs || code=1\nnode lib/update.mjs || code=1\nexit $code`,
+          script: `loopback\n${wires}\ncode=0\nfor program in bindings endpoint update; do node lib/$program.mjs || code=1; done\nexit $code`,
           cores: 2,
           memoryMiB: 2048,
         },
       ],
+    },
+    {
+      // Not with the others: connections of UCX 1.13 over this kernel's soft-RoCE are reset now and then (docs/wires.md).
+      name: 'ucx',
+      named: true,
+      timeoutMs: 400_000,
+      guests: [{ name: 'guest', script: 'loopback\nnode lib/ucx.mjs', cores: 2, memoryMiB: 2048 }],
     },
     { name: 'pair', timeoutMs: 400_000, guests: [pair('owner', 1, 'joiner'), pair('joiner', 2, 'owner')] },
   ]

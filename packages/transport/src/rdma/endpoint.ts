@@ -10,12 +10,13 @@ import {
   type RegisteredRegion,
   type RegisterRegionOptions,
 } from '@ckpt/contract'
-import { openDevice, type RdmaDevice } from '@ckpt/rdma-core-bindings'
+import { openDevice, type RdmaDevice, type RdmaMemoryRegion } from '@ckpt/rdma-core-bindings'
 import { native } from '../addon.ts'
+import { LocalMemories } from '../registrations.ts'
 import { nicName } from './choose.ts'
 import { BootstrapClient } from './client.ts'
 import { Lanes } from './lanes.ts'
-import { LocalMemories, registerRange } from './memories.ts'
+import { registerRange } from './memories.ts'
 import { RDMA_PROTOCOL, type ResolvedRegion } from './messages.ts'
 import { settingsOf, type RdmaEndpointOptions, type RdmaSettings } from './options.ts'
 import { RdmaPeer } from './peer.ts'
@@ -59,7 +60,7 @@ export class RdmaOneSided implements OneSided {
   readonly #settings: RdmaSettings
   readonly #devices: readonly RdmaDevice[]
   readonly #server: BootstrapServer
-  readonly #memories: LocalMemories
+  readonly #memories: LocalMemories<RdmaMemoryRegion>
   readonly #regions = new Map<string, ResolvedRegion>()
   /** Most recently closed ones, oldest first. */
   readonly #closedKeys = new Set<string>()
@@ -72,7 +73,7 @@ export class RdmaOneSided implements OneSided {
   constructor(settings: RdmaSettings, devices: readonly RdmaDevice[]) {
     this.#settings = settings
     this.#devices = devices
-    this.#memories = new LocalMemories(devices)
+    this.#memories = new LocalMemories((memory) => registerRange(devices, memory, 0, memory.bytes, { localWrite: true }))
     this.#server = new BootstrapServer({ id: this.#id, settings, devices, regionOf: (key) => this.#regionOf(key) })
   }
 

@@ -58,14 +58,6 @@ export function settingsOf(
   return { listen, secret, nics, advertise, queuePairs, depth, pieceBytes, connection }
 }
 
-/** @returns host and port of `host:port`, IPv6 in brackets. @throws CkptError `INVALID_ARGUMENT`. */
-export function splitAddress(address: string, field: string): { host: string; port: number } {
-  const match = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(address)
-  const port = Number(match?.[3])
-  if (match === null || port > 65_535) throw invalid(field, `"${address}" is not host:port (IPv6 in brackets)`)
-  return { host: (match[1] ?? match[2])!, port }
-}
-
 function fromEnv(
   env: Readonly<Record<string, string | undefined>>,
   name: string,

@@ -1,16 +1,18 @@
 import { CkptError, type EndpointDescriptor, type OneSidedPeer, type OneSidedRequest, type TransferStats } from '@ckpt/contract'
-import { transfer, type RdmaDevice } from '@ckpt/rdma-core-bindings'
+import { transfer, type RdmaDevice, type RdmaMemoryRegion } from '@ckpt/rdma-core-bindings'
 import { fromNative } from '../addon.ts'
 import { withDeadline } from '@ckpt/utils'
+import type { LocalMemories } from '../registrations.ts'
+import { checkRanges, refused } from '../refusals.ts'
 import type { BootstrapClient } from './client.ts'
 import type { LaneOptions, Lanes } from './lanes.ts'
-import type { LocalMemories } from './memories.ts'
 import type { ResolvedRegion } from './messages.ts'
 
 /** Parts that a peer uses besides its own conversation. */
 export interface PeerOptions extends LaneOptions {
   readonly pieceBytes: number
-  readonly memories: LocalMemories
+  /** By device. */
+  readonly memories: LocalMemories<RdmaMemoryRegion>
   readonly devices: readonly RdmaDevice[]
   readonly onClose: (peer: RdmaPeer) => void
 }
@@ -138,20 +140,4 @@ export class RdmaPeer implements OneSidedPeer {
     await this.#lanes.close()
     this.#options.onClose(this)
   }
-}
-
-function checkRanges(peer: string, { transfers }: OneSidedRequest, regions: readonly ResolvedRegion[]): void {
-  for (const { source: index, sourceOffset, bytes } of transfers) {
-    const region = regions[index]
-    // A copy that names no region is the caller's mistake, and is refused as such further down.
-    if (region !== undefined && sourceOffset + bytes > region.bytes) {
-      throw refused(peer, index, `bytes ${sourceOffset} + ${bytes} leave its ${region.bytes}`)
-    }
-  }
-}
-
-function refused(peer: string, region: number, problem: string, field?: 'closed'): CkptError {
-  return new CkptError('REGION_REFUSED', `endpoint ${peer} refuses region ${region}: ${problem}`, {
-    fields: { peer, region, ...(field && { field }) },
-  })
 }

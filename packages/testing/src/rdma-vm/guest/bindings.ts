@@ -1,8 +1,7 @@
 /** The addon alone, on soft-RoCE: what it moves, and how it fails. */
 import { createHash } from 'node:crypto'
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { probeRdma } from '@ckpt/rdma-core-bindings'
+import { ibReadBandwidth, list, median } from './bandwidth.ts'
 import { fill, pages } from './bytes.ts'
 import { Connection } from './connection.ts'
 import { expect, expectEqual, failureOf, finish, sh, test } from './report.ts'
@@ -238,31 +237,5 @@ await test(`READ at 1 MiB reaches ${BANDWIDTH_SHARE * 100} % of ib_read_bw`, asy
   expect(share >= BANDWIDTH_SHARE, text)
   return text
 })
-
-/** Bandwidth that perftest measures on the same device, in MB/s (10^6 bytes). */
-async function ibReadBandwidth(iterations: number): Promise<number> {
-  const flags = ['-d', 'rxe0', '-x', '1', '-s', String(MIB), '-n', String(iterations), '-F', '--report_gbits']
-  const server = spawn('ib_read_bw', flags, { stdio: 'ignore' })
-  try {
-    await new Promise((resolve) => setTimeout(resolve, 700))
-    const output = sh(`ib_read_bw ${flags.join(' ')} 10.0.0.1`)
-    const average = /^\s*\d+\s+\d+\s+[\d.]+\s+([\d.]+)/m.exec(output)?.[1]
-    if (average === undefined) throw new Error(`ib_read_bw printed no figure: ${output}`)
-    return (Number(average) * 1000) / 8
-  } finally {
-    if (server.exitCode === null) {
-      server.kill('SIGKILL')
-      await once(server, 'exit')
-    }
-  }
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!
-}
-
-function list(values: readonly number[]): string {
-  return values.map((value) => value.toFixed(0)).join(' / ')
-}
 
 finish()

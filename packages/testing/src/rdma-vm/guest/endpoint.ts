@@ -1,7 +1,4 @@
 /** RDMA endpoints: two processes, over two wires. */
-import { fork, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import {
   type EndpointDescriptor,
   type HostMemory,
@@ -10,31 +7,13 @@ import {
   ContiguousCopies,
 } from '@ckpt/contract'
 import { chooseNics, createHost, createRdmaEndpoint, probeRdma, type RdmaNic } from '@ckpt/transport'
-import type { OwnerCalls } from './owner.ts'
+import { Owner } from './owner-process.ts'
 import { expect, expectEqual, failureOf, finish, test } from './report.ts'
 
 const MIB = 2 ** 20
 const SECRET = 'a secret of the run 0123456789'
 const CALL = { timeoutMs: 30_000 }
 const CONNECT = { secret: SECRET, timeoutMs: 30_000 }
-
-class Owner {
-  readonly #child: ChildProcess = fork(fileURLToPath(new URL('./owner.ts', import.meta.url)), { serialization: 'advanced' })
-
-  async call<K extends keyof OwnerCalls>(call: K, argument: OwnerCalls[K][0]): Promise<OwnerCalls[K][1]> {
-    this.#child.send({ call, argument })
-    const [message] = (await once(this.#child, 'message')) as [{ value: OwnerCalls[K][1] } | { error: string }]
-    if ('error' in message) throw new Error(message.error)
-    return message.value
-  }
-
-  async stop(): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
-    const gone = once(this.#child, 'exit')
-    this.#child.kill('SIGKILL')
-    await gone
-  }
-}
 
 const host = createHost()
 const { devices } = await probeRdma()

@@ -1,9 +1,17 @@
-/** A process that serves regions by RDMA and otherwise follows its parent's calls. */
+/** A process that serves regions by verbs or UCX and otherwise follows its parent's calls. */
 import type { EndpointDescriptor, HostMemory, RegionDescriptor, RegisteredRegion } from '@ckpt/contract'
-import { createHost, createRdmaEndpoint, type RdmaNic, type RdmaOneSided } from '@ckpt/transport'
+import {
+  createHost,
+  createRdmaEndpoint,
+  createUcxEndpoint,
+  type RdmaNic,
+  type RdmaOneSided,
+  type UcxOneSided,
+} from '@ckpt/transport'
 
 export interface OwnerCalls {
   start: [{ listen: string; nics: RdmaNic[]; secret: string }, EndpointDescriptor]
+  startUcx: [{ listen: string; secret: string }, EndpointDescriptor]
   /** Creates and registers a memory with its own bytes. */
   register: [{ bytes: number; seed: bigint; writable: boolean }, { region: RegionDescriptor; digest: bigint }]
   closeRegion: [{ index: number }, null]
@@ -16,7 +24,7 @@ export interface OwnerCalls {
 const host = createHost()
 const memories: HostMemory[] = []
 const regions: RegisteredRegion[] = []
-let endpoint: RdmaOneSided | undefined
+let endpoint: RdmaOneSided | UcxOneSided | undefined
 
 async function digest(memory: HostMemory): Promise<bigint> {
   return (await host.digest([memory], [{ memory: 0, offset: 0, bytes: memory.bytes }]))[0]!
@@ -25,6 +33,10 @@ async function digest(memory: HostMemory): Promise<bigint> {
 const handlers: { [K in keyof OwnerCalls]: (argument: OwnerCalls[K][0]) => Promise<OwnerCalls[K][1]> } = {
   async start(options) {
     endpoint = await createRdmaEndpoint({ ...options, connection: { timeout: 16, retries: 3 } })
+    return endpoint.descriptor
+  },
+  async startUcx(options) {
+    endpoint = await createUcxEndpoint(options)
     return endpoint.descriptor
   },
   async register({ bytes, seed, writable }) {

@@ -45,10 +45,13 @@ export class Channel {
     socket.setKeepAlive(true, 10_000)
   }
 
-  /** Seals every message from now on, in both directions. Both sides call it at the same point of their conversation. */
-  secure(secret: string, id: string, clientNonce: string, serverNonce: string): void {
+  /**
+   * Seals every message from now on, in both directions, under keys of the secret, the two random numbers and `binding` (what
+   * the conversation is about). Both sides call it at the same point of their conversation.
+   */
+  secure(secret: string, binding: string, clientNonce: string, serverNonce: string): void {
     const salt = Buffer.from(clientNonce + serverNonce, 'hex')
-    const bytes = Buffer.from(hkdfSync('sha256', secret, salt, `ckpt rdma 2|${id}`, 2 * (KEY_BYTES + NONCE_BYTES)))
+    const bytes = Buffer.from(hkdfSync('sha256', secret, salt, binding, 2 * (KEY_BYTES + NONCE_BYTES)))
     const direction = (at: number): Direction => ({
       key: bytes.subarray(at, at + KEY_BYTES),
       nonce: bytes.subarray(at + KEY_BYTES, at + KEY_BYTES + NONCE_BYTES),
