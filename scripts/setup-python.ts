@@ -1,7 +1,7 @@
 /**
  * Makes an environment with everything the Python packages need: `.venv`, or with --vllm `.cache/vllm/venv`, which has vLLM for the CPU and the
  * worker package, for tests of the real engine (about 3.5 GB on disk), or with --trainers `.cache/trainers/venv`, which has verl, Ray, TRL and
- * others (about 3 GB), or with --deploy `.cache/deploy/venv`, which has what renders and validates the Helm chart (about 350 MB). Quick when
+ * others (about 3 GB), or with --deploy `.cache/deploy/venv`, which has what renders and validates the Helm chart (about 390 MB). Quick when
  * there is nothing to do.
  *
  * What comes from PyPI is compared with the hashes in scripts/python/*.lock; which build of torch is used, and how it was checked, is printed.

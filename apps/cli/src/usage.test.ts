@@ -58,6 +58,8 @@ const MISTAKES: readonly (readonly [line: readonly string[], ...expected: string
   [[...UPDATE, '--nproc', '-1'], '--nproc', 'a whole number of at least 1'],
   [[...UPDATE, '--timeout', '0'], '--timeout', 'a whole number of at least 1'],
   [[...UPDATE, '--timeout', '10s'], '--timeout', 'a whole number of at least 1'],
+  [['serve', '--tls-cert', FILE], '--tls-key is missing', 'certificate and key together'],
+  [['serve', '--tls-key', FILE], '--tls-cert is missing', 'certificate and key together'],
   [[...UPDATE, '--retry', 'x'], '--retry', 'a whole number of at least 0'],
   [[...UPDATE, '--metrics-port', '0'], '--metrics-port', 'a whole number of at least 1'],
   [[...UPDATE, '--ring-size', '1 potato'], '--ring-size', 'a size such as 64MiB'],

@@ -28,6 +28,7 @@ import { rankEndpoints } from './rank-endpoints.ts'
 import type { UpdateReport } from './report.ts'
 import { timelineOf, type Timeline } from './timeline.ts'
 import { Activity } from './activity.ts'
+import { closeAll } from './close-all.ts'
 import { readyEngines } from './update/ready-engine.ts'
 import { Updates } from './update/updates.ts'
 
@@ -382,23 +383,14 @@ export class ParameterServer implements AsyncDisposable {
   async #close(): Promise<void> {
     this.#closing.abort(new CkptError('ABORTED', `rank ${this.rank} is closing`, { fields: { rank: this.rank } }))
     await this.#updates.running
-    const errors: unknown[] = []
-    const steps: (() => Promise<void> | void)[] = [
+    await closeAll([
       () => this.#observers.closed(),
       ...this.#updates.closing(),
       () => this.#serving.end(),
       () => this.#store.close(),
       () => (this.#ownsRendezvous ? this.#rendezvous.close() : undefined),
       () => (this.#ownsDevice ? this.#device.close() : undefined),
-    ]
-    for (const step of steps) {
-      try {
-        await step()
-      } catch (error) {
-        errors.push(error)
-      }
-    }
-    if (errors.length > 0) throw CkptError.from(errors[0], 'NATIVE_FAILURE', 'closing')
+    ])
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
