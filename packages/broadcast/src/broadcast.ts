@@ -26,5 +26,9 @@ export const broadcastBuckets: StagedWay = {
 
 /** The broadcast strategy: moves every bucket to every rank of the plan, through each rank's ring, into its engine worker. */
 export function broadcast(): UpdateStrategy {
-  return { name: 'broadcast', begin: (context) => Promise.resolve(new StagedAttempt(context, broadcastBuckets)) }
+  return {
+    name: 'broadcast',
+    // What ranks of another run hold is pulled: they take no part.
+    begin: (context) => Promise.resolve(new StagedAttempt(context, context.joining ? context.staged : broadcastBuckets)),
+  }
 }

@@ -3,6 +3,7 @@ import { CkptError, type CallOptions, type Manifest, type RankAccess, type Rende
 import type { CheckpointStore } from '@ckpt/memory'
 import { encodeRankMetas, fetchPublished, type FetchOptions } from '@ckpt/rendezvous'
 import { gatherManifest } from './gather.ts'
+import { tensorCount } from './manifest.ts'
 import { decodeMetas, encodeMetas, type Metas } from './metas-file.ts'
 import { EMPTY_TABLE } from './empty-checkpoint.ts'
 import { mergeMetas, withoutRanks } from './merge-metas.ts'
@@ -15,6 +16,12 @@ export interface KnownMetasOptions {
   readonly store: CheckpointStore
   readonly serving: Serving
   readonly deviceUuid: string
+}
+
+/** What a rank tells the others when it gathers. */
+interface Told extends RankAccess {
+  /** Digest of the manifest that it loaded from another run, if that is what it knows of this name. */
+  readonly loaded: string | null
 }
 
 /** Metas that a rank knows: gathered in its own world, or loaded from a different one. */
@@ -35,18 +42,27 @@ export class KnownMetas {
     this.#options = options
   }
 
-  /** Gathers from all ranks; all of them call it. */
+  /**
+   * Gathers from all ranks; all of them call it. What all of them loaded from another run stays, unless one of them has registered
+   * the checkpoint since.
+   */
   async gather(name: string, digests: boolean, wait: CallOptions & { readonly timeoutMs: number }): Promise<Manifest> {
     const { rendezvous, store } = this.#options
     const known = store.has(name)
     if (known && digests) await store.computeDigests(name)
     const blob = this.encode(name, digests)
     const points = known ? await this.#serve(name) : []
-    const [manifest, access] = await Promise.all([
+    const loaded = this.isForeign(name) ? this.get(name) : undefined
+    const own: Told = { rank: rendezvous.rank, points, loaded: loaded?.digest ?? null }
+    const [manifest, told] = await Promise.all([
       gatherManifest(rendezvous, name, blob, this.#manifests.get(name), wait),
-      rendezvous.allGather<RankAccess>(`access/${name}`, { rank: rendezvous.rank, points }, wait),
+      rendezvous.allGather(`access/${name}`, own, wait),
     ])
-    this.#access.set(name, access)
+    if (loaded && tensorCount(manifest) === 0) return told.every((one) => one.loaded === loaded.digest) ? loaded : manifest
+    this.#access.set(
+      name,
+      told.map(({ rank, points }) => ({ rank, points })),
+    )
     this.#manifests.set(name, manifest)
     this.#foreign.delete(name)
     return manifest

@@ -75,6 +75,8 @@ interface OwnOffer {
   readonly recording?: Recording
 }
 
+const ELSEWHERE = 'the checkpoint is in memory of ranks of another run, from which it is pulled'
+
 const OWN_MARK = processMark()
 /** Process whose descriptors the other ranks open. */
 const OWN_PROCESS = OWN_MARK === undefined ? undefined : { pid: process.pid, mark: OWN_MARK }
@@ -128,6 +130,7 @@ export class DirectState implements Kept {
     this.#inUse = true
     const layout = layoutKey(manifest)
     const own = await this.#offer(context, session, layout)
+    if (context.joining) return this.#stage(ELSEWHERE, false, context, own, inputs)
     const blobs = await exchanges.gatherBlobs('direct/offers', own.blob)
     const offers = this.#decode(blobs)
     const refused = offers.filter((offer) => 'refused' in offer)

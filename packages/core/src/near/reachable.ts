@@ -37,8 +37,7 @@ export async function unreachableForAny(
   own: CkptError | undefined,
   gather: (key: string, value: Unreached) => Promise<Unreached[]>,
 ): Promise<CkptError | undefined> {
-  const told =
-    own === undefined ? null : { text: own.message, ranks: (own.fields['ranks'] as readonly number[] | undefined) ?? [] }
+  const told = own === undefined ? null : { text: own.message, ranks: own.fields['ranks'] ?? [] }
   const first = (await gather('near/unreachable', told)).find((one) => one !== null)
   return first ? new CkptError('UNSUPPORTED', first.text, { fields: { ranks: [...first.ranks], field: 'host' } }) : undefined
 }
