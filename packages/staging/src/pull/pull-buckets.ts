@@ -9,7 +9,7 @@ import {
 } from '@ckpt/contract'
 import { pullOf } from '@ckpt/planner'
 import { runPipeline } from '../run-pipeline.ts'
-import { bounceLanding, keptLanding, ringLanding, type KeptPlaces } from './landing.ts'
+import { bounceLanding, keptLanding, ringLanding, type KeptPlaces, type Landing } from './landing.ts'
 import { Puller } from './puller.ts'
 import { Sources, type Place } from './sources.ts'
 import { isReceiver, Spread } from './spread.ts'
@@ -62,34 +62,36 @@ export async function pullBuckets(context: StagedContext, { holds, keep }: PullO
     timeoutMs: Math.min(timeoutMs / 2, SILENT_MS),
     signal: AbortSignal.any([signal, stopped.signal]),
   })
-  for (const bucket of own) sources.connect(owner[bucket]!)
-  if (!holds) spread = await Spread.begin(context, own, sources)
-  const landing = keep
-    ? keptLanding(context, await keep(plan, manifest, own), own)
-    : ring.place
-      ? ringLanding(context, ring.place)
-      : await bounceLanding(context, host, own)
-  const puller = new Puller(own, landing, sources)
+  let landing: Landing | undefined
+  let puller: Puller | undefined
   try {
+    for (const bucket of own) sources.connect(owner[bucket]!)
+    if (!holds) spread = await Spread.begin(context, own, sources)
+    landing = keep
+      ? keptLanding(context, await keep(plan, manifest, own), own)
+      : ring.place
+        ? ringLanding(context, ring.place)
+        : await bounceLanding(context, host, own)
+    const pulling = (puller = new Puller(own, landing, sources))
     const result = await runPipeline(context, {
       bringer: receiver,
       copies: landing.copies,
       sources: landing.sources,
-      arrivals: landing.into === 'ring' ? { into: 'ring', onWritable: () => puller.writable() } : { into: 'sources' },
-      onBegin: (run) => puller.begin(run),
+      arrivals: landing.into === 'ring' ? { into: 'ring', onWritable: () => pulling.writable() } : { into: 'sources' },
+      onBegin: (run) => pulling.begin(run),
       onBucket: (bucket) => {
-        if (receiver[bucket] === rank) puller.delivered()
+        if (receiver[bucket] === rank) pulling.delivered()
       },
     })
     await spread?.over()
-    return { ...result, pull: puller.stats(result.startedAt) }
+    return { ...result, pull: pulling.stats(result.startedAt) }
   } finally {
     stopped.abort(new CkptError('ABORTED', 'the pipeline is over'))
     // No byte may arrive in ring or buffers once they are released.
-    await puller.stop()
+    await puller?.stop()
     await sources.close()
     await spread?.close()
-    landing.close()
+    landing?.close()
   }
 }
 

@@ -148,12 +148,19 @@ async function allocate({ host }: StagedContext, bytes: number): Promise<HostMem
   }
 }
 
+/** Reads all buckets; after a failure no more. Settles when no read is in flight: their memory may then be closed. */
 async function readAll(buckets: readonly number[], read: (bucket: number, turn: number) => Promise<void>): Promise<void> {
   let next = 0
   const reader = async (): Promise<void> => {
-    for (let turn = next++; turn < buckets.length; turn = next++) await read(buckets[turn]!, turn)
+    try {
+      for (let turn = next++; turn < buckets.length; turn = next++) await read(buckets[turn]!, turn)
+    } catch (error) {
+      next = buckets.length
+      throw error
+    }
   }
-  await Promise.all(Array.from({ length: READS }, reader))
+  const outcomes = await Promise.allSettled(Array.from({ length: READS }, reader))
+  for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
 }
 
 /** Returns a digest of how a plan cuts the checkpoint into buckets. */
