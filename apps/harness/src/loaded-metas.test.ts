@@ -1,22 +1,20 @@
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { model } from '@ckpt/models'
 import { createHost } from '@ckpt/transport'
 import { expect, it } from 'vitest'
-import { Cluster, generateCheckpoint, IsolatedHosts } from '@ckpt/testing'
+import { Cluster, copyCheckpoint, generateCheckpoint, Hosts, hostsProblem } from '@ckpt/testing'
 
 it('ranks on two hosts take what a third one holds by its metas, by every strategy', { timeout: 240_000 }, async ({ skip }) => {
-  const made = await IsolatedHosts.create({ count: 3 })
-  if ('problem' in made) return skip(made.problem)
-  await using isolated = made
+  const problem = hostsProblem()
+  if (problem !== undefined) return skip(problem)
+  await using isolated = await Hosts.create({ count: 3 })
   const directory = mkdtempSync(join(tmpdir(), 'ckpt-loaded-metas-'))
   try {
     using checkpoint = await generateCheckpoint(createHost(), model('qwen3-30b-a3b'), 12 * 2 ** 20, 9n, 'loaded-metas')
     // Outside of /dev/shm, which the hosts do not share.
-    const copy = join(directory, 'copy')
-    cpSync(checkpoint.directory, copy, { recursive: true })
-    const files = checkpoint.files.map((file) => join(copy, file.slice(checkpoint.directory.length + 1)))
+    const { directory: copy, files } = copyCheckpoint(checkpoint, join(directory, 'copy'))
     const on = (places: readonly number[]) =>
       Cluster.start({
         ranks: places.length,
