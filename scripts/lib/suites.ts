@@ -21,7 +21,7 @@ const ON_OTHER_NODES = [
 /** Tests on hosts out of namespaces; all of them are among the unit tests, too. */
 const ON_HOSTS = [
   ...['packages/testing/src/hosts', 'apps/harness/src/hosts', 'apps/harness/src/namespaces', 'apps/harness/src/p2p-hosts'],
-  ...['apps/harness/src/direct-hosts', 'apps/harness/src/faults/host-campaign'],
+  ...['apps/harness/src/direct-hosts', 'apps/harness/src/join-hosts', 'apps/harness/src/faults/host-campaign'],
 ]
 const SANITIZERS = ['address', 'thread']
 
