@@ -38,7 +38,7 @@ export const isReceiver = (rank: number): boolean => rank < 0
 /**
  * Buckets that several groups of receivers need: each is read from its holders by one group, and by all others from that group.
  *
- * So N hosts take about twice the time of one, instead of N times. A receiver that cannot be read from is replaced by the holders.
+ * So the holders send each byte once, not once for each group. A receiver that cannot be read from is replaced by the holders.
  */
 export class Spread {
   readonly #context: StagedContext
