@@ -58,7 +58,13 @@ export class RemoteReader {
     } catch (error) {
       this.#forget(rank)
       const bytes = transfers.reduce((sum, one) => sum + one.bytes, 0)
-      throw CkptError.from(error, 'PEER_LOST', `reading ${bytes} bytes of rank ${rank}`, { ranks: [rank] })
+      const { code, message, fields } = CkptError.from(error, 'PEER_LOST')
+      if (code === 'ABORTED') throw error
+      // The endpoint's own error knows only its address.
+      throw new CkptError(code, `reading ${bytes} bytes of rank ${rank}: ${message}`, {
+        cause: error,
+        fields: { ...fields, ranks: [rank] },
+      })
     }
   }
 

@@ -24,7 +24,9 @@ export function callBreaks(
   injectedAt: number,
 ): string[] {
   const { windowMs, timeoutMs } = cluster.options
-  const codes = [...fault.codes, ...(strategy === 'p2p' && point !== 'gather' ? (fault.pullCodes ?? []) : [])]
+  // Over several hosts every strategy pulls.
+  const pulls = point !== 'gather' && (strategy === 'p2p' || cluster.hostOf(victim) !== undefined)
+  const codes = [...fault.codes, ...(pulls ? (fault.pullCodes ?? []) : [])]
   const breaks: string[] = []
   const say = (rank: number, what: string) => breaks.push(`rank ${rank} ${what}`)
   for (const { rank, state, error, typed, at } of outcomes) {

@@ -122,8 +122,9 @@ export class Sources {
   #exhausted(bucket: number, missing: readonly string[]): CkptError {
     const { checkpoint } = this.#options
     const reasons = [...this.lost].filter(([rank]) => !isReceiver(rank))
-    // Nothing was ever read from them, so these metas describe memory that no longer exists.
-    const stale = reasons.every(([rank, error]) => error.code !== 'PEER_LOST' || !this.bytes.has(rank))
+    // Nothing was ever read from them, so these metas describe memory that no longer exists. Ranks of one update gather them anew.
+    const gathered = this.#options.own !== undefined
+    const stale = !gathered && reasons.every(([rank, error]) => error.code !== 'PEER_LOST' || !this.bytes.has(rank))
     const named = missing.slice(0, 5).join(', ') + (missing.length > 5 ? ` and ${missing.length - 5} more` : '')
     const sources = reasons.map(([rank, error]) => staleSource(rank, error))
     const why = sources.map((source, index) => staleText(source, reasons[index]![1], this.#generation(source.rank))).join('; ')
