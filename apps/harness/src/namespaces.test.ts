@@ -118,7 +118,7 @@ describe('ranks of one host name', () => {
       ({ name: 'after', engineSocket: cluster.engines[rank]!.socket, strategy: 'broadcast' }) as const
     const outcomes = await cluster.settle('update', updates)
     expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected'])
-    const reasons = outcomes.map((outcome) => outcome.status === 'rejected' ? (outcome.reason as Error).message : '')
+    const reasons = outcomes.map((outcome) => (outcome.status === 'rejected' ? (outcome.reason as Error).message : ''))
     for (const reason of reasons) expect(reason).toMatch(/engine worker of rank 1.*\/dev\/shm\/ckpt-/)
   })
 

@@ -1,7 +1,7 @@
 import { CkptError } from '@ckpt/contract'
 import { createCudaDevice, probeCuda, type CudaDevice } from '@ckpt/core'
 import { Option, type Command } from 'commander'
-import type { EngineChoice } from './engine.ts'
+import type { EngineChoice } from './engine-kinds.ts'
 import { ownPlace } from './place.ts'
 
 export type DeviceChoice = 'auto' | 'cuda' | 'host'

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { Option, type Command } from 'commander'
 import { UsageError } from '../usage.ts'
 import { userPath } from '../user-path.ts'
-import type { EngineChoice } from './engine.ts'
+import type { EngineChoice } from './engine-kinds.ts'
 
 /** What an engine behind a key or TLS requires. */
 export interface AccessOptions {

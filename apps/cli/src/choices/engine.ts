@@ -7,18 +7,10 @@ import { parseCount } from '../sizes.ts'
 import { UsageError } from '../usage.ts'
 import { userPath } from '../user-path.ts'
 import { accessOf, addAccessOptions, type AccessOptions } from './engine-access.ts'
+import { KINDS, type EngineChoice } from './engine-kinds.ts'
 import { fillIn, ownPlace, placeholdersIn, placeOfRank, type Place } from './place.ts'
 
-const KINDS = ['vllm', 'sglang', 'sglang-plugin', 'checkpoint-engine', 'control'] as const
-type Kind = (typeof KINDS)[number]
 const EXPECTED = 'expected vllm=URL, sglang=URL, sglang-plugin=URL, checkpoint-engine=URL or control=PATH'
-
-/** Engine that `--engine` names. */
-export interface EngineChoice {
-  readonly kind: Kind
-  /** URL, or path of a unix socket; may contain placeholders. */
-  readonly where: string
-}
 
 export interface EngineOptions extends AccessOptions {
   readonly engine?: EngineChoice

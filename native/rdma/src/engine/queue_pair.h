@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "context.h"
 #include "ckpt/pieces.h"
+#include "context.h"
 
 namespace ckpt::rdma {
 

@@ -1,6 +1,6 @@
 import type { CopyColumns, Host, HostMemory, StagedContext, TransferPlan } from '@ckpt/contract'
 import { alignUp } from '@ckpt/utils'
-import type { Place } from './sources.ts'
+import type { Place } from './place.ts'
 
 /** Maximum number of bounce buffers of a receiver: one that is filled, one that is copied and two that wait. */
 const SLOTS = 4

@@ -11,8 +11,10 @@ import { pullOf } from '@ckpt/planner'
 import { runPipeline } from '../run-pipeline.ts'
 import { bounceLanding, keptLanding, ringLanding, type KeptPlaces, type Landing } from './landing.ts'
 import { Puller } from './puller.ts'
-import { Sources, type Place } from './sources.ts'
-import { isReceiver, Spread } from './spread.ts'
+import type { Place } from './place.ts'
+import { Sources } from './sources.ts'
+import { isReceiver } from './receiver-number.ts'
+import { Spread } from './spread.ts'
 
 /**
  * Time in milliseconds without bytes after which a source is replaced; at most half the update's own deadline, so that a

@@ -1,7 +1,7 @@
 import { CkptError, type PipelineRun, type PullStats } from '@ckpt/contract'
 import type { Landing } from './landing.ts'
 import type { Sources } from './sources.ts'
-import { isReceiver } from './spread.ts'
+import { isReceiver } from './receiver-number.ts'
 
 /** Concurrent reads: enough for several sources, few enough that each of them makes progress. */
 const READS = 6

@@ -2,21 +2,15 @@ import {
   CkptError,
   ContiguousCopies,
   type BucketPull,
-  type HostMemory,
   type PulledSource,
   type PullRuns,
   type Reach,
   type ReachedRank,
 } from '@ckpt/contract'
+import type { Place } from './place.ts'
+import { isReceiver } from './receiver-number.ts'
 import { isSourceFailure } from './source-failure.ts'
-import { isReceiver } from './spread.ts'
 import { staleSource, staleText } from './stale.ts'
-
-/** Destination of one bucket's bytes. */
-export interface Place {
-  readonly memory: HostMemory
-  readonly offset: number
-}
 
 /** Options of the reads. */
 export interface SourcesOptions {

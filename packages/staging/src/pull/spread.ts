@@ -11,7 +11,9 @@ import {
   type TransferPlan,
 } from '@ckpt/contract'
 import { alignUp } from '@ckpt/utils'
-import type { Place, Sources } from './sources.ts'
+import type { Place } from './place.ts'
+import { numberOf } from './receiver-number.ts'
+import type { Sources } from './sources.ts'
 
 /** Reads at once, as when buckets are pulled into the ring. */
 const READS = 6
@@ -28,12 +30,6 @@ interface OwnPart {
   readonly memory: HostMemory
   close(): Promise<void>
 }
-
-/** Returns the number by which a receiver is distinguished from a rank of the manifest. */
-const numberOf = (receiver: number): number => -1 - receiver
-
-/** Returns true if a number among the sources is that of a receiver. */
-export const isReceiver = (rank: number): boolean => rank < 0
 
 /**
  * Buckets that several groups of receivers need: each is read from its holders by one group, and by all others from that group.

@@ -1,9 +1,12 @@
 /** A process that serves a region over UCX, or reads one again and again. */
-import { ContiguousCopies } from '@ckpt/contract'
+import { ContiguousCopies, type EndpointDescriptor, type RegionDescriptor } from '@ckpt/contract'
 import { createHost } from '../host/host.ts'
 import { connect, secret } from '../testing/secret.fixture.ts'
 import { createUcxEndpoint } from './endpoint.ts'
-import type { Task } from './ucx.test.ts'
+
+/** What this process is asked to do. */
+export type Task =
+  { readonly own: true } | { readonly read: { readonly descriptor: EndpointDescriptor; readonly region: RegionDescriptor } }
 
 const BYTES = 64 * 2 ** 20
 const task = JSON.parse(process.argv[2]!) as Task

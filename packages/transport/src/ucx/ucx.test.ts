@@ -6,6 +6,7 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import { Channel } from '../bootstrap/channel.ts'
 import { allocate, closeAfterEach, closing, connect, failure, oneSidedTests, secret } from '../testing/one-sided.fixture.ts'
 import { createUcxEndpoint, endsProcesses, probeUcx, type UcxOneSided } from './endpoint.ts'
+import type { Task } from './ucx.child.ts'
 
 // UCX's own TCP: the only one of its transports for RMA that every machine has.
 const transports = 'tcp'
@@ -132,10 +133,6 @@ describe('UCX endpoints', () => {
     await expect.poll(() => owner.connections).toBe(0)
   })
 })
-
-/** What the child process is asked to do. */
-export type Task =
-  { readonly own: true } | { readonly read: { readonly descriptor: EndpointDescriptor; readonly region: RegionDescriptor } }
 
 function start(task: Task): ChildProcess {
   const child = fork(fileURLToPath(new URL('./ucx.child.ts', import.meta.url)), [JSON.stringify(task)], {
