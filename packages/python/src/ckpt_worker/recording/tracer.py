@@ -23,7 +23,7 @@ from .origins import Origins
 from .recording import Twins
 from .regions import Extent, extent_of, parts, region_of, span_of
 from .seen import Copied, Written
-from .watched import EXITS, MEMORY, Forks, Watched, here, plain, threads
+from .watched import EXITS, MEMORY, VALUES, Forks, Watched, here, plain, threads
 
 _aten: Final = torch.ops.aten
 
@@ -224,7 +224,7 @@ class Tracer:
             names: set[str] = set()
             for tensor in tensors:
                 if tensor.numel() and _has_memory(tensor):
-                    names |= self._names(tensor) if self._in_ring(tensor) else self._inside(tensor)
+                    names |= self._names(tensor) if self._in_ring(tensor) else self._inside(tensor, func)
             if func in MEMORY and watched:
                 self.held |= names
             else:
@@ -328,9 +328,10 @@ class Tracer:
                 names.add(extent.name)
         return names
 
-    def _inside(self, tensor: torch.Tensor) -> frozenset[str]:
-        """Returns tensors of the ring whose values are in the memory of another one."""
-        return self._origins.computed(tensor) | self._origins.copied(tensor)
+    def _inside(self, tensor: torch.Tensor, func: Callable[..., Any]) -> frozenset[str]:
+        """Returns tensors of the ring whose values a call on another one may let out."""
+        computed = self._origins.computed(tensor)
+        return computed | self._origins.copied(tensor) if func in VALUES else computed
 
     # Overridden where the tensors have no memory.
 

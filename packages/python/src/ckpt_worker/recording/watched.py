@@ -29,6 +29,8 @@ def _of_tensor(*names: str) -> frozenset[Call]:
 EXITS: Final = _of_tensor(
     *("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "__reduce_ex__", "__deepcopy__", "__cuda_array_interface__")
 )
+#: Those that hand out values. An address alone is asked of parameters for many reasons.
+VALUES: Final = _of_tensor("numpy", "tolist", "__array__", "__dlpack__")
 #: Calls that access a tensor's memory. Operations on that are seen if the thread is watched.
 MEMORY: Final = _of_tensor("untyped_storage", "storage", "_typed_storage", "as_subclass", "share_memory_")
 
