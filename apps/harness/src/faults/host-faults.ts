@@ -44,7 +44,11 @@ const cutOff = (name: string, harm: (host: NamespaceHost) => void, points = UPDA
 export const HOST_FAULTS: readonly Fault[] = [
   cutOff('host cut off', (host) => host.link('down')),
   // When it commits, the others hear that it has, and need no more of it.
-  cutOff('host hears nothing', (host) => host.lose('in'), UPDATE.filter((point) => point !== 'commit')),
+  cutOff(
+    'host hears nothing',
+    (host) => host.lose('in'),
+    UPDATE.filter((point) => point !== 'commit'),
+  ),
   cutOff('host is not heard', (host) => host.lose('out')),
   {
     name: 'host gone',

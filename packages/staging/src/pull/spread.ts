@@ -59,7 +59,7 @@ export class Spread {
     for (const { rank, buckets, offsets } of receivers) {
       buckets.forEach((bucket, index) => {
         let places = this.#places.get(bucket)
-        if (places === undefined) this.#places.set(bucket, (places = new Map()))
+        if (places === undefined) this.#places.set(bucket, (places = new Map<number, { receiver: number; offset: number }>()))
         places.set(groupOf.get(rank)!, { receiver: rank, offset: offsets[index]! })
       })
     }
