@@ -201,10 +201,10 @@ export class DirectState implements Kept {
     if (this.#prepared?.key === key) return null
     await this.release()
     try {
-      const { device, rank, provenManifest: manifest, segments } = context
+      const { device, rank, provenManifest: manifest, segments, signal } = context
       const of = placeOf(context.manifest, segments)
       const remote = await remoteAccess(context)
-      const value = await PreparedDirect.make({ device, rank, manifest, segments, offers, remote })
+      const value = await PreparedDirect.make({ device, rank, manifest, segments, offers, remote, signal })
       this.#prepared = { key, value, of }
       this.#inUse = true
       this.#watches = value.workers.map(({ pid, mark }) => watchProcess(pid, mark, () => this.#died()))

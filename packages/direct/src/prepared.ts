@@ -33,6 +33,8 @@ export interface PrepareOptions {
   readonly offers: readonly Offered[]
   /** If set, bytes that are only in memory of other hosts are read from there. */
   readonly remote?: RemoteAccess | undefined
+  /** Ends connecting to ranks of other hosts. */
+  readonly signal: AbortSignal
 }
 
 /** A direct update of one checkpoint into one set of engine workers, ready to run any number of times. */
@@ -77,7 +79,7 @@ export class PreparedDirect implements AsyncDisposable {
    * @throws CkptError `PLAN_INFEASIBLE`, `UNSUPPORTED`, or the errors of mapping: the update can be staged instead.
    */
   static async make(options: PrepareOptions): Promise<PreparedDirect> {
-    const { device, rank, manifest, offers, remote } = options
+    const { device, rank, manifest, offers, remote, signal } = options
     if (device.direct === undefined) {
       throw new CkptError('UNSUPPORTED', `a ${device.kind} device cannot write into parameters`)
     }
@@ -95,7 +97,7 @@ export class PreparedDirect implements AsyncDisposable {
       // Storages of other workers come after those of the own worker.
       const first = recording.storages.length
       const forwards = own.forwards.map((copy) => ({ ...copy, destination: first + copy.destination }))
-      const reader = remote && (await connectRemote(remote, own.sources, sources))
+      const reader = remote && (await connectRemote(remote, own.sources, sources, signal))
       const job = await prepareJob(device, { memories: sources, storages, copies: own.copies, forwards, reader })
       const workers = near.flatMap((offer) => offer.process ?? [])
       return new PreparedDirect({ plan, own, recording, ...job, storages, memories, workers })
@@ -186,12 +188,13 @@ async function connectRemote(
   remote: RemoteAccess,
   sources: RankDirectPlan['sources'],
   memories: readonly (HostMemory | undefined)[],
+  signal: AbortSignal,
 ): Promise<RemoteReader | undefined> {
   const ranks = sources.flatMap(({ rank }, index) => (memories[index] === undefined ? [rank] : []))
   if (ranks.length === 0) return undefined
   const reader = new RemoteReader(remote, sources)
   try {
-    await reader.connect(ranks, AbortSignal.timeout(remote.timeoutMs))
+    await reader.connect(ranks, AbortSignal.any([signal, AbortSignal.timeout(remote.timeoutMs)]))
     return reader
   } catch (error) {
     await reader.close()

@@ -19,7 +19,14 @@ export class RemoteReader {
 
   /** Connects to these ranks, so that unreadable ones are known before anything is written. @throws CkptError as for `read`. */
   async connect(ranks: Iterable<number>, signal: AbortSignal): Promise<void> {
-    await Promise.all([...new Set(ranks)].map((rank) => this.#peer(rank, signal)))
+    const reach = async (rank: number): Promise<void> => {
+      try {
+        await this.#peer(rank, signal)
+      } catch (error) {
+        throw ofRank(error, rank, `connecting to rank ${rank}`)
+      }
+    }
+    await Promise.all([...new Set(ranks)].map(reach))
   }
 
   /**
@@ -58,13 +65,7 @@ export class RemoteReader {
     } catch (error) {
       this.#forget(rank)
       const bytes = transfers.reduce((sum, one) => sum + one.bytes, 0)
-      const { code, message, fields } = CkptError.from(error, 'PEER_LOST')
-      if (code === 'ABORTED') throw error
-      // The endpoint's own error knows only its address.
-      throw new CkptError(code, `reading ${bytes} bytes of rank ${rank}: ${message}`, {
-        cause: error,
-        fields: { ...fields, ranks: [rank] },
-      })
+      throw ofRank(error, rank, `reading ${bytes} bytes of rank ${rank}`)
     }
   }
 
@@ -84,4 +85,11 @@ export class RemoteReader {
     this.#reached.delete(rank)
     known?.then(({ peer }) => peer.close()).catch(() => undefined) // an unreachable peer has nothing to close
   }
+}
+
+/** Returns an error that names the rank: the endpoint's own knows only its address. */
+function ofRank(error: unknown, rank: number, what: string): CkptError {
+  const own = CkptError.from(error, 'PEER_LOST')
+  if (own.code === 'ABORTED') return own
+  return new CkptError(own.code, `${what}: ${own.message}`, { cause: error, fields: { ...own.fields, ranks: [rank] } })
 }

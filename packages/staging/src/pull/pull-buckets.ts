@@ -1,19 +1,11 @@
-import {
-  CkptError,
-  StridedCopies,
-  type Manifest,
-  type PullRuns,
-  type StagedContext,
-  type StagedResult,
-  type TransferPlan,
-} from '@ckpt/contract'
+import { CkptError, type Manifest, type StagedContext, type StagedResult, type TransferPlan } from '@ckpt/contract'
 import { pullOf } from '@ckpt/planner'
 import { runPipeline } from '../run-pipeline.ts'
+import { copyRuns } from './copy-runs.ts'
 import { bounceLanding, keptLanding, ringLanding, type KeptPlaces, type Landing } from './landing.ts'
 import { Puller } from './puller.ts'
-import type { Place } from './place.ts'
 import { Sources } from './sources.ts'
-import { isReceiver } from './receiver-number.ts'
+import { isReceiver, numberOf } from './receiver-number.ts'
 import { Spread } from './spread.ts'
 
 /**
@@ -58,9 +50,14 @@ export async function pullBuckets(context: StagedContext, { holds, keep }: PullO
       ...reach,
       connect: (one, options) => (isReceiver(one) ? spread!.connect(one, options) : reach.connect(one, options)),
     },
-    pullOf: (bucket, lost) => spread?.pullOf(bucket, lost) ?? pullOf(plan, manifest, bucket, lost),
-    copied: async (bucket, place) => (await spread?.copy(bucket, place)) ?? false,
-    ...(holds && { own: { rank, copy: (runs, place) => copyOwn(context, runs, place) } }),
+    pullOf: (bucket, lost) => {
+      const pull = pullOf(plan, manifest, bucket, lost)
+      return spread?.pullOf(bucket, pull, lost) ?? pull
+    },
+    gathered: holds,
+    own: holds
+      ? { rank, copy: (runs, place) => copyRuns(host, context.segments, runs, place) }
+      : { rank: numberOf(rank), copy: (runs, place) => spread!.copy(runs, place) },
     timeoutMs: Math.min(timeoutMs / 2, SILENT_MS),
     signal: AbortSignal.any([signal, stopped.signal]),
   })
@@ -95,21 +92,4 @@ export async function pullBuckets(context: StagedContext, { holds, keep }: PullO
     await spread?.close()
     landing?.close()
   }
-}
-
-/** Copies what this rank holds itself. */
-async function copyOwn({ host, segments }: StagedContext, runs: PullRuns, { memory, offset }: Place): Promise<void> {
-  const copies = StridedCopies.from(
-    Array.from({ length: runs.count }, (_, i) => ({
-      source: runs.segment[i]!,
-      sourceOffset: runs.segmentOffset[i]!,
-      sourcePitch: 0,
-      destination: segments.length,
-      destinationOffset: offset + runs.bucketOffset[i]!,
-      destinationPitch: 0,
-      rowBytes: runs.bytes[i]!,
-      rows: 1,
-    })),
-  )
-  await host.copy([...segments, memory], copies)
 }

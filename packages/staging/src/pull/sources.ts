@@ -9,6 +9,7 @@ import {
 } from '@ckpt/contract'
 import type { Place } from './place.ts'
 import { isReceiver } from './receiver-number.ts'
+import { cutPull, type Slice } from './slices.ts'
 import { isSourceFailure } from './source-failure.ts'
 import { staleSource, staleText } from './stale.ts'
 
@@ -18,10 +19,10 @@ export interface SourcesOptions {
   readonly reach: Reach
   /** Returns the reads of a bucket without the ranks in `lost`. */
   readonly pullOf: (bucket: number, lost: ReadonlySet<number>) => BucketPull
+  /** The ranks are those of this update, and have gathered the metas for it. */
+  readonly gathered: boolean
   /** Rank whose bytes need no connection, and how they are copied. */
   readonly own?: { readonly rank: number; copy(runs: PullRuns, place: Place): Promise<void> }
-  /** Copies a bucket that is in this process already; resolves to false for all others. */
-  readonly copied?: (bucket: number, place: Place) => Promise<boolean>
   readonly timeoutMs: number
   readonly signal: AbortSignal
 }
@@ -48,14 +49,14 @@ export class Sources {
   }
 
   /**
-   * Reads one bucket to its destination. Lost ranks are replaced by others that hold the same tensors.
+   * Reads one bucket, or the bytes of it that are in `slice`, to its destination. Lost ranks are replaced by others that hold the same tensors.
    *
    * @throws CkptError `METAS_STALE` or `PEER_LOST` naming the tensors without a remaining source, and the reasons; `ABORTED`.
    */
-  async read(bucket: number, place: Place): Promise<void> {
-    if (await this.#options.copied?.(bucket, place)) return
+  async read(bucket: number, place: Place, slice?: Pick<Slice, 'from' | 'bytes'>): Promise<void> {
     for (;;) {
-      const { from, missing } = this.#options.pullOf(bucket, new Set(this.lost.keys()))
+      const whole = this.#options.pullOf(bucket, new Set(this.lost.keys()))
+      const { from, missing } = slice ? cutPull(whole, slice, 0) : whole
       if (missing.length > 0) throw this.#exhausted(bucket, missing)
       const outcomes = await Promise.allSettled(from.map((runs) => this.#readRuns(runs, place)))
       const failures = outcomes.flatMap((outcome, index) =>
@@ -117,7 +118,7 @@ export class Sources {
     const { checkpoint } = this.#options
     const reasons = [...this.lost].filter(([rank]) => !isReceiver(rank))
     // Nothing was ever read from them, so these metas describe memory that no longer exists. Ranks of one update gather them anew.
-    const gathered = this.#options.own !== undefined
+    const { gathered } = this.#options
     const stale = !gathered && reasons.every(([rank, error]) => error.code !== 'PEER_LOST' || !this.bytes.has(rank))
     const named = missing.slice(0, 5).join(', ') + (missing.length > 5 ? ` and ${missing.length - 5} more` : '')
     const sources = reasons.map(([rank, error]) => staleSource(rank, error))

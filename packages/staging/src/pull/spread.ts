@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
 import {
   CkptError,
-  StridedCopies,
   type BucketPull,
   type HostMemory,
+  type OpenedMemory,
+  type PullRuns,
   type RankAccess,
   type ReachedRank,
   type SpreadAccess,
@@ -11,15 +12,17 @@ import {
   type TransferPlan,
 } from '@ckpt/contract'
 import { alignUp } from '@ckpt/utils'
+import { copyRuns } from './copy-runs.ts'
 import type { Place } from './place.ts'
 import { numberOf } from './receiver-number.ts'
+import { cutPull, Slices, type Slice } from './slices.ts'
 import type { Sources } from './sources.ts'
 
 /** Reads at once, as when buckets are pulled into the ring. */
 const READS = 6
 const PAGE = 4096
 
-/** What a receiver opened to the others: its access data, and where its buckets are. */
+/** What a receiver opened to the others: its access data, and where its slices of buckets are. */
 interface Opened extends RankAccess {
   readonly buckets: readonly number[]
   readonly offsets: readonly number[]
@@ -32,25 +35,33 @@ interface OwnPart {
 }
 
 /**
- * Buckets that several groups of receivers need: each is read from its holders by one group, and by all others from that group.
+ * Buckets that several groups of receivers need. Every bucket is cut into slices: each slice is read from the bucket's holders by
+ * one group, and by all others from that group. So the holders send each byte once, and all groups send about as much.
  *
- * So the holders send each byte once, not once for each group. A receiver that cannot be read from is replaced by the holders.
+ * A receiver that cannot be read from is replaced by the holders.
  */
 export class Spread {
   readonly #context: StagedContext
   readonly #access: SpreadAccess
+  readonly #slices: Slices
   readonly #own: OwnPart | undefined
   readonly #receivers: ReadonlyMap<number, Opened>
-  /** Receiver that opened each bucket, with its position there. */
-  readonly #places = new Map<number, { readonly receiver: number; readonly offset: number }>()
+  /** By bucket: receivers that opened a slice of it, with its position there, by group. */
+  readonly #places = new Map<number, Map<number, { readonly receiver: number; readonly offset: number }>>()
 
-  private constructor(context: StagedContext, own: OwnPart | undefined, receivers: readonly Opened[]) {
+  private constructor(context: StagedContext, slices: Slices, own: OwnPart | undefined, receivers: readonly Opened[]) {
     this.#context = context
     this.#access = context.spread!
+    this.#slices = slices
     this.#own = own
     this.#receivers = new Map(receivers.map((one) => [one.rank, one]))
+    const groupOf = new Map(this.#access.groups.flatMap((ranks, group) => ranks.map((rank) => [rank, group])))
     for (const { rank, buckets, offsets } of receivers) {
-      buckets.forEach((bucket, index) => this.#places.set(bucket, { receiver: rank, offset: offsets[index]! }))
+      buckets.forEach((bucket, index) => {
+        let places = this.#places.get(bucket)
+        if (places === undefined) this.#places.set(bucket, (places = new Map<number, { receiver: number; offset: number }>()))
+        places.set(groupOf.get(rank)!, { receiver: rank, offset: offsets[index]! })
+      })
     }
   }
 
@@ -63,60 +74,69 @@ export class Spread {
     if (spread === undefined || spread.groups.length < 2 * new Set(plan.buckets.owner).size) return undefined
     const layouts = await spread.gather('spread/layout', layoutOf(plan))
     if (layouts.some((layout) => layout !== layouts[0])) return undefined
+    const slices = new Slices(plan, spread.groups.length)
     const group = spread.groups.findIndex((ranks) => ranks.includes(rank))
-    const buckets = own.filter((bucket) => bucket % spread.groups.length === group)
-    const offsets: number[] = []
+    const parts: { readonly bucket: number; readonly slice: Slice; readonly offset: number }[] = []
     let bytes = 0
-    for (const bucket of buckets) {
-      offsets.push(bytes)
-      bytes += alignUp(plan.buckets.bytes[bucket]!, PAGE)
+    for (const bucket of own) {
+      const slice = slices.find(bucket, group)
+      if (slice === undefined) continue
+      parts.push({ bucket, slice, offset: bytes })
+      bytes += alignUp(slice.bytes, PAGE)
     }
     const memory = bytes === 0 ? undefined : await allocate(context, bytes)
-    const opened = memory && { ...(await spread.open(memory)), memory }
+    let opened: OpenedMemory | undefined
     const close = async () => {
       await opened?.close()
       memory?.close()
     }
     try {
-      if (memory) await readAll(buckets, (bucket, turn) => sources.read(bucket, { memory, offset: offsets[turn]! }))
-      const mine: Opened = opened
-        ? { rank, points: opened.points, buckets, offsets }
-        : { rank, points: [], buckets: [], offsets: [] }
-      return new Spread(context, memory && { memory, close }, await spread.gather('spread/opened', mine))
+      if (memory) {
+        opened = await spread.open(memory)
+        await readAll(parts, ({ bucket, slice, offset }) => sources.read(bucket, { memory, offset }, slice))
+      }
+      const given = opened ? parts : []
+      const mine: Opened = {
+        rank,
+        points: opened?.points ?? [],
+        buckets: given.map(({ bucket }) => bucket),
+        offsets: given.map(({ offset }) => offset),
+      }
+      return new Spread(context, slices, memory && { memory, close }, await spread.gather('spread/opened', mine))
     } catch (error) {
       await close()
       throw error
     }
   }
 
-  /** Returns the read of a bucket from its receiver; undefined if that is among the lost. */
-  pullOf(bucket: number, lost: ReadonlySet<number>): BucketPull | undefined {
-    const place = this.#places.get(bucket)
-    if (place === undefined || lost.has(numberOf(place.receiver))) return undefined
-    const one = (value: number) => Float64Array.of(value)
-    const bytes = one(this.#context.plan.buckets.bytes[bucket]!)
-    const runs = { count: 1, segment: one(0), segmentOffset: one(place.offset), bucketOffset: one(0), bytes }
-    return { from: [{ rank: numberOf(place.receiver), ...runs }], missing: [] }
+  /** Returns the reads of a bucket: of each slice from its receiver or, if that is among the lost, as in `pull`. */
+  pullOf(bucket: number, pull: BucketPull, lost: ReadonlySet<number>): BucketPull {
+    const places = this.#places.get(bucket)
+    const from: PullRuns[] = []
+    const missing = new Set<string>()
+    for (const slice of this.#slices.of(bucket)) {
+      const place = places?.get(slice.group)
+      if (place === undefined || lost.has(numberOf(place.receiver))) {
+        const cut = cutPull(pull, slice, slice.from)
+        from.push(...cut.from)
+        for (const name of cut.missing) missing.add(name)
+        continue
+      }
+      from.push({
+        rank: numberOf(place.receiver),
+        count: 1,
+        segment: Float64Array.of(0),
+        segmentOffset: Float64Array.of(place.offset),
+        bucketOffset: Float64Array.of(slice.from),
+        bytes: Float64Array.of(slice.bytes),
+      })
+    }
+    return { from, missing: [...missing] }
   }
 
-  /** Copies a bucket that this receiver opened itself; returns false for all others. */
-  async copy(bucket: number, { memory, offset }: Place): Promise<boolean> {
-    const place = this.#places.get(bucket)
-    if (place?.receiver !== this.#context.rank) return false
-    const copies = StridedCopies.from([
-      {
-        source: 0,
-        sourceOffset: place.offset,
-        sourcePitch: 0,
-        destination: 1,
-        destinationOffset: offset,
-        destinationPitch: 0,
-        rowBytes: this.#context.plan.buckets.bytes[bucket]!,
-        rows: 1,
-      },
-    ])
-    await this.#context.host.copy([this.#own!.memory, memory], copies)
-    return true
+  /** Copies what this receiver opened itself. */
+  async copy(runs: PullRuns, place: Place): Promise<void> {
+    await copyRuns(this.#context.host, [this.#own!.memory], runs, place)
   }
 
   connect(number: number, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<ReachedRank> {
@@ -144,14 +164,14 @@ async function allocate({ host }: StagedContext, bytes: number): Promise<HostMem
   }
 }
 
-/** Reads all buckets; after a failure no more. Settles when no read is in flight: their memory may then be closed. */
-async function readAll(buckets: readonly number[], read: (bucket: number, turn: number) => Promise<void>): Promise<void> {
+/** Reads all parts; after a failure no more. Settles when no read is in flight: their memory may then be closed. */
+async function readAll<T>(parts: readonly T[], read: (part: T) => Promise<void>): Promise<void> {
   let next = 0
   const reader = async (): Promise<void> => {
     try {
-      for (let turn = next++; turn < buckets.length; turn = next++) await read(buckets[turn]!, turn)
+      for (let turn = next++; turn < parts.length; turn = next++) await read(parts[turn]!)
     } catch (error) {
-      next = buckets.length
+      next = parts.length
       throw error
     }
   }
