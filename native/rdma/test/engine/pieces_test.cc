@@ -18,6 +18,8 @@
 #include "verbs.h"
 #include "work_error.h"
 
+using ckpt::Pieces;
+using ckpt::RemoteCopy;
 using namespace ckpt::rdma;
 
 namespace {
